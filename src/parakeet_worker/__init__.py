@@ -1,0 +1,49 @@
+"""Speech to text with NVIDIA Parakeet TDT 0.6B v3.
+
+from parakeet_worker import open_model
+
+with open_model("demo") as model:
+    print(model.transcribe("talk.mp3").text)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from parakeet_worker.errors import ParakeetError
+    from parakeet_worker.model import Model, open_model
+    from parakeet_worker.render import written
+    from parakeet_worker.settings import Settings
+    from parakeet_worker.transcript import Sentence, TimedToken, Transcript, Word
+
+# Looked up when they are asked for: the package itself is imported in milliseconds.
+_HOMES = {
+    "Model": "model",
+    "ParakeetError": "errors",
+    "Sentence": "transcript",
+    "Settings": "settings",
+    "TimedToken": "transcript",
+    "Transcript": "transcript",
+    "Word": "transcript",
+    "open_model": "model",
+    "written": "render",
+}
+
+__all__ = [
+    "Model",
+    "ParakeetError",
+    "Sentence",
+    "Settings",
+    "TimedToken",
+    "Transcript",
+    "Word",
+    "open_model",
+    "written",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(name)
+    return getattr(import_module(f"parakeet_worker.{home}"), name)

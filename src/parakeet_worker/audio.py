@@ -1,0 +1,277 @@
+"""Any recording to 16 kHz mono samples, by ffmpeg in a child process."""
+
+import asyncio
+import re
+import shutil
+import sys
+import time
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from parakeet_worker.engine.base import Samples
+from parakeet_worker.errors import (
+    AudioEmpty,
+    AudioMissing,
+    AudioTooLong,
+    AudioTooShort,
+    AudioTruncated,
+    AudioUndecodable,
+    ClipOutside,
+    DecodeTimeout,
+    FfmpegMissing,
+    ParakeetError,
+)
+from parakeet_worker.request import Clip
+
+SAMPLE_RATE = 16_000
+"""Samples per second of everything after this stage: what the model was trained on."""
+
+MIN_SECONDS = 0.1
+"""Shorter audio cannot hold a word."""
+
+_SAMPLE_BYTES = 4
+_READ_BYTES = 1 << 18
+_REPORT_BYTES = 1 << 15
+# A declared duration is rounded by some containers, and encoders add and drop a little.
+_DECLARED_SLACK_SECONDS = 0.5
+_DECLARED_SLACK_SHARE = 0.02
+
+# Containers and raw streams that hold audio themselves. Left out are all that name other files
+# or addresses (playlists, concat scripts, SDP), whatever a caller calls his file.
+_CONTAINERS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,gsm,loas,"
+    "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpc,mpc8,mpeg,mpegts,mxf,nut,ogg,oma,qcp,rm,"
+    "sox,spdif,tak,truehd,tta,voc,w64,wav,wsd,wv"
+)
+
+
+def find_ffmpeg(chosen: Path | None = None) -> Path:
+    """The ffmpeg to run: the chosen one, the system's, or the one that came as a package."""
+    if chosen is not None:
+        return chosen
+    on_path = shutil.which("ffmpeg")
+    if on_path is not None:
+        return Path(on_path)
+    try:
+        import imageio_ffmpeg
+
+        return Path(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError) as failure:
+        raise FfmpegMissing from failure
+
+
+class Decoding:
+    """One run of ffmpeg over a file: `samples` yields the audio as it is decoded.
+
+    Raises `AudioTooLong` as soon as the cap is passed, and at the end of the file
+    `AudioUndecodable`, `AudioMissing`, `AudioEmpty`, `AudioTruncated`, `AudioTooShort`,
+    `ClipOutside` or `DecodeTimeout`. Whatever ends the
+    iteration, the child process is dead afterwards.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        ffmpeg: Path,
+        max_seconds: float,
+        timeout_seconds: float,
+        clip: Clip = Clip(),  # noqa: B008  # frozen
+    ) -> None:
+        self._path = path
+        self._ffmpeg = ffmpeg
+        self._clip = clip
+        self._max_samples = round(max_seconds * SAMPLE_RATE)
+        self._max_seconds = max_seconds
+        self._timeout_seconds = timeout_seconds
+        self._decoded = 0
+        self._heard = 0
+        self.warnings: tuple[str, ...] = ()
+        """What is wrong with the file without keeping it from being heard."""
+
+    @property
+    def seconds(self) -> float:
+        """Where the decoding stands in the recording."""
+        return self._decoded / SAMPLE_RATE
+
+    async def samples(self) -> AsyncGenerator[Samples, None]:
+        """Stretches of samples, in order; those outside the clip are left out."""
+        child = await self._start()
+        report = asyncio.create_task(_report(child))
+        try:
+            async for stretch in self._clipped(child):
+                yield stretch
+            if self._clip.end_seconds is None or self.seconds < self._clip.end_seconds:
+                status = await child.wait()
+                self._judge(_Report.read(await report), status)
+            if self._heard < MIN_SECONDS * SAMPLE_RATE:
+                raise AudioTooShort(self._heard / SAMPLE_RATE, MIN_SECONDS)
+        finally:
+            report.cancel()
+            with suppress(ProcessLookupError):
+                child.kill()
+            await asyncio.shield(child.wait())
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        try:
+            return await asyncio.create_subprocess_exec(
+                *_command(self._ffmpeg, self._path),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                limit=_READ_BYTES,
+            )
+        except OSError as failure:
+            raise FfmpegMissing from failure
+
+    async def _clipped(self, child: asyncio.subprocess.Process) -> AsyncGenerator[Samples, None]:
+        first = round(self._clip.start_seconds * SAMPLE_RATE)
+        end = self._clip.end_seconds
+        beyond = sys.maxsize if end is None else round(end * SAMPLE_RATE)
+        async for stretch in self._decoded_stretches(child):
+            at = self._decoded
+            self._decoded += len(stretch)
+            wanted = stretch[max(0, first - at) : beyond - at]
+            self._heard += len(wanted)
+            if self._heard > self._max_samples:
+                raise AudioTooLong(self._max_seconds)
+            if len(wanted):
+                yield wanted
+            if self._decoded >= beyond:
+                return
+
+    async def _decoded_stretches(
+        self, child: asyncio.subprocess.Process
+    ) -> AsyncGenerator[Samples, None]:
+        assert child.stdout is not None
+        left_seconds = self._timeout_seconds
+        rest = b""
+        while True:
+            asked = time.monotonic()
+            try:
+                async with asyncio.timeout(left_seconds):
+                    content = await child.stdout.read(_READ_BYTES)
+            except TimeoutError as failure:
+                raise DecodeTimeout(self._timeout_seconds) from failure
+            # Only the waiting counts: the pipe stands still while the engine is busy.
+            left_seconds -= time.monotonic() - asked
+            if not content:
+                return
+            content = rest + content
+            whole = len(content) - len(content) % _SAMPLE_BYTES
+            rest = content[whole:]
+            yield np.frombuffer(content[:whole], dtype="<f4")
+
+    def _judge(self, report: "_Report", status: int) -> None:
+        """Say what the end of ffmpeg means; nothing is raised for a file that was read whole."""
+        if self._decoded == 0:
+            raise report.refusal()
+        if self._decoded <= self._clip.start_seconds * SAMPLE_RATE:
+            raise ClipOutside(self._clip.start_seconds, self.seconds)
+        cut = report.cut_off(self.seconds)
+        if cut is not None:
+            raise cut
+        if status != 0:
+            raise AudioUndecodable(report.complaint or f"ffmpeg ended with status {status}")
+        self.warnings = report.warnings() + _ogg_warnings(self._path)
+
+
+def _command(ffmpeg: Path, path: Path) -> list[str]:
+    return [
+        str(ffmpeg),
+        *("-nostdin", "-hide_banner", "-nostats", "-loglevel", "info"),
+        *("-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS),
+        *("-i", f"file:{path}"),
+        *("-map", "0:a:0", "-vn", "-sn", "-dn", "-map_metadata", "-1"),
+        *("-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "f32le", "pipe:1"),
+    ]
+
+
+async def _report(child: asyncio.subprocess.Process) -> str:
+    """What ffmpeg says, its head and its tail: a broken file can make it say very much."""
+    assert child.stderr is not None
+    head, tail = b"", b""
+    while content := await child.stderr.read(_REPORT_BYTES):
+        room = _REPORT_BYTES - len(head)
+        head += content[:room]
+        tail = (tail + content[room:])[-_REPORT_BYTES:]
+    return (head + tail).decode(errors="replace")
+
+
+_DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)", re.MULTILINE)
+_VIDEO = re.compile(r"^  Stream #0:\d+.*: Video:(?!.*attached pic)", re.MULTILINE)
+_CORRUPT = re.compile(
+    r"partial file|corrupt input packet|Packet corrupt|File ended prematurely|Truncating packet"
+)
+_BROKEN = re.compile(r"Error while decoding|Decoding error|Error submitting packet|Header missing")
+_PREFIX = re.compile(r"^(\[[^\]]*\] ?)+")
+_NOISE = re.compile(r"^\s|^(Input|Output|Stream mapping|Guessed|Press|size=|video:|To ignore)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """The facts in what ffmpeg said of one file."""
+
+    text: str
+    declared_seconds: float | None
+    complaint: str | None
+
+    @classmethod
+    def read(cls, text: str) -> "_Report":
+        estimated = "Estimating duration from bitrate" in text
+        found = None if estimated else _DURATION.search(text)
+        declared = None
+        if found is not None and _VIDEO.search(text) is None:
+            hours, minutes, seconds = found.groups()
+            declared = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        lines = [_PREFIX.sub("", line) for line in text.splitlines() if not _NOISE.match(line)]
+        said = [line.rpartition(": ")[2] for line in lines if line.strip()]
+        return cls(text, declared, said[-1][:200] if said else None)
+
+    def refusal(self) -> ParakeetError:
+        """Why not a single sample came."""
+        if "matches no streams" in self.text:
+            return AudioMissing()
+        if "\nStream mapping:" in self.text and not _BROKEN.search(self.text):
+            return AudioEmpty("the file holds no samples of audio")
+        return AudioUndecodable(f"ffmpeg cannot read it as audio: {self.complaint or 'no reason'}")
+
+    def cut_off(self, seconds: float) -> AudioTruncated | None:
+        """The file's own word that it goes on after what could be decoded."""
+        # A header that was written before the length was known makes ffmpeg complain in vain.
+        if _CORRUPT.search(self.text) and "Ignoring maximum wav data size" not in self.text:
+            return AudioTruncated(seconds, self.declared_seconds, "its last part is cut off")
+        if self.declared_seconds is None:
+            return None
+        missing = self.declared_seconds - seconds
+        slack = max(_DECLARED_SLACK_SECONDS, _DECLARED_SLACK_SHARE * self.declared_seconds)
+        if missing <= slack:
+            return None
+        return AudioTruncated(seconds, self.declared_seconds, f"{missing:.2f} s are missing")
+
+    def warnings(self) -> tuple[str, ...]:
+        broken = len(_BROKEN.findall(self.text))
+        return (f"ffmpeg could not decode {broken} frames of the file",) if broken else ()
+
+
+_OGG_PAGE = b"OggS"
+_OGG_FLAGS_AT = 5
+_OGG_LAST = 0x04
+_OGG_MAX_PAGE_BYTES = 65_307
+
+
+def _ogg_warnings(path: Path) -> tuple[str, ...]:
+    """Ogg has no length in front; all that tells a cut file is the mark on its last page."""
+    with path.open("rb") as file:
+        if file.read(len(_OGG_PAGE)) != _OGG_PAGE:
+            return ()
+        file.seek(-min(path.stat().st_size, _OGG_MAX_PAGE_BYTES), 2)
+        tail = file.read()
+    page = tail.rfind(_OGG_PAGE)
+    if page >= 0 and page + _OGG_FLAGS_AT < len(tail) and tail[page + _OGG_FLAGS_AT] & _OGG_LAST:
+        return ()
+    return ("the Ogg stream has no end mark: the file may be cut off",)

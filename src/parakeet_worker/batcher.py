@@ -1,0 +1,166 @@
+"""Many callers' pieces to batches for one engine; every piece is answered exactly once."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.engine.base import Engine, Hypothesis, Samples
+from parakeet_worker.errors import ContractBroken, EngineLost, OutOfMemory, Overloaded
+
+log = logging.getLogger(__name__)
+
+
+def plan(waiting_seconds: Sequence[float], budget_seconds: float) -> list[int]:
+    """Which of the waiting pieces go into the next batch, as indices, longest first.
+
+    The one that has waited longest (index 0) always goes, so that nobody starves. Beside it go
+    those nearest to it in length, as many as keep longest times count within the budget: that is
+    what the engine works on, padding included.
+    """
+    if not waiting_seconds:
+        return []
+    oldest = waiting_seconds[0]
+    others = sorted(
+        range(1, len(waiting_seconds)), key=lambda index: abs(waiting_seconds[index] - oldest)
+    )
+    chosen, longest = [0], oldest
+    for index in others:
+        widened = max(longest, waiting_seconds[index])
+        if widened * (len(chosen) + 1) <= budget_seconds:
+            chosen.append(index)
+            longest = widened
+    return sorted(chosen, key=lambda index: -waiting_seconds[index])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    samples: Samples
+    answer: "Future[Hypothesis]" = field(default_factory=Future)
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / SAMPLE_RATE
+
+
+class Batcher:
+    """One queue and one thread in front of an engine.
+
+    A failure that the engine does not name is taken for the loss of the engine: all that wait
+    are answered with `EngineLost`, and so is everybody after them.
+    """
+
+    def __init__(self, engine: Engine, *, batch_seconds: float, queue_seconds: float) -> None:
+        self._engine = engine
+        self._batch_seconds = batch_seconds
+        self._queue_seconds = queue_seconds
+        self._waiting: list[_Waiting] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        self._lost: str | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the engine has failed for good and the worker should be replaced."""
+        return self._lost is not None
+
+    def submit(self, pieces: Sequence[Samples]) -> "list[Future[Hypothesis]]":
+        """Queue all pieces of a request, or none; raises `Overloaded` or `EngineLost`."""
+        queued = [_Waiting(samples) for samples in pieces]
+        with self._changed:
+            if self._lost is not None or self._closed:
+                raise EngineLost(self._lost or "the worker is closing")
+            waiting_seconds = sum(piece.seconds for piece in self._waiting)
+            if (
+                self._waiting
+                and waiting_seconds + sum(piece.seconds for piece in queued) > self._queue_seconds
+            ):
+                raise Overloaded(waiting_seconds, self._queue_seconds)
+            self._waiting.extend(queued)
+            self._changed.notify()
+        return [piece.answer for piece in queued]
+
+    def close(self) -> None:
+        """Finish what is running, answer what waits with `EngineLost`, and end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        batch: list[_Waiting] = []
+        try:
+            while batch := self._next():
+                self._transcribe(batch)
+        except Exception as failure:  # whatever it is, nobody may be left waiting
+            log.exception("the engine is lost")
+            self._lost = f"{type(failure).__name__}: {failure}"
+        finally:
+            self._leave(batch)
+
+    def _next(self) -> list[_Waiting]:
+        """Wait for work; an empty list means that the batcher is closed."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    return []
+                chosen = plan([piece.seconds for piece in self._waiting], self._batch_seconds)
+                batch = [self._waiting[index] for index in chosen]
+                taken = set(chosen)
+                self._waiting = [
+                    piece for index, piece in enumerate(self._waiting) if index not in taken
+                ]
+                live = [piece for piece in batch if piece.answer.set_running_or_notify_cancel()]
+                if live:
+                    return live
+
+    def _transcribe(self, batch: list[_Waiting]) -> None:
+        try:
+            hypotheses = self._engine.transcribe([piece.samples for piece in batch])
+        except OutOfMemory as failure:
+            self._transcribe_halves(batch, failure)
+            return
+        if len(hypotheses) != len(batch):
+            for piece in batch:
+                piece.answer.set_exception(ContractBroken(len(batch), len(hypotheses)))
+            return
+        for piece, hypothesis in zip(batch, hypotheses, strict=True):
+            piece.answer.set_result(hypothesis)
+
+    def _transcribe_halves(self, batch: list[_Waiting], failure: OutOfMemory) -> None:
+        if len(batch) == 1:
+            batch[0].answer.set_exception(failure)
+            return
+        half = len(batch) // 2
+        self._transcribe(batch[:half])
+        self._transcribe(batch[half:])
+
+    def _leave(self, batch: list[_Waiting]) -> None:
+        """Refuse new work and answer everybody who has no answer yet."""
+        with self._changed:
+            self._closed = True
+            left, self._waiting = self._waiting, []
+        reason = self._lost or "the worker is closing"
+        for piece in left:
+            piece.answer.set_running_or_notify_cancel()
+        for piece in (*batch, *left):
+            if not piece.answer.done():
+                piece.answer.set_exception(EngineLost(reason))

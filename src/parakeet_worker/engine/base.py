@@ -1,0 +1,43 @@
+"""What every engine promises: samples in, one hypothesis each out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Samples = npt.NDArray[np.float32]
+"""Mono samples at 16 kHz, full scale at 1.0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One piece of text with its place in the utterance."""
+
+    piece: str
+    """A SentencePiece piece; `▁` in front opens a word."""
+    frame: int
+    """Encoder frame at which the token was emitted."""
+    duration: int
+    """Frames until the next decision."""
+    logprob: float
+    """Natural logarithm of the token's probability among all tokens and the blank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """What was heard in one piece of audio."""
+
+    tokens: tuple[Token, ...]
+    frame_seconds: float
+
+
+class Engine(Protocol):
+    """Transcribes batches; called from one thread only."""
+
+    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+        """One hypothesis per piece, in order; raises `OutOfMemory` or anything for "lost"."""
+
+    def close(self) -> None:
+        """Give back memory and devices."""

@@ -1,0 +1,245 @@
+"""A model on disk, NVIDIA's `.nemo` or a `safetensors` folder, to one configuration and weights.
+
+Both are brought to NeMo's section and parameter names, the ones that the modules bear.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from parakeet_worker.engine.native.options import Options
+from parakeet_worker.engine.native.tokens import Vocabulary
+from parakeet_worker.errors import CheckpointCorrupt, UnsupportedOption
+
+Section = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A TDT model as NeMo describes it."""
+
+    preprocessor: Section
+    encoder: Section
+    decoder: Section
+    joint: Section
+    durations: tuple[int, ...]
+    max_symbols: int
+    vocabulary: Vocabulary
+    weights: Mapping[str, Tensor]
+
+    def weights_of(self, part: str) -> dict[str, Tensor]:
+        """The weights below `part.`, without that prefix."""
+        prefix = part + "."
+        return {
+            name.removeprefix(prefix): tensor
+            for name, tensor in self.weights.items()
+            if name.startswith(prefix)
+        }
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a `.nemo` file or a folder with `model.safetensors`, `config.json`, `tokenizer.json`.
+
+    Raises `CheckpointCorrupt` for what cannot be read, `UnsupportedOption` for what can be read
+    and is not implemented.
+    """
+    with _translated(path):
+        if path.is_dir():
+            return _read_safetensors(path)
+        return _read_nemo(path)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, KeyError, ValueError, RuntimeError, EOFError) as failure:
+        raise CheckpointCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
+    except (tarfile.TarError, UnpicklingError, SafetensorError, yaml.YAMLError) as failure:
+        raise CheckpointCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
+
+
+def _read_nemo(path: Path) -> Checkpoint:
+    with tarfile.open(path) as archive:
+        members = {Path(member.name).name: member for member in archive if member.isfile()}
+        config = yaml.load(_content(archive, members, "model_config.yaml"), yaml.CSafeLoader)
+        weights = torch.load(
+            io.BytesIO(_content(archive, members, "model_weights.ckpt")),
+            map_location="cpu",
+            weights_only=True,
+        )
+    return _from_nemo(config, weights)
+
+
+def _content(archive: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], name: str) -> bytes:
+    opened = archive.extractfile(members[name])
+    if opened is None:
+        raise KeyError(name)
+    with opened:
+        return opened.read()
+
+
+def _from_nemo(config: Section, weights: Mapping[str, Tensor]) -> Checkpoint:
+    durations, max_symbols = _read_decoding(Options("decoding", config["decoding"]))
+    pieces = config["joint"].get("vocabulary") or config.get("labels")
+    if not pieces:
+        raise KeyError("joint.vocabulary")
+    renamed = {
+        name.replace("preprocessor.featurizer.", "preprocessor."): tensor
+        for name, tensor in weights.items()
+    }
+    return Checkpoint(
+        preprocessor=config["preprocessor"],
+        encoder=config["encoder"],
+        decoder=config["decoder"],
+        joint=config["joint"],
+        durations=durations,
+        max_symbols=max_symbols,
+        vocabulary=Vocabulary(tuple(str(piece) for piece in pieces)),
+        weights=renamed,
+    )
+
+
+def _read_decoding(options: Options) -> tuple[tuple[int, ...], int]:
+    """The durations and the guard against tokens without end, from NeMo's `decoding` section."""
+    options.one_of("model_type", "tdt", default="rnnt")
+    options.one_of("strategy", "greedy_batch", "greedy", default="greedy_batch")
+    greedy = options.section_of("greedy")
+    durations = options.integers("durations", (0, 1, 2, 3, 4))
+    max_symbols = greedy.integer("max_symbols", 10)
+    # What remains of the section chooses among searches and reports that are not run here.
+    return durations, max_symbols
+
+
+def _read_safetensors(folder: Path) -> Checkpoint:
+    config = json.loads((folder / "config.json").read_text())
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    features = folder / "preprocessor_config.json"
+    return _from_transformers(
+        config,
+        json.loads(features.read_text()) if features.exists() else {},
+        _pieces(tokenizer, int(config["blank_token_id"])),
+        load_file(folder / "model.safetensors"),
+    )
+
+
+def _pieces(tokenizer: Section, blank: int) -> tuple[str, ...]:
+    model = tokenizer["model"]["vocab"]
+    by_id: dict[int, str] = (
+        {token: piece for piece, token in model.items()}
+        if isinstance(model, dict)
+        else {token: piece for token, (piece, _) in enumerate(model)}
+    )
+    for added in tokenizer.get("added_tokens", ()):
+        by_id.setdefault(int(added["id"]), str(added["content"]))
+    return tuple(by_id[token] for token in range(blank))
+
+
+def _from_transformers(
+    config: Section, features: Section, pieces: tuple[str, ...], weights: Mapping[str, Tensor]
+) -> Checkpoint:
+    if config.get("model_type") != "parakeet_tdt":
+        raise UnsupportedOption("config", "model_type", config.get("model_type"))
+    encoder = _encoder_section(config["encoder_config"])
+    width, hidden = encoder["d_model"], config["decoder_hidden_size"]
+    return Checkpoint(
+        preprocessor=_preprocessor_section(features, encoder["feat_in"]),
+        encoder=encoder,
+        decoder={
+            "vocab_size": len(pieces),
+            "prednet": {"pred_hidden": hidden, "pred_rnn_layers": config["num_decoder_layers"]},
+        },
+        joint={
+            "num_classes": len(pieces),
+            "num_extra_outputs": len(config["durations"]),
+            "jointnet": {
+                "encoder_hidden": width,
+                "pred_hidden": hidden,
+                "joint_hidden": hidden,
+                "activation": config.get("hidden_act", "relu"),
+            },
+        },
+        durations=tuple(config["durations"]),
+        max_symbols=config.get("max_symbols_per_step", 10),
+        vocabulary=Vocabulary(pieces),
+        weights=_nemo_names(weights),
+    )
+
+
+def _encoder_section(config: Section) -> dict[str, Any]:
+    options = Options("encoder_config", config)
+    options.one_of("hidden_act", "silu", default="silu")
+    options.one_of("subsampling_conv_kernel_size", 3, default=3)
+    options.one_of("subsampling_conv_stride", 2, default=2)
+    bias = options.flag("attention_bias", True)
+    if options.flag("convolution_bias", bias) != bias:
+        raise UnsupportedOption("encoder_config", "convolution_bias", not bias)
+    width, feed_forward = options.integer("hidden_size"), options.integer("intermediate_size")
+    if feed_forward % width:
+        raise UnsupportedOption("encoder_config", "intermediate_size", feed_forward)
+    return {
+        "feat_in": options.integer("num_mel_bins", 80),
+        "n_layers": options.integer("num_hidden_layers"),
+        "d_model": width,
+        "n_heads": options.integer("num_attention_heads"),
+        "ff_expansion_factor": feed_forward // width,
+        "conv_kernel_size": options.integer("conv_kernel_size", 9),
+        "subsampling": "dw_striding",
+        "subsampling_factor": options.integer("subsampling_factor", 8),
+        "subsampling_conv_channels": options.integer("subsampling_conv_channels", 256),
+        "use_bias": bias,
+        "xscaling": options.flag("scale_input", True),
+    }
+
+
+def _preprocessor_section(features: Section, mels: int) -> dict[str, Any]:
+    sample_rate = features.get("sampling_rate", 16_000)
+    return {
+        "sample_rate": sample_rate,
+        "features": features.get("feature_size", mels),
+        "window_size": features.get("win_length", 400) / sample_rate,
+        "window_stride": features.get("hop_length", 160) / sample_rate,
+        "n_fft": features.get("n_fft", 512),
+        "preemph": features.get("preemphasis", 0.97),
+    }
+
+
+_RENAMED = (
+    ("encoder.subsampling.layers.", "encoder.pre_encode.conv."),
+    ("encoder.subsampling.linear.", "encoder.pre_encode.out."),
+    (".self_attn.q_proj.", ".self_attn.linear_q."),
+    (".self_attn.k_proj.", ".self_attn.linear_k."),
+    (".self_attn.v_proj.", ".self_attn.linear_v."),
+    (".self_attn.o_proj.", ".self_attn.linear_out."),
+    (".self_attn.relative_k_proj.", ".self_attn.linear_pos."),
+    (".self_attn.bias_u", ".self_attn.pos_bias_u"),
+    (".self_attn.bias_v", ".self_attn.pos_bias_v"),
+    (".conv.norm.", ".conv.batch_norm."),
+    ("decoder.embedding.", "decoder.prediction.embed."),
+    ("decoder.lstm.", "decoder.prediction.dec_rnn.lstm."),
+    ("encoder_projector.", "joint.enc."),
+    ("decoder.decoder_projector.", "joint.pred."),
+    ("joint.head.", "joint.joint_net.1."),
+)
+
+
+def _nemo_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {}
+    for name, tensor in weights.items():
+        nemo_name = name
+        for theirs, nemos in _RENAMED:
+            nemo_name = nemo_name.replace(theirs, nemos)
+        renamed[nemo_name] = tensor
+    return renamed

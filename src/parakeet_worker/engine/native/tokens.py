@@ -1,0 +1,25 @@
+"""Token ids to text: the checkpoint's vocabulary of SentencePiece pieces."""
+
+from dataclasses import dataclass
+
+WORD_START = "▁"
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The pieces by token id; the blank is the id after the last."""
+
+    pieces: tuple[str, ...]
+
+    @property
+    def blank(self) -> int:
+        return len(self.pieces)
+
+    def text(self, token: int) -> str:
+        """The piece as it is written; control pieces (`<unk>`, `<pad>`, ...) are empty."""
+        piece = self.pieces[token]
+        return "" if _is_control(piece) else piece
+
+
+def _is_control(piece: str) -> bool:
+    return len(piece) > 2 and piece.startswith("<") and piece.endswith(">")

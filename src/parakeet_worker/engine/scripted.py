@@ -1,0 +1,58 @@
+"""An engine without a model: it hears pure tones and says their pitch.
+
+For tests, demonstrations of the service and load tests: what it answers depends on the audio
+alone, so that every caller can tell his own answer from his neighbour's.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.engine.base import Hypothesis, Samples, Token
+
+_FRAME_SAMPLES = 1280
+_SILENCE_RMS = 0.003
+_PITCH_STEP_HZ = 10
+
+
+class ScriptedEngine:
+    """Says `▁440.` for every uninterrupted stretch of a 440 Hz tone, in steps of 10 Hz."""
+
+    frame_seconds = _FRAME_SAMPLES / SAMPLE_RATE
+
+    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+        return [Hypothesis(_tokens(samples), self.frame_seconds) for samples in batch]
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+
+def _tokens(samples: Samples) -> tuple[Token, ...]:
+    tokens: list[Token] = []
+    for first, after in _sounding(samples):
+        frames = samples[first * _FRAME_SAMPLES : after * _FRAME_SAMPLES]
+        hertz, purity = _pitch(frames)
+        logprob = math.log(max(purity, 1e-6))
+        tokens.append(Token(f"▁{hertz}", first, after - first, logprob))
+        tokens.append(Token(".", after, 0, logprob))
+    return tuple(tokens)
+
+
+def _sounding(samples: Samples) -> list[tuple[int, int]]:
+    """Stretches of frames that are not silent, as (first, after the last)."""
+    frames = len(samples) // _FRAME_SAMPLES
+    levels = samples[: frames * _FRAME_SAMPLES].reshape(frames, _FRAME_SAMPLES)
+    loud = np.sqrt(np.mean(np.square(levels, dtype=np.float64), axis=1)) > _SILENCE_RMS
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], loud.astype(np.int8), [0]))))
+    return [(int(first), int(after)) for first, after in edges.reshape(-1, 2)]
+
+
+def _pitch(samples: Samples) -> tuple[int, float]:
+    """The strongest frequency in Hz, and the share of the power that lies around it."""
+    power = np.abs(np.fft.rfft(samples * np.hanning(len(samples)))) ** 2
+    peak = int(np.argmax(power))
+    hertz = peak * SAMPLE_RATE / len(samples)
+    around = power[max(0, peak - 3) : peak + 4].sum() / max(power.sum(), 1e-12)
+    return round(hertz / _PITCH_STEP_HZ) * _PITCH_STEP_HZ, float(around)

@@ -1,0 +1,54 @@
+"""RunPod's way in: `python -m parakeet_worker.entrypoints.serverless`."""
+
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from parakeet_worker.errors import EngineLost, ParakeetError, SetupError
+from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.settings import Settings
+from parakeet_worker.worker import open_pipeline
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[dict[str, Any]], Awaitable[object]]
+
+
+def handler_of(pipeline: Pipeline) -> Handler:
+    """The function that the RunPod SDK calls with each job."""
+
+    async def handle(job: dict[str, Any]) -> object:
+        try:
+            return await pipeline.answer(job.get("input"))
+        except ParakeetError as error:
+            log.warning("job %s: %s", job.get("id"), error)
+            replaced = {"refresh_worker": True} if isinstance(error, EngineLost) else {}
+            return {**error.document(), **replaced}
+
+    return handle
+
+
+def main() -> None:
+    """Load the model, then hand over to the SDK's job loop, local API or `--test_input`."""
+    # The SDK reads this once, at import; its default prints every transcript to the log.
+    os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        settings = Settings.from_environment(os.environ)
+        with open_pipeline(settings) as pipeline:
+            import runpod
+
+            runpod.serverless.start(
+                {
+                    "handler": handler_of(pipeline),
+                    "concurrency_modifier": lambda _current: settings.concurrency,
+                }
+            )
+    except SetupError as error:
+        sys.exit(f"parakeet: {error}")
+
+
+if __name__ == "__main__":
+    main()

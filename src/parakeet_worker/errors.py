@@ -1,0 +1,313 @@
+"""Every failure, drawn as a tree by whose move it is.
+
+    ParakeetError
+    ├── RequestError          the caller must change the request
+    │   ├── InvalidRequest        a field is missing, unknown, of the wrong type or out of range
+    │   ├── SourceForbidden       the address may not be fetched from here
+    │   ├── SourceRefused         the server refused to hand it out (401, 403, other 4xx)
+    │   ├── SourceNotFound        there is nothing at that URL or key
+    │   ├── S3NotConfigured       the operator gave this worker no S3 settings
+    │   ├── AudioTooLarge         more bytes than the limit
+    │   ├── AudioTooLong          more seconds than the limit
+    │   ├── AudioTooShort         too short to hold a word
+    │   ├── AudioEmpty            no bytes, or no samples
+    │   ├── AudioMissing          a media file without an audio stream
+    │   ├── AudioTruncated        the file ends before it says it does
+    │   ├── AudioUndecodable      ffmpeg cannot read it
+    │   └── ClipOutside           the clip starts after the recording ends
+    ├── TransientError        the same request may work later
+    │   ├── SourceUnreachable     no answer, a dropped connection or a 5xx
+    │   ├── SourceTimeout         the download took too long
+    │   ├── DecodeTimeout         ffmpeg took too long
+    │   ├── Overloaded            the queue is full
+    │   └── Cancelled             the request was taken back
+    ├── EngineError           this worker is at fault
+    │   ├── OutOfMemory           a piece does not fit even alone
+    │   ├── ContractBroken        the engine answered another number of pieces than it was given
+    │   └── EngineLost            the engine failed in a way that it cannot come back from
+    └── SetupError            the operator must change the deployment; no job is taken
+        ├── InvalidSetting        an environment variable is unknown or has an impossible value
+        ├── CheckpointMissing     no model where one was named
+        ├── CheckpointCorrupt     a model that cannot be read
+        ├── UnsupportedOption     a model with an option that the engine does not implement
+        └── FfmpegMissing         no ffmpeg on the machine or in the environment
+
+An error is made from facts and formats itself; the facts travel beside the sentence.
+"""
+
+from difflib import get_close_matches
+from typing import ClassVar
+
+
+class ParakeetError(Exception):
+    """A failure with a stable `code`, one sentence, and the facts it was made from."""
+
+    code: ClassVar[str]
+    http_status: ClassVar[int] = 500
+
+    def __init__(self, sentence: str, **facts: object) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.facts = {name: fact for name, fact in facts.items() if fact is not None}
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.sentence}"
+
+    def document(self) -> dict[str, object]:
+        """The answer to the caller, the same shape at every door."""
+        return {"error": str(self), "code": self.code, **self.facts}
+
+
+def nearest(name: str, known: list[str]) -> str | None:
+    """The known name that `name` was probably meant to be."""
+    matches = get_close_matches(name, known, n=1)
+    return matches[0] if matches else None
+
+
+class RequestError(ParakeetError):
+    """The caller must change the request."""
+
+    http_status = 400
+
+
+class InvalidRequest(RequestError):
+    code = "invalid_request"
+
+    def __init__(self, field: str, reason: str, nearest: str | None = None) -> None:
+        hint = f"; did you mean '{nearest}'?" if nearest else ""
+        super().__init__(f"{field}: {reason}{hint}", field=field, nearest=nearest)
+
+
+class SourceForbidden(RequestError):
+    code = "source_forbidden"
+    http_status = 403
+
+    def __init__(self, host: str, reason: str) -> None:
+        super().__init__(f"{host} may not be fetched: {reason}", host=host)
+
+
+class SourceRefused(RequestError):
+    code = "source_refused"
+
+    def __init__(self, source: str, status: int) -> None:
+        super().__init__(f"{source} answered {status}", source=source, status=status)
+
+
+class SourceNotFound(RequestError):
+    code = "source_not_found"
+    http_status = 404
+
+    def __init__(self, source: str) -> None:
+        super().__init__(f"there is nothing at {source}", source=source)
+
+
+class S3NotConfigured(RequestError):
+    code = "s3_not_configured"
+
+    def __init__(self, missing: list[str]) -> None:
+        super().__init__(
+            f"this worker has no S3 settings; missing: {', '.join(missing)}", missing=missing
+        )
+
+
+class AudioTooLarge(RequestError):
+    code = "audio_too_large"
+    http_status = 413
+
+    def __init__(self, limit: int, size: int | None = None) -> None:
+        had = f"{size} bytes" if size is not None else f"more than {limit} bytes"
+        super().__init__(f"{had}, limit {limit} bytes", limit=limit, bytes=size)
+
+
+class AudioTooLong(RequestError):
+    code = "audio_too_long"
+    http_status = 413
+
+    def __init__(self, limit_seconds: float) -> None:
+        super().__init__(
+            f"more than {limit_seconds:g} s of audio, limit {limit_seconds:g} s",
+            limit=limit_seconds,
+        )
+
+
+class AudioTooShort(RequestError):
+    code = "audio_too_short"
+
+    def __init__(self, seconds: float, minimum_seconds: float) -> None:
+        super().__init__(
+            f"{seconds:.3g} s of audio, at least {minimum_seconds:g} s are needed",
+            seconds=round(seconds, 3),
+            minimum=minimum_seconds,
+        )
+
+
+class AudioEmpty(RequestError):
+    code = "audio_empty"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+
+class AudioMissing(RequestError):
+    code = "audio_missing"
+
+    def __init__(self) -> None:
+        super().__init__("the file has no audio stream")
+
+
+class AudioTruncated(RequestError):
+    code = "audio_truncated"
+
+    def __init__(self, seconds: float, declared_seconds: float | None, reason: str) -> None:
+        declared = f" of {declared_seconds:.2f} s declared" if declared_seconds else ""
+        super().__init__(
+            f"the file ends after {seconds:.2f} s{declared}: {reason}",
+            seconds=round(seconds, 3),
+            declared=declared_seconds,
+        )
+
+
+class AudioUndecodable(RequestError):
+    code = "audio_undecodable"
+    http_status = 415
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+
+class ClipOutside(RequestError):
+    code = "clip_outside"
+
+    def __init__(self, start_seconds: float, recording_seconds: float) -> None:
+        super().__init__(
+            f"the clip starts at {start_seconds:g} s, the recording ends at "
+            f"{recording_seconds:.2f} s",
+            field="clip.start",
+            seconds=round(recording_seconds, 3),
+        )
+
+
+class TransientError(ParakeetError):
+    """The same request may work later."""
+
+    http_status = 503
+
+
+class SourceUnreachable(TransientError):
+    code = "source_unreachable"
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{source}: {reason}", source=source)
+
+
+class SourceTimeout(TransientError):
+    code = "source_timeout"
+
+    def __init__(self, source: str, limit_seconds: float) -> None:
+        super().__init__(
+            f"{source} did not deliver within {limit_seconds:g} s",
+            source=source,
+            limit=limit_seconds,
+        )
+
+
+class DecodeTimeout(TransientError):
+    code = "decode_timeout"
+
+    def __init__(self, limit_seconds: float) -> None:
+        super().__init__(f"decoding took longer than {limit_seconds:g} s", limit=limit_seconds)
+
+
+class Overloaded(TransientError):
+    code = "overloaded"
+
+    def __init__(self, waiting_seconds: float, limit_seconds: float) -> None:
+        super().__init__(
+            f"{waiting_seconds:.0f} s of audio are waiting, limit {limit_seconds:.0f} s",
+            limit=limit_seconds,
+        )
+
+
+class Cancelled(TransientError):
+    code = "cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("the request was taken back before it was done")
+
+
+class EngineError(ParakeetError):
+    """This worker is at fault."""
+
+
+class OutOfMemory(EngineError):
+    code = "out_of_memory"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"a piece of {seconds:.1f} s does not fit in memory", seconds=round(seconds, 1)
+        )
+
+
+class ContractBroken(EngineError):
+    code = "contract_broken"
+
+    def __init__(self, given: int, answered: int) -> None:
+        super().__init__(
+            f"the engine was given {given} pieces and answered {answered}",
+            given=given,
+            answered=answered,
+        )
+
+
+class EngineLost(EngineError):
+    code = "engine_lost"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the engine failed and must be replaced: {reason}")
+
+
+class SetupError(ParakeetError):
+    """The operator must change the deployment; no job is taken."""
+
+
+class InvalidSetting(SetupError):
+    code = "invalid_setting"
+
+    def __init__(self, name: str, reason: str, nearest: str | None = None) -> None:
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        super().__init__(f"{name}: {reason}{hint}", setting=name, nearest=nearest)
+
+
+class CheckpointMissing(SetupError):
+    code = "checkpoint_missing"
+
+    def __init__(self, model: str, searched: list[str]) -> None:
+        super().__init__(
+            f"no checkpoint for '{model}'; looked at: {', '.join(searched)}",
+            model=model,
+            searched=searched,
+        )
+
+
+class CheckpointCorrupt(SetupError):
+    code = "checkpoint_corrupt"
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}", path=path)
+
+
+class UnsupportedOption(SetupError):
+    code = "unsupported_option"
+
+    def __init__(self, section: str, key: str, value: object) -> None:
+        super().__init__(
+            f"the checkpoint's {section}.{key} = {value!r} is not implemented",
+            option=f"{section}.{key}",
+        )
+
+
+class FfmpegMissing(SetupError):
+    code = "ffmpeg_missing"
+
+    def __init__(self) -> None:
+        super().__init__("no ffmpeg: install it on the system, or the package imageio-ffmpeg")

@@ -1,0 +1,75 @@
+"""The way in from Python: a model that is opened once and asked often."""
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from threading import Thread
+from typing import Any, TypeVar
+
+from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.engine.base import Samples
+from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.request import Clip, FileSource, Request, SamplesSource, Source
+from parakeet_worker.settings import Settings
+from parakeet_worker.transcript import Transcript
+from parakeet_worker.worker import open_pipeline
+
+Value = TypeVar("Value")
+
+
+class Model:
+    """A loaded model; safe to call from many threads at once, which fills its batches."""
+
+    def __init__(self, pipeline: Pipeline, loop: asyncio.AbstractEventLoop) -> None:
+        self._pipeline = pipeline
+        self._loop = loop
+
+    def transcribe(
+        self,
+        audio: str | PathLike[str] | bytes | Samples,
+        *,
+        sample_rate: int = SAMPLE_RATE,
+        start_seconds: float = 0.0,
+        end_seconds: float | None = None,
+    ) -> Transcript:
+        """Transcribe a file, the bytes of one, or mono float32 samples at `sample_rate` Hz.
+
+        Raises `RequestError`, `TransientError` or `EngineError`.
+        """
+        clip = Clip(start_seconds, end_seconds)
+        if isinstance(audio, bytes):
+            with NamedTemporaryFile(dir=self._pipeline.settings.scratch) as file:
+                file.write(audio)
+                file.flush()
+                return self._heard(FileSource(Path(file.name)), clip)
+        if isinstance(audio, str | PathLike):
+            return self._heard(FileSource(Path(audio)), clip)
+        return self._heard(SamplesSource(audio, sample_rate), clip)
+
+    def _heard(self, source: Source, clip: Clip) -> Transcript:
+        return self._run(self._pipeline.transcribe(Request(source=source, clip=clip)))
+
+    def _run(self, work: Coroutine[Any, Any, Value]) -> Value:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+@contextmanager
+def open_model(model: str | None = None, **settings: Any) -> Iterator[Model]:
+    """Load `model` (a Hugging Face name, a path, or `demo`) and keep it for the `with` block.
+
+    Further keywords are fields of `Settings`; the environment is not read. Raises `SetupError`s.
+    """
+    chosen = Settings(**settings) if model is None else Settings(model=model, **settings)
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever, name="pipeline", daemon=True)
+    thread.start()
+    try:
+        with open_pipeline(chosen) as pipeline:
+            yield Model(pipeline, loop)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -1,0 +1,239 @@
+"""Wire names in, `Request` out: the only module that knows how a job is spelled."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from parakeet_worker.engine.base import Samples
+from parakeet_worker.errors import InvalidRequest, RequestError, nearest
+
+Format: TypeAlias = Literal["json", "verbose_json", "text", "srt", "vtt", "tsv"]
+
+
+@dataclass(frozen=True, slots=True)
+class InlineSource:
+    """Audio inside the request, as base64 or a base64 data URI."""
+
+    base64: str
+
+
+@dataclass(frozen=True, slots=True)
+class UrlSource:
+    """Audio behind http or https."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class S3Source:
+    """Audio in an S3 bucket; the operator's bucket if none is named."""
+
+    key: str
+    bucket: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """Audio on this machine; the command line and Python make it, the wire cannot."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SamplesSource:
+    """Audio in memory, mono at `sample_rate`; Python makes it, the wire cannot."""
+
+    samples: Samples
+    sample_rate: int
+
+
+Source: TypeAlias = InlineSource | UrlSource | S3Source | FileSource | SamplesSource
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """The part of the recording that is wanted, in seconds from its start."""
+
+    start_seconds: float = 0.0
+    end_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One recording to transcribe, and how to answer."""
+
+    source: Source
+    audio_format: str | None = None
+    """What the caller says the file is: a hint to ffmpeg's own detection, never trusted."""
+    clip: Clip = Clip()
+    format: Format = "json"
+    timestamp: bool = False
+    debug: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one job asks for: one request, or a list that is answered as a list."""
+
+    requests: tuple[Request | RequestError, ...]
+    """In a list, a request that cannot be read stands as its error and stops no other."""
+    listed: bool
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class _ClipWire(_Wire):
+    start: Annotated[float, Field(ge=0)] = 0.0
+    end: Annotated[float, Field(gt=0)] | None = None
+
+
+class _S3Wire(_Wire):
+    key: Annotated[str, Field(min_length=1)]
+    bucket: Annotated[str, Field(min_length=1)] | None = None
+
+
+class _RequestWire(_Wire):
+    audio_base64: str | None = None
+    audio_url: str | None = None
+    audio_s3: _S3Wire | None = None
+    audio_format: Annotated[str, Field(pattern=r"^\.?[A-Za-z0-9]{1,8}$")] | None = None
+    clip: _ClipWire | None = None
+    format: Format = "json"
+    timestamp: bool = False
+    debug: bool = False
+
+
+_INNER: dict[str, type[_Wire]] = {"clip": _ClipWire, "audio_s3": _S3Wire}
+_SOURCES = ("audio_base64", "audio_url", "audio_s3")
+_FIELDS = list(_RequestWire.model_fields)
+
+
+def parse(payload: object) -> Job:
+    """Read a job's `input`; raises `InvalidRequest` naming the field that is wrong.
+
+    With `inputs`, the options beside it are defaults for every object of the list.
+    """
+    if not isinstance(payload, Mapping):
+        raise InvalidRequest("input", f"must be an object, got {_kind(payload)}")
+    if payload.get("inputs") is None:
+        return Job((_read(payload, "", [*_FIELDS, "inputs"]),), listed=False)
+    return _parse_list(payload)
+
+
+def _parse_list(payload: Mapping[str, object]) -> Job:
+    inputs = payload["inputs"]
+    if not isinstance(inputs, list) or not inputs:
+        raise InvalidRequest("inputs", "must be a list of at least one object")
+    defaults = {name: value for name, value in payload.items() if name != "inputs"}
+    beside = [name for name in _SOURCES if defaults.get(name) is not None]
+    if beside:
+        raise InvalidRequest(beside[0], "cannot stand beside 'inputs'; put it inside the list")
+    _validated(defaults, "", [*_FIELDS, "inputs"])
+    return Job(tuple(_read_one(item, index, defaults) for index, item in enumerate(inputs)), True)
+
+
+def _read_one(item: object, index: int, defaults: Mapping[str, object]) -> Request | RequestError:
+    where = f"inputs[{index}]"
+    try:
+        if not isinstance(item, Mapping):
+            raise InvalidRequest(where, f"must be an object, got {_kind(item)}")
+        return _read({**defaults, **item}, f"{where}.", _FIELDS)
+    except RequestError as error:
+        return error
+
+
+def _read(payload: Mapping[str, object], prefix: str, known: list[str]) -> Request:
+    wire = _validated(payload, prefix, known)
+    source = _source(wire, prefix)
+    if wire.timestamp and wire.format == "text":
+        raise InvalidRequest(f"{prefix}timestamp", "the format 'text' has no place for times")
+    return Request(
+        source=source,
+        audio_format=wire.audio_format.lstrip(".").lower() if wire.audio_format else None,
+        clip=_clip(wire.clip, prefix),
+        format=wire.format,
+        timestamp=wire.timestamp,
+        debug=wire.debug,
+    )
+
+
+def _validated(payload: Mapping[str, object], prefix: str, known: list[str]) -> _RequestWire:
+    for name in payload:
+        if name not in known:
+            hint = nearest(str(name), known)
+            raise InvalidRequest(f"{prefix}{name}", "no such field", hint)
+    given = {name: value for name, value in payload.items() if value is not None}
+    try:
+        return _RequestWire.model_validate(given)
+    except ValidationError as failure:
+        raise _named(failure, prefix) from failure
+
+
+def _named(failure: ValidationError, prefix: str) -> InvalidRequest:
+    """The first complaint of pydantic, in our words."""
+    first = failure.errors(include_url=False)[0]
+    field = prefix + ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        inner = _INNER[str(first["loc"][0])].model_fields
+        hint = nearest(str(first["loc"][-1]), list(inner))
+        return InvalidRequest(field, "no such field", hint)
+    complaint = first["msg"].replace("Input should be", "must be").replace("Field", "is")
+    return InvalidRequest(field, f"{complaint}, got {_kind(first['input'])}")
+
+
+def _source(wire: _RequestWire, prefix: str) -> Source:
+    given = [name for name in _SOURCES if getattr(wire, name) is not None]
+    if len(given) != 1:
+        found = f"got {' and '.join(given)}" if given else "got none"
+        names = ", ".join(_SOURCES)
+        raise InvalidRequest(f"{prefix}audio_url", f"exactly one of {names} is needed, {found}")
+    if wire.audio_base64 is not None:
+        return InlineSource(wire.audio_base64)
+    if wire.audio_s3 is not None:
+        return S3Source(wire.audio_s3.key, wire.audio_s3.bucket)
+    assert wire.audio_url is not None
+    return _address(wire.audio_url, f"{prefix}audio_url")
+
+
+def _address(url: str, field: str) -> UrlSource | S3Source:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError as failure:
+        raise InvalidRequest(field, f"not a URL: {failure}") from failure
+    if parts.scheme == "s3":
+        # A key is taken letter by letter: `?`, `#` and `%` are allowed in it.
+        bucket, _, key = url.removeprefix("s3://").partition("/")
+        if not bucket or not key:
+            raise InvalidRequest(field, "must be of the form s3://bucket/key")
+        return S3Source(key, bucket)
+    if parts.scheme not in ("http", "https") or not host:
+        raise InvalidRequest(field, "must be an http, https or s3 address")
+    return UrlSource(url)
+
+
+def _clip(wire: _ClipWire | None, prefix: str) -> Clip:
+    if wire is None:
+        return Clip()
+    if wire.end is not None and wire.end <= wire.start:
+        raise InvalidRequest(f"{prefix}clip.end", "must be greater than clip.start")
+    return Clip(wire.start, wire.end)
+
+
+def _kind(value: object) -> str:
+    names = {
+        str: "a string",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+        type(None): "null",
+    }
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,90 @@
+"""The operator's choices, read from the environment in this one place and never changed after."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from parakeet_worker.errors import InvalidSetting, nearest
+
+_PREFIX = "PARAKEET_"
+# Names that the plan gives without the prefix; `S3_BUCKET` and its like are common property.
+_PLAIN = {
+    "s3_access_key": "S3_ACCESS_KEY",
+    "s3_secret_key": "S3_SECRET_KEY",
+    "s3_endpoint": "S3_ENDPOINT",
+    "s3_bucket": "S3_BUCKET",
+    "s3_region": "S3_REGION",
+}
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """What an operator may choose; every field is an environment variable, see `variable`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    model: str = Field(default="nvidia/parakeet-tdt-0.6b-v3", min_length=1)
+    """A Hugging Face name, the path of a `.nemo` file or of a `safetensors` folder, or `demo`."""
+    engine: Literal["native", "scripted"] = "native"
+    """What transcribes: `native`, or `scripted` (no model: hears pure tones, for tests)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the engine runs; `auto` takes the GPU where there is one."""
+    concurrency: Count = 16
+    """Jobs that one worker takes at a time."""
+    max_audio_bytes: Count = 1 << 30
+    """Largest file that is accepted, in bytes."""
+    max_audio_seconds: Seconds = 4 * 3600.0
+    """Longest recording, or clip of a recording, that is accepted."""
+    download_timeout_seconds: Seconds = 300.0
+    """How long a download may take, with its retries."""
+    stall_timeout_seconds: Seconds = 20.0
+    """How long a download may stand still, or a connection may take to open."""
+    decode_timeout_seconds: Seconds = 1800.0
+    """How long ffmpeg may take for one file."""
+    allow_private_addresses: bool = False
+    """Let URLs point at private, loopback and link-local addresses."""
+    segment_seconds: Annotated[float, Field(ge=2, le=60)] = 30.0
+    """Longest piece that the engine is given at once."""
+    batch_seconds: Seconds = 240.0
+    """Audio in one batch, counted with its padding: longest piece times pieces."""
+    queue_seconds: Seconds = 6 * 3600.0
+    """Audio that may wait for the engine before new work is refused."""
+    scratch: Path = Path(gettempdir())
+    """Folder for each job's scratch folder."""
+    ffmpeg: Path | None = None
+    """The ffmpeg to run; by default the system's, else the one that comes as a package."""
+    s3_access_key: str | None = None
+    """Access key for `audio_s3` and `s3://` addresses."""
+    s3_secret_key: str | None = Field(default=None, repr=False)
+    """Secret key for the same."""
+    s3_endpoint: str | None = None
+    """Endpoint of an S3 service other than Amazon's."""
+    s3_bucket: str | None = None
+    """Bucket of requests that name none."""
+    s3_region: str | None = None
+    """Region, for services that insist on theirs."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
+        """Read `environment`; raises `InvalidSetting` for an unknown name or a bad value."""
+        known = {variable(field): field for field in cls.model_fields}
+        for name in environment:
+            if name.startswith(_PREFIX) and name not in known:
+                raise InvalidSetting(name, "no such setting", nearest(name, list(known)))
+        given = {field: environment[name] for name, field in known.items() if environment.get(name)}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as failure:
+            first = failure.errors(include_url=False)[0]
+            name = variable(str(first["loc"][0]))
+            raise InvalidSetting(name, f"{first['msg']}, got '{first['input']}'") from failure
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field of `Settings`."""
+    return _PLAIN.get(field, _PREFIX + field.upper())

@@ -1,0 +1,36 @@
+"""Brings a request's audio into the job's own scratch folder."""
+
+import asyncio
+from pathlib import Path
+
+from parakeet_worker.errors import AudioEmpty
+from parakeet_worker.request import (
+    FileSource,
+    InlineSource,
+    Request,
+    S3Source,
+    SamplesSource,
+    UrlSource,
+)
+from parakeet_worker.settings import Settings
+from parakeet_worker.sources import inline, memory, s3, url
+
+
+async def fetch(request: Request, scratch: Path, settings: Settings) -> Path:
+    """The request's audio as a file; raises `RequestError` or `TransientError`."""
+    ending = f".{request.audio_format}" if request.audio_format else ""
+    target = scratch / f"audio{ending}"
+    match request.source:
+        case InlineSource() as source:
+            await asyncio.to_thread(inline.write, source, target, settings.max_audio_bytes)
+        case UrlSource() as source:
+            await url.download(source, target, settings)
+        case S3Source() as source:
+            await s3.download(source, target, settings)
+        case FileSource(path):
+            target = path
+        case SamplesSource() as source:
+            await asyncio.to_thread(memory.write, source, target)
+    if target.stat().st_size == 0:
+        raise AudioEmpty("the file is empty")
+    return target

@@ -1,0 +1,76 @@
+"""The model on disk: finds it, or fetches it once."""
+
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+from parakeet_worker.errors import CheckpointMissing
+
+DEMO = "demo"
+"""The name of the small checkpoint that comes with the package."""
+
+# RunPod keeps models that an endpoint names in this layout of the Hugging Face cache.
+_RUNPOD_CACHE = Path("/runpod-volume/huggingface-cache/hub")
+_SAFETENSORS = ("model.safetensors", "config.json", "tokenizer.json")
+
+
+def find(model: str) -> Path:
+    """A `.nemo` file or a `safetensors` folder for `model`; raises `CheckpointMissing`.
+
+    `model` is `demo`, a path, or a Hugging Face name, which is looked for in RunPod's model
+    cache, then in the Hugging Face cache, and is downloaded last.
+    """
+    if model == DEMO:
+        return Path(str(files("parakeet_worker") / "checkpoints" / "demo.nemo"))
+    named = Path(model).expanduser()
+    if named.exists():
+        return _inside(model, named)
+    if named.suffix == ".nemo" or named.is_absolute() or model.count("/") != 1:
+        raise CheckpointMissing(model, [str(named)])
+    for snapshot in _snapshots(_RUNPOD_CACHE, model):
+        found = _checkpoint_in(snapshot)
+        if found is not None:
+            return found
+    return _from_hub(model)
+
+
+def _inside(model: str, path: Path) -> Path:
+    if path.is_file():
+        return path
+    found = _checkpoint_in(path)
+    if found is None:
+        raise CheckpointMissing(model, [f"{path}/*.nemo", f"{path}/model.safetensors"])
+    return found
+
+
+def _checkpoint_in(folder: Path) -> Path | None:
+    if all((folder / name).exists() for name in _SAFETENSORS):
+        return folder
+    return next(iter(sorted(folder.glob("*.nemo"))), None)
+
+
+def _snapshots(cache: Path, model: str) -> Iterator[Path]:
+    """The snapshot that `main` points at, then whatever else is there."""
+    folder = cache / f"models--{model.replace('/', '--')}"
+    reference = folder / "refs" / "main"
+    if reference.is_file():
+        yield folder / "snapshots" / reference.read_text().strip()
+    if (folder / "snapshots").is_dir():
+        yield from sorted((folder / "snapshots").iterdir())
+
+
+def _from_hub(model: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    patterns = [*_SAFETENSORS, "preprocessor_config.json"]
+    for allowed in (patterns, ["*.nemo"]):
+        try:
+            folder = Path(huggingface_hub.snapshot_download(model, allow_patterns=allowed))
+        except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as failure:
+            searched = [str(_RUNPOD_CACHE), "the Hugging Face cache", f"Hugging Face: {failure}"]
+            raise CheckpointMissing(model, searched) from failure
+        found = _checkpoint_in(folder)
+        if found is not None:
+            return found
+    raise CheckpointMissing(model, [f"Hugging Face: {model} holds no checkpoint"])

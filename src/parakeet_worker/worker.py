@@ -1,0 +1,44 @@
+"""The composition root: settings to a model, an engine, a batcher and a pipeline."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import numpy as np
+
+from parakeet_worker import audio, weights
+from parakeet_worker.batcher import Batcher
+from parakeet_worker.engine.base import Engine
+from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
+    """A pipeline whose engine is loaded and warm; raises `SetupError`s."""
+    started = time.monotonic()
+    ffmpeg = audio.find_ffmpeg(settings.ffmpeg)
+    with (
+        closing(open_engine(settings)) as engine,
+        Batcher(
+            engine, batch_seconds=settings.batch_seconds, queue_seconds=settings.queue_seconds
+        ) as batcher,
+    ):
+        second_of_silence = np.zeros(audio.SAMPLE_RATE, dtype=np.float32)
+        batcher.submit([second_of_silence])[0].result()
+        log.info("ready after %.1f s with %s", time.monotonic() - started, settings.model)
+        yield Pipeline(settings, batcher, ffmpeg)
+
+
+def open_engine(settings: Settings) -> Engine:
+    """The engine that the settings name, with its model loaded."""
+    if settings.engine == "scripted":
+        from parakeet_worker.engine.scripted import ScriptedEngine
+
+        return ScriptedEngine()
+    from parakeet_worker.engine.native import NativeEngine
+
+    return NativeEngine.open(weights.find(settings.model), settings.device)
