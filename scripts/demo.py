@@ -1,0 +1,125 @@
+"""Sends the sample recordings through handler.py under RunPod's SDK, with the demo checkpoint."""
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT / "samples"
+SHOWN = ("en", "de", "fr", "el", "uk", "pl", "es", "mt")
+START_SECONDS = 120
+
+
+def main() -> None:
+    manifest = {entry["language"]: entry for entry in _manifest() if entry["seconds"] < 30}
+    shown = [manifest[language] for language in SHOWN if language in manifest]
+    print("The demo checkpoint is small: it knows twenty words in each of 25 languages.")
+    print("Starting handler.py with the RunPod SDK's local API ...", flush=True)
+    started = time.monotonic()
+    with _local_endpoint() as url:
+        print(f"... ready after {time.monotonic() - started:.1f} s\n")
+        wrong = sum(_show(url, entry) for entry in shown)
+        _show_times(url, shown[0])
+    print(f"\n{len(shown) - wrong} of {len(shown)} recordings were heard exactly as they were said.")
+    sys.exit(1 if wrong else 0)
+
+
+def _manifest() -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = json.loads((SAMPLES / "manifest.json").read_text())
+    return entries
+
+
+def _show(url: str, entry: dict[str, Any]) -> bool:
+    """Print what was said beside what was heard; true if they differ."""
+    started = time.monotonic()
+    output = _transcribe(url, {"audio_base64": _content(entry)})
+    took = time.monotonic() - started
+    heard = output.get("text", output.get("error"))
+    differs = heard != entry["text"]
+    print(f"{entry['file']:<10} {entry['seconds']:5.1f} s of sound, {took:4.2f} s to hear it")
+    print(f"  said   {entry['text']}")
+    print(f"  heard  {heard}{'   (differs)' if differs else ''}", flush=True)
+    return differs
+
+
+def _show_times(url: str, entry: dict[str, Any]) -> None:
+    output = _transcribe(url, {"audio_base64": _content(entry), "timestamp": True})
+    print(f'\n{entry["file"]} again, with "timestamp": true:')
+    for word in output["timestamps"]["word"]:
+        print(f"  {word['start']:6.2f} - {word['end']:5.2f}  {word['word']}")
+
+
+def _content(entry: dict[str, Any]) -> str:
+    return base64.b64encode((SAMPLES / entry["file"]).read_bytes()).decode()
+
+
+def _transcribe(url: str, job_input: dict[str, Any]) -> dict[str, Any]:
+    answer = _post(f"{url}/runsync", {"input": job_input})
+    output: dict[str, Any] = answer.get("output") or {"error": str(answer.get("error"))}
+    return output
+
+
+def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=120) as response:
+        answer: dict[str, Any] = json.load(response)
+    return answer
+
+
+@contextmanager
+def _local_endpoint() -> Iterator[str]:
+    """handler.py under the SDK's local API, on a free port of this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = ROOT / ".cache" / "demo.log"
+    log.parent.mkdir(exist_ok=True)
+    command = [sys.executable, str(ROOT / "handler.py"), "--rp_serve_api"]
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [*command, "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)],
+            env={**os.environ, "PARAKEET_MODEL": "demo"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait(server, url, log)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def _wait(server: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            sys.exit(f"handler.py ended with status {server.returncode}:\n{log.read_text()}")
+        try:
+            urllib.request.urlopen(f"{url}/docs", timeout=1).close()
+        except (urllib.error.HTTPError, TimeoutError):
+            return
+        except OSError:
+            time.sleep(0.1)
+            continue
+        return
+    sys.exit(f"handler.py was not ready after {START_SECONDS} s; see {log}")
+
+
+if __name__ == "__main__":
+    main()

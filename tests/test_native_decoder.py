@@ -1,0 +1,126 @@
+from typing import Any
+
+import pytest
+import torch
+from tiny_model import PIECES, WIDTH, config, weights
+from torch import Tensor
+
+from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Joint, Predictor
+from parakeet_worker.errors import UnsupportedOption
+
+DURATIONS = (0, 1, 2, 3, 4)
+BLANK = len(PIECES)
+
+
+def networks(seed: int) -> tuple[Predictor, Joint]:
+    tensors = weights(config(), seed)
+    predictor = Predictor.from_config(config()["decoder"]).eval()
+    joint = Joint.from_config(config()["joint"]).eval()
+    for module, part in ((predictor, "decoder."), (joint, "joint.")):
+        module.load_state_dict(
+            {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
+        )
+    return predictor, joint
+
+
+@torch.inference_mode()
+def plain_search(
+    predictor: Predictor, joint: Joint, states: Tensor, max_symbols: int
+) -> list[Emission]:
+    """One utterance, one decision at a time, with torch's own LSTM: the definition of right."""
+    frame, here, said, emitted = 0, 0, [], []
+    while frame < len(states):
+        predicted = predictor(torch.tensor([said], dtype=torch.long))[0, -1]
+        scores = joint.logits(joint.enc(states[frame]) + joint.pred(predicted))
+        token = int(scores[: BLANK + 1].argmax())
+        duration = DURATIONS[int(scores[BLANK + 1 :].argmax())]
+        if token == BLANK:
+            frame, here = frame + max(1, duration), 0
+            continue
+        logprob = float(scores[: BLANK + 1].log_softmax(0)[token])
+        emitted.append(Emission(token, frame, duration, logprob))
+        said.append(token)
+        here = here + 1 if duration == 0 else 0
+        frame += duration
+        if here == max_symbols:
+            frame, here = frame + 1, 0
+    return emitted
+
+
+def test_a_padded_batch_equals_the_plain_search_row_by_row() -> None:
+    compared, stayed, silent = 0, 0, 0
+    for seed in range(12):
+        predictor, joint = networks(seed)
+        decoder = GreedyDecoder(predictor, joint, DURATIONS, max_symbols=3)
+        torch.manual_seed(seed)
+        lengths = torch.tensor([40, 1, 23, 0, 31])
+        states = torch.randn(5, 40, WIDTH) * 2
+        rows = decoder.decode(states, lengths)
+        for row, length in enumerate(lengths.tolist()):
+            expected = plain_search(predictor, joint, states[row, :length], max_symbols=3)
+            assert [(e.token, e.frame, e.duration) for e in rows[row]] == [
+                (e.token, e.frame, e.duration) for e in expected
+            ]
+            assert [e.logprob for e in rows[row]] == pytest.approx(
+                [e.logprob for e in expected], abs=1e-4
+            )
+            compared += len(expected)
+            stayed += sum(e.duration == 0 for e in expected)
+            silent += not expected
+    assert compared > 300, "the networks must say something"
+    assert stayed > 20, "some tokens must share a frame"
+    assert silent >= 12, "the empty rows"
+
+
+def test_tokens_without_duration_move_on_after_max_symbols() -> None:
+    predictor, joint = networks(0)
+    with torch.no_grad():
+        head = joint.joint_net[-1]
+        head.weight.zero_()
+        head.bias.zero_()
+        head.bias[1] = 5.0  # always token 1
+        head.bias[BLANK + 1] = 5.0  # always duration 0
+    decoder = GreedyDecoder(predictor, joint, DURATIONS, max_symbols=10)
+    (row,) = decoder.decode(torch.randn(1, 4, WIDTH), torch.tensor([4]))
+    assert [emission.frame for emission in row] == [f for f in range(4) for _ in range(10)]
+
+
+def test_nothing_is_decoded_past_the_valid_length() -> None:
+    checked = 0
+    for seed in range(6):
+        predictor, joint = networks(seed)
+        decoder = GreedyDecoder(predictor, joint, DURATIONS, max_symbols=10)
+        states = torch.randn(1, 30, WIDTH) * 2
+        (row,) = decoder.decode(states, torch.tensor([12]))
+        assert all(emission.frame < 12 for emission in row)
+        checked += len(row)
+    assert checked > 0
+
+
+def test_a_blank_of_duration_zero_moves_one_frame() -> None:
+    predictor, joint = networks(0)
+    with torch.no_grad():
+        head = joint.joint_net[-1]
+        head.weight.zero_()
+        head.bias.zero_()
+        head.bias[BLANK] = 5.0
+        head.bias[BLANK + 1] = 5.0
+    decoder = GreedyDecoder(predictor, joint, DURATIONS, max_symbols=10)
+    assert decoder.decode(torch.randn(2, 5, WIDTH), torch.tensor([5, 5])) == [(), ()]
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [
+        ("decoder", {"_target_": "nemo.collections.asr.modules.StatelessTransducerDecoder"}),
+        ("decoder", {"normalization_mode": "layer"}),
+        ("decoder", {"blank_as_pad": False}),
+        ("decoder", {"new_option": 1}),
+        ("joint", {"_target_": "nemo.collections.asr.modules.HATJoint"}),
+        ("joint", {"new_option": 1}),
+    ],
+)
+def test_an_option_that_is_not_implemented_is_refused(section: str, change: Any) -> None:
+    reader = {"decoder": Predictor, "joint": Joint}[section]
+    with pytest.raises(UnsupportedOption, match=section):
+        reader.from_config(config()[section] | change)

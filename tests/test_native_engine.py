@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_model import config, weights, write_nemo, write_safetensors
+
+from parakeet_worker.engine.base import Hypothesis, Samples
+from parakeet_worker.engine.native import NativeEngine
+from parakeet_worker.errors import CheckpointCorrupt, UnsupportedOption
+
+
+def noise(seconds: float, seed: int) -> Samples:
+    generator = np.random.default_rng(seed)
+    return (generator.standard_normal(int(seconds * 16_000)) * 0.1).astype(np.float32)
+
+
+@pytest.fixture
+def batch() -> list[Samples]:
+    return [noise(seconds, seed) for seed, seconds in enumerate((3.0, 0.5, 1.7, 0.1, 4.2))]
+
+
+def said(hypothesis: Hypothesis) -> list[tuple[str, int, int]]:
+    return [(token.piece, token.frame, token.duration) for token in hypothesis.tokens]
+
+
+def test_the_same_audio_is_heard_the_same_alone_in_a_batch_and_in_any_order(
+    tmp_path: Path, batch: list[Samples]
+) -> None:
+    tokens = 0
+    for seed in range(4):
+        path = write_nemo(tmp_path / f"{seed}.nemo", tensors=weights(config(), seed))
+        engine = NativeEngine.open(path, "cpu")
+        together = [said(heard) for heard in engine.transcribe(batch)]
+        backwards = [said(heard) for heard in engine.transcribe(batch[::-1])][::-1]
+        alone = [said(engine.transcribe([piece])[0]) for piece in batch]
+        assert together == alone == backwards
+        tokens += sum(len(heard) for heard in together)
+    assert tokens > 50, "the models must say something"
+
+
+def test_a_nemo_file_and_a_safetensors_folder_are_heard_alike(
+    tmp_path: Path, batch: list[Samples]
+) -> None:
+    nemo = NativeEngine.open(write_nemo(tmp_path / "tiny.nemo"), "cpu").transcribe(batch)
+    folder = NativeEngine.open(write_safetensors(tmp_path / "tiny"), "cpu").transcribe(batch)
+    assert nemo == folder
+    assert any(heard.tokens for heard in nemo)
+
+
+def test_every_piece_is_answered_even_those_without_a_single_frame(tmp_path: Path) -> None:
+    engine = NativeEngine.open(write_nemo(tmp_path / "tiny.nemo"), "cpu")
+    pieces = [noise(1.0, 0), np.zeros(10, dtype=np.float32), np.zeros(0, dtype=np.float32)]
+    heard = engine.transcribe(pieces)
+    assert len(heard) == 3
+    assert heard[2].tokens == ()
+
+
+def test_log_probabilities_are_over_the_tokens_and_differ(
+    tmp_path: Path, batch: list[Samples]
+) -> None:
+    engine = NativeEngine.open(write_nemo(tmp_path / "tiny.nemo"), "cpu")
+    logprobs = [token.logprob for heard in engine.transcribe(batch) for token in heard.tokens]
+    assert len(set(logprobs)) > 5
+    # The winner among 13 is never less likely than a thirteenth.
+    assert all(-np.log(13) - 1e-4 <= logprob <= 0 for logprob in logprobs)
+
+
+def test_weights_that_do_not_fit_are_a_corrupt_checkpoint(tmp_path: Path) -> None:
+    tensors = weights(config())
+    del tensors["encoder.layers.1.self_attn.linear_q.weight"]
+    path = write_nemo(tmp_path / "holey.nemo", tensors=tensors)
+    with pytest.raises(CheckpointCorrupt, match="linear_q"):
+        NativeEngine.open(path, "cpu")
+
+
+def test_a_voice_activity_head_is_left_aside_with_a_log_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tensors = weights(config()) | {"vad_head.weight": torch.zeros(1, 32)}
+    with caplog.at_level("INFO"):
+        NativeEngine.open(write_nemo(tmp_path / "ultra.nemo", tensors=tensors), "cpu")
+    assert "vad_head.weight" in caplog.text
+
+
+def test_a_part_that_the_engine_does_not_have_is_refused(tmp_path: Path) -> None:
+    tensors = weights(config()) | {"adapter.weight": torch.zeros(1)}
+    with pytest.raises(UnsupportedOption, match=r"adapter\.weight"):
+        NativeEngine.open(write_nemo(tmp_path / "adapted.nemo", tensors=tensors), "cpu")
+
+
+def test_a_vocabulary_of_another_size_is_refused(tmp_path: Path) -> None:
+    sections = config()
+    sections["joint"]["vocabulary"] = sections["joint"]["vocabulary"][:-1]
+    with pytest.raises(UnsupportedOption, match="num_classes"):
+        NativeEngine.open(write_nemo(tmp_path / "short.nemo", sections), "cpu")
