@@ -31,7 +31,7 @@ def main() -> None:
         print(f"... ready after {time.monotonic() - started:.1f} s\n")
         wrong = sum(_show(url, entry) for entry in shown)
         _show_times(url, shown[0])
-    print(f"\n{len(shown) - wrong} of {len(shown)} recordings were heard exactly as they were said.")
+    print(f"\n{len(shown) - wrong} of {len(shown)} recordings were heard as they were said.")
     sys.exit(1 if wrong else 0)
 
 

@@ -71,17 +71,17 @@ class Batcher:
         return self._lost is not None
 
     def submit(self, pieces: Sequence[Samples]) -> "list[Future[Hypothesis]]":
-        """Queue all pieces of a request, or none; raises `Overloaded` or `EngineLost`."""
+        """Queue all pieces of a request, or none; raises `Overloaded` or `EngineLost`.
+
+        Where nothing waits, a request of any length is taken.
+        """
         queued = [_Waiting(samples) for samples in pieces]
         with self._changed:
             if self._lost is not None or self._closed:
                 raise EngineLost(self._lost or "the worker is closing")
-            waiting_seconds = sum(piece.seconds for piece in self._waiting)
-            if (
-                self._waiting
-                and waiting_seconds + sum(piece.seconds for piece in queued) > self._queue_seconds
-            ):
-                raise Overloaded(waiting_seconds, self._queue_seconds)
+            waiting = sum(piece.seconds for piece in self._waiting if not piece.answer.cancelled())
+            if waiting and waiting + sum(piece.seconds for piece in queued) > self._queue_seconds:
+                raise Overloaded(waiting, self._queue_seconds)
             self._waiting.extend(queued)
             self._changed.notify()
         return [piece.answer for piece in queued]
@@ -109,7 +109,7 @@ class Batcher:
         try:
             while batch := self._next():
                 self._transcribe(batch)
-        except Exception as failure:  # whatever it is, nobody may be left waiting
+        except BaseException as failure:  # whatever it is, nobody may be left waiting
             log.exception("the engine is lost")
             self._lost = f"{type(failure).__name__}: {failure}"
         finally:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -89,7 +89,7 @@ class _Wire(BaseModel):
 
 
 class _ClipWire(_Wire):
-    start: Annotated[float, Field(ge=0)] = 0.0
+    start: Annotated[float, Field(ge=0)] | None = None
     end: Annotated[float, Field(gt=0)] | None = None
 
 
@@ -117,7 +117,8 @@ _FIELDS = list(_RequestWire.model_fields)
 def parse(payload: object) -> Job:
     """Read a job's `input`; raises `InvalidRequest` naming the field that is wrong.
 
-    With `inputs`, the options beside it are defaults for every object of the list.
+    With `inputs`, the options beside it are defaults for every object of the list. A field that
+    is null counts as absent.
     """
     if not isinstance(payload, Mapping):
         raise InvalidRequest("input", f"must be an object, got {_kind(payload)}")
@@ -143,7 +144,10 @@ def _read_one(item: object, index: int, defaults: Mapping[str, object]) -> Reque
     try:
         if not isinstance(item, Mapping):
             raise InvalidRequest(where, f"must be an object, got {_kind(item)}")
-        return _read({**defaults, **item}, f"{where}.", _FIELDS)
+        given = {
+            name: defaults.get(name) if value is None else value for name, value in item.items()
+        }
+        return _read({**defaults, **given}, f"{where}.", _FIELDS)
     except RequestError as error:
         return error
 
@@ -176,15 +180,21 @@ def _validated(payload: Mapping[str, object], prefix: str, known: list[str]) -> 
 
 
 def _named(failure: ValidationError, prefix: str) -> InvalidRequest:
-    """The first complaint of pydantic, in our words."""
-    first = failure.errors(include_url=False)[0]
+    """The first complaint of pydantic, in our words; a misspelled name before a missing one."""
+    complaints = failure.errors(include_url=False)
+    first = min(complaints, key=lambda complaint: complaint["type"] != "extra_forbidden")
     field = prefix + ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
+    kind, given = first["type"], first["input"]
+    if kind == "extra_forbidden":
         inner = _INNER[str(first["loc"][0])].model_fields
         hint = nearest(str(first["loc"][-1]), list(inner))
         return InvalidRequest(field, "no such field", hint)
-    complaint = first["msg"].replace("Input should be", "must be").replace("Field", "is")
-    return InvalidRequest(field, f"{complaint}, got {_kind(first['input'])}")
+    if kind == "missing":
+        return InvalidRequest(field, "is required")
+    said = "must be an object" if kind == "model_type" else first["msg"]
+    said = said.replace("Input should be", "must be").replace("String should", "must")
+    hint = nearest(str(given), list(get_args(Format))) if kind == "literal_error" else None
+    return InvalidRequest(field, f"{said}, got {_kind(given)}", hint)
 
 
 def _source(wire: _RequestWire, prefix: str) -> Source:
@@ -202,28 +212,32 @@ def _source(wire: _RequestWire, prefix: str) -> Source:
 
 
 def _address(url: str, field: str) -> UrlSource | S3Source:
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-    except ValueError as failure:
-        raise InvalidRequest(field, f"not a URL: {failure}") from failure
-    if parts.scheme == "s3":
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() == "s3":
         # A key is taken letter by letter: `?`, `#` and `%` are allowed in it.
-        bucket, _, key = url.removeprefix("s3://").partition("/")
+        bucket, _, key = rest.partition("/")
         if not bucket or not key:
             raise InvalidRequest(field, "must be of the form s3://bucket/key")
         return S3Source(key, bucket)
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as failure:
+        raise InvalidRequest(field, f"not a URL: {failure}") from failure
     if parts.scheme not in ("http", "https") or not host:
         raise InvalidRequest(field, "must be an http, https or s3 address")
+    if url != url.strip() or not url.isprintable():
+        raise InvalidRequest(field, "has blanks around it or unprintable characters in it")
     return UrlSource(url)
 
 
 def _clip(wire: _ClipWire | None, prefix: str) -> Clip:
     if wire is None:
         return Clip()
-    if wire.end is not None and wire.end <= wire.start:
+    start = wire.start or 0.0
+    if wire.end is not None and wire.end <= start:
         raise InvalidRequest(f"{prefix}clip.end", "must be greater than clip.start")
-    return Clip(wire.start, wire.end)
+    return Clip(start, wire.end)
 
 
 def _kind(value: object) -> str:

@@ -57,12 +57,12 @@ async def split(
 
 
 def quietest(samples: Samples) -> int:
-    """Index of the middle of the quietest 0.1 s in the last 8 s (or half) of `samples`."""
+    """Index of the frame in the last 8 s (or half) of `samples` with the quietest 0.1 s around."""
     search = min(round(_SEARCH_SECONDS * SAMPLE_RATE), len(samples) // 2)
-    window = round(_WINDOW_SECONDS * SAMPLE_RATE)
-    tail = samples[len(samples) - search :].astype(np.float64)
-    energy = np.cumsum(np.concatenate(([0.0], np.square(tail))))
-    starts = np.arange(0, len(tail) - window, window // 2)
-    middle = int(starts[np.argmin(energy[starts + window] - energy[starts])]) + window // 2
-    cut = len(samples) - search + middle
-    return max(_GRID_SAMPLES, cut - cut % _GRID_SAMPLES)
+    around = round(_WINDOW_SECONDS * SAMPLE_RATE) // 2
+    skipped = len(samples) - search
+    energy = np.cumsum(np.square(samples[skipped:], dtype=np.float64))
+    first = -(-(skipped + around + 1) // _GRID_SAMPLES) * _GRID_SAMPLES
+    cuts = np.arange(first, len(samples) - around + 1, _GRID_SAMPLES)
+    ends = cuts - skipped - 1
+    return int(cuts[np.argmin(energy[ends + around] - energy[ends - around])])

@@ -1,6 +1,6 @@
 """The operator's choices, read from the environment in this one place and never changed after."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Annotated, Literal
@@ -75,7 +75,7 @@ class Settings(BaseModel):
         known = {variable(field): field for field in cls.model_fields}
         for name in environment:
             if name.startswith(_PREFIX) and name not in known:
-                raise InvalidSetting(name, "no such setting", nearest(name, list(known)))
+                raise InvalidSetting(name, "no such setting", _nearest(name, known))
         given = {field: environment[name] for name, field in known.items() if environment.get(name)}
         try:
             return cls.model_validate(given)
@@ -88,3 +88,10 @@ class Settings(BaseModel):
 def variable(field: str) -> str:
     """The environment variable of a field of `Settings`."""
     return _PLAIN.get(field, _PREFIX + field.upper())
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known variable that was meant; the prefix that they share says nothing."""
+    bare = {right.removeprefix(_PREFIX): right for right in known}
+    meant = nearest(name.removeprefix(_PREFIX), list(bare))
+    return bare[meant] if meant else None
