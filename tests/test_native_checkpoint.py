@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_model import PIECES, config, write_nemo, write_safetensors
 
 from parakeet_worker.engine.native import checkpoint
 from parakeet_worker.errors import CheckpointCorrupt, UnsupportedOption
+from tiny_model import PIECES, config, write_nemo, write_safetensors
 
 
 def test_a_nemo_file_and_a_safetensors_folder_give_one_model(tmp_path: Path) -> None:

@@ -2,11 +2,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_model import PIECES, WIDTH, config, weights
 from torch import Tensor
 
 from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Joint, Predictor
 from parakeet_worker.errors import UnsupportedOption
+from tiny_model import PIECES, WIDTH, config, weights
 
 DURATIONS = (0, 1, 2, 3, 4)
 BLANK = len(PIECES)

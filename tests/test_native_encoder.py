@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_model import config, weights
 from torch import Tensor
 
 from parakeet_worker.engine.native.encoder import Encoder, _shift, relative_positions
 from parakeet_worker.errors import UnsupportedOption
+from tiny_model import config, weights
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_model import config, weights, write_nemo, write_safetensors
 
 from parakeet_worker.engine.base import Hypothesis, Samples
 from parakeet_worker.engine.native import NativeEngine
 from parakeet_worker.errors import CheckpointCorrupt, UnsupportedOption
+from tiny_model import config, weights, write_nemo, write_safetensors
 
 
 def noise(seconds: float, seed: int) -> Samples:

@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_model import config
 
 from parakeet_worker.engine.native.features import Features, FeaturesShape, mel_filters
 from parakeet_worker.errors import UnsupportedOption
+from tiny_model import config
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import recordings
 from job_api import JobApi, running_worker
-
 from parakeet_worker.entrypoints.serverless import handler_of
 from parakeet_worker.settings import Settings
 from parakeet_worker.worker import open_pipeline

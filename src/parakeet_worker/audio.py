@@ -111,10 +111,7 @@ class Decoding:
             if self._heard < MIN_SECONDS * SAMPLE_RATE:
                 raise AudioTooShort(self._heard / SAMPLE_RATE, MIN_SECONDS)
         finally:
-            report.cancel()
-            with suppress(ProcessLookupError):
-                child.kill()
-            await asyncio.shield(child.wait())
+            await asyncio.shield(_end(child, report))
 
     async def _start(self) -> asyncio.subprocess.Process:
         try:
@@ -169,7 +166,7 @@ class Decoding:
     def _judge(self, report: "_Report", status: int) -> None:
         """Say what the end of ffmpeg means; nothing is raised for a file that was read whole."""
         if self._decoded == 0:
-            raise report.refusal()
+            raise report.refusal(status)
         if self._decoded <= self._clip.start_seconds * SAMPLE_RATE:
             raise ClipOutside(self._clip.start_seconds, self.seconds)
         cut = report.cut_off(self.seconds)
@@ -177,7 +174,7 @@ class Decoding:
             raise cut
         if status != 0:
             raise AudioUndecodable(report.complaint or f"ffmpeg ended with status {status}")
-        self.warnings = report.warnings() + _ogg_warnings(self._path)
+        self.warnings = report.warnings(self.seconds) + _ogg_warnings(self._path)
 
 
 def _command(ffmpeg: Path, path: Path) -> list[str]:
@@ -200,6 +197,17 @@ async def _report(child: asyncio.subprocess.Process) -> str:
         head += content[:room]
         tail = (tail + content[room:])[-_REPORT_BYTES:]
     return (head + tail).decode(errors="replace")
+
+
+async def _end(child: asyncio.subprocess.Process, report: "asyncio.Task[str]") -> None:
+    """Kill and bury; asyncio learns of a death only once both pipes are read to their ends."""
+    assert child.stdout is not None
+    with suppress(ProcessLookupError):
+        child.kill()
+    while await child.stdout.read(_READ_BYTES):
+        pass
+    await report
+    await child.wait()
 
 
 _DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)", re.MULTILINE)
@@ -232,33 +240,40 @@ class _Report:
         said = [line.rpartition(": ")[2] for line in lines if line.strip()]
         return cls(text, declared, said[-1][:200] if said else None)
 
-    def refusal(self) -> ParakeetError:
+    def refusal(self, status: int) -> ParakeetError:
         """Why not a single sample came."""
         if "matches no streams" in self.text:
             return AudioMissing()
-        if "\nStream mapping:" in self.text and not _BROKEN.search(self.text):
+        if status == 0 and not _BROKEN.search(self.text):
             return AudioEmpty("the file holds no samples of audio")
-        return AudioUndecodable(f"ffmpeg cannot read it as audio: {self.complaint or 'no reason'}")
+        reason = self.complaint or f"it ended with status {status}"
+        return AudioUndecodable(f"ffmpeg cannot read it as audio: {reason}")
 
     def cut_off(self, seconds: float) -> AudioTruncated | None:
         """The file's own word that it goes on after what could be decoded."""
         # A header that was written before the length was known makes ffmpeg complain in vain.
         if _CORRUPT.search(self.text) and "Ignoring maximum wav data size" not in self.text:
             return AudioTruncated(seconds, self.declared_seconds, "its last part is cut off")
-        if self.declared_seconds is None:
-            return None
-        missing = self.declared_seconds - seconds
-        slack = max(_DECLARED_SLACK_SECONDS, _DECLARED_SLACK_SHARE * self.declared_seconds)
-        if missing <= slack:
+        missing = self._missing(seconds)
+        if missing <= _DECLARED_SLACK_SHARE * (self.declared_seconds or 0.0):
             return None
         return AudioTruncated(seconds, self.declared_seconds, f"{missing:.2f} s are missing")
 
-    def warnings(self) -> tuple[str, ...]:
-        broken = len(_BROKEN.findall(self.text))
-        return (f"ffmpeg could not decode {broken} frames of the file",) if broken else ()
+    def warnings(self, seconds: float) -> tuple[str, ...]:
+        """What the caller should know of a file that could be heard all the same."""
+        broken, missing = len(_BROKEN.findall(self.text)), self._missing(seconds)
+        unread = f"ffmpeg could not decode {broken} frames of the file"
+        short = f"the file ends {missing:.2f} s before it says it does"
+        return (unread,) * bool(broken) + (short,) * bool(missing)
+
+    def _missing(self, seconds: float) -> float:
+        """How much the file declares beyond what was decoded; zero where it is next to nothing."""
+        missing = (self.declared_seconds or 0.0) - seconds
+        return missing if missing > _DECLARED_SLACK_SECONDS else 0.0
 
 
 _OGG_PAGE = b"OggS"
+_OGG_HEADER_BYTES = 27
 _OGG_FLAGS_AT = 5
 _OGG_LAST = 0x04
 _OGG_MAX_PAGE_BYTES = 65_307
@@ -271,7 +286,15 @@ def _ogg_warnings(path: Path) -> tuple[str, ...]:
             return ()
         file.seek(-min(path.stat().st_size, _OGG_MAX_PAGE_BYTES), 2)
         tail = file.read()
-    page = tail.rfind(_OGG_PAGE)
-    if page >= 0 and page + _OGG_FLAGS_AT < len(tail) and tail[page + _OGG_FLAGS_AT] & _OGG_LAST:
+    if _ends_ogg(tail[max(0, tail.rfind(_OGG_PAGE)) :]):
         return ()
     return ("the Ogg stream has no end mark: the file may be cut off",)
+
+
+def _ends_ogg(page: bytes) -> bool:
+    """Whether this is the last page of a stream, and whole."""
+    if len(page) < _OGG_HEADER_BYTES or not page[_OGG_FLAGS_AT] & _OGG_LAST:
+        return False
+    segments = page[_OGG_HEADER_BYTES - 1]
+    lacing = page[_OGG_HEADER_BYTES : _OGG_HEADER_BYTES + segments]
+    return len(page) >= _OGG_HEADER_BYTES + segments + sum(lacing)

@@ -34,6 +34,8 @@ class Settings(BaseModel):
     """What transcribes: `native`, or `scripted` (no model: hears pure tones, for tests)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the engine runs; `auto` takes the GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
+    """The encoder's arithmetic; `auto` takes what is fastest on the device."""
     concurrency: Count = 16
     """Jobs that one worker takes at a time."""
     max_audio_bytes: Count = 1 << 30

@@ -41,4 +41,4 @@ def open_engine(settings: Settings) -> Engine:
         return ScriptedEngine()
     from parakeet_worker.engine.native import NativeEngine
 
-    return NativeEngine.open(weights.find(settings.model), settings.device)
+    return NativeEngine.open(weights.find(settings.model), settings.device, settings.precision)

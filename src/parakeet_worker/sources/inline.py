@@ -15,17 +15,17 @@ def write(source: InlineSource, target: Path, max_bytes: int) -> None:
     text = _payload(source.base64)
     # Line breaks are what the `base64` command writes; nothing else is forgiven.
     encoded = text.translate({ord(space): None for space in "\r\n\t "})
-    size = len(encoded) * 3 // 4
-    if size > max_bytes + 2:
+    size = len(encoded) // 4 * 3 - encoded[-2:].count("=")
+    if size > max_bytes:
         raise AudioTooLarge(max_bytes, size)
     try:
         content = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as failure:
         raise InvalidRequest(_FIELD, f"not base64: {failure}") from failure
+    if len(content) != size:
+        raise InvalidRequest(_FIELD, "not base64: Excess padding")
     if not content:
         raise AudioEmpty("the request holds no bytes of audio")
-    if len(content) > max_bytes:
-        raise AudioTooLarge(max_bytes, len(content))
     target.write_bytes(content)
 
 

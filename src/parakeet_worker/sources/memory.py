@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from parakeet_worker.errors import InvalidRequest
 from parakeet_worker.request import SamplesSource
 
 _IEEE_FLOAT = 3
@@ -12,7 +13,9 @@ _SAMPLE_BYTES = 4
 
 
 def write(source: SamplesSource, target: Path) -> None:
-    """Write mono float32 samples as WAV, which keeps every bit of them."""
+    """Write mono float32 samples as WAV, which keeps every bit; raises `InvalidRequest`."""
+    if source.samples.ndim != 1 or source.samples.dtype.kind != "f":
+        raise InvalidRequest("audio", "samples must be mono and of a floating-point type")
     samples = np.ascontiguousarray(source.samples, dtype="<f4")
     rate = source.sample_rate
     layout = struct.pack(

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from parakeet_worker.errors import (
     AudioTooLarge,
@@ -38,13 +38,15 @@ async def download(source: S3Source, target: Path, settings: Settings) -> None:
         raise InvalidRequest("audio_s3.bucket", "no bucket is named and S3_BUCKET is not set")
     stopped = threading.Event()
     shown = f"s3://{bucket}/{source.key}"
-    try:
-        async with asyncio.timeout(settings.download_timeout_seconds):
-            await asyncio.to_thread(_save, bucket, source.key, target, settings, stopped)
-    except TimeoutError as failure:
-        raise SourceTimeout(shown, settings.download_timeout_seconds) from failure
-    finally:
-        stopped.set()
+    # Opened here, because a thread that outlives its job may not create files in the job's folder.
+    with target.open("wb") as file:
+        try:
+            async with asyncio.timeout(settings.download_timeout_seconds):
+                await asyncio.to_thread(_save, bucket, source.key, file, settings, stopped)
+        except TimeoutError as failure:
+            raise SourceTimeout(shown, settings.download_timeout_seconds) from failure
+        finally:
+            stopped.set()
 
 
 def _check_settings(settings: Settings) -> None:
@@ -55,22 +57,27 @@ def _check_settings(settings: Settings) -> None:
 
 
 def _save(
-    bucket: str, key: str, target: Path, settings: Settings, stopped: threading.Event
+    bucket: str, key: str, file: BinaryIO, settings: Settings, stopped: threading.Event
 ) -> None:
     import botocore.exceptions
 
     shown = f"s3://{bucket}/{key}"
     try:
         answer = _client(settings).get_object(Bucket=bucket, Key=key)
-        if answer["ContentLength"] > settings.max_audio_bytes:
-            raise AudioTooLarge(settings.max_audio_bytes, answer["ContentLength"])
-        with answer["Body"] as body, target.open("wb") as file:
+        with answer["Body"] as body:
+            declared = answer.get("ContentLength", 0)
+            if declared > settings.max_audio_bytes:
+                raise AudioTooLarge(settings.max_audio_bytes, declared)
             for chunk in body.iter_chunks(_CHUNK_BYTES):
                 if stopped.is_set():
                     return
                 file.write(chunk)
+                if file.tell() > settings.max_audio_bytes:
+                    raise AudioTooLarge(settings.max_audio_bytes)
     except botocore.exceptions.ClientError as failure:
         raise _translated(failure.response, shown) from failure
+    except botocore.exceptions.ParamValidationError as failure:
+        raise InvalidRequest("audio_s3", f"{shown} is no possible address") from failure
     except (botocore.exceptions.BotoCoreError, OSError) as failure:
         raise SourceUnreachable(shown, str(failure)) from failure
 

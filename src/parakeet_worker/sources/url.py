@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import stamina
+from yarl import URL
 
 from parakeet_worker.errors import (
     AudioTooLarge,
@@ -29,6 +30,8 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _GONE = frozenset({404, 410})
 # IPv6 forms that carry an IPv4 address, which is then the one that must be public.
 _NAT64 = ip_network("64:ff9b::/96")
+# Private once, and taken for public by `ipaddress` since that use was given up.
+_SITE_LOCAL = ip_network("fec0::/10")
 
 
 async def download(source: UrlSource, target: Path, settings: Settings) -> None:
@@ -41,7 +44,11 @@ async def download(source: UrlSource, target: Path, settings: Settings) -> None:
     try:
         async with asyncio.timeout(limit_seconds):
             async for attempt in stamina.retry_context(
-                on=SourceUnreachable, attempts=_ATTEMPTS, wait_initial=0.2, wait_max=5.0
+                on=SourceUnreachable,
+                attempts=_ATTEMPTS,
+                timeout=None,
+                wait_initial=0.2,
+                wait_max=5.0,
             ):
                 with attempt:
                     await _attempt(source.url, target, settings)
@@ -58,16 +65,22 @@ async def _attempt(url: str, target: Path, settings: Settings) -> None:
                 connector=_connector(settings.allow_private_addresses),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=stall, sock_read=stall),
             ) as session,
-            session.get(url, max_redirects=_MAX_REDIRECTS) as response,
+            session.get(_address(url), max_redirects=_MAX_REDIRECTS) as response,
         ):
             _check_status(response.status, shown)
             await _save(response, target, settings.max_audio_bytes)
-    except aiohttp.InvalidURL as failure:
-        raise InvalidRequest("audio_url", f"not a URL: {failure}") from failure
-    except (aiohttp.NonHttpUrlClientError, aiohttp.TooManyRedirects) as failure:
+    except (aiohttp.RedirectClientError, aiohttp.TooManyRedirects) as failure:
         raise SourceForbidden(shown, "it redirects too often or away from http") from failure
+    except ValueError as failure:
+        raise InvalidRequest("audio_url", f"{shown} is not a URL") from failure
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as failure:
         raise _unreachable(failure, shown) from failure
+
+
+def _address(url: str) -> URL:
+    """The URL to the letter where it is encoded already: a signature may cover every one."""
+    encoded = url.isascii() and url.isprintable() and " " not in url
+    return URL(url, encoded=encoded)
 
 
 def _connector(allow_private: bool) -> aiohttp.TCPConnector:
@@ -80,7 +93,7 @@ def _connector(allow_private: bool) -> aiohttp.TCPConnector:
     def open_socket(address: tuple[Any, ...]) -> socket.socket:
         family, kind, protocol, _, (host, *_) = address
         if not allow_private and not _is_public(host):
-            raise _ForbiddenAddress(host)
+            raise _ForbiddenAddress("it has no public address")
         opened = socket.socket(family, kind, protocol)
         opened.setblocking(False)
         return opened
@@ -89,7 +102,10 @@ def _connector(allow_private: bool) -> aiohttp.TCPConnector:
 
 
 class _ForbiddenAddress(OSError):
-    """Raised inside the connector, where only an OSError passes through as it is."""
+    """Raised inside the connector, where only an OSError passes through as it is.
+
+    It says the same of every address: where a name has several, only one word passes through.
+    """
 
 
 def _is_public(host: str) -> bool:
@@ -100,7 +116,8 @@ def _is_public(host: str) -> bool:
             inner = IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             address = inner
-    return address.is_global and not address.is_multicast and not address.is_reserved
+    odd = address.is_multicast or address.is_reserved or address in _SITE_LOCAL
+    return address.is_global and not odd
 
 
 def _check_status(status: int, shown: str) -> None:
@@ -128,15 +145,16 @@ def _unreachable(failure: Exception, shown: str) -> SourceForbidden | SourceUnre
     cause: BaseException | None = failure
     while cause is not None:
         if isinstance(cause, _ForbiddenAddress):
-            return SourceForbidden(shown, f"{cause} is not a public address")
+            return SourceForbidden(shown, str(cause))
         cause = getattr(cause, "os_error", None) or cause.__cause__
     if isinstance(failure, TimeoutError):
         return SourceUnreachable(shown, "the server stood still for too long")
-    return SourceUnreachable(shown, str(failure) or type(failure).__name__)
+    # Its own text holds the whole URL, and with it what `shown` leaves out.
+    reason = failure.message if isinstance(failure, aiohttp.ClientResponseError) else str(failure)
+    return SourceUnreachable(shown, reason or type(failure).__name__)
 
 
 def _shown(url: str) -> str:
     """The address without its query and credentials, which may be secret."""
     parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -248,25 +248,32 @@ class _Search:
             self._predicted = self._joint.pred(self._hidden[-1])
 
     def _predict(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the LSTM stack from the held state, as plain matrix products."""
-        lstm = self._predictor.lstm
-        inputs = self._predictor.embed(tokens)
-        hidden, cell = [], []
-        for layer in range(lstm.num_layers):
-            gates = (
-                torch.addmm(
-                    getattr(lstm, f"bias_ih_l{layer}") + getattr(lstm, f"bias_hh_l{layer}"),
-                    inputs,
-                    getattr(lstm, f"weight_ih_l{layer}").t(),
-                )
-                + self._hidden[layer] @ getattr(lstm, f"weight_hh_l{layer}").t()
-            )
-            into, keep, fresh, out = gates.chunk(4, dim=1)
-            memory = keep.sigmoid() * self._cell[layer] + into.sigmoid() * fresh.tanh()
-            inputs = out.sigmoid() * memory.tanh()
-            hidden.append(inputs)
-            cell.append(memory)
-        return torch.stack(hidden), torch.stack(cell)
+        return lstm_step(
+            self._predictor.lstm, self._predictor.embed(tokens), self._hidden, self._cell
+        )
+
+
+def lstm_step(lstm: nn.LSTM, inputs: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of a stack of LSTM layers as plain matrix products.
+
+    (B, width) inputs and (layers, B, width) state -> the next (layers, B, width) state. torch's
+    own LSTM repacks its weights at every call, which costs more than a step.
+    """
+    next_hidden, next_cell = [], []
+    for layer in range(lstm.num_layers):
+        weights = (getattr(lstm, f"{name}_l{layer}") for name in _LSTM_WEIGHTS)
+        weight_inputs, weight_hidden, bias_inputs, bias_hidden = weights
+        gates = torch.addmm(bias_inputs, inputs, weight_inputs.t())
+        gates = gates + torch.addmm(bias_hidden, hidden[layer], weight_hidden.t())
+        into, keep, fresh, out = gates.chunk(4, dim=1)
+        memory = keep.sigmoid() * cell[layer] + into.sigmoid() * fresh.tanh()
+        inputs = out.sigmoid() * memory.tanh()
+        next_hidden.append(inputs)
+        next_cell.append(memory)
+    return torch.stack(next_hidden), torch.stack(next_cell)
+
+
+_LSTM_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def _rows(steps: list[_Step], batch: int) -> list[tuple[Emission, ...]]:

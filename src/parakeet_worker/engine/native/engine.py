@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from parakeet_worker.engine.base import Hypothesis, Samples, Token
 from parakeet_worker.engine.native import checkpoint as checkpoints
@@ -13,6 +14,8 @@ from parakeet_worker.engine.native.checkpoint import Checkpoint
 from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Joint, Predictor
 from parakeet_worker.engine.native.encoder import Encoder
 from parakeet_worker.engine.native.features import Features
+from parakeet_worker.engine.native.fused import FusedEncoder
+from parakeet_worker.engine.native.precision import Precision, fastest
 from parakeet_worker.engine.native.tokens import Vocabulary
 from parakeet_worker.errors import CheckpointCorrupt, OutOfMemory, UnsupportedOption
 
@@ -24,48 +27,67 @@ _PARTS = ("preprocessor.", "encoder.", "decoder.", "joint.")
 
 
 class NativeEngine:
-    """Features, FastConformer encoder and greedy TDT decoder on one device, in float32."""
+    """Features, FastConformer encoder and greedy TDT decoder on one device.
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+    On a processor pieces are encoded one by one, each at its own length: nothing is gained by
+    padding there, and what is heard in a piece cannot depend on its neighbours. On a GPU the
+    batch is padded and encoded at once.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, device: torch.device, precision: Precision | None = None
+    ) -> None:
         _check(checkpoint)
         self._device = device
+        self.precision = precision or fastest(device)
         self._features = Features.from_config(checkpoint.preprocessor)
-        self._encoder = Encoder.from_config(checkpoint.encoder)
+        encoder = Encoder.from_config(checkpoint.encoder).eval()
         predictor = Predictor.from_config(checkpoint.decoder)
         joint = Joint.from_config(checkpoint.joint)
         _fill(self._features, checkpoint, "preprocessor", optional=True)
-        _fill(self._encoder, checkpoint, "encoder")
+        _fill(encoder, checkpoint, "encoder")
         _fill(predictor, checkpoint, "decoder")
         _fill(joint, checkpoint, "joint")
-        nn.ModuleList((self._features, self._encoder, predictor, joint)).to(device).eval()
+        nn.ModuleList((self._features, predictor, joint)).to(device).eval()
+        self._encoder = FusedEncoder(encoder, self.precision, device)
         self._decoder = GreedyDecoder(
             predictor, joint, checkpoint.durations, checkpoint.max_symbols
         )
         self._vocabulary = checkpoint.vocabulary
         hop_seconds = self._features.shape.hop_samples / self._features.shape.sample_rate
-        self.frame_seconds = hop_seconds * self._encoder.shape.subsampling_factor
+        self.frame_seconds = hop_seconds * encoder.shape.subsampling_factor
 
     @classmethod
-    def open(cls, path: Path, device: str = "auto") -> "NativeEngine":
+    def open(cls, path: Path, device: str = "auto", precision: str = "auto") -> "NativeEngine":
         """Load a `.nemo` file or a `safetensors` folder; raises `SetupError`s.
 
-        `device` is torch's name of one, or `auto` for the GPU where there is one.
+        `device` is torch's name of one, or `auto` for the GPU where there is one; `precision` is
+        a `Precision`, or `auto` for the fastest of the device.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(checkpoints.read(path), torch.device(device))
+        chosen = None if precision == "auto" else Precision(precision)
+        return cls(checkpoints.read(path), torch.device(device), chosen)
 
     @torch.inference_mode()
     def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
-        """One hypothesis per piece; pieces are padded to the longest, which changes no text."""
-        samples, lengths = self._padded(batch)
+        """One hypothesis per piece; raises `OutOfMemory` if the batch is too large."""
+        if not batch:
+            return []
         try:
-            mels, frames = self._features(samples, lengths)
-            states, valid = self._encoder(mels, frames)
-            emissions = self._decoder.decode(states, valid)
+            states, valid = self._encoded(batch)
+            emissions = self._decoder.decode(states.float(), valid)
         except torch.OutOfMemoryError as failure:
             raise OutOfMemory(max(len(piece) for piece in batch) / self._sample_rate) from failure
         return [self._hypothesis(row) for row in emissions]
+
+    def _encoded(self, batch: Sequence[Samples]) -> tuple[Tensor, Tensor]:
+        """(B, T, width) states, padded, and (B,) valid frames."""
+        if self._device.type != "cpu":
+            return self._encoder(*self._features(*_padded(batch, self._device)))
+        rows = [self._encoder(*self._features(*_padded([piece], self._device))) for piece in batch]
+        states = pad_sequence([states[0] for states, _ in rows], batch_first=True)
+        return states, torch.cat([valid for _, valid in rows])
 
     def close(self) -> None:
         if self._device.type == "cuda":
@@ -75,16 +97,23 @@ class NativeEngine:
     def _sample_rate(self) -> int:
         return self._features.shape.sample_rate
 
-    def _padded(self, batch: Sequence[Samples]) -> tuple[Tensor, Tensor]:
-        lengths = torch.tensor([len(piece) for piece in batch])
-        samples = torch.zeros(len(batch), max(1, int(lengths.max())))
-        for row, piece in enumerate(batch):
-            samples[row, : len(piece)] = torch.from_numpy(piece)
-        return samples.to(self._device), lengths.to(self._device)
-
     def _hypothesis(self, emissions: Sequence[Emission]) -> Hypothesis:
         tokens = tuple(_token(emission, self._vocabulary) for emission in emissions)
         return Hypothesis(tokens=tokens, frame_seconds=self.frame_seconds)
+
+
+def _padded(batch: Sequence[Samples], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(B, N) samples with silence behind the shorter ones, and their (B,) lengths."""
+    lengths = torch.tensor([len(piece) for piece in batch])
+    samples = torch.zeros(len(batch), max(1, int(lengths.max())))
+    for row, piece in enumerate(batch):
+        samples[row, : len(piece)] = torch.from_numpy(piece)
+    if device.type == "cpu":
+        return samples, lengths
+    return (
+        samples.pin_memory().to(device, non_blocking=True),
+        lengths.pin_memory().to(device, non_blocking=True),
+    )
 
 
 def _token(emission: Emission, vocabulary: Vocabulary) -> Token:

@@ -1,0 +1,58 @@
+"""What more than one test file stands on."""
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import imageio_ffmpeg
+import psutil
+import pytest
+import stamina
+
+from loopback import Listener, S3Server, WebServer
+
+
+@pytest.fixture(scope="session", params=["system", "packaged"])
+def ffmpeg(request: pytest.FixtureRequest) -> Path:
+    """Each ffmpeg that the worker may find on a machine."""
+    if request.param == "packaged":
+        return Path(imageio_ffmpeg.get_ffmpeg_exe())
+    on_path = shutil.which("ffmpeg")
+    if on_path is None:
+        pytest.skip("this machine has no ffmpeg of its own")
+    return Path(on_path)
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[WebServer]:
+    async with WebServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def listener() -> AsyncIterator[Listener]:
+    async with Listener() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def without_waits() -> Iterator[None]:
+    """Retries follow at once, as many as in earnest."""
+    with stamina.set_testing(True, attempts=100, cap=True):
+        yield
+
+
+@pytest.fixture
+def no_process_left() -> Iterator[None]:
+    """Whatever a test starts is dead when it ends, its zombies included."""
+    me = psutil.Process()
+    before = {child.pid for child in me.children(recursive=True)}
+    yield
+    left = [child for child in me.children(recursive=True) if child.pid not in before]
+    assert left == []

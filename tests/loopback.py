@@ -1,0 +1,258 @@
+"""Servers on loopback: a web whose every path behaves as a test says, a listener, and S3."""
+
+import asyncio
+import gzip
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import boto3
+from aiohttp import web
+from botocore.config import Config
+from moto.server import ThreadedMotoServer
+
+Behaviour: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class WebServer:
+    """An HTTP server; `at` gives a path its behaviour."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        """Paths with their queries, letter by letter, one for each request."""
+        self.reached = asyncio.Event()
+        """A request has come in."""
+        self.left = asyncio.Event()
+        """A caller has closed his connection before the answer was whole."""
+        self._behaviours: dict[str, Behaviour] = {}
+
+    async def __aenter__(self) -> Self:
+        application = web.Application()
+        application.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(
+            application, handler_cancellation=True, shutdown_timeout=0.1, access_log=None
+        )
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._runner.cleanup()
+
+    @property
+    def address(self) -> str:
+        host, port = self._runner.addresses[0]
+        return f"http://{host}:{port}"
+
+    def at(self, path: str, behaviour: Behaviour) -> str:
+        """Give `path` a behaviour; its URL."""
+        self._behaviours[path] = behaviour
+        return f"{self.address}{path}"
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request.raw_path)
+        self.reached.set()
+        behaviour = self._behaviours.get(request.raw_path.partition("?")[0], answers(404))
+        try:
+            return await behaviour(request)
+        except (asyncio.CancelledError, ConnectionError):
+            self.left.set()
+            raise
+
+
+def sends(content: bytes) -> Behaviour:
+    """The content, as a server should."""
+
+    async def behave(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=content)
+
+    return behave
+
+
+def chunks(content: bytes, times: int = 1) -> Behaviour:
+    """The content `times` over, its length not told in advance."""
+
+    async def behave(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(times):
+            await response.write(content)
+        return response
+
+    return behave
+
+
+def gzips(content: bytes) -> Behaviour:
+    """The content, packed for the way."""
+
+    async def behave(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=gzip.compress(content), headers={"Content-Encoding": "gzip"})
+
+    return behave
+
+
+def answers(status: int, body: str = "") -> Behaviour:
+    """A status and, it may be, a page about it."""
+
+    async def behave(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, text=body)
+
+    return behave
+
+
+def redirects(to: str, status: int = 302) -> Behaviour:
+    """Another place to look, with the letters of `to` as they are."""
+
+    async def behave(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, headers={"Location": to})
+
+    return behave
+
+
+def stalls(first: bytes = b"") -> Behaviour:
+    """Nothing at all, or the beginning of an answer and then nothing more."""
+
+    async def behave(request: web.Request) -> web.StreamResponse:
+        if first:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await response.write(first)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    return behave
+
+
+def trickles(content: bytes, pause_seconds: float) -> Behaviour:
+    """The content byte by byte, never still for longer than the pause."""
+
+    async def behave(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for byte in content:
+            await response.write(bytes([byte]))
+            await asyncio.sleep(pause_seconds)
+        return response
+
+    return behave
+
+
+def drops(first: bytes = b"", declared: int | None = None) -> Behaviour:
+    """A connection that breaks, at once or amid a body of `declared` bytes."""
+
+    async def behave(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        response = web.StreamResponse()
+        if declared is not None:
+            response.content_length = declared
+            await response.prepare(request)
+            await response.write(first)
+            request.transport.close()
+        else:
+            request.transport.abort()
+        return response
+
+    return behave
+
+
+def babbles(words: bytes) -> Behaviour:
+    """Something that is not HTTP."""
+
+    async def behave(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.write(words)
+        request.transport.close()
+        return web.Response()
+
+    return behave
+
+
+def in_turn(*behaviours: Behaviour) -> Behaviour:
+    """One behaviour for each request, and the last for all after it."""
+    left = list(behaviours)
+
+    async def behave(request: web.Request) -> web.StreamResponse:
+        return await (left.pop(0) if len(left) > 1 else left[0])(request)
+
+    return behave
+
+
+class Listener:
+    """A port on the loopback addresses that counts who connects, and answers every request."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+
+    async def __aenter__(self) -> Self:
+        ipv4 = await asyncio.start_server(self._greet, "127.0.0.1", 0)
+        self.port: int = ipv4.sockets[0].getsockname()[1]
+        self._servers = [ipv4]
+        with suppress(OSError):
+            self._servers.append(await asyncio.start_server(self._greet, "::1", self.port))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for server in self._servers:
+            server.close()
+            await server.wait_closed()
+
+    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+            await writer.drain()
+        writer.close()
+
+
+class S3Server:
+    """A whole S3 API with one bucket."""
+
+    access_key = "testing-access"
+    secret_key = "testing-secret"
+    bucket = "recordings"
+
+    def __enter__(self) -> Self:
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+        self._server.start()
+        host, port = self._server.get_host_and_port()
+        self.endpoint = f"http://{host}:{port}"
+        self._client = boto3.session.Session().client(
+            "s3",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            config=Config(signature_version="s3v4"),
+        )
+        self._client.create_bucket(Bucket=self.bucket)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._client.close()
+        self._server.stop()
+
+    def put(self, key: str, content: bytes) -> None:
+        """Store `content` in the bucket."""
+        self._client.put_object(Bucket=self.bucket, Key=key, Body=content)
+
+    def presigned(self, key: str) -> str:
+        """An address that anybody may read for an hour."""
+        named = {"Bucket": self.bucket, "Key": key}
+        return str(self._client.generate_presigned_url("get_object", Params=named, ExpiresIn=3600))

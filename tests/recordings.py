@@ -1,0 +1,70 @@
+"""Recordings made on the spot: pure tones, put into any container by the packaged ffmpeg."""
+
+import io
+import subprocess
+import wave
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+
+from parakeet_worker.engine.base import Samples
+
+RATE = 16_000
+
+
+def tone(hertz: float, seconds: float, rate: int = RATE, level: float = 0.3) -> Samples:
+    """A pure tone, which the scripted engine hears as its pitch."""
+    clock = np.arange(round(seconds * rate), dtype=np.float64) / rate
+    return (level * np.sin(2 * np.pi * hertz * clock)).astype(np.float32)
+
+
+def silence(seconds: float, rate: int = RATE) -> Samples:
+    """Nothing to hear."""
+    return np.zeros(round(seconds * rate), dtype=np.float32)
+
+
+def noise(seconds: float, level: float = 0.001, rate: int = RATE) -> Samples:
+    """The hiss of a quiet room, the same every time."""
+    hiss = np.random.default_rng(0).normal(scale=level, size=round(seconds * rate))
+    return hiss.astype(np.float32)
+
+
+def wav(samples: Samples, rate: int = RATE) -> bytes:
+    """A plain WAV file of 16 bit."""
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return content.getvalue()
+
+
+def encode(
+    target: Path, *options: str, samples: Samples, rate: int = RATE, channels: int = 1
+) -> Path:
+    """Write `samples` (interleaved) to `target` as its ending and ffmpeg's `options` say."""
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        *("-hide_banner", "-loglevel", "error", "-y"),
+        *("-f", "f32le", "-ar", str(rate), "-ac", str(channels), "-i", "pipe:0"),
+        *options,
+        f"file:{target}",
+    ]
+    subprocess.run(command, input=samples.astype("<f4").tobytes(), check=True)
+    return target
+
+
+def pitch(samples: Samples, rate: int = RATE) -> float:
+    """The strongest frequency in Hz, heard in the middle of the recording."""
+    middle = samples[len(samples) // 4 : 3 * len(samples) // 4]
+    power = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
+    return float(np.argmax(power)) * rate / len(middle)
+
+
+def cut(path: Path, target: Path, share: float = 0.6) -> Path:
+    """The first part of a file, as a broken upload leaves it."""
+    content = path.read_bytes()
+    target.write_bytes(content[: round(len(content) * share)])
+    return target

@@ -1,0 +1,511 @@
+"""Every law of the batcher is broken here on purpose, by an engine that keeps to none."""
+
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, wait
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.batcher import Batcher, plan
+from parakeet_worker.engine.base import Hypothesis, Samples, Token
+from parakeet_worker.errors import ContractBroken, EngineLost, OutOfMemory, Overloaded
+
+PATIENCE_SECONDS = 20.0
+
+Answer = Future[Hypothesis]
+
+
+class Engine:
+    """Says the first sample of every piece, and keeps a record of what it was asked."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Samples]] = []
+        self.threads: set[int] = set()
+
+    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+        self.batches.append(list(batch))
+        self.threads.add(threading.get_ident())
+        return [hypothesis(piece) for piece in batch]
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def heard(self) -> list[str]:
+        """The names of all pieces that it was given, in order."""
+        return [name(piece) for batch in self.batches for piece in batch]
+
+
+class Held(Engine):
+    """Stands still in its first batch until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Event()
+        self.released = threading.Event()
+
+    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+        self.entered.set()
+        assert self.released.wait(PATIENCE_SECONDS)
+        return super().transcribe(batch)
+
+
+class Scheming(Held):
+    """After the first batch does with each what the test says."""
+
+    def __init__(self, scheme: Callable[[list[Hypothesis]], list[Hypothesis]]) -> None:
+        super().__init__()
+        self.scheme = scheme
+
+    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+        heard = super().transcribe(batch)
+        return heard if len(self.batches) == 1 else self.scheme(heard)
+
+
+class Cramped(Held):
+    """Has room for so many seconds, padding counted."""
+
+    def __init__(self, room_seconds: float) -> None:
+        super().__init__()
+        self.room_seconds = room_seconds
+
+    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+        heard = super().transcribe(batch)
+        longest = max(len(piece) for piece in batch) / SAMPLE_RATE
+        if longest * len(batch) > self.room_seconds:
+            raise OutOfMemory(longest)
+        return heard
+
+
+def piece(number: float, seconds: float = 1.0) -> Samples:
+    return np.full(round(seconds * SAMPLE_RATE), number, dtype=np.float32)
+
+
+def pieces(*numbers: float) -> list[Samples]:
+    return [piece(number) for number in numbers]
+
+
+def name(samples: Samples) -> str:
+    return f"{samples[0]:g}"
+
+
+def hypothesis(samples: Samples) -> Hypothesis:
+    return Hypothesis((Token(f"▁{name(samples)}", 0, len(samples) // 1280, -0.1),), 0.08)
+
+
+def said(answer: Answer) -> str:
+    (token,) = answer.result(PATIENCE_SECONDS).tokens
+    return token.piece.removeprefix("▁")
+
+
+def failure(answer: Answer) -> BaseException | None:
+    return answer.exception(PATIENCE_SECONDS)
+
+
+@contextmanager
+def batching(
+    engine: Engine, *, batch_seconds: float = 100.0, queue_seconds: float = 1000.0
+) -> Iterator[Batcher]:
+    with Batcher(engine, batch_seconds=batch_seconds, queue_seconds=queue_seconds) as batcher:
+        try:
+            yield batcher
+        finally:
+            if isinstance(engine, Held):
+                engine.released.set()
+
+
+def occupy(batcher: Batcher, engine: Held) -> Answer:
+    """Give the engine a piece to stand still in, so that all that follows has to wait."""
+    (answer,) = batcher.submit(pieces(0))
+    assert engine.entered.wait(PATIENCE_SECONDS)
+    return answer
+
+
+# plan
+
+
+@pytest.mark.parametrize(
+    ("waiting", "budget", "chosen"),
+    [
+        ([], 60, []),
+        ([10], 60, [0]),
+        ([100], 60, [0]),  # longer than the budget: alone, but not left behind
+        ([100, 1], 60, [0]),
+        ([10, 10, 10], 30, [0, 1, 2]),
+        ([10, 10, 10], 29, [0, 1]),
+        ([10, 20, 30], 60, [1, 0]),  # 2 x 20; with the 30 it would be 90
+        ([30, 20, 10], 60, [0, 1]),
+        ([30, 10, 29], 60, [0, 2]),  # the one that is nearest in length
+        ([1, 1, 1, 30], 60, [0, 1, 2]),  # 4 x 30 of which 87 would be padding
+        ([1, 30], 60, [1, 0]),
+        ([5, 1, 5, 1, 5], 15, [0, 2, 4]),
+        ([0, 0, 0], 1, [0, 1, 2]),
+    ],
+)
+def test_the_budget_of_a_batch_counts_padding(waiting, budget, chosen):
+    assert plan(waiting, budget) == chosen
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_a_plan_keeps_its_budget_wastes_no_room_and_takes_the_oldest(seed):
+    generator = np.random.default_rng(seed)
+    waiting = generator.uniform(0.1, 30, generator.integers(1, 60)).tolist()
+    budget = generator.uniform(1, 300)
+    chosen = plan(waiting, budget)
+
+    assert 0 in chosen
+    assert len(set(chosen)) == len(chosen)
+    assert chosen == sorted(chosen, key=lambda index: -waiting[index])
+    longest = waiting[chosen[0]]
+    assert len(chosen) == 1 or longest * len(chosen) <= budget
+    for index in set(range(len(waiting))) - set(chosen):
+        assert max(longest, waiting[index]) * (len(chosen) + 1) > budget
+
+
+# answers
+
+
+def test_every_piece_gets_the_answer_to_itself():
+    with batching(Engine()) as batcher:
+        answers = batcher.submit(pieces(*range(50)))
+        assert [said(answer) for answer in answers] == [str(number) for number in range(50)]
+
+
+def test_pieces_of_all_lengths_get_their_own_answers_in_the_order_of_submission():
+    lengths = np.random.default_rng(5).uniform(0.1, 4, 60).tolist()
+    engine = Engine()
+    with batching(engine, batch_seconds=12) as batcher:
+        answers = batcher.submit([piece(n, seconds) for n, seconds in enumerate(lengths)])
+        assert [said(answer) for answer in answers] == [str(number) for number in range(60)]
+    assert len(engine.batches) > 1
+    for batch in engine.batches:
+        assert max(len(samples) for samples in batch) * len(batch) <= 12 * SAMPLE_RATE
+
+
+def test_many_threads_get_their_own_answers_from_one_engine_thread():
+    engine = Engine()
+    heard: dict[int, list[str]] = {}
+
+    def caller(number: int) -> None:
+        answers = [
+            *batcher.submit(pieces(*range(number * 100, number * 100 + 5))),
+            *batcher.submit(pieces(number * 100 + 5)),
+        ]
+        heard[number] = [said(answer) for answer in answers]
+
+    with batching(engine, batch_seconds=7) as batcher:
+        threads = [threading.Thread(target=caller, args=(number,)) for number in range(32)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_SECONDS)
+    assert heard == {
+        number: [str(number * 100 + index) for index in range(6)] for number in range(32)
+    }
+    assert len(engine.threads) == 1
+    assert threading.get_ident() not in engine.threads
+
+
+def test_different_callers_share_a_batch():
+    engine = Held()
+    with batching(engine) as batcher:
+        occupy(batcher, engine)
+        answers = [batcher.submit(pieces(number))[0] for number in (1, 2, 3)]
+        engine.released.set()
+        assert [said(answer) for answer in answers] == ["1", "2", "3"]
+    assert [len(batch) for batch in engine.batches] == [1, 3]
+
+
+def test_the_oldest_is_in_the_next_batch_however_unlike_the_others_it_is():
+    engine = Held()
+    with batching(engine, batch_seconds=30) as batcher:
+        occupy(batcher, engine)
+        (odd,) = batcher.submit([piece(1, 29)])
+        others = batcher.submit([piece(2, 0.5)] * 40)
+        engine.released.set()
+        said(odd)
+        wait(others, PATIENCE_SECONDS)
+    assert "1" in [name(samples) for samples in engine.batches[1]]
+
+
+def test_a_request_without_pieces_is_answered_with_nothing():
+    with batching(Engine()) as batcher:
+        assert batcher.submit([]) == []
+
+
+# exactly once
+
+
+def outcome(number: int, answer: Answer) -> str:
+    if answer.cancelled():
+        return "cancelled"
+    if answer.exception() is not None:
+        return type(answer.exception()).__name__
+    return "right" if said(answer) == str(number) else "wrong"
+
+
+def test_every_piece_is_answered_exactly_once_whatever_is_cancelled_or_fails():
+    turns = itertools.count()
+
+    def scheme(heard: list[Hypothesis]) -> list[Hypothesis]:
+        turn = next(turns)
+        if turn % 2 == 0:
+            raise OutOfMemory(1.0)
+        return heard[1:] if turn % 5 == 0 else heard
+
+    engine = Scheming(scheme)
+    engine.released.set()
+    answers: dict[int, Answer] = {}
+    told: list[int] = []
+
+    def caller(first: int) -> None:
+        for number in range(first, first + 50):
+            (answers[number],) = batcher.submit([piece(number, 0.1)])
+            answers[number].add_done_callback(lambda _, number=number: told.append(number))
+            if number % 3 == 0:
+                answers[number].cancel()
+
+    with batching(engine, batch_seconds=0.8) as batcher:
+        threads = [threading.Thread(target=caller, args=(first,)) for first in range(1, 401, 50)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_SECONDS)
+        assert wait(answers.values(), PATIENCE_SECONDS).not_done == set()
+        assert not batcher.lost
+
+    assert sorted(told) == list(range(1, 401))
+    outcomes = Counter(outcome(number, answer) for number, answer in answers.items())
+    assert set(outcomes) - {"cancelled"} == {"right", "OutOfMemory", "ContractBroken"}
+
+
+def test_closing_finishes_what_runs_and_answers_what_waits():
+    engine = Held()
+    with batching(engine) as batcher:
+        running = occupy(batcher, engine)
+        waiting = batcher.submit(pieces(1, 2, 3))
+        waiting[1].cancel()
+        closing = threading.Thread(target=batcher.close)
+        closing.start()
+        while not batcher._closed:
+            closing.join(0.001)
+        engine.released.set()
+        closing.join(PATIENCE_SECONDS)
+        assert not closing.is_alive()
+        assert said(running) == "0"
+        assert isinstance(failure(waiting[0]), EngineLost)
+        assert isinstance(failure(waiting[2]), EngineLost)
+        assert waiting[1].cancelled()
+        assert wait(waiting, PATIENCE_SECONDS).not_done == set()
+        assert engine.heard == ["0"]
+
+
+def test_a_closed_batcher_refuses_work_and_may_be_closed_again():
+    with batching(Engine()) as batcher:
+        batcher.close()
+        with pytest.raises(EngineLost, match="closing"):
+            batcher.submit(pieces(1))
+    assert not batcher.lost
+
+
+def test_no_thread_is_left_behind():
+    before = set(threading.enumerate())
+    with batching(Engine()) as batcher:
+        batcher.submit(pieces(1))
+        (own,) = set(threading.enumerate()) - before
+    assert not own.is_alive()
+
+
+# all or none
+
+
+def test_a_request_that_does_not_fit_the_queue_is_refused_whole():
+    engine = Held()
+    with batching(engine, queue_seconds=5) as batcher:
+        occupy(batcher, engine)
+        taken = batcher.submit(pieces(1, 2, 3))
+        with pytest.raises(Overloaded) as refused:
+            batcher.submit(pieces(4, 5, 6))
+        last = batcher.submit(pieces(7, 8))
+        with pytest.raises(Overloaded):
+            batcher.submit(pieces(9))
+        engine.released.set()
+        assert [said(answer) for answer in (*taken, *last)] == ["1", "2", "3", "7", "8"]
+        wait(batcher.submit(pieces(10)), PATIENCE_SECONDS)
+    assert refused.value.facts == {"limit": 5}
+    assert sorted(engine.heard, key=int) == ["0", "1", "2", "3", "7", "8", "10"]
+
+
+def test_a_request_longer_than_the_queue_is_taken_where_nothing_waits():
+    engine = Held()
+    with batching(engine, queue_seconds=2) as batcher:
+        occupy(batcher, engine)
+        answers = batcher.submit(pieces(1, 2, 3, 4))
+        engine.released.set()
+        assert [said(answer) for answer in answers] == ["1", "2", "3", "4"]
+
+
+def test_cancelled_work_keeps_nobody_out_of_the_queue():
+    engine = Held()
+    with batching(engine, queue_seconds=3) as batcher:
+        occupy(batcher, engine)
+        for answer in batcher.submit(pieces(1, 2, 3)):
+            answer.cancel()
+        answers = batcher.submit(pieces(4, 5, 6))
+        engine.released.set()
+        assert [said(answer) for answer in answers] == ["4", "5", "6"]
+
+
+# another number of answers than pieces
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answered"),
+    [
+        (lambda heard: heard[1:], 2),
+        (lambda heard: [*heard, heard[0]], 4),
+        (lambda _: [], 0),
+    ],
+    ids=["one too few", "one too many", "none"],
+)
+def test_another_number_of_answers_is_contract_broken_for_that_batch_only(scheme, answered):
+    engine = Scheming(scheme)
+    with batching(engine) as batcher:
+        first = occupy(batcher, engine)
+        wronged = batcher.submit(pieces(1, 2, 3))
+        engine.released.set()
+        errors = [failure(answer) for answer in wronged]
+        engine.scheme = lambda heard: heard
+        assert [said(answer) for answer in batcher.submit(pieces(4, 5))] == ["4", "5"]
+        assert said(first) == "0"
+        assert not batcher.lost
+    assert all(isinstance(error, ContractBroken) for error in errors)
+    assert [error.facts for error in errors] == [{"given": 3, "answered": answered}] * 3
+    assert len({id(error) for error in errors}) == 3
+
+
+# out of memory
+
+
+def test_out_of_memory_halves_the_batch_until_it_fits():
+    engine = Cramped(room_seconds=2)
+    with batching(engine) as batcher:
+        occupy(batcher, engine)
+        answers = batcher.submit(pieces(*range(1, 9)))
+        engine.released.set()
+        assert [said(answer) for answer in answers] == [str(number) for number in range(1, 9)]
+        assert not batcher.lost
+    assert [len(batch) for batch in engine.batches] == [1, 8, 4, 2, 2, 4, 2, 2]
+
+
+def test_only_the_piece_that_does_not_fit_alone_is_blamed_for_it():
+    engine = Cramped(room_seconds=3)
+    with batching(engine) as batcher:
+        occupy(batcher, engine)
+        answers = batcher.submit([piece(1), piece(2, 4), piece(3), piece(4), piece(5)])
+        engine.released.set()
+        errors = [failure(answer) for answer in answers]
+        assert [said(answers[index]) for index in (0, 2, 3, 4)] == ["1", "3", "4", "5"]
+        assert [said(answer) for answer in batcher.submit(pieces(6))] == ["6"]
+        assert not batcher.lost
+    assert isinstance(errors[1], OutOfMemory)
+    assert errors[1].facts == {"seconds": 4}
+
+
+# an engine that is lost
+
+
+@pytest.mark.parametrize(
+    "kind", [RuntimeError, MemoryError, ValueError, EngineLost, SystemExit, KeyboardInterrupt]
+)
+def test_an_unknown_failure_is_the_loss_of_the_engine_for_all_that_wait_and_come(kind):
+    def scheme(_: object) -> list[Hypothesis]:
+        raise kind("device-side assert")
+
+    engine = Scheming(scheme)
+    with batching(engine, batch_seconds=2) as batcher:
+        first = occupy(batcher, engine)
+        answers = batcher.submit(pieces(1, 2, 3, 4, 5))
+        answers[4].cancel()
+        assert not batcher.lost
+        engine.released.set()
+        errors = [failure(answer) for answer in answers[:4]]
+        assert batcher.lost
+        with pytest.raises(EngineLost, match="device-side assert"):
+            batcher.submit(pieces(6))
+        assert said(first) == "0"
+        assert answers[4].cancelled()
+        assert wait(answers, PATIENCE_SECONDS).not_done == set()
+    assert all(isinstance(error, EngineLost) for error in errors)
+    assert all("device-side assert" in str(error) for error in errors)
+    assert len({id(error) for error in errors}) == 4
+    assert len(engine.batches) == 2
+
+
+def test_a_loss_in_the_second_half_of_a_split_batch_leaves_nobody_waiting():
+    failures = iter([OutOfMemory(1.0), None, RuntimeError("illegal memory access")])
+
+    def scheme(heard: list[Hypothesis]) -> list[Hypothesis]:
+        failing = next(failures)
+        if failing is not None:
+            raise failing
+        return heard
+
+    engine = Scheming(scheme)
+    with batching(engine, batch_seconds=4) as batcher:
+        occupy(batcher, engine)
+        split = batcher.submit(pieces(1, 2, 3, 4))
+        (waiting,) = batcher.submit(pieces(5))
+        engine.released.set()
+        assert [said(answer) for answer in split[:2]] == ["1", "2"]
+        assert isinstance(failure(split[2]), EngineLost)
+        assert isinstance(failure(split[3]), EngineLost)
+        assert isinstance(failure(waiting), EngineLost)
+        assert batcher.lost
+    assert "5" not in engine.heard
+
+
+# cancelled work
+
+
+def test_cancelled_work_never_reaches_the_engine():
+    engine = Held()
+    with batching(engine) as batcher:
+        occupy(batcher, engine)
+        answers = batcher.submit(pieces(1, 2, 3, 4))
+        assert answers[0].cancel()
+        assert answers[2].cancel()
+        engine.released.set()
+        assert said(answers[1]) == "2"
+        assert said(answers[3]) == "4"
+        with pytest.raises(CancelledError):
+            answers[0].result(PATIENCE_SECONDS)
+        assert wait(answers, PATIENCE_SECONDS).not_done == set()
+    assert engine.heard == ["0", "2", "4"]
+
+
+def test_a_batch_of_nothing_but_cancelled_work_is_not_run():
+    engine = Held()
+    with batching(engine, batch_seconds=2) as batcher:
+        occupy(batcher, engine)
+        for answer in batcher.submit(pieces(1, 2, 3, 4)):
+            answer.cancel()
+        (last,) = batcher.submit(pieces(5))
+        engine.released.set()
+        assert said(last) == "5"
+    assert engine.heard == ["0", "5"]
+    assert all(engine.batches)
+
+
+def test_what_the_engine_already_has_can_no_longer_be_taken_back():
+    engine = Held()
+    with batching(engine) as batcher:
+        running = occupy(batcher, engine)
+        assert not running.cancel()
+        engine.released.set()
+        assert said(running) == "0"

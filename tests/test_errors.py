@@ -1,0 +1,184 @@
+import inspect
+import json
+import re
+
+import pytest
+
+from parakeet_worker import errors
+from parakeet_worker.errors import (
+    EngineError,
+    ParakeetError,
+    RequestError,
+    SetupError,
+    TransientError,
+)
+
+FAMILIES = (RequestError, TransientError, EngineError, SetupError)
+
+EXAMPLES: list[ParakeetError] = [
+    errors.InvalidRequest("formt", "no such field", "format"),
+    errors.SourceForbidden("10.0.0.1", "it is not a public address"),
+    errors.SourceRefused("https://example.com/a.mp3", 401),
+    errors.SourceNotFound("https://example.com/a.mp3"),
+    errors.S3NotConfigured(["S3_ACCESS_KEY", "S3_SECRET_KEY"]),
+    errors.AudioTooLarge(1000, 2000),
+    errors.AudioTooLong(3600.0),
+    errors.AudioTooShort(0.05, 0.1),
+    errors.AudioEmpty("the file is empty"),
+    errors.AudioMissing(),
+    errors.AudioTruncated(3.25, 10.0, "6.75 s are missing"),
+    errors.AudioUndecodable("Invalid data found when processing input"),
+    errors.ClipOutside(12.0, 10.5),
+    errors.SourceUnreachable("https://example.com/a.mp3", "connection refused"),
+    errors.SourceTimeout("https://example.com/a.mp3", 300.0),
+    errors.DecodeTimeout(1800.0),
+    errors.Overloaded(21_000.0, 21_600.0),
+    errors.Cancelled(),
+    errors.OutOfMemory(29.96),
+    errors.ContractBroken(8, 7),
+    errors.EngineLost("RuntimeError: CUDA error: device-side assert triggered"),
+    errors.InvalidSetting("PARAKEET_MODLE", "no such setting", "PARAKEET_MODEL"),
+    errors.CheckpointMissing("demo", ["/models/demo.nemo"]),
+    errors.CheckpointCorrupt("/models/demo.nemo", "it is no tar archive"),
+    errors.UnsupportedOption("encoder", "subsampling", "stacking"),
+    errors.FfmpegMissing(),
+]
+
+
+def descendants(family: type[ParakeetError]) -> list[type[ParakeetError]]:
+    children = family.__subclasses__()
+    return [*children, *(grandchild for child in children for grandchild in descendants(child))]
+
+
+LEAVES = [kind for kind in descendants(ParakeetError) if not kind.__subclasses__()]
+
+each_example = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+
+
+def drawn() -> list[tuple[int, str, str]]:
+    """The lines of the drawing: depth, name, meaning."""
+    lines = re.findall(r"^ {4}([│├└─ ]*)(\w+)(?: {2,}(.+))?$", errors.__doc__ or "", re.MULTILINE)
+    return [(len(branch) // 4, name, meaning) for branch, name, meaning in lines]
+
+
+def test_every_leaf_of_the_tree_has_an_example_here():
+    assert len(LEAVES) > len(FAMILIES)
+    assert sorted(type(error).__name__ for error in EXAMPLES) == sorted(
+        kind.__name__ for kind in LEAVES
+    )
+
+
+def test_the_tree_is_two_levels_deep_and_its_families_are_these_four():
+    assert set(ParakeetError.__subclasses__()) == set(FAMILIES)
+    assert {child for family in FAMILIES for child in family.__subclasses__()} == set(LEAVES)
+
+
+def test_every_error_belongs_to_exactly_one_family():
+    for kind in LEAVES:
+        assert sum(issubclass(kind, family) for family in FAMILIES) == 1, kind
+
+
+def test_no_two_errors_share_a_code():
+    codes = [kind.code for kind in LEAVES]
+    assert len(set(codes)) == len(codes)
+
+
+def test_only_leaves_have_a_code():
+    for family in (ParakeetError, *FAMILIES):
+        assert not hasattr(family, "code")
+
+
+@each_example
+def test_the_code_is_the_name_of_the_class_in_snake_case(error):
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(error).__name__).lower()
+    assert error.code == snake
+
+
+@each_example
+def test_the_document_is_json_whose_error_is_a_string_with_the_code_in_front(error):
+    document = json.loads(json.dumps(error.document(), allow_nan=False))
+    assert document["error"].startswith(f"{error.code}: ")
+    assert len(document["error"]) > len(f"{error.code}: ")
+    assert document["code"] == error.code
+    assert document["error"] == str(error)
+
+
+@each_example
+def test_no_fact_hides_the_error_or_its_code_and_none_is_null(error):
+    assert not {"error", "code", "refresh_worker"} & set(error.facts)
+    assert None not in error.facts.values()
+
+
+@each_example
+def test_the_sentence_is_one_line(error):
+    assert len(str(error).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "facts"),
+    [
+        (EXAMPLES[0], {"field": "formt", "nearest": "format"}),
+        (errors.InvalidRequest("clip", "must be an object"), {"field": "clip"}),
+        (errors.AudioTooLarge(1000), {"limit": 1000}),
+        (errors.AudioTooLarge(1000, 0), {"limit": 1000, "bytes": 0}),
+        (errors.AudioTooLong(3600.0), {"limit": 3600.0}),
+        (errors.AudioTruncated(3.25, None, "cut off"), {"seconds": 3.25}),
+        (errors.ContractBroken(8, 7), {"given": 8, "answered": 7}),
+        (errors.S3NotConfigured(["S3_BUCKET"]), {"missing": ["S3_BUCKET"]}),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, ParakeetError) else "",
+)
+def test_the_facts_travel_beside_the_sentence(error, facts):
+    assert error.facts == facts
+    assert error.document() == {"error": str(error), "code": error.code, **facts}
+
+
+@pytest.mark.parametrize(
+    ("family", "statuses"),
+    [
+        (RequestError, range(400, 500)),
+        (TransientError, [503]),
+        (EngineError, [500]),
+        (SetupError, [500]),
+    ],
+)
+def test_the_http_status_tells_the_family(family, statuses):
+    assert family.__subclasses__()
+    for kind in family.__subclasses__():
+        assert kind.http_status in statuses, kind
+
+
+def test_the_drawing_shows_every_class_below_its_family_and_nothing_else():
+    below: dict[str, list[str]] = {}
+    path: list[str] = []
+    for depth, name, _ in drawn():
+        path[depth:] = [name]
+        below[path[depth - 1] if depth else ""] = [
+            *below.get(path[depth - 1] if depth else "", []),
+            name,
+        ]
+    assert below.pop("") == ["ParakeetError"]
+    assert below == {
+        kind.__name__: [child.__name__ for child in kind.__subclasses__()]
+        for kind in (ParakeetError, *FAMILIES)
+    }
+
+
+def test_the_drawing_says_what_each_error_means():
+    for depth, name, meaning in drawn():
+        assert meaning or depth == 0, name
+
+
+def test_every_family_says_whose_move_it_is_in_the_words_of_the_drawing():
+    meanings = {name: meaning for _, name, meaning in drawn()}
+    for family in FAMILIES:
+        said = (inspect.getdoc(family) or "").rstrip(".")
+        assert said.lower() == meanings[family.__name__].lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("formt", "format"), ("audio_ur", "audio_url"), ("xyz", None), ("", None)],
+)
+def test_nearest_finds_the_name_that_was_meant_or_none(name, expected):
+    assert errors.nearest(name, ["format", "audio_url", "audio_s3"]) == expected

@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from parakeet_worker.engine.native.precision import Precision, fastest, linear
+
+
+@pytest.mark.parametrize(
+    ("precision", "error"), [("fp32", 1e-6), ("bf16", 0.01), ("fp16", 0.002), ("int8", 0.02)]
+)
+@pytest.mark.parametrize("biased", [True, False])
+def test_every_precision_computes_the_product(precision: str, error: float, biased: bool) -> None:
+    torch.manual_seed(0)
+    chosen = Precision(precision)
+    weight, states = torch.randn(64, 48), torch.randn(2, 5, 48)
+    bias = torch.randn(64) if biased else None
+    exact = torch.nn.functional.linear(states, weight, bias)
+    product = linear(weight, bias, chosen)(states.to(chosen.dtype)).float()
+    assert (product - exact).norm() / exact.norm() < error
+
+
+def test_a_row_of_zeros_in_an_int8_matrix_stays_zero() -> None:
+    weight = torch.zeros(4, 8)
+    assert not linear(weight, None, Precision.INT8)(torch.randn(1, 8)).any()
+
+
+def test_the_fastest_precision_of_this_processor_is_one_that_it_has() -> None:
+    chosen = fastest(torch.device("cpu"))
+    assert chosen in (Precision.FP32, Precision.BF16, Precision.INT8)
+    if chosen is Precision.INT8:
+        assert "onednn" in torch.backends.quantized.supported_engines

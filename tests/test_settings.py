@@ -1,0 +1,157 @@
+import re
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from parakeet_worker.errors import InvalidSetting
+from parakeet_worker.settings import Settings, variable
+
+# One row per field: what the environment says, and what the worker must understand.
+READ: dict[str, tuple[str, str, Any]] = {
+    "model": ("PARAKEET_MODEL", "demo", "demo"),
+    "engine": ("PARAKEET_ENGINE", "scripted", "scripted"),
+    "device": ("PARAKEET_DEVICE", "cuda", "cuda"),
+    "precision": ("PARAKEET_PRECISION", "bf16", "bf16"),
+    "concurrency": ("PARAKEET_CONCURRENCY", "3", 3),
+    "max_audio_bytes": ("PARAKEET_MAX_AUDIO_BYTES", "1048576", 1 << 20),
+    "max_audio_seconds": ("PARAKEET_MAX_AUDIO_SECONDS", "90.5", 90.5),
+    "download_timeout_seconds": ("PARAKEET_DOWNLOAD_TIMEOUT_SECONDS", "7", 7.0),
+    "stall_timeout_seconds": ("PARAKEET_STALL_TIMEOUT_SECONDS", "1.5", 1.5),
+    "decode_timeout_seconds": ("PARAKEET_DECODE_TIMEOUT_SECONDS", "60", 60.0),
+    "allow_private_addresses": ("PARAKEET_ALLOW_PRIVATE_ADDRESSES", "true", True),
+    "segment_seconds": ("PARAKEET_SEGMENT_SECONDS", "15", 15.0),
+    "batch_seconds": ("PARAKEET_BATCH_SECONDS", "480", 480.0),
+    "queue_seconds": ("PARAKEET_QUEUE_SECONDS", "100", 100.0),
+    "scratch": ("PARAKEET_SCRATCH", "/scratch", Path("/scratch")),
+    "ffmpeg": ("PARAKEET_FFMPEG", "/opt/ffmpeg", Path("/opt/ffmpeg")),
+    "s3_access_key": ("S3_ACCESS_KEY", "AKIA", "AKIA"),
+    "s3_secret_key": ("S3_SECRET_KEY", "hush", "hush"),
+    "s3_endpoint": ("S3_ENDPOINT", "https://s3.example.com", "https://s3.example.com"),
+    "s3_bucket": ("S3_BUCKET", "talks", "talks"),
+    "s3_region": ("S3_REGION", "eu-west-1", "eu-west-1"),
+}
+
+
+def test_every_field_has_a_row_here():
+    assert set(READ) == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "said", "understood"), [(f, *r) for f, r in READ.items()]
+)
+def test_every_field_is_read_from_its_variable(field, name, said, understood):
+    settings = Settings.from_environment({name: said})
+    assert getattr(settings, field) == understood
+    assert understood != getattr(Settings(), field)
+    assert settings == Settings().model_copy(update={field: understood})
+    assert variable(field) == name
+
+
+def test_all_fields_are_read_at_once_from_any_mapping():
+    environment = MappingProxyType({name: said for name, said, _ in READ.values()})
+    settings = Settings.from_environment(environment)
+    assert settings.model_dump() == {field: value for field, (_, _, value) in READ.items()}
+
+
+def test_an_empty_environment_gives_the_defaults():
+    assert Settings.from_environment({}) == Settings()
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in READ.values()])
+def test_an_empty_string_counts_as_unset(name):
+    assert Settings.from_environment({name: ""}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("PARAKEET_MODLE", "PARAKEET_MODEL"),
+        ("PARAKEET_MAX_AUDIO_SECOND", "PARAKEET_MAX_AUDIO_SECONDS"),
+        ("PARAKEET_S3_BUCKET", "S3_BUCKET"),
+        ("PARAKEET_SEGMENT_SECS", "PARAKEET_SEGMENT_SECONDS"),
+        ("PARAKEET_", None),
+        ("PARAKEET_QQQQQQQQ", None),
+    ],
+)
+def test_an_unknown_name_is_an_error_with_the_nearest_right_name(wrong, right):
+    with pytest.raises(InvalidSetting) as raised:
+        Settings.from_environment({wrong: "1"})
+    assert raised.value.facts["setting"] == wrong
+    assert raised.value.facts.get("nearest") == right
+    assert (f"did you mean {right}?" in str(raised.value)) == (right is not None)
+
+
+def test_an_unknown_name_is_an_error_even_without_a_value():
+    with pytest.raises(InvalidSetting):
+        Settings.from_environment({"PARAKEET_MODLE": ""})
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("PARAKEET_ENGINE", "nemo2"),
+        ("PARAKEET_DEVICE", "tpu"),
+        ("PARAKEET_CONCURRENCY", "0"),
+        ("PARAKEET_CONCURRENCY", "-4"),
+        ("PARAKEET_CONCURRENCY", "2.5"),
+        ("PARAKEET_CONCURRENCY", "many"),
+        ("PARAKEET_MAX_AUDIO_BYTES", "1GB"),
+        ("PARAKEET_MAX_AUDIO_SECONDS", "inf"),
+        ("PARAKEET_MAX_AUDIO_SECONDS", "nan"),
+        ("PARAKEET_MAX_AUDIO_SECONDS", "0"),
+        ("PARAKEET_DOWNLOAD_TIMEOUT_SECONDS", "-1"),
+        ("PARAKEET_STALL_TIMEOUT_SECONDS", "soon"),
+        ("PARAKEET_DECODE_TIMEOUT_SECONDS", "0"),
+        ("PARAKEET_ALLOW_PRIVATE_ADDRESSES", "perhaps"),
+        ("PARAKEET_SEGMENT_SECONDS", "1.9"),
+        ("PARAKEET_SEGMENT_SECONDS", "61"),
+        ("PARAKEET_SEGMENT_SECONDS", "nan"),
+        ("PARAKEET_BATCH_SECONDS", "0"),
+        ("PARAKEET_QUEUE_SECONDS", "0"),
+    ],
+)
+def test_an_impossible_value_is_an_error_that_names_the_variable_and_the_value(name, said):
+    with pytest.raises(InvalidSetting) as raised:
+        Settings.from_environment({name: said})
+    assert raised.value.facts["setting"] == name
+    assert str(raised.value).startswith(f"invalid_setting: {name}: ")
+    assert f"'{said}'" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PATH", "S3_BUCKETS", "MODEL", "XPARAKEET_MODEL", "parakeet_model", "AWS_SECRET_ACCESS_KEY"],
+)
+def test_foreign_variables_are_none_of_our_business(name):
+    assert Settings.from_environment({name: "x"}) == Settings()
+
+
+def test_settings_cannot_be_changed():
+    settings = Settings()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.model = "other"  # type: ignore[misc]
+
+
+def test_the_secret_is_not_in_the_printed_settings():
+    settings = Settings.from_environment({"S3_SECRET_KEY": "hush-hush", "S3_BUCKET": "talks"})
+    assert "talks" in repr(settings)
+    assert "hush-hush" not in repr(settings) + str(settings)
+
+
+def test_every_field_says_what_it_is_and_quantities_carry_their_unit():
+    for name, field in Settings.model_fields.items():
+        assert re.fullmatch(r".+\.", field.description or "", re.DOTALL), name
+        if field.annotation is float:
+            assert name.endswith("_seconds"), name
+
+
+def test_the_defaults_are_values_that_an_operator_could_give():
+    given = {
+        variable(field): str(value).lower() if isinstance(value, bool) else str(value)
+        for field, value in Settings().model_dump().items()
+        if value is not None
+    }
+    assert Settings.from_environment(given) == Settings()

@@ -1,0 +1,380 @@
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loopback import (
+    Behaviour,
+    Listener,
+    S3Server,
+    WebServer,
+    answers,
+    babbles,
+    chunks,
+    drops,
+    gzips,
+    in_turn,
+    redirects,
+    sends,
+    stalls,
+    trickles,
+)
+from parakeet_worker.errors import (
+    AudioTooLarge,
+    InvalidRequest,
+    ParakeetError,
+    RequestError,
+    SourceForbidden,
+    SourceNotFound,
+    SourceRefused,
+    SourceTimeout,
+    SourceUnreachable,
+    TransientError,
+)
+from parakeet_worker.request import UrlSource
+from parakeet_worker.settings import Settings
+from parakeet_worker.sources import url
+
+pytestmark = pytest.mark.usefixtures("without_waits")
+
+CONTENT = os.urandom(200_000)
+LIMIT = 250_000
+SECRET = "X-Amz-Signature=hush"
+OPEN = Settings(
+    allow_private_addresses=True,
+    max_audio_bytes=LIMIT,
+    stall_timeout_seconds=5,
+    download_timeout_seconds=30,
+)
+GUARDED = OPEN.model_copy(update={"allow_private_addresses": False, "stall_timeout_seconds": 1})
+
+
+async def fetched(address: str, tmp_path: Path, settings: Settings = OPEN) -> bytes:
+    target = tmp_path / "audio"
+    await url.download(UrlSource(address), target, settings)
+    return target.read_bytes()
+
+
+async def refusal(address: str, tmp_path: Path, settings: Settings = OPEN) -> ParakeetError:
+    with pytest.raises(ParakeetError) as caught:
+        await fetched(address, tmp_path, settings)
+    return caught.value
+
+
+# What arrives
+
+
+@pytest.mark.parametrize("behaviour", [sends(CONTENT), chunks(CONTENT), gzips(CONTENT)])
+async def test_the_content_arrives_byte_for_byte(
+    behaviour: Behaviour, web: WebServer, tmp_path: Path
+) -> None:
+    assert await fetched(web.at("/a.wav", behaviour), tmp_path) == CONTENT
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("absolute", [True, False])
+async def test_a_redirect_is_followed(
+    status: int, absolute: bool, web: WebServer, tmp_path: Path
+) -> None:
+    there = web.at("/there.wav", sends(CONTENT))
+    here = web.at("/here", redirects(there if absolute else "/there.wav", status))
+    assert await fetched(here, tmp_path) == CONTENT
+    assert web.asked == ["/here", "/there.wav"]
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("/a%20b%2Bc%2Fd.wav?Expires=9&Signature=a%2Fb%2Bc%3D~%7E%3A", None),
+        ("/a.wav?X-Amz-Credential=key%2F20260101%2Fus-east-1%2Fs3", None),
+        ("/a.wav?q=a+b&empty=&flag#t=10", "/a.wav?q=a+b&empty=&flag"),
+        ("/für dich.wav?q=ä b", "/f%C3%BCr%20dich.wav?q=%C3%A4+b"),
+        ("/a.wav\r\nX-Injected: 1", "/a.wavX-Injected:%201"),
+    ],
+    ids=["signed", "pre-signed", "fragment", "not encoded", "line break"],
+)
+async def test_the_server_is_asked_for_the_letters_that_were_given(
+    written: str, asked: str | None, web: WebServer, tmp_path: Path
+) -> None:
+    await refusal(web.address + written, tmp_path)
+    assert web.asked == [asked or written]
+
+
+async def test_a_presigned_url_of_s3_just_works(s3: S3Server, tmp_path: Path) -> None:
+    s3.put("a talk/über+alles?.wav", CONTENT)
+    assert await fetched(s3.presigned("a talk/über+alles?.wav"), tmp_path) == CONTENT
+
+
+# Where requests may not reach
+
+FORBIDDEN_HOSTS = [
+    "127.0.0.1",
+    "127.8.8.8",
+    "0.0.0.0",
+    "10.0.0.1",
+    "172.16.0.1",
+    "192.168.1.1",
+    "100.64.0.1",
+    "169.254.169.254",
+    "224.0.0.1",
+    "240.0.0.1",
+    "255.255.255.255",
+    "[::1]",
+    "[::]",
+    "[::ffff:127.0.0.1]",
+    "[::ffff:169.254.169.254]",
+    "[::127.0.0.1]",
+    "[2002:7f00:1::]",
+    "[2002:a9fe:a9fe::]",
+    "[64:ff9b::7f00:1]",
+    "[64:ff9b::a9fe:a9fe]",
+    "[64:ff9b:1::7f00:1]",
+    "[fe80::1]",
+    "[fe80::1%25lo]",
+    "[fec0::1]",
+    "[fd00:ec2::254]",
+    "[ff02::1]",
+    "localhost",
+    "LOCALHOST",
+    "①②⑦.⓪.⓪.①",
+]
+# Spellings that only some resolvers take for an address; it is enough that none gets through.
+ODD_HOSTS = ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "0", "127.0.0.1."]
+
+
+@pytest.mark.parametrize("host", FORBIDDEN_HOSTS)
+async def test_an_address_that_is_not_public_is_refused_before_a_connection(
+    host: str, listener: Listener, tmp_path: Path
+) -> None:
+    error = await refusal(f"http://{host}:{listener.port}/a.wav", tmp_path, GUARDED)
+    assert isinstance(error, SourceForbidden)
+    assert listener.connections == 0
+
+
+@pytest.mark.parametrize("host", ODD_HOSTS)
+async def test_an_odd_spelling_of_loopback_is_refused_before_a_connection(
+    host: str, listener: Listener, tmp_path: Path
+) -> None:
+    error = await refusal(f"http://{host}:{listener.port}/a.wav", tmp_path, GUARDED)
+    assert error.code in ("source_forbidden", "invalid_request", "source_unreachable")
+    assert listener.connections == 0
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "0.0.0.0", "[::ffff:127.0.0.1]", "localhost", "①②⑦.⓪.⓪.①"]
+)
+async def test_an_operator_may_allow_private_addresses(
+    host: str, listener: Listener, tmp_path: Path
+) -> None:
+    assert await fetched(f"http://{host}:{listener.port}/a.wav", tmp_path) == b"hello"
+    assert listener.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2606:4700::1111", True),
+        ("::ffff:8.8.8.8", True),
+        ("2002:808:808::", True),
+        ("64:ff9b::808:808", True),
+        ("::ffff:10.0.0.1", False),
+        ("2002:a00:1::", False),
+        ("64:ff9b::a00:1", False),
+        ("fe80::1%eth0", False),
+    ],
+)
+def test_an_address_inside_an_address_is_the_one_that_counts(host: str, public: bool) -> None:
+    assert url._is_public(host) is public
+
+
+@pytest.mark.parametrize(
+    "to",
+    ["file:///etc/hostname", "ftp://127.0.0.1/a.wav", "data:audio/wav;base64,UklGRg==", "http://"],
+)
+async def test_a_redirect_away_from_http_is_refused(
+    to: str, web: WebServer, tmp_path: Path
+) -> None:
+    error = await refusal(web.at("/here", redirects(to)), tmp_path)
+    assert isinstance(error, SourceForbidden)
+    assert web.asked == ["/here"]
+
+
+async def test_a_loop_of_redirects_is_refused(web: WebServer, tmp_path: Path) -> None:
+    web.at("/there", redirects("/here"))
+    error = await refusal(web.at("/here", redirects("/there")), tmp_path)
+    assert isinstance(error, SourceForbidden)
+    assert len(web.asked) < 10
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://", "http:///a.wav", "http://127.0.0.1:99999/", "http://a\\@b/", "http://[::1]:x/"],
+)
+async def test_what_is_no_url_is_the_mistake_of_the_caller(address: str, tmp_path: Path) -> None:
+    assert isinstance(await refusal(address, tmp_path), InvalidRequest)
+
+
+# What a server may do
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (404, SourceNotFound),
+        (410, SourceNotFound),
+        (400, SourceRefused),
+        (401, SourceRefused),
+        (403, SourceRefused),
+        (204, SourceRefused),
+        (304, SourceRefused),
+    ],
+)
+async def test_a_final_status_is_taken_at_its_word(
+    status: int, kind: type[RequestError], web: WebServer, tmp_path: Path
+) -> None:
+    error = await refusal(web.at("/a.wav", answers(status)), tmp_path)
+    assert type(error) is kind
+    assert error.facts.get("status", status) == status
+    assert len(web.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        answers(500),
+        answers(502),
+        answers(503),
+        answers(504),
+        answers(429),
+        drops(),
+        drops(CONTENT[:5000], declared=len(CONTENT)),
+        babbles(b"220 mail.example.com ESMTP\r\n"),
+    ],
+    ids=["500", "502", "503", "504", "429", "dropped", "dropped amid the body", "not HTTP"],
+)
+async def test_a_passing_fault_heals_and_a_lasting_one_is_transient(
+    fault: Behaviour, web: WebServer, tmp_path: Path
+) -> None:
+    healing = web.at("/healing.wav", in_turn(fault, fault, sends(CONTENT)))
+    assert await fetched(healing, tmp_path) == CONTENT
+    error = await refusal(web.at("/broken.wav", fault), tmp_path)
+    assert isinstance(error, SourceUnreachable)
+    assert web.asked.count("/broken.wav") >= 3
+
+
+async def test_what_a_failed_attempt_left_is_not_in_the_file(
+    web: WebServer, tmp_path: Path
+) -> None:
+    dropped = drops(b"x" * 5000, declared=5001)
+    short = sends(CONTENT[:100])
+    assert await fetched(web.at("/a.wav", in_turn(dropped, short)), tmp_path) == CONTENT[:100]
+
+
+async def test_nobody_listening_is_unreachable(listener: Listener, tmp_path: Path) -> None:
+    port = listener.port
+    await listener.__aexit__(None, None, None)
+    assert isinstance(await refusal(f"http://127.0.0.1:{port}/a.wav", tmp_path), SourceUnreachable)
+
+
+async def test_a_name_that_nobody_has_is_unreachable(tmp_path: Path) -> None:
+    error = await refusal("http://nobody.invalid/a.wav", tmp_path)
+    assert isinstance(error, SourceUnreachable)
+
+
+@pytest.mark.parametrize("first", [b"", CONTENT[:5000]], ids=["at once", "amid the body"])
+async def test_a_server_that_stands_still_is_given_up(
+    first: bytes, web: WebServer, tmp_path: Path
+) -> None:
+    impatient = OPEN.model_copy(update={"stall_timeout_seconds": 0.2})
+    error = await refusal(web.at("/a.wav", stalls(first)), tmp_path, impatient)
+    assert isinstance(error, SourceUnreachable)
+    assert "stood still" in str(error)
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [stalls(), stalls(CONTENT[:5000]), trickles(CONTENT, 0.05)],
+    ids=["stalls", "stalls amid the body", "trickles"],
+)
+async def test_a_download_ends_at_its_time_limit(
+    behaviour: Behaviour, web: WebServer, tmp_path: Path
+) -> None:
+    brief = OPEN.model_copy(update={"download_timeout_seconds": 0.4})
+    error = await refusal(web.at("/a.wav", behaviour), tmp_path, brief)
+    assert isinstance(error, SourceTimeout)
+    assert error.facts["limit"] == 0.4
+    assert await asyncio.wait_for(web.left.wait(), 5), "the connection is closed"
+
+
+# Limits
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "known"),
+    [
+        (sends(bytes(LIMIT + 1)), True),
+        (chunks(CONTENT, times=50), False),
+        (gzips(bytes(LIMIT + 1)), False),
+        (gzips(bytes(1 << 26)), False),
+    ],
+    ids=["declared", "without end", "gzip", "gzip bomb"],
+)
+async def test_a_body_over_the_cap_is_refused(
+    behaviour: Behaviour, known: bool, web: WebServer, tmp_path: Path
+) -> None:
+    error = await refusal(web.at("/a.wav", behaviour), tmp_path)
+    assert isinstance(error, AudioTooLarge)
+    assert error.facts["limit"] == LIMIT
+    assert error.facts.get("bytes") == (LIMIT + 1 if known else None)
+    assert len(web.asked) == 1
+    left = tmp_path / "audio"
+    assert not left.exists() or left.stat().st_size <= LIMIT
+
+
+async def test_a_body_exactly_at_the_cap_is_taken(web: WebServer, tmp_path: Path) -> None:
+    assert len(await fetched(web.at("/a.wav", chunks(bytes(LIMIT))), tmp_path)) == LIMIT
+
+
+async def test_a_cancelled_download_closes_its_connection(web: WebServer, tmp_path: Path) -> None:
+    download = asyncio.create_task(fetched(web.at("/a.wav", stalls(CONTENT[:100])), tmp_path))
+    await asyncio.wait_for(web.reached.wait(), 5)
+    download.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await download
+    assert await asyncio.wait_for(web.left.wait(), 5)
+
+
+# Secrets
+
+LEAKS: dict[str, Callable[[], Behaviour]] = {
+    "not found": lambda: answers(404),
+    "refused": lambda: answers(403),
+    "broken": lambda: answers(503),
+    "dropped": lambda: drops(),
+    "cut": lambda: drops(b"x", declared=10),
+    "not HTTP": lambda: babbles(b"hello\r\n\r\n"),
+    "too large": lambda: sends(bytes(LIMIT + 1)),
+    "stalled": lambda: stalls(),
+    "away": lambda: redirects(f"ftp://host/?{SECRET}"),
+    "nowhere": lambda: redirects(f"http://:bad:/?{SECRET}"),
+    "loop": lambda: redirects(f"/a.wav?{SECRET}"),
+    "forbidden": lambda: sends(b""),
+}
+
+
+@pytest.mark.parametrize("case", LEAKS)
+async def test_no_error_tells_the_query_or_the_credentials_of_a_url(
+    case: str, web: WebServer, tmp_path: Path
+) -> None:
+    address = web.at("/a.wav", LEAKS[case]()).replace("//", "//caller:password@")
+    settings = GUARDED if case == "forbidden" else OPEN
+    brief = settings.model_copy(update={"stall_timeout_seconds": 0.2})
+    error = await refusal(f"{address}?{SECRET}", tmp_path, brief)
+    assert isinstance(error, RequestError | TransientError)
+    told = str(error.document())
+    assert "/a.wav" in told or case == "too large"
+    assert "hush" not in told
+    assert "password" not in told
