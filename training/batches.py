@@ -1,0 +1,168 @@
+"""Shards to padded batches, with masks and warped spectra, made in a thread ahead of training."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training import oracle
+from training.architecture import MELS
+from training.corpus import Example, read_shard
+from training.pieces import Pieces
+from training.words import word_types
+
+SUBSAMPLING = 8
+SHARDS_MIXED = 2
+MOST_NODES = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Examples padded to one length, and the right action in many states."""
+
+    mels: Tensor
+    """(B, mels, T) float32."""
+    lengths: Tensor
+    """(B,) frames of 10 ms."""
+    labels: Tensor
+    """(B, T') word class per encoder frame, -100 where padded."""
+    tokens: Tensor
+    """(B, U), padded with 0."""
+    rows: Tensor
+    """(nodes,) which example; the next four describe its state and action."""
+    frames: Tensor
+    emitted: Tensor
+    right_tokens: Tensor
+    right_durations: Tensor
+
+
+def encoder_frames(mel_frames: int) -> int:
+    """Frames of 80 ms after three halvings."""
+    for _ in range(3):
+        mel_frames = (mel_frames - 1) // 2 + 1
+    return mel_frames
+
+
+def warped(mels: NDArray[np.float32], randomness: np.random.Generator) -> NDArray[np.float32]:
+    """(T, mels) with the mel axis stretched, as by a longer or shorter vocal tract."""
+    factor = randomness.uniform(0.88, 1.12)
+    places = np.clip(np.arange(MELS) * factor, 0, MELS - 1)
+    below = np.minimum(places.astype(np.int64), MELS - 2)
+    share = (places - below).astype(np.float32)
+    return np.asarray(mels[:, below] * (1 - share) + mels[:, below + 1] * share)
+
+
+def masked(mels: NDArray[np.float32], randomness: np.random.Generator) -> NDArray[np.float32]:
+    """(T, mels) with up to two bands and some short moments set to the mean."""
+    for _ in range(int(randomness.integers(0, 3))):
+        width = int(randomness.integers(1, 14))
+        start = int(randomness.integers(0, MELS - width))
+        mels[:, start : start + width] = 0
+    for _ in range(int(randomness.integers(0, 2 + len(mels) // 300))):
+        width = int(randomness.integers(1, 12))
+        start = int(randomness.integers(0, max(1, len(mels) - width)))
+        mels[start : start + width] = 0
+    return mels
+
+
+def altered(example: Example, randomness: np.random.Generator) -> NDArray[np.float32]:
+    """The example's features as this pass sees them."""
+    mels = example.mels.astype(np.float32)
+    if randomness.random() < 0.5:
+        mels = warped(mels, randomness)
+    return masked(mels, randomness)
+
+
+class Collator:
+    """Examples to a `Batch`."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self._pieces = pieces
+        self._classes = {word: index + 1 for index, word in enumerate(word_types())}
+
+    def batch(self, examples: list[Example], randomness: np.random.Generator) -> Batch:
+        """Pad the examples, and draw the states to train on."""
+        lengths = [len(example.mels) for example in examples]
+        mels = np.zeros((len(examples), max(lengths), MELS), np.float32)
+        labels = np.full((len(examples), encoder_frames(max(lengths))), -100)
+        schedules, states = [], []
+        for row, example in enumerate(examples):
+            mels[row, : lengths[row]] = altered(example, randomness)
+            frames = encoder_frames(lengths[row])
+            labels[row, :frames] = oracle.frame_labels(example.words, frames, self._classes)
+            schedules.append(oracle.schedule(example.words, frames, self._pieces))
+            states.append(oracle.nodes(schedules[-1], frames, len(self._pieces)))
+        tokens = np.zeros((len(examples), max(len(one.tokens) for one in schedules)), np.int64)
+        for row, planned in enumerate(schedules):
+            tokens[row, : len(planned.tokens)] = planned.tokens
+        return Batch(
+            torch.from_numpy(mels).transpose(1, 2),
+            torch.tensor(lengths),
+            torch.from_numpy(labels),
+            torch.from_numpy(tokens),
+            *drawn(states, randomness),
+        )
+
+
+def drawn(states: list[oracle.Nodes], randomness: np.random.Generator) -> tuple[Tensor, ...]:
+    """Some of the states of a batch, each column (nodes,)."""
+    columns = (
+        np.repeat(np.arange(len(states)), [len(one.frames) for one in states]),
+        np.concatenate([one.frames for one in states]),
+        np.concatenate([one.emitted for one in states]),
+        np.concatenate([one.tokens for one in states]),
+        np.concatenate([one.durations for one in states]),
+    )
+    count = len(columns[0])
+    chosen = randomness.permutation(count)[:MOST_NODES]
+    return tuple(torch.from_numpy(column[chosen]) for column in columns)
+
+
+def grouped(
+    examples: list[Example], mel_frames: int, randomness: np.random.Generator
+) -> list[list[Example]]:
+    """Examples of like length together, `mel_frames` a group with padding, in random order."""
+    ordered = sorted(examples, key=lambda one: len(one.mels) * randomness.uniform(0.9, 1.1))
+    groups: list[list[Example]] = [[]]
+    longest = 0
+    for example in ordered:
+        longest = max(longest, len(example.mels))
+        if longest * (len(groups[-1]) + 1) > mel_frames and groups[-1]:
+            groups.append([])
+            longest = len(example.mels)
+        groups[-1].append(example)
+    return [groups[int(index)] for index in randomness.permutation(len(groups))]
+
+
+def endless(shards: Path, pieces: Pieces, mel_frames: int, seed: int) -> Iterator[Batch]:
+    """Batches for ever, over whatever shards there are by then."""
+    randomness = np.random.default_rng(seed)
+    collator = Collator(pieces)
+    while True:
+        paths = sorted(shards.glob("*.shard"))
+        order = [paths[int(index)] for index in randomness.permutation(len(paths))]
+        for first in range(0, len(order), SHARDS_MIXED):
+            examples = [
+                one for path in order[first : first + SHARDS_MIXED] for one in read_shard(path)
+            ]
+            for group in grouped(examples, mel_frames, randomness):
+                yield collator.batch(group, randomness)
+
+
+def ahead(batches: Iterator[Batch], depth: int = 6) -> Iterator[Batch]:
+    """The same batches, made in a thread."""
+    ready: queue.Queue[Batch] = queue.Queue(depth)
+
+    def fill() -> None:
+        for batch in batches:
+            ready.put(batch)
+
+    threading.Thread(target=fill, daemon=True).start()
+    while True:
+        yield ready.get()

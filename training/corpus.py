@@ -1,0 +1,193 @@
+"""Renders utterances to shards of features: `python -m training.corpus --pools P --into S`."""
+
+import argparse
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from parakeet_worker.engine.native.features import Features
+from training import clips
+from training.architecture import PREPROCESSOR
+from training.augment import FULL, NoiseBeds, Strength
+from training.digits import LEFT_OUT_SPEAKER
+from training.utterances import Plan, SpokenWord, Utterance, assemble, heard, nothing
+
+log = logging.getLogger(__name__)
+
+UTTERANCES_PER_SHARD = 1500
+MOST_WORDS = 15
+MOST_WORDS_LONG = 40
+SHORTEST_SAMPLES = 1600
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Shares of the kinds of utterances; what is left is synthesised speech of one language."""
+
+    human: float = 0.2
+    nothing: float = 0.05
+    two_languages: float = 0.08
+    long: float = 0.05
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """What training sees of an utterance."""
+
+    mels: NDArray[np.float16]
+    """(frames of 10 ms, mels), normalised."""
+    words: tuple[SpokenWord, ...]
+    origin: str
+
+
+class Studio:
+    """Makes utterance number `index` of a seed, whatever was made before."""
+
+    def __init__(
+        self,
+        synthesised: list[clips.Session],
+        human: list[clips.Session],
+        seed: int,
+        strength: Strength = FULL,
+        mixture: Mixture = Mixture(),  # noqa: B008 (frozen)
+    ) -> None:
+        self._by_language: dict[str, list[clips.Session]] = {}
+        for session in synthesised:
+            self._by_language.setdefault(session.language, []).append(session)
+        self.languages = tuple(self._by_language)
+        self._human = human
+        self._seed = seed
+        self._strength = strength
+        self._mixture = mixture
+        self._voices = [clip.samples for session in synthesised for clip in session.breaths]
+        self._beds = NoiseBeds.make(self._voices, np.random.default_rng(seed))
+
+    def utterance(self, index: int) -> Utterance:
+        """A random utterance of the mixture."""
+        randomness = np.random.default_rng([self._seed, index])
+        drawn = randomness.random()
+        mixture = self._mixture
+        if drawn < mixture.nothing:
+            return self.silence(randomness)
+        if drawn < mixture.nothing + mixture.human and self._human:
+            return self.human(randomness)
+        rest = drawn - mixture.nothing - mixture.human
+        languages = 2 if rest < mixture.two_languages else 1
+        long = mixture.two_languages <= rest < mixture.two_languages + mixture.long
+        return self.synthesised(
+            tuple(str(one) for one in randomness.choice(self.languages, languages)),
+            MOST_WORDS_LONG if long else MOST_WORDS,
+            randomness,
+        )
+
+    def silence(self, randomness: np.random.Generator) -> Utterance:
+        """Nothing to hear."""
+        scrap = self._voices[int(randomness.integers(len(self._voices)))]
+        return nothing(self._beds, scrap, self._strength, randomness)
+
+    def human(self, randomness: np.random.Generator) -> Utterance:
+        """Recorded digits of one speaker."""
+        session = self._human[int(randomness.integers(len(self._human)))]
+        plan = Plan(
+            words=int(randomness.integers(1, MOST_WORDS + 1)),
+            in_one_breath=False,
+            speed=float(randomness.uniform(0.85, 1.18)),
+            long_silence=bool(randomness.random() < 0.1),
+        )
+        assembly = assemble((session,), plan, randomness)
+        return heard(assembly, "human", self._beds, self._strength, randomness)
+
+    def synthesised(
+        self, languages: tuple[str, ...], most_words: int, randomness: np.random.Generator
+    ) -> Utterance:
+        """Synthesised speech of the languages, in one voice each or in several."""
+        plan = Plan(
+            words=int(randomness.integers(1, most_words + 1)),
+            in_one_breath=bool(randomness.random() < 0.55),
+            speed=float(randomness.uniform(0.9, 1.1)),
+            long_silence=bool(randomness.random() < 0.1),
+        )
+        voices_per_language = 3 if randomness.random() < 0.3 else 1
+        sessions = tuple(
+            self._by_language[language][int(randomness.integers(len(self._by_language[language])))]
+            for language in languages
+            for _ in range(voices_per_language)
+        )
+        assembly = assemble(sessions, plan, randomness)
+        return heard(assembly, languages[0], self._beds, self._strength, randomness)
+
+
+def example(utterance: Utterance, features: Features) -> Example:
+    """The utterance as normalised log-mel frames."""
+    samples = torch.from_numpy(utterance.samples).unsqueeze(0)
+    with torch.inference_mode():
+        mels, frames = features(samples, torch.tensor([samples.shape[1]]))
+    kept = mels[0, :, : int(frames[0])].T.to(torch.float16).numpy()
+    return Example(np.ascontiguousarray(kept), utterance.words, utterance.origin)
+
+
+def write_shard(path: Path, studio: Studio, first_index: int, features: Features) -> float:
+    """One shard; returns the seconds of audio in it."""
+    examples = [
+        example(studio.utterance(first_index + offset), features)
+        for offset in range(UTTERANCES_PER_SHARD)
+    ]
+    unfinished = path.with_suffix(".unfinished")
+    torch.save([(one.mels, one.words, one.origin) for one in examples], unfinished)
+    unfinished.rename(path)
+    return sum(len(one.mels) for one in examples) / 100
+
+
+def read_shard(path: Path) -> list[Example]:
+    """The examples of a shard that `write_shard` made."""
+    return [Example(*stored) for stored in torch.load(path, weights_only=False)]
+
+
+def training_studio(pools: Path, seed: int) -> Studio:
+    """Training's voices, and every recorded speaker but the one left out."""
+    return Studio(clips.load(pools / "training.pool"), human_pools(pools), seed)
+
+
+def held_out_studio(pools: Path, seed: int, strength: Strength = FULL) -> Studio:
+    """The voices that training never hears, and the speaker left out."""
+    synthesised = clips.load(pools / "held_out.pool")
+    return Studio(synthesised, clips.load(pools / f"{LEFT_OUT_SPEAKER}.pool"), seed, strength)
+
+
+def human_pools(pools: Path) -> list[clips.Session]:
+    """Every recorded speaker but the one left out."""
+    names = sorted(path.stem for path in pools.glob("*.pool"))
+    speakers = set(names) - {"training", "held_out", LEFT_OUT_SPEAKER}
+    return [session for name in sorted(speakers) for session in clips.load(pools / f"{name}.pool")]
+
+
+def main() -> None:
+    """Shards numbered from `--first` on."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pools", type=Path, required=True)
+    parser.add_argument("--into", type=Path, required=True)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--shards", type=int, default=48)
+    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--held-out", action="store_true", help="the voices kept for measuring")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.into.mkdir(parents=True, exist_ok=True)
+    make_studio = held_out_studio if arguments.held_out else training_studio
+    studio = make_studio(arguments.pools, arguments.seed)
+    features = Features.from_config(PREPROCESSOR)
+    for number in range(arguments.first, arguments.first + arguments.shards):
+        started = time.monotonic()
+        path = arguments.into / f"{number:04}.shard"
+        seconds = write_shard(path, studio, number * UTTERANCES_PER_SHARD, features)
+        log.info("%s: %.2f h in %.0f s", path.name, seconds / 3600, time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    main()

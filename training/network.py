@@ -1,0 +1,88 @@
+"""The model in training: the engine's own modules, and a head that names the word of a frame."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from parakeet_worker.engine.native.decoder import Joint, Predictor
+from parakeet_worker.engine.native.encoder import Encoder, FeedForward
+from training import architecture
+from training.batches import Batch
+from training.pieces import Pieces
+from training.words import word_types
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Cross-entropies in nats."""
+
+    words: Tensor
+    tokens: Tensor
+    durations: Tensor
+
+    def total(self, words_weight: float) -> Tensor:
+        """What is minimised."""
+        return self.words * words_weight + self.tokens + 0.5 * self.durations
+
+
+class Network(nn.Module):
+    """Encoder, prediction network, joint, and the frame-wise head, which is not shipped."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        super().__init__()
+        self.blank = len(pieces)
+        self.encoder = Encoder.from_config(architecture.ENCODER)
+        self.decoder = Predictor.from_config(architecture.predictor(len(pieces)))
+        self.joint = Joint.from_config(architecture.joint(pieces.vocabulary()))
+        self.words_head = nn.Linear(architecture.ENCODER_WIDTH, 1 + len(word_types()))
+        self._spare_dropout()
+
+    def _spare_dropout(self) -> None:
+        """No dropout inside feed-forwards: its random numbers cost a fifth of a step on a CPU."""
+        for module in self.encoder.modules():
+            if isinstance(module, FeedForward):
+                module.dropout.p = 0.0
+
+    def losses(self, batch: Batch) -> Losses:
+        """The batch's cross-entropies: word per frame, token and duration per state."""
+        states, _ = self.encoder(batch.mels, batch.lengths)
+        words = functional.cross_entropy(
+            self.words_head(states).flatten(0, 1), batch.labels.flatten(), ignore_index=-100
+        )
+        heard = self.joint.enc(states)[batch.rows, batch.frames]
+        said = self.joint.pred(self.decoder(batch.tokens))[batch.rows, batch.emitted]
+        logits = self.joint.logits(heard + said)
+        tokens, durations = logits[:, : self.blank + 1], logits[:, self.blank + 1 :]
+        return Losses(
+            words,
+            functional.cross_entropy(tokens, batch.right_tokens),
+            functional.cross_entropy(durations, batch.right_durations),
+        )
+
+
+def parameters_count(network: nn.Module) -> int:
+    """Trainable numbers."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+class WeightsAverage:
+    """An exponential moving average of weights and batch-norm statistics."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._steps = 0
+        self.state = {key: value.detach().clone() for key, value in network.state_dict().items()}
+
+    def update(self, network: nn.Module) -> None:
+        """Take one step's weights in; the first steps count for more."""
+        self._steps += 1
+        share = max(1 - self.decay, 1 / (self._steps + 1))
+        with torch.no_grad():
+            for key, value in network.state_dict().items():
+                kept = self.state[key]
+                if kept.is_floating_point():
+                    kept.lerp_(value, share)
+                else:
+                    kept.copy_(value)

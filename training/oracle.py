@@ -1,0 +1,108 @@
+"""What a transducer ought to do in any state, known because the time of every word is known.
+
+A decoder's state is (frame, tokens emitted). Instead of summing over a lattice, training asks in
+many states, on the right path and near it, for the one right action: a token and a duration.
+Late or early states are among them, so the decoder learns to recover.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.architecture import DURATIONS, FRAME_SECONDS
+from training.pieces import Pieces
+from training.utterances import SpokenWord
+
+Ints = NDArray[np.int64]
+
+LONGEST_STEP = DURATIONS[-1]
+FRAMES_EARLY = 2
+FRAMES_LATE = 6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Schedule:
+    """Every token of an utterance with its frames, each array (tokens,)."""
+
+    tokens: Ints
+    frames: Ints
+    """Where a token is to be emitted."""
+    leads_to: Ints
+    """Where its duration points: the next piece of the word, or the word's end."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Nodes:
+    """States and the right action in each, every array (nodes,)."""
+
+    frames: Ints
+    emitted: Ints
+    tokens: Ints
+    """The right token or the blank."""
+    durations: Ints
+
+
+def word_frames(word: SpokenWord, frames: int) -> tuple[int, int]:
+    """A word's first frame and the frame after its last."""
+    start = min(round(word.start / FRAME_SECONDS), frames - 1)
+    return start, min(max(round(word.end / FRAME_SECONDS), start + 1), frames)
+
+
+def schedule(words: tuple[SpokenWord, ...], frames: int, pieces: Pieces) -> Schedule:
+    """The pieces of a word are spread over its frames; a full stop comes at the word's end."""
+    tokens: list[int] = []
+    places: list[int] = []
+    leads: list[int] = []
+    for index, word in enumerate(words):
+        start, end = word_frames(word, frames)
+        spoken = pieces.word_ids(word.written.rstrip("."))
+        spread = [start + place * (end - start) // len(spoken) for place in range(len(spoken))]
+        tokens += spoken
+        places += spread
+        leads += [*spread[1:], end]
+        if word.closes_sentence:
+            last = index + 1 == len(words)
+            tokens.append(pieces.full_stop)
+            places.append(min(end, frames - 1))
+            leads.append(frames if last else word_frames(words[index + 1], frames)[0])
+    return Schedule(*(np.array(column, np.int64) for column in (tokens, places, leads)))
+
+
+def nodes(planned: Schedule, frames: int, blank: int) -> Nodes:
+    """All states from just before a token's predecessor to some frames after the token."""
+    count = len(planned.tokens)
+    due = np.append(planned.frames, frames)
+    visited, emitted = [], []
+    for index in range(count + 1):
+        first = max(0, int(due[index - 1]) - FRAMES_EARLY) if index else 0
+        last = min(frames, int(due[index]) + FRAMES_LATE)
+        visited.append(np.arange(first, max(last, min(first + 1, frames))))
+        emitted.append(np.full(len(visited[-1]), index))
+    return right_actions(planned, np.concatenate(visited), np.concatenate(emitted), frames, blank)
+
+
+def right_actions(
+    planned: Schedule, visited: Ints, emitted: Ints, frames: int, blank: int
+) -> Nodes:
+    """Wait until the next token is due, then emit it, however late."""
+    due = np.append(planned.frames, frames)[emitted]
+    tokens = np.append(planned.tokens, blank)[emitted]
+    leads_to = np.append(planned.leads_to, frames)[emitted]
+    waiting = visited < due
+    steps = np.where(waiting, due - visited, np.maximum(leads_to - visited, 0))
+    return Nodes(
+        visited,
+        emitted,
+        np.where(waiting, blank, tokens),
+        np.minimum(steps, LONGEST_STEP),
+    )
+
+
+def frame_labels(words: tuple[SpokenWord, ...], frames: int, classes: dict[str, int]) -> Ints:
+    """(frames,) the class of the word under each frame; 0 is no word."""
+    labels = np.zeros(frames, np.int64)
+    for word in words:
+        start, end = word_frames(word, frames)
+        labels[start:end] = classes[word.word]
+    return labels

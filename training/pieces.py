@@ -1,0 +1,90 @@
+"""The tokenizer: a SentencePiece BPE model over the vocabulary's written forms."""
+
+import argparse
+import io
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from training.words import capitalised, lexicons, sentence
+
+VOCABULARY_SIZE = 768
+SENTENCES_PER_LANGUAGE = 1200
+SEED = 7
+
+
+def written_sentences() -> list[str]:
+    """Random sentences of every language, as the corpus has them."""
+    randomness = np.random.default_rng(SEED)
+    written = []
+    for lexicon in lexicons().values():
+        for _ in range(SENTENCES_PER_LANGUAGE):
+            count = int(randomness.integers(1, 9))
+            words = tuple(str(word) for word in randomness.choice(lexicon.words, count))
+            written.append(sentence(words))
+    return written
+
+
+def train_tokenizer(model_path: Path) -> None:
+    """Train and write `model_path`; `<unk>` is 0, and there are no other control pieces."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(written_sentences()),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=VOCABULARY_SIZE,
+        character_coverage=1.0,
+        byte_fallback=False,
+        unk_id=0,
+        bos_id=-1,
+        eos_id=-1,
+        pad_id=-1,
+        user_defined_symbols=["."],
+        normalization_rule_name="identity",
+        num_threads=1,
+        minloglevel=2,
+    )
+    model_path.parent.mkdir(parents=True, exist_ok=True)
+    model_path.write_bytes(model.getvalue())
+
+
+class Pieces:
+    """Words to piece ids and back."""
+
+    def __init__(self, model_path: Path) -> None:
+        self._processor = sentencepiece.SentencePieceProcessor(model_file=str(model_path))
+        self.full_stop = int(self._processor.piece_to_id("."))
+        self.word_ids = cache(self._word_ids)
+
+    def __len__(self) -> int:
+        return int(self._processor.get_piece_size())
+
+    def vocabulary(self) -> list[str]:
+        """Every piece in the order of its id."""
+        return [str(self._processor.id_to_piece(index)) for index in range(len(self))]
+
+    def _word_ids(self, word: str) -> tuple[int, ...]:
+        return tuple(self._processor.encode(word))
+
+    def text(self, ids: list[int]) -> str:
+        """The written text of a token sequence."""
+        return str(self._processor.decode(ids))
+
+
+def main() -> None:
+    """Train the tokenizer and show how many pieces words have."""
+    parser = argparse.ArgumentParser(description="python -m training.pieces --into tokenizer.model")
+    parser.add_argument("--into", type=Path, required=True)
+    path = parser.parse_args().into
+    train_tokenizer(path)
+    pieces = Pieces(path)
+    forms = {form for lexicon in lexicons().values() for form in lexicon.words}
+    forms |= {capitalised(form) for form in forms}
+    counts = np.bincount([len(pieces.word_ids(form)) for form in forms])
+    print(f"{len(pieces)} pieces; words by number of pieces: {dict(enumerate(counts.tolist()))}")
+
+
+if __name__ == "__main__":
+    main()
