@@ -69,7 +69,7 @@ class WebServer:
 def sends(content: bytes) -> Behaviour:
     """The content, as a server should."""
 
-    async def behave(request: web.Request) -> web.StreamResponse:
+    async def behave(_: web.Request) -> web.StreamResponse:
         return web.Response(body=content)
 
     return behave
@@ -91,7 +91,7 @@ def chunks(content: bytes, times: int = 1) -> Behaviour:
 def gzips(content: bytes) -> Behaviour:
     """The content, packed for the way."""
 
-    async def behave(request: web.Request) -> web.StreamResponse:
+    async def behave(_: web.Request) -> web.StreamResponse:
         return web.Response(body=gzip.compress(content), headers={"Content-Encoding": "gzip"})
 
     return behave
@@ -100,7 +100,7 @@ def gzips(content: bytes) -> Behaviour:
 def answers(status: int, body: str = "") -> Behaviour:
     """A status and, it may be, a page about it."""
 
-    async def behave(request: web.Request) -> web.StreamResponse:
+    async def behave(_: web.Request) -> web.StreamResponse:
         return web.Response(status=status, text=body)
 
     return behave
@@ -109,7 +109,7 @@ def answers(status: int, body: str = "") -> Behaviour:
 def redirects(to: str, status: int = 302) -> Behaviour:
     """Another place to look, with the letters of `to` as they are."""
 
-    async def behave(request: web.Request) -> web.StreamResponse:
+    async def behave(_: web.Request) -> web.StreamResponse:
         return web.Response(status=status, headers={"Location": to})
 
     return behave

@@ -95,7 +95,7 @@ async def test_every_example_of_calling_is_answered_as_it_says(
         assert shape(answer, expected) == expected
 
 
-def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+def test_the_python_of_the_readme_runs() -> None:
     readme = (ROOT / "README.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     said: list[str] = []

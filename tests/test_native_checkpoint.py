@@ -23,7 +23,7 @@ def test_a_nemo_file_and_a_safetensors_folder_give_one_model(tmp_path: Path) -> 
         assert torch.equal(tensor, nemo.weights[name.replace("joint_net.1", "joint_net.2")])
 
 
-def test_the_pieces_come_from_the_added_tokens_too(tmp_path: Path) -> None:
+def test_the_pieces_come_from_the_added_tokens_too() -> None:
     pieces = checkpoint._pieces(
         {"model": {"vocab": {"▁a": 1, "b": 2}}, "added_tokens": [{"id": 0, "content": "<unk>"}]}, 3
     )

@@ -14,15 +14,9 @@ from parakeet_worker.audio import find_ffmpeg
 from parakeet_worker.entrypoints.serverless import Handler, handler_of
 from parakeet_worker.settings import Settings
 from parakeet_worker.worker import open_pipeline
-from speech import SAMPLES, sample
+from speech import SAMPLES, Sample, all_samples, sample
 
 Answer = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def s3() -> Any:
-    with S3Server() as server:
-        yield server
 
 
 @pytest.fixture
@@ -103,17 +97,19 @@ async def test_timestamp_flag_true(handle: Handler) -> None:
 
 
 async def test_multi_language(handle: Handler) -> None:
-    short = [entry for entry in samples_by_language() if entry.seconds < 30]
+    short = [entry for entry in spoken_samples() if entry.seconds < 30]
     assert len({entry.language for entry in short}) == 25
     inputs = [{"audio_base64": entry.base64} for entry in short]
     answers = await handle({"id": "job", "input": {"inputs": inputs}})
     assert isinstance(answers, list)
-    heard = {entry.language: answer.get("text") for entry, answer in zip(short, answers, strict=False)}
+    heard = {
+        entry.language: answer.get("text") for entry, answer in zip(short, answers, strict=True)
+    }
     assert heard == {entry.language: entry.text for entry in short}
 
 
 async def test_long_audio(handle: Handler) -> None:
-    (long,) = (entry for entry in samples_by_language() if entry.seconds > 300)
+    (long,) = (entry for entry in spoken_samples() if entry.seconds > 300)
     answer = await answered(handle, audio_base64=long.base64, timestamp=True)
     words = answer["timestamps"]["word"]
     assert word_errors(long.text.split(), answer["text"].split()) <= 0.02 * len(long.words)
@@ -131,9 +127,7 @@ async def test_invalid_input(handle: Handler) -> None:
     assert after == {"text": sample("fr").text}
 
 
-def samples_by_language() -> "list[Any]":
-    from speech import all_samples
-
+def spoken_samples() -> list[Sample]:
     return [entry for entry in all_samples() if entry.language]
 
 

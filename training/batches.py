@@ -20,6 +20,7 @@ from training.words import word_types
 SUBSAMPLING = 8
 SHARDS_MIXED = 2
 MOST_NODES = 3600
+SHARE_MISREMEMBERED = 0.06
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Batch:
     labels: Tensor
     """(B, T') word class per encoder frame, -100 where padded."""
     tokens: Tensor
-    """(B, U), padded with 0."""
+    """(B, U) as the prediction network gets them, padded with 0."""
     rows: Tensor
     """(nodes,) which example; the next four describe its state and action."""
     frames: Tensor
@@ -100,7 +101,9 @@ class Collator:
             states.append(oracle.nodes(schedules[-1], frames, len(self._pieces)))
         tokens = np.zeros((len(examples), max(len(one.tokens) for one in schedules)), np.int64)
         for row, planned in enumerate(schedules):
-            tokens[row, : len(planned.tokens)] = planned.tokens
+            tokens[row, : len(planned.tokens)] = misremembered(
+                planned.tokens, len(self._pieces), randomness
+            )
         return Batch(
             torch.from_numpy(mels).transpose(1, 2),
             torch.tensor(lengths),
@@ -108,6 +111,14 @@ class Collator:
             torch.from_numpy(tokens),
             *drawn(states, randomness),
         )
+
+
+def misremembered(
+    tokens: oracle.Ints, vocabulary: int, randomness: np.random.Generator
+) -> oracle.Ints:
+    """Some tokens replaced at random: one misheard word must not spoil those after it."""
+    wrong = randomness.random(len(tokens)) < SHARE_MISREMEMBERED
+    return np.where(wrong, randomness.integers(1, vocabulary, len(tokens)), tokens)
 
 
 def drawn(states: list[oracle.Nodes], randomness: np.random.Generator) -> tuple[Tensor, ...]:

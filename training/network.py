@@ -14,6 +14,9 @@ from training.pieces import Pieces
 from training.words import word_types
 
 
+JOINT_DROPOUT = 0.05
+
+
 @dataclass(frozen=True, slots=True)
 class Losses:
     """Cross-entropies in nats."""
@@ -40,10 +43,25 @@ class Network(nn.Module):
         self._spare_dropout()
 
     def _spare_dropout(self) -> None:
-        """No dropout inside feed-forwards: its random numbers cost a fifth of a step on a CPU."""
+        """None inside feed-forwards, where it costs a fifth of a step on a CPU; little after.
+
+        The data never repeat exactly, so there is little to regularise.
+        """
         for module in self.encoder.modules():
             if isinstance(module, FeedForward):
                 module.dropout.p = 0.0
+        self.decoder.lstm.dropout = 0.0
+        for module in self.joint.joint_net:
+            if isinstance(module, nn.Dropout):
+                module.p = JOINT_DROPOUT
+
+    def resume(self, stored: dict[str, Tensor]) -> None:
+        """Take over the weights that fit; those of another tokenizer do not."""
+        own = self.state_dict()
+        fitting = {
+            name: value for name, value in stored.items() if own[name].shape == value.shape
+        }
+        self.load_state_dict(fitting, strict=False)
 
     def losses(self, batch: Batch) -> Losses:
         """The batch's cross-entropies: word per frame, token and duration per state."""

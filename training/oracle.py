@@ -17,8 +17,8 @@ from training.utterances import SpokenWord
 Ints = NDArray[np.int64]
 
 LONGEST_STEP = DURATIONS[-1]
-FRAMES_EARLY = 2
-FRAMES_LATE = 6
+FRAMES_EARLY = 1
+FRAMES_LATE = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)

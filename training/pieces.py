@@ -10,9 +10,12 @@ import sentencepiece
 
 from training.words import capitalised, lexicons, sentence
 
-VOCABULARY_SIZE = 768
+BESIDES_OWN = 4
+"""`<unk>`, and letters that no piece of our own covers."""
 SENTENCES_PER_LANGUAGE = 1200
 SEED = 7
+LONGEST_WHOLE_LETTERS = 7
+WORD_START = "\u2581"
 
 
 def written_sentences() -> list[str]:
@@ -27,6 +30,24 @@ def written_sentences() -> list[str]:
     return written
 
 
+def own_pieces() -> list[str]:
+    """The full stop, every short word and the halves of every long one, lower and capital.
+
+    A short word may last two frames of 80 ms, too little to spell it in.
+    """
+    words = {word for lexicon in lexicons().values() for word in lexicon.words}
+    own = {part for word in words for form in (word, capitalised(word)) for part in parts(form)}
+    return [".", *sorted(own)]
+
+
+def parts(form: str) -> tuple[str, ...]:
+    """A short word whole, a long one in two."""
+    if len(form) <= LONGEST_WHOLE_LETTERS:
+        return (WORD_START + form,)
+    middle = len(form) // 2
+    return WORD_START + form[:middle], form[middle:]
+
+
 def train_tokenizer(model_path: Path) -> None:
     """Train and write `model_path`; `<unk>` is 0, and there are no other control pieces."""
     model = io.BytesIO()
@@ -34,14 +55,14 @@ def train_tokenizer(model_path: Path) -> None:
         sentence_iterator=iter(written_sentences()),
         model_writer=model,
         model_type="bpe",
-        vocab_size=VOCABULARY_SIZE,
+        vocab_size=len(own_pieces()) + BESIDES_OWN,
         character_coverage=1.0,
         byte_fallback=False,
         unk_id=0,
         bos_id=-1,
         eos_id=-1,
         pad_id=-1,
-        user_defined_symbols=["."],
+        user_defined_symbols=own_pieces(),
         normalization_rule_name="identity",
         num_threads=1,
         minloglevel=2,

@@ -141,7 +141,7 @@ def main() -> None:
     pieces = Pieces(arguments.tokenizer)
     network = Network(pieces)
     if arguments.start:
-        network.load_state_dict(torch.load(arguments.start)["average"])
+        network.resume(torch.load(arguments.start)["average"])
     log.info("%d parameters", parameters_count(network))
     arguments.into.mkdir(parents=True, exist_ok=True)
     run = Run(

@@ -36,6 +36,8 @@ class Settings(BaseModel):
     """Where the engine runs; `auto` takes the GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     """The encoder's arithmetic; `auto` takes what is fastest on the device."""
+    decoder: Literal["plain", "graph"] = "plain"
+    """How tokens are searched for on a GPU: step by step, or in CUDA graphs (not yet tried)."""
     concurrency: Count = 16
     """Jobs that one worker takes at a time."""
     max_audio_bytes: Count = 1 << 30

@@ -3,8 +3,7 @@
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 
 from parakeet_worker.engine.base import Hypothesis, Token
 from parakeet_worker.segments import Segment
@@ -101,54 +100,59 @@ def mean_logprob(words: Iterable[Word]) -> float:
 
 def stitch(segment: Segment, hypothesis: Hypothesis) -> Transcript:
     """The words of one segment, moved to the recording's clock and kept inside the segment."""
-    timed = _timed(segment, hypothesis)
     return Transcript(
-        words=tuple(_words(hypothesis.tokens, timed)),
+        words=_words(segment, hypothesis),
         seconds=segment.seconds,
         frame_seconds=hypothesis.frame_seconds,
     )
 
 
-def join(stretches: Sequence[Transcript], warnings: tuple[str, ...] = ()) -> Transcript:
+def join(stretches: Sequence[Transcript]) -> Transcript:
     """Stretches of one recording, in order, as one transcript."""
     return Transcript(
         words=tuple(word for stretch in stretches for word in stretch.words),
         seconds=sum(stretch.seconds for stretch in stretches),
         frame_seconds=stretches[0].frame_seconds,
-        warnings=warnings,
+        warnings=tuple(warning for stretch in stretches for warning in stretch.warnings),
     )
 
 
-def _timed(segment: Segment, hypothesis: Hypothesis) -> list[TimedToken]:
-    """Tokens with seconds; a lone punctuation mark takes no time, as in NeMo's word times.
+def _words(segment: Segment, hypothesis: Hypothesis) -> tuple[Word, ...]:
+    """Words begin where a piece says so, but a closing mark belongs to the word before it.
 
-    A model may place a full stop long after the word, at the end of the pause that told it.
+    The mark takes no time, as in NeMo's word times: a model may place a full stop long after the
+    word, at the end of the pause that told it.
     """
-    timed: list[TimedToken] = []
+    words: list[list[TimedToken]] = []
+    spaces: list[TimedToken] = []
+    begins = True
     for token in hypothesis.tokens:
-        start = segment.start_seconds + token.frame * hypothesis.frame_seconds
-        end = start + token.duration * hypothesis.frame_seconds
-        text = token.piece.replace(_WORD_START, "")
-        if timed and _is_mark(text):
-            start = end = timed[-1].end_seconds
-        start, end = (round(min(time, segment.end_seconds), _DECIMALS) for time in (start, end))
-        timed.append(TimedToken(text, start, end, token.logprob))
-    return timed
+        timed = _timed(token, segment, hypothesis.frame_seconds)
+        begins = begins or token.piece.startswith(_WORD_START)
+        if token.piece and not timed.text:
+            spaces.append(timed)
+        elif words and _is_closing(timed.text):
+            end = words[-1][-1].end_seconds
+            words[-1].append(replace(timed, start_seconds=end, end_seconds=end))
+            spaces, begins = [], False
+        elif timed.text and begins:
+            words.append([*spaces, timed])
+            spaces, begins = [], False
+        elif timed.text:
+            words[-1].append(timed)
+    return tuple(Word("".join(part.text for part in parts), tuple(parts)) for parts in words)
 
 
-def _words(tokens: Sequence[Token], timed: Sequence[TimedToken]) -> Iterable[Word]:
-    """Split before every piece that opens a word, unless the piece is a punctuation mark."""
-    opens = [
-        index
-        for index, (token, placed) in enumerate(zip(tokens, timed, strict=True))
-        if index == 0 or (token.piece.startswith(_WORD_START) and not _is_mark(placed.text))
-    ]
-    for first, after in pairwise([*opens, len(tokens)]):
-        parts = tuple(timed[first:after])
-        text = "".join(part.text for part in parts)
-        if text:
-            yield Word(text, parts)
+def _timed(token: Token, segment: Segment, frame_seconds: float) -> TimedToken:
+    start = segment.start_seconds + token.frame * frame_seconds
+    end = start + token.duration * frame_seconds
+    start, end = (round(min(time, segment.end_seconds), _DECIMALS) for time in (start, end))
+    return TimedToken(token.piece.replace(_WORD_START, ""), start, end, token.logprob)
 
 
-def _is_mark(text: str) -> bool:
-    return len(text) == 1 and unicodedata.category(text).startswith("P")
+def _is_closing(text: str) -> bool:
+    """Whether it is one punctuation mark, and not one that opens what follows, as in `¿Qué?`."""
+    if len(text) != 1 or text in "¿¡":
+        return False
+    category = unicodedata.category(text)
+    return category.startswith("P") and category not in ("Ps", "Pi")

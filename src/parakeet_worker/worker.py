@@ -41,4 +41,9 @@ def open_engine(settings: Settings) -> Engine:
         return ScriptedEngine()
     from parakeet_worker.engine.native import NativeEngine
 
-    return NativeEngine.open(weights.find(settings.model), settings.device, settings.precision)
+    return NativeEngine.open(
+        weights.find(settings.model),
+        device=settings.device,
+        precision=settings.precision,
+        decoder=settings.decoder,
+    )

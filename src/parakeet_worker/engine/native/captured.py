@@ -210,12 +210,12 @@ class _Bucket:
     def _captured(self) -> Callable[[], None]:
         """A graph of the steps; they run once before, so that nothing is set up inside it."""
         self._step.start(self._at)
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             self._steps()
         torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
+        graph = torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
         with torch.cuda.graph(graph):
             self._steps()
         return graph.replay
@@ -229,7 +229,10 @@ class _Flags:
         self._overlapped = overlapped
         if overlapped:
             self._copies = [torch.empty(1, dtype=running.dtype).pin_memory() for _ in range(2)]
-            self._events = [torch.cuda.Event() for _ in range(2)]
+            self._events = [
+                torch.cuda.Event()  # type: ignore[no-untyped-call]
+                for _ in range(2)
+            ]
         self._asked = 0
 
     def reset(self) -> None:
@@ -240,7 +243,7 @@ class _Flags:
             return not bool(self._running)
         turn = self._asked % 2
         self._copies[turn].copy_(self._running, non_blocking=True)
-        self._events[turn].record()
+        self._events[turn].record()  # type: ignore[no-untyped-call]
         self._asked += 1
         if self._asked == 1:
             return False

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from parakeet_worker.engine.base import Hypothesis, Samples, Token
 from parakeet_worker.engine.native import checkpoint as checkpoints
+from parakeet_worker.engine.native.captured import CapturedDecoder
 from parakeet_worker.engine.native.checkpoint import Checkpoint
 from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Joint, Predictor
 from parakeet_worker.engine.native.encoder import Encoder
@@ -35,7 +36,12 @@ class NativeEngine:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, device: torch.device, precision: Precision | None = None
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        precision: Precision | None = None,
+        *,
+        captured: bool = False,
     ) -> None:
         _check(checkpoint)
         self._device = device
@@ -50,24 +56,30 @@ class NativeEngine:
         _fill(joint, checkpoint, "joint")
         nn.ModuleList((self._features, predictor, joint)).to(device).eval()
         self._encoder = FusedEncoder(encoder, self.precision, device)
-        self._decoder = GreedyDecoder(
-            predictor, joint, checkpoint.durations, checkpoint.max_symbols
+        networks = (predictor, joint, checkpoint.durations, checkpoint.max_symbols)
+        self._decoder: GreedyDecoder | CapturedDecoder = (
+            CapturedDecoder(*networks, capture=device.type == "cuda")
+            if captured
+            else GreedyDecoder(*networks)
         )
         self._vocabulary = checkpoint.vocabulary
         hop_seconds = self._features.shape.hop_samples / self._features.shape.sample_rate
         self.frame_seconds = hop_seconds * encoder.shape.subsampling_factor
 
     @classmethod
-    def open(cls, path: Path, device: str = "auto", precision: str = "auto") -> "NativeEngine":
+    def open(
+        cls, path: Path, device: str = "auto", precision: str = "auto", decoder: str = "plain"
+    ) -> "NativeEngine":
         """Load a `.nemo` file or a `safetensors` folder; raises `SetupError`s.
 
         `device` is torch's name of one, or `auto` for the GPU where there is one; `precision` is
-        a `Precision`, or `auto` for the fastest of the device.
+        a `Precision`, or `auto` for the fastest of the device; `decoder` is `plain` or `graph`.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         chosen = None if precision == "auto" else Precision(precision)
-        return cls(checkpoints.read(path), torch.device(device), chosen)
+        captured = decoder == "graph"
+        return cls(checkpoints.read(path), torch.device(device), chosen, captured=captured)
 
     @torch.inference_mode()
     def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:

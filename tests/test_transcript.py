@@ -1,0 +1,263 @@
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.engine.base import Hypothesis, Token
+from parakeet_worker.segments import Segment
+from parakeet_worker.transcript import Transcript, join, mean_logprob, stitch
+
+FRAME_SECONDS = 0.08
+
+
+def segment(seconds: float = 30.0, start_seconds: float = 0.0) -> Segment:
+    return Segment(start_seconds, np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32))
+
+
+def spoken(*pieces: str, frames: int = 2) -> Hypothesis:
+    """Pieces one after the other, each as long as the others."""
+    return timed(*((piece, index * frames, frames) for index, piece in enumerate(pieces)))
+
+
+def timed(*placed: tuple[str, int, int]) -> Hypothesis:
+    """Pieces with their frame and duration."""
+    return Hypothesis(tuple(Token(*place, -0.1) for place in placed), FRAME_SECONDS)
+
+
+def weighed(*weighed: tuple[str, float]) -> Hypothesis:
+    """Pieces with their probability."""
+    tokens = (
+        Token(piece, frame, 1, math.log(probability))
+        for frame, (piece, probability) in enumerate(weighed)
+    )
+    return Hypothesis(tuple(tokens), FRAME_SECONDS)
+
+
+def texts(hypothesis: Hypothesis) -> list[str]:
+    return [word.text for word in stitch(segment(), hypothesis).words]
+
+
+def times(transcript: Transcript) -> list[tuple[float, float]]:
+    return [(word.start_seconds, word.end_seconds) for word in transcript.words]
+
+
+# words
+
+
+@pytest.mark.parametrize(
+    ("pieces", "words"),
+    [
+        ([], []),
+        (["▁hello"], ["hello"]),
+        (["▁hel", "lo", "▁wor", "ld"], ["hello", "world"]),
+        (["hello", "▁world"], ["hello", "world"]),
+        (["▁hello", ".", "▁Yes", "!"], ["hello.", "Yes!"]),
+        (["▁hello", "▁.", "▁Yes"], ["hello.", "Yes"]),
+        (["▁hello", "▁", ".", "▁Yes"], ["hello.", "Yes"]),
+        (["▁", "hello", "▁", "world"], ["hello", "world"]),
+        (["▁hello", "▁", "▁world", "▁"], ["hello", "world"]),
+        (["▁", "▁"], []),
+        (["▁▁hello", "▁▁", "world"], ["hello", "world"]),
+        (["▁well", ",", "▁I", "'", "m", "▁here", "…"], ["well,", "I'm", "here…"]),
+        (["▁3", ".", "5", "▁%"], ["3.5%"]),
+        (["▁what", "?", "!"], ["what?!"]),
+        (["▁up", "-", "to", "-", "date"], ["up-to-date"]),
+        (["."], ["."]),
+        (["▁.", "▁hello"], [".", "hello"]),
+        (["▁Hola", ".", "▁¿", "Qué", "▁tal", "?"], ["Hola.", "¿Qué", "tal?"]),
+        (["▁dit", "▁«", "▁oui", "▁»", "."], ["dit", "«", "oui»."]),
+        (["▁er", "▁„", "ja", "“", "▁sagt"], ["er", "„ja“", "sagt"]),
+        (["▁one", "▁(", "two", ")"], ["one", "(two)"]),
+        (["▁¡", "Ay", "!"], ["¡Ay!"]),
+        (["", "▁hel", "", "lo", "", ".", ""], ["hello."]),
+        (["", ""], []),
+        (["▁", "", "hello"], ["hello"]),
+        (["▁Žluťoučký", "▁кін", "ь", "▁ñandú", "▁ßÆØ"], ["Žluťoučký", "кінь", "ñandú", "ßÆØ"]),
+        (["▁5", "▁$", "▁+", "▁=", "5"], ["5", "$", "+", "=5"]),
+    ],
+)
+def test_pieces_become_words(pieces, words):
+    assert texts(spoken(*pieces)) == words
+    assert stitch(segment(), spoken(*pieces)).text == " ".join(words)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_words_hold_all_letters_in_order_and_join_to_the_text(seed):
+    generator = np.random.default_rng(seed)
+    pieces = generator.choice(["▁a", "▁be", "c", "de", "▁", "", ".", "▁,", "▁(", "?"], 60).tolist()
+    heard = stitch(segment(), spoken(*pieces))
+    assert heard.text == " ".join(word.text for word in heard.words)
+    assert heard.text.replace(" ", "") == "".join(pieces).replace("▁", "")
+    assert all(word.text and " " not in word.text for word in heard.words)
+    for word in heard.words:
+        assert word.text == "".join(token.text for token in word.tokens)
+
+
+# times
+
+
+def test_a_word_lasts_from_its_first_token_to_the_end_of_its_last():
+    heard = stitch(segment(), timed(("▁hel", 5, 2), ("lo", 9, 3), ("▁you", 20, 4)))
+    assert times(heard) == [(0.4, 0.96), (1.6, 1.92)]
+
+
+def test_a_lone_space_gives_the_word_its_beginning():
+    heard = stitch(segment(), timed(("▁a", 0, 1), ("▁", 5, 1), ("b", 8, 2)))
+    assert times(heard) == [(0.0, 0.08), (0.4, 0.8)]
+
+
+@pytest.mark.parametrize("mark", [[("▁.", 30, 2)], [(".", 30, 2)], [("▁", 29, 1), (".", 30, 2)]])
+def test_a_mark_takes_no_time_however_late_it_comes(mark):
+    heard = stitch(segment(), timed(("▁hello", 0, 4), *mark, ("▁Yes", 40, 2)))
+    assert times(heard) == [(0.0, 0.32), (3.2, 3.36)]
+    end = heard.words[0].tokens[-1]
+    assert (end.text, end.start_seconds, end.end_seconds) == (".", 0.32, 0.32)
+
+
+def test_marks_after_marks_take_no_time_either():
+    heard = stitch(segment(), timed(("▁what", 0, 4), ("?", 9, 1), ("!", 19, 1)))
+    assert times(heard) == [(0.0, 0.32)]
+
+
+def test_a_mark_that_opens_stands_where_it_was_heard():
+    heard = stitch(segment(), timed(("▁sí", 0, 2), (".", 3, 1), ("▁¿", 20, 1), ("Qué", 21, 2)))
+    assert times(heard) == [(0.0, 0.16), (1.6, 1.84)]
+
+
+def test_times_are_on_the_clock_of_the_recording():
+    heard = stitch(segment(10, start_seconds=61.44), timed(("▁a", 0, 1), ("▁b", 100, 2)))
+    assert times(heard) == [(61.44, 61.52), (69.44, 69.6)]
+    assert heard.seconds == 10
+    assert heard.frame_seconds == FRAME_SECONDS
+
+
+def test_times_are_rounded_to_milliseconds():
+    tokens = [(f"▁{frame}", frame, 1) for frame in range(400)]
+    for start, end in times(stitch(segment(32, start_seconds=0.1), timed(*tokens))):
+        assert start == round(start, 3)
+        assert end == round(end, 3)
+
+
+@pytest.mark.parametrize("length", [1.0, 1.04, 0.96, 1.0001])
+def test_nothing_ends_after_the_segment(length):
+    heard = stitch(
+        segment(length, start_seconds=8.0),
+        timed(("▁in", 0, 2), ("▁over", 11, 4), ("▁beyond", 15, 4), (".", 19, 2)),
+    )
+    assert [word.text for word in heard.words] == ["in", "over", "beyond."]
+    assert heard.words[-1].end_seconds == round(8.0 + length, 3)
+    for start, end in times(heard):
+        assert 8.0 <= start <= end <= round(8.0 + length, 3)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_times_rise_and_lie_inside_the_recording_across_segments(seed):
+    generator = np.random.default_rng(seed)
+    stretches, begin = [], 0.0
+    for _ in range(5):
+        seconds = float(generator.integers(25, 100)) * FRAME_SECONDS
+        tokens, frame = [], 0
+        while frame * FRAME_SECONDS < seconds:
+            piece = str(generator.choice(["▁a", "b", "▁", "", ".", "▁.", "▁¿"]))
+            duration = int(generator.integers(0, 5))
+            tokens.append((piece, frame, duration))
+            frame += duration + int(generator.integers(0, 4))
+        stretches.append(stitch(segment(seconds, begin), timed(*tokens)))
+        begin += seconds
+    whole = join(stretches)
+    tokens = [token for word in whole.words for token in word.tokens]
+    assert len(tokens) > 20
+    for token in tokens:
+        assert 0 <= token.start_seconds <= token.end_seconds <= round(whole.seconds, 3)
+    for token, following in pairwise(tokens):
+        assert token.end_seconds <= following.start_seconds
+    for word in whole.words:
+        assert word.start_seconds <= word.end_seconds
+
+
+# sentences
+
+
+@pytest.mark.parametrize(
+    ("pieces", "sentences"),
+    [
+        ([], []),
+        (["▁no", "▁mark"], ["no mark"]),
+        (["▁One", ".", "▁Two", "▁Three", "?", "▁Four", "!"], ["One.", "Two Three?", "Four!"]),
+        (["▁One", ".", "▁and", "▁more"], ["One.", "and more"]),
+        (["▁well", ",", "▁yes", ";", "▁no", ":"], ["well, yes; no:"]),
+        (["▁3", ".", "5", "▁is", "▁it", "."], ["3.5 is it."]),
+        (["."], ["."]),
+    ],
+)
+def test_sentences_end_at_full_stops_and_question_and_exclamation_marks(pieces, sentences):
+    heard = stitch(segment(), spoken(*pieces))
+    assert [sentence.text for sentence in heard.sentences] == sentences
+    assert [word for sentence in heard.sentences for word in sentence.words] == list(heard.words)
+
+
+def test_a_sentence_lasts_from_its_first_word_to_its_last():
+    hypothesis = timed(("▁a", 1, 2), ("▁b", 5, 2), (".", 9, 1), ("▁c", 20, 3))
+    first, second = stitch(segment(), hypothesis).sentences
+    assert (first.start_seconds, first.end_seconds) == (0.08, 0.56)
+    assert (second.start_seconds, second.end_seconds) == (1.6, 1.84)
+
+
+def test_a_sentence_goes_on_across_segments():
+    whole = join(
+        [stitch(segment(8), spoken("▁half", "▁a")), stitch(segment(8, 8.0), spoken("▁loaf", "."))]
+    )
+    assert [sentence.text for sentence in whole.sentences] == ["half a loaf."]
+
+
+# confidence
+
+
+def test_confidence_is_the_geometric_mean_of_the_models_probabilities():
+    heard = stitch(segment(), weighed(("▁hel", 0.9), ("lo", 0.4), (".", 0.6), ("▁you", 0.25)))
+    assert [word.confidence for word in heard.words] == pytest.approx(
+        [(0.9 * 0.4 * 0.6) ** (1 / 3), 0.25]
+    )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_confidence_follows_the_probabilities_and_stays_between_0_and_1(seed):
+    probabilities = np.random.default_rng(seed).uniform(1e-6, 1, 20).tolist()
+    heard = stitch(segment(), weighed(*((f"▁{index}", p) for index, p in enumerate(probabilities))))
+    assert [word.confidence for word in heard.words] == pytest.approx(probabilities)
+    assert all(0 <= word.confidence <= 1 for word in heard.words)
+
+
+def test_the_mean_log_probability_is_that_of_the_tokens_and_0_of_none():
+    heard = stitch(segment(), weighed(("▁a", 0.5), ("b", 0.5), ("▁c", 0.125)))
+    assert mean_logprob(heard.words) == pytest.approx(math.log(0.5 * 0.5 * 0.125) / 3)
+    assert mean_logprob([]) == 0.0
+
+
+# join
+
+
+def test_joined_stretches_are_one_transcript_in_their_order():
+    first = Transcript(stitch(segment(8), spoken("▁a")).words, 8.0, FRAME_SECONDS, ("noisy",))
+    second = stitch(segment(4, 8.0), spoken())
+    third = Transcript(
+        stitch(segment(2.5, 12.0), spoken("▁b")).words, 2.5, FRAME_SECONDS, ("cut off", "odd")
+    )
+    whole = join([first, second, third])
+    assert whole.text == "a b"
+    assert whole.words == (*first.words, *third.words)
+    assert whole.seconds == 14.5
+    assert whole.frame_seconds == FRAME_SECONDS
+    assert whole.warnings == ("noisy", "cut off", "odd")
+
+
+def test_one_stretch_joins_to_itself():
+    alone = stitch(segment(3), spoken("▁a", "▁b"))
+    assert join([alone]) == alone
+
+
+def test_silence_is_an_empty_transcript():
+    heard = stitch(segment(3), spoken())
+    assert (heard.text, heard.words, heard.sentences, heard.seconds) == ("", (), (), 3.0)
