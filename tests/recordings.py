@@ -56,6 +56,28 @@ def encode(
     return target
 
 
+def repeat(path: Path, target: Path, times: int) -> Path:
+    """The recording `times` over, without encoding it again."""
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        *("-hide_banner", "-loglevel", "error", "-y", "-stream_loop", str(times - 1)),
+        *("-i", f"file:{path}", "-c", "copy", f"file:{target}"),
+    ]
+    subprocess.run(command, check=True)
+    return target
+
+
+def decode(path: Path, rate: int = RATE) -> Samples:
+    """A file as one channel at `rate`, by ffmpeg alone."""
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        *("-hide_banner", "-loglevel", "error", "-i", f"file:{path}"),
+        *("-f", "f32le", "-ar", str(rate), "-ac", "1", "pipe:1"),
+    ]
+    content = subprocess.run(command, capture_output=True, check=True).stdout
+    return np.frombuffer(content, dtype="<f4").astype(np.float32)
+
+
 def pitch(samples: Samples, rate: int = RATE) -> float:
     """The strongest frequency in Hz, heard in the middle of the recording."""
     middle = samples[len(samples) // 4 : 3 * len(samples) // 4]

@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +20,7 @@ from parakeet_worker.request import UrlSource
 from parakeet_worker.settings import Settings
 from parakeet_worker.sources import url
 
+UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "--mount")
 PUBLIC, LOOPBACK = "93.184.215.14", "127.0.0.1"
 # The addresses that a name has, one set for each time that it is looked up.
 NAMES: dict[str, list[list[str]]] = {
@@ -30,19 +32,17 @@ NAMES: dict[str, list[list[str]]] = {
 REDIRECTS = {
     "/to-loopback": f"http://{LOOPBACK}/",
     "/to-name": "http://inside.test/",
-    "/to-turncoat": "http://turncoat.test/",
-    "/to-public": "/welcome",
+    "/to-public": "http://both.test/",
 }
 
 
-def run(folder: Path) -> "subprocess.CompletedProcess[str]":
-    """Run this file in fresh namespaces for users, network and mounts."""
+def run(folder: Path, addresses: list[str]) -> "subprocess.CompletedProcess[str]":
+    """Download `addresses` in fresh namespaces for users, network and mounts."""
     resolver = folder / "resolv.conf"
     resolver.write_text(f"nameserver {LOOPBACK}\n")
     inside = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
     return subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--net", "--mount"]  # noqa: S607
-        + ["sh", "-c", inside, "sh", str(resolver), sys.executable, __file__],
+        [*UNSHARE, "sh", "-c", inside, "sh", str(resolver), sys.executable, __file__, *addresses],
         capture_output=True,
         text=True,
         check=False,
@@ -71,10 +71,14 @@ class NameServer(asyncio.DatagramProtocol):
     """Answers for `NAMES`, and counts how often it is asked."""
 
     def __init__(self) -> None:
-        self.lookups = 0
+        self.forget()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
+    def forget(self) -> None:
+        """Begin anew with every name's first addresses."""
+        self.lookups = 0
+        self._left = deepcopy(NAMES)
+
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:
         self._transport = transport
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
@@ -94,7 +98,7 @@ class NameServer(asyncio.DatagramProtocol):
         while rest[0]:
             labels.append(rest[1 : rest[0] + 1].decode())
             rest = rest[rest[0] + 1 :]
-        answers = NAMES[".".join(labels).lower()]
+        answers = self._left[".".join(labels).lower()]
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
 
@@ -108,7 +112,8 @@ def _take(interface: str, address: str) -> None:
 
 
 async def _outcome(address: str, inside: Machine, names: NameServer, target: Path) -> object:
-    inside.connections = names.lookups = 0
+    inside.connections = 0
+    names.forget()
     try:
         await url.download(UrlSource(address), target, Settings(stall_timeout_seconds=5))
         became = target.read_text()

@@ -20,7 +20,7 @@ from training.words import word_types
 SUBSAMPLING = 8
 SHARDS_MIXED = 2
 MOST_NODES = 3600
-SHARE_MISREMEMBERED = 0.06
+SHARE_MISREMEMBERED = 0.04
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def encoder_frames(mel_frames: int) -> int:
 
 def warped(mels: NDArray[np.float32], randomness: np.random.Generator) -> NDArray[np.float32]:
     """(T, mels) with the mel axis stretched, as by a longer or shorter vocal tract."""
-    factor = randomness.uniform(0.88, 1.12)
+    factor = randomness.uniform(0.86, 1.16)
     places = np.clip(np.arange(MELS) * factor, 0, MELS - 1)
     below = np.minimum(places.astype(np.int64), MELS - 2)
     share = (places - below).astype(np.float32)

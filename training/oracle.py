@@ -19,6 +19,7 @@ Ints = NDArray[np.int64]
 LONGEST_STEP = DURATIONS[-1]
 FRAMES_EARLY = 1
 FRAMES_LATE = 2
+FRAMES_LATEST = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,13 +71,18 @@ def schedule(words: tuple[SpokenWord, ...], frames: int, pieces: Pieces) -> Sche
 
 
 def nodes(planned: Schedule, frames: int, blank: int) -> Nodes:
-    """All states from just before a token's predecessor to some frames after the token."""
+    """All states from just before a token's predecessor to the end of the token.
+
+    A blank that takes a word's duration lands at the word's end: from there, too, the word is
+    still to be emitted.
+    """
     count = len(planned.tokens)
     due = np.append(planned.frames, frames)
+    until = np.clip(np.append(planned.leads_to, frames), due + FRAMES_LATE, due + FRAMES_LATEST)
     visited, emitted = [], []
     for index in range(count + 1):
         first = max(0, int(due[index - 1]) - FRAMES_EARLY) if index else 0
-        last = min(frames, int(due[index]) + FRAMES_LATE)
+        last = min(frames, int(until[index]) + 1)
         visited.append(np.arange(first, max(last, min(first + 1, frames))))
         emitted.append(np.full(len(visited[-1]), index))
     return right_actions(planned, np.concatenate(visited), np.concatenate(emitted), frames, blank)

@@ -21,10 +21,10 @@ from training.pieces import Pieces
 log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 200
-SAVE_EVERY_STEPS = 400
+SAVE_EVERY_STEPS = 500
 AVERAGE_DECAY = 0.997
 LARGEST_GRADIENT = 2.0
-CHECKED = 300
+CHECKED = 100
 """Utterances of the check shard that are decoded at every save."""
 
 

@@ -6,8 +6,10 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import get_args
 
@@ -17,7 +19,7 @@ from tqdm import tqdm
 from parakeet_worker import render
 from parakeet_worker.errors import InvalidRequest, ParakeetError, SetupError
 from parakeet_worker.pipeline import Pipeline
-from parakeet_worker.request import Clip, FileSource, Format, Request
+from parakeet_worker.request import FileSource, Format, Request
 from parakeet_worker.settings import Settings
 from parakeet_worker.transcript import Transcript
 from parakeet_worker.worker import open_pipeline
@@ -34,6 +36,11 @@ class Task:
     path: Path
     target: Path | None
 
+    @property
+    def name(self) -> str:
+        """The file as the user named it, in letters that can be printed."""
+        return click.format_filename(self.path)
+
 
 @click.group()
 @click.version_option(package_name="parakeet-worker")
@@ -44,11 +51,11 @@ def main() -> None:
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--format", "-f", "format_", type=click.Choice(get_args(Format)), default="text",
-    show_default=True, help="What to write.",
+    "--format", "-f", "chosen", type=click.Choice(get_args(Format)),
+    help="What to write.  [default: text, or json with --timestamps]",
 )  # fmt: skip
 @click.option("--timestamps", is_flag=True, help="Word, segment and token times, in 'json'.")
-@click.option("--model", "-m", help="Hugging Face name, path, or 'demo'. [default: the settings']")
+@click.option("--model", "-m", help="Hugging Face name, path, or 'demo'.  [default: the settings']")
 @click.option(
     "--output", "-o", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
     help="Write DIR/<name>.<ending> for each file instead of standard output.",
@@ -56,7 +63,7 @@ def main() -> None:
 @click.option("--overwrite", is_flag=True, help="Replace results that are already in DIR.")
 def transcribe(
     files: tuple[Path, ...],
-    format_: Format,
+    chosen: Format | None,
     timestamps: bool,
     model: str | None,
     output: Path | None,
@@ -66,19 +73,20 @@ def transcribe(
 
     Exit status: 0 if all went well, 1 if some files failed, 2 for wrong usage.
     """
+    format_ = chosen or ("json" if timestamps else "text")
     if timestamps and format_ != "json":
         raise click.UsageError("--timestamps needs --format json; the other formats have theirs")
     if overwrite and output is None:
         raise click.UsageError("--overwrite needs --output")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    tasks = plan_tasks(files, format_, output)
+    results = _Results(format_, timestamps, listed=len(tasks) > 1, overwrite=overwrite)
     try:
         settings = Settings.from_environment(os.environ)
         if model is not None:
             settings = settings.model_copy(update={"model": model})
         with open_pipeline(settings) as pipeline:
-            tasks = plan_tasks(files, format_, output)
-            results = _Results(format_, timestamps, listed=len(tasks) > 1)
-            asyncio.run(_transcribe_all(tasks, pipeline, results, overwrite))
+            asyncio.run(_transcribe_all(tasks, pipeline, results))
     except SetupError as error:
         click.echo(f"parakeet: {error}", err=True)
         sys.exit(_USAGE)
@@ -86,104 +94,117 @@ def transcribe(
 
 
 def plan_tasks(files: Sequence[Path], format_: str, output: Path | None) -> list[Task]:
-    """Where each result goes: `talk.srt`, and `talk.mp3.srt` where two files would share that.
-
-    Files of one name from different folders are numbered: `talk.mp3-2.srt`.
-    """
+    """Where each result goes: no two to one place, not even where case makes no difference."""
     if output is None:
         return [Task(path, None) for path in files]
     ending = _ENDINGS.get(format_, format_)
-    stems = Counter(path.stem for path in files)
-    taken: Counter[str] = Counter()
+    stems = Counter(path.stem.casefold() for path in files)
+    taken: set[str] = set()
     tasks = []
     for path in files:
-        name = path.stem if stems[path.stem] == 1 else path.name
-        taken[name] += 1
-        numbered = name if taken[name] == 1 else f"{name}-{taken[name]}"
-        tasks.append(Task(path, output / f"{numbered}.{ending}"))
+        names = _names(path, alone=stems[path.stem.casefold()] == 1)
+        name = next(name for name in names if name.casefold() not in taken)
+        taken.add(name.casefold())
+        tasks.append(Task(path, output / f"{name}.{ending}"))
     return tasks
 
 
-class _Results:
-    """Writes results in the order of the files, however they finish."""
+def _names(path: Path, *, alone: bool) -> Iterator[str]:
+    """What the result may be called: `talk`, or `talk.mp3` beside a `talk.wav`, or `talk.mp3-2`."""
+    if alone:
+        yield path.stem
+    yield path.name
+    for number in count(2):
+        yield f"{path.name}-{number}"
 
-    def __init__(self, format_: Format, timestamps: bool, *, listed: bool) -> None:
+
+class _Results:
+    """Where results and failures go, one file at a time."""
+
+    def __init__(self, format_: Format, timestamps: bool, *, listed: bool, overwrite: bool) -> None:
         self._format = format_
         self._timestamps = timestamps
         self._listed = listed
+        self._overwrite = overwrite
         self.failed = 0
 
-    def request(self, path: Path) -> Request:
-        return Request(
-            source=FileSource(path),
-            clip=Clip(),
-            format=self._format,
-            timestamp=self._timestamps,
-        )
+    def check(self, task: Task) -> None:
+        """Refuse what could not be written, before any work is done."""
+        if task.target is not None and task.target.exists() and not self._overwrite:
+            raise InvalidRequest(str(task.target), "is already there; --overwrite replaces it")
 
-    def write(self, task: Task, heard: Transcript) -> None:
-        for warning in heard.warnings:
-            tqdm.write(f"{task.path}: warning: {warning}", file=sys.stderr)
+    def take(self, task: Task, outcome: Transcript | ParakeetError) -> None:
+        """Write what was heard, or say what went wrong."""
+        if isinstance(outcome, ParakeetError):
+            self._fail(task, outcome)
+            return
+        for warning in outcome.warnings:
+            tqdm.write(f"{task.name}: warning: {warning}", file=sys.stderr)
+        try:
+            self._write(task, outcome)
+        except InvalidRequest as error:
+            self._fail(task, error)
+
+    def _fail(self, task: Task, error: ParakeetError) -> None:
+        self.failed += 1
+        tqdm.write(f"{task.name}: {error}", file=sys.stderr)
+
+    def _write(self, task: Task, heard: Transcript) -> None:
         if task.target is not None:
-            content = render.written(heard, self._format, timestamp=self._timestamps)
-            _write_whole(task.target, content)
+            _write_whole(task.target, self._written(heard))
         elif self._listed and self._format in ("json", "verbose_json"):
             answer = render.document(heard, self._format, timestamp=self._timestamps)
-            _say(json.dumps({"file": str(task.path), **answer}, ensure_ascii=False) + "\n")
+            _say(json.dumps({"file": task.name, **answer}, ensure_ascii=False) + "\n")
         else:
-            heading = f"==> {task.path} <==\n" if self._listed else ""
-            _say(heading + render.written(heard, self._format, timestamp=self._timestamps))
+            heading = f"==> {task.name} <==\n" if self._listed else ""
+            _say(heading + self._written(heard))
 
-    def fail(self, task: Task, error: ParakeetError) -> None:
-        self.failed += 1
-        tqdm.write(f"{task.path}: {error}", file=sys.stderr)
+    def _written(self, heard: Transcript) -> str:
+        return render.written(heard, self._format, timestamp=self._timestamps)
 
 
-async def _transcribe_all(
-    tasks: Sequence[Task], pipeline: Pipeline, results: _Results, overwrite: bool
-) -> None:
+async def _transcribe_all(tasks: Sequence[Task], pipeline: Pipeline, results: _Results) -> None:
+    """Many at once, while the results come in the order of the files."""
     turns = asyncio.Semaphore(pipeline.settings.concurrency)
+
+    async def outcome(task: Task) -> Transcript | ParakeetError:
+        async with turns:
+            try:
+                results.check(task)
+                return await pipeline.transcribe(Request(source=FileSource(task.path)))
+            except ParakeetError as error:
+                return error
+            finally:
+                bar.update()
+
     with tqdm(total=len(tasks), unit="file", disable=None, leave=False) as bar:
-
-        async def one(task: Task) -> Transcript | ParakeetError:
-            async with turns:
-                try:
-                    _check(task, overwrite)
-                    return await pipeline.transcribe(results.request(task.path))
-                except ParakeetError as error:
-                    return error
-                finally:
-                    bar.update()
-
-        async with asyncio.TaskGroup() as group:
-            running = [group.create_task(one(task)) for task in tasks]
-            for task, heard in zip(tasks, running, strict=True):
-                outcome = await heard
-                if isinstance(outcome, ParakeetError):
-                    results.fail(task, outcome)
-                else:
-                    results.write(task, outcome)
-
-
-def _check(task: Task, overwrite: bool) -> None:
-    if not task.path.is_file():
-        raise InvalidRequest(str(task.path), "there is no such file")
-    if task.target is not None and task.target.exists() and not overwrite:
-        raise InvalidRequest(str(task.target), "is already there; --overwrite replaces it")
+        outcomes = [asyncio.create_task(outcome(task)) for task in tasks]
+        try:
+            for task, ready in zip(tasks, outcomes, strict=True):
+                results.take(task, await ready)
+        finally:
+            for ready in outcomes:
+                ready.cancel()
+            await asyncio.gather(*outcomes, return_exceptions=True)
 
 
 def _write_whole(target: Path, content: str) -> None:
     """Under its final name only once it is complete."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.part")
-    aside.write_text(content, encoding="utf-8")
-    aside.replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(content, encoding="utf-8")
+        aside.replace(target)
+    except OSError as failure:
+        with suppress(OSError):
+            aside.unlink()
+        raise InvalidRequest(str(target), f"cannot be written: {failure.strerror}") from failure
 
 
 def _say(content: str) -> None:
-    sys.stdout.write(content)
+    tqdm.write(content, end="")
     sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="parakeet")

@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from parakeet_worker.errors import AudioEmpty
+from parakeet_worker.errors import AudioEmpty, SourceNotFound
 from parakeet_worker.request import (
     FileSource,
     InlineSource,
@@ -28,6 +28,8 @@ async def fetch(request: Request, scratch: Path, settings: Settings) -> Path:
         case S3Source() as source:
             await s3.download(source, target, settings)
         case FileSource(path):
+            if not path.is_file():
+                raise SourceNotFound(str(path))
             target = path
         case SamplesSource() as source:
             await asyncio.to_thread(memory.write, source, target)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -64,7 +65,7 @@ def _save(
     shown = f"s3://{bucket}/{key}"
     try:
         answer = _client(settings).get_object(Bucket=bucket, Key=key)
-        with answer["Body"] as body:
+        with closing(answer["Body"]) as body:
             declared = answer.get("ContentLength", 0)
             if declared > settings.max_audio_bytes:
                 raise AudioTooLarge(settings.max_audio_bytes, declared)

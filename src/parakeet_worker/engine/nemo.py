@@ -1,0 +1,173 @@
+"""NVIDIA's own toolkit as an engine: what the native one is measured against, and a way back.
+
+NeMo's `transcribe` is not used: it writes a manifest to disk, pads short pieces on both sides,
+and rebuilds its decoder when timestamps are asked for. Neither is `change_attention_model`, which
+makes up biases. The decoder is configured once, and without CUDA graphs it is given one piece at
+a time, because it then mixes up the durations of a batch (NeMo 3.0).
+"""
+
+import copy
+import math
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import yaml
+from torch.nn.utils.rnn import pad_sequence
+
+from parakeet_worker.engine.base import Hypothesis, Samples, Token
+from parakeet_worker.engine.native.tokens import Vocabulary
+from parakeet_worker.errors import (
+    CheckpointCorrupt,
+    InvalidSetting,
+    OutOfMemory,
+    UnsupportedOption,
+)
+
+# A single frame has no deviation, and NeMo refuses to normalise by it where there is a GPU.
+_FEWEST_FRAMES = 2
+
+
+class NemoEngine:
+    """A TDT model of NeMo in float32, decoded greedily."""
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        self._device = device
+        self._model = model.to(device).eval()
+        model.preprocessor.featurizer.dither = 0.0
+        model.preprocessor.featurizer.pad_to = 0
+        model.change_decoding_strategy(_decoding(model, device), verbose=False)
+        self._computer = model.decoding.decoding.decoding_computer
+        pieces = model.tokenizer.ids_to_tokens(list(range(model.decoding.blank_id)))
+        self._vocabulary = Vocabulary(tuple(pieces))
+        features = model.cfg.preprocessor
+        self._sample_rate = int(features.sample_rate)
+        self._fewest_samples = _FEWEST_FRAMES * round(features.window_stride * self._sample_rate)
+        self.frame_seconds = float(features.window_stride) * model.encoder.subsampling_factor
+
+    @classmethod
+    def open(cls, path: Path, device: str = "auto") -> "NemoEngine":
+        """Load a `.nemo` file; raises `SetupError`s.
+
+        `device` is torch's name of one, or `auto` for the GPU where there is one.
+        """
+        if path.is_dir():
+            raise CheckpointCorrupt(str(path), "NeMo reads .nemo files only, and this is a folder")
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(_restored(path), torch.device(device))
+
+    @torch.inference_mode()
+    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+        """One hypothesis per piece; raises `OutOfMemory` if the batch is too large."""
+        heard = [Hypothesis(tokens=(), frame_seconds=self.frame_seconds) for _ in batch]
+        rows = [row for row, piece in enumerate(batch) if len(piece) >= self._fewest_samples]
+        groups = [rows] if rows and self._in_graphs else [[row] for row in rows]
+        try:
+            for group in groups:
+                found = self._decoded([batch[row] for row in group])
+                for row, hypothesis in zip(group, found, strict=True):
+                    heard[row] = hypothesis
+        except torch.OutOfMemoryError as failure:
+            raise OutOfMemory(max(len(piece) for piece in batch) / self._sample_rate) from failure
+        return heard
+
+    def close(self) -> None:
+        # In this order: to empty the cache while NeMo's graphs live breaks them.
+        self._computer.reset_cuda_graphs_state()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @property
+    def _in_graphs(self) -> bool:
+        return self._device.type == "cuda" and self._computer.cuda_graphs_mode is not None
+
+    def _decoded(self, pieces: Sequence[Samples]) -> list[Hypothesis]:
+        states, valid = self._model.forward(
+            input_signal=pad_sequence(
+                [torch.from_numpy(piece) for piece in pieces], batch_first=True
+            ).to(self._device),
+            input_signal_length=torch.tensor([len(piece) for piece in pieces]).to(self._device),
+        )
+        found = self._model.decoding.rnnt_decoder_predictions_tensor(
+            states, valid, return_hypotheses=True
+        )
+        return [self._hypothesis(hypothesis) for hypothesis in found]
+
+    def _hypothesis(self, found: Any) -> Hypothesis:
+        said = zip(
+            found.y_sequence.tolist(),
+            found.timestamp.tolist(),
+            found.token_duration.tolist(),
+            found.token_confidence,
+            strict=True,
+        )
+        tokens = tuple(
+            Token(self._vocabulary.text(token), frame, duration, self._logprob(confidence))
+            for token, frame, duration, confidence in said
+        )
+        return Hypothesis(tokens=tokens, frame_seconds=self.frame_seconds)
+
+    def _logprob(self, confidence: float) -> float:
+        """Undo NeMo's `max_prob`, the probability stretched so that a blind guess is 0."""
+        outcomes = self._vocabulary.blank + 1
+        probability = (confidence * (outcomes - 1) + 1) / outcomes
+        return math.log(min(probability, 1.0))
+
+
+def _decoding(model: Any, device: torch.device) -> Any:
+    """The model's own decoding section, greedy, with durations and probabilities."""
+    from omegaconf import open_dict
+
+    section = copy.deepcopy(model.cfg.decoding)
+    with open_dict(section):
+        section.strategy = "greedy_batch"
+        section.tdt_include_token_duration = True
+        section.compute_timestamps = False  # words are made in `transcript`
+        section.preserve_alignments = False
+        section.confidence_cfg = {
+            "preserve_token_confidence": True,
+            "exclude_blank": True,
+            "tdt_include_duration": False,
+            "method_cfg": {"name": "max_prob", "alpha": 1.0},
+        }
+        section.greedy = section.get("greedy") or {}
+        section.greedy.use_cuda_graph_decoder = device.type == "cuda"
+    return section
+
+
+def _restored(path: Path) -> Any:
+    """NeMo's model in `path`, on the processor; refused if it is not a TDT transducer."""
+    try:
+        from nemo.collections.asr.models import ASRModel
+        from nemo.utils import logging
+    except ModuleNotFoundError as failure:
+        reason = f"NeMo is not installed, the extra `nemo` has it: {failure}"
+        raise InvalidSetting("PARAKEET_ENGINE", reason) from failure
+    logging.setLevel(logging.ERROR)
+    with _translated(path):
+        model = ASRModel.restore_from(str(path), map_location=torch.device("cpu"))
+        section = model.cfg.get("decoding")
+    durations = section.get("durations") if section is not None else None
+    if not durations:
+        raise UnsupportedOption("decoding", "durations", durations)
+    return model
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except (OSError, LookupError, ValueError, TypeError, RuntimeError, EOFError) as failure:
+        raise CheckpointCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
+    except (AttributeError, ImportError, AssertionError, HydraException) as failure:
+        raise CheckpointCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
+    except (tarfile.TarError, UnpicklingError, yaml.YAMLError, OmegaConfBaseException) as failure:
+        raise CheckpointCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure

@@ -1,0 +1,190 @@
+"""Encoder states against NeMo's ConformerEncoder and transformers' ParakeetEncoder."""
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+import tiny_model
+import torch
+from nemo.collections.asr.modules import ConformerEncoder
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import ParakeetEncoder, ParakeetEncoderConfig
+from transformers_models import encoder_config, encoder_weights
+from utterances import Utterance
+
+from parakeet_worker.engine.base import Samples
+from parakeet_worker.engine.native import checkpoint
+from parakeet_worker.engine.native.encoder import Encoder
+from parakeet_worker.engine.native.features import Features
+from parakeet_worker.engine.native.fused import FusedEncoder
+from parakeet_worker.engine.native.precision import Precision
+
+Section: TypeAlias = dict[str, Any]
+Weights: TypeAlias = dict[str, Tensor]
+Encode: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+# States are normalised to a deviation of 1; these are float32 sums in another order.
+TOLERANCE = 2e-3
+
+FULL_SIZE: Section = tiny_model.config()["encoder"] | {
+    "feat_in": 128,
+    "n_layers": 24,
+    "d_model": 1024,
+    "n_heads": 8,
+    "ff_expansion_factor": 4,
+    "subsampling_conv_channels": 256,
+}
+
+
+def nemo(section: Section, weights: Weights) -> Encode:
+    encoder = made(lambda: ConformerEncoder(**without_target(section)), weights)
+
+    def encode(mels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        states, valid = encoder(audio_signal=mels, length=lengths)
+        return states.transpose(1, 2), valid
+
+    return encode
+
+
+def transformers(section: Section, weights: Weights) -> Encode:
+    config = ParakeetEncoderConfig(**encoder_config(section))
+    encoder = made(lambda: ParakeetEncoder(config), encoder_weights(weights))
+
+    def encode(mels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        inside = torch.arange(mels.shape[2]) < lengths.unsqueeze(1)
+        found = encoder(mels.transpose(1, 2), attention_mask=inside)
+        return found.last_hidden_state, found.attention_mask.sum(dim=1)
+
+    return encode
+
+
+def plain(section: Section, weights: Weights) -> Encode:
+    encoder: Encode = made(lambda: Encoder.from_config(section), weights)
+    return encoder
+
+
+def fused(section: Section, weights: Weights) -> Encode:
+    encoder = made(lambda: Encoder.from_config(section), weights)
+    return FusedEncoder(encoder, Precision.FP32, torch.device("cpu"))
+
+
+def made(build: Callable[[], Any], weights: Weights) -> Any:
+    """A module around the given weights, which are not copied."""
+    module = build()
+    module.load_state_dict(weights, assign=True)
+    return module.eval()
+
+
+def without_target(section: Section) -> Section:
+    return {key: value for key, value in section.items() if key != "_target_"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Heard:
+    """What one encoder made of a padded batch, and of every row of it alone."""
+
+    together: Tensor
+    valid: Tensor
+    alone: tuple[Tensor, ...]
+
+
+@torch.inference_mode()
+def heard(encode: Encode, section: Section, pieces: Sequence[Samples]) -> Heard:
+    features = Features.from_config(
+        tiny_model.config()["preprocessor"] | {"features": section["feat_in"]}
+    )
+    samples = pad_sequence([torch.from_numpy(piece) for piece in pieces], batch_first=True)
+    lengths = torch.tensor([len(piece) for piece in pieces])
+    mels, frames = features(samples, lengths)
+    together, valid = encode(mels, frames)
+    alone = []
+    for row, length in enumerate(frames.tolist()):
+        states, _ = encode(mels[row : row + 1, :, :length], frames[row : row + 1])
+        alone.append(states[0].float())
+    return Heard(together.float(), valid, tuple(alone))
+
+
+@pytest.fixture(scope="module", params=["demo", "full size", "biases and scaling"])
+def outcomes(
+    request: pytest.FixtureRequest, demo_path: Path, spoken: Sequence[Utterance]
+) -> dict[str, Heard]:
+    """The same weights in four encoders, one after the other: the largest are 2.4 GB each."""
+    if request.param == "demo":
+        read = checkpoint.read(demo_path)
+        section, weights = dict(read.encoder), read.weights_of("encoder")
+        pieces = [utterance.samples for utterance in spoken[::20]]
+    elif request.param == "full size":
+        section, weights = FULL_SIZE, random_weights(FULL_SIZE)
+        pieces = [nearest(spoken, seconds) for seconds in (3.5, 2.0, 0.6)]
+    else:
+        section = tiny_model.config()["encoder"] | {"use_bias": True, "xscaling": True}
+        weights = random_weights(section)
+        pieces = [utterance.samples for utterance in spoken[::40]]
+    found = {}
+    for encoder in (nemo, transformers, plain, fused):
+        found[encoder.__name__] = heard(encoder(section, weights), section, pieces)
+        gc.collect()
+    return found
+
+
+def nearest(spoken: Sequence[Utterance], seconds: float) -> Samples:
+    return min(
+        (each.samples for each in spoken), key=lambda piece: abs(len(piece) - seconds * 16_000)
+    )
+
+
+@torch.no_grad()
+def random_weights(section: Section) -> Weights:
+    """As a new encoder has them, and what starts at zero or one is drawn as well."""
+    torch.manual_seed(0)
+    weights = Encoder.from_config(section).state_dict()
+    for name, tensor in weights.items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2.0)
+        elif name.endswith(("pos_bias_u", "pos_bias_v", "running_mean")):
+            tensor.normal_()
+        elif ".norm_" in name or ".batch_norm." in name and tensor.is_floating_point():
+            tensor.add_(torch.randn_like(tensor) * 0.2)
+    return weights
+
+
+@pytest.mark.parametrize("ours", ["plain", "fused"])
+@pytest.mark.parametrize("theirs", ["nemo", "transformers"])
+def test_a_padded_batch_has_the_same_states(
+    outcomes: dict[str, Heard], ours: str, theirs: str
+) -> None:
+    found, expected = outcomes[ours], outcomes[theirs]
+    assert found.valid.tolist() == expected.valid.tolist()
+    assert found.together.shape == expected.together.shape
+    for row, length in enumerate(found.valid.tolist()):
+        difference = found.together[row, :length] - expected.together[row, :length]
+        assert difference.abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("ours", ["plain", "fused"])
+@pytest.mark.parametrize("theirs", ["nemo", "transformers"])
+def test_every_utterance_alone_has_the_same_states(
+    outcomes: dict[str, Heard], ours: str, theirs: str
+) -> None:
+    for found, expected in zip(outcomes[ours].alone, outcomes[theirs].alone, strict=True):
+        assert found.shape == expected.shape
+        assert (found - expected).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("ours", ["plain", "fused"])
+def test_an_utterance_has_the_same_states_alone_and_in_a_batch(
+    outcomes: dict[str, Heard], ours: str
+) -> None:
+    found = outcomes[ours]
+    for row, alone in enumerate(found.alone):
+        assert (found.together[row, : len(alone)] - alone).abs().max() < TOLERANCE
+
+
+def test_the_full_size_has_the_parameters_of_the_published_model() -> None:
+    with torch.device("meta"):
+        encoder = Encoder.from_config(FULL_SIZE)
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == 608_853_504

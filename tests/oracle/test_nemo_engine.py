@@ -1,0 +1,99 @@
+"""`NemoEngine` beside the native engine; what every engine promises is in the contract's tests."""
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import nemo_models
+import pytest
+from nemo.collections.asr.models import EncDecRNNTBPEModel
+from omegaconf import OmegaConf
+from utterances import Utterance
+
+from parakeet_worker.engine.base import Hypothesis
+from parakeet_worker.engine.nemo import NemoEngine
+from parakeet_worker.errors import CheckpointCorrupt, UnsupportedOption
+from parakeet_worker.settings import Settings
+from parakeet_worker.worker import open_engine
+
+
+@pytest.fixture(scope="module")
+def engine(demo_path: Path) -> Iterator[NemoEngine]:
+    engine = NemoEngine.open(demo_path, "cpu")
+    yield engine
+    engine.close()
+
+
+def test_it_hears_what_the_native_engine_hears(
+    engine: NemoEngine, spoken: Sequence[Utterance], native_heard: Sequence[Hypothesis]
+) -> None:
+    some = range(0, len(spoken), 8)
+    heard = engine.transcribe([spoken[index].samples for index in some])
+    for index, hypothesis in zip(some, heard, strict=True):
+        expected = native_heard[index]
+        assert hypothesis.frame_seconds == expected.frame_seconds
+        assert [(token.piece, token.frame, token.duration) for token in hypothesis.tokens] == [
+            (token.piece, token.frame, token.duration) for token in expected.tokens
+        ]
+        assert [token.logprob for token in hypothesis.tokens] == pytest.approx(
+            [token.logprob for token in expected.tokens], abs=2e-4
+        )
+
+
+def test_settings_choose_it() -> None:
+    engine = open_engine(Settings(engine="nemo", model="demo", device="cpu"))
+    assert isinstance(engine, NemoEngine)
+    engine.close()
+
+
+def test_nothing_of_the_checkpoint_is_left_to_chance(engine: NemoEngine) -> None:
+    featurizer = engine._model.preprocessor.featurizer
+    assert (featurizer.dither, featurizer.pad_to) == (0.0, 0)
+    assert not engine._model.training
+    assert not engine._model.cfg.decoding.greedy.use_cuda_graph_decoder
+
+
+@pytest.mark.parametrize("content", [b"", b"not a tar"])
+def test_a_file_that_is_no_checkpoint_is_corrupt(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.nemo"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointCorrupt, match=r"broken\.nemo"):
+        NemoEngine.open(path, "cpu")
+
+
+def test_a_file_that_is_not_there_is_corrupt(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointCorrupt, match=r"absent\.nemo"):
+        NemoEngine.open(tmp_path / "absent.nemo", "cpu")
+
+
+def test_a_file_that_was_cut_off_is_corrupt(tmp_path: Path, demo_path: Path) -> None:
+    content = demo_path.read_bytes()
+    path = tmp_path / "short.nemo"
+    path.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(CheckpointCorrupt, match=r"short\.nemo"):
+        NemoEngine.open(path, "cpu")
+
+
+def test_a_file_without_weights_is_corrupt(tmp_path: Path, demo_path: Path) -> None:
+    path = tmp_path / "empty.nemo"
+    with tarfile.open(demo_path) as whole, tarfile.open(path, "w:") as left:
+        for member in whole:
+            if "model_weights" not in member.name:
+                left.addfile(member, whole.extractfile(member))
+    with pytest.raises(CheckpointCorrupt, match=r"empty\.nemo"):
+        NemoEngine.open(path, "cpu")
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointCorrupt, match=r"\.nemo files only"):
+        NemoEngine.open(tmp_path, "cpu")
+
+
+def test_a_transducer_without_durations_is_refused(tmp_path: Path) -> None:
+    config = nemo_models.tiny_config(tmp_path)
+    del config["decoding"]["durations"], config["joint"]["num_extra_outputs"], config["loss"]
+    config["decoding"]["model_type"] = "rnnt"
+    path = tmp_path / "plain.nemo"
+    EncDecRNNTBPEModel(cfg=OmegaConf.create(config)).save_to(str(path))
+    with pytest.raises(UnsupportedOption, match=r"decoding\.durations"):
+        NemoEngine.open(path, "cpu")

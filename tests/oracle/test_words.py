@@ -1,0 +1,78 @@
+"""Words, sentences and tokens with times against NeMo's, key by key and value by value.
+
+Different on purpose:
+- NeMo's `char` is a list with one text in it; ours is the text.
+- NeMo's seconds are products such as 0.5600000000000001; ours are rounded to milliseconds.
+- A time that NeMo puts after the end of the audio is moved to the end; its offset stays the
+  nearest frame to that.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from nemo.collections.asr.parts.utils.timestamp_utils import process_timestamp_outputs
+from utterances import Utterance
+
+from parakeet_worker import render, transcript
+from parakeet_worker.engine.base import Hypothesis
+from parakeet_worker.segments import Segment
+
+Entries = list[dict[str, Any]]
+
+FRAME_SECONDS = 0.08
+
+
+@pytest.fixture(scope="module")
+def nemo_timed(nemo_heard: Sequence[Any]) -> list[dict[str, Entries]]:
+    timed = process_timestamp_outputs(list(nemo_heard), subsampling_factor=8, window_stride=0.01)
+    return [hypothesis.timestamp for hypothesis in timed]
+
+
+@pytest.fixture(scope="module")
+def ours_timed(
+    spoken: Sequence[Utterance], native_heard: Sequence[Hypothesis]
+) -> list[dict[str, Entries]]:
+    found = []
+    for utterance, hypothesis in zip(spoken, native_heard, strict=True):
+        heard = transcript.stitch(Segment(0.0, utterance.samples), hypothesis)
+        times: Any = render.json_document(heard, timestamp=True)["timestamps"]
+        found.append(times)
+    return found
+
+
+@pytest.mark.parametrize("key", ["word", "segment", "char"])
+def test_every_entry_is_nemos(
+    spoken: Sequence[Utterance],
+    nemo_timed: Sequence[dict[str, Entries]],
+    ours_timed: Sequence[dict[str, Entries]],
+    key: str,
+) -> None:
+    compared = 0
+    for utterance, theirs, ours in zip(spoken, nemo_timed, ours_timed, strict=True):
+        seconds = len(utterance.samples) / 16_000
+        assert ours[key] == [as_ours(key, entry, seconds) for entry in theirs[key]], utterance.name
+        compared += len(theirs[key])
+    assert compared > 400
+
+
+def as_ours(key: str, entry: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """NeMo's entry with the differences of this file's first lines, and no other."""
+    changed = dict(entry)
+    if key == "char":
+        (changed[key],) = entry[key]
+    for end in ("start", "end"):
+        if entry[end] > seconds:
+            changed[f"{end}_offset"] = round(seconds / FRAME_SECONDS)
+        changed[end] = round(min(entry[end], seconds), 3)
+    return changed
+
+
+def test_the_text_is_the_words(
+    nemo_heard: Sequence[Any],
+    spoken: Sequence[Utterance],
+    native_heard: Sequence[Hypothesis],
+) -> None:
+    for utterance, expected, hypothesis in zip(spoken, nemo_heard, native_heard, strict=True):
+        heard = transcript.stitch(Segment(0.0, utterance.samples), hypothesis)
+        assert heard.text == expected.text

@@ -1,0 +1,130 @@
+"""transformers' side of the comparison: NeMo's weights in its models and its folders."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import BPE
+from torch import Tensor
+from transformers import ParakeetFeatureExtractor, ParakeetForTDT, ParakeetTDTConfig
+
+from parakeet_worker.engine.native.checkpoint import Checkpoint
+
+# NeMo's names and transformers', as the latter's own conversion script pairs them.
+_NAMES = (
+    ("encoder.pre_encode.conv.", "encoder.subsampling.layers."),
+    ("encoder.pre_encode.out.", "encoder.subsampling.linear."),
+    ("self_attn.linear_q.", "self_attn.q_proj."),
+    ("self_attn.linear_k.", "self_attn.k_proj."),
+    ("self_attn.linear_v.", "self_attn.v_proj."),
+    ("self_attn.linear_out.", "self_attn.o_proj."),
+    ("self_attn.linear_pos.", "self_attn.relative_k_proj."),
+    ("self_attn.pos_bias_", "self_attn.bias_"),
+    ("conv.batch_norm.", "conv.norm."),
+    ("decoder.prediction.embed.", "decoder.embedding."),
+    ("decoder.prediction.dec_rnn.lstm.", "decoder.lstm."),
+    ("joint.enc.", "encoder_projector."),
+    ("joint.pred.", "decoder.decoder_projector."),
+    ("joint.joint_net.2.", "joint.head."),
+)
+
+
+def encoder_config(section: Mapping[str, Any]) -> dict[str, Any]:
+    """NeMo's encoder section in transformers' words."""
+    return {
+        "hidden_size": section["d_model"],
+        "num_hidden_layers": section["n_layers"],
+        "num_attention_heads": section["n_heads"],
+        "intermediate_size": section["d_model"] * section["ff_expansion_factor"],
+        "attention_bias": section["use_bias"],
+        "convolution_bias": section["use_bias"],
+        "conv_kernel_size": section["conv_kernel_size"],
+        "subsampling_factor": section["subsampling_factor"],
+        "subsampling_conv_channels": section["subsampling_conv_channels"],
+        "num_mel_bins": section["feat_in"],
+        "scale_input": section["xscaling"],
+    }
+
+
+def encoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The encoder's weights alone, renamed."""
+    whole = renamed({f"encoder.{name}": tensor for name, tensor in weights.items()})
+    return {name.removeprefix("encoder."): tensor for name, tensor in whole.items()}
+
+
+def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found = {}
+    for name, tensor in weights.items():
+        new = name
+        for nemos, theirs in _NAMES:
+            new = new.replace(nemos, theirs)
+        found[new] = tensor
+    return found
+
+
+def whole_model(read: Checkpoint) -> ParakeetForTDT:
+    """transformers' model with the weights of a checkpoint."""
+    network = read.decoder["prednet"]
+    config = ParakeetTDTConfig(
+        encoder_config=encoder_config(read.encoder),
+        decoder_hidden_size=network["pred_hidden"],
+        num_decoder_layers=network["pred_rnn_layers"],
+        hidden_act=read.joint["jointnet"]["activation"],
+        max_symbols_per_step=read.max_symbols,
+        durations=list(read.durations),
+        vocab_size=read.vocabulary.blank + 1,
+        blank_token_id=read.vocabulary.blank,
+        pad_token_id=0,
+    )
+    model = ParakeetForTDT(config)
+    features = "preprocessor."
+    model.load_state_dict(
+        renamed({name: t for name, t in read.weights.items() if not name.startswith(features)})
+    )
+    return model.eval()
+
+
+def write_folder(read: Checkpoint, folder: Path) -> Path:
+    """A checkpoint as transformers itself saves it, with a tokenizer of the same pieces."""
+    whole_model(read).save_pretrained(folder)
+    shape = read.preprocessor
+    ParakeetFeatureExtractor(
+        feature_size=shape["features"],
+        sampling_rate=shape["sample_rate"],
+        hop_length=round(shape["window_stride"] * shape["sample_rate"]),
+        win_length=round(shape["window_size"] * shape["sample_rate"]),
+        n_fft=shape["n_fft"],
+    ).save_pretrained(folder)
+    pieces = {piece: token for token, piece in enumerate(read.vocabulary.pieces)}
+    tokenizer = Tokenizer(BPE(pieces, []))
+    tokenizer.add_special_tokens([AddedToken("<blank>", special=True)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@torch.inference_mode()
+def emissions(
+    model: ParakeetForTDT, features: Tensor, inside: Tensor
+) -> list[list[tuple[int, int, int]]]:
+    """(token, frame, duration) of every token that `generate` says, for every row."""
+    found = model.generate(input_features=features, attention_mask=inside)
+    frames = found.durations.cumsum(dim=1) - found.durations
+    valid = model.encoder._get_output_attention_mask(inside).sum(dim=1)
+    blank = model.config.blank_token_id
+    rows = zip(
+        found.sequences[:, 1:].tolist(),
+        frames[:, 1:].tolist(),
+        found.durations[:, 1:].tolist(),
+        valid.tolist(),
+        strict=True,
+    )
+    return [
+        [
+            said
+            for said in zip(tokens, starts, durations, strict=True)
+            if said[0] != blank and said[1] < length
+        ]
+        for tokens, starts, durations, length in rows
+    ]

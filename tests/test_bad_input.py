@@ -1,0 +1,405 @@
+"""Whatever a job brings, it gets a sentence with a code, and the worker goes on as if new."""
+
+import asyncio
+import threading
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import psutil
+import pytest
+
+from loopback import (
+    Behaviour,
+    S3Server,
+    WebServer,
+    answers,
+    drops,
+    redirects,
+    sends,
+    stalls,
+    trickles,
+)
+from parakeet_worker import audio
+from parakeet_worker.batcher import Batcher
+from parakeet_worker.engine.base import Hypothesis, Samples
+from parakeet_worker.engine.scripted import ScriptedEngine
+from parakeet_worker.entrypoints.serverless import handler_of
+from parakeet_worker.errors import ParakeetError
+from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.request import FileSource, Format, Request
+from parakeet_worker.settings import Settings
+from parakeet_worker.worker import open_pipeline
+from recordings import cut, encode, noise, silence, tone, wav
+
+pytestmark = pytest.mark.usefixtures("no_process_left", "without_waits")
+
+Payload = dict[str, Any]
+
+
+def base64(content: bytes) -> str:
+    return b64encode(content).decode()
+
+
+def good(hertz: int) -> Payload:
+    """A job that is heard as its pitch."""
+    return {"audio_base64": base64(wav(tone(hertz, 0.8)))}
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a bad job's audio lies."""
+
+    web: WebServer
+    s3: S3Server
+    folder: Path
+
+    def at(self, behaviour: Behaviour) -> Payload:
+        return {"audio_url": self.web.at("/talk.wav", behaviour) + "?hush"}
+
+    def encoded(self, name: str, *options: str, share: float = 1.0) -> Payload:
+        whole = encode(self.folder / name, *options, samples=tone(440, 5))
+        return {"audio_base64": base64(cut(whole, self.folder / f"cut-{name}", share).read_bytes())}
+
+
+@pytest.fixture
+def around(web: WebServer, s3: S3Server, tmp_path: Path) -> Surroundings:
+    return Surroundings(web, s3, tmp_path)
+
+
+@pytest.fixture
+def settings(s3: S3Server, tmp_path: Path) -> Settings:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    return Settings(
+        engine="scripted",
+        scratch=scratch,
+        allow_private_addresses=True,
+        max_audio_bytes=500_000,
+        max_audio_seconds=10,
+        stall_timeout_seconds=0.5,
+        download_timeout_seconds=3,
+        s3_access_key=s3.access_key,
+        s3_secret_key=s3.secret_key,
+        s3_endpoint=s3.endpoint,
+        s3_bucket=s3.bucket,
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A bad job, the code that it must get, and facts that must stand beside it."""
+
+    code: str
+    payload: Callable[[Surroundings], Payload]
+    facts: Payload = field(default_factory=dict)
+    chosen: dict[str, Any] = field(default_factory=dict)
+    """What this case needs of the operator."""
+
+
+GUARDED = {"allow_private_addresses": False}
+UNCONFIGURED = {"s3_access_key": None, "s3_secret_key": None}
+VIDEO = ("-f", "lavfi", "-i", "color=black:s=64x64:r=5:d=1", "-map", "1:v", "-c:v", "mpeg4")
+
+CASES: dict[str, Case] = {
+    "no source": Case("invalid_request", lambda _: {}, {"field": "audio_url"}),
+    "two sources": Case(
+        "invalid_request",
+        lambda _: {**good(440), "audio_url": "https://example.com/a.wav"},
+        {"field": "audio_url"},
+    ),
+    "unknown field": Case(
+        "invalid_request",
+        lambda _: {**good(440), "timestamps": True},
+        {"field": "timestamps", "nearest": "timestamp"},
+    ),
+    "boolean as string": Case(
+        "invalid_request", lambda _: {**good(440), "timestamp": "false"}, {"field": "timestamp"}
+    ),
+    "number as audio": Case(
+        "invalid_request", lambda _: {"audio_base64": 5}, {"field": "audio_base64"}
+    ),
+    "unknown format": Case(
+        "invalid_request", lambda _: {**good(440), "format": "docx"}, {"field": "format"}
+    ),
+    "backward clip": Case(
+        "invalid_request",
+        lambda _: {**good(440), "clip": {"start": 2, "end": 1}},
+        {"field": "clip.end"},
+    ),
+    "times in plain text": Case(
+        "invalid_request",
+        lambda _: {**good(440), "format": "text", "timestamp": True},
+        {"field": "timestamp"},
+    ),
+    "bad base64": Case(
+        "invalid_request", lambda _: {"audio_base64": "not base64!"}, {"field": "audio_base64"}
+    ),
+    "empty base64": Case("audio_empty", lambda _: {"audio_base64": ""}),
+    "empty file": Case("audio_empty", lambda around: around.at(sends(b""))),
+    "no samples": Case("audio_empty", lambda _: {"audio_base64": base64(wav(silence(0)))}),
+    "no audio stream": Case("audio_missing", lambda around: around.encoded("film.mp4", *VIDEO)),
+    "truncated": Case(
+        "audio_truncated",
+        lambda around: around.encoded("talk.flac", share=0.5),
+        {"declared": 5.0},
+    ),
+    "text named mp3": Case(
+        "audio_undecodable",
+        lambda _: {"audio_base64": base64(b"Dear all,\n" * 200), "audio_format": "mp3"},
+    ),
+    "playlist": Case(
+        "audio_undecodable",
+        lambda _: {"audio_base64": base64(b"#EXTM3U\n#EXTINF:3,\n/etc/hostname\n")},
+    ),
+    "0.05 s": Case(
+        "audio_too_short",
+        lambda _: {"audio_base64": base64(wav(tone(440, 0.05)))},
+        {"seconds": 0.05, "minimum": 0.1},
+    ),
+    "too long": Case(
+        "audio_too_long",
+        lambda _: {"audio_base64": base64(wav(tone(440, 10.1)))},
+        {"limit": 10.0},
+    ),
+    "clip outside": Case(
+        "clip_outside",
+        lambda _: {**good(440), "clip": {"start": 5}},
+        {"field": "clip.start", "seconds": 0.8},
+    ),
+    "too large inline": Case(
+        "audio_too_large",
+        lambda _: {"audio_base64": base64(bytes(500_001))},
+        {"limit": 500_000, "bytes": 500_001},
+    ),
+    "too large": Case(
+        "audio_too_large",
+        lambda around: around.at(sends(bytes(500_001))),
+        {"limit": 500_000, "bytes": 500_001},
+    ),
+    "no URL": Case("invalid_request", lambda _: {"audio_url": "talk.wav"}, {"field": "audio_url"}),
+    "file URL": Case(
+        "invalid_request", lambda _: {"audio_url": "file:///etc/hostname"}, {"field": "audio_url"}
+    ),
+    "unknown host": Case(
+        "source_unreachable", lambda _: {"audio_url": "http://nobody.invalid/a.wav"}
+    ),
+    "404": Case("source_not_found", lambda around: around.at(answers(404))),
+    "403": Case("source_refused", lambda around: around.at(answers(403)), {"status": 403}),
+    "503": Case("source_unreachable", lambda around: around.at(answers(503))),
+    "dropped": Case("source_unreachable", lambda around: around.at(drops(b"x", declared=9))),
+    "stalled": Case("source_unreachable", lambda around: around.at(stalls(b"RIFF"))),
+    "slow": Case(
+        "source_timeout",
+        lambda around: around.at(trickles(bytes(5000), 0.05)),
+        {"limit": 0.5},
+        {"download_timeout_seconds": 0.5},
+    ),
+    "forbidden address": Case(
+        "source_forbidden", lambda around: around.at(sends(b"secret")), {}, GUARDED
+    ),
+    "redirect to a file": Case(
+        "source_forbidden", lambda around: around.at(redirects("file:///etc/hostname"))
+    ),
+    "no S3 settings": Case(
+        "s3_not_configured",
+        lambda _: {"audio_s3": {"key": "talk.wav"}},
+        {"missing": ["S3_ACCESS_KEY", "S3_SECRET_KEY"]},
+        UNCONFIGURED,
+    ),
+    "missing S3 key": Case(
+        "source_not_found",
+        lambda around: {"audio_url": f"s3://{around.s3.bucket}/no/such.wav"},
+        {"source": "s3://recordings/no/such.wav"},
+    ),
+}
+
+
+def check_refusal(answer: object, case: Case, prefix: str = "") -> None:
+    """One shape for every refusal: a string with the code in front, the code, and facts."""
+    assert isinstance(answer, dict)
+    assert isinstance(answer["error"], str)
+    assert answer["error"].startswith(f"{case.code}: ")
+    assert answer["code"] == case.code
+    told = {**answer, "field": str(answer.get("field")).removeprefix(prefix)}
+    assert {name: told[name] for name in case.facts} == case.facts
+    assert "text" not in answer
+    assert "hush" not in str(answer)
+    assert "Traceback" not in str(answer)
+
+
+def check_nothing_left(settings: Settings) -> None:
+    assert list(settings.scratch.iterdir()) == []
+    assert psutil.Process().children() == []
+
+
+async def check_ready(pipeline: Pipeline) -> None:
+    """Nothing is left of the jobs before, and the next one is answered."""
+    check_nothing_left(pipeline.settings)
+    assert await pipeline.answer(good(660)) == {"text": "660."}
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_a_bad_job_gets_its_code_and_the_next_one_its_text(
+    name: str, around: Surroundings, settings: Settings
+) -> None:
+    case = CASES[name]
+    payload = case.payload(around)
+    with open_pipeline(settings.model_copy(update=case.chosen)) as pipeline:
+        handle = handler_of(pipeline)
+        check_refusal(await handle({"id": "alone", "input": payload}), case)
+        await check_ready(pipeline)
+
+        listed = {"inputs": [good(440), payload, good(880)]}
+        answers = await handle({"id": "listed", "input": listed})
+        assert isinstance(answers, list)
+        first, bad, last = answers
+        check_refusal(bad, case, "inputs[1].")
+        assert (first, last) == ({"text": "440."}, {"text": "880."})
+        check_nothing_left(settings)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [{}, {"input": None}, {"input": "talk.wav"}, {"input": []}, {"input": {"inputs": []}}],
+    ids=["nothing", "null", "text", "list", "empty list"],
+)
+async def test_a_job_without_an_object_gets_the_same_shape(
+    job: Payload, settings: Settings
+) -> None:
+    with open_pipeline(settings) as pipeline:
+        check_refusal(
+            await handler_of(pipeline)({"id": "job", **job}), Case("invalid_request", good)
+        )
+        await check_ready(pipeline)
+
+
+@pytest.mark.parametrize("format_", get_args(Format))
+async def test_silence_is_an_empty_text_and_no_error(format_: Format, settings: Settings) -> None:
+    payload = {"audio_base64": base64(wav(silence(1))), "format": format_}
+    with open_pipeline(settings) as pipeline:
+        answer = await handler_of(pipeline)({"input": payload})
+    assert isinstance(answer, dict)
+    assert answer["text"] == ""
+    assert "error" not in answer
+
+
+async def test_the_hiss_of_a_quiet_room_is_an_empty_text(settings: Settings) -> None:
+    with open_pipeline(settings) as pipeline:
+        answer = await pipeline.answer({"audio_base64": base64(wav(noise(1)))})
+    assert answer == {"text": ""}
+
+
+async def test_a_cut_ogg_file_is_answered_with_a_warning(
+    around: Surroundings, settings: Settings
+) -> None:
+    with open_pipeline(settings) as pipeline:
+        answer = await pipeline.answer(around.encoded("talk.opus", share=0.8))
+    assert isinstance(answer, dict)
+    assert answer["text"] == "440."
+    assert "cut off" in str(answer["warnings"])
+
+
+# Whatever happens to a job, its folder is gone afterwards and its processes are dead.
+
+
+async def cancelled(work: "asyncio.Task[Any]") -> None:
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+
+
+async def test_a_job_cancelled_while_it_is_fetched_leaves_nothing(
+    around: Surroundings, settings: Settings
+) -> None:
+    patient = settings.model_copy(update={"stall_timeout_seconds": 30})
+    with open_pipeline(patient) as pipeline:
+        job = asyncio.create_task(pipeline.answer(around.at(stalls(b"RIFF"))))
+        await asyncio.wait_for(around.web.reached.wait(), 10)
+        assert len(list(settings.scratch.iterdir())) == 1
+        await cancelled(job)
+        assert await asyncio.wait_for(around.web.left.wait(), 10)
+        await check_ready(pipeline)
+
+
+class Held:
+    """An engine that holds on to its batch until it is let go."""
+
+    def __init__(self) -> None:
+        self.hears = threading.Event()
+        self.let_go = threading.Event()
+
+    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+        self.hears.set()
+        self.let_go.wait(30)
+        return ScriptedEngine().transcribe(batch)
+
+    def close(self) -> None:
+        self.let_go.set()
+
+
+@pytest.fixture
+async def held(settings: Settings) -> AsyncIterator[tuple[Pipeline, Held]]:
+    engine = Held()
+    try:
+        with Batcher(engine, batch_seconds=60, queue_seconds=600) as batcher:
+            yield Pipeline(settings, batcher, audio.find_ffmpeg()), engine
+            engine.let_go.set()
+    finally:
+        engine.close()
+
+
+async def test_a_job_cancelled_while_it_is_heard_leaves_nothing(
+    held: tuple[Pipeline, Held],
+) -> None:
+    pipeline, engine = held
+    job = asyncio.create_task(pipeline.answer(good(440)))
+    await asyncio.to_thread(engine.hears.wait, 10)
+    assert len(list(pipeline.settings.scratch.iterdir())) == 1
+    await cancelled(job)
+    assert list(pipeline.settings.scratch.iterdir()) == []
+    engine.let_go.set()
+    await check_ready(pipeline)
+
+
+async def test_a_job_cancelled_while_it_is_decoded_leaves_nothing(
+    held: tuple[Pipeline, Held], tmp_path: Path
+) -> None:
+    pipeline, engine = held
+    path = encode(tmp_path / "long.wav", samples=tone(440, 120))
+    patient = pipeline.settings.model_copy(update={"max_audio_seconds": 3600, "segment_seconds": 2})
+    slow = Pipeline(patient, pipeline.batcher, pipeline.ffmpeg)
+    job = asyncio.create_task(slow.transcribe(Request(FileSource(path))))
+    await asyncio.to_thread(engine.hears.wait, 10)
+    await asyncio.sleep(0.3)
+    assert psutil.Process().children() != []
+    await cancelled(job)
+    assert psutil.Process().children() == []
+    engine.let_go.set()
+    await check_ready(pipeline)
+
+
+class Broken:
+    """An engine that nobody expected to fail like this."""
+
+    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+        raise RuntimeError(len(batch))
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+
+async def test_a_job_that_fails_for_a_reason_nobody_knows_leaves_nothing(
+    settings: Settings,
+) -> None:
+    with Batcher(Broken(), batch_seconds=60, queue_seconds=600) as batcher:
+        pipeline = Pipeline(settings, batcher, audio.find_ffmpeg())
+        with pytest.raises(ParakeetError):
+            await pipeline.answer(good(440))
+        answer = await handler_of(pipeline)({"input": good(440)})
+    assert isinstance(answer, dict)
+    assert answer["code"] == "engine_lost"
+    assert answer["refresh_worker"] is True
+    check_nothing_left(settings)

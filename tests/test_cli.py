@@ -1,0 +1,385 @@
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from parakeet_worker.entrypoints.cli import main, plan_tasks
+from parakeet_worker.request import Format
+from recordings import encode, silence, tone, wav
+
+Ran = subprocess.CompletedProcess[str]
+Parakeet = Callable[..., Ran]
+Invoke = Callable[..., Result]
+
+PITCHES = {"a.wav": 440, "b.wav": 880, "c.wav": 220}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three recordings; the first is the longest, so that it is done last."""
+    where = tmp_path / "folder"
+    where.mkdir()
+    for (name, hertz), seconds in zip(PITCHES.items(), (20, 2, 1), strict=True):
+        (where / name).write_bytes(wav(tone(hertz, seconds)))
+    return where
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    foreign = {name: said for name, said in os.environ.items() if not name.startswith("PARAKEET_")}
+    yield {**foreign, "PARAKEET_ENGINE": "scripted", "PARAKEET_SCRATCH": str(scratch)}
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.fixture
+def parakeet(folder: Path, environment: dict[str, str]) -> Parakeet:
+    """Runs the command as a user does, in the folder of the recordings."""
+
+    def run(*arguments: str | bytes, **settings: str) -> Ran:
+        return subprocess.run(
+            command(*arguments),
+            cwd=folder,
+            env={**environment, **settings},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def invoke(folder: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """Runs the command inside this process, which is faster."""
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: str | Path, **settings: str) -> Result:
+        return CliRunner().invoke(
+            main, ["transcribe", *map(str, arguments)], env={**environment, **settings}
+        )
+
+    return run
+
+
+def command(*arguments: str | bytes) -> list[str | bytes]:
+    return [sys.executable, "-m", "parakeet_worker.entrypoints.cli", "transcribe", *arguments]
+
+
+def files_in(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# standard output and standard error
+
+
+def test_one_file_gives_its_text_and_nothing_else(parakeet):
+    ran = parakeet("b.wav")
+    assert (ran.stdout, ran.stderr, ran.returncode) == ("880.\n", "", 0)
+
+
+def test_several_files_are_told_apart_and_stand_in_the_order_that_was_asked_for(invoke):
+    ran = invoke("a.wav", "c.wav", "b.wav", "c.wav", PARAKEET_CONCURRENCY="2")
+    assert ran.stdout == (
+        "==> a.wav <==\n440.\n==> c.wav <==\n220.\n==> b.wav <==\n880.\n==> c.wav <==\n220.\n"
+    )
+    assert (ran.stderr, ran.exit_code) == ("", 0)
+
+
+def test_each_file_that_failed_is_one_line_with_its_code_and_the_others_are_heard(parakeet, folder):
+    (folder / "text.mp3").write_text("this is no audio at all\n" * 100)
+    (folder / "empty.wav").touch()
+    (folder / "short.wav").write_bytes(wav(tone(440, 0.02)))
+    (folder / "sub").mkdir()
+    ran = parakeet("a.wav", "none.wav", "text.mp3", "empty.wav", "sub", "short.wav", "b.wav")
+    assert ran.returncode == 1
+    assert ran.stdout == "==> a.wav <==\n440.\n==> b.wav <==\n880.\n"
+    told = [re.match(r"([\w.]+): (\w+): .+", line) for line in ran.stderr.splitlines()]
+    assert [found and found.groups() for found in told] == [
+        ("none.wav", "source_not_found"),
+        ("text.mp3", "audio_undecodable"),
+        ("empty.wav", "audio_empty"),
+        ("sub", "source_not_found"),
+        ("short.wav", "audio_too_short"),
+    ]
+
+
+def test_a_warning_is_told_and_is_no_failure(invoke, folder):
+    whole = encode(folder / "whole.ogg", "-c:a", "libvorbis", samples=tone(440, 20)).read_bytes()
+    (folder / "cut.ogg").write_bytes(whole[: whole.rfind(b"OggS")])
+    ran = invoke("cut.ogg")
+    assert (ran.stdout, ran.exit_code) == ("440.\n", 0)
+    assert re.fullmatch(r"cut\.ogg: warning: .+\n", ran.stderr)
+
+
+@pytest.mark.parametrize("format_", ["json", "verbose_json"])
+def test_several_json_answers_are_json_lines_that_name_their_files(invoke, format_):
+    ran = invoke(*PITCHES, "none.wav", "--format", format_)
+    answers = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [answer["file"] for answer in answers] == list(PITCHES)
+    assert [answer["text"] for answer in answers] == ["440.", "880.", "220."]
+    assert ran.exit_code == 1
+    single = invoke("b.wav", "--format", format_)
+    assert {"file": "b.wav", **json.loads(single.stdout)} == answers[1]
+
+
+def test_timestamps_alone_mean_json(invoke):
+    ran = invoke("b.wav", "--timestamps")
+    assert ran.exit_code == 0
+    (word,) = json.loads(ran.stdout)["timestamps"]["word"]
+    assert (word["word"], word["start"], word["end"]) == ("880.", 0.0, 2.0)
+    assert invoke("b.wav", "--timestamps", "-f", "json").stdout == ran.stdout
+    assert "timestamps" not in json.loads(invoke("b.wav", "-f", "json").stdout)
+
+
+def test_a_name_that_is_no_utf_8_is_shown_as_well_as_it_can_be(parakeet, folder):
+    os.rename(folder / "a.wav", os.fsencode(folder) + b"/\xff.wav")  # noqa: PTH104
+    ran = parakeet(b"\xff.wav", "b.wav", b"\xfe.wav", "--format", "json")
+    answers = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [(answer["file"], answer["text"]) for answer in answers] == [
+        ("�.wav", "440."),
+        ("b.wav", "880."),
+    ]
+    assert ran.stderr.startswith("�.wav: source_not_found: ")
+    assert ran.returncode == 1
+
+
+def test_files_may_be_named_like_options(invoke, folder):
+    (folder / "b.wav").rename(folder / "-o")
+    (folder / "c.wav").rename(folder / "--format")
+    ran = invoke("./-o", "--", "-o", "--format", "a.wav")
+    assert ran.stdout == (
+        "==> -o <==\n880.\n==> -o <==\n880.\n==> --format <==\n220.\n==> a.wav <==\n440.\n"
+    )
+    assert ran.exit_code == 0
+
+
+def test_a_reader_that_goes_away_is_no_traceback(folder, environment):
+    reading, writing = os.pipe()
+    os.close(reading)
+    ran = subprocess.run(
+        command("a.wav", "b.wav"),
+        cwd=folder,
+        env=environment,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert (ran.stderr, ran.returncode) == (b"", 1)
+
+
+# wrong usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "Missing argument 'FILES...'"),
+        (["a.wav", "--format", "jsn"], "Invalid value for '--format'"),
+        (["a.wav", "--fromat", "json"], "--fromat"),
+        (["a.wav", "--timestamps", "--format", "text"], "--timestamps needs --format json"),
+        (["a.wav", "--timestamps", "--format", "srt"], "--timestamps needs --format json"),
+        (["a.wav", "--overwrite"], "--overwrite needs --output"),
+        (["a.wav", "-o", __file__], "Directory"),
+    ],
+)
+def test_wrong_usage_is_status_2_and_says_what_is_wrong(invoke, arguments, complaint):
+    ran = invoke(*arguments)
+    assert ran.exit_code == 2
+    assert ran.stdout == ""
+    assert complaint in ran.stderr
+
+
+def test_an_unknown_setting_is_status_2_with_the_right_name(parakeet):
+    ran = parakeet("a.wav", PARAKEET_MODLE="demo")
+    assert (ran.stdout, ran.returncode) == ("", 2)
+    assert ran.stderr == (
+        "parakeet: invalid_setting: PARAKEET_MODLE: no such setting; did you mean PARAKEET_MODEL?\n"
+    )
+
+
+def test_a_model_that_is_not_there_is_status_2(invoke):
+    ran = invoke("a.wav", "--model", "/none/such.nemo", PARAKEET_ENGINE="native")
+    assert (ran.stdout, ran.exit_code) == ("", 2)
+    assert ran.stderr.startswith("parakeet: checkpoint_missing: ")
+    assert "/none/such.nemo" in ran.stderr
+
+
+# results in a folder
+
+
+@pytest.mark.parametrize("format_", get_args(Format))
+def test_a_result_in_a_folder_is_what_standard_output_would_be(invoke, tmp_path, format_):
+    output = tmp_path / "new" / "results"
+    ran = invoke("b.wav", "-o", output, "--format", format_)
+    assert (ran.stdout, ran.stderr, ran.exit_code) == ("", "", 0)
+    ending = {"text": "txt", "verbose_json": "json"}.get(format_, format_)
+    assert files_in(output) == {f"b.{ending}": invoke("b.wav", "--format", format_).stdout}
+
+
+def test_results_of_files_of_one_name_are_told_apart(invoke, folder, tmp_path):
+    other = folder / "other"
+    other.mkdir()
+    (folder / "a.mp3").write_bytes(wav(tone(1000, 1)))
+    (other / "a.wav").write_bytes(wav(tone(2000, 1)))
+    paths = [folder / "a.wav", folder / "a.mp3", other / "a.wav", folder / "b.wav"]
+    assert invoke(*paths, "-o", tmp_path / "results").exit_code == 0
+    assert files_in(tmp_path / "results") == {
+        "a.wav.txt": "440.\n",
+        "a.mp3.txt": "1000.\n",
+        "a.wav-2.txt": "2000.\n",
+        "b.txt": "880.\n",
+    }
+
+
+def test_nothing_is_overwritten_unasked(invoke, tmp_path):
+    output = tmp_path / "results"
+    output.mkdir()
+    (output / "a.txt").write_text("dear to me")
+    ran = invoke("a.wav", "b.wav", "-o", output)
+    assert ran.exit_code == 1
+    assert files_in(output) == {"a.txt": "dear to me", "b.txt": "880.\n"}
+    assert re.fullmatch(r"a\.wav: invalid_request: .*a\.txt: .*--overwrite.*\n", ran.stderr)
+
+    again = invoke("a.wav", "b.wav", "-o", output, "--overwrite")
+    assert (again.stdout, again.stderr, again.exit_code) == ("", "", 0)
+    assert files_in(output) == {"a.txt": "440.\n", "b.txt": "880.\n"}
+
+
+def test_a_failed_file_leaves_the_earlier_result_alone(invoke, folder, tmp_path):
+    output = tmp_path / "results"
+    output.mkdir()
+    (output / "a.txt").write_text("the earlier result")
+    (folder / "a.wav").write_text("broken")
+    assert invoke("a.wav", "-o", output, "--overwrite").exit_code == 1
+    assert files_in(output) == {"a.txt": "the earlier result"}
+
+
+def test_a_result_that_cannot_be_written_is_a_failed_file_and_leaves_nothing(invoke, tmp_path):
+    output = tmp_path / "results"
+    (output / "a.txt").mkdir(parents=True)
+    ran = invoke("a.wav", "b.wav", "-o", output, "--overwrite")
+    assert ran.exit_code == 1
+    assert re.fullmatch(r".*a\.wav: invalid_request: .*a\.txt: cannot be written: .+\n", ran.stderr)
+    assert sorted(path.name for path in output.iterdir()) == ["a.txt", "b.txt"]
+    assert list((output / "a.txt").iterdir()) == []
+
+
+# names of results
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["talk.mp3"], ["talk"]),
+        (["talk.mp3", "song.mp3"], ["talk", "song"]),
+        (["talk.mp3", "talk.wav"], ["talk.mp3", "talk.wav"]),
+        (["x/talk.mp3", "y/talk.mp3", "z/talk.mp3"], ["talk.mp3", "talk.mp3-2", "talk.mp3-3"]),
+        (["talk.mp3", "talk.mp3"], ["talk.mp3", "talk.mp3-2"]),
+        (["talk", "talk.mp3"], ["talk", "talk.mp3"]),
+        (["a.mp3", "a.wav", "a.mp3.txt"], ["a.mp3", "a.wav", "a.mp3.txt"]),
+        (["a.mp3.txt", "a.mp3", "a.wav"], ["a.mp3", "a.mp3-2", "a.wav"]),
+        (["x/a.b", "y/a.b", "a.b-2.c"], ["a.b", "a.b-2", "a.b-2.c"]),
+        (["a.b-2.c", "x/a.b", "y/a.b"], ["a.b-2", "a.b", "a.b-3"]),
+        (["Talk.mp3", "talk.wav"], ["Talk.mp3", "talk.wav"]),
+        (["x/Talk.mp3", "y/talk.mp3"], ["Talk.mp3", "talk.mp3-2"]),
+        (["vol.1.mp3", "vol.2.mp3"], ["vol.1", "vol.2"]),
+        ([".hidden", ".hidden.mp3"], [".hidden", ".hidden.mp3"]),
+    ],
+)
+def test_results_are_named_after_their_files(files, names):
+    tasks = plan_tasks([Path(file) for file in files], "srt", Path("out"))
+    assert [task.target for task in tasks] == [Path("out") / f"{name}.srt" for name in names]
+    assert [task.path for task in tasks] == [Path(file) for file in files]
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_no_two_files_share_a_result(seed):
+    generator = np.random.default_rng(seed)
+    parts = ["a", "A", "a.b", "a.b-2", "a.b-3", "b", ".b", "a-2", "a.b.b"]
+    count = int(generator.integers(2, 12))
+    files = [
+        Path(f"{generator.integers(3)}")
+        / "".join(generator.choice(parts, generator.integers(1, 3)))
+        for _ in range(count)
+    ]
+    targets = [task.target for task in plan_tasks(files, "text", Path("out"))]
+    assert len({str(target).casefold() for target in targets}) == count
+    assert all(target and target.parent == Path("out") for target in targets)
+
+
+def test_without_a_folder_results_go_to_standard_output():
+    assert [task.target for task in plan_tasks([Path("a.mp3")], "text", None)] == [None]
+
+
+# on a terminal
+
+
+def on_a_terminal(arguments: list[str], *, stdout: Any, **options: Any) -> tuple[str, bytes]:
+    """What a terminal shows while the command runs, and what went to `stdout` if that is a pipe."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    process = subprocess.Popen(
+        command(*arguments), stderr=theirs, stdout=stdout or theirs, stdin=theirs, **options
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(ours, 4096)
+        except OSError:  # that is how a terminal ends
+            break
+    os.close(ours)
+    piped, _ = process.communicate()
+    assert process.returncode == 0
+    return shown.decode(), piped or b""
+
+
+def test_a_terminal_shows_a_progress_bar_and_a_pipe_gets_the_data_alone(folder, environment):
+    shown, piped = on_a_terminal(
+        ["a.wav", "b.wav"], stdout=subprocess.PIPE, cwd=folder, env=environment
+    )
+    assert piped == b"==> a.wav <==\n440.\n==> b.wav <==\n880.\n"
+    assert re.search(r"\b[12]/2\b.*file", shown)
+    assert "440" not in shown
+
+
+def test_on_a_terminal_results_do_not_mix_with_the_progress_bar(folder, environment):
+    shown, _ = on_a_terminal(["a.wav", "b.wav"], stdout=None, cwd=folder, env=environment)
+    assert re.search(r"(^|\r|\n)==> a\.wav <==\r\n440\.\r\n", shown)
+    assert re.search(r"(^|\r|\n)==> b\.wav <==\r\n880\.\r\n", shown)
+
+
+# the installed command
+
+
+def test_the_installed_command_knows_its_version_and_shows_its_options():
+    parakeet = Path(sys.executable).with_name("parakeet")
+    shown = subprocess.run([parakeet, "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"parakeet, version \d+\.\d+\.\d+\n", shown.stdout)
+    usage = CliRunner().invoke(main, ["transcribe", "--help"])
+    for option in ("--format", "--timestamps", "--model", "--output", "--overwrite"):
+        assert option in usage.stdout
+
+
+def test_silence_is_an_empty_line(invoke, tmp_path):
+    (tmp_path / "quiet.wav").write_bytes(wav(silence(1)))
+    ran = invoke(tmp_path / "quiet.wav")
+    assert (ran.stdout, ran.stderr, ran.exit_code) == ("\n", "", 0)

@@ -1,0 +1,150 @@
+"""What every engine promises, and the ones that keep it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recordings import decode, tone
+from speech import sample
+from tiny_model import config, weights, write_nemo
+
+from parakeet_worker import transcript
+from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.engine.base import Engine, Hypothesis, Samples
+from parakeet_worker.engine.native import NativeEngine
+from parakeet_worker.engine.nemo import NemoEngine
+from parakeet_worker.engine.scripted import ScriptedEngine
+from parakeet_worker.segments import Segment
+from parakeet_worker.weights import find
+
+FEATURE_SAMPLES = 160
+FRAME_SAMPLES = 1280
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """An engine, and pieces of different lengths in all of which it hears something."""
+
+    engine: Engine
+    pieces: list[Samples]
+
+
+def scripted(_: Path) -> Case:
+    pitches = ((440, 3.0), (880, 0.5), (330, 1.7), (550, 0.2), (660, 4.2))
+    return Case(ScriptedEngine(), [tone(hertz, seconds) for hertz, seconds in pitches])
+
+
+def native_random(folder: Path) -> Case:
+    path = write_nemo(folder / "tiny.nemo", tensors=weights(config(), seed=3))
+    return Case(NativeEngine.open(path, "cpu"), [hiss(length) for length in (3.0, 0.8, 1.7, 4.2)])
+
+
+def native_demo(_: Path) -> Case:
+    return Case(NativeEngine.open(find("demo"), "cpu"), speech())
+
+
+def nemo_demo(_: Path) -> Case:
+    if find_spec("nemo") is None:
+        pytest.skip("NeMo is not in this environment: scripts/test --oracle has it")
+    return Case(NemoEngine.open(find("demo"), "cpu"), speech())
+
+
+def speech() -> list[Samples]:
+    return [decode(sample(language).path) for language in ("en", "de", "uk", "el")]
+
+
+def hiss(seconds: float) -> Samples:
+    chance = np.random.default_rng(round(seconds * 10))
+    return (chance.standard_normal(round(seconds * SAMPLE_RATE)) * 0.1).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=[scripted, native_random, native_demo, nemo_demo])
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Case]:
+    case: Case = request.param(tmp_path_factory.mktemp("engine"))
+    yield case
+    case.engine.close()
+
+
+def said(hypothesis: Hypothesis) -> list[tuple[str, int, int]]:
+    return [(token.piece, token.frame, token.duration) for token in hypothesis.tokens]
+
+
+def test_every_piece_is_answered_in_order(case: Case) -> None:
+    heard = case.engine.transcribe(case.pieces)
+    assert len(heard) == len(case.pieces)
+    assert all(hypothesis.tokens for hypothesis in heard)
+    different = {tuple(said(hypothesis)) for hypothesis in heard}
+    assert len(different) == len(heard), "no two pieces sound alike"
+
+
+def test_the_same_audio_is_heard_the_same_alone_in_a_batch_and_in_any_order(case: Case) -> None:
+    together = [said(hypothesis) for hypothesis in case.engine.transcribe(case.pieces)]
+    alone = [said(case.engine.transcribe([piece])[0]) for piece in case.pieces]
+    order = np.random.default_rng(0).permutation(len(case.pieces))
+    shuffled = case.engine.transcribe([case.pieces[index] for index in order])
+    assert alone == together
+    assert [said(hypothesis) for hypothesis in shuffled] == [together[index] for index in order]
+
+
+def test_an_empty_batch_has_an_empty_answer(case: Case) -> None:
+    assert case.engine.transcribe([]) == []
+
+
+@pytest.mark.parametrize(
+    "length",
+    [0, 1, FEATURE_SAMPLES, 2 * FEATURE_SAMPLES, FRAME_SAMPLES - 1, FRAME_SAMPLES],
+)
+def test_a_piece_of_at_most_one_frame_is_answered_like_any_other(case: Case, length: int) -> None:
+    short = case.pieces[0][:length]
+    beside, among = case.engine.transcribe([case.pieces[1], short])
+    (alone,) = case.engine.transcribe([short])
+    assert said(among) == said(alone)
+    assert said(beside) == said(case.engine.transcribe([case.pieces[1]])[0])
+    assert all(token.frame <= 1 for token in alone.tokens)
+
+
+def test_nothing_is_heard_in_no_samples(case: Case) -> None:
+    (heard,) = case.engine.transcribe([np.zeros(0, dtype=np.float32)])
+    assert heard.tokens == ()
+
+
+def test_frames_rise_inside_the_piece(case: Case) -> None:
+    for piece, hypothesis in zip(case.pieces, case.engine.transcribe(case.pieces), strict=True):
+        frames = [token.frame for token in hypothesis.tokens]
+        assert frames == sorted(frames)
+        assert frames[0] >= 0
+        assert frames[-1] * hypothesis.frame_seconds <= len(piece) / SAMPLE_RATE
+        assert all(token.duration >= 0 for token in hypothesis.tokens)
+
+
+def test_log_probabilities_are_the_models(case: Case) -> None:
+    heard = case.engine.transcribe(case.pieces)
+    logprobs = [token.logprob for hypothesis in heard for token in hypothesis.tokens]
+    assert all(-20 < logprob <= 0 for logprob in logprobs)
+    assert len(set(logprobs)) > 2, "a constant is no probability"
+
+
+def test_the_pieces_join_to_the_text(case: Case) -> None:
+    for piece, hypothesis in zip(case.pieces, case.engine.transcribe(case.pieces), strict=True):
+        text = transcript.stitch(Segment(0.0, piece), hypothesis).text
+        joined = "".join(token.piece for token in hypothesis.tokens)
+        assert joined.replace("▁", "") == text.replace(" ", "")
+
+
+def test_closing_twice_is_closing_once(case: Case) -> None:
+    case.engine.close()
+    case.engine.close()
+
+
+def test_a_piece_longer_than_the_table_of_positions_is_heard_to_its_end(tmp_path: Path) -> None:
+    """`pos_emb_max_len` is 5000 frames, 400 s: a size to begin with, not a limit."""
+    sections = config()
+    assert sections["encoder"]["pos_emb_max_len"] == 5000
+    engine = NativeEngine.open(write_nemo(tmp_path / "tiny.nemo", sections), "cpu")
+    (heard,) = engine.transcribe([hiss(404.0)])
+    assert max(token.frame for token in heard.tokens) > 5000

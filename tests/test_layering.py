@@ -1,0 +1,265 @@
+"""The import graph is the drawing of the flow, and what crosses it is frozen."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src"
+PACKAGE = "parakeet_worker"
+
+# Upstream first: a module imports only what stands before it.
+FLOW = (
+    "errors",
+    "settings",
+    "engine.base",
+    "request",
+    "sources.inline",
+    "sources.memory",
+    "sources.s3",
+    "sources.url",
+    "sources",
+    "audio",
+    "segments",
+    "engine",
+    "engine.native.options",
+    "engine.native.tokens",
+    "engine.native.checkpoint",
+    "engine.native.features",
+    "engine.native.precision",
+    "engine.native.encoder",
+    "engine.native.fused",
+    "engine.native.decoder",
+    "engine.native.captured",
+    "engine.native.engine",
+    "engine.native",
+    "engine.nemo",
+    "engine.scripted",
+    "batcher",
+    "transcript",
+    "cues",
+    "render",
+    "stopwatch",
+    "pipeline",
+    "weights",
+    "worker",
+    "model",
+    "entrypoints",
+    "entrypoints.cli",
+    "entrypoints.serverless",
+    "",
+)
+
+# Who may import what is not ours; a name stands for the modules below it too.
+OWNERS = {
+    "aiohttp": ("sources.url",),
+    "boto3": ("sources.s3",),
+    "botocore": ("sources.s3",),
+    "click": ("entrypoints.cli",),
+    "huggingface_hub": ("weights",),
+    "hydra": ("engine.nemo",),
+    "imageio_ffmpeg": ("audio",),
+    "mypy_boto3_s3": ("sources.s3",),
+    "nemo": ("engine.nemo",),
+    "numpy": ("audio", "engine.base", "engine.scripted", "segments", "sources.memory", "worker"),
+    "omegaconf": ("engine.nemo",),
+    "pydantic": ("request", "settings"),
+    "runpod": ("entrypoints.serverless",),
+    "safetensors": ("engine.native.checkpoint",),
+    "stamina": ("sources.url",),
+    "torch": ("engine.native", "engine.nemo"),
+    "tqdm": ("entrypoints.cli",),
+    "yaml": ("engine.native.checkpoint", "engine.nemo"),
+    "yarl": ("sources.url",),
+}
+
+# What takes long to import is imported where it is used, in the middle of a function.
+LAZY = ("boto3", "botocore", "huggingface_hub", "imageio_ffmpeg", "nemo", "runpod", "torch", "yaml")
+
+# Stages that know neither the wire nor a foreign document, and so need no dict.
+INNER = ("engine.base", "audio", "segments", "batcher", "transcript", "cues", "engine.scripted")
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Every module of the package by its name in `FLOW`."""
+    found = {}
+    for path in sorted((SOURCE / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(SOURCE / PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text())
+    return found
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """What a module imports anywhere in it, by its full dotted name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if ours(inner) in modules() else str(node.module)
+
+
+def ours(name: str) -> str | None:
+    """The name in `FLOW` of one of our modules."""
+    if name == PACKAGE:
+        return ""
+    return name.removeprefix(f"{PACKAGE}.") if name.startswith(f"{PACKAGE}.") else None
+
+
+def mentions(tree: ast.Module, *names: str) -> bool:
+    """Whether a name or an attribute of that name is in the code."""
+    return any(
+        (isinstance(node, ast.Attribute) and node.attr in names)
+        or (isinstance(node, ast.Name) and node.id in names)
+        or (isinstance(node, ast.alias) and node.name in names)
+        for node in ast.walk(tree)
+    )
+
+
+every_module = pytest.mark.parametrize("name", modules(), ids=lambda name: name or PACKAGE)
+
+
+def test_every_module_has_its_place_in_the_flow():
+    assert len(set(FLOW)) == len(FLOW)
+    assert sorted(FLOW) == sorted(modules())
+
+
+@every_module
+def test_imports_point_upstream(name):
+    upstream = set(FLOW[: FLOW.index(name)])
+    used = {ours(module) for module in imported(modules()[name])} - {None}
+    assert used <= upstream
+
+
+def test_the_graph_was_looked_at():
+    edges = [ours(module) for tree in modules().values() for module in imported(tree)]
+    assert len([edge for edge in edges if edge]) > 100
+    assert {"sources", "batcher", "render"} <= {
+        ours(name) for name in imported(modules()["pipeline"])
+    }
+
+
+@every_module
+def test_foreign_libraries_are_imported_by_their_owners_only(name):
+    for module in imported(modules()[name]):
+        library = module.partition(".")[0]
+        if library in sys.stdlib_module_names or library == PACKAGE:
+            continue
+        owners = OWNERS[library]
+        assert any(name == owner or name.startswith(f"{owner}.") for owner in owners), library
+
+
+def test_every_owner_imports_what_it_owns():
+    for library, owners in OWNERS.items():
+        for owner in owners:
+            below = [name for name in modules() if name == owner or name.startswith(f"{owner}.")]
+            libraries = {
+                module.partition(".")[0] for name in below for module in imported(modules()[name])
+            }
+            assert library in libraries, f"{owner} does not import {library}"
+
+
+def loaded_after(*names: str) -> set[str]:
+    """The top-level modules that a fresh Python has after these imports."""
+    program = f"import json, sys\nimport {', '.join(names)}\nprint(json.dumps(list(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    return {name.partition(".")[0] for name in json.loads(ran.stdout)}
+
+
+def test_importing_the_package_loads_nothing_foreign():
+    loaded = loaded_after(PACKAGE)
+    assert PACKAGE in loaded
+    assert not loaded & set(OWNERS)
+
+
+def test_importing_every_way_in_loads_nothing_heavy():
+    ways_in = ("model", "entrypoints.cli", "entrypoints.serverless")
+    loaded = loaded_after(*(f"{PACKAGE}.{name}" for name in ways_in))
+    assert {"aiohttp", "click", "numpy", "pydantic"} <= loaded
+    assert not loaded & set(LAZY)
+
+
+def test_the_environment_is_read_by_the_ways_in_only():
+    readers = [
+        name
+        for name, tree in modules().items()
+        if mentions(tree, "environ", "environb", "getenv", "getenvb", "os.environ", "load_dotenv")
+    ]
+    assert readers
+    assert [name for name in readers if not name.startswith("entrypoints.")] == []
+
+
+def test_logging_is_configured_by_the_ways_in_only():
+    configuring = [name for name, tree in modules().items() if mentions(tree, "basicConfig")]
+    assert configuring
+    assert [name for name in configuring if not name.startswith("entrypoints.")] == []
+
+
+def test_the_handler_stands_on_the_standard_library_alone():
+    handler = ast.parse((ROOT / "handler.py").read_text())
+    libraries = {module.partition(".")[0] for module in imported(handler)}
+    assert libraries
+    assert libraries <= sys.stdlib_module_names
+
+
+def dataclasses_of(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+    """Every dataclass with its decorator."""
+    for node in ast.walk(tree):
+        for decorator in node.decorator_list if isinstance(node, ast.ClassDef) else []:
+            named = decorator.func if isinstance(decorator, ast.Call) else decorator
+            if "dataclass" in ast.unparse(named):
+                yield node.name, decorator
+
+
+def test_every_dataclass_is_frozen_and_has_slots():
+    found = [(name, each) for name, tree in modules().items() for each in dataclasses_of(tree)]
+    assert len(found) > 15
+    for module, (name, decorator) in found:
+        options = (
+            {option.arg: ast.unparse(option.value) for option in decorator.keywords}
+            if isinstance(decorator, ast.Call)
+            else {}
+        )
+        assert options.get("frozen") == options.get("slots") == "True", f"{module}.{name}"
+
+
+def test_every_model_of_the_wire_and_of_the_settings_forbids_what_it_does_not_know():
+    configured = [
+        ast.unparse(node.value)
+        for name in ("settings", "request")
+        for node in ast.walk(modules()[name])
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "model_config"
+    ]
+    assert len(configured) == 2
+    assert all("extra='forbid'" in options for options in configured)
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_no_dict_crosses_between_the_inner_stages(name):
+    functions = [node for node in ast.walk(modules()[name]) if isinstance(node, ast.FunctionDef)]
+    assert functions or name == "audio"
+    for function in functions:
+        arguments = function.args
+        annotations = [
+            argument.annotation
+            for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
+        ]
+        for annotation in filter(None, [*annotations, function.returns]):
+            assert not {"dict", "Mapping", "Any"} & {
+                node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)
+            }, function.name
+
+
+def test_no_module_is_a_drawer_for_odds_and_ends():
+    drawers = {"utils", "util", "common", "helpers", "misc", "config", "constants", "core"}
+    assert not drawers & {part for name in modules() for part in name.split(".")}

@@ -1,0 +1,213 @@
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import parakeet_worker
+from parakeet_worker import Model, ParakeetError, Transcript, open_model, written
+from parakeet_worker.errors import (
+    AudioEmpty,
+    AudioTooLong,
+    AudioTooShort,
+    AudioUndecodable,
+    CheckpointMissing,
+    ClipOutside,
+    InvalidRequest,
+    SourceNotFound,
+)
+from recordings import encode, silence, tone, wav
+
+TALK = np.concatenate([tone(440, 1.6), silence(0.8), tone(880, 1.6), silence(0.4)])
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def model(scratch: Path) -> Iterator[Model]:
+    with open_model(engine="scripted", scratch=scratch, max_audio_seconds=120.0) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(scratch: Path) -> Iterator[None]:
+    yield
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    path = tmp_path / "talk.wav"
+    path.write_bytes(wav(TALK))
+    return path
+
+
+def test_a_path_is_transcribed(model, talk):
+    heard = model.transcribe(talk)
+    assert isinstance(heard, Transcript)
+    assert heard.text == "440. 880."
+    assert heard.seconds == pytest.approx(4.4)
+
+
+def test_a_string_is_a_path_and_bytes_are_the_content_of_a_file(model, talk):
+    heard = model.transcribe(talk)
+    assert model.transcribe(str(talk)) == heard
+    assert model.transcribe(talk.read_bytes()) == heard
+
+
+def test_bytes_may_be_of_any_format(model, tmp_path):
+    content = encode(tmp_path / "talk.mp3", samples=TALK).read_bytes()
+    assert model.transcribe(content).text == "440. 880."
+
+
+def test_an_array_is_heard_sample_by_sample(model):
+    heard = model.transcribe(TALK)
+    assert heard.text == "440. 880."
+    assert [(word.start_seconds, word.end_seconds) for word in heard.words] == [
+        (0.0, 1.6),
+        (2.4, 4.0),
+    ]
+    assert heard == model.transcribe(TALK.astype(np.float64))
+    assert heard == model.transcribe(np.repeat(TALK, 2)[::2])
+
+
+@pytest.mark.parametrize("rate", [8000, 44_100])
+def test_an_array_at_another_rate_is_heard_at_its_own_pitch(model, rate):
+    samples = np.concatenate([tone(440, 1.6, rate), silence(0.8, rate), tone(880, 1.6, rate)])
+    heard = model.transcribe(samples, sample_rate=rate)
+    assert heard.text == "440. 880."
+    assert heard.seconds == pytest.approx(4.0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("clip", "text"),
+    [
+        ({"start_seconds": 2.0}, "880."),
+        ({"end_seconds": 2.0}, "440."),
+        ({"start_seconds": 0.8, "end_seconds": 3.2}, "440. 880."),
+        ({"start_seconds": 1.76, "end_seconds": 2.24}, ""),
+    ],
+)
+def test_a_clip_is_heard_on_the_clock_of_the_recording(model, clip, text):
+    heard = model.transcribe(TALK, **clip)
+    assert heard.text == text
+    for word in heard.words:
+        assert word.start_seconds >= clip.get("start_seconds", 0)
+        assert word.end_seconds <= clip.get("end_seconds", 4.4)
+    if text == "880.":
+        assert heard.words[0].start_seconds == pytest.approx(2.4, abs=0.08)
+
+
+def test_a_clip_of_a_file_and_of_bytes_is_the_clip_of_the_array(model, talk):
+    clip = {"start_seconds": 0.8, "end_seconds": 3.2}
+    heard = model.transcribe(talk, **clip)
+    assert heard.text == "440. 880."
+    assert model.transcribe(talk.read_bytes(), **clip).words == heard.words
+
+
+def test_many_threads_at_once_get_their_own_answers(model, tmp_path):
+    said: dict[int, str] = {}
+
+    def caller(number: int) -> None:
+        samples = tone(200 + 50 * number, 1.0)
+        if number % 3 == 0:
+            said[number] = model.transcribe(samples).text
+        elif number % 3 == 1:
+            said[number] = model.transcribe(wav(samples)).text
+        else:
+            path = tmp_path / f"{number}.wav"
+            path.write_bytes(wav(samples))
+            said[number] = model.transcribe(path).text
+
+    threads = [threading.Thread(target=caller, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert said == {number: f"{200 + 50 * number}." for number in range(12)}
+
+
+@pytest.mark.parametrize(
+    ("audio", "options", "error"),
+    [
+        (b"", {}, AudioEmpty),
+        (b"this is no audio at all", {}, AudioUndecodable),
+        (np.zeros(0, dtype=np.float32), {}, AudioEmpty),
+        (tone(440, 0.05), {}, AudioTooShort),
+        (silence(121), {}, AudioTooLong),
+        (TALK, {"start_seconds": 10.0}, ClipOutside),
+        (TALK.reshape(2, -1), {}, InvalidRequest),
+        ((TALK * 32_767).astype(np.int16), {}, InvalidRequest),
+    ],
+)
+def test_what_cannot_be_heard_is_refused_with_an_error_of_ours(model, audio, options, error):
+    with pytest.raises(error) as raised:
+        model.transcribe(audio, **options)
+    assert isinstance(raised.value, ParakeetError)
+
+
+def test_after_a_refusal_the_next_is_heard(model):
+    with pytest.raises(AudioUndecodable):
+        model.transcribe(b"this is no audio at all")
+    assert model.transcribe(TALK).text == "440. 880."
+
+
+def test_a_path_that_leads_nowhere_is_source_not_found(model, tmp_path):
+    with pytest.raises(SourceNotFound):
+        model.transcribe(tmp_path / "none.wav")
+
+
+def test_a_model_that_is_not_there_is_checkpoint_missing(tmp_path):
+    with pytest.raises(CheckpointMissing), open_model(str(tmp_path / "none.nemo")):
+        pass
+
+
+def test_a_model_that_is_closed_leaves_no_thread_of_its_own(scratch):
+    before = set(threading.enumerate())
+    with open_model(engine="scripted", scratch=scratch):
+        inside = {thread.name for thread in set(threading.enumerate()) - before}
+    after = {thread.name for thread in set(threading.enumerate()) - before}
+    assert {"engine", "pipeline"} <= inside
+    assert not {"engine", "pipeline"} & after
+
+
+def test_a_failure_inside_the_block_closes_the_model_and_passes(scratch):
+    before = set(threading.enumerate())
+    with pytest.raises(LookupError), open_model(engine="scripted", scratch=scratch):
+        raise LookupError
+    after = {thread.name for thread in set(threading.enumerate()) - before}
+    assert not {"engine", "pipeline"} & after
+
+
+def test_the_environment_is_not_read():
+    program = (
+        "from parakeet_worker import open_model\n"
+        "with open_model(engine='scripted') as model:\n"
+        "    print(model._pipeline.settings.concurrency)\n"
+    )
+    environment = {**os.environ, "PARAKEET_CONCURRENCY": "99", "PARAKEET_MODLE": "demo"}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, check=True
+    )
+    assert ran.stdout == b"16\n"
+
+
+def test_a_transcript_is_written_in_any_format(model):
+    heard = model.transcribe(TALK)
+    assert written(heard, "srt").startswith("1\n00:00:00,000 --> ")
+    assert written(heard, "text") == "440. 880.\n"
+
+
+def test_the_public_names_are_there_and_no_others():
+    for name in parakeet_worker.__all__:
+        assert getattr(parakeet_worker, name).__name__ == name
+    assert sorted(parakeet_worker.__all__) == sorted(parakeet_worker._HOMES)
+    with pytest.raises(AttributeError):
+        _ = parakeet_worker.transcribe

@@ -1,0 +1,376 @@
+import html
+import json
+import math
+import re
+from itertools import pairwise
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from parakeet_worker import render
+from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.engine.base import Hypothesis, Token
+from parakeet_worker.request import Format
+from parakeet_worker.segments import Segment
+from parakeet_worker.transcript import Transcript, join, stitch
+
+FRAME_SECONDS = 0.08
+FORMATS = get_args(Format)
+
+
+def heard(
+    *placed: tuple[str, int, int, float], seconds: float = 30.0, start_seconds: float = 0.0
+) -> Transcript:
+    """Pieces with their frame, duration and probability."""
+    tokens = tuple(
+        Token(piece, frame, duration, math.log(probability))
+        for piece, frame, duration, probability in placed
+    )
+    samples = np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32)
+    return stitch(Segment(start_seconds, samples), Hypothesis(tokens, FRAME_SECONDS))
+
+
+SHORT = heard(
+    ("▁Hel", 2, 2, 0.9),
+    ("lo", 4, 3, 0.8),
+    (".", 9, 1, 0.7),
+    ("▁You", 20, 4, 0.5),
+    ("?", 26, 1, 0.4),
+    seconds=4.0,
+)
+
+# 600 words in sentences of 9, in three segments, up to the 22nd minute of the recording.
+LONG = join(
+    [
+        heard(
+            *(
+                piece
+                for word in range(200)
+                for piece in [
+                    (f"▁word{word}" if word % 9 else f"▁Über{word}", 30 * word, 8, 0.9),
+                    *([(".", 30 * word + 9, 1, 0.6)] if word % 9 == 8 else []),
+                ]
+            ),
+            seconds=480.0,
+            start_seconds=480.0 * part,
+        )
+        for part in range(3)
+    ]
+)
+AWKWARD = heard(("▁<b>", 0, 4, 0.9), ("▁R&B", 10, 4, 0.9), ("▁-->", 20, 4, 0.9), seconds=3.0)
+EMPTY = heard(seconds=3.0)
+TRANSCRIPTS = {"short": SHORT, "long": LONG, "awkward": AWKWARD, "empty": EMPTY}
+
+every_transcript = pytest.mark.parametrize(
+    "transcript", TRANSCRIPTS.values(), ids=TRANSCRIPTS.keys()
+)
+
+Cue = tuple[float, float, list[str]]
+
+
+def clock(text: str, mark: str) -> float:
+    found = re.fullmatch(rf"(\d\d):([0-5]\d):([0-5]\d){re.escape(mark)}(\d\d\d)", text)
+    assert found, text
+    hours, minutes, seconds, milliseconds = map(int, found.groups())
+    return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
+
+
+def read_block(block: str, mark: str) -> Cue:
+    times, *lines = block.split("\n")
+    start, arrow, end = times.split(" ")
+    assert arrow == "-->"
+    assert lines
+    assert all(line == line.strip() and line for line in lines)
+    return clock(start, mark), clock(end, mark), lines
+
+
+def checked(cues: list[Cue]) -> list[Cue]:
+    for start, end, _ in cues:
+        assert start < end
+    for (_, end, _), (start, _, _) in pairwise(cues):
+        assert end <= start
+    return cues
+
+
+def read_srt(content: str) -> list[Cue]:
+    if not content:
+        return []
+    assert content.endswith("\n\n")
+    cues = []
+    for number, block in enumerate(content.removesuffix("\n\n").split("\n\n"), start=1):
+        head, rest = block.split("\n", 1)
+        assert head == str(number)
+        cues.append(read_block(rest, ","))
+    return checked(cues)
+
+
+def read_vtt(content: str) -> list[Cue]:
+    header, *blocks = content.split("\n\n")
+    assert header == "WEBVTT"
+    assert blocks.pop() == ""
+    cues = [read_block(block, ".") for block in blocks]
+    for _, _, lines in cues:
+        assert not re.search(r"[<>]|&(?!(amp|lt|gt);)", "".join(lines))
+    return checked(
+        [(start, end, [html.unescape(line) for line in lines]) for start, end, lines in cues]
+    )
+
+
+def read_tsv(content: str) -> list[Cue]:
+    header, *rows = content.removesuffix("\n").split("\n")
+    assert header == "start\tend\ttext"
+    cells = [row.split("\t") for row in rows]
+    return checked([(int(start) / 1000, int(end) / 1000, [text]) for start, end, text in cells])
+
+
+def words(cues: list[Cue]) -> str:
+    return " ".join(line for _, _, lines in cues for line in lines)
+
+
+def read_text(content: str) -> str:
+    assert content.endswith("\n")
+    assert content.count("\n") == 1
+    return content.removesuffix("\n")
+
+
+def read_json(content: str) -> str:
+    assert content.endswith("}\n")
+    return str(json.loads(content)["text"])
+
+
+READERS: dict[str, Any] = {
+    "json": read_json,
+    "verbose_json": read_json,
+    "text": read_text,
+    "srt": lambda content: words(read_srt(content)),
+    "vtt": lambda content: words(read_vtt(content)),
+    "tsv": lambda content: words(read_tsv(content)),
+}
+
+
+# every format
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@every_transcript
+def test_every_format_is_valid_and_says_every_word_once(transcript, format_):
+    assert READERS[format_](render.written(transcript, format_)) == transcript.text
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@every_transcript
+def test_every_format_is_a_json_object_with_the_text(transcript, format_):
+    document = render.document(transcript, format_)
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert document["text"] == transcript.text
+    assert "warnings" not in document
+
+
+@pytest.mark.parametrize("format_", ["srt", "vtt", "tsv"])
+@every_transcript
+def test_a_format_of_lines_stands_under_its_name_as_it_would_in_a_file(transcript, format_):
+    document = render.document(transcript, format_)
+    assert document == {"text": transcript.text, format_: render.written(transcript, format_)}
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_warnings_are_in_every_answer(format_):
+    warned = Transcript(SHORT.words, SHORT.seconds, FRAME_SECONDS, ("the file is cut off", "x"))
+    document = render.document(warned, format_)
+    assert document.pop("warnings") == ["the file is cut off", "x"]
+    assert document == render.document(SHORT, format_)
+
+
+@pytest.mark.parametrize("format_", ["json", "verbose_json"])
+def test_warnings_are_in_json_files_and_letters_stand_as_they_are(format_):
+    warned = Transcript(LONG.words, LONG.seconds, FRAME_SECONDS, ("gap",))
+    content = render.written(warned, format_)
+    assert json.loads(content)["warnings"] == ["gap"]
+    assert "Über0" in content
+
+
+def test_text_is_the_words_and_a_line_end():
+    assert render.written(SHORT, "text") == "Hello. You?\n"
+    assert render.document(SHORT, "text") == {"text": "Hello. You?"}
+
+
+# json
+
+
+def test_json_without_times_is_the_text_alone():
+    assert render.document(SHORT, "json") == {"text": "Hello. You?"}
+    assert json.loads(render.written(SHORT, "json")) == {"text": "Hello. You?"}
+
+
+def test_json_with_times_has_nemos_keys():
+    assert render.document(SHORT, "json", timestamp=True) == {
+        "text": "Hello. You?",
+        "timestamps": {
+            "word": [
+                {"word": "Hello.", "start_offset": 2, "end_offset": 7, "start": 0.16, "end": 0.56},
+                {"word": "You?", "start_offset": 20, "end_offset": 24, "start": 1.6, "end": 1.92},
+            ],
+            "segment": [
+                {
+                    "segment": "Hello.",
+                    "start_offset": 2,
+                    "end_offset": 7,
+                    "start": 0.16,
+                    "end": 0.56,
+                },
+                {
+                    "segment": "You?",
+                    "start_offset": 20,
+                    "end_offset": 24,
+                    "start": 1.6,
+                    "end": 1.92,
+                },
+            ],
+            "char": [
+                {"char": "Hel", "start_offset": 2, "end_offset": 4, "start": 0.16, "end": 0.32},
+                {"char": "lo", "start_offset": 4, "end_offset": 7, "start": 0.32, "end": 0.56},
+                {"char": ".", "start_offset": 7, "end_offset": 7, "start": 0.56, "end": 0.56},
+                {"char": "You", "start_offset": 20, "end_offset": 24, "start": 1.6, "end": 1.92},
+                {"char": "?", "start_offset": 24, "end_offset": 24, "start": 1.92, "end": 1.92},
+            ],
+        },
+    }
+
+
+def test_times_in_a_file_are_those_of_the_answer():
+    content = render.written(SHORT, "json", timestamp=True)
+    assert json.loads(content) == render.document(SHORT, "json", timestamp=True)
+
+
+@every_transcript
+def test_offsets_are_whole_frames_and_seconds_are_floats_that_agree(transcript):
+    timestamps: Any = render.document(transcript, "json", timestamp=True)["timestamps"]
+    assert list(timestamps) == ["word", "segment", "char"]
+    for kind, entries in timestamps.items():
+        assert bool(entries) == bool(transcript.words)
+        for entry in entries:
+            assert list(entry) == [kind, "start_offset", "end_offset", "start", "end"]
+            assert type(entry["start_offset"]) is type(entry["end_offset"]) is int
+            assert type(entry["start"]) is type(entry["end"]) is float
+            assert entry["start"] == pytest.approx(entry["start_offset"] * FRAME_SECONDS, abs=1e-3)
+            assert entry["end"] == pytest.approx(entry["end_offset"] * FRAME_SECONDS, abs=1e-3)
+
+
+# verbose_json
+
+
+def test_verbose_json_is_openais_with_a_confidence():
+    document = render.document(SHORT, "verbose_json")
+    sentence = math.log(0.9 * 0.8 * 0.7) / 3
+    assert document == {
+        "task": "transcribe",
+        "duration": 4.0,
+        "text": "Hello. You?",
+        "segments": [
+            {
+                "id": 0,
+                "start": 0.16,
+                "end": 0.56,
+                "text": "Hello.",
+                "avg_logprob": round(sentence, 4),
+            },
+            {
+                "id": 1,
+                "start": 1.6,
+                "end": 1.92,
+                "text": "You?",
+                "avg_logprob": round(math.log(0.5 * 0.4) / 2, 4),
+            },
+        ],
+        "words": [
+            {
+                "word": "Hello.",
+                "start": 0.16,
+                "end": 0.56,
+                "confidence": round(math.exp(sentence), 4),
+            },
+            {"word": "You?", "start": 1.6, "end": 1.92, "confidence": round(math.sqrt(0.2), 4)},
+        ],
+    }
+
+
+@every_transcript
+def test_verbose_json_has_the_types_of_openais(transcript):
+    document: Any = render.document(transcript, "verbose_json")
+    types = {"task": str, "duration": float, "text": str, "segments": list, "words": list}
+    assert {key: type(value) for key, value in document.items()} == types
+    assert len(document["words"]) == len(transcript.words)
+    assert [segment["id"] for segment in document["segments"]] == list(
+        range(len(transcript.sentences))
+    )
+    for segment in document["segments"]:
+        assert [type(value) for value in segment.values()] == [int, float, float, str, float]
+        assert segment["avg_logprob"] <= 0
+    for word in document["words"]:
+        assert [type(value) for value in word.values()] == [str, float, float, float]
+        assert 0 <= word["confidence"] <= 1
+
+
+# subtitles
+
+
+def test_srt_to_the_letter():
+    assert render.written(SHORT, "srt") == (
+        "1\n00:00:00,160 --> 00:00:01,160\nHello.\n\n2\n00:00:01,600 --> 00:00:02,600\nYou?\n\n"
+    )
+
+
+def test_vtt_to_the_letter():
+    assert render.written(SHORT, "vtt") == (
+        "WEBVTT\n\n00:00:00.160 --> 00:00:01.160\nHello.\n\n00:00:01.600 --> 00:00:02.600\nYou?\n\n"
+    )
+
+
+def test_srt_and_vtt_have_the_same_cues():
+    srt = read_srt(render.written(LONG, "srt"))
+    assert len(srt) > 60
+    assert srt == read_vtt(render.written(LONG, "vtt"))
+    assert srt[-1][1] > 22 * 60
+    for _, _, lines in srt:
+        assert len(lines) <= 2
+        assert max(map(len, lines)) <= 42
+
+
+def test_vtt_escapes_what_would_be_markup_and_srt_does_not():
+    assert "&lt;b&gt; R&amp;B --&gt;" in render.written(AWKWARD, "vtt")
+    assert "<b> R&B -->" in render.written(AWKWARD, "srt")
+
+
+def test_no_words_are_no_cues():
+    assert render.written(EMPTY, "srt") == ""
+    assert render.written(EMPTY, "vtt") == "WEBVTT\n\n"
+    assert render.written(EMPTY, "tsv") == "start\tend\ttext\n"
+    assert render.written(EMPTY, "text") == "\n"
+
+
+@pytest.mark.parametrize(
+    ("start_seconds", "shown"),
+    [
+        (0.0, "00:00:00,000"),
+        (59.9996, "00:01:00,000"),
+        (3599.999, "00:59:59,999"),
+        (3600.0, "01:00:00,000"),
+        (86_399.0, "23:59:59,000"),
+    ],
+)
+def test_clock_times_carry_over_into_minutes_and_hours(start_seconds, shown):
+    later = heard(("▁a", 0, 2, 0.5), seconds=1.0, start_seconds=start_seconds)
+    assert render.written(later, "srt").startswith(f"1\n{shown} --> ")
+
+
+# tsv
+
+
+def test_tsv_has_a_sentence_a_line_in_milliseconds():
+    assert render.written(SHORT, "tsv") == "start\tend\ttext\n160\t560\tHello.\n1600\t1920\tYou?\n"
+
+
+def test_tsv_has_all_sentences():
+    rows = read_tsv(render.written(LONG, "tsv"))
+    assert [row[2] for row in rows] == [[sentence.text] for sentence in LONG.sentences]

@@ -1,0 +1,213 @@
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loopback import (
+    Behaviour,
+    Listener,
+    S3Server,
+    WebServer,
+    answers,
+    chunks,
+    drops,
+    in_turn,
+    sends,
+    stalls,
+    trickles,
+)
+from parakeet_worker.errors import (
+    AudioTooLarge,
+    InvalidRequest,
+    ParakeetError,
+    S3NotConfigured,
+    SourceNotFound,
+    SourceRefused,
+    SourceTimeout,
+    SourceUnreachable,
+)
+from parakeet_worker.request import Request, S3Source, parse
+from parakeet_worker.settings import Settings
+from parakeet_worker.sources import s3 as source
+
+CONTENT = os.urandom(600_000)
+KEYS = ["talk.wav", "a talk/über+alles?#%2F.wav", "deep/er/talk.wav", "//twice.wav"]
+DENIED = "<Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error>"
+
+
+def settings(endpoint: str, **chosen: Any) -> Settings:
+    return Settings(
+        **{
+            "s3_access_key": S3Server.access_key,
+            "s3_secret_key": S3Server.secret_key,
+            "s3_bucket": S3Server.bucket,
+            "s3_endpoint": endpoint,
+            "max_audio_bytes": len(CONTENT),
+            **chosen,
+        }
+    )
+
+
+async def fetched(asked: S3Source, tmp_path: Path, chosen: Settings) -> bytes:
+    target = tmp_path / "audio"
+    await source.download(asked, target, chosen)
+    return target.read_bytes()
+
+
+async def refusal(asked: S3Source, tmp_path: Path, chosen: Settings) -> ParakeetError:
+    with pytest.raises(ParakeetError) as caught:
+        await fetched(asked, tmp_path, chosen)
+    return caught.value
+
+
+def only_source(payload: dict[str, Any]) -> S3Source:
+    (request,) = parse(payload).requests
+    assert isinstance(request, Request)
+    assert isinstance(request.source, S3Source)
+    return request.source
+
+
+@pytest.mark.parametrize("key", KEYS)
+async def test_an_object_arrives_byte_for_byte_however_it_is_named(
+    key: str, s3: S3Server, tmp_path: Path
+) -> None:
+    s3.put(key, CONTENT)
+    elsewhere = settings(s3.endpoint, s3_bucket="another")
+    usual = settings(s3.endpoint)
+    named = {"key": key, "bucket": s3.bucket}
+    assert await fetched(only_source({"audio_s3": {"key": key}}), tmp_path, usual) == CONTENT
+    assert await fetched(only_source({"audio_s3": named}), tmp_path, elsewhere) == CONTENT
+    address = {"audio_url": f"s3://{s3.bucket}/{key}"}
+    assert await fetched(only_source(address), tmp_path, elsewhere) == CONTENT
+
+
+@pytest.mark.parametrize(
+    "missing", [["S3_ACCESS_KEY"], ["S3_SECRET_KEY"], ["S3_ACCESS_KEY", "S3_SECRET_KEY"]]
+)
+async def test_missing_settings_are_named(missing: list[str], s3: S3Server, tmp_path: Path) -> None:
+    unset = {name.lower(): None for name in missing}
+    error = await refusal(S3Source("talk.wav"), tmp_path, settings(s3.endpoint, **unset))
+    assert isinstance(error, S3NotConfigured)
+    assert error.facts["missing"] == missing
+
+
+async def test_without_any_bucket_the_request_must_name_one(s3: S3Server, tmp_path: Path) -> None:
+    error = await refusal(S3Source("talk.wav"), tmp_path, settings(s3.endpoint, s3_bucket=None))
+    assert isinstance(error, InvalidRequest)
+    assert error.facts["field"] == "audio_s3.bucket"
+
+
+async def test_a_missing_key_is_named(s3: S3Server, tmp_path: Path) -> None:
+    error = await refusal(S3Source("no/such.wav"), tmp_path, settings(s3.endpoint))
+    assert isinstance(error, SourceNotFound)
+    assert error.facts["source"] == f"s3://{s3.bucket}/no/such.wav"
+
+
+async def test_a_missing_bucket_is_named(s3: S3Server, tmp_path: Path) -> None:
+    error = await refusal(S3Source("talk.wav", "no-such"), tmp_path, settings(s3.endpoint))
+    assert isinstance(error, SourceNotFound)
+    assert error.facts["source"] == "s3://no-such/talk.wav"
+
+
+async def test_an_impossible_bucket_is_the_mistake_of_the_caller(
+    s3: S3Server, tmp_path: Path
+) -> None:
+    error = await refusal(S3Source("talk.wav", "not a bucket!"), tmp_path, settings(s3.endpoint))
+    assert isinstance(error, InvalidRequest)
+
+
+async def test_wrong_credentials_are_refused_and_not_repeated_in_the_error(
+    web: WebServer, tmp_path: Path
+) -> None:
+    web.at("/recordings/talk.wav", answers(403, DENIED))
+    error = await refusal(S3Source("talk.wav"), tmp_path, settings(web.address))
+    assert isinstance(error, SourceRefused)
+    assert error.facts["status"] == 403
+    told = str(error.document())
+    assert S3Server.secret_key not in told
+    assert S3Server.access_key not in told
+
+
+async def test_a_passing_fault_heals_and_a_lasting_one_is_transient(
+    web: WebServer, tmp_path: Path
+) -> None:
+    fault = answers(503, "<Error><Code>SlowDown</Code></Error>")
+    web.at("/recordings/healing.wav", in_turn(fault, sends(CONTENT)))
+    web.at("/recordings/broken.wav", fault)
+    chosen = settings(web.address)
+    assert await fetched(S3Source("healing.wav"), tmp_path, chosen) == CONTENT
+    error = await refusal(S3Source("broken.wav"), tmp_path, chosen)
+    assert isinstance(error, SourceUnreachable)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [drops(CONTENT[:1000], declared=len(CONTENT)), stalls(CONTENT[:1000])],
+    ids=["dropped", "stalled"],
+)
+async def test_a_body_that_breaks_off_is_transient(
+    fault: Behaviour, web: WebServer, tmp_path: Path
+) -> None:
+    web.at("/recordings/talk.wav", fault)
+    impatient = settings(web.address, stall_timeout_seconds=0.3)
+    error = await refusal(S3Source("talk.wav"), tmp_path, impatient)
+    assert isinstance(error, SourceUnreachable)
+
+
+async def test_an_endpoint_where_nobody_listens_is_unreachable(
+    listener: Listener, tmp_path: Path
+) -> None:
+    await listener.__aexit__(None, None, None)
+    nowhere = settings(f"http://127.0.0.1:{listener.port}")
+    assert isinstance(await refusal(S3Source("talk.wav"), tmp_path, nowhere), SourceUnreachable)
+
+
+async def test_an_object_over_the_cap_is_refused(s3: S3Server, tmp_path: Path) -> None:
+    s3.put("large.wav", CONTENT)
+    small = settings(s3.endpoint, max_audio_bytes=len(CONTENT) - 1)
+    error = await refusal(S3Source("large.wav"), tmp_path, small)
+    assert isinstance(error, AudioTooLarge)
+    assert error.facts == {"limit": len(CONTENT) - 1, "bytes": len(CONTENT)}
+    assert (tmp_path / "audio").stat().st_size == 0
+
+
+async def test_a_body_of_unknown_length_is_counted_as_it_comes(
+    web: WebServer, tmp_path: Path
+) -> None:
+    web.at("/recordings/small.wav", chunks(CONTENT))
+    web.at("/recordings/large.wav", chunks(CONTENT, times=30))
+    chosen = settings(web.address)
+    assert await fetched(S3Source("small.wav"), tmp_path, chosen) == CONTENT
+    error = await refusal(S3Source("large.wav"), tmp_path, chosen)
+    assert isinstance(error, AudioTooLarge)
+    assert error.facts == {"limit": len(CONTENT)}
+
+
+@pytest.mark.parametrize("behaviour", [stalls(), trickles(CONTENT, 0.05)], ids=["stall", "trickle"])
+async def test_a_download_ends_at_its_time_limit(
+    behaviour: Behaviour, web: WebServer, tmp_path: Path
+) -> None:
+    web.at("/recordings/talk.wav", behaviour)
+    brief = settings(web.address, download_timeout_seconds=0.4, stall_timeout_seconds=1)
+    error = await refusal(S3Source("talk.wav"), tmp_path, brief)
+    assert isinstance(error, SourceTimeout)
+    assert error.facts["limit"] == 0.4
+
+
+async def test_a_cancelled_download_ends_and_leaves_its_folder_alone(
+    web: WebServer, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    web.at("/recordings/talk.wav", in_turn(stalls(), sends(CONTENT)))
+    impatient = settings(web.address, stall_timeout_seconds=0.5)
+    download = asyncio.create_task(fetched(S3Source("talk.wav"), scratch, impatient))
+    await asyncio.wait_for(web.reached.wait(), 10)
+    download.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await download
+    (scratch / "audio").unlink()
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert list(scratch.iterdir()) == []

@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+
+from parakeet_worker import weights
+from parakeet_worker.errors import CheckpointMissing
+from tiny_model import write_nemo, write_safetensors
+
+
+def test_demo_is_the_checkpoint_that_comes_with_the_package() -> None:
+    found = weights.find("demo")
+    assert found.name == "demo.nemo"
+    assert found.is_file()
+
+
+def test_the_path_of_a_nemo_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = write_nemo(tmp_path / "tiny.nemo")
+    assert weights.find(str(path)) == path
+
+
+def test_a_folder_is_searched_for_safetensors_first_and_for_nemo_then(tmp_path: Path) -> None:
+    folder = write_safetensors(tmp_path / "tiny")
+    nemo = write_nemo(folder / "tiny.nemo")
+    assert weights.find(str(folder)) == folder
+    (folder / "tokenizer.json").unlink()
+    assert weights.find(str(folder)) == nemo
+
+
+@pytest.mark.parametrize("name", ["nothing.nemo", "folder/nothing.nemo", "/no/where", "word"])
+def test_what_is_not_there_is_said_to_be_missing_with_where_it_was_looked_for(name: str) -> None:
+    with pytest.raises(CheckpointMissing, match=r"nothing|no/where|word") as raised:
+        weights.find(name)
+    assert raised.value.facts["searched"]
+
+
+def test_a_folder_without_a_model_is_missing_one(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointMissing, match=r"model\.safetensors"):
+        weights.find(str(tmp_path))
+
+
+def test_the_snapshot_that_main_points_at_comes_before_the_others(tmp_path: Path) -> None:
+    folder = tmp_path / "models--nvidia--tiny"
+    for revision in ("aaa", "bbb"):
+        (folder / "snapshots" / revision).mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("bbb\n")
+    found = [snapshot.name for snapshot in weights._snapshots(tmp_path, "nvidia/tiny")]
+    assert found[0] == "bbb"
+    assert set(found) == {"aaa", "bbb"}
+
+
+def test_a_cache_without_the_model_has_no_snapshots(tmp_path: Path) -> None:
+    assert list(weights._snapshots(tmp_path, "nvidia/tiny")) == []
