@@ -1,7 +1,7 @@
 """What more than one test file stands on."""
 
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -49,10 +49,13 @@ def without_waits() -> Iterator[None]:
 
 
 @pytest.fixture
-def no_process_left() -> Iterator[None]:
-    """Whatever a test starts is dead when it ends, its zombies included."""
+def children() -> Iterator[Callable[[], list[psutil.Process]]]:
+    """What a test has started and is not dead and buried yet; at its end, that must be nothing."""
     me = psutil.Process()
-    before = {child.pid for child in me.children(recursive=True)}
-    yield
-    left = [child for child in me.children(recursive=True) if child.pid not in before]
-    assert left == []
+    before = set(me.children(recursive=True))
+
+    def started() -> list[psutil.Process]:
+        return [child for child in me.children(recursive=True) if child not in before]
+
+    yield started
+    assert started() == []

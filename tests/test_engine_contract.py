@@ -7,9 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recordings import decode, tone
-from speech import sample
-from tiny_model import config, weights, write_nemo
 
 from parakeet_worker import transcript
 from parakeet_worker.audio import SAMPLE_RATE
@@ -19,6 +16,9 @@ from parakeet_worker.engine.nemo import NemoEngine
 from parakeet_worker.engine.scripted import ScriptedEngine
 from parakeet_worker.segments import Segment
 from parakeet_worker.weights import find
+from recordings import decode, tone
+from speech import sample
+from tiny_model import config, weights, write_nemo
 
 FEATURE_SAMPLES = 160
 FRAME_SAMPLES = 1280

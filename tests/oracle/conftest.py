@@ -10,15 +10,14 @@ import pytest
 # Both warn of deprecations in each other and in what they stand on while they are imported.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import nemo.collections.asr
     import transformers  # noqa: F401
 
 import nemo_models
-from utterances import Utterance, utterances
 
 from parakeet_worker import weights
 from parakeet_worker.engine.base import Hypothesis
 from parakeet_worker.engine.native import NativeEngine
+from utterances import Utterance, utterances
 
 _FOREIGN_WARNINGS: tuple[str, ...] = ()
 

@@ -1,18 +1,17 @@
 """NeMo's side of the comparison: models, and what they hear, by NeMo's own code alone."""
 
 import copy
-import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sentencepiece
-import tiny_model
 import torch
 from nemo.collections.asr.models import ASRModel, EncDecRNNTBPEModel
 from nemo.utils import logging
 from omegaconf import OmegaConf, open_dict
 
+import tiny_model
 from parakeet_worker.engine.base import Samples
 
 logging.setLevel(logging.ERROR)
@@ -83,8 +82,7 @@ def emissions(hypothesis: Any) -> list[tuple[int, int, int]]:
 
 def tiny(folder: Path, **encoder: Any) -> Any:
     """A tiny FastConformer-TDT with a SentencePiece tokenizer, both made here."""
-    model = EncDecRNNTBPEModel(cfg=OmegaConf.create(tiny_config(folder, **encoder))).eval()
-    return model
+    return EncDecRNNTBPEModel(cfg=OmegaConf.create(tiny_config(folder, **encoder))).eval()
 
 
 def tiny_config(folder: Path, **encoder: Any) -> dict[str, Any]:
@@ -109,9 +107,9 @@ def tiny_config(folder: Path, **encoder: Any) -> dict[str, Any]:
 
 
 def _train_tokenizer(folder: Path) -> None:
-    letters = random.Random(0)
-    words = ["".join(letters.choices("abcdefghij", k=letters.randint(1, 5))) for _ in range(9000)]
-    lines = (" ".join(words[at : at + 6]) + ". Yes, no?" for at in range(0, len(words), 6))
+    chance = np.random.default_rng(0)
+    letters = chance.choice(list("abcdefghij"), (1500, 6, 4))
+    lines = (" ".join("".join(word) for word in words) + ". Yes, no?" for words in letters)
     (folder / "text.txt").write_text("\n".join(lines))
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "text.txt"),

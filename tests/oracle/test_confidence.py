@@ -17,11 +17,11 @@ import nemo_models
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from utterances import Utterance
 
 from parakeet_worker import transcript
 from parakeet_worker.engine.base import Hypothesis
 from parakeet_worker.segments import Segment
+from utterances import Utterance
 
 Floats = NDArray[np.float64]
 

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import nemo_models
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from utterances import Utterance
 
 from parakeet_worker.engine.base import Hypothesis
 from parakeet_worker.engine.native import NativeEngine, checkpoint
@@ -19,6 +17,7 @@ from parakeet_worker.engine.native.captured import CapturedDecoder
 from parakeet_worker.engine.native.checkpoint import Checkpoint
 from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Joint, Predictor
 from parakeet_worker.engine.native.precision import Precision
+from utterances import Utterance
 
 CPU = torch.device("cpu")
 MOST_SYMBOLS = 10

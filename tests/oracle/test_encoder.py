@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-import tiny_model
 import torch
 from nemo.collections.asr.modules import ConformerEncoder
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import ParakeetEncoder, ParakeetEncoderConfig
 from transformers_models import encoder_config, encoder_weights
-from utterances import Utterance
 
+import tiny_model
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.engine.native import checkpoint
 from parakeet_worker.engine.native.encoder import Encoder
 from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.fused import FusedEncoder
 from parakeet_worker.engine.native.precision import Precision
+from utterances import Utterance
 
 Section: TypeAlias = dict[str, Any]
 Weights: TypeAlias = dict[str, Tensor]
@@ -147,7 +147,7 @@ def random_weights(section: Section) -> Weights:
             tensor.uniform_(0.5, 2.0)
         elif name.endswith(("pos_bias_u", "pos_bias_v", "running_mean")):
             tensor.normal_()
-        elif ".norm_" in name or ".batch_norm." in name and tensor.is_floating_point():
+        elif ".norm_" in name or (".batch_norm." in name and tensor.is_floating_point()):
             tensor.add_(torch.randn_like(tensor) * 0.2)
     return weights
 

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import tiny_model
 import torch
 from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import ParakeetFeatureExtractor
-from utterances import Utterance
 
+import tiny_model
 from parakeet_worker.engine.native.features import Features
+from utterances import Utterance
 
 # Three ways to sum the same float32 numbers; features have a deviation of 1.
 TOLERANCE = 1e-3

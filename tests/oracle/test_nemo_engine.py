@@ -8,13 +8,13 @@ import nemo_models
 import pytest
 from nemo.collections.asr.models import EncDecRNNTBPEModel
 from omegaconf import OmegaConf
-from utterances import Utterance
 
 from parakeet_worker.engine.base import Hypothesis
 from parakeet_worker.engine.nemo import NemoEngine
 from parakeet_worker.errors import CheckpointCorrupt, UnsupportedOption
 from parakeet_worker.settings import Settings
 from parakeet_worker.worker import open_engine
+from utterances import Utterance
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import ParakeetFeatureExtractor, ParakeetForTDT
-from transformers_models import emissions, whole_model, write_folder
-from utterances import Utterance
+from transformers_models import emissions, write_folder
 
 from parakeet_worker.engine.base import Hypothesis
 from parakeet_worker.engine.native import NativeEngine, checkpoint
 from parakeet_worker.engine.native.checkpoint import Checkpoint
 from parakeet_worker.engine.native.encoder import Encoder
 from parakeet_worker.engine.native.features import Features
+from utterances import Utterance
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from nemo.collections.asr.parts.utils.timestamp_utils import process_timestamp_outputs
-from utterances import Utterance
 
 from parakeet_worker import render, transcript
 from parakeet_worker.engine.base import Hypothesis
 from parakeet_worker.segments import Segment
+from utterances import Utterance
 
 Entries = list[dict[str, Any]]
 

@@ -5,11 +5,11 @@ from functools import cache
 from itertools import pairwise
 
 import numpy as np
-from recordings import decode
-from speech import Sample, all_samples
 
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
+from recordings import decode
+from speech import Sample, all_samples
 
 _PAUSE_SECONDS = 0.4
 _FEWEST = 400
