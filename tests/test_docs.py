@@ -110,9 +110,7 @@ def test_every_file_that_architecture_names_is_there_and_no_module_is_missing() 
     text = (ROOT / "ARCHITECTURE.md").read_text()
     named = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
     package = ROOT / "src" / "parakeet_worker"
-    found = [
-        name for name in named if (package / name).exists() or (ROOT / name).exists()
-    ]
+    found = [name for name in named if (package / name).exists() or (ROOT / name).exists()]
     rows = [name for name in named if "/" in name or name.endswith(".py")]
     assert set(rows) <= set(found), sorted(set(rows) - set(found))
     modules = {

@@ -13,7 +13,6 @@ from training.batches import Batch
 from training.pieces import Pieces
 from training.words import word_types
 
-
 JOINT_DROPOUT = 0.05
 
 
@@ -58,9 +57,7 @@ class Network(nn.Module):
     def resume(self, stored: dict[str, Tensor]) -> None:
         """Take over the weights that fit; those of another tokenizer do not."""
         own = self.state_dict()
-        fitting = {
-            name: value for name, value in stored.items() if own[name].shape == value.shape
-        }
+        fitting = {name: value for name, value in stored.items() if own[name].shape == value.shape}
         self.load_state_dict(fitting, strict=False)
 
     def losses(self, batch: Batch) -> Losses:

@@ -118,7 +118,12 @@ def _read_decoding(options: Options) -> tuple[tuple[int, ...], int]:
     options.one_of("strategy", "greedy_batch", "greedy", default="greedy_batch")
     greedy = options.section_of("greedy")
     durations = options.integers("durations", (0, 1, 2, 3, 4))
-    max_symbols = greedy.integer("max_symbols", 10)
+    # The second is NeMo's name for it in a section that it has written itself.
+    max_symbols = greedy.integer("max_symbols", greedy.integer("max_symbols_per_step", 10))
+    greedy.one_of("ngram_lm_model", None, default=None)
+    boosted = greedy.section_of("boosting_tree")
+    for phrases in ("model_path", "key_phrases_file", "key_phrases_list", "key_phrase_items_list"):
+        boosted.one_of(phrases, None, default=None)
     # What remains of the section chooses among searches and reports that are not run here.
     return durations, max_symbols
 
@@ -126,13 +131,24 @@ def _read_decoding(options: Options) -> tuple[tuple[int, ...], int]:
 def _read_safetensors(folder: Path) -> Checkpoint:
     config = json.loads((folder / "config.json").read_text())
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    features = folder / "preprocessor_config.json"
     return _from_transformers(
         config,
-        json.loads(features.read_text()) if features.exists() else {},
+        _extractor(folder),
         _pieces(tokenizer, int(config["blank_token_id"])),
         load_file(folder / "model.safetensors"),
     )
+
+
+def _extractor(folder: Path) -> Section:
+    """The feature extractor's options: a file of their own, or a part of the processor's."""
+    alone, processor = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if alone.exists():
+        options: Section = json.loads(alone.read_text())
+    elif processor.exists():
+        options = json.loads(processor.read_text())["feature_extractor"]
+    else:
+        options = {}
+    return options
 
 
 def _pieces(tokenizer: Section, blank: int) -> tuple[str, ...]:
@@ -189,11 +205,13 @@ def _encoder_section(config: Section) -> dict[str, Any]:
     width, feed_forward = options.integer("hidden_size"), options.integer("intermediate_size")
     if feed_forward % width:
         raise UnsupportedOption("encoder_config", "intermediate_size", feed_forward)
-    return {
+    heads = options.integer("num_attention_heads")
+    options.one_of("num_key_value_heads", heads, default=heads)
+    section = {
         "feat_in": options.integer("num_mel_bins", 80),
         "n_layers": options.integer("num_hidden_layers"),
         "d_model": width,
-        "n_heads": options.integer("num_attention_heads"),
+        "n_heads": heads,
         "ff_expansion_factor": feed_forward // width,
         "conv_kernel_size": options.integer("conv_kernel_size", 9),
         "subsampling": "dw_striding",
@@ -202,6 +220,12 @@ def _encoder_section(config: Section) -> dict[str, Any]:
         "use_bias": bias,
         "xscaling": options.flag("scale_input", True),
     }
+    # They act in training alone, or say what the file is; positions are made as long as needed.
+    options.skip("dropout", "dropout_positions", "layerdrop", "activation_dropout")
+    options.skip("attention_dropout", "initializer_range", "max_position_embeddings")
+    options.skip("model_type", "dtype", "architectures", "transformers_version", "_name_or_path")
+    options.close()
+    return section
 
 
 def _preprocessor_section(features: Section, mels: int) -> dict[str, Any]:
