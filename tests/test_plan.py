@@ -18,8 +18,7 @@ from speech import SAMPLES, Sample, all_samples, sample
 
 Answer = dict[str, Any]
 
-# What the demo checkpoint reaches, see its model card; tightened as it gets better.
-MAX_WORD_ERROR_RATE = 0.05
+# The demo checkpoint mishears a fourth of the long sample's words; tightened as it gets better.
 MAX_LONG_WORD_ERROR_RATE = 0.35
 
 
@@ -106,14 +105,10 @@ async def test_multi_language(handle: Handler) -> None:
     inputs = [{"audio_base64": entry.base64} for entry in short]
     answers = await handle({"id": "job", "input": {"inputs": inputs}})
     assert isinstance(answers, list)
-    errors, words, exact = 0, 0, 0
-    for entry, answer in zip(short, answers, strict=True):
-        heard = str(answer["text"])
-        exact += heard == entry.text
-        errors += word_errors(entry.text.split(), heard.split())
-        words += len(entry.words)
-    assert errors <= MAX_WORD_ERROR_RATE * words
-    assert exact >= 22, "in nearly all languages every word is heard"
+    heard = {
+        entry.language: answer.get("text") for entry, answer in zip(short, answers, strict=True)
+    }
+    assert heard == {entry.language: entry.text for entry in short}
 
 
 async def test_long_audio(handle: Handler) -> None:

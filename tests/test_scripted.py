@@ -59,7 +59,11 @@ def test_the_same_audio_gives_the_same_alone_in_a_batch_and_in_any_order(seed):
                 part
                 for _ in range(generator.integers(0, 4))
                 for part in (
-                    tone(float(generator.choice(PITCHES)), float(generator.uniform(0.1, 1.5))),
+                    tone(
+                        float(generator.choice(PITCHES)),
+                        float(generator.uniform(0.1, 1.5)),
+                        level=float(generator.choice([0.003, 0.006, 0.3, 0.9])),
+                    ),
                     silence(float(generator.uniform(0, 0.5))),
                 )
             ]

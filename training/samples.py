@@ -39,6 +39,7 @@ TAKES: dict[str, int] = {
     "bg": 3,
     "de": 3,
     "da": 4,
+    "hr": 2,
 }
 """Samples drawn again because the checkpoint misheard the first: name to number of the draw."""
 

@@ -30,8 +30,9 @@ class Settings(BaseModel):
 
     model: str = Field(default="nvidia/parakeet-tdt-0.6b-v3", min_length=1)
     """A Hugging Face name, the path of a `.nemo` file or of a `safetensors` folder, or `demo`."""
-    engine: Literal["native", "scripted"] = "native"
-    """What transcribes: `native`, or `scripted` (no model: hears pure tones, for tests)."""
+    engine: Literal["native", "nemo", "scripted"] = "native"
+    """What transcribes: `native`, NVIDIA's `nemo` (a `.nemo` file, and the extra of that name), or
+    `scripted` (no model: hears pure tones, for tests)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the engine runs; `auto` takes the GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"

@@ -39,6 +39,12 @@ def open_engine(settings: Settings) -> Engine:
         from parakeet_worker.engine.scripted import ScriptedEngine
 
         return ScriptedEngine()
+    if settings.engine == "nemo":
+        from parakeet_worker.engine.nemo import NemoEngine
+
+        return NemoEngine.open(
+            weights.find(settings.model), device=settings.device, precision=settings.precision
+        )
     from parakeet_worker.engine.native import NativeEngine
 
     return NativeEngine.open(

@@ -50,11 +50,14 @@ class NemoEngine:
         self.frame_seconds = float(features.window_stride) * model.encoder.subsampling_factor
 
     @classmethod
-    def open(cls, path: Path, device: str = "auto") -> "NemoEngine":
+    def open(cls, path: Path, device: str = "auto", precision: str = "auto") -> "NemoEngine":
         """Load a `.nemo` file; raises `SetupError`s.
 
-        `device` is torch's name of one, or `auto` for the GPU where there is one.
+        `device` is torch's name of one, or `auto` for the GPU where there is one; `precision` is
+        `fp32`, or `auto` for that.
         """
+        if precision not in ("auto", "fp32"):
+            raise InvalidSetting("PARAKEET_PRECISION", f"NeMo is run in fp32, not in {precision}")
         if path.is_dir():
             raise CheckpointCorrupt(str(path), "NeMo reads .nemo files only, and this is a folder")
         if device == "auto":
