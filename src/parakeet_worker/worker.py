@@ -39,16 +39,16 @@ def open_engine(settings: Settings) -> Engine:
         from parakeet_worker.engine.scripted import ScriptedEngine
 
         return ScriptedEngine()
+    # Before torch is imported: a model that is not there is said at once.
+    checkpoint = weights.find(settings.model)
     if settings.engine == "nemo":
         from parakeet_worker.engine.nemo import NemoEngine
 
-        return NemoEngine.open(
-            weights.find(settings.model), device=settings.device, precision=settings.precision
-        )
+        return NemoEngine.open(checkpoint, device=settings.device, precision=settings.precision)
     from parakeet_worker.engine.native import NativeEngine
 
     return NativeEngine.open(
-        weights.find(settings.model),
+        checkpoint,
         device=settings.device,
         precision=settings.precision,
         decoder=settings.decoder,

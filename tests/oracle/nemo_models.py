@@ -24,21 +24,26 @@ def restored(path: Path) -> Any:
     model = ASRModel.restore_from(str(path), map_location="cpu").eval()
     model.preprocessor.featurizer.dither = 0.0
     model.preprocessor.featurizer.pad_to = 0
-    configure(model)
+    configure(model, "mean")
     return model
 
 
-def configure(model: Any, aggregation: str = "mean") -> None:
-    """Greedy decoding with times, and the plain probability as confidence."""
+def configure(model: Any, aggregation: str | None = None) -> None:
+    """Greedy decoding with durations, and the plain probability as confidence.
+
+    With an `aggregation` words get times and confidence too, which NeMo cannot give to the
+    nonsense that a random model says.
+    """
     section = copy.deepcopy(model.cfg.decoding)
     with open_dict(section):
         section.strategy = "greedy_batch"
-        section.compute_timestamps = True
+        section.tdt_include_token_duration = True
+        section.compute_timestamps = aggregation is not None
         section.confidence_cfg = {
             "preserve_token_confidence": True,
-            "preserve_word_confidence": True,
+            "preserve_word_confidence": aggregation is not None,
             "exclude_blank": True,
-            "aggregation": aggregation,
+            "aggregation": aggregation or "mean",
             "method_cfg": {"name": "max_prob", "alpha": 1.0},
         }
     model.change_decoding_strategy(section, verbose=False)

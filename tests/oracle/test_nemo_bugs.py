@@ -1,5 +1,6 @@
 """What is wrong in NeMo 3.0 and shapes this project; a test fails when it is mended there."""
 
+import copy
 from typing import Any
 
 import nemo_models
@@ -15,7 +16,7 @@ def test_durations_of_a_batch_are_mixed_up_where_there_are_no_cuda_graphs(tiny_n
     wrong = compared = 0
     lengths = torch.tensor([60, 55, 50, 40, 30])
     for seed in range(8):
-        nemo_models.randomise(tiny_nemo, seed)
+        nemo_models.randomise(tiny_nemo, seed, stay=-0.8)
         nemo_models.configure(tiny_nemo)
         states = torch.randn(5, 32, 60, generator=torch.Generator().manual_seed(seed)) * 2
         together = nemo_models.decoded(tiny_nemo, states, lengths)
@@ -26,7 +27,7 @@ def test_durations_of_a_batch_are_mixed_up_where_there_are_no_cuda_graphs(tiny_n
             assert [said[:2] for said in found] == [said[:2] for said in expected]
             wrong += sum(ours != theirs for ours, theirs in zip(found, expected, strict=True))
             compared += len(expected)
-    assert compared > 500
+    assert compared > 300
     assert wrong > compared / 20, "NeMo has mended its batched decoding: use it"
 
 
@@ -43,11 +44,11 @@ def test_changing_the_attention_model_makes_up_biases(tmp_path_factory: Any) -> 
     after = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        model.change_attention_model("rel_pos", [-1, -1], update_config=False)
-        model.eval()
-        after.append(states(model, mels, lengths))
-    assert len(biases(model)) == 8, "NeMo has mended `change_attention_model`"
-    assert all(bias.abs().sum() > 0 for bias in biases(model))
+        changed = copy.deepcopy(model)
+        changed.change_attention_model("rel_pos", [-1, -1], update_config=False)
+        after.append(states(changed.eval(), mels, lengths))
+        assert len(biases(changed)) == 8, "NeMo has mended `change_attention_model`"
+        assert all(bias.abs().sum() > 0 for bias in biases(changed))
     assert not torch.allclose(before, after[0], atol=1e-2)
     assert not torch.allclose(after[0], after[1], atol=1e-2)
 
