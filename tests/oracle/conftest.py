@@ -10,6 +10,7 @@ import pytest
 # Both warn of deprecations in each other and in what they stand on while they are imported.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    import nemo.collections.asr  # noqa: F401
     import transformers  # noqa: F401
 
 import nemo_models
@@ -18,15 +19,6 @@ from parakeet_worker import weights
 from parakeet_worker.engine.base import Hypothesis
 from parakeet_worker.engine.native import NativeEngine
 from utterances import Utterance, utterances
-
-_FOREIGN_WARNINGS: tuple[str, ...] = ()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What NeMo and transformers warn of while they work is theirs; all else stays an error."""
-    for item in items:
-        for warning in _FOREIGN_WARNINGS:
-            item.add_marker(pytest.mark.filterwarnings(f"ignore:{warning}"))
 
 
 @pytest.fixture(scope="session")

@@ -47,9 +47,9 @@ def test_nemos_confidence_of_a_token_is_its_probability_stretched(
     compared = 0
     for expected, hypothesis in zip(nemo_heard, native_heard, strict=True):
         ours = np.exp([token.logprob for token in hypothesis.tokens])
-        assert stretched(ours, outcomes) == pytest.approx(expected.token_confidence, abs=2e-4)
+        assert stretched(ours, outcomes) == pytest.approx(expected.token_confidence, abs=1e-4)
         compared += len(ours)
-    assert compared > 3000
+    assert compared > 1000
 
 
 @pytest.mark.parametrize("aggregation", sorted(AGGREGATIONS))
@@ -68,7 +68,7 @@ def test_nemos_confidence_of_a_word_follows_from_our_tokens(
             AGGREGATIONS[aggregation](stretched(probabilities(word), outcomes))
             for word in words(utterance, hypothesis)
         ]
-        assert ours == pytest.approx(expected, abs=2e-4)
+        assert ours == pytest.approx(expected, abs=1e-4)
         compared += len(ours)
     assert compared > 100
 
@@ -86,8 +86,8 @@ def test_our_confidence_of_a_word_is_the_geometric_mean_of_nemos_probabilities(
         theirs = iter(given.tolist())
         for word in words(utterance, hypothesis):
             parts = [next(theirs) for _ in word.tokens]
-            assert word.confidence == pytest.approx(math.prod(parts) ** (1 / len(parts)), abs=2e-4)
-            assert min(parts) - 1e-9 <= word.confidence <= np.mean(parts) + 2e-4
+            assert word.confidence == pytest.approx(math.prod(parts) ** (1 / len(parts)), abs=1e-4)
+            assert min(parts) - 1e-4 <= word.confidence <= np.mean(parts) + 1e-4
             several += len(parts) > 1
         assert not list(theirs)
     assert several > 300

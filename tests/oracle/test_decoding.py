@@ -130,7 +130,7 @@ def test_the_demo_checkpoint_hears_the_same_in_every_utterance(
         if heard(hypothesis) != nemo_tokens(nemo_demo, expected)
     ]
     assert different == []
-    assert sum(len(hypothesis.tokens) for hypothesis in native_heard) > 3000
+    assert sum(len(hypothesis.tokens) for hypothesis in native_heard) > 1000
 
 
 def test_the_text_is_nemos(nemo_heard: Sequence[Any], native_heard: Sequence[Hypothesis]) -> None:
@@ -144,7 +144,7 @@ def test_log_probabilities_are_nemos(
 ) -> None:
     ours = [token.logprob for hypothesis in native_heard for token in hypothesis.tokens]
     theirs = [logprob for expected in nemo_heard for logprob in logprobs(nemo_demo, expected)]
-    assert ours == pytest.approx(theirs, abs=2e-4)
+    assert ours == pytest.approx(theirs, abs=1e-4)
 
 
 def test_the_demo_checkpoint_hears_the_same_alone_in_a_batch_and_in_any_order(

@@ -28,7 +28,7 @@ Weights: TypeAlias = dict[str, Tensor]
 Encode: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 # States are normalised to a deviation of 1; these are float32 sums in another order.
-TOLERANCE = 2e-3
+TOLERANCE = 1e-4
 
 FULL_SIZE: Section = tiny_model.config()["encoder"] | {
     "feat_in": 128,
@@ -37,6 +37,12 @@ FULL_SIZE: Section = tiny_model.config()["encoder"] | {
     "n_heads": 8,
     "ff_expansion_factor": 4,
     "subsampling_conv_channels": 256,
+}
+
+VARIANTS: dict[str, Section] = {
+    "biases and scaling": {"use_bias": True, "xscaling": True},
+    # All utterances are longer than the table of positions to begin with.
+    "short table": {"pos_emb_max_len": 4},
 }
 
 
@@ -108,7 +114,7 @@ def heard(encode: Encode, section: Section, pieces: Sequence[Samples]) -> Heard:
     return Heard(together.float(), valid, tuple(alone))
 
 
-@pytest.fixture(scope="module", params=["demo", "full size", "biases and scaling"])
+@pytest.fixture(scope="module", params=["demo", "full size", "biases and scaling", "short table"])
 def outcomes(
     request: pytest.FixtureRequest, demo_path: Path, spoken: Sequence[Utterance]
 ) -> dict[str, Heard]:
@@ -121,7 +127,7 @@ def outcomes(
         section, weights = FULL_SIZE, random_weights(FULL_SIZE)
         pieces = [nearest(spoken, seconds) for seconds in (3.5, 2.0, 0.6)]
     else:
-        section = tiny_model.config()["encoder"] | {"use_bias": True, "xscaling": True}
+        section = tiny_model.config()["encoder"] | VARIANTS[request.param]
         weights = random_weights(section)
         pieces = [utterance.samples for utterance in spoken[::40]]
     found = {}
@@ -182,9 +188,3 @@ def test_an_utterance_has_the_same_states_alone_and_in_a_batch(
     found = outcomes[ours]
     for row, alone in enumerate(found.alone):
         assert (found.together[row, : len(alone)] - alone).abs().max() < TOLERANCE
-
-
-def test_the_full_size_has_the_parameters_of_the_published_model() -> None:
-    with torch.device("meta"):
-        encoder = Encoder.from_config(FULL_SIZE)
-    assert sum(parameter.numel() for parameter in encoder.parameters()) == 608_853_504

@@ -15,7 +15,7 @@ from parakeet_worker.engine.native.features import Features
 from utterances import Utterance
 
 # Three ways to sum the same float32 numbers; features have a deviation of 1.
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module", params=[80, 128], ids=["80 mels", "128 mels"])

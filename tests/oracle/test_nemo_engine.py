@@ -36,7 +36,7 @@ def test_it_hears_what_the_native_engine_hears(
             (token.piece, token.frame, token.duration) for token in expected.tokens
         ]
         assert [token.logprob for token in hypothesis.tokens] == pytest.approx(
-            [token.logprob for token in expected.tokens], abs=2e-4
+            [token.logprob for token in expected.tokens], abs=1e-4
         )
 
 

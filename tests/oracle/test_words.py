@@ -3,11 +3,13 @@
 Different on purpose:
 - NeMo's `char` is a list with one text in it; ours is the text.
 - NeMo's seconds are products such as 0.5600000000000001; ours are rounded to milliseconds.
+- NeMo writes the unknown piece as two question marks; here control pieces are written as nothing.
 - A time that NeMo puts after the end of the audio is moved to the end; its offset stays the
   nearest frame to that.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from nemo.collections.asr.parts.utils.timestamp_utils import process_timestamp_o
 
 from parakeet_worker import render, transcript
 from parakeet_worker.engine.base import Hypothesis
+from parakeet_worker.engine.native import checkpoint
 from parakeet_worker.segments import Segment
 from utterances import Utterance
 
@@ -76,3 +79,10 @@ def test_the_text_is_the_words(
     for utterance, expected, hypothesis in zip(spoken, nemo_heard, native_heard, strict=True):
         heard = transcript.stitch(Segment(0.0, utterance.samples), hypothesis)
         assert heard.text == expected.text
+
+
+def test_the_unknown_piece_is_written_as_nothing(nemo_demo: Any, demo_path: Path) -> None:
+    read = checkpoint.read(demo_path)
+    assert read.vocabulary.pieces[0] == "<unk>"
+    assert nemo_demo.tokenizer.ids_to_text([0]).strip() == "\N{DOUBLE QUESTION MARK}"
+    assert read.vocabulary.text(0) == ""

@@ -1,6 +1,7 @@
 """transformers' side of the comparison: NeMo's weights in its models and its folders."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
 from torch import Tensor
+from torch.nn import functional
 from transformers import ParakeetFeatureExtractor, ParakeetForTDT, ParakeetTDTConfig
 
 from parakeet_worker.engine.native.checkpoint import Checkpoint
@@ -64,6 +66,39 @@ def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+def widened(read: Checkpoint) -> Checkpoint:
+    """The same function with a prediction network as wide as the joint.
+
+    transformers knows one width for both. The new units of the LSTM have no weights at all, so
+    they stay at zero.
+    """
+    width = read.joint["jointnet"]["joint_hidden"]
+    narrow = read.decoder["prednet"]["pred_hidden"]
+    weights = dict(read.weights)
+    for name, tensor in read.weights.items():
+        if name.startswith("decoder."):
+            weights[name] = _padded(tensor, width, gates=tensor.shape[0] == 4 * narrow)
+    weights["joint.pred.weight"] = _padded(weights["joint.pred.weight"], width, gates=False)
+    return replace(
+        read,
+        decoder={**read.decoder, "prednet": {**read.decoder["prednet"], "pred_hidden": width}},
+        joint={**read.joint, "jointnet": {**read.joint["jointnet"], "pred_hidden": width}},
+        weights=weights,
+    )
+
+
+def _padded(tensor: Tensor, width: int, *, gates: bool) -> Tensor:
+    """Zeros behind the last dimension, and behind each of the LSTM's four gates."""
+    if tensor.dim() == 2:
+        tensor = functional.pad(tensor, (0, width - tensor.shape[1]))
+    if not gates:
+        return tensor
+    parts = tensor.chunk(4)
+    missing = (0, width - parts[0].shape[0])
+    before = (0, 0) if tensor.dim() == 2 else ()
+    return torch.cat([functional.pad(part, (*before, *missing)) for part in parts])
+
+
 def whole_model(read: Checkpoint) -> ParakeetForTDT:
     """transformers' model with the weights of a checkpoint."""
     network = read.decoder["prednet"]
@@ -83,6 +118,12 @@ def whole_model(read: Checkpoint) -> ParakeetForTDT:
     model.load_state_dict(
         renamed({name: t for name, t in read.weights.items() if not name.startswith(features)})
     )
+    # As the published v3 has it: it starts with the blank, and durations are no tokens.
+    blank = read.vocabulary.blank
+    model.generation_config.decoder_start_token_id = blank
+    model.generation_config.suppress_tokens = [
+        blank + 1 + index for index in range(len(read.durations))
+    ]
     return model.eval()
 
 
@@ -109,9 +150,10 @@ def emissions(
     model: ParakeetForTDT, features: Tensor, inside: Tensor
 ) -> list[list[tuple[int, int, int]]]:
     """(token, frame, duration) of every token that `generate` says, for every row."""
-    found = model.generate(input_features=features, attention_mask=inside)
-    frames = found.durations.cumsum(dim=1) - found.durations
     valid = model.encoder._get_output_attention_mask(inside).sum(dim=1)
+    limit = model.config.max_symbols_per_step * int(valid.max())
+    found = model.generate(input_features=features, attention_mask=inside, max_new_tokens=limit)
+    frames = found.durations.cumsum(dim=1) - found.durations
     blank = model.config.blank_token_id
     rows = zip(
         found.sequences[:, 1:].tolist(),

@@ -12,7 +12,7 @@ from recordings import decode
 from speech import Sample, all_samples
 
 _PAUSE_SECONDS = 0.4
-_FEWEST = 400
+_FEWEST = 800
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +25,7 @@ class Utterance:
 
 @cache
 def utterances() -> tuple[Utterance, ...]:
-    """Every recording whole up to 30 s, every sentence of it, and disguises up to 400."""
+    """Every recording whole up to 30 s, every sentence of it, and disguises up to 800."""
     plain = [utterance for sample in all_samples() for utterance in _stretches(sample)]
     disguised = []
     while len(plain) + len(disguised) < _FEWEST:

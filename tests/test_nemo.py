@@ -1,0 +1,27 @@
+"""What `NemoEngine` refuses before NeMo is needed; what it hears is in `tests/oracle`."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from parakeet_worker.engine.nemo import NemoEngine
+from parakeet_worker.errors import CheckpointCorrupt, InvalidSetting
+from tiny_model import write_nemo, write_safetensors
+
+
+def test_a_safetensors_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointCorrupt, match=r"\.nemo files only"):
+        NemoEngine.open(write_safetensors(tmp_path / "tiny"), "cpu")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
+def test_a_precision_that_it_does_not_run_in_is_refused(tmp_path: Path, precision: str) -> None:
+    with pytest.raises(InvalidSetting, match=f"PARAKEET_PRECISION.*{precision}"):
+        NemoEngine.open(write_nemo(tmp_path / "tiny.nemo"), "cpu", precision)
+
+
+@pytest.mark.skipif(find_spec("nemo") is not None, reason="NeMo is in this environment")
+def test_without_nemo_the_extra_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="extra `nemo`"):
+        NemoEngine.open(write_nemo(tmp_path / "tiny.nemo"), "cpu")
