@@ -22,6 +22,7 @@ def test_a_folder_is_searched_for_safetensors_first_and_for_nemo_then(tmp_path: 
     folder = write_safetensors(tmp_path / "tiny")
     nemo = write_nemo(folder / "tiny.nemo")
     assert weights.find(str(folder)) == folder
+    assert weights.find(str(folder), ["nemo"]) == nemo
     (folder / "tokenizer.json").unlink()
     assert weights.find(str(folder)) == nemo
 

@@ -1,8 +1,9 @@
 """The model on disk: finds it, or fetches it once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from parakeet_worker.errors import CheckpointMissing
 
@@ -12,10 +13,14 @@ DEMO = "demo"
 # RunPod keeps models that an endpoint names in this layout of the Hugging Face cache.
 _RUNPOD_CACHE = Path("/runpod-volume/huggingface-cache/hub")
 _SAFETENSORS = ("model.safetensors", "config.json", "tokenizer.json")
+_EXTRACTOR = ("preprocessor_config.json", "processor_config.json")
+
+Kind: TypeAlias = Literal["safetensors", "nemo"]
+ANY_KIND: tuple[Kind, ...] = ("safetensors", "nemo")
 
 
-def find(model: str) -> Path:
-    """A `.nemo` file or a `safetensors` folder for `model`; raises `CheckpointMissing`.
+def find(model: str, kinds: Sequence[Kind] = ANY_KIND) -> Path:
+    """A checkpoint of one of `kinds`, the first preferred; raises `CheckpointMissing`.
 
     `model` is `demo`, a path, or a Hugging Face name, which is looked for in RunPod's model
     cache, then in the Hugging Face cache, and is downloaded last.
@@ -24,29 +29,31 @@ def find(model: str) -> Path:
         return Path(str(files("parakeet_worker") / "checkpoints" / "demo.nemo"))
     named = Path(model).expanduser()
     if named.exists():
-        return _inside(model, named)
+        return _inside(model, named, kinds)
     if named.suffix == ".nemo" or named.is_absolute() or model.count("/") != 1:
         raise CheckpointMissing(model, [str(named)])
     for snapshot in _snapshots(_RUNPOD_CACHE, model):
-        found = _checkpoint_in(snapshot)
+        found = _checkpoint_in(snapshot, kinds)
         if found is not None:
             return found
-    return _from_hub(model)
+    return _from_hub(model, kinds)
 
 
-def _inside(model: str, path: Path) -> Path:
+def _inside(model: str, path: Path, kinds: Sequence[Kind]) -> Path:
     if path.is_file():
         return path
-    found = _checkpoint_in(path)
+    found = _checkpoint_in(path, kinds)
     if found is None:
         raise CheckpointMissing(model, [f"{path}/*.nemo", f"{path}/model.safetensors"])
     return found
 
 
-def _checkpoint_in(folder: Path) -> Path | None:
-    if all((folder / name).exists() for name in _SAFETENSORS):
-        return folder
-    return next(iter(sorted(folder.glob("*.nemo"))), None)
+def _checkpoint_in(folder: Path, kinds: Sequence[Kind]) -> Path | None:
+    held: dict[Kind, Path | None] = {
+        "safetensors": folder if all((folder / name).exists() for name in _SAFETENSORS) else None,
+        "nemo": next(iter(sorted(folder.glob("*.nemo"))), None),
+    }
+    return next((held[kind] for kind in kinds if held[kind] is not None), None)
 
 
 def _snapshots(cache: Path, model: str) -> Iterator[Path]:
@@ -59,18 +66,21 @@ def _snapshots(cache: Path, model: str) -> Iterator[Path]:
         yield from sorted((folder / "snapshots").iterdir())
 
 
-def _from_hub(model: str) -> Path:
+def _from_hub(model: str, kinds: Sequence[Kind]) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
-    patterns = [*_SAFETENSORS, "preprocessor_config.json"]
-    for allowed in (patterns, ["*.nemo"]):
+    patterns: dict[Kind, list[str]] = {
+        "safetensors": [*_SAFETENSORS, *_EXTRACTOR],
+        "nemo": ["*.nemo"],
+    }
+    for kind in kinds:
         try:
-            folder = Path(huggingface_hub.snapshot_download(model, allow_patterns=allowed))
+            folder = Path(huggingface_hub.snapshot_download(model, allow_patterns=patterns[kind]))
         except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as failure:
             searched = [str(_RUNPOD_CACHE), "the Hugging Face cache", f"Hugging Face: {failure}"]
             raise CheckpointMissing(model, searched) from failure
-        found = _checkpoint_in(folder)
+        found = _checkpoint_in(folder, [kind])
         if found is not None:
             return found
     raise CheckpointMissing(model, [f"Hugging Face: {model} holds no checkpoint"])

@@ -40,7 +40,8 @@ def open_engine(settings: Settings) -> Engine:
 
         return ScriptedEngine()
     # Before torch is imported: a model that is not there is said at once.
-    checkpoint = weights.find(settings.model)
+    wanted: tuple[weights.Kind, ...] = ("nemo",) if settings.engine == "nemo" else weights.ANY_KIND
+    checkpoint = weights.find(settings.model, wanted)
     if settings.engine == "nemo":
         from parakeet_worker.engine.nemo import NemoEngine
 
