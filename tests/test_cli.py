@@ -218,7 +218,7 @@ def test_an_unknown_setting_is_status_2_with_the_right_name(parakeet):
 def test_a_model_that_is_not_there_is_status_2(invoke):
     ran = invoke("a.wav", "--model", "/none/such.nemo", PARAKEET_ENGINE="native")
     assert (ran.stdout, ran.exit_code) == ("", 2)
-    assert ran.stderr.startswith("parakeet: checkpoint_missing: ")
+    assert ran.stderr.startswith("parakeet: weights_missing: ")
     assert "/none/such.nemo" in ran.stderr
 
 

@@ -33,14 +33,13 @@ EXAMPLES: list[ParakeetError] = [
     errors.SourceTimeout("https://example.com/a.mp3", 300.0),
     errors.DecodeTimeout(1800.0),
     errors.Overloaded(21_000.0, 21_600.0),
-    errors.Cancelled(),
     errors.OutOfMemory(29.96),
     errors.ContractBroken(8, 7),
     errors.EngineLost("RuntimeError: CUDA error: device-side assert triggered"),
     errors.InvalidSetting("PARAKEET_MODLE", "no such setting", "PARAKEET_MODEL"),
-    errors.CheckpointMissing("demo", ["/models/demo.nemo"]),
-    errors.CheckpointCorrupt("/models/demo.nemo", "it is no tar archive"),
-    errors.UnsupportedOption("encoder", "subsampling", "stacking"),
+    errors.WeightsMissing("demo", ["/models/demo.nemo"]),
+    errors.WeightsCorrupt("/models/demo.nemo", "it is no tar archive"),
+    errors.WeightsUnsupported("encoder", "subsampling", "stacking"),
     errors.FfmpegMissing(),
 ]
 

@@ -67,7 +67,9 @@ OWNERS = {
     "imageio_ffmpeg": ("audio",),
     "mypy_boto3_s3": ("sources.s3",),
     "nemo": ("engine.nemo",),
-    "numpy": ("audio", "engine.base", "engine.scripted", "segments", "sources.memory", "worker"),
+    "numpy": (
+        "audio", "engine.base", "engine.scripted", "model", "segments", "sources.memory", "worker",
+    ),  # fmt: skip
     "omegaconf": ("engine.nemo",),
     "pydantic": ("request", "settings"),
     "runpod": ("entrypoints.serverless",),

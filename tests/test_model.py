@@ -15,10 +15,11 @@ from parakeet_worker.errors import (
     AudioTooLong,
     AudioTooShort,
     AudioUndecodable,
-    CheckpointMissing,
     ClipOutside,
     InvalidRequest,
+    InvalidSetting,
     SourceNotFound,
+    WeightsMissing,
 )
 from recordings import encode, silence, tone, wav
 
@@ -145,6 +146,11 @@ def test_many_threads_at_once_get_their_own_answers(model, tmp_path):
         (TALK, {"start_seconds": 10.0}, ClipOutside),
         (TALK.reshape(2, -1), {}, InvalidRequest),
         ((TALK * 32_767).astype(np.int16), {}, InvalidRequest),
+        ([0.0, 0.1], {}, InvalidRequest),
+        (TALK, {"sample_rate": 0}, InvalidRequest),
+        (TALK, {"start_seconds": -1.0}, InvalidRequest),
+        (TALK, {"start_seconds": float("nan")}, InvalidRequest),
+        (TALK, {"start_seconds": 2.0, "end_seconds": 1.0}, InvalidRequest),
     ],
 )
 def test_what_cannot_be_heard_is_refused_with_an_error_of_ours(model, audio, options, error):
@@ -164,8 +170,14 @@ def test_a_path_that_leads_nowhere_is_source_not_found(model, tmp_path):
         model.transcribe(tmp_path / "none.wav")
 
 
+@pytest.mark.parametrize("settings", [{"concurrency": 0}, {"concurency": 4}])
+def test_a_setting_that_cannot_be_is_named(settings):
+    with pytest.raises(InvalidSetting, match="PARAKEET_CONC"), open_model("demo", **settings):
+        pass
+
+
 def test_a_model_that_is_not_there_is_checkpoint_missing(tmp_path):
-    with pytest.raises(CheckpointMissing), open_model(str(tmp_path / "none.nemo")):
+    with pytest.raises(WeightsMissing), open_model(str(tmp_path / "none.nemo")):
         pass
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from parakeet_worker.engine.native import checkpoint
-from parakeet_worker.errors import CheckpointCorrupt, UnsupportedOption
+from parakeet_worker.errors import WeightsCorrupt, WeightsUnsupported
 from tiny_model import PIECES, config, write_nemo, write_safetensors
 
 
@@ -38,14 +38,14 @@ def test_a_unigram_vocabulary_is_a_list_of_pairs() -> None:
 def test_a_file_that_is_no_checkpoint_is_corrupt(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.nemo"
     path.write_bytes(content)
-    with pytest.raises(CheckpointCorrupt, match=r"broken\.nemo"):
+    with pytest.raises(WeightsCorrupt, match=r"broken\.nemo"):
         checkpoint.read(path)
 
 
 def test_a_nemo_file_that_was_cut_off_is_corrupt(tmp_path: Path) -> None:
     path = write_nemo(tmp_path / "tiny.nemo")
     path.write_bytes(path.read_bytes()[:30_000])
-    with pytest.raises(CheckpointCorrupt):
+    with pytest.raises(WeightsCorrupt):
         checkpoint.read(path)
 
 
@@ -53,7 +53,7 @@ def test_a_nemo_file_without_weights_is_corrupt(tmp_path: Path) -> None:
     path = tmp_path / "empty.nemo"
     with tarfile.open(path, "w:"):
         pass
-    with pytest.raises(CheckpointCorrupt, match=r"model_config\.yaml"):
+    with pytest.raises(WeightsCorrupt, match=r"model_config\.yaml"):
         checkpoint.read(path)
 
 
@@ -61,7 +61,7 @@ def test_a_nemo_file_without_weights_is_corrupt(tmp_path: Path) -> None:
 def test_a_folder_with_a_broken_file_is_corrupt(tmp_path: Path, name: str) -> None:
     folder = write_safetensors(tmp_path / "tiny")
     (folder / name).write_bytes(b"\x10")
-    with pytest.raises(CheckpointCorrupt):
+    with pytest.raises(WeightsCorrupt):
         checkpoint.read(folder)
 
 
@@ -78,7 +78,7 @@ def test_another_way_of_decoding_is_refused(
 ) -> None:
     sections = config()
     sections[section] |= change
-    with pytest.raises(UnsupportedOption, match=section):
+    with pytest.raises(WeightsUnsupported, match=section):
         checkpoint.read(write_nemo(tmp_path / "other.nemo", sections))
 
 
@@ -92,5 +92,5 @@ def test_a_folder_of_another_architecture_is_refused(
     read = json.loads((folder / "config.json").read_text())
     read["encoder_config"] |= change
     (folder / "config.json").write_text(json.dumps(read))
-    with pytest.raises(UnsupportedOption, match=next(iter(change))):
+    with pytest.raises(WeightsUnsupported, match=next(iter(change))):
         checkpoint.read(folder)

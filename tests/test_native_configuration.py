@@ -17,7 +17,7 @@ from parakeet_worker.engine.native import checkpoint
 from parakeet_worker.engine.native.decoder import Joint, JointShape, Predictor, PredictorShape
 from parakeet_worker.engine.native.encoder import Encoder, EncoderShape
 from parakeet_worker.engine.native.features import FeaturesShape
-from parakeet_worker.errors import UnsupportedOption
+from parakeet_worker.errors import WeightsUnsupported
 from published import (
     MODELS,
     V3_BYTES,
@@ -203,7 +203,7 @@ def flat(table: Mapping[str, Mapping[str, object]]) -> list[tuple[str, str, obje
 
 @pytest.mark.parametrize(("section", "key", "value"), flat(REFUSED))
 def test_what_is_not_implemented_is_refused_by_name(section: str, key: str, value: object) -> None:
-    with pytest.raises(UnsupportedOption, match=f"{section}.{key}".replace(".", r"\.")):
+    with pytest.raises(WeightsUnsupported, match=f"{section}.{key}".replace(".", r"\.")):
         understood(changed(section, key, value))
 
 
@@ -231,9 +231,9 @@ def test_no_option_of_v3_is_left_out_of_the_tables(section: str) -> None:
 
 @pytest.mark.parametrize("section", ["preprocessor", "encoder", "decoder", "joint"])
 def test_another_class_or_a_new_option_is_refused(section: str) -> None:
-    with pytest.raises(UnsupportedOption, match=rf"{section}\._target_"):
+    with pytest.raises(WeightsUnsupported, match=rf"{section}\._target_"):
         understood(changed(section, "_target_", "nemo.collections.asr.modules.Another"))
-    with pytest.raises(UnsupportedOption, match=rf"{section}\.of_tomorrow"):
+    with pytest.raises(WeightsUnsupported, match=rf"{section}\.of_tomorrow"):
         understood(changed(section, "of_tomorrow", 1))
 
 
@@ -289,7 +289,7 @@ def test_another_encoder_in_the_folder_is_refused(folder: Path, key: str, value:
     config = json.loads(V3_CONFIG)
     config["encoder_config"][key] = value
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UnsupportedOption, match=rf"encoder_config\.{key}"):
+    with pytest.raises(WeightsUnsupported, match=rf"encoder_config\.{key}"):
         checkpoint.read(folder)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Joint, Predictor
-from parakeet_worker.errors import UnsupportedOption
+from parakeet_worker.errors import WeightsUnsupported
 from tiny_model import PIECES, WIDTH, config, weights
 
 DURATIONS = (0, 1, 2, 3, 4)
@@ -122,5 +122,5 @@ def test_a_blank_of_duration_zero_moves_one_frame() -> None:
 )
 def test_an_option_that_is_not_implemented_is_refused(section: str, change: Any) -> None:
     reader = {"decoder": Predictor, "joint": Joint}[section]
-    with pytest.raises(UnsupportedOption, match=section):
+    with pytest.raises(WeightsUnsupported, match=section):
         reader.from_config(config()[section] | change)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from parakeet_worker.engine.native.encoder import Encoder, _shift, relative_positions
-from parakeet_worker.errors import UnsupportedOption
+from parakeet_worker.errors import WeightsUnsupported
 from tiny_model import config, weights
 
 
@@ -109,7 +109,7 @@ def _plain_attention(attention: Any, states: Tensor, width: int) -> Tensor:
     ],
 )
 def test_an_option_that_is_not_implemented_is_refused(key: str, value: Any) -> None:
-    with pytest.raises(UnsupportedOption, match=f"encoder.{key}"):
+    with pytest.raises(WeightsUnsupported, match=f"encoder.{key}"):
         Encoder.from_config(config()["encoder"] | {key: value})
 
 

@@ -6,7 +6,7 @@ import torch
 
 from parakeet_worker.engine.base import Hypothesis, Samples
 from parakeet_worker.engine.native import NativeEngine
-from parakeet_worker.errors import CheckpointCorrupt, UnsupportedOption
+from parakeet_worker.errors import WeightsCorrupt, WeightsUnsupported
 from tiny_model import config, weights, write_nemo, write_safetensors
 
 
@@ -70,7 +70,7 @@ def test_weights_that_do_not_fit_are_a_corrupt_checkpoint(tmp_path: Path) -> Non
     tensors = weights(config())
     del tensors["encoder.layers.1.self_attn.linear_q.weight"]
     path = write_nemo(tmp_path / "holey.nemo", tensors=tensors)
-    with pytest.raises(CheckpointCorrupt, match="linear_q"):
+    with pytest.raises(WeightsCorrupt, match="linear_q"):
         NativeEngine.open(path, "cpu")
 
 
@@ -85,12 +85,12 @@ def test_a_voice_activity_head_is_left_aside_with_a_log_line(
 
 def test_a_part_that_the_engine_does_not_have_is_refused(tmp_path: Path) -> None:
     tensors = weights(config()) | {"adapter.weight": torch.zeros(1)}
-    with pytest.raises(UnsupportedOption, match=r"adapter\.weight"):
+    with pytest.raises(WeightsUnsupported, match=r"adapter\.weight"):
         NativeEngine.open(write_nemo(tmp_path / "adapted.nemo", tensors=tensors), "cpu")
 
 
 def test_a_vocabulary_of_another_size_is_refused(tmp_path: Path) -> None:
     sections = config()
     sections["joint"]["vocabulary"] = sections["joint"]["vocabulary"][:-1]
-    with pytest.raises(UnsupportedOption, match="num_classes"):
+    with pytest.raises(WeightsUnsupported, match="num_classes"):
         NativeEngine.open(write_nemo(tmp_path / "short.nemo", sections), "cpu")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from parakeet_worker.engine.native.features import Features, FeaturesShape, mel_filters
-from parakeet_worker.errors import UnsupportedOption
+from parakeet_worker.errors import WeightsUnsupported
 from tiny_model import config
 
 
@@ -73,5 +73,5 @@ def test_the_shortest_audio_gives_finite_features(features: Features, length: in
     ],
 )
 def test_an_option_that_is_not_implemented_is_refused(key: str, value: Any) -> None:
-    with pytest.raises(UnsupportedOption, match=f"preprocessor.{key}"):
+    with pytest.raises(WeightsUnsupported, match=f"preprocessor.{key}"):
         Features.from_config(config()["preprocessor"] | {key: value})

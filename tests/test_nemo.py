@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from parakeet_worker.engine.nemo import NemoEngine
-from parakeet_worker.errors import CheckpointCorrupt, InvalidSetting
+from parakeet_worker.errors import InvalidSetting, WeightsCorrupt
 from tiny_model import write_nemo, write_safetensors
 
 
 def test_a_safetensors_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointCorrupt, match=r"\.nemo files only"):
+    with pytest.raises(WeightsCorrupt, match=r"\.nemo files only"):
         NemoEngine.open(write_safetensors(tmp_path / "tiny"), "cpu")
 
 

@@ -83,7 +83,7 @@ def test_a_missing_model_stops_the_worker_before_any_job(tmp_path: Path) -> None
         with running_worker(api, tmp_path, missing) as worker:
             output, _ = worker.communicate(timeout=60)
         assert worker.returncode == 1
-        assert "checkpoint_missing" in output
+        assert "weights_missing" in output
         assert api.takes == 0
 
 

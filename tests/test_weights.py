@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from parakeet_worker import weights
-from parakeet_worker.errors import CheckpointMissing
+from parakeet_worker.errors import WeightsMissing
 from tiny_model import write_nemo, write_safetensors
 
 
@@ -29,13 +29,13 @@ def test_a_folder_is_searched_for_safetensors_first_and_for_nemo_then(tmp_path: 
 
 @pytest.mark.parametrize("name", ["nothing.nemo", "folder/nothing.nemo", "/no/where", "word"])
 def test_what_is_not_there_is_said_to_be_missing_with_where_it_was_looked_for(name: str) -> None:
-    with pytest.raises(CheckpointMissing, match=r"nothing|no/where|word") as raised:
+    with pytest.raises(WeightsMissing, match=r"nothing|no/where|word") as raised:
         weights.find(name)
     assert raised.value.facts["searched"]
 
 
 def test_a_folder_without_a_model_is_missing_one(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointMissing, match=r"model\.safetensors"):
+    with pytest.raises(WeightsMissing, match=r"model\.safetensors"):
         weights.find(str(tmp_path))
 
 

@@ -19,17 +19,16 @@
     │   ├── SourceUnreachable     no answer, a dropped connection or a 5xx
     │   ├── SourceTimeout         the download took too long
     │   ├── DecodeTimeout         ffmpeg took too long
-    │   ├── Overloaded            the queue is full
-    │   └── Cancelled             the request was taken back
+    │   └── Overloaded            the queue is full
     ├── EngineError           this worker is at fault
     │   ├── OutOfMemory           a piece does not fit even alone
     │   ├── ContractBroken        the engine answered another number of pieces than it was given
     │   └── EngineLost            the engine failed in a way that it cannot come back from
     └── SetupError            the operator must change the deployment; no job is taken
         ├── InvalidSetting        an environment variable is unknown or has an impossible value
-        ├── CheckpointMissing     no model where one was named
-        ├── CheckpointCorrupt     a model that cannot be read
-        ├── UnsupportedOption     a model with an option that the engine does not implement
+        ├── WeightsMissing        no model where one was named
+        ├── WeightsCorrupt        a model that cannot be read
+        ├── WeightsUnsupported    a model with an option that the engine does not implement
         └── FfmpegMissing         no ffmpeg on the machine or in the environment
 
 An error is made from facts and formats itself; the facts travel beside the sentence.
@@ -228,13 +227,6 @@ class Overloaded(TransientError):
         )
 
 
-class Cancelled(TransientError):
-    code = "cancelled"
-
-    def __init__(self) -> None:
-        super().__init__("the request was taken back before it was done")
-
-
 class EngineError(ParakeetError):
     """This worker is at fault."""
 
@@ -278,8 +270,8 @@ class InvalidSetting(SetupError):
         super().__init__(f"{name}: {reason}{hint}", setting=name, nearest=nearest)
 
 
-class CheckpointMissing(SetupError):
-    code = "checkpoint_missing"
+class WeightsMissing(SetupError):
+    code = "weights_missing"
 
     def __init__(self, model: str, searched: list[str]) -> None:
         super().__init__(
@@ -289,15 +281,15 @@ class CheckpointMissing(SetupError):
         )
 
 
-class CheckpointCorrupt(SetupError):
-    code = "checkpoint_corrupt"
+class WeightsCorrupt(SetupError):
+    code = "weights_corrupt"
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path}: {reason}", path=path)
 
 
-class UnsupportedOption(SetupError):
-    code = "unsupported_option"
+class WeightsUnsupported(SetupError):
+    code = "weights_unsupported"
 
     def __init__(self, section: str, key: str, value: object) -> None:
         super().__init__(

@@ -9,8 +9,11 @@ from tempfile import NamedTemporaryFile
 from threading import Thread
 from typing import Any, TypeVar
 
+import numpy as np
+
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
+from parakeet_worker.errors import InvalidRequest
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import Clip, FileSource, Request, SamplesSource, Source
 from parakeet_worker.settings import Settings
@@ -29,7 +32,7 @@ class Model:
 
     def transcribe(
         self,
-        audio: str | PathLike[str] | bytes | Samples,
+        audio: str | PathLike[str] | bytes | bytearray | Samples,
         *,
         sample_rate: int = SAMPLE_RATE,
         start_seconds: float = 0.0,
@@ -40,13 +43,17 @@ class Model:
         Raises `RequestError`, `TransientError` or `EngineError`.
         """
         clip = Clip(start_seconds, end_seconds)
-        if isinstance(audio, bytes):
+        if sample_rate <= 0:
+            raise InvalidRequest("sample_rate", "must be greater than zero")
+        if isinstance(audio, bytes | bytearray):
             with NamedTemporaryFile(dir=self._pipeline.settings.scratch) as file:
                 file.write(audio)
                 file.flush()
                 return self._heard(FileSource(Path(file.name)), clip)
         if isinstance(audio, str | PathLike):
             return self._heard(FileSource(Path(audio)), clip)
+        if not isinstance(audio, np.ndarray):
+            raise InvalidRequest("audio", "must be a path, bytes or an array of samples")
         return self._heard(SamplesSource(audio, sample_rate), clip)
 
     def _heard(self, source: Source, clip: Clip) -> Transcript:
@@ -62,7 +69,7 @@ def open_model(model: str | None = None, **settings: Any) -> Iterator[Model]:
 
     Further keywords are fields of `Settings`; the environment is not read. Raises `SetupError`s.
     """
-    chosen = Settings(**settings) if model is None else Settings(model=model, **settings)
+    chosen = Settings.of(settings if model is None else {"model": model, **settings})
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="pipeline", daemon=True)
     thread.start()

@@ -1,5 +1,6 @@
 """Wire names in, `Request` out: the only module that knows how a job is spelled."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,12 @@ class Clip:
 
     start_seconds: float = 0.0
     end_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_seconds < math.inf:
+            raise InvalidRequest("clip.start", "must be zero or more")
+        if self.end_seconds is not None and not self.end_seconds > self.start_seconds:
+            raise InvalidRequest("clip.end", "must be greater than clip.start")
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,8 +82,13 @@ class Settings(BaseModel):
             if name.startswith(_PREFIX) and name not in known:
                 raise InvalidSetting(name, "no such setting", _nearest(name, known))
         given = {field: environment[name] for name, field in known.items() if environment.get(name)}
+        return cls.of(given)
+
+    @classmethod
+    def of(cls, fields: Mapping[str, object]) -> "Settings":
+        """From fields by name; raises `InvalidSetting`."""
         try:
-            return cls.model_validate(given)
+            return cls.model_validate(fields)
         except ValidationError as failure:
             first = failure.errors(include_url=False)[0]
             name = variable(str(first["loc"][0]))

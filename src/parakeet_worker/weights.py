@@ -5,7 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from parakeet_worker.errors import CheckpointMissing
+from parakeet_worker.errors import WeightsMissing
 
 DEMO = "demo"
 """The name of the small checkpoint that comes with the package."""
@@ -20,7 +20,7 @@ ANY_KIND: tuple[Kind, ...] = ("safetensors", "nemo")
 
 
 def find(model: str, kinds: Sequence[Kind] = ANY_KIND) -> Path:
-    """A checkpoint of one of `kinds`, the first preferred; raises `CheckpointMissing`.
+    """A checkpoint of one of `kinds`, the first preferred; raises `WeightsMissing`.
 
     `model` is `demo`, a path, or a Hugging Face name, which is looked for in RunPod's model
     cache, then in the Hugging Face cache, and is downloaded last.
@@ -31,7 +31,7 @@ def find(model: str, kinds: Sequence[Kind] = ANY_KIND) -> Path:
     if named.exists():
         return _inside(model, named, kinds)
     if named.suffix == ".nemo" or named.is_absolute() or model.count("/") != 1:
-        raise CheckpointMissing(model, [str(named)])
+        raise WeightsMissing(model, [str(named)])
     for snapshot in _snapshots(_RUNPOD_CACHE, model):
         found = _checkpoint_in(snapshot, kinds)
         if found is not None:
@@ -44,7 +44,7 @@ def _inside(model: str, path: Path, kinds: Sequence[Kind]) -> Path:
         return path
     found = _checkpoint_in(path, kinds)
     if found is None:
-        raise CheckpointMissing(model, [f"{path}/*.nemo", f"{path}/model.safetensors"])
+        raise WeightsMissing(model, [f"{path}/*.nemo", f"{path}/model.safetensors"])
     return found
 
 
@@ -79,8 +79,8 @@ def _from_hub(model: str, kinds: Sequence[Kind]) -> Path:
             folder = Path(huggingface_hub.snapshot_download(model, allow_patterns=patterns[kind]))
         except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as failure:
             searched = [str(_RUNPOD_CACHE), "the Hugging Face cache", f"Hugging Face: {failure}"]
-            raise CheckpointMissing(model, searched) from failure
+            raise WeightsMissing(model, searched) from failure
         found = _checkpoint_in(folder, [kind])
         if found is not None:
             return found
-    raise CheckpointMissing(model, [f"Hugging Face: {model} holds no checkpoint"])
+    raise WeightsMissing(model, [f"Hugging Face: {model} holds no checkpoint"])

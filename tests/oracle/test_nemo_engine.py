@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from parakeet_worker.engine.base import Hypothesis
 from parakeet_worker.engine.nemo import NemoEngine
-from parakeet_worker.errors import CheckpointCorrupt, UnsupportedOption
+from parakeet_worker.errors import WeightsCorrupt, WeightsUnsupported
 from parakeet_worker.settings import Settings
 from parakeet_worker.worker import open_engine
 from utterances import Utterance
@@ -57,12 +57,12 @@ def test_nothing_of_the_checkpoint_is_left_to_chance(engine: NemoEngine) -> None
 def test_a_file_that_is_no_checkpoint_is_corrupt(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.nemo"
     path.write_bytes(content)
-    with pytest.raises(CheckpointCorrupt, match=r"broken\.nemo"):
+    with pytest.raises(WeightsCorrupt, match=r"broken\.nemo"):
         NemoEngine.open(path, "cpu")
 
 
 def test_a_file_that_is_not_there_is_corrupt(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointCorrupt, match=r"absent\.nemo"):
+    with pytest.raises(WeightsCorrupt, match=r"absent\.nemo"):
         NemoEngine.open(tmp_path / "absent.nemo", "cpu")
 
 
@@ -70,7 +70,7 @@ def test_a_file_that_was_cut_off_is_corrupt(tmp_path: Path, demo_path: Path) -> 
     content = demo_path.read_bytes()
     path = tmp_path / "short.nemo"
     path.write_bytes(content[: len(content) * 2 // 3])
-    with pytest.raises(CheckpointCorrupt, match=r"short\.nemo"):
+    with pytest.raises(WeightsCorrupt, match=r"short\.nemo"):
         NemoEngine.open(path, "cpu")
 
 
@@ -80,12 +80,12 @@ def test_a_file_without_weights_is_corrupt(tmp_path: Path, demo_path: Path) -> N
         for member in whole:
             if "model_weights" not in member.name:
                 left.addfile(member, whole.extractfile(member))
-    with pytest.raises(CheckpointCorrupt, match=r"empty\.nemo"):
+    with pytest.raises(WeightsCorrupt, match=r"empty\.nemo"):
         NemoEngine.open(path, "cpu")
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointCorrupt, match=r"\.nemo files only"):
+    with pytest.raises(WeightsCorrupt, match=r"\.nemo files only"):
         NemoEngine.open(tmp_path, "cpu")
 
 
@@ -95,5 +95,5 @@ def test_a_transducer_without_durations_is_refused(tmp_path: Path) -> None:
     config["decoding"]["model_type"] = "rnnt"
     path = tmp_path / "plain.nemo"
     EncDecRNNTBPEModel(cfg=OmegaConf.create(config)).save_to(str(path))
-    with pytest.raises(UnsupportedOption, match=r"decoding\.durations"):
+    with pytest.raises(WeightsUnsupported, match=r"decoding\.durations"):
         NemoEngine.open(path, "cpu")

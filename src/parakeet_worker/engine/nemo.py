@@ -22,10 +22,10 @@ from torch.nn.utils.rnn import pad_sequence
 from parakeet_worker.engine.base import Hypothesis, Samples, Token
 from parakeet_worker.engine.native.tokens import Vocabulary
 from parakeet_worker.errors import (
-    CheckpointCorrupt,
     InvalidSetting,
     OutOfMemory,
-    UnsupportedOption,
+    WeightsCorrupt,
+    WeightsUnsupported,
 )
 
 # A single frame has no deviation, and NeMo refuses to normalise by it where there is a GPU.
@@ -59,7 +59,7 @@ class NemoEngine:
         if precision not in ("auto", "fp32"):
             raise InvalidSetting("PARAKEET_PRECISION", f"NeMo is run in fp32, not in {precision}")
         if path.is_dir():
-            raise CheckpointCorrupt(str(path), "NeMo reads .nemo files only, and this is a folder")
+            raise WeightsCorrupt(str(path), "NeMo reads .nemo files only, and this is a folder")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(_restored(path), torch.device(device))
@@ -157,7 +157,7 @@ def _restored(path: Path) -> Any:
         section = model.cfg.get("decoding")
     durations = section.get("durations") if section is not None else None
     if not durations:
-        raise UnsupportedOption("decoding", "durations", durations)
+        raise WeightsUnsupported("decoding", "durations", durations)
     return model
 
 
@@ -169,8 +169,8 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, LookupError, ValueError, TypeError, RuntimeError, EOFError) as failure:
-        raise CheckpointCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
+        raise WeightsCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
     except (AttributeError, ImportError, AssertionError, HydraException) as failure:
-        raise CheckpointCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
+        raise WeightsCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
     except (tarfile.TarError, UnpicklingError, yaml.YAMLError, OmegaConfBaseException) as failure:
-        raise CheckpointCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
+        raise WeightsCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from parakeet_worker.engine.native.options import Options
 from parakeet_worker.engine.native.tokens import Vocabulary
-from parakeet_worker.errors import CheckpointCorrupt, UnsupportedOption
+from parakeet_worker.errors import WeightsCorrupt, WeightsUnsupported
 
 Section = Mapping[str, Any]
 
@@ -52,7 +52,7 @@ class Checkpoint:
 def read(path: Path) -> Checkpoint:
     """Read a `.nemo` file or a folder with `model.safetensors`, `config.json`, `tokenizer.json`.
 
-    Raises `CheckpointCorrupt` for what cannot be read, `UnsupportedOption` for what can be read
+    Raises `WeightsCorrupt` for what cannot be read, `WeightsUnsupported` for what can be read
     and is not implemented.
     """
     with _translated(path):
@@ -66,9 +66,9 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, ValueError, RuntimeError, EOFError) as failure:
-        raise CheckpointCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
+        raise WeightsCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
     except (tarfile.TarError, UnpicklingError, SafetensorError, yaml.YAMLError) as failure:
-        raise CheckpointCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
+        raise WeightsCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
 
 
 def _read_nemo(path: Path) -> Checkpoint:
@@ -167,7 +167,7 @@ def _from_transformers(
     config: Section, features: Section, pieces: tuple[str, ...], weights: Mapping[str, Tensor]
 ) -> Checkpoint:
     if config.get("model_type") != "parakeet_tdt":
-        raise UnsupportedOption("config", "model_type", config.get("model_type"))
+        raise WeightsUnsupported("config", "model_type", config.get("model_type"))
     encoder = _encoder_section(config["encoder_config"])
     width, hidden = encoder["d_model"], config["decoder_hidden_size"]
     return Checkpoint(
@@ -201,10 +201,10 @@ def _encoder_section(config: Section) -> dict[str, Any]:
     options.one_of("subsampling_conv_stride", 2, default=2)
     bias = options.flag("attention_bias", True)
     if options.flag("convolution_bias", bias) != bias:
-        raise UnsupportedOption("encoder_config", "convolution_bias", not bias)
+        raise WeightsUnsupported("encoder_config", "convolution_bias", not bias)
     width, feed_forward = options.integer("hidden_size"), options.integer("intermediate_size")
     if feed_forward % width:
-        raise UnsupportedOption("encoder_config", "intermediate_size", feed_forward)
+        raise WeightsUnsupported("encoder_config", "intermediate_size", feed_forward)
     heads = options.integer("num_attention_heads")
     options.one_of("num_key_value_heads", heads, default=heads)
     section = {

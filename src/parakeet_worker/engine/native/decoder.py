@@ -29,7 +29,7 @@ class PredictorShape:
 
     @classmethod
     def read(cls, config: Mapping[str, object]) -> "PredictorShape":
-        """From NeMo's `decoder` section; raises `UnsupportedOption`."""
+        """From NeMo's `decoder` section; raises `WeightsUnsupported`."""
         options = Options("decoder", config)
         options.target("RNNTDecoder")
         network = options.section_of("prednet")
@@ -64,7 +64,7 @@ class JointShape:
 
     @classmethod
     def read(cls, config: Mapping[str, object]) -> "JointShape":
-        """From NeMo's `joint` section; raises `UnsupportedOption`."""
+        """From NeMo's `joint` section; raises `WeightsUnsupported`."""
         options = Options("joint", config)
         options.target("RNNTJoint")
         network = options.section_of("jointnet")

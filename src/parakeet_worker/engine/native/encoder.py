@@ -37,7 +37,7 @@ class EncoderShape:
 
     @classmethod
     def read(cls, config: Mapping[str, object]) -> "EncoderShape":
-        """From NeMo's `encoder` section; raises `UnsupportedOption`."""
+        """From NeMo's `encoder` section; raises `WeightsUnsupported`."""
         options = Options("encoder", config)
         options.target("ConformerEncoder")
         width = options.integer("d_model")

@@ -18,7 +18,7 @@ from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.fused import FusedEncoder
 from parakeet_worker.engine.native.precision import Precision, fastest
 from parakeet_worker.engine.native.tokens import Vocabulary
-from parakeet_worker.errors import CheckpointCorrupt, OutOfMemory, UnsupportedOption
+from parakeet_worker.errors import OutOfMemory, WeightsCorrupt, WeightsUnsupported
 
 log = logging.getLogger(__name__)
 
@@ -141,15 +141,15 @@ def _check(checkpoint: Checkpoint) -> None:
     """The sections must agree with each other before a single weight is copied."""
     named = checkpoint.joint.get("num_extra_outputs", 0)
     if named != len(checkpoint.durations):
-        raise UnsupportedOption("joint", "num_extra_outputs", named)
+        raise WeightsUnsupported("joint", "num_extra_outputs", named)
     if len(checkpoint.vocabulary.pieces) != checkpoint.joint.get("num_classes"):
-        raise UnsupportedOption("joint", "num_classes", checkpoint.joint.get("num_classes"))
+        raise WeightsUnsupported("joint", "num_classes", checkpoint.joint.get("num_classes"))
     aside = [name for name in checkpoint.weights if name.startswith(_LEFT_ASIDE)]
     if aside:
         log.info("left aside %d weights: %s", len(aside), ", ".join(aside))
     for name in checkpoint.weights:
         if not name.startswith((*_PARTS, *_LEFT_ASIDE)):
-            raise UnsupportedOption("weights", name, "a part that the engine does not have")
+            raise WeightsUnsupported("weights", name, "a part that the engine does not have")
 
 
 def _fill(module: nn.Module, checkpoint: Checkpoint, part: str, optional: bool = False) -> None:
@@ -160,4 +160,4 @@ def _fill(module: nn.Module, checkpoint: Checkpoint, part: str, optional: bool =
     try:
         module.load_state_dict(weights)
     except RuntimeError as failure:
-        raise CheckpointCorrupt(part, str(failure)) from failure
+        raise WeightsCorrupt(part, str(failure)) from failure

@@ -28,7 +28,7 @@ class FeaturesShape:
 
     @classmethod
     def read(cls, config: Mapping[str, object]) -> "FeaturesShape":
-        """From NeMo's `preprocessor` section; raises `UnsupportedOption`."""
+        """From NeMo's `preprocessor` section; raises `WeightsUnsupported`."""
         options = Options("preprocessor", config)
         options.target("AudioToMelSpectrogramPreprocessor")
         sample_rate = options.integer("sample_rate", 16_000)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-from parakeet_worker.errors import UnsupportedOption
+from parakeet_worker.errors import WeightsUnsupported
 
 Choice = TypeVar("Choice", str, int, float, bool, None)
 
@@ -12,7 +12,7 @@ class Options:
     """One section of a configuration; every key must be read, fixed or skipped before `close`.
 
     An option that is left over at `close`, or has a value that the engine does not implement,
-    raises `UnsupportedOption`: a checkpoint is understood as a whole or refused.
+    raises `WeightsUnsupported`: a checkpoint is understood as a whole or refused.
     """
 
     def __init__(self, section: str, values: Mapping[str, object]) -> None:
@@ -24,43 +24,43 @@ class Options:
     def target(self, *names: str) -> None:
         """Refuse a section whose `_target_` class is none of `names` (bare class names)."""
         if self._target is not None and str(self._target).rsplit(".", 1)[-1] not in names:
-            raise UnsupportedOption(self.section, "_target_", self._target)
+            raise WeightsUnsupported(self.section, "_target_", self._target)
 
     def section_of(self, key: str) -> "Options":
         """The mapping under `key` as a section of its own; empty when it is absent."""
         value = self._take(key, {})
         if not isinstance(value, Mapping):
-            raise UnsupportedOption(self.section, key, value)
+            raise WeightsUnsupported(self.section, key, value)
         return Options(f"{self.section}.{key}", value)
 
     def integer(self, key: str, default: int | None = None) -> int:
         value = self._take(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise UnsupportedOption(self.section, key, value)
+            raise WeightsUnsupported(self.section, key, value)
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self._take(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise UnsupportedOption(self.section, key, value)
+            raise WeightsUnsupported(self.section, key, value)
         return float(value)
 
     def flag(self, key: str, default: bool | None = None) -> bool:
         value = self._take(key, default)
         if not isinstance(value, bool):
-            raise UnsupportedOption(self.section, key, value)
+            raise WeightsUnsupported(self.section, key, value)
         return value
 
     def integers(self, key: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
         value = self._take(key, default)
         if not isinstance(value, (list, tuple)) or not all(type(item) is int for item in value):
-            raise UnsupportedOption(self.section, key, value)
+            raise WeightsUnsupported(self.section, key, value)
         return tuple(value)
 
     def texts(self, key: str) -> tuple[str, ...]:
         value = self._take(key, ())
         if not isinstance(value, (list, tuple)):
-            raise UnsupportedOption(self.section, key, value)
+            raise WeightsUnsupported(self.section, key, value)
         return tuple(str(item) for item in value)
 
     def one_of(self, key: str, *allowed: Choice, default: Choice) -> Choice:
@@ -69,7 +69,7 @@ class Options:
         for choice in allowed:
             if value == choice and isinstance(value, bool) == isinstance(choice, bool):
                 return choice
-        raise UnsupportedOption(self.section, key, value)
+        raise WeightsUnsupported(self.section, key, value)
 
     def skip(self, *keys: str) -> None:
         """Options without meaning for inference (training, logging, memory layout)."""
@@ -79,7 +79,7 @@ class Options:
         """Refuse whatever nobody asked for; options set to null mean "not used"."""
         for key, value in self._values.items():
             if key not in self._seen and value is not None:
-                raise UnsupportedOption(self.section, key, value)
+                raise WeightsUnsupported(self.section, key, value)
 
     def _take(self, key: str, default: object) -> object:
         self._seen.add(key)
