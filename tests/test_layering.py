@@ -68,8 +68,14 @@ OWNERS = {
     "mypy_boto3_s3": ("sources.s3",),
     "nemo": ("engine.nemo",),
     "numpy": (
-        "audio", "engine.base", "engine.scripted", "model", "segments", "sources.memory", "worker",
-    ),  # fmt: skip
+        "audio",
+        "engine.base",
+        "engine.scripted",
+        "model",
+        "segments",
+        "sources.memory",
+        "worker",
+    ),
     "omegaconf": ("engine.nemo",),
     "pydantic": ("request", "settings"),
     "runpod": ("entrypoints.serverless",),

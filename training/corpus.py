@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from parakeet_worker.engine.native.features import Features
 from training import clips
 from training.architecture import PREPROCESSOR
-from training.augment import FULL, NoiseBeds, Strength
+from training.augment import FULL, MILD, NoiseBeds, Strength
 from training.digits import LEFT_OUT_SPEAKER
 from training.utterances import Plan, SpokenWord, Utterance, assemble, heard, nothing
 
@@ -31,8 +31,10 @@ class Mixture:
 
     human: float = 0.2
     nothing: float = 0.05
-    two_languages: float = 0.08
+    two_languages: float = 0.02
     long: float = 0.05
+    mild: float = 0.6
+    """Of all of them, with mild impairments instead of the studio's."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,10 +74,11 @@ class Studio:
         randomness = np.random.default_rng([self._seed, index])
         drawn = randomness.random()
         mixture = self._mixture
+        strength = MILD if randomness.random() < mixture.mild else self._strength
         if drawn < mixture.nothing:
-            return self.silence(randomness)
+            return self.silence(randomness, strength)
         if drawn < mixture.nothing + mixture.human and self._human:
-            return self.human(randomness)
+            return self.human(randomness, strength)
         rest = drawn - mixture.nothing - mixture.human
         languages = 2 if rest < mixture.two_languages else 1
         long = mixture.two_languages <= rest < mixture.two_languages + mixture.long
@@ -83,14 +86,17 @@ class Studio:
             tuple(str(one) for one in randomness.choice(self.languages, languages)),
             MOST_WORDS_LONG if long else MOST_WORDS,
             randomness,
+            strength,
         )
 
-    def silence(self, randomness: np.random.Generator) -> Utterance:
+    def silence(
+        self, randomness: np.random.Generator, strength: Strength | None = None
+    ) -> Utterance:
         """Nothing to hear."""
         scrap = self._voices[int(randomness.integers(len(self._voices)))]
-        return nothing(self._beds, scrap, self._strength, randomness)
+        return nothing(self._beds, scrap, strength or self._strength, randomness)
 
-    def human(self, randomness: np.random.Generator) -> Utterance:
+    def human(self, randomness: np.random.Generator, strength: Strength | None = None) -> Utterance:
         """Recorded digits of one speaker."""
         session = self._human[int(randomness.integers(len(self._human)))]
         plan = Plan(
@@ -100,10 +106,14 @@ class Studio:
             long_silence=bool(randomness.random() < 0.1),
         )
         assembly = assemble((session,), plan, randomness)
-        return heard(assembly, "human", self._beds, self._strength, randomness)
+        return heard(assembly, "human", self._beds, strength or self._strength, randomness)
 
     def synthesised(
-        self, languages: tuple[str, ...], most_words: int, randomness: np.random.Generator
+        self,
+        languages: tuple[str, ...],
+        most_words: int,
+        randomness: np.random.Generator,
+        strength: Strength | None = None,
     ) -> Utterance:
         """Synthesised speech of the languages, in one voice each or in several."""
         plan = Plan(
@@ -112,14 +122,14 @@ class Studio:
             speed=float(randomness.uniform(0.9, 1.1)),
             long_silence=bool(randomness.random() < 0.1),
         )
-        voices_per_language = 3 if randomness.random() < 0.3 else 1
+        voices_per_language = 3 if randomness.random() < 0.1 else 1
         sessions = tuple(
             self._by_language[language][int(randomness.integers(len(self._by_language[language])))]
             for language in languages
             for _ in range(voices_per_language)
         )
         assembly = assemble(sessions, plan, randomness)
-        return heard(assembly, languages[0], self._beds, self._strength, randomness)
+        return heard(assembly, languages[0], self._beds, strength or self._strength, randomness)
 
 
 def example(utterance: Utterance, features: Features) -> Example:

@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 LONGEST_STEP = DURATIONS[-1]
 FRAMES_EARLY = 1
 FRAMES_LATE = 2
-FRAMES_LATEST = 5
+FRAMES_LATEST = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +58,9 @@ def schedule(words: tuple[SpokenWord, ...], frames: int, pieces: Pieces) -> Sche
     for index, word in enumerate(words):
         start, end = word_frames(word, frames)
         spoken = pieces.word_ids(word.written.rstrip("."))
-        spread = [start + place * (end - start) // len(spoken) for place in range(len(spoken))]
+        # A word is surest one frame after it began; its first frame is half of what was before.
+        sure = min(start + 1, end - 1)
+        spread = [sure + place * (end - sure) // len(spoken) for place in range(len(spoken))]
         tokens += spoken
         places += spread
         leads += [*spread[1:], end]
