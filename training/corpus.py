@@ -29,12 +29,12 @@ SHORTEST_SAMPLES = 1600
 class Mixture:
     """Shares of the kinds of utterances; what is left is synthesised speech of one language."""
 
-    human: float = 0.2
+    human: float = 0.3
     nothing: float = 0.05
     two_languages: float = 0.02
     long: float = 0.05
     mild: float = 0.6
-    """Of all of them, with mild impairments instead of the studio's."""
+    """Of the synthesised, with mild impairments instead of the studio's."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +78,7 @@ class Studio:
         if drawn < mixture.nothing:
             return self.silence(randomness, strength)
         if drawn < mixture.nothing + mixture.human and self._human:
-            return self.human(randomness, strength)
+            return self.human(randomness)
         rest = drawn - mixture.nothing - mixture.human
         languages = 2 if rest < mixture.two_languages else 1
         long = mixture.two_languages <= rest < mixture.two_languages + mixture.long
@@ -97,15 +97,18 @@ class Studio:
         return nothing(self._beds, scrap, strength or self._strength, randomness)
 
     def human(self, randomness: np.random.Generator, strength: Strength | None = None) -> Utterance:
-        """Recorded digits of one speaker."""
-        session = self._human[int(randomness.integers(len(self._human)))]
+        """Recorded digits of one speaker, or of several in turn."""
+        speakers = 3 if randomness.random() < 0.2 else 1
+        sessions = tuple(
+            self._human[int(randomness.integers(len(self._human)))] for _ in range(speakers)
+        )
         plan = Plan(
             words=int(randomness.integers(1, MOST_WORDS + 1)),
             in_one_breath=False,
             speed=float(randomness.uniform(0.85, 1.18)),
             long_silence=bool(randomness.random() < 0.1),
         )
-        assembly = assemble((session,), plan, randomness)
+        assembly = assemble(sessions, plan, randomness)
         return heard(assembly, "human", self._beds, strength or self._strength, randomness)
 
     def synthesised(
