@@ -38,7 +38,7 @@ V3, V2, BIG = MODELS
 
 def understood(config: Mapping[str, Any]) -> tuple[object, ...]:
     """All that the engine takes from a `.nemo` file's configuration."""
-    read = checkpoint._from_nemo(config, {})
+    read = checkpoint._from_nemo(config, Path("v3.nemo"), {})
     return (
         FeaturesShape.read(read.preprocessor),
         EncoderShape.read(read.encoder),
@@ -100,9 +100,9 @@ def test_a_decoding_section_that_nemo_filled_in_means_the_same() -> None:
 def test_the_limit_of_symbols_is_read_under_both_of_its_names() -> None:
     config = nemo_config(V3)
     config["decoding"]["greedy"] = {"max_symbols_per_step": 7}
-    assert checkpoint._from_nemo(config, {}).max_symbols == 7
+    assert checkpoint._from_nemo(config, Path("v3.nemo"), {}).max_symbols == 7
     config["decoding"]["greedy"] = {"max_symbols_per_step": 7, "max_symbols": 5}
-    assert checkpoint._from_nemo(config, {}).max_symbols == 5
+    assert checkpoint._from_nemo(config, Path("v3.nemo"), {}).max_symbols == 5
 
 
 # Options of v3 by what becomes of another value.
@@ -263,7 +263,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_folder_of_v3_means_the_same_as_its_nemo_file(folder: Path) -> None:
     read = checkpoint.read(folder)
-    nemo = checkpoint._from_nemo(nemo_config(V3), {})
+    nemo = checkpoint._from_nemo(nemo_config(V3), Path("v3.nemo"), {})
     assert FeaturesShape.read(read.preprocessor) == FeaturesShape.read(nemo.preprocessor)
     # Dropout, which acts in training alone, has other names there.
     assert EncoderShape.read(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from parakeet_worker.engine.native.precision import Precision, fastest, linear
+from parakeet_worker.engine.native.precision import Precision, fastest, linear, packed
 
 
 @pytest.mark.parametrize(
@@ -14,13 +14,13 @@ def test_every_precision_computes_the_product(precision: str, error: float, bias
     weight, states = torch.randn(64, 48), torch.randn(2, 5, 48)
     bias = torch.randn(64) if biased else None
     exact = torch.nn.functional.linear(states, weight, bias)
-    product = linear(weight, bias, chosen)(states.to(chosen.dtype)).float()
+    product = linear(packed(weight, bias, chosen), chosen)(states.to(chosen.dtype)).float()
     assert (product - exact).norm() / exact.norm() < error
 
 
 def test_a_row_of_zeros_in_an_int8_matrix_stays_zero() -> None:
     weight = torch.zeros(4, 8)
-    assert not linear(weight, None, Precision.INT8)(torch.randn(1, 8)).any()
+    assert not linear(packed(weight, None, Precision.INT8), Precision.INT8)(torch.randn(1, 8)).any()
 
 
 def test_the_fastest_precision_of_this_processor_is_one_that_it_has() -> None:

@@ -35,6 +35,7 @@ An error is made from facts and formats itself; the facts travel beside the sent
 """
 
 from difflib import get_close_matches
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -284,18 +285,25 @@ class WeightsMissing(SetupError):
 class WeightsCorrupt(SetupError):
     code = "weights_corrupt"
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}", path=path)
+    def __init__(self, path: str, reason: str, key: str | None = None) -> None:
+        where = f"{path}: {key}" if key else path
+        super().__init__(f"{where}: {reason}", path=path, key=key)
 
 
 class WeightsUnsupported(SetupError):
     code = "weights_unsupported"
 
-    def __init__(self, section: str, key: str, value: object) -> None:
+    def __init__(self, section: str, key: str, value: object, path: str | None = None) -> None:
         super().__init__(
-            f"the checkpoint's {section}.{key} = {value!r} is not implemented",
-            option=f"{section}.{key}",
+            f"{path or 'the checkpoint'}: {section}.{key} = {value!r} is not implemented",
+            path=path,
+            key=f"{section}.{key}",
         )
+        self._option = (section, key, value)
+
+    def found_in(self, path: Path) -> "WeightsUnsupported":
+        """The same, said of a file."""
+        return WeightsUnsupported(*self._option, str(path))
 
 
 class FfmpegMissing(SetupError):

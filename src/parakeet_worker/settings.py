@@ -39,6 +39,8 @@ class Settings(BaseModel):
     """The encoder's arithmetic; `auto` takes what is fastest on the device."""
     decoder: Literal["plain", "graph"] = "plain"
     """How tokens are searched for on a GPU: step by step, or in CUDA graphs (not yet tried)."""
+    converted: Path = Path("~/.cache/parakeet-worker")
+    """Folder for the model as it is served, made once: later starts read that instead."""
     concurrency: Count = 16
     """Jobs that one worker takes at a time."""
     max_audio_bytes: Count = 1 << 30

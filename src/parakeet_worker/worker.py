@@ -29,7 +29,8 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     ):
         second_of_silence = np.zeros(audio.SAMPLE_RATE, dtype=np.float32)
         batcher.submit([second_of_silence])[0].result()
-        log.info("ready after %.1f s with %s", time.monotonic() - started, settings.model)
+        seconds = time.monotonic() - started
+        log.info("ready after %.1f s: %s from %s", seconds, engine, settings.model)
         yield Pipeline(settings, batcher, ffmpeg)
 
 
@@ -53,4 +54,5 @@ def open_engine(settings: Settings) -> Engine:
         device=settings.device,
         precision=settings.precision,
         decoder=settings.decoder,
+        converted=settings.converted.expanduser(),
     )

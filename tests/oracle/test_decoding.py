@@ -15,6 +15,7 @@ from parakeet_worker.engine.base import Hypothesis
 from parakeet_worker.engine.native import NativeEngine, checkpoint
 from parakeet_worker.engine.native.captured import CapturedDecoder
 from parakeet_worker.engine.native.checkpoint import Checkpoint
+from parakeet_worker.engine.native.converted import convert
 from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Joint, Predictor
 from parakeet_worker.engine.native.precision import Precision
 from utterances import Utterance
@@ -104,7 +105,7 @@ def test_tiny_random_models_hear_the_same_from_the_samples_on(
     for seed in range(12):
         nemo_models.randomise(tiny_nemo, seed, stay=seed % 3 * 0.8)
         nemo_models.configure(tiny_nemo)
-        engine = NativeEngine(with_weights_of(template, tiny_nemo), CPU, Precision.FP32)
+        engine = NativeEngine(convert(with_weights_of(template, tiny_nemo), Precision.FP32), CPU)
         noise = np.random.default_rng(seed)
         batch = [
             (noise.standard_normal(length) * 0.1).astype(np.float32)

@@ -19,6 +19,7 @@ from parakeet_worker.engine.base import Samples
 from parakeet_worker.engine.native import checkpoint
 from parakeet_worker.engine.native.encoder import Encoder
 from parakeet_worker.engine.native.features import Features
+from parakeet_worker.engine.native.folding import fold
 from parakeet_worker.engine.native.fused import FusedEncoder
 from parakeet_worker.engine.native.precision import Precision
 from utterances import Utterance
@@ -75,7 +76,9 @@ def plain(section: Section, weights: Weights) -> Encode:
 
 def fused(section: Section, weights: Weights) -> Encode:
     encoder = made(lambda: Encoder.from_config(section), weights)
-    return FusedEncoder(encoder, Precision.FP32, torch.device("cpu"))
+    return FusedEncoder(
+        fold(encoder, Precision.FP32), encoder.shape, Precision.FP32, torch.device("cpu")
+    )
 
 
 def made(build: Callable[[], Any], weights: Weights) -> Any:

@@ -15,6 +15,7 @@ from transformers_models import emissions, whole_model, widened, write_folder
 from parakeet_worker.engine.base import Hypothesis
 from parakeet_worker.engine.native import NativeEngine, checkpoint
 from parakeet_worker.engine.native.checkpoint import Checkpoint
+from parakeet_worker.engine.native.converted import convert
 from parakeet_worker.engine.native.encoder import Encoder
 from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.precision import Precision
@@ -119,7 +120,9 @@ def test_generate_knows_no_limit_of_tokens_on_a_frame(read: Checkpoint) -> None:
     weights["joint.joint_net.2.bias"] = scores
     stuck = replace(read, weights=weights)
     samples = np.random.default_rng(0).standard_normal(4_800).astype(np.float32)
-    (ours,) = NativeEngine(stuck, torch.device("cpu"), Precision.FP32).transcribe([samples])
+    (ours,) = NativeEngine(convert(stuck, Precision.FP32), torch.device("cpu")).transcribe(
+        [samples]
+    )
     assert Counter(token.frame for token in ours.tokens) == dict.fromkeys(range(4), 10)
     inputs = ParakeetFeatureExtractor(feature_size=read.preprocessor["features"])(
         [samples], sampling_rate=16_000

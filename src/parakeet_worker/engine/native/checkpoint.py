@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from parakeet_worker.engine.native.options import Options
+from parakeet_worker.engine.native.tensors import Tensors
 from parakeet_worker.engine.native.tokens import Vocabulary
 from parakeet_worker.errors import WeightsCorrupt, WeightsUnsupported
 
@@ -27,8 +27,8 @@ Section = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Checkpoint:
-    """A TDT model as NeMo describes it."""
+class Description:
+    """A TDT model as NeMo describes it, in its sections."""
 
     preprocessor: Section
     encoder: Section
@@ -37,16 +37,14 @@ class Checkpoint:
     durations: tuple[int, ...]
     max_symbols: int
     vocabulary: Vocabulary
-    weights: Mapping[str, Tensor]
 
-    def weights_of(self, part: str) -> dict[str, Tensor]:
-        """The weights below `part.`, without that prefix."""
-        prefix = part + "."
-        return {
-            name.removeprefix(prefix): tensor
-            for name, tensor in self.weights.items()
-            if name.startswith(prefix)
-        }
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint(Description):
+    """A model as it was trained, under NeMo's names."""
+
+    source: Path
+    weights: Tensors
 
 
 def read(path: Path) -> Checkpoint:
@@ -55,16 +53,19 @@ def read(path: Path) -> Checkpoint:
     Raises `WeightsCorrupt` for what cannot be read, `WeightsUnsupported` for what can be read
     and is not implemented.
     """
-    with _translated(path):
+    with naming(path):
         if path.is_dir():
             return _read_safetensors(path)
         return _read_nemo(path)
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
+    """Whatever is wrong with the model inside is an error that names the file at `path`."""
     try:
         yield
+    except WeightsUnsupported as failure:
+        raise failure.found_in(path) from None
     except (OSError, KeyError, ValueError, RuntimeError, EOFError) as failure:
         raise WeightsCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
     except (tarfile.TarError, UnpicklingError, SafetensorError, yaml.YAMLError) as failure:
@@ -74,24 +75,31 @@ def _translated(path: Path) -> Iterator[None]:
 def _read_nemo(path: Path) -> Checkpoint:
     with tarfile.open(path) as archive:
         members = {Path(member.name).name: member for member in archive if member.isfile()}
-        config = yaml.load(_content(archive, members, "model_config.yaml"), yaml.CSafeLoader)
-        weights = torch.load(
-            io.BytesIO(_content(archive, members, "model_weights.ckpt")),
-            map_location="cpu",
-            weights_only=True,
-        )
-    return _from_nemo(config, weights)
+        with _member(archive, members, "model_config.yaml") as opened:
+            config = yaml.load(opened, yaml.CSafeLoader)
+        with _member(archive, members, "model_weights.ckpt") as opened:
+            # Straight out of the archive where it is not compressed: there is no second copy.
+            stored = opened if _is_plain(path) else io.BytesIO(opened.read())
+            weights = torch.load(stored, map_location="cpu", weights_only=True)
+    return _from_nemo(config, path, weights)
 
 
-def _content(archive: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], name: str) -> bytes:
+def _is_plain(path: Path) -> bool:
+    """Whether a tar archive is not compressed: then its members can be read from any place."""
+    with path.open("rb") as opened:
+        return not opened.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
+
+
+def _member(
+    archive: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], name: str
+) -> IO[bytes]:
     opened = archive.extractfile(members[name])
     if opened is None:
         raise KeyError(name)
-    with opened:
-        return opened.read()
+    return opened
 
 
-def _from_nemo(config: Section, weights: Mapping[str, Tensor]) -> Checkpoint:
+def _from_nemo(config: Section, source: Path, weights: Tensors) -> Checkpoint:
     durations, max_symbols = _read_decoding(Options("decoding", config["decoding"]))
     pieces = config["joint"].get("vocabulary") or config.get("labels")
     if not pieces:
@@ -108,6 +116,7 @@ def _from_nemo(config: Section, weights: Mapping[str, Tensor]) -> Checkpoint:
         durations=durations,
         max_symbols=max_symbols,
         vocabulary=Vocabulary(tuple(str(piece) for piece in pieces)),
+        source=source,
         weights=renamed,
     )
 
@@ -135,6 +144,7 @@ def _read_safetensors(folder: Path) -> Checkpoint:
         config,
         _extractor(folder),
         _pieces(tokenizer, int(config["blank_token_id"])),
+        folder,
         load_file(folder / "model.safetensors"),
     )
 
@@ -164,7 +174,7 @@ def _pieces(tokenizer: Section, blank: int) -> tuple[str, ...]:
 
 
 def _from_transformers(
-    config: Section, features: Section, pieces: tuple[str, ...], weights: Mapping[str, Tensor]
+    config: Section, features: Section, pieces: tuple[str, ...], source: Path, weights: Tensors
 ) -> Checkpoint:
     if config.get("model_type") != "parakeet_tdt":
         raise WeightsUnsupported("config", "model_type", config.get("model_type"))
@@ -190,6 +200,7 @@ def _from_transformers(
         durations=tuple(config["durations"]),
         max_symbols=config.get("max_symbols_per_step", 10),
         vocabulary=Vocabulary(pieces),
+        source=source,
         weights=_nemo_names(weights),
     )
 
@@ -259,7 +270,7 @@ _RENAMED = (
 )
 
 
-def _nemo_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _nemo_names(weights: Tensors) -> Tensors:
     renamed = {}
     for name, tensor in weights.items():
         nemo_name = name

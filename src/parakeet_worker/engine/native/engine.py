@@ -1,30 +1,23 @@
 """The engine of this project: samples to hypotheses in plain PyTorch."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from parakeet_worker.engine.base import Hypothesis, Samples, Token
-from parakeet_worker.engine.native import checkpoint as checkpoints
 from parakeet_worker.engine.native.captured import CapturedDecoder
-from parakeet_worker.engine.native.checkpoint import Checkpoint
+from parakeet_worker.engine.native.converted import Converted, open_converted
 from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Joint, Predictor
-from parakeet_worker.engine.native.encoder import Encoder
+from parakeet_worker.engine.native.encoder import EncoderShape
 from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.fused import FusedEncoder
 from parakeet_worker.engine.native.precision import Precision, fastest
+from parakeet_worker.engine.native.tensors import below
 from parakeet_worker.engine.native.tokens import Vocabulary
-from parakeet_worker.errors import OutOfMemory, WeightsCorrupt, WeightsUnsupported
-
-log = logging.getLogger(__name__)
-
-# Weights that relatives of the model carry beside the transducer; they do not change its text.
-_LEFT_ASIDE = ("vad_head.", "ctc_decoder.")
-_PARTS = ("preprocessor.", "encoder.", "decoder.", "joint.")
+from parakeet_worker.errors import InvalidSetting, OutOfMemory
 
 
 class NativeEngine:
@@ -35,51 +28,66 @@ class NativeEngine:
     batch is padded and encoded at once.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        device: torch.device,
-        precision: Precision | None = None,
-        *,
-        captured: bool = False,
-    ) -> None:
-        _check(checkpoint)
+    def __init__(self, model: Converted, device: torch.device, *, captured: bool = False) -> None:
         self._device = device
-        self.precision = precision or fastest(device)
-        self._features = Features.from_config(checkpoint.preprocessor)
-        encoder = Encoder.from_config(checkpoint.encoder).eval()
-        predictor = Predictor.from_config(checkpoint.decoder)
-        joint = Joint.from_config(checkpoint.joint)
-        _fill(self._features, checkpoint, "preprocessor", optional=True)
-        _fill(encoder, checkpoint, "encoder")
-        _fill(predictor, checkpoint, "decoder")
-        _fill(joint, checkpoint, "joint")
-        nn.ModuleList((self._features, predictor, joint)).to(device).eval()
-        self._encoder = FusedEncoder(encoder, self.precision, device)
-        networks = (predictor, joint, checkpoint.durations, checkpoint.max_symbols)
+        self.precision = model.precision
+        self._features = Features.from_config(model.preprocessor)
+        shape = EncoderShape.read(model.encoder)
+        with torch.device("meta"):
+            predictor = Predictor.from_config(model.decoder)
+            joint = Joint.from_config(model.joint)
+        for part, module in (
+            ("preprocessor", self._features),
+            ("decoder", predictor),
+            ("joint", joint),
+        ):
+            module.load_state_dict(below(part, model.tensors), assign=True)
+            module.to(device).eval()
+        self._encoder = FusedEncoder(
+            below("encoder", model.tensors), shape, model.precision, device
+        )
+        networks = (predictor, joint, model.durations, model.max_symbols)
         self._decoder: GreedyDecoder | CapturedDecoder = (
             CapturedDecoder(*networks, capture=device.type == "cuda")
             if captured
             else GreedyDecoder(*networks)
         )
-        self._vocabulary = checkpoint.vocabulary
+        self._vocabulary = model.vocabulary
         hop_seconds = self._features.shape.hop_samples / self._features.shape.sample_rate
-        self.frame_seconds = hop_seconds * encoder.shape.subsampling_factor
+        self.frame_seconds = hop_seconds * shape.subsampling_factor
+
+        self._description = (
+            f"native engine: {shape.layers} layers of width {shape.width}, "
+            f"{len(model.vocabulary.pieces)} tokens, {model.precision} on {device}"
+        )
+
+    def __str__(self) -> str:
+        """What it is, for logs and people."""
+        return self._description
 
     @classmethod
     def open(
-        cls, path: Path, device: str = "auto", precision: str = "auto", decoder: str = "plain"
+        cls,
+        path: Path,
+        device: str = "auto",
+        precision: str = "auto",
+        decoder: str = "plain",
+        converted: Path | None = None,
     ) -> "NativeEngine":
         """Load a `.nemo` file or a `safetensors` folder; raises `SetupError`s.
 
         `device` is torch's name of one, or `auto` for the GPU where there is one; `precision` is
-        a `Precision`, or `auto` for the fastest of the device; `decoder` is `plain` or `graph`.
+        a `Precision`, or `auto` for the fastest of the device; `decoder` is `plain` or `graph`;
+        `converted` is a folder where the model is kept as it is served, for the next start.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        chosen = None if precision == "auto" else Precision(precision)
-        captured = decoder == "graph"
-        return cls(checkpoints.read(path), torch.device(device), chosen, captured=captured)
+        where = torch.device(device)
+        chosen = fastest(where) if precision == "auto" else Precision(precision)
+        if chosen is Precision.INT8 and where.type != "cpu":
+            raise InvalidSetting("PARAKEET_PRECISION", "int8 is for processors, not for a GPU")
+        model = open_converted(path, chosen, converted)
+        return cls(model, where, captured=decoder == "graph")
 
     @torch.inference_mode()
     def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
@@ -135,29 +143,3 @@ def _token(emission: Emission, vocabulary: Vocabulary) -> Token:
         duration=emission.duration,
         logprob=emission.logprob,
     )
-
-
-def _check(checkpoint: Checkpoint) -> None:
-    """The sections must agree with each other before a single weight is copied."""
-    named = checkpoint.joint.get("num_extra_outputs", 0)
-    if named != len(checkpoint.durations):
-        raise WeightsUnsupported("joint", "num_extra_outputs", named)
-    if len(checkpoint.vocabulary.pieces) != checkpoint.joint.get("num_classes"):
-        raise WeightsUnsupported("joint", "num_classes", checkpoint.joint.get("num_classes"))
-    aside = [name for name in checkpoint.weights if name.startswith(_LEFT_ASIDE)]
-    if aside:
-        log.info("left aside %d weights: %s", len(aside), ", ".join(aside))
-    for name in checkpoint.weights:
-        if not name.startswith((*_PARTS, *_LEFT_ASIDE)):
-            raise WeightsUnsupported("weights", name, "a part that the engine does not have")
-
-
-def _fill(module: nn.Module, checkpoint: Checkpoint, part: str, optional: bool = False) -> None:
-    """Copy the weights of `part`; a name or a shape that does not fit is a corrupt checkpoint."""
-    weights = checkpoint.weights_of(part)
-    if optional and not weights:
-        return
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as failure:
-        raise WeightsCorrupt(part, str(failure)) from failure

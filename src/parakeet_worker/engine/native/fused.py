@@ -1,26 +1,18 @@
 """The encoder folded for serving: the same states as `Encoder` gives, in a fraction of the time.
 
-What can be computed once is: the three attention projections are one matrix with the position
-biases and the scale inside, batch norm is inside the depthwise convolution, positions are
-projected once for all lengths. `Encoder` stays the definition of correct.
+Beside what `folding` computes once, positions are projected once for all lengths, and the
+subsampling runs in tiles. `Encoder` stays the definition of correct.
 """
 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from parakeet_worker.engine.native.encoder import (
-    ConformerLayer,
-    Convolution,
-    Encoder,
-    FeedForward,
-    RelativeAttention,
-    Subsampling,
-    relative_positions,
-)
+from parakeet_worker.engine.native.encoder import EncoderShape, relative_positions
 from parakeet_worker.engine.native.precision import Linear, Precision, linear
+from parakeet_worker.engine.native.tensors import Tensors, below
 
 # Longer utterances project their positions on the fly: a table of one hour would take gigabytes.
 _MAX_KEPT_FRAMES = 1024
@@ -32,15 +24,22 @@ _TILE_ROWS = {"cpu": 1, "cuda": 16}
 
 
 class FusedEncoder:
-    """Built from an `Encoder` with its weights in place; keeps what it needs of it."""
+    """Runs on the tensors that `folding.fold` gives, brought to one device."""
 
-    def __init__(self, encoder: Encoder, precision: Precision, device: torch.device) -> None:
-        shape = encoder.shape
+    def __init__(
+        self, folded: Tensors, shape: EncoderShape, precision: Precision, device: torch.device
+    ) -> None:
         self._device = device
         self._dtype = precision.dtype
         self._scale = math.sqrt(shape.width) if shape.scale_input else 1.0
-        self._subsampling = _Tiled(encoder.pre_encode, precision, device)
-        self._layers = [_Layer(layer, precision, device) for layer in encoder.layers]
+        moved = {name: tensor.to(device) for name, tensor in folded.items()}
+        self._subsampling = _Tiled(
+            below("subsampling", moved), shape.subsampling_factor, precision, device
+        )
+        self._layers = [
+            _Layer(below(f"layers.{number}", moved), shape.heads, precision)
+            for number in range(shape.layers)
+        ]
         self._positions = _Positions(shape.width, precision, device, self._layers)
 
     @torch.inference_mode()
@@ -68,18 +67,24 @@ class _Tiled:
     reaches the frames that are kept.
     """
 
-    def __init__(self, plain: Subsampling, precision: Precision, device: torch.device) -> None:
-        layers = [layer for layer in plain.conv if isinstance(layer, nn.Conv2d)]
-        self._convolutions = [_convolution(layer, precision, device) for layer in layers]
-        self._halves = [layer.stride[0] == 2 for layer in layers]
-        # Depthwise and pointwise are one convolution in two steps: only the second is rectified.
-        self._rectified = [layer.groups == 1 for layer in layers]
-        self._factor = 2 ** sum(self._halves)
+    def __init__(
+        self, folded: Tensors, factor: int, precision: Precision, device: torch.device
+    ) -> None:
+        # The first convolution sees one plane; after it come pairs of a depthwise and a
+        # pointwise one, which are one convolution in two steps: only the second is rectified.
+        self._convolutions: list[Linear] = []
+        halvings = int(math.log2(factor))
+        for number in range(2 * halvings - 1):
+            part = below(f"conv.{number}", folded)
+            pointwise = number > 0 and number % 2 == 0
+            convolution = _pointwise(part, precision) if pointwise else _Conv(part)
+            self._convolutions.append(convolution)
+        self._halves = [number == 0 or number % 2 == 1 for number in range(2 * halvings - 1)]
+        self._rectified = [number % 2 == 0 for number in range(2 * halvings - 1)]
+        self._factor = factor
         self._tile_frames = _TILE_FRAMES[device.type]
         self._tile_rows = _TILE_ROWS[device.type]
-        self._out = linear(
-            plain.out.weight.detach().to(device), _on(plain.out.bias, device), precision
-        )
+        self._out = linear(below("out", folded), precision)
 
     def __call__(self, mels: Tensor, lengths: Tensor, *, padded: bool) -> tuple[Tensor, Tensor]:
         rows = [
@@ -122,25 +127,22 @@ class _Tiled:
         return planes
 
 
-def _convolution(plain: nn.Conv2d, precision: Precision, device: torch.device) -> Linear:
-    """A convolution over channels-last planes; one over single points is a matrix product."""
-    if plain.kernel_size == (1, 1):
-        product = _linear(plain, precision, device)
-        return lambda planes: product(planes.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    return _Conv(plain, precision.dtype, device)
+def _pointwise(folded: Tensors, precision: Precision) -> Linear:
+    """A convolution over single points of channels-last planes is a matrix product."""
+    product = linear(folded, precision)
+    return lambda planes: product(planes.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class _Conv:
-    def __init__(self, plain: nn.Conv2d, dtype: torch.dtype, device: torch.device) -> None:
-        self._weight = (
-            plain.weight.detach().to(device, dtype).contiguous(memory_format=torch.channels_last)
-        )
-        self._bias = _on(plain.bias, device, dtype)
-        self._stride, self._padding, self._groups = plain.stride, plain.padding, plain.groups
+    """Three by three, every second point in both directions; in groups of one plane each."""
+
+    def __init__(self, folded: Tensors) -> None:
+        self._weight = folded["weight"].contiguous(memory_format=torch.channels_last)
+        self._bias = folded.get("bias")
 
     def __call__(self, planes: Tensor) -> Tensor:
         return functional.conv2d(
-            planes, self._weight, self._bias, self._stride, self._padding, groups=self._groups
+            planes, self._weight, self._bias, stride=2, padding=1, groups=planes.shape[1]
         )
 
 
@@ -152,23 +154,15 @@ def _zero_padding(planes: Tensor, lengths: Tensor) -> Tensor:
 class _Layer:
     """One conformer layer."""
 
-    def __init__(self, plain: nn.Module, precision: Precision, device: torch.device) -> None:
-        assert isinstance(plain, ConformerLayer)
-        dtype = precision.dtype
+    def __init__(self, folded: Tensors, heads: int, precision: Precision) -> None:
         self._norms = [
-            _Norm(norm, dtype, device)
-            for norm in (
-                plain.norm_feed_forward1,
-                plain.norm_self_att,
-                plain.norm_conv,
-                plain.norm_feed_forward2,
-                plain.norm_out,
-            )
+            _Norm(below(f"norms.{name}", folded))
+            for name in ("first", "attention", "convolution", "second", "out")
         ]
-        self._first = _FeedForward(plain.feed_forward1, precision, device)
-        self.attention = _Attention(plain.self_attn, precision, device)
-        self._convolution = _Convolution(plain.conv, precision, device)
-        self._second = _FeedForward(plain.feed_forward2, precision, device)
+        self._first = _FeedForward(below("first", folded), precision)
+        self.attention = _Attention(below("attention", folded), heads, precision)
+        self._convolution = _Convolution(below("convolution", folded), precision)
+        self._second = _FeedForward(below("second", folded), precision)
 
     def __call__(self, states: Tensor, places: Tensor, padding: Tensor | None) -> Tensor:
         first, attention, convolution, second, out = self._norms
@@ -179,45 +173,31 @@ class _Layer:
 
 
 class _Norm:
-    def __init__(self, plain: nn.LayerNorm, dtype: torch.dtype, device: torch.device) -> None:
-        self._shape, self._eps = plain.normalized_shape, plain.eps
-        self._weight = _on(plain.weight, device, dtype)
-        self._bias = _on(plain.bias, device, dtype)
+    def __init__(self, folded: Tensors) -> None:
+        self._weight, self._bias = folded["weight"], folded["bias"]
 
     def __call__(self, states: Tensor) -> Tensor:
-        return functional.layer_norm(states, self._shape, self._weight, self._bias, self._eps)
+        return functional.layer_norm(states, self._weight.shape, self._weight, self._bias)
 
 
 class _FeedForward:
-    """The half step is inside the second matrix."""
-
-    def __init__(self, plain: FeedForward, precision: Precision, device: torch.device) -> None:
-        self._widen = _linear(plain.linear1, precision, device)
-        self._narrow = _linear(plain.linear2, precision, device, factor=0.5)
+    def __init__(self, folded: Tensors, precision: Precision) -> None:
+        self._widen = linear(below("widen", folded), precision)
+        self._narrow = linear(below("narrow", folded), precision)
 
     def __call__(self, states: Tensor) -> Tensor:
         return self._narrow(functional.silu(self._widen(states), inplace=True))
 
 
 class _Convolution:
-    """Batch norm is inside the depthwise convolution; the pointwise ones are matrix products."""
+    """The pointwise convolutions are matrix products."""
 
-    def __init__(self, plain: Convolution, precision: Precision, device: torch.device) -> None:
-        self._widen = _linear(plain.pointwise_conv1, precision, device)
-        self._narrow = _linear(plain.pointwise_conv2, precision, device)
-        norm, depthwise = plain.batch_norm, plain.depthwise_conv
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        offset = norm.bias - norm.running_mean * gain
-        if depthwise.bias is not None:
-            offset = offset + depthwise.bias * gain
-        weight = (depthwise.weight * gain[:, None, None]).detach().unsqueeze(-1)
-        self._weight = weight.to(device, precision.dtype).contiguous(
-            memory_format=torch.channels_last
-        )
-        self._bias = _on(offset, device, precision.dtype)
-        self._padding = depthwise.padding[0]
+    def __init__(self, folded: Tensors, precision: Precision) -> None:
+        self._widen = linear(below("widen", folded), precision)
+        self._narrow = linear(below("narrow", folded), precision)
+        self._weight = folded["weight"].contiguous(memory_format=torch.channels_last)
+        self._bias = folded["bias"]
+        self._padding = (self._weight.shape[2] - 1) // 2
 
     def __call__(self, states: Tensor, padding: Tensor | None) -> Tensor:
         gated = functional.glu(self._widen(states), dim=-1)
@@ -229,7 +209,7 @@ class _Convolution:
             planes,
             self._weight,
             self._bias,
-            padding=(int(self._padding), 0),
+            padding=(self._padding, 0),
             groups=planes.shape[1],
         )
         mixed = functional.silu(mixed, inplace=True)
@@ -237,27 +217,11 @@ class _Convolution:
 
 
 class _Attention:
-    """Query, key and value from one matrix; the content bias and the scale are inside it."""
-
-    def __init__(
-        self, plain: RelativeAttention, precision: Precision, device: torch.device
-    ) -> None:
-        self._heads, self._head_width = plain.heads, plain.head_width
-        scale = 1 / math.sqrt(plain.head_width)
-        parts = (plain.linear_q, plain.linear_k, plain.linear_v)
-        weight = torch.cat([part.weight for part in parts]).detach()
-        width = weight.shape[1]
-        bias = torch.cat(
-            [part.bias if part.bias is not None else part.weight.new_zeros(width) for part in parts]
-        ).detach()
-        bias[:width] += plain.pos_bias_u.detach().flatten()
-        weight[:width] *= scale
-        bias[:width] *= scale
-        self._project = linear(weight.to(device), bias.to(device), precision)
-        by_place = (plain.pos_bias_v - plain.pos_bias_u).detach() * scale
-        self._by_place = _on(by_place[:, None, :], device, precision.dtype)
-        self._out = _linear(plain.linear_out, precision, device)
-        self._places = plain.linear_pos.weight.detach().to(device, precision.dtype)
+    def __init__(self, folded: Tensors, heads: int, precision: Precision) -> None:
+        self._project = linear(below("project", folded), precision)
+        self._out = linear(below("out", folded), precision)
+        self._by_place, self._places = folded["by_place"], folded["places"]
+        self._heads, self._head_width = heads, self._by_place.shape[-1]
 
     def project_positions(self, table: Tensor) -> Tensor:
         """(2T-1, width) positions -> (2T-1, heads, head width)."""
@@ -316,19 +280,3 @@ class _Positions:
     def _project(self, time: int) -> list[Tensor]:
         table = relative_positions(time, self._width).to(self._device, self._dtype)
         return [layer.attention.project_positions(table) for layer in self._layers]
-
-
-def _linear(
-    plain: nn.Module, precision: Precision, device: torch.device, factor: float = 1.0
-) -> Linear:
-    """A linear layer or a pointwise convolution as a matrix product."""
-    assert isinstance(plain, nn.Linear | nn.Conv1d | nn.Conv2d)
-    weight = plain.weight.detach().flatten(1).to(device) * factor
-    bias = None if plain.bias is None else plain.bias.detach().to(device) * factor
-    return linear(weight, bias, precision)
-
-
-def _on(
-    tensor: Tensor | None, device: torch.device, dtype: torch.dtype = torch.float32
-) -> Tensor | None:
-    return None if tensor is None else tensor.detach().to(device, dtype)

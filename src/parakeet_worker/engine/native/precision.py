@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from parakeet_worker.engine.native.tensors import Tensors
+
 Linear = Callable[[Tensor], Tensor]
 
 
@@ -42,20 +44,29 @@ def fastest(device: torch.device) -> Precision:
     return Precision.FP32
 
 
-def linear(weight: Tensor, bias: Tensor | None, precision: Precision) -> Linear:
-    """The function `x -> x @ weight.T + bias`, in `precision`, on the device of `weight`."""
-    if precision is Precision.INT8:
-        return _int8_linear(weight, bias)
-    kept = weight.to(precision.dtype)
-    added = None if bias is None else bias.to(precision.dtype)
-    return lambda states: functional.linear(states, kept, added)
-
-
-def _int8_linear(weight: Tensor, bias: Tensor | None) -> Linear:
-    """Weights as int8 with a scale per output, inputs quantised per call by their range."""
-    torch.backends.quantized.engine = "onednn"
+def packed(weight: Tensor, bias: Tensor | None, precision: Precision) -> dict[str, Tensor]:
+    """A matrix as it is kept for `linear`: `weight`, `bias`, and for int8 a scale per output."""
+    kept = {} if bias is None else {"bias": bias.to(precision.dtype)}
+    if precision is not Precision.INT8:
+        return {"weight": weight.to(precision.dtype), **kept}
     scales = weight.abs().amax(dim=1).clamp(min=1e-8) / 127
+    quantised = (weight / scales.unsqueeze(1)).round().to(torch.int8)
+    return {"weight": quantised, "scales": scales, **kept}
+
+
+def linear(matrix: Tensors, precision: Precision) -> Linear:
+    """The function `x -> x @ weight.T + bias` of a `packed` matrix."""
+    weight, bias = matrix["weight"], matrix.get("bias")
+    if precision is Precision.INT8:
+        return _int8_linear(weight, matrix["scales"], bias)
+    return lambda states: functional.linear(states, weight, bias)
+
+
+def _int8_linear(weight: Tensor, scales: Tensor, bias: Tensor | None) -> Linear:
+    """Inputs are quantised at every call, by their range."""
+    torch.backends.quantized.engine = "onednn"
     zeros = torch.zeros(len(scales), dtype=torch.int64)
-    quantised = torch.quantize_per_channel(weight.float(), scales.double(), zeros, 0, torch.qint8)
-    packed = torch.ops.quantized.linear_prepack(quantised, None if bias is None else bias.float())
-    return lambda states: torch.ops.quantized.linear_dynamic(states, packed, reduce_range=False)
+    # Again a private name: torch has no public one that takes integers as they are.
+    quantised = torch._make_per_channel_quantized_tensor(weight, scales.double(), zeros, 0)  # noqa: SLF001
+    laid_out = torch.ops.quantized.linear_prepack(quantised, bias)
+    return lambda states: torch.ops.quantized.linear_dynamic(states, laid_out, reduce_range=False)

@@ -1,0 +1,116 @@
+"""An encoder to the tensors that `FusedEncoder` runs on: what can be computed once, is.
+
+The three attention projections become one matrix with the content bias and the scale inside,
+batch norm goes into the depthwise convolution, the half step of a feed-forward part into its
+second matrix.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from parakeet_worker.engine.native.encoder import (
+    ConformerLayer,
+    Convolution,
+    Encoder,
+    FeedForward,
+    RelativeAttention,
+    Subsampling,
+)
+from parakeet_worker.engine.native.precision import Precision, packed
+from parakeet_worker.engine.native.tensors import under
+
+
+@torch.inference_mode()
+def fold(encoder: Encoder, precision: Precision) -> dict[str, Tensor]:
+    """The tensors of `encoder` in `precision`, each contiguous and on its own memory."""
+    folded = under("subsampling", _subsampling(encoder.pre_encode, precision))
+    for number, layer in enumerate(encoder.layers):
+        assert isinstance(layer, ConformerLayer)
+        folded |= under(f"layers.{number}", _layer(layer, precision))
+    return {name: tensor.detach().clone().contiguous() for name, tensor in folded.items()}
+
+
+def _subsampling(plain: Subsampling, precision: Precision) -> dict[str, Tensor]:
+    folded = under("out", _matrix(plain.out, precision))
+    convolutions = [layer for layer in plain.conv if isinstance(layer, nn.Conv2d)]
+    for number, layer in enumerate(convolutions):
+        pointwise = layer.kernel_size == (1, 1)
+        kept = _matrix(layer, precision) if pointwise else _weights(layer, precision)
+        folded |= under(f"conv.{number}", kept)
+    return folded
+
+
+def _layer(plain: ConformerLayer, precision: Precision) -> dict[str, Tensor]:
+    norms = {
+        "first": plain.norm_feed_forward1,
+        "attention": plain.norm_self_att,
+        "convolution": plain.norm_conv,
+        "second": plain.norm_feed_forward2,
+        "out": plain.norm_out,
+    }
+    folded: dict[str, Tensor] = {}
+    for name, norm in norms.items():
+        folded |= under(f"norms.{name}", _weights(norm, precision))
+    return (
+        folded
+        | under("first", _feed_forward(plain.feed_forward1, precision))
+        | under("attention", _attention(plain.self_attn, precision))
+        | under("convolution", _convolution(plain.conv, precision))
+        | under("second", _feed_forward(plain.feed_forward2, precision))
+    )
+
+
+def _feed_forward(plain: FeedForward, precision: Precision) -> dict[str, Tensor]:
+    return under("widen", _matrix(plain.linear1, precision)) | under(
+        "narrow", _matrix(plain.linear2, precision, factor=0.5)
+    )
+
+
+def _convolution(plain: Convolution, precision: Precision) -> dict[str, Tensor]:
+    norm, depthwise = plain.batch_norm, plain.depthwise_conv
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    offset = norm.bias - norm.running_mean * gain
+    if depthwise.bias is not None:
+        offset = offset + depthwise.bias * gain
+    weight = depthwise.weight * gain[:, None, None]
+    return {
+        **under("widen", _matrix(plain.pointwise_conv1, precision)),
+        **under("narrow", _matrix(plain.pointwise_conv2, precision)),
+        "weight": weight.unsqueeze(-1).to(precision.dtype),
+        "bias": offset.to(precision.dtype),
+    }
+
+
+def _attention(plain: RelativeAttention, precision: Precision) -> dict[str, Tensor]:
+    scale = 1 / math.sqrt(plain.head_width)
+    parts = (plain.linear_q, plain.linear_k, plain.linear_v)
+    weight = torch.cat([part.weight for part in parts])
+    width = weight.shape[1]
+    bias = torch.cat(
+        [part.bias if part.bias is not None else part.weight.new_zeros(width) for part in parts]
+    )
+    bias[:width] += plain.pos_bias_u.flatten()
+    weight[:width] *= scale
+    bias[:width] *= scale
+    by_place = (plain.pos_bias_v - plain.pos_bias_u) * scale
+    return {
+        **under("project", packed(weight, bias, precision)),
+        **under("out", _matrix(plain.linear_out, precision)),
+        "by_place": by_place[:, None, :].to(precision.dtype),
+        "places": plain.linear_pos.weight.to(precision.dtype),
+    }
+
+
+def _matrix(plain: nn.Module, precision: Precision, factor: float = 1.0) -> dict[str, Tensor]:
+    """A linear layer or a pointwise convolution as a matrix."""
+    assert isinstance(plain, nn.Linear | nn.Conv1d | nn.Conv2d)
+    bias = None if plain.bias is None else plain.bias * factor
+    return packed(plain.weight.flatten(1) * factor, bias, precision)
+
+
+def _weights(plain: nn.Module, precision: Precision) -> dict[str, Tensor]:
+    return {name: tensor.to(precision.dtype) for name, tensor in plain.named_parameters()}

@@ -1,0 +1,160 @@
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from parakeet_worker.engine.native import NativeEngine
+from parakeet_worker.engine.native import checkpoint as checkpoints
+from parakeet_worker.engine.native.converted import convert, open_converted, read, write
+from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.errors import WeightsCorrupt, WeightsUnsupported
+from recordings import noise
+from tiny_model import config, weights, write_nemo, write_safetensors
+
+CPU = torch.device("cpu")
+PRECISIONS = (Precision.FP32, Precision.BF16, Precision.INT8)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_was_kept_says_the_same_as_what_was_just_converted(
+    tmp_path: Path, precision: Precision
+) -> None:
+    converted = convert(checkpoints.read(write_nemo(tmp_path / "tiny.nemo")), precision)
+    write(converted, tmp_path / "kept.safetensors")
+    again = read(tmp_path / "kept.safetensors")
+    assert again.precision is precision
+    assert again.vocabulary == converted.vocabulary
+    assert again.durations == converted.durations
+    assert again.tensors.keys() == converted.tensors.keys()
+    for name, tensor in converted.tensors.items():
+        assert torch.equal(again.tensors[name], tensor), name
+        assert again.tensors[name].dtype == tensor.dtype, name
+    clips = [noise(2.0, level=0.1), noise(0.7, level=0.1)]
+    heard = [NativeEngine(model, CPU).transcribe(clips) for model in (converted, again)]
+    assert heard[0] == heard[1]
+    assert any(hypothesis.tokens for hypothesis in heard[0])
+
+
+@pytest.mark.parametrize("make", [write_nemo, write_safetensors])
+def test_the_second_start_reads_the_kept_file_alone(tmp_path: Path, make) -> None:
+    source = make(tmp_path / "tiny.nemo")
+    first = open_converted(source, Precision.FP32, tmp_path / "kept")
+    # What is mapped into memory would change with the file.
+    before = {name: tensor.clone() for name, tensor in first.tensors.items()}
+    for file in source.iterdir() if source.is_dir() else [source]:
+        was = file.stat()
+        file.write_bytes(bytes(was.st_size))
+        os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+    second = open_converted(source, Precision.FP32, tmp_path / "kept")
+    assert all(torch.equal(second.tensors[name], before[name]) for name in before)
+    with pytest.raises(WeightsCorrupt):
+        open_converted(source, Precision.INT8, tmp_path / "kept")
+
+
+def test_another_state_of_the_checkpoint_is_converted_anew(tmp_path: Path) -> None:
+    source = write_nemo(tmp_path / "tiny.nemo")
+    first = open_converted(source, Precision.FP32, tmp_path / "kept")
+    write_nemo(source, tensors=weights(config(), seed=1))
+    os.utime(source, (1, 1))
+    second = open_converted(source, Precision.FP32, tmp_path / "kept")
+    assert not torch.equal(second.tensors["joint.enc.weight"], first.tensors["joint.enc.weight"])
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 7, 5000])
+def test_a_kept_file_that_was_cut_off_is_made_again_and_said_so(
+    tmp_path: Path, kept_bytes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = write_nemo(tmp_path / "tiny.nemo")
+    first = open_converted(source, Precision.FP32, tmp_path / "kept")
+    (kept,) = (tmp_path / "kept").iterdir()
+    whole = kept.read_bytes()
+    kept.unlink()
+    kept.write_bytes(whole[:kept_bytes])
+    second = open_converted(source, Precision.FP32, tmp_path / "kept")
+    assert "converting again" in caplog.text
+    assert torch.equal(second.tensors["joint.enc.weight"], first.tensors["joint.enc.weight"])
+    assert kept.read_bytes() == whole
+
+
+def test_a_folder_that_cannot_be_written_to_costs_a_warning_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = write_nemo(tmp_path / "tiny.nemo")
+    (tmp_path / "file").write_text("no folder")
+    assert open_converted(source, Precision.FP32, tmp_path / "file").tensors
+    assert "cannot be kept" in caplog.text
+
+
+def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path: Path) -> None:
+    source = write_nemo(tmp_path / "tiny.nemo")
+    script = (
+        "import sys; from pathlib import Path; "
+        "from parakeet_worker.engine.native import NativeEngine; "
+        "NativeEngine.open(Path(sys.argv[1]), 'cpu', 'fp32', converted=Path(sys.argv[2]))"
+    )
+
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(source), str(tmp_path / "kept")],
+        preexec_fn=limited, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "cannot be kept" in done.stderr
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_the_header_of_a_stranger_is_refused(tmp_path: Path) -> None:
+    folder = write_safetensors(tmp_path / "tiny")
+    with pytest.raises(WeightsCorrupt, match=r"model\.safetensors"):
+        read(folder / "model.safetensors")
+
+
+def test_a_missing_an_unknown_and_a_misshapen_weight_are_named_with_the_file(
+    tmp_path: Path,
+) -> None:
+    name = "encoder.layers.1.self_attn.linear_q.weight"
+    for case, change in (
+        ("is missing", None),
+        ("has the shape", torch.zeros(3, 3)),
+        ("is not a weight of this architecture", torch.zeros(3)),
+    ):
+        tensors = weights(config())
+        changed = "encoder.of_tomorrow" if case.startswith("is not") else name
+        del tensors[name]
+        if change is not None:
+            tensors |= {name: weights(config())[name], changed: change}
+        path = write_nemo(tmp_path / "odd.nemo", tensors=tensors)
+        with pytest.raises(WeightsCorrupt, match=case) as raised:
+            NativeEngine.open(path, "cpu")
+        assert raised.value.facts == {"path": str(path), "key": changed}
+
+
+def test_an_option_and_a_part_that_are_not_implemented_are_named_with_the_file(
+    tmp_path: Path,
+) -> None:
+    sections = config()
+    sections["encoder"]["conv_norm_type"] = "layer_norm"
+    path = write_nemo(tmp_path / "odd.nemo", sections)
+    with pytest.raises(WeightsUnsupported) as raised:
+        NativeEngine.open(path, "cpu")
+    assert raised.value.facts == {"path": str(path), "key": "encoder.conv_norm_type"}
+    assert str(path) in str(raised.value)
+
+
+def test_a_checkpoint_in_half_precision_is_served_in_any(tmp_path: Path) -> None:
+    halves = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in weights(config()).items()
+    }
+    path = write_nemo(tmp_path / "half.nemo", tensors=halves)
+    (heard,) = NativeEngine.open(path, "cpu", "fp32").transcribe([noise(2.0, level=0.1)])
+    assert heard.tokens
