@@ -17,6 +17,7 @@ PACKAGE = "parakeet_worker"
 # Upstream first: a module imports only what stands before it.
 FLOW = (
     "errors",
+    "language",
     "settings",
     "engine.base",
     "request",
@@ -80,6 +81,7 @@ OWNERS = {
         "worker",
     ),
     "omegaconf": ("engine.nemo",),
+    "py3langid": ("language",),
     "pydantic": ("request", "settings"),
     "runpod": ("entrypoints.serverless",),
     "safetensors": ("engine.native.checkpoint", "engine.native.converted"),
@@ -91,10 +93,29 @@ OWNERS = {
 }
 
 # What takes long to import is imported where it is used, in the middle of a function.
-LAZY = ("boto3", "botocore", "huggingface_hub", "imageio_ffmpeg", "nemo", "runpod", "torch", "yaml")
+LAZY = (
+    "boto3",
+    "botocore",
+    "huggingface_hub",
+    "imageio_ffmpeg",
+    "nemo",
+    "py3langid",
+    "runpod",
+    "torch",
+    "yaml",
+)
 
 # Stages that know neither the wire nor a foreign document, and so need no dict.
-INNER = ("engine.base", "audio", "segments", "batcher", "transcript", "cues", "engine.scripted")
+INNER = (
+    "language",
+    "engine.base",
+    "audio",
+    "segments",
+    "batcher",
+    "transcript",
+    "cues",
+    "engine.scripted",
+)
 
 
 @cache
