@@ -1,0 +1,85 @@
+"""What every detector promises: samples in, how surely each frame of 32 ms is speech out."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import numpy.typing as npt
+
+from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.engine.base import Samples
+
+FRAME_SAMPLES = 512
+FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
+
+_BLOCK_SAMPLES = 128 * FRAME_SAMPLES
+
+SPEECH_BEGINS = 0.5
+"""A frame at least as probable opens a stretch of speech."""
+
+SPEECH_ENDS = 0.35
+"""A frame less probable closes it."""
+
+MIN_SILENCE_FRAMES = 6
+"""A shorter pause (below 0.19 s) is part of the speech around it."""
+
+MIN_SPEECH_FRAMES = 4
+"""Shorter speech (below 0.13 s) holds no word."""
+
+Probabilities = npt.NDArray[np.float32]
+"""One number from 0 to 1 per frame."""
+
+
+class Detector(ABC):
+    """Listens to one recording as it arrives; how it is cut on the way changes nothing.
+
+    Frames are heard in blocks of 4.1 s, so that many short stretches cost no more than a long
+    one. What is no number counts as silence: one broken sample would spoil all that follows it.
+    """
+
+    def __init__(self, context_samples: int = 0) -> None:
+        """`context_samples` before each block are given to `_hear` with it."""
+        self._context_samples = context_samples
+        self._held: Samples = np.zeros(context_samples, dtype=np.float32)
+
+    def feed(self, samples: Samples) -> Probabilities:
+        """The frames that were heard now, in order; up to 4.1 s wait for what follows."""
+        held = np.concatenate((self._held, np.nan_to_num(samples, posinf=0.0, neginf=0.0)))
+        found = [np.zeros(0, dtype=np.float32)]
+        while len(held) >= self._context_samples + _BLOCK_SAMPLES:
+            found.append(self._hear(held[: self._context_samples + _BLOCK_SAMPLES]))
+            held = held[_BLOCK_SAMPLES:]
+        self._held = held.copy()
+        return np.concatenate(found)
+
+    def finish(self) -> Probabilities:
+        """All frames that are left, the last of them filled up with silence."""
+        waiting = len(self._held) - self._context_samples
+        if not waiting:
+            return np.zeros(0, dtype=np.float32)
+        block = np.pad(self._held, (0, -waiting % FRAME_SAMPLES))
+        self._held = self._held[waiting:]
+        return self._hear(block)
+
+    @abstractmethod
+    def _hear(self, block: Samples) -> Probabilities:
+        """The frames of one block, which follows the block before it."""
+
+
+def stretches(probabilities: Probabilities) -> list[tuple[int, int]]:
+    """Where someone speaks, as (first frame, frame after the last), in order.
+
+    A frame between the two thresholds goes on with what was before it. Short pauses are closed
+    first, short speech is dropped then.
+    """
+    begins = probabilities >= SPEECH_BEGINS
+    decided = begins | (probabilities < SPEECH_ENDS)
+    frames = np.arange(len(probabilities))
+    latest = np.maximum.accumulate(np.where(decided, frames, -1))
+    speaks = begins[latest] & (latest >= 0)
+    turns = np.flatnonzero(np.diff(speaks, prepend=False, append=False))
+    starts, ends = turns[::2], turns[1::2]
+    pauses = starts[1:] - ends[:-1] >= MIN_SILENCE_FRAMES
+    starts = starts[np.concatenate(([True], pauses))[: len(starts)]]
+    ends = ends[np.concatenate((pauses, [True]))[: len(ends)]]
+    long = ends - starts >= MIN_SPEECH_FRAMES
+    return list(zip(starts[long].tolist(), ends[long].tolist(), strict=True))

@@ -1,0 +1,147 @@
+"""The network against Silero's own, which is called frame by frame as its authors do."""
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from parakeet_worker.engine.base import Samples
+from parakeet_worker.errors import WeightsCorrupt, WeightsMissing
+from parakeet_worker.speech import silero
+from parakeet_worker.speech.base import FRAME_SAMPLES, Probabilities, stretches
+from parakeet_worker.speech.silero import CONTEXT_SAMPLES, Silero, SileroDetector
+from recordings import decode, noise, silence, tone
+from speech import SAMPLES, all_samples, named
+
+RATE = 16_000
+
+MADE = {
+    "nothing": silence(3),
+    "hiss": noise(5),
+    "noise": noise(5, 0.3),
+    "far beyond full scale": noise(3, 5.0),
+    "a tone": tone(440, 3),
+}
+
+
+@pytest.fixture(scope="module")
+def network() -> Silero:
+    return silero.load()
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Any:
+    threads = torch.get_num_threads()
+    import silero_vad
+
+    torch.set_num_threads(threads)  # the import has set it
+    return silero_vad.load_silero_vad()
+
+
+@cache
+def recording(name: str) -> Samples:
+    return decode(SAMPLES / name)[: 20 * RATE]
+
+
+def heard(network: Silero, samples: Samples) -> Probabilities:
+    detector = SileroDetector(network)
+    return np.concatenate((detector.feed(samples), detector.finish()))
+
+
+def reference(theirs: Any, samples: Samples) -> Probabilities:
+    theirs.reset_states()
+    frames = np.pad(samples, (0, -len(samples) % FRAME_SAMPLES)).reshape(-1, 1, FRAME_SAMPLES)
+    with torch.no_grad():
+        return np.array([theirs(torch.from_numpy(frame), RATE).item() for frame in frames])
+
+
+@pytest.mark.parametrize("name", [each.file for each in all_samples()])
+def test_a_recording_is_heard_as_silero_hears_it(network, theirs, name):
+    assert heard(network, recording(name)) == pytest.approx(
+        reference(theirs, recording(name)), abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_nobody_says_is_heard_as_silero_hears_it(network, theirs, name):
+    assert heard(network, MADE[name]) == pytest.approx(reference(theirs, MADE[name]), abs=1e-4)
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 511, 512, 513, 577, 5000, 65_537])
+def test_any_length_is_heard_as_silero_hears_it(network, theirs, length):
+    samples = recording("pause.mp3")[RATE : RATE + length]
+    assert heard(network, samples) == pytest.approx(reference(theirs, samples), abs=1e-4)
+
+
+def test_the_numbers_compared_are_those_of_speech_and_of_pauses(network):
+    found = np.concatenate([heard(network, recording(each.file)) for each in all_samples()])
+    assert np.mean(found > 0.9) > 0.3
+    assert np.mean(found < 0.1) > 0.2
+
+
+def test_noise_without_words_is_no_speech(network):
+    assert stretches(heard(network, decode(named("noise").path))) == []
+
+
+def test_recordings_heard_in_turns_through_one_network_are_heard_as_alone(network):
+    recordings = [decode(named(name).path) for name in ("minute", "pause")]
+    detectors = [SileroDetector(network) for _ in recordings]
+    turns = [np.array_split(samples, 40) for samples in recordings]
+    found: list[list[Probabilities]] = [[], []]
+    for stretches_of_turn in zip(*turns, strict=True):
+        for detector, stretch, probabilities in zip(
+            detectors, stretches_of_turn, found, strict=True
+        ):
+            probabilities.append(detector.feed(stretch))
+    for detector, samples, probabilities in zip(detectors, recordings, found, strict=True):
+        together = np.concatenate([*probabilities, detector.finish()])
+        assert np.array_equal(together, heard(network, samples))
+
+
+def test_the_rows_of_a_batch_are_heard_as_alone_and_carry_their_own_state(network):
+    length = CONTEXT_SAMPLES + 200 * FRAME_SAMPLES
+    rows = torch.from_numpy(
+        np.stack([decode(named("minute").path)[at : at + length] for at in (0, 90_000, 700_000)])
+    )
+    with torch.inference_mode():
+        together, (hidden, cell) = network(rows, network.silence(3))
+        for row, samples in enumerate(rows):
+            alone, (its_hidden, its_cell) = network(samples[None], network.silence())
+            assert together[row] == pytest.approx(alone[0], abs=1e-5)
+            assert hidden[:, row] == pytest.approx(its_hidden[:, 0], abs=1e-5)
+            assert cell[:, row] == pytest.approx(its_cell[:, 0], abs=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+def test_a_gpu_hears_the_same(network):
+    samples = decode(named("minute").path)
+    assert heard(silero.load("cuda"), samples) == pytest.approx(heard(network, samples), abs=0.01)
+
+
+def test_the_weights_are_named_as_missing_where_the_package_is_not_installed(monkeypatch):
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(WeightsMissing, match="silero-vad"):
+        silero.load()
+
+
+def test_the_weights_are_named_as_missing_where_the_file_is_not(tmp_path):
+    with pytest.raises(WeightsMissing, match=r"lost\.jit"):
+        silero.load(path=tmp_path / "lost.jit")
+
+
+def test_a_file_that_is_cut_off_is_named_as_corrupt(tmp_path):
+    path = tmp_path / "cut.jit"
+    path.write_bytes(silero._packaged().read_bytes()[:1_000_000])
+    with pytest.raises(WeightsCorrupt, match=r"cut\.jit"):
+        silero.load(path=path)
+
+
+def test_another_network_is_named_as_corrupt(tmp_path):
+    path: Path = tmp_path / "other.jit"
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
+    with pytest.raises(WeightsCorrupt, match="KeyError"):
+        silero.load(path=path)
