@@ -1,0 +1,1 @@
+"""Measures the worker beside NeMo, transformers and onnx-asr; one module per question."""

@@ -1,0 +1,155 @@
+"""How many seconds of audio each engine transcribes in one second, on pieces of 30 s.
+
+Every engine hears the same pieces, with the same threads, in every batch size; its best counts.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bench import engines, harness, random_model, recording
+from bench.child import Child, ChildFailed, each
+
+_ENGINES = {
+    "cpu": "native-auto,native-fp32,native-bf16,native-int8,nemo-fp32,transformers-fp32,"
+    "onnx-asr-int8",
+    "cuda": "native-auto,native-fp32,native-bf16,native-fp16,nemo-fp32,nemo-bf16,"
+    "transformers-fp32,transformers-bf16",
+}
+_BATCHES = {"cpu": "1,4", "cuda": "1,4,16,32,64,128"}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One engine at one batch size; a batch that did not fit has no seconds."""
+
+    pieces: int
+    seconds: tuple[float, ...]
+    audio_seconds_per_second: float | None
+    tokens_per_audio_second: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One engine at its best batch size, and at all others."""
+
+    engine: str
+    audio_seconds_per_second: float | None
+    best_pieces: int | None
+    tokens_per_audio_second: float | None
+    ratio: float | None
+    batches: tuple[Batch, ...]
+    stage_milliseconds_per_audio_second: dict[str, float] | None
+
+
+def measured(engine: str, child: Child, arguments: argparse.Namespace) -> Figure:
+    """Every batch size, then where the time of the best one goes."""
+    batches = []
+    for pieces in arguments.batches:
+        try:
+            batches.append(_batch(child, pieces, arguments))
+        except ChildFailed as failure:
+            print(f"{engine}, {pieces} pieces: {failure}")
+            batches.append(Batch(pieces, (), None, None))
+            break
+    fitting = [batch for batch in batches if batch.audio_seconds_per_second]
+    best = max(fitting, key=lambda batch: batch.audio_seconds_per_second or 0, default=None)
+    alive = len(fitting) == len(batches)
+    profiled = alive and best and engine.startswith("native")
+    return Figure(
+        engine=engine,
+        audio_seconds_per_second=best and best.audio_seconds_per_second,
+        best_pieces=best and best.pieces,
+        tokens_per_audio_second=best and best.tokens_per_audio_second,
+        ratio=None,
+        batches=tuple(batches),
+        stage_milliseconds_per_audio_second=_stages(child, best.pieces, arguments)
+        if best and profiled
+        else None,
+    )
+
+
+def _batch(child: Child, pieces: int, arguments: argparse.Namespace) -> Batch:
+    clip = {"audio": str(_audio(arguments)), "pieces": pieces}
+    child.ask("transcribe", **clip)
+    heard = child.ask("transcribe", **clip, repeats=arguments.repeats)
+    audio_seconds = pieces * arguments.seconds
+    return Batch(
+        pieces=pieces,
+        seconds=tuple(heard["seconds"]),
+        audio_seconds_per_second=audio_seconds / harness.median(heard["seconds"]),
+        tokens_per_audio_second=heard["tokens"] / audio_seconds,
+    )
+
+
+def _stages(child: Child, pieces: int, arguments: argparse.Namespace) -> dict[str, float]:
+    seconds: dict[str, float] = child.ask("stages", audio=str(_audio(arguments)), pieces=pieces)
+    audio_seconds = pieces * arguments.seconds
+    return {stage: 1000 * spent / audio_seconds for stage, spent in seconds.items()}
+
+
+def _audio(arguments: argparse.Namespace) -> object:
+    return recording.stored(arguments.work / "audio", arguments.seconds, max(arguments.batches))
+
+
+def compared(found: Sequence[Figure]) -> list[Figure]:
+    """With every engine's seconds as a multiple of the first one's."""
+    first = found[0].audio_seconds_per_second if found else None
+    return [
+        replace(figure, ratio=harness.ratio(first, figure.audio_seconds_per_second))
+        for figure in found
+    ]
+
+
+def main() -> None:
+    parser = harness.options(__doc__ or "")
+    parser.add_argument("--batches", help="comma separated numbers of pieces")
+    parser.add_argument("--repeats", type=int, default=5, help="the median counts")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of a piece")
+    arguments = harness.resolved(parser.parse_args())
+    names = (arguments.engines or _ENGINES[arguments.device]).split(",")
+    batches = (arguments.batches or _BATCHES[arguments.device]).split(",")
+    arguments.batches = [int(pieces) for pieces in batches]
+    files = random_model.made(arguments.size, arguments.work, engines.kinds(names))
+
+    def measure(name: str) -> Figure:
+        with Child(name, files, arguments) as child:
+            child.ask("imports")
+            child.ask("load")
+            return measured(name, child, arguments)
+
+    found = compared(each(names, measure))
+    _show(found)
+    harness.write("throughput", arguments, files.facts, found)
+
+
+def _show(found: Sequence[Figure]) -> None:
+    heads = ("engine", "audio s/s", "batch", "slower by", "tokens/s", "range s")
+    harness.table(heads, [_row(figure) for figure in found])
+    profiled = [
+        (figure.engine, figure.stage_milliseconds_per_audio_second)
+        for figure in found
+        if figure.stage_milliseconds_per_audio_second
+    ]
+    if profiled:
+        print("\nms per audio second")
+        harness.table(
+            ("engine", *profiled[0][1]), [(name, *spent.values()) for name, spent in profiled]
+        )
+
+
+def _row(figure: Figure) -> tuple[object, ...]:
+    spread = next(
+        (
+            f"{min(batch.seconds):.2f}-{max(batch.seconds):.2f}"
+            for batch in figure.batches
+            if batch.pieces == figure.best_pieces
+        ),
+        None,
+    )
+    rates = (figure.audio_seconds_per_second, figure.best_pieces, figure.ratio)
+    return (figure.engine, *rates, figure.tokens_per_audio_second, spread)
+
+
+if __name__ == "__main__":
+    main()
