@@ -12,6 +12,15 @@ import stamina
 from loopback import Listener, S3Server, WebServer
 
 
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home of the tests' own: the models that they convert are not left in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("home")
+        patch.setenv("HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session", params=["system", "packaged"])
 def ffmpeg(request: pytest.FixtureRequest) -> Path:
     """Each ffmpeg that the worker may find on a machine."""

@@ -58,6 +58,7 @@ FLOW = (
     "weights",
     "worker",
     "model",
+    "verification",
     "entrypoints",
     "entrypoints.cli",
     "entrypoints.serverless",

@@ -27,6 +27,7 @@ def test_what_was_kept_says_the_same_as_what_was_just_converted(
     converted = convert(checkpoints.read(write_nemo(tmp_path / "tiny.nemo")), precision)
     write(converted, tmp_path / "kept.safetensors")
     again = read(tmp_path / "kept.safetensors")
+    assert (tmp_path / "kept.safetensors").stat().st_mode & 0o777 == 0o644
     assert again.precision is precision
     assert again.vocabulary == converted.vocabulary
     assert again.durations == converted.durations

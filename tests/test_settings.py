@@ -16,6 +16,7 @@ READ: dict[str, tuple[str, str, Any]] = {
     "device": ("PARAKEET_DEVICE", "cuda", "cuda"),
     "precision": ("PARAKEET_PRECISION", "bf16", "bf16"),
     "decoder": ("PARAKEET_DECODER", "graph", "graph"),
+    "converted": ("PARAKEET_CONVERTED", "/models", Path("/models")),
     "concurrency": ("PARAKEET_CONCURRENCY", "3", 3),
     "max_audio_bytes": ("PARAKEET_MAX_AUDIO_BYTES", "1048576", 1 << 20),
     "max_audio_seconds": ("PARAKEET_MAX_AUDIO_SECONDS", "90.5", 90.5),

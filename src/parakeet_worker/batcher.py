@@ -55,7 +55,7 @@ class Batcher:
     """
 
     def __init__(self, engine: Engine, *, batch_seconds: float, queue_seconds: float) -> None:
-        self._engine = engine
+        self.engine = engine
         self._batch_seconds = batch_seconds
         self._queue_seconds = queue_seconds
         self._waiting: list[_Waiting] = []
@@ -134,7 +134,7 @@ class Batcher:
 
     def _transcribe(self, batch: list[_Waiting]) -> None:
         try:
-            hypotheses = self._engine.transcribe([piece.samples for piece in batch])
+            hypotheses = self.engine.transcribe([piece.samples for piece in batch])
         except OutOfMemory as failure:
             self._transcribe_halves(batch, failure)
             return

@@ -30,6 +30,11 @@ class Model:
         self._pipeline = pipeline
         self._loop = loop
 
+    @property
+    def engine(self) -> str:
+        """What transcribes, in words."""
+        return str(self._pipeline.batcher.engine)
+
     def transcribe(
         self,
         audio: str | PathLike[str] | bytes | bytearray | Samples,

@@ -49,6 +49,10 @@ class NemoEngine:
         self._fewest_samples = _FEWEST_FRAMES * round(features.window_stride * self._sample_rate)
         self.frame_seconds = float(features.window_stride) * model.encoder.subsampling_factor
 
+    def __str__(self) -> str:
+        """What it is, for logs and people."""
+        return f"NeMo engine: {len(self._vocabulary.pieces)} tokens, fp32 on {self._device}"
+
     @classmethod
     def open(cls, path: Path, device: str = "auto", precision: str = "auto") -> "NemoEngine":
         """Load a `.nemo` file; raises `SetupError`s.

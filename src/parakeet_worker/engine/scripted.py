@@ -22,6 +22,10 @@ class ScriptedEngine:
 
     frame_seconds = _FRAME_SAMPLES / SAMPLE_RATE
 
+    def __str__(self) -> str:
+        """What it is, for logs and people."""
+        return "scripted engine: hears pure tones"
+
     def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
         return [Hypothesis(_tokens(samples), self.frame_seconds) for samples in batch]
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import get_args
 import click
 from tqdm import tqdm
 
-from parakeet_worker import render
+from parakeet_worker import render, verification
 from parakeet_worker.errors import InvalidRequest, ParakeetError, SetupError
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import FileSource, Format, Request
@@ -81,16 +81,53 @@ def transcribe(
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     tasks = plan_tasks(files, format_, output)
     results = _Results(format_, timestamps, listed=len(tasks) > 1, overwrite=overwrite)
+    with _setup_errors_told(), open_pipeline(_settings(model)) as pipeline:
+        asyncio.run(_transcribe_all(tasks, pipeline, results))
+    sys.exit(_SOME_FAILED if results.failed else 0)
+
+
+@main.command()
+@click.option("--model", "-m", help="Hugging Face name, path, or 'demo'.  [default: the settings']")
+def verify(model: str | None) -> None:
+    """Check the model's files, load it, and let it hear a clip that comes with the package.
+
+    Exit status: 0 if all is well, 1 if a file is corrupt or nothing was heard, 2 if the model
+    cannot be found or loaded.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    with _setup_errors_told():
+        settings = _settings(model)
+        checks = []
+        for check in verification.check_weights(settings):
+            click.echo(f"file    {check.path}\n        {check.size_bytes:,} bytes, {check.verdict}")
+            click.echo(f"        {check.digest}")
+            checks.append(check)
+        hearing = verification.hear_clip(settings)
+    click.echo(f"engine  {hearing.engine}")
+    click.echo(f"ready   after {hearing.ready_seconds:.1f} s")
+    click.echo(f"said    {hearing.said}")
+    click.echo(f"heard   {hearing.heard}")
+    click.echo(f"speed   {hearing.clip_seconds:.1f} s of audio in {hearing.hear_seconds:.2f} s")
+    corrupt = [check for check in checks if check.verdict == "corrupt"]
+    for check in corrupt:
+        click.echo(f"parakeet: {check.path} is not what it was named for: delete it", err=True)
+    if not hearing.heard:
+        click.echo("parakeet: nothing was heard in a clip of clear speech", err=True)
+    sys.exit(_SOME_FAILED if corrupt or not hearing.heard else 0)
+
+
+def _settings(model: str | None) -> Settings:
+    settings = Settings.from_environment(os.environ)
+    return settings if model is None else settings.model_copy(update={"model": model})
+
+
+@contextmanager
+def _setup_errors_told() -> Iterator[None]:
     try:
-        settings = Settings.from_environment(os.environ)
-        if model is not None:
-            settings = settings.model_copy(update={"model": model})
-        with open_pipeline(settings) as pipeline:
-            asyncio.run(_transcribe_all(tasks, pipeline, results))
+        yield
     except SetupError as error:
         click.echo(f"parakeet: {error}", err=True)
         sys.exit(_USAGE)
-    sys.exit(_SOME_FAILED if results.failed else 0)
 
 
 def plan_tasks(files: Sequence[Path], format_: str, output: Path | None) -> list[Task]:

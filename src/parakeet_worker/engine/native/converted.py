@@ -162,6 +162,8 @@ def write(converted: Converted, path: Path) -> None:
         aside = Path(unfinished.name)
     try:
         save_file(dict(converted.tensors), aside, metadata=header)
+        # A temporary file is its owner's alone; the model is for every worker on the volume.
+        aside.chmod(0o644)
         with aside.open("rb") as written:
             os.fsync(written.fileno())
         aside.replace(path)
