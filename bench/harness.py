@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-_RESULTS = ROOT / "bench" / "results"
+RESULTS = ROOT / "bench" / "results"
 
 _PACKAGES = ("torch", "nemo_toolkit", "transformers", "onnxruntime", "onnx-asr", "numpy")
 # What decides which arithmetic a processor is good at.
@@ -139,7 +139,7 @@ def resolved(arguments: argparse.Namespace) -> argparse.Namespace:
         arguments.device = "cuda" if _gpu()[0] else "cpu"
     if arguments.results is None:
         small = arguments.work / "results"
-        arguments.results = _RESULTS if arguments.size == "full" else small
+        arguments.results = RESULTS if arguments.size == "full" else small
     return arguments
 
 
