@@ -98,6 +98,11 @@ class Decoding:
         """Where the decoding stands in the recording."""
         return self._decoded / SAMPLE_RATE
 
+    @property
+    def heard_seconds(self) -> float:
+        """How much of it was yielded: the clip, as far as it was decoded."""
+        return self._heard / SAMPLE_RATE
+
     async def samples(self) -> AsyncGenerator[Samples, None]:
         """Stretches of samples, in order; those outside the clip are left out."""
         child = await self._start()

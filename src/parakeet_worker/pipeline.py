@@ -1,26 +1,22 @@
 """The flow on one screen: a request in, stretches of its transcript out."""
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from parakeet_worker import audio, render, segments, sources, transcript
 from parakeet_worker.batcher import Batcher
-from parakeet_worker.engine.base import Hypothesis
 from parakeet_worker.errors import ParakeetError
+from parakeet_worker.hearing import Hearing
 from parakeet_worker.render import Document
-from parakeet_worker.request import Job, Request, parse
-from parakeet_worker.segments import Segment
+from parakeet_worker.request import Job, Request, Vad, parse
 from parakeet_worker.settings import Settings
+from parakeet_worker.speech.base import Detector
 from parakeet_worker.stopwatch import Stopwatch
 from parakeet_worker.transcript import Transcript
-
-# Segments that one request keeps at the engine: enough to fill a batch, few enough for memory.
-_SEGMENTS_AHEAD = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +26,8 @@ class Pipeline:
     settings: Settings
     batcher: Batcher
     ffmpeg: Path
+    detector: Callable[[Vad], Detector]
+    """A new listener for a recording."""
 
     async def stretches(
         self, request: Request, watch: Stopwatch
@@ -48,21 +46,23 @@ class Pipeline:
             async with aclosing(decoding.samples()) as samples:
                 pieces = segments.split(
                     samples,
+                    self.detector(request.vad),
                     max_seconds=self.settings.segment_seconds,
                     start_seconds=request.clip.start_seconds,
                 )
-                pending = _Pending(watch)
+                hearing = Hearing(self.batcher, watch)
                 try:
                     while segment := await watch.timed("decode", anext(pieces, None)):
-                        (answer,) = self.batcher.submit([segment.samples])
-                        pending.add(segment, asyncio.wrap_future(answer))
-                        while pending.ready:
-                            yield await pending.stitch_first()
-                    while len(pending) > 1:
-                        yield await pending.stitch_first()
-                    yield replace(await pending.stitch_first(), warnings=decoding.warnings)
+                        hearing.submit(segment)
+                        while hearing.ready:
+                            yield await hearing.next_stretch()
+                    while hearing:
+                        yield await hearing.next_stretch()
                 finally:
-                    pending.drop()
+                    hearing.drop()
+                # Silence that was left out has been listened to as well.
+                silence_seconds = decoding.heard_seconds - hearing.seconds
+                yield Transcript((), seconds=silence_seconds, warnings=decoding.warnings)
 
     async def transcribe(self, request: Request, watch: Stopwatch | None = None) -> Transcript:
         """The whole transcript; raises `RequestError`, `TransientError` or `EngineError`."""
@@ -98,38 +98,5 @@ class Pipeline:
         heard = await self.transcribe(request, watch)
         answer = render.document(heard, request.format, timestamp=request.timestamp)
         if request.debug:
-            answer["debug"] = {"audio_seconds": round(heard.seconds, 3), "seconds": watch.seconds}
+            answer["debug"] = {**render.account(heard), "seconds": watch.seconds}
         return answer
-
-
-class _Pending:
-    """The segments of one request that are at the engine, in order."""
-
-    def __init__(self, watch: Stopwatch) -> None:
-        self._watch = watch
-        self._queue: deque[tuple[Segment, asyncio.Future[Hypothesis]]] = deque()
-
-    def __len__(self) -> int:
-        return len(self._queue)
-
-    def add(self, segment: Segment, answer: "asyncio.Future[Hypothesis]") -> None:
-        self._queue.append((segment, answer))
-
-    @property
-    def ready(self) -> bool:
-        """Whether to take the first now: it is done, or too many are out."""
-        return bool(self._queue) and (
-            self._queue[0][1].done() or len(self._queue) >= _SEGMENTS_AHEAD
-        )
-
-    async def stitch_first(self) -> Transcript:
-        segment, answer = self._queue[0]
-        hypothesis = await self._watch.timed("hear", answer)
-        self._queue.popleft()
-        return transcript.stitch(segment, hypothesis)
-
-    def drop(self) -> None:
-        """Take back what is still out, so that it never reaches the GPU."""
-        for _, answer in self._queue:
-            if not answer.cancel() and not answer.cancelled():
-                answer.exception()  # it failed together with the one that was raised

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TypeAlias
 
 from parakeet_worker import cues
@@ -24,9 +25,16 @@ def document(transcript: Transcript, format: Format, *, timestamp: bool = False)
         answer = {"text": transcript.text}
     else:
         answer = {"text": transcript.text, format: _WRITERS[format](transcript)}
-    if transcript.warnings:
-        answer["warnings"] = list(transcript.warnings)
+    warnings = [*transcript.warnings, *_warnings(transcript)]
+    if warnings:
+        answer["warnings"] = warnings
     return answer
+
+
+def _warnings(transcript: Transcript) -> list[str]:
+    seconds = sum(span.seconds for span in transcript.uncovered)
+    places = ", ".join(f"{span.start_seconds:.1f}" for span in transcript.uncovered)
+    return [f"no words were found in {seconds:.1f} s of speech, at {places} s"] * bool(places)
 
 
 def written(transcript: Transcript, format: Format, *, timestamp: bool = False) -> str:  # noqa: A002  # the wire's name
@@ -70,6 +78,22 @@ def _nemo(
     }
 
 
+def account(transcript: Transcript) -> Document:
+    """How the words were come by, for `debug`."""
+    return {
+        "audio_seconds": round(transcript.seconds, 3),
+        **asdict(transcript.account),
+        "uncovered": _spans(transcript),
+    }
+
+
+def _spans(transcript: Transcript) -> list[Document]:
+    return [
+        {"start": round(span.start_seconds, 3), "end": round(span.end_seconds, 3)}
+        for span in transcript.uncovered
+    ]
+
+
 def verbose_document(transcript: Transcript) -> Document:
     """OpenAI's `verbose_json`, with a confidence beside every word."""
     return {
@@ -95,6 +119,7 @@ def verbose_document(transcript: Transcript) -> Document:
             }
             for word in transcript.words
         ],
+        "uncovered": _spans(transcript),
     }
 
 

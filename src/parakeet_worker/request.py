@@ -13,6 +13,7 @@ from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import InvalidRequest, RequestError, nearest
 
 Format: TypeAlias = Literal["json", "verbose_json", "text", "srt", "vtt", "tsv"]
+Vad: TypeAlias = Literal["auto", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,9 @@ class Request:
     format: Format = "json"
     timestamp: bool = False
     debug: bool = False
+    vad: Vad = "auto"
+    """`auto` leaves silence out and looks for words wherever someone speaks; `off` listens to
+    everything and cuts by energy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +118,11 @@ class _RequestWire(_Wire):
     format: Format = "json"
     timestamp: bool = False
     debug: bool = False
+    vad: Vad = "auto"
 
 
 _INNER: dict[str, type[_Wire]] = {"clip": _ClipWire, "audio_s3": _S3Wire}
+_CHOICES = {"format": Format, "vad": Vad}
 _SOURCES = ("audio_base64", "audio_url", "audio_s3")
 _FIELDS = list(_RequestWire.model_fields)
 
@@ -171,6 +177,7 @@ def _read(payload: Mapping[str, object], prefix: str, known: list[str]) -> Reque
         format=wire.format,
         timestamp=wire.timestamp,
         debug=wire.debug,
+        vad=wire.vad,
     )
 
 
@@ -200,7 +207,8 @@ def _named(failure: ValidationError, prefix: str) -> InvalidRequest:
         return InvalidRequest(field, "is required")
     said = "must be an object" if kind == "model_type" else first["msg"]
     said = said.replace("Input should be", "must be").replace("String should", "must")
-    hint = nearest(str(given), list(get_args(Format))) if kind == "literal_error" else None
+    choices = get_args(_CHOICES.get(str(first["loc"][-1]), Format))
+    hint = nearest(str(given), list(choices)) if kind == "literal_error" else None
     return InvalidRequest(field, f"{said}, got {_kind(given)}", hint)
 
 

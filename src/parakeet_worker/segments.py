@@ -1,17 +1,51 @@
-"""A recording to pieces that the engine can take."""
+"""A recording to pieces that the engine can take, cut where nobody speaks."""
 
-from collections.abc import AsyncGenerator, AsyncIterable
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
+from parakeet_worker.speech.base import (
+    FRAME_SAMPLES,
+    SPEECH_ENDS,
+    Detector,
+    Probabilities,
+    gain,
+    stretches,
+)
 
-_SEARCH_SECONDS = 8.0
-_WINDOW_SECONDS = 0.1
 # Cuts fall on whole encoder frames, so that frame numbers count on across pieces.
 _GRID_SAMPLES = 1280
+# A frame less probable than this is no speech, in whatever doubt one is elsewhere.
+_SURELY_NONE = 0.1
+# What is kept of the silence around speech: more makes the model miss first words.
+_EDGE_SAMPLES = round(0.2 * SAMPLE_RATE)
+# A pause that ends a piece, however short that is; shorter ones hold sentences together.
+_LONG_PAUSE_FRAMES = round(2.0 * SAMPLE_RATE / FRAME_SAMPLES)
+# A pause that a piece may be cut in, when it has to be cut.
+_PAUSE_FRAMES = 7
+_EARLIEST_CUT_SAMPLES = SAMPLE_RATE
+# Where there is no pause, how far back the least speech-like moment is looked for.
+_SEAM_SEARCH_SAMPLES = 8 * SAMPLE_RATE
+_BRIDGE_SAMPLES = 5 * SAMPLE_RATE
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From when to when, on the recording's clock."""
+
+    start_seconds: float
+    end_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end_seconds - self.start_seconds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,6 +54,14 @@ class Segment:
 
     start_seconds: float
     samples: Samples
+    speech: tuple[Span, ...] = ()
+    """Where someone speaks in it, if that is known."""
+    bridge: "Segment | None" = None
+    """The window over the seam, where it begins in the middle of speech."""
+    seam_after: bool = False
+    """Whether it ends in the middle of speech; the next segment has the bridge."""
+    raised_decibels: float = 0.0
+    """How much louder than in the recording it is."""
 
     @property
     def seconds(self) -> float:
@@ -29,40 +71,187 @@ class Segment:
     def end_seconds(self) -> float:
         return self.start_seconds + self.seconds
 
+    def part(self, span: Span) -> "Segment":
+        """The samples of a span, as far as they lie in the segment."""
+        first = max(0, round((span.start_seconds - self.start_seconds) * SAMPLE_RATE))
+        after = max(first, round((span.end_seconds - self.start_seconds) * SAMPLE_RATE))
+        start_seconds = self.start_seconds + first / SAMPLE_RATE
+        return Segment(start_seconds, self.samples[first:after])
+
 
 async def split(
-    stretches: AsyncIterable[Samples], *, max_seconds: float, start_seconds: float = 0.0
+    recording: AsyncIterable[Samples],
+    detector: Detector,
+    *,
+    max_seconds: float,
+    start_seconds: float = 0.0,
 ) -> AsyncGenerator[Segment, None]:
     """Cut a recording as it arrives into segments of at most `max_seconds`.
 
-    A cut falls at the quietest moment of the last 8 s before the limit. `start_seconds` is where
-    the first sample lies in the recording.
+    `start_seconds` is where its first sample lies on the clock. The detector listens in a thread.
     """
-    limit = round(max_seconds * SAMPLE_RATE)
-    held: list[Samples] = []
-    held_samples = 0
-    cut_samples = 0
-    async for stretch in stretches:
-        held.append(stretch)
-        held_samples += len(stretch)
-        while held_samples > limit:
-            samples = np.concatenate(held)
-            cut = quietest(samples[:limit])
-            yield Segment(start_seconds + cut_samples / SAMPLE_RATE, samples[:cut])
-            held = [samples[cut:]]
-            held_samples -= cut
-            cut_samples += cut
-    if held_samples:
-        yield Segment(start_seconds + cut_samples / SAMPLE_RATE, np.concatenate(held))
+    splitter = Splitter(max_seconds, deletes=detector.is_sure, start_seconds=start_seconds)
+    async for samples in recording:
+        splitter.add(samples, await asyncio.to_thread(detector.feed, samples))
+        for segment in splitter.cut():
+            yield segment
+    splitter.add(np.zeros(0, np.float32), await asyncio.to_thread(detector.finish))
+    for segment in splitter.cut(ended=True):
+        yield segment
 
 
-def quietest(samples: Samples) -> int:
-    """Index of the frame in the last 8 s (or half) of `samples` with the quietest 0.1 s around."""
-    search = min(round(_SEARCH_SECONDS * SAMPLE_RATE), len(samples) // 2)
-    around = round(_WINDOW_SECONDS * SAMPLE_RATE) // 2
-    skipped = len(samples) - search
-    energy = np.cumsum(np.square(samples[skipped:], dtype=np.float64))
-    first = -(-(skipped + around + 1) // _GRID_SAMPLES) * _GRID_SAMPLES
-    cuts = np.arange(first, len(samples) - around + 1, _GRID_SAMPLES)
-    ends = cuts - skipped - 1
-    return int(cuts[np.argmin(energy[ends + around] - energy[ends - around])])
+class Splitter:
+    """Holds what has arrived of a recording, and cuts it.
+
+    A pause of 2 s ends a segment. A segment that grows to its limit is cut in the middle of its
+    last pause, or, if it has none, at the least speech-like moment of its last 8 s: a seam, over
+    which the next segment brings a bridge. With `deletes`, silence is left out but for 0.2 s
+    around speech; without, the segments tile the recording.
+    """
+
+    def __init__(self, max_seconds: float, *, deletes: bool, start_seconds: float = 0.0) -> None:
+        self._limit = round(max_seconds * SAMPLE_RATE)
+        self._deletes = deletes
+        self._start_seconds = start_seconds
+        self._held: Samples = np.zeros(0, dtype=np.float32)
+        self._begin = 0  # where the first held sample lies in the recording
+        self._probabilities: Probabilities = np.zeros(0, dtype=np.float32)
+        self._first_frame = 0  # where the first of them lies
+        self._before_seam: Samples | None = None
+
+    def add(self, samples: Samples, probabilities: Probabilities) -> None:
+        """More of the recording, and how probable speech is in the frames that follow."""
+        self._held = np.concatenate((self._held, samples))
+        self._probabilities = np.concatenate((self._probabilities, probabilities))
+
+    def cut(self, *, ended: bool = False) -> Iterator[Segment]:
+        """All segments that can be cut off by now; with `ended`, all that is left."""
+        while True:
+            if self._deletes and self._before_seam is None:
+                self._leave_silence()
+            end, seam = self._next_cut(ended=ended)
+            if end is None:
+                return
+            segment = self._segment(end, seam=seam)
+            self._before_seam = self._held[max(0, end - _BRIDGE_SAMPLES) : end] if seam else None
+            self._drop(end)
+            if segment is not None:
+                yield segment
+
+    def _leave_silence(self) -> None:
+        """Begin shortly before the first frame that may be speech."""
+        silent = self._frames() < _SURELY_NONE
+        lead = len(silent) if silent.all() else int(np.argmin(silent))
+        first = (self._frame_offset() + lead * FRAME_SAMPLES) - _EDGE_SAMPLES
+        self._drop(max(0, min(first, len(self._held)) // _GRID_SAMPLES * _GRID_SAMPLES))
+
+    def _next_cut(self, *, ended: bool) -> tuple[int | None, bool]:
+        """Samples up to the next cut, and whether it is a seam; none while more has to come."""
+        known = len(self._held) if ended else self._known()
+        frames = self._frames()
+        if self._deletes:
+            pauses = _runs(frames < _SURELY_NONE, _LONG_PAUSE_FRAMES)
+            offset = self._frame_offset()
+            ends = [offset + first * FRAME_SAMPLES + _EDGE_SAMPLES for first, _ in pauses if first]
+            if ends and ends[0] <= self._limit:
+                return _on_grid(ends[0]), False
+        if known > self._limit:
+            return self._forced_cut(frames)
+        return (len(self._held) or None if ended else None), False
+
+    def _forced_cut(self, frames: Probabilities) -> tuple[int, bool]:
+        within = frames[: (self._limit - self._frame_offset()) // FRAME_SAMPLES]
+        offset = self._frame_offset()
+        middles = [
+            offset + (first + after) * FRAME_SAMPLES // 2
+            for first, after in _runs(within < SPEECH_ENDS, _PAUSE_FRAMES)
+        ]
+        late = [middle for middle in middles if middle >= _EARLIEST_CUT_SAMPLES]
+        if late:
+            return _on_grid(late[-1]), False
+        return self._seam(within), True
+
+    def _seam(self, within: Probabilities) -> int:
+        """The least speech-like moment of the last seconds (or half) before the limit."""
+        searched = min(_SEAM_SEARCH_SAMPLES, self._limit // 2) // FRAME_SAMPLES
+        tail = np.convolve(within[-searched:], np.ones(3) / 3, mode="valid")
+        first = len(within) - min(searched, len(within))
+        middle = first + 1 + int(np.argmin(tail))
+        at = self._frame_offset() + middle * FRAME_SAMPLES + FRAME_SAMPLES // 2
+        return _on_grid(at)
+
+    def _segment(self, end: int, *, seam: bool) -> Segment | None:
+        frames = self._frames()[: -(-(end - self._frame_offset()) // FRAME_SAMPLES)]
+        if self._deletes and not seam and bool((frames < _SURELY_NONE).all()):
+            return None
+        start_seconds = self._start_seconds + self._begin / SAMPLE_RATE
+        samples, decibels = _raised(self._held[:end])
+        return Segment(
+            start_seconds,
+            samples,
+            speech=self._spans(frames, end) if self._deletes else (),
+            bridge=self._bridge(end),
+            seam_after=seam,
+            raised_decibels=decibels,
+        )
+
+    def _spans(self, frames: Probabilities, end: int) -> tuple[Span, ...]:
+        clock, offset = self._start_seconds + self._begin / SAMPLE_RATE, self._frame_offset()
+        bounds = (
+            [max(0, min(offset + frame * FRAME_SAMPLES, end)) for frame in stretch]
+            for stretch in stretches(frames)
+        )
+        return tuple(
+            Span(clock + first / SAMPLE_RATE, clock + after / SAMPLE_RATE)
+            for first, after in bounds
+        )
+
+    def _bridge(self, end: int) -> Segment | None:
+        if self._before_seam is None:
+            return None
+        begin = self._begin - len(self._before_seam)
+        window = np.concatenate((self._before_seam, self._held[: min(end, _BRIDGE_SAMPLES)]))
+        samples, _ = _raised(window)
+        return Segment(self._start_seconds + begin / SAMPLE_RATE, samples)
+
+    def _frames(self) -> Probabilities:
+        """The probabilities from the frame that holds the first held sample on."""
+        return self._probabilities[self._begin // FRAME_SAMPLES - self._first_frame :]
+
+    def _frame_offset(self) -> int:
+        """Where the first of `_frames` begins, counted from the first held sample."""
+        return self._begin // FRAME_SAMPLES * FRAME_SAMPLES - self._begin
+
+    def _known(self) -> int:
+        """Held samples that the detector has heard."""
+        heard = (self._first_frame + len(self._probabilities)) * FRAME_SAMPLES
+        return min(heard - self._begin, len(self._held))
+
+    def _drop(self, count: int) -> None:
+        self._held = self._held[count:].copy() if count else self._held
+        self._begin += count
+        passed = self._begin // FRAME_SAMPLES - self._first_frame
+        self._probabilities = self._probabilities[passed:]
+        self._first_frame += passed
+
+
+def _on_grid(samples: int) -> int:
+    return samples // _GRID_SAMPLES * _GRID_SAMPLES
+
+
+def _runs(mask: Mask, shortest: int) -> list[tuple[int, int]]:
+    """Runs of at least `shortest` true values, as (first, after the last)."""
+    turns = np.flatnonzero(np.diff(mask, prepend=False, append=False))
+    return [
+        (int(first), int(after))
+        for first, after in turns.reshape(-1, 2)
+        if after - first >= shortest
+    ]
+
+
+def _raised(samples: Samples) -> tuple[Samples, float]:
+    """A very quiet piece made louder as a whole, and by how many dB."""
+    factor = gain(float(np.abs(samples).max(initial=0.0)))
+    if factor == 1.0:
+        return samples, 0.0
+    return samples * np.float32(factor), round(20 * float(np.log10(factor)), 1)

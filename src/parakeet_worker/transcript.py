@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from parakeet_worker.engine.base import Hypothesis, Token
-from parakeet_worker.segments import Segment
+from parakeet_worker.segments import Segment, Span
 
 _WORD_START = "▁"
 _SENTENCE_ENDS = (".", "?", "!")
@@ -65,15 +65,39 @@ class Sentence:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """How the words were come by."""
+
+    segments: int = 0
+    seams: int = 0
+    """Cuts in the middle of speech, which were bridged."""
+    decoded_again: int = 0
+    """Stretches of speech that had no words at first."""
+    raised_decibels: float = 0.0
+    """How much the quietest segment was raised."""
+
+    def __add__(self, other: "Account") -> "Account":
+        return Account(
+            self.segments + other.segments,
+            self.seams + other.seams,
+            self.decoded_again + other.decoded_again,
+            max(self.raised_decibels, other.raised_decibels),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
     """All that was heard in a recording, or in one stretch of it."""
 
     words: tuple[Word, ...]
     seconds: float
     """How much audio was listened to."""
-    frame_seconds: float
+    frame_seconds: float = 0.08
     warnings: tuple[str, ...] = ()
     """What the caller should know about words that may be missing."""
+    uncovered: tuple[Span, ...] = ()
+    """Where someone speaks and no words were found, in two attempts."""
+    account: Account = Account()
 
     @property
     def text(self) -> str:
@@ -114,6 +138,8 @@ def join(stretches: Sequence[Transcript]) -> Transcript:
         seconds=sum(stretch.seconds for stretch in stretches),
         frame_seconds=stretches[0].frame_seconds,
         warnings=tuple(warning for stretch in stretches for warning in stretch.warnings),
+        uncovered=tuple(span for stretch in stretches for span in stretch.uncovered),
+        account=sum((stretch.account for stretch in stretches), Account()),
     )
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 import numpy as np
@@ -11,7 +11,10 @@ from parakeet_worker import audio, weights
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Engine
 from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.request import Vad
 from parakeet_worker.settings import Settings
+from parakeet_worker.speech.base import Detector
+from parakeet_worker.speech.energy import EnergyDetector
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +34,17 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
         batcher.submit([second_of_silence])[0].result()
         seconds = time.monotonic() - started
         log.info("ready after %.1f s: %s from %s", seconds, engine, settings.model)
-        yield Pipeline(settings, batcher, ffmpeg)
+        yield Pipeline(settings, batcher, ffmpeg, open_detectors(settings))
+
+
+def open_detectors(settings: Settings) -> Callable[[Vad], Detector]:
+    """What listens for speech; pure tones, which the scripted engine hears, are none."""
+    if settings.engine == "scripted":
+        return lambda _: EnergyDetector()
+    from parakeet_worker.speech import silero
+
+    network = silero.load()
+    return lambda vad: EnergyDetector() if vad == "off" else silero.SileroDetector(network)
 
 
 def open_engine(settings: Settings) -> Engine:

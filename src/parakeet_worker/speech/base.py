@@ -1,6 +1,7 @@
 """What every detector promises: samples in, how surely each frame of 32 ms is speech out."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,22 @@ MIN_SILENCE_FRAMES = 6
 MIN_SPEECH_FRAMES = 4
 """Shorter speech (below 0.13 s) holds no word."""
 
+_QUIET_PEAK = 0.01
+_RAISED_PEAK = 0.1
+_HIGHEST_GAIN = 100.0
+
 Probabilities = npt.NDArray[np.float32]
 """One number from 0 to 1 per frame."""
+
+
+def gain(peak: float) -> float:
+    """The factor that brings very quiet audio (below -40 dB of full scale) to where it is heard.
+
+    At most 40 dB; digital silence stays what it is.
+    """
+    if not 0 < peak < _QUIET_PEAK:
+        return 1.0
+    return min(_RAISED_PEAK / peak, _HIGHEST_GAIN)
 
 
 class Detector(ABC):
@@ -35,6 +50,9 @@ class Detector(ABC):
     Frames are heard in blocks of 4.1 s, so that many short stretches cost no more than a long
     one. What is no number counts as silence: one broken sample would spoil all that follows it.
     """
+
+    is_sure: ClassVar[bool]
+    """Whether a low probability is proof enough to leave audio out."""
 
     def __init__(self, context_samples: int = 0) -> None:
         """`context_samples` before each block are given to `_hear` with it."""

@@ -27,6 +27,8 @@ class EnergyDetector(Detector):
     seconds becomes the floor.
     """
 
+    is_sure = False
+
     def __init__(self) -> None:
         super().__init__()
         self._floor: float | None = None

@@ -8,13 +8,14 @@ and calls the network once per frame. Its `.jit` holds the weights that it runs 
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import WeightsCorrupt, WeightsMissing
-from parakeet_worker.speech.base import FRAME_SAMPLES, Detector, Probabilities
+from parakeet_worker.speech.base import FRAME_SAMPLES, Detector, Probabilities, gain
 
 CONTEXT_SAMPLES = 64
 """Samples before each frame that the network hears with it."""
@@ -108,16 +109,25 @@ _NAMES = {
 
 
 class SileroDetector(Detector):
-    """The network listening to one recording; many may listen through one network."""
+    """The network listening to one recording; many may listen through one network.
+
+    Very quiet recordings are raised for it, by the peak of the last two blocks.
+    """
+
+    is_sure = True
 
     def __init__(self, network: Silero) -> None:
         super().__init__(CONTEXT_SAMPLES)
         self._network = network
         self._state = network.silence()
+        self._peak = 0.0
 
     @torch.inference_mode()
     def _hear(self, block: Samples) -> Probabilities:
-        samples = torch.from_numpy(block).to(self._network.window.device)
+        peak = float(np.abs(block).max())
+        raised = block * np.float32(gain(max(peak, self._peak)))
+        self._peak = peak
+        samples = torch.from_numpy(raised).to(self._network.window.device)
         probabilities, self._state = self._network(samples[None], self._state)
         found: Probabilities = probabilities[0].cpu().numpy()
         return found
