@@ -44,6 +44,8 @@ class Child:
         # Nobody may look for a newer model, and every pool of threads is of one size.
         quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         self._environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, threads) | quiet
+        # Else every start would compile every library from its source again.
+        self._environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def __enter__(self) -> "Child":
         self._log.parent.mkdir(parents=True, exist_ok=True)

@@ -94,7 +94,7 @@ def config(size: str) -> dict[str, Any]:
     """`model_config.yaml`: the published sizes, or toy ones to try the harness itself."""
     from published import nemo_config
 
-    sections = nemo_config("parakeet-tdt-0.6b-v3")
+    sections: dict[str, Any] = nemo_config("parakeet-tdt-0.6b-v3")
     if size == "small":
         names = _pieces(_SMALL_PIECES)
         sections["encoder"] |= _SMALL

@@ -4,7 +4,6 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ class Served:
             settings=asked["settings"],
         )
         self._engine = named(asked["engine"], self._place)
-        self._start_seconds = started - asked["asked_at"]
+        self._start_seconds: float = started - asked["asked_at"]
 
     def answer(self, request: Mapping[str, Any]) -> Any:
         """The answer to one request; its `do` is the name of a method."""
@@ -92,15 +91,14 @@ class Served:
 def _seconds(step: Any) -> float:
     started = time.perf_counter()
     step()
-    with suppress(KeyError):
-        _settled()
+    _settle()
     return time.perf_counter() - started
 
 
-def _settled() -> None:
+def _settle() -> None:
     """Wait for the GPU, if anybody uses one."""
-    torch = sys.modules["torch"]
-    if torch.cuda.is_initialized():
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 

@@ -53,18 +53,19 @@ def measured(engine: str, child: Child, arguments: argparse.Namespace) -> Figure
             batches.append(Batch(pieces, (), None, None))
             break
     fitting = [batch for batch in batches if batch.audio_seconds_per_second]
-    best = max(fitting, key=lambda batch: batch.audio_seconds_per_second or 0, default=None)
-    alive = len(fitting) == len(batches)
-    profiled = alive and best and engine.startswith("native")
-    return Figure(
-        engine=engine,
-        audio_seconds_per_second=best and best.audio_seconds_per_second,
-        best_pieces=best and best.pieces,
-        tokens_per_audio_second=best and best.tokens_per_audio_second,
-        ratio=None,
-        batches=tuple(batches),
+    nothing = Figure(engine, None, None, None, None, tuple(batches), None)
+    if not fitting:
+        return nothing
+    best = max(fitting, key=lambda batch: batch.audio_seconds_per_second or 0.0)
+    # A batch that did not fit has ended the engine's process.
+    profiled = engine.startswith("native") and len(fitting) == len(batches)
+    return replace(
+        nothing,
+        audio_seconds_per_second=best.audio_seconds_per_second,
+        best_pieces=best.pieces,
+        tokens_per_audio_second=best.tokens_per_audio_second,
         stage_milliseconds_per_audio_second=_stages(child, best.pieces, arguments)
-        if best and profiled
+        if profiled
         else None,
     )
 
