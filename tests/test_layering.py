@@ -88,6 +88,7 @@ OWNERS = {
         "sources.memory",
         "speech.base",
         "speech.energy",
+        "speech.silero",
         "worker",
     ),
     "omegaconf": ("engine.nemo",),

@@ -12,7 +12,7 @@ import torch
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import WeightsCorrupt, WeightsMissing
 from parakeet_worker.speech import silero
-from parakeet_worker.speech.base import FRAME_SAMPLES, Probabilities, stretches
+from parakeet_worker.speech.base import FRAME_SAMPLES, SPEECH_BEGINS, Probabilities, stretches
 from parakeet_worker.speech.silero import CONTEXT_SAMPLES, Silero, SileroDetector
 from recordings import decode, noise, silence, tone
 from speech import SAMPLES, all_samples, named
@@ -21,7 +21,7 @@ RATE = 16_000
 
 MADE = {
     "nothing": silence(3),
-    "hiss": noise(5),
+    "hiss": noise(5, 0.01),
     "noise": noise(5, 0.3),
     "far beyond full scale": noise(3, 5.0),
     "a tone": tone(440, 3),
@@ -85,6 +85,13 @@ def test_the_numbers_compared_are_those_of_speech_and_of_pauses(network):
 
 def test_noise_without_words_is_no_speech(network):
     assert stretches(heard(network, decode(named("noise").path))) == []
+
+
+@pytest.mark.parametrize("level", [0.1, 0.01, 0.001])
+def test_a_quiet_recording_is_heard_like_a_loud_one(network, level):
+    samples = decode(named("minute").path)
+    speaks = heard(network, samples) >= SPEECH_BEGINS
+    assert np.mean((heard(network, samples * np.float32(level)) >= SPEECH_BEGINS) == speaks) > 0.95
 
 
 def test_recordings_heard_in_turns_through_one_network_are_heard_as_alone(network):
