@@ -334,7 +334,7 @@ class Held:
         self.hears = threading.Event()
         self.let_go = threading.Event()
 
-    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+    def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
         self.hears.set()
         self.let_go.wait(30)
         return ScriptedEngine().transcribe(batch)
@@ -387,7 +387,7 @@ async def test_a_job_cancelled_while_it_is_decoded_leaves_nothing(
 class Broken:
     """An engine that nobody expected to fail like this."""
 
-    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+    def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
         raise RuntimeError(len(batch))
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ class Engine:
         self.batches: list[list[Samples]] = []
         self.threads: set[int] = set()
 
-    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+    def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
         self.batches.append(list(batch))
         self.threads.add(threading.get_ident())
         return [hypothesis(piece) for piece in batch]
@@ -49,7 +49,7 @@ class Held(Engine):
         self.entered = threading.Event()
         self.released = threading.Event()
 
-    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+    def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
         self.entered.set()
         assert self.released.wait(PATIENCE_SECONDS)
         return super().transcribe(batch)
@@ -62,7 +62,7 @@ class Scheming(Held):
         super().__init__()
         self.scheme = scheme
 
-    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+    def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
         heard = super().transcribe(batch)
         return heard if len(self.batches) == 1 else self.scheme(heard)
 
@@ -74,7 +74,7 @@ class Cramped(Held):
         super().__init__()
         self.room_seconds = room_seconds
 
-    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+    def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
         heard = super().transcribe(batch)
         longest = max(len(piece) for piece in batch) / SAMPLE_RATE
         if longest * len(batch) > self.room_seconds:
@@ -96,6 +96,10 @@ def name(samples: Samples) -> str:
 
 def hypothesis(samples: Samples) -> Hypothesis:
     return Hypothesis((Token(f"▁{name(samples)}", 0, len(samples) // 1280, -0.1),), 0.08)
+
+
+class Caller:
+    """Someone who submits more than once."""
 
 
 def said(answer: Answer) -> str:
@@ -459,8 +463,8 @@ def test_a_loss_in_the_second_half_of_a_split_batch_leaves_nobody_waiting():
     engine = Scheming(scheme)
     with batching(engine, batch_seconds=4) as batcher:
         occupy(batcher, engine)
-        split = batcher.submit(pieces(1, 2, 3, 4))
-        (waiting,) = batcher.submit(pieces(5))
+        split = batcher.submit(pieces(1, 2, 3, 4), caller=engine)
+        (waiting,) = batcher.submit(pieces(5), caller=engine)
         engine.released.set()
         assert [said(answer) for answer in split[:2]] == ["1", "2"]
         assert isinstance(failure(split[2]), EngineLost)
@@ -468,6 +472,35 @@ def test_a_loss_in_the_second_half_of_a_split_batch_leaves_nobody_waiting():
         assert isinstance(failure(waiting), EngineLost)
         assert batcher.lost
     assert "5" not in engine.heard
+
+
+# turns
+
+
+def test_one_who_comes_with_little_does_not_wait_for_the_hours_of_another():
+    engine = Held()
+    with batching(engine, batch_seconds=1) as batcher:
+        occupy(batcher, engine)
+        hours = batcher.submit(pieces(*range(1, 101)), caller=Caller())
+        more = batcher.submit(pieces(*range(101, 201)), caller=Caller())
+        (short,) = batcher.submit(pieces(777))
+        engine.released.set()
+        assert said(short) == "777"
+        assert [said(answer) for answer in (*hours, *more)] == [str(n) for n in range(1, 201)]
+    order = [name(batch[0]) for batch in engine.batches]
+    assert order.index("777") <= 3, "one piece of everybody comes before it, and no more"
+    assert order.index("101") <= 3, "and the second caller has its turn beside the first"
+
+
+def test_pieces_of_one_caller_keep_their_order_however_many_are_submitted_at_a_time():
+    engine = Held()
+    with batching(engine, batch_seconds=1) as batcher:
+        occupy(batcher, engine)
+        caller = Caller()
+        answers = [batcher.submit(pieces(number), caller=caller)[0] for number in range(1, 30)]
+        engine.released.set()
+        assert [said(answer) for answer in answers] == [str(number) for number in range(1, 30)]
+    assert [name(batch[0]) for batch in engine.batches[1:]] == [str(n) for n in range(1, 30)]
 
 
 # cancelled work

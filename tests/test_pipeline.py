@@ -98,7 +98,7 @@ class Stubborn:
         self.entered = threading.Event()
         self.pieces = 0
 
-    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+    def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
         self.entered.set()
         self.go_on.wait()
         self.pieces += len(batch)
@@ -129,7 +129,7 @@ async def test_a_cancelled_request_takes_its_waiting_pieces_back_and_leaves_noth
 class Broken:
     """An engine that fails in a way of its own."""
 
-    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+    def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
         raise RuntimeError(f"device-side assert with {len(batch)} pieces")
 
     def close(self) -> None:

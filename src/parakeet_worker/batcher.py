@@ -7,10 +7,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
+from weakref import WeakKeyDictionary
 
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.engine.base import Engine, Hypothesis, Samples
 from parakeet_worker.errors import ContractBroken, EngineLost, OutOfMemory, Overloaded
+from parakeet_worker.language import Script
 
 log = logging.getLogger(__name__)
 
@@ -18,17 +20,17 @@ log = logging.getLogger(__name__)
 def plan(waiting_seconds: Sequence[float], budget_seconds: float) -> list[int]:
     """Which of the waiting pieces go into the next batch, as indices, longest first.
 
-    The one that has waited longest (index 0) always goes, so that nobody starves. Beside it go
-    those nearest to it in length, as many as keep longest times count within the budget: that is
-    what the engine works on, padding included.
+    The one whose turn it is (index 0) always goes, so that nobody starves. Beside it go those
+    nearest to it in length, as many as keep longest times count within the budget: that is what
+    the engine works on, padding included.
     """
     if not waiting_seconds:
         return []
-    oldest = waiting_seconds[0]
+    first = waiting_seconds[0]
     others = sorted(
-        range(1, len(waiting_seconds)), key=lambda index: abs(waiting_seconds[index] - oldest)
+        range(1, len(waiting_seconds)), key=lambda index: abs(waiting_seconds[index] - first)
     )
-    chosen, longest = [0], oldest
+    chosen, longest = [0], first
     for index in others:
         widened = max(longest, waiting_seconds[index])
         if widened * (len(chosen) + 1) <= budget_seconds:
@@ -40,25 +42,61 @@ def plan(waiting_seconds: Sequence[float], budget_seconds: float) -> list[int]:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
     samples: Samples
+    script: Script | None
+    turn: float
+    """Seconds of audio after which it is due; see `_Turns`."""
     answer: "Future[Hypothesis]" = field(default_factory=Future)
 
     @property
     def seconds(self) -> float:
-        return len(self.samples) / SAMPLE_RATE
+        return _seconds(self.samples)
+
+
+def _seconds(samples: Samples) -> float:
+    return len(samples) / SAMPLE_RATE
+
+
+class _Anonymous:
+    """A caller who does not say who he is."""
+
+
+class _Turns:
+    """Fair turns among callers who share an engine, measured in seconds of audio.
+
+    A piece is due where its caller's piece before it ends, or now, if the caller has none before
+    it: so one who comes with two seconds waits for one piece of everybody at most, and not for
+    the hours of another. Demers, Keshav, Shenker, "Analysis and Simulation of a Fair Queueing
+    Algorithm", 1989, in the form of start times (Goyal, Vin, Cheng, 1996).
+    """
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._ends: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+
+    def next(self, caller: object, seconds: float) -> float:
+        turn = max(self._now, self._ends.get(caller, 0.0))
+        self._ends[caller] = turn + seconds
+        return turn
+
+    def served(self, turn: float) -> None:
+        """A piece that was due then goes to the engine."""
+        self._now = max(self._now, turn)
 
 
 class Batcher:
     """One queue and one thread in front of an engine.
 
-    A failure that the engine does not name is taken for the loss of the engine: all that wait
-    are answered with `EngineLost`, and so is everybody after them.
+    Nobody waits for company: while the engine works, the next batch gathers by itself. Callers
+    get fair turns. A failure that the engine does not name is taken for the loss of the engine:
+    all that wait are answered with `EngineLost`, and so is everybody after them.
     """
 
     def __init__(self, engine: Engine, *, batch_seconds: float, queue_seconds: float) -> None:
         self.engine = engine
         self._batch_seconds = batch_seconds
         self._queue_seconds = queue_seconds
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_Waiting] = []  # by turn
+        self._turns = _Turns()
         self._changed = threading.Condition()
         self._closed = False
         self._lost: str | None = None
@@ -70,19 +108,32 @@ class Batcher:
         """Whether the engine has failed for good and the worker should be replaced."""
         return self._lost is not None
 
-    def submit(self, pieces: Sequence[Samples]) -> "list[Future[Hypothesis]]":
+    def submit(
+        self,
+        pieces: Sequence[Samples],
+        *,
+        script: Script | None = None,
+        caller: object = None,
+    ) -> "list[Future[Hypothesis]]":
         """Queue all pieces of a request, or none; raises `Overloaded` or `EngineLost`.
 
-        Where nothing waits, a request of any length is taken.
+        Where nothing waits, a request of any length is taken. Pieces of one `caller` take turns
+        with those of others; without one, a submission is a caller of its own.
         """
-        queued = [_Waiting(samples) for samples in pieces]
+        caller = _Anonymous() if caller is None else caller
         with self._changed:
             if self._lost is not None or self._closed:
                 raise EngineLost(self._lost or "the worker is closing")
             waiting = sum(piece.seconds for piece in self._waiting if not piece.answer.cancelled())
-            if waiting and waiting + sum(piece.seconds for piece in queued) > self._queue_seconds:
+            asked = sum(_seconds(samples) for samples in pieces)
+            if waiting and waiting + asked > self._queue_seconds:
                 raise Overloaded(waiting, self._queue_seconds)
+            queued = [
+                _Waiting(samples, script, self._turns.next(caller, _seconds(samples)))
+                for samples in pieces
+            ]
             self._waiting.extend(queued)
+            self._waiting.sort(key=lambda piece: piece.turn)
             self._changed.notify()
         return [piece.answer for piece in queued]
 
@@ -124,6 +175,7 @@ class Batcher:
                     return []
                 chosen = plan([piece.seconds for piece in self._waiting], self._batch_seconds)
                 batch = [self._waiting[index] for index in chosen]
+                self._turns.served(self._waiting[0].turn)
                 taken = set(chosen)
                 self._waiting = [
                     piece for index, piece in enumerate(self._waiting) if index not in taken
@@ -134,7 +186,9 @@ class Batcher:
 
     def _transcribe(self, batch: list[_Waiting]) -> None:
         try:
-            hypotheses = self.engine.transcribe([piece.samples for piece in batch])
+            hypotheses = self.engine.transcribe(
+                [piece.samples for piece in batch], [piece.script for piece in batch]
+            )
         except OutOfMemory as failure:
             self._transcribe_halves(batch, failure)
             return

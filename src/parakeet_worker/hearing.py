@@ -3,12 +3,13 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from parakeet_worker import coverage, seams, transcript
 from parakeet_worker.batcher import Batcher
-from parakeet_worker.engine.base import Hypothesis
+from parakeet_worker.engine.base import Hypothesis, Samples
 from parakeet_worker.errors import Overloaded
+from parakeet_worker.language import Script
 from parakeet_worker.segments import Segment, Span
 from parakeet_worker.stopwatch import Stopwatch
 from parakeet_worker.transcript import Account, Transcript, Word
@@ -23,14 +24,14 @@ _SHIFTS_SECONDS = (0.0, 0.24)
 Answer = asyncio.Future[Hypothesis]
 
 
-@dataclass(slots=True, eq=False)
 class _Asked:
     """A segment at the engine, and its words once they are there."""
 
-    segment: Segment
-    answers: list[Answer]
-    """Of the segment, and of its bridge if it has one."""
-    heard: Transcript | None = None
+    def __init__(self, segment: Segment, answers: list[Answer]) -> None:
+        self.segment = segment
+        self.answers = answers
+        """Of the segment, and of its bridge if it has one."""
+        self.heard: Transcript | None = None
 
     @property
     def done(self) -> bool:
@@ -40,9 +41,10 @@ class _Asked:
 class Hearing:
     """Segments in, stretches of the transcript out, in order."""
 
-    def __init__(self, batcher: Batcher, watch: Stopwatch) -> None:
+    def __init__(self, batcher: Batcher, watch: Stopwatch, script: Script | None = None) -> None:
         self._batcher = batcher
         self._watch = watch
+        self._script = script
         self._line: deque[_Asked] = deque()
         self.seconds = 0.0
         """Of all segments so far."""
@@ -52,8 +54,7 @@ class Hearing:
         pieces = [segment.samples]
         if segment.bridge is not None:
             pieces.append(segment.bridge.samples)
-        answers = [asyncio.wrap_future(answer) for answer in self._batcher.submit(pieces)]
-        self._line.append(_Asked(segment, answers))
+        self._line.append(_Asked(segment, self._submitted(pieces)))
         self.seconds += segment.seconds
 
     def __len__(self) -> int:
@@ -88,6 +89,10 @@ class Hearing:
             for answer in asked.answers:
                 if not answer.cancel() and not answer.cancelled():
                     answer.exception()  # it failed together with the one that was raised
+
+    def _submitted(self, pieces: Sequence[Samples]) -> list[Answer]:
+        answers = self._batcher.submit(pieces, script=self._script, caller=self)
+        return [asyncio.wrap_future(answer) for answer in answers]
 
     async def _heard(self, asked: _Asked) -> Transcript:
         if asked.heard is None:
@@ -133,10 +138,10 @@ class Hearing:
             begin = gap.start_seconds - _AROUND_SECONDS + shift_seconds
             part = segment.part(Span(begin, gap.end_seconds + _AROUND_SECONDS))
             try:
-                (answer,) = self._batcher.submit([part.samples])
+                (answer,) = self._submitted([part.samples])
             except Overloaded:
                 return ()
-            hypothesis = await self._watch.timed("hear", asyncio.wrap_future(answer))
+            hypothesis = await self._watch.timed("hear", answer)
             found = transcript.stitch(part, hypothesis).words
             if found:
                 return found

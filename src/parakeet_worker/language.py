@@ -107,14 +107,13 @@ def script(language: str) -> Script:
     return _NOT_LATIN.get(language, "Latin")
 
 
-def allowed(piece: str, language: str) -> bool:
-    """Whether every letter of a token's piece is of the language's script.
+def allowed(piece: str, wanted: Script) -> bool:
+    """Whether every letter of a token's piece is of the script.
 
     Digits, marks, spaces and control pieces such as `<unk>` have none and pass.
     """
     if len(piece) > 2 and piece.startswith("<") and piece.endswith(">"):
         return True
-    wanted = script(language)
     return all(_script_of(letter) == wanted for letter in piece if _is_letter(letter))
 
 

@@ -11,9 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import InvalidRequest, RequestError, nearest
+from parakeet_worker.language import LANGUAGES
 
 Format: TypeAlias = Literal["json", "verbose_json", "text", "srt", "vtt", "tsv"]
 Vad: TypeAlias = Literal["auto", "off"]
+Attention: TypeAlias = Literal["pieces", "full"]
+Channels: TypeAlias = Literal["mix", "separate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,12 @@ class Request:
     vad: Vad = "auto"
     """`auto` leaves silence out and looks for words wherever someone speaks; `off` listens to
     everything and cuts by energy."""
+    attention: Attention = "pieces"
+    """`full` hears the recording in one piece."""
+    channels: Channels = "mix"
+    """`separate` hears each channel by itself, as in calls with one speaker on each."""
+    language: str | None = None
+    """One of `language.LANGUAGES`: no word in another script is heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +128,13 @@ class _RequestWire(_Wire):
     timestamp: bool = False
     debug: bool = False
     vad: Vad = "auto"
+    attention: Attention = "pieces"
+    channels: Channels = "mix"
+    language: str | None = None
 
 
 _INNER: dict[str, type[_Wire]] = {"clip": _ClipWire, "audio_s3": _S3Wire}
-_CHOICES = {"format": Format, "vad": Vad}
+_CHOICES = {"format": Format, "vad": Vad, "attention": Attention, "channels": Channels}
 _SOURCES = ("audio_base64", "audio_url", "audio_s3")
 _FIELDS = list(_RequestWire.model_fields)
 
@@ -178,6 +190,9 @@ def _read(payload: Mapping[str, object], prefix: str, known: list[str]) -> Reque
         timestamp=wire.timestamp,
         debug=wire.debug,
         vad=wire.vad,
+        attention=wire.attention,
+        channels=wire.channels,
+        language=_language(wire.language, f"{prefix}language"),
     )
 
 
@@ -253,6 +268,19 @@ def _clip(wire: _ClipWire | None, prefix: str) -> Clip:
     if wire.end is not None and wire.end <= start:
         raise InvalidRequest(f"{prefix}clip.end", "must be greater than clip.start")
     return Clip(start, wire.end)
+
+
+def _language(given: str | None, field: str) -> str | None:
+    """The code of a language that is named by its code, a regional one (`pt-BR`) or in English."""
+    if given is None:
+        return None
+    meant = given.strip().casefold()
+    names = {name.casefold(): code for code, name in LANGUAGES.items()}
+    code = names.get(meant, meant.replace("_", "-").partition("-")[0])
+    if code not in LANGUAGES:
+        hint = nearest(meant, [*names, *LANGUAGES])
+        raise InvalidRequest(field, f"'{given}' is none of the model's languages", hint)
+    return code
 
 
 def _kind(value: object) -> str:

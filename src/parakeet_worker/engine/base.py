@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from parakeet_worker.language import Script
+
 Samples = npt.NDArray[np.float32]
 """Mono samples at 16 kHz, full scale at 1.0."""
 
@@ -36,8 +38,13 @@ class Hypothesis:
 class Engine(Protocol):
     """Transcribes batches; called from one thread only."""
 
-    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
-        """One hypothesis per piece, in order; raises `OutOfMemory` or anything for "lost"."""
+    def transcribe(
+        self, batch: Sequence[Samples], scripts: Sequence[Script | None] = ()
+    ) -> list[Hypothesis]:
+        """One hypothesis per piece, in order; raises `OutOfMemory` or anything for "lost".
+
+        `scripts`, if given, has for each piece what its letters have to be in, or none.
+        """
 
     def close(self) -> None:
         """Give back memory and devices."""

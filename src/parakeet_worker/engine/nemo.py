@@ -11,6 +11,8 @@ import math
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -27,6 +29,7 @@ from parakeet_worker.errors import (
     WeightsCorrupt,
     WeightsUnsupported,
 )
+from parakeet_worker.language import Script, allowed
 
 # A single frame has no deviation, and NeMo refuses to normalise by it where there is a GPU.
 _FEWEST_FRAMES = 2
@@ -69,8 +72,13 @@ class NemoEngine:
         return cls(_restored(path), torch.device(device))
 
     @torch.inference_mode()
-    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
-        """One hypothesis per piece; raises `OutOfMemory` if the batch is too large."""
+    def transcribe(
+        self, batch: Sequence[Samples], scripts: Sequence[Script | None] = ()
+    ) -> list[Hypothesis]:
+        """One hypothesis per piece; raises `OutOfMemory` if the batch is too large.
+
+        Of a piece with a script, tokens in others are left out: NeMo cannot be kept from them.
+        """
         heard = [Hypothesis(tokens=(), frame_seconds=self.frame_seconds) for _ in batch]
         rows = [row for row, piece in enumerate(batch) if len(piece) >= self._fewest_samples]
         groups = [rows] if rows and self._in_graphs else [[row] for row in rows]
@@ -81,7 +89,10 @@ class NemoEngine:
                     heard[row] = hypothesis
         except torch.OutOfMemoryError as failure:
             raise OutOfMemory(max(len(piece) for piece in batch) / self._sample_rate) from failure
-        return heard
+        return [
+            hypothesis if script is None else _in_script(hypothesis, script)
+            for hypothesis, script in zip_longest(heard, scripts)
+        ]
 
     def close(self) -> None:
         # In this order: to empty the cache while NeMo's graphs live breaks them.
@@ -145,6 +156,11 @@ def _decoding(model: Any, device: torch.device) -> Any:
         section.greedy = section.get("greedy") or {}
         section.greedy.use_cuda_graph_decoder = device.type == "cuda"
     return section
+
+
+def _in_script(hypothesis: Hypothesis, script: Script) -> Hypothesis:
+    kept = tuple(token for token in hypothesis.tokens if allowed(token.piece, script))
+    return replace(hypothesis, tokens=kept)
 
 
 def _restored(path: Path) -> Any:

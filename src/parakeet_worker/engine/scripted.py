@@ -11,6 +11,7 @@ import numpy as np
 
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.engine.base import Hypothesis, Samples, Token
+from parakeet_worker.language import Script
 
 _FRAME_SAMPLES = 1280
 _SILENCE_RMS = 0.003
@@ -26,7 +27,11 @@ class ScriptedEngine:
         """What it is, for logs and people."""
         return "scripted engine: hears pure tones"
 
-    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+    def transcribe(
+        self,
+        batch: Sequence[Samples],
+        scripts: Sequence[Script | None] = (),  # noqa: ARG002  # digits are in every script
+    ) -> list[Hypothesis]:
         return [Hypothesis(_tokens(samples), self.frame_seconds) for samples in batch]
 
     def close(self) -> None:

@@ -50,11 +50,13 @@ class CapturedDecoder:
         self._buckets: dict[tuple[int, int], _Bucket] = {}
 
     @torch.inference_mode()
-    def decode(self, states: Tensor, lengths: Tensor) -> list[tuple[Emission, ...]]:
-        """(B, T, width) states and (B,) valid frames -> the emissions of each row, in order."""
+    def decode(
+        self, states: Tensor, lengths: Tensor, forbidden: Tensor | None = None
+    ) -> list[tuple[Emission, ...]]:
+        """As `GreedyDecoder.decode`, which has the batches that no graph is made for."""
         batch, frames = states.shape[:2]
-        if batch > _ROWS[-1] or frames == 0:
-            return self._plain.decode(states, lengths)
+        if batch > _ROWS[-1] or frames == 0 or forbidden is not None:
+            return self._plain.decode(states, lengths, forbidden)
         bucket = self._bucket(batch, frames, states)
         bucket.fill(self._joint.enc(states), lengths)
         bucket.run()

@@ -173,15 +173,24 @@ class GreedyDecoder:
         self._blank = predictor.shape.vocabulary
 
     @torch.inference_mode()
-    def decode(self, states: Tensor, lengths: Tensor) -> list[tuple[Emission, ...]]:
-        """(B, T, width) states and (B,) valid frames -> the emissions of each row, in order."""
+    def decode(
+        self, states: Tensor, lengths: Tensor, forbidden: Tensor | None = None
+    ) -> list[tuple[Emission, ...]]:
+        """(B, T, width) states and (B,) valid frames -> the emissions of each row, in order.
+
+        `forbidden`, (B, tokens + blank), is true for tokens that a row may not emit; their
+        probabilities count all the same.
+        """
         search = _Search(self._predictor, self._joint, states, lengths)
         durations = torch.tensor(self._durations, device=states.device)
         steps: list[_Step] = []
         while bool(search.active.any()):
             scores = search.score()
             token_scores = scores[:, : self._blank + 1]
-            tokens = token_scores.argmax(dim=1)
+            allowed = token_scores
+            if forbidden is not None:
+                allowed = token_scores.masked_fill(forbidden, float("-inf"))
+            tokens = allowed.argmax(dim=1)
             chosen = durations[scores[:, self._blank + 1 :].argmax(dim=1)]
             emitted = search.active & (tokens != self._blank)
             best = token_scores.gather(1, tokens.unsqueeze(1)).squeeze(1)

@@ -18,6 +18,7 @@ from parakeet_worker.engine.native.precision import Precision, fastest
 from parakeet_worker.engine.native.tensors import below
 from parakeet_worker.engine.native.tokens import Vocabulary
 from parakeet_worker.errors import InvalidSetting, OutOfMemory
+from parakeet_worker.language import Script, allowed
 
 
 class NativeEngine:
@@ -53,6 +54,7 @@ class NativeEngine:
             else GreedyDecoder(*networks)
         )
         self._vocabulary = model.vocabulary
+        self._outside: dict[Script | None, Tensor] = {}
         hop_seconds = self._features.shape.hop_samples / self._features.shape.sample_rate
         self.frame_seconds = hop_seconds * shape.subsampling_factor
 
@@ -90,13 +92,15 @@ class NativeEngine:
         return cls(model, where, captured=decoder == "graph")
 
     @torch.inference_mode()
-    def transcribe(self, batch: Sequence[Samples]) -> list[Hypothesis]:
+    def transcribe(
+        self, batch: Sequence[Samples], scripts: Sequence[Script | None] = ()
+    ) -> list[Hypothesis]:
         """One hypothesis per piece; raises `OutOfMemory` if the batch is too large."""
         if not batch:
             return []
         try:
             states, valid = self._encoded(batch)
-            emissions = self._decoder.decode(states.float(), valid)
+            emissions = self._decoder.decode(states.float(), valid, self._forbidden(scripts))
         except torch.OutOfMemoryError as failure:
             raise OutOfMemory(max(len(piece) for piece in batch) / self._sample_rate) from failure
         return [self._hypothesis(row) for row in emissions]
@@ -108,6 +112,19 @@ class NativeEngine:
         rows = [self._encoder(*self._features(*_padded([piece], self._device))) for piece in batch]
         states = pad_sequence([states[0] for states, _ in rows], batch_first=True)
         return states, torch.cat([valid for _, valid in rows])
+
+    def _forbidden(self, scripts: Sequence[Script | None]) -> Tensor | None:
+        """(B, tokens + blank): the tokens that are not in the script of a row."""
+        if not any(scripts):
+            return None
+        return torch.stack([self._not_in(script) for script in scripts])
+
+    def _not_in(self, script: Script | None) -> Tensor:
+        if script not in self._outside:
+            pieces = self._vocabulary.pieces
+            outside = [script is not None and not allowed(piece, script) for piece in pieces]
+            self._outside[script] = torch.tensor([*outside, False], device=self._device)
+        return self._outside[script]
 
     def close(self) -> None:
         if self._device.type == "cuda":

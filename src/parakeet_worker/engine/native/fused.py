@@ -5,6 +5,7 @@ subsampling runs in tiles. `Encoder` stays the definition of correct.
 """
 
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from parakeet_worker.engine.native.tensors import Tensors, below
 # Longer utterances project their positions on the fly: a table of one hour would take gigabytes.
 _MAX_KEPT_FRAMES = 1024
 _KEPT_FRAMES_STEP = 128
+# Queries that attend at once: what one pass over a long recording holds grows with its length
+# and not with its square.
+_QUERIES_AT_ONCE = 1024
 # Frames that are subsampled at once: the planes between the convolutions stay in the cache of a
 # processor, and below 2^31 elements on a GPU.
 _TILE_FRAMES = {"cpu": 256, "cuda": 4096}
@@ -231,24 +235,33 @@ class _Attention:
         batch, time, width = states.shape
         split = (batch, time, 3, self._heads, self._head_width)
         query, key, value = self._project(states).view(split).permute(2, 0, 3, 1, 4)
+        attended, after = [], 0
+        for some in query.split(_QUERIES_AT_ONCE, dim=2):
+            first, after = after, after + some.shape[2]
+            seen = places[time - after : 2 * time - 1 - first]
+            attended.append(self._attend(some, key, value, seen, padding))
+        return self._out(torch.cat(attended, dim=2).transpose(1, 2).reshape(batch, time, width))
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, places: Tensor, padding: Tensor | None
+    ) -> Tensor:
+        """(B, heads, Q, head width) queries to all keys; `places` are (T+Q-1, heads, width)."""
         scores = torch.matmul(query + self._by_place, places.permute(1, 2, 0))
         bias = _diagonals(scores)
         if padding is not None:
             floor = torch.finfo(bias.dtype).min / 2
             bias = bias.masked_fill(padding[:, None, None, :], floor)
-        attended = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=bias, scale=1.0
-        )
-        return self._out(attended.transpose(1, 2).reshape(batch, time, width))
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
 
 
 def _diagonals(scores: Tensor) -> Tensor:
-    """`encoder._shift` without a copy: row t of (T, 2T-1) read from column T-1-t on."""
-    batch, heads, time, span = scores.contiguous().shape
-    strides = (heads * time * span, time * span, span - 1, 1)
-    if time == 1:
+    """`encoder._shift` without a copy: row q of (Q, T+Q-1) read from column Q-1-q on, (Q, T)."""
+    scores = scores.contiguous()
+    batch, heads, queries, span = scores.shape
+    if queries == 1:
         return scores
-    return scores.contiguous().as_strided((batch, heads, time, time), strides, time - 1)
+    strides = (heads * queries * span, queries * span, span - 1, 1)
+    return scores.as_strided((batch, heads, queries, span - queries + 1), strides, queries - 1)
 
 
 class _Positions:
@@ -267,16 +280,18 @@ class _Positions:
         self._frames = 0
         self._kept: list[Tensor] = []
 
-    def of(self, time: int) -> list[Tensor]:
+    def of(self, time: int) -> Iterable[Tensor]:
         """(2 time - 1, heads, head width) for every layer."""
         if time > _MAX_KEPT_FRAMES:
             return self._project(time)
         if time > self._frames:
             self._frames = -(-time // _KEPT_FRAMES_STEP) * _KEPT_FRAMES_STEP
-            self._kept = self._project(self._frames)
+            self._kept = list(self._project(self._frames))
         first = self._frames - time
         return [table[first : first + 2 * time - 1] for table in self._kept]
 
-    def _project(self, time: int) -> list[Tensor]:
+    def _project(self, time: int) -> Iterator[Tensor]:
+        """Layer by layer: of a long recording, one table is all that there is room for."""
         table = relative_positions(time, self._width).to(self._device, self._dtype)
-        return [layer.attention.project_positions(table) for layer in self._layers]
+        for layer in self._layers:
+            yield layer.attention.project_positions(table)
