@@ -138,6 +138,7 @@ def main() -> None:
         "transcript",
         "total",
         "ratio",
+        "cpu",
         "modules",
     ]
     harness.table(heads, [_row(figure) for figure in found])
@@ -147,7 +148,14 @@ def main() -> None:
 def _row(figure: Figure) -> tuple[object, ...]:
     start = figure.start
     stages = (start.start, start.imports, start.weights, start.warm, start.first_transcript)
-    return (figure.engine, *stages, figure.total_seconds, figure.ratio, start.modules)
+    return (
+        figure.engine,
+        *stages,
+        figure.total_seconds,
+        figure.ratio,
+        start.cpu_seconds,
+        start.modules,
+    )
 
 
 if __name__ == "__main__":

@@ -19,16 +19,16 @@ class _Timed:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._part, name)
 
-    def __call__(self, *arguments: Any) -> Any:
-        return self._timed(self._part, *arguments)
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        return self._timed(self._part, *given, **named)
 
-    def decode(self, *arguments: Any) -> Any:
-        return self._timed(self._part.decode, *arguments)
+    def decode(self, *given: Any, **named: Any) -> Any:
+        return self._timed(self._part.decode, *given, **named)
 
-    def _timed(self, function: Any, *arguments: Any) -> Any:
+    def _timed(self, function: Any, *given: Any, **named: Any) -> Any:
         _settle(self._device)
         started = time.perf_counter()
-        found = function(*arguments)
+        found = function(*given, **named)
         _settle(self._device)
         self.seconds += time.perf_counter() - started
         return found

@@ -25,6 +25,8 @@ class Batch:
 
     pieces: int
     seconds: tuple[float, ...]
+    cpu_seconds: tuple[float, ...]
+    """Of all threads: what is left where neighbours took the rest of the time."""
     audio_seconds_per_second: float | None
     tokens_per_audio_second: float | None
 
@@ -50,7 +52,7 @@ def measured(engine: str, child: Child, arguments: argparse.Namespace) -> Figure
             batches.append(_batch(child, pieces, arguments))
         except ChildFailed as failure:
             print(f"{engine}, {pieces} pieces: {failure}")
-            batches.append(Batch(pieces, (), None, None))
+            batches.append(Batch(pieces, (), (), None, None))
             break
     fitting = [batch for batch in batches if batch.audio_seconds_per_second]
     nothing = Figure(engine, None, None, None, None, tuple(batches), None)
@@ -78,6 +80,7 @@ def _batch(child: Child, pieces: int, arguments: argparse.Namespace) -> Batch:
     return Batch(
         pieces=pieces,
         seconds=tuple(heard["seconds"]),
+        cpu_seconds=tuple(heard["cpu_seconds"]),
         audio_seconds_per_second=audio_seconds / harness.median(heard["seconds"]),
         tokens_per_audio_second=heard["tokens"] / audio_seconds,
     )
@@ -120,13 +123,13 @@ def main() -> None:
             return measured(name, child, arguments)
 
     found = compared(each(names, measure))
-    _show(found)
+    _show(found, arguments.seconds)
     harness.write("throughput", arguments, files.facts, found)
 
 
-def _show(found: Sequence[Figure]) -> None:
-    heads = ("engine", "audio s/s", "batch", "slower by", "tokens/s", "range s")
-    harness.table(heads, [_row(figure) for figure in found])
+def _show(found: Sequence[Figure], piece_seconds: float) -> None:
+    heads = ("engine", "audio s/s", "batch", "slower by", "tokens/s", "cpu s/audio s", "range s")
+    harness.table(heads, [_row(figure, piece_seconds) for figure in found])
     profiled = [
         (figure.engine, figure.stage_milliseconds_per_audio_second)
         for figure in found
@@ -139,17 +142,15 @@ def _show(found: Sequence[Figure]) -> None:
         )
 
 
-def _row(figure: Figure) -> tuple[object, ...]:
-    spread = next(
-        (
-            f"{min(batch.seconds):.2f}-{max(batch.seconds):.2f}"
-            for batch in figure.batches
-            if batch.pieces == figure.best_pieces
-        ),
-        None,
-    )
+def _row(figure: Figure, piece_seconds: float) -> tuple[object, ...]:
     rates = (figure.audio_seconds_per_second, figure.best_pieces, figure.ratio)
-    return (figure.engine, *rates, figure.tokens_per_audio_second, spread)
+    best = [batch for batch in figure.batches if batch.pieces == figure.best_pieces]
+    if not best:
+        return (figure.engine, *rates, None, None, None)
+    (batch,) = best
+    cpu = harness.median(batch.cpu_seconds) / (batch.pieces * piece_seconds)
+    spread = f"{min(batch.seconds):.2f}-{max(batch.seconds):.2f}"
+    return (figure.engine, *rates, figure.tokens_per_audio_second, cpu, spread)
 
 
 if __name__ == "__main__":
