@@ -1,8 +1,9 @@
-"""Any recording to 16 kHz mono samples, by ffmpeg in a child process."""
+"""Any recording to 16 kHz samples, by ffmpeg in a child process."""
 
 import asyncio
 import re
 import shutil
+import struct
 import sys
 import time
 from collections.abc import AsyncGenerator
@@ -23,9 +24,10 @@ from parakeet_worker.errors import (
     ClipOutside,
     DecodeTimeout,
     FfmpegMissing,
+    InvalidRequest,
     ParakeetError,
 )
-from parakeet_worker.request import Clip
+from parakeet_worker.request import Channels, Clip
 
 SAMPLE_RATE = 16_000
 """Samples per second of everything after this stage: what the model was trained on."""
@@ -33,7 +35,11 @@ SAMPLE_RATE = 16_000
 MIN_SECONDS = 0.1
 """Shorter audio cannot hold a word."""
 
+MAX_CHANNELS = 8
+"""Of a recording whose channels are heard apart."""
+
 _SAMPLE_BYTES = 4
+_AU_HEADER_BYTES = 24
 _READ_BYTES = 1 << 18
 _REPORT_BYTES = 1 << 15
 # A declared duration is rounded by some containers, and encoders add and drop a little.
@@ -81,10 +87,12 @@ class Decoding:
         max_seconds: float,
         timeout_seconds: float,
         clip: Clip = Clip(),  # noqa: B008  # frozen
+        channels: Channels = "mix",
     ) -> None:
         self._path = path
         self._ffmpeg = ffmpeg
         self._clip = clip
+        self._separate = channels == "separate"
         self._max_samples = round(max_seconds * SAMPLE_RATE)
         self._max_seconds = max_seconds
         self._timeout_seconds = timeout_seconds
@@ -104,7 +112,10 @@ class Decoding:
         return self._heard / SAMPLE_RATE
 
     async def samples(self) -> AsyncGenerator[Samples, None]:
-        """Stretches of samples, in order; those outside the clip are left out."""
+        """Stretches of samples, in order; those outside the clip are left out.
+
+        Mixed they are (N,), separate (N, channels).
+        """
         child = await self._start()
         report = asyncio.create_task(_report(child))
         try:
@@ -121,7 +132,7 @@ class Decoding:
     async def _start(self) -> asyncio.subprocess.Process:
         try:
             return await asyncio.create_subprocess_exec(
-                *_command(self._ffmpeg, self._path),
+                *_command(self._ffmpeg, self._path, separate=self._separate),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -151,7 +162,7 @@ class Decoding:
     ) -> AsyncGenerator[Samples, None]:
         assert child.stdout is not None
         left_seconds = self._timeout_seconds
-        rest = b""
+        rest, layout = b"", None if self._separate else _MIXED
         while True:
             asked = time.monotonic()
             try:
@@ -163,10 +174,12 @@ class Decoding:
             left_seconds -= time.monotonic() - asked
             if not content:
                 return
-            content = rest + content
-            whole = len(content) - len(content) % _SAMPLE_BYTES
-            rest = content[whole:]
-            yield np.frombuffer(content[:whole], dtype="<f4")
+            rest += content
+            if layout is None:
+                layout, rest = _Layout.read(rest)
+            if layout is not None:
+                samples, rest = layout.samples(rest)
+                yield samples
 
     def _judge(self, report: "_Report", status: int) -> None:
         """Say what the end of ffmpeg means; nothing is raised for a file that was read whole."""
@@ -182,14 +195,53 @@ class Decoding:
         self.warnings = report.warnings(self.seconds) + _ogg_warnings(self._path)
 
 
-def _command(ffmpeg: Path, path: Path) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How samples lie in what ffmpeg writes."""
+
+    channels: int | None
+    big_endian: bool = False
+
+    @classmethod
+    def read(cls, content: bytes) -> "tuple[_Layout | None, bytes]":
+        """From the header of an AU file, once that is there whole, and what follows it.
+
+        Of all containers for samples it has the plainest header: six numbers of 32 bits, of
+        which the second is its length and the last the number of channels.
+        """
+        if len(content) < _AU_HEADER_BYTES:
+            return None, content
+        _, length, _, _, _, channels = struct.unpack(">6I", content[:_AU_HEADER_BYTES])
+        if len(content) < length:
+            return None, content
+        if channels > MAX_CHANNELS:
+            raise InvalidRequest(
+                "channels", f"the recording has {channels}, at most {MAX_CHANNELS} are heard apart"
+            )
+        return cls(channels, big_endian=True), content[length:]
+
+    def samples(self, content: bytes) -> tuple[Samples, bytes]:
+        """All whole samples, and the bytes after them."""
+        size = _SAMPLE_BYTES * (self.channels or 1)
+        whole = len(content) - len(content) % size
+        samples = np.frombuffer(content[:whole], dtype=">f4" if self.big_endian else "<f4")
+        if self.channels is not None:
+            samples = samples.reshape(-1, self.channels)
+        return samples.astype(np.float32, copy=False), content[whole:]
+
+
+_MIXED = _Layout(channels=None)
+
+
+def _command(ffmpeg: Path, path: Path, *, separate: bool) -> list[str]:
+    written = ("-f", "au", "-c:a", "pcm_f32be") if separate else ("-ac", "1", "-f", "f32le")
     return [
         str(ffmpeg),
         *("-nostdin", "-hide_banner", "-nostats", "-loglevel", "info"),
         *("-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS),
         *("-i", f"file:{path}"),
         *("-map", "0:a:0", "-vn", "-sn", "-dn", "-map_metadata", "-1"),
-        *("-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "f32le", "pipe:1"),
+        *("-ar", str(SAMPLE_RATE), *written, "pipe:1"),
     ]
 
 

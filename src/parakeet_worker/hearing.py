@@ -4,12 +4,15 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
-from parakeet_worker import coverage, seams, transcript
+import numpy as np
+
+from parakeet_worker import coverage, language, seams, transcript
+from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Hypothesis, Samples
 from parakeet_worker.errors import Overloaded
-from parakeet_worker.language import Script
 from parakeet_worker.segments import Segment, Span
 from parakeet_worker.stopwatch import Stopwatch
 from parakeet_worker.transcript import Account, Transcript, Word
@@ -20,6 +23,11 @@ _SEGMENTS_AHEAD = 16
 # another beginning often helps.
 _AROUND_SECONDS = 0.2
 _SHIFTS_SECONDS = (0.0, 0.24)
+
+# Fewer words do not tell a language.
+_FEWEST_WORDS = 4
+_SURE_PROBABILITY = 0.9
+_NEIGHBOUR_SAMPLES = 30 * SAMPLE_RATE
 
 Answer = asyncio.Future[Hypothesis]
 
@@ -41,13 +49,15 @@ class _Asked:
 class Hearing:
     """Segments in, stretches of the transcript out, in order."""
 
-    def __init__(self, batcher: Batcher, watch: Stopwatch, script: Script | None = None) -> None:
+    def __init__(self, batcher: Batcher, watch: Stopwatch, spoken: str | None = None) -> None:
+        """`spoken` is the language that the caller says it is."""
         self._batcher = batcher
         self._watch = watch
-        self._script = script
+        self._spoken = spoken
+        self._script = None if spoken is None else language.script(spoken)
         self._line: deque[_Asked] = deque()
-        self.seconds = 0.0
-        """Of all segments so far."""
+        self._before: dict[int | None, Segment] = {}
+        """The segment before the first in line, by channel."""
 
     def submit(self, segment: Segment) -> None:
         """Queue a segment, and the bridge to the one before; raises `Overloaded`, `EngineLost`."""
@@ -55,7 +65,6 @@ class Hearing:
         if segment.bridge is not None:
             pieces.append(segment.bridge.samples)
         self._line.append(_Asked(segment, self._submitted(pieces)))
-        self.seconds += segment.seconds
 
     def __len__(self) -> int:
         return len(self._line)
@@ -63,12 +72,14 @@ class Hearing:
     @property
     def ready(self) -> bool:
         """Whether to take the next stretch now: it is done, or too many are out."""
-        if len(self._line) >= _SEGMENTS_AHEAD:
-            return True
-        needed = 2 if self._line and self._line[0].segment.seam_after else 1
-        if len(self._line) < needed:
+        if not self._line:
             return False
-        return all(self._line[place].done for place in range(needed))
+        needed: list[_Asked | None] = [self._line[0]]
+        if self._line[0].segment.seam_after:
+            needed.append(self._following())
+        if None in needed:
+            return False
+        return len(self._line) >= _SEGMENTS_AHEAD or all(one.done for one in needed if one)
 
     async def next_stretch(self) -> Transcript:
         """The words of the first segment in line, mended at its seams and where they are missing.
@@ -76,14 +87,25 @@ class Hearing:
         Raises what the engine raises.
         """
         asked = self._line[0]
+        segment = asked.segment
         heard = await self._heard(asked)
-        if asked.segment.seam_after and len(self._line) > 1:
-            heard = await self._mended(heard, self._line[1])
-        heard = await self._covered(asked.segment, heard)
+        following = self._following()
+        if segment.seam_after and following is not None:
+            heard = await self._mended(heard, following)
+        heard = await self._covered(segment, heard)
+        if self._drifted(heard):
+            heard = await self._joined(segment, heard)
+        self._before[segment.channel] = segment
         self._line.popleft()
         return heard
 
-    def drop(self) -> None:
+    def _following(self) -> _Asked | None:
+        """What comes after the first in line, on its channel."""
+        channel = self._line[0].segment.channel
+        later = islice(self._line, 1, None)
+        return next((one for one in later if one.segment.channel == channel), None)
+
+    def close(self) -> None:
         """Take back what is still out, so that it never reaches the GPU."""
         for asked in self._line:
             for answer in asked.answers:
@@ -146,3 +168,47 @@ class Hearing:
             if found:
                 return found
         return ()
+
+    def _drifted(self, heard: Transcript) -> bool:
+        """Whether these are surely words of another language than was asked for."""
+        if self._spoken is None or len(heard.words) < _FEWEST_WORDS:
+            return False
+        found = language.find(heard.text)
+        return (
+            found is not None
+            and found.language != self._spoken
+            and found.probability >= _SURE_PROBABILITY
+        )
+
+    async def _joined(self, segment: Segment, heard: Transcript) -> Transcript:
+        """Heard again together with a neighbour, which may tell the model the language.
+
+        What was heard alone stays if that does not help.
+        """
+        before, following = self._before.get(segment.channel), self._following()
+        lead = tail = segment.samples[:0]
+        if before is not None:
+            lead = before.samples[-_NEIGHBOUR_SAMPLES:]
+        elif following is not None:
+            tail = following.segment.samples[:_NEIGHBOUR_SAMPLES]
+        else:
+            return heard
+        begin = segment.start_seconds - len(lead) / SAMPLE_RATE
+        both = Segment(
+            begin, np.concatenate((lead, segment.samples, tail)), channel=segment.channel
+        )
+        try:
+            (answer,) = self._submitted([both.samples])
+        except Overloaded:
+            return heard
+        hypothesis = await self._watch.timed("hear", answer)
+        again = replace(
+            heard,
+            words=tuple(
+                word
+                for word in transcript.stitch(both, hypothesis).words
+                if segment.start_seconds <= word.start_seconds < segment.end_seconds
+            ),
+            account=heard.account + Account(decoded_again=1),
+        )
+        return heard if self._drifted(again) or not again.words else again

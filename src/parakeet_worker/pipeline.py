@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from parakeet_worker import audio, render, segments, sources, transcript
 from parakeet_worker.batcher import Batcher
-from parakeet_worker.errors import ParakeetError
+from parakeet_worker.errors import InvalidRequest, OutOfMemory, ParakeetError
 from parakeet_worker.hearing import Hearing
 from parakeet_worker.render import Document
 from parakeet_worker.request import Job, Request, Vad, parse
@@ -17,6 +18,9 @@ from parakeet_worker.settings import Settings
 from parakeet_worker.speech.base import Detector
 from parakeet_worker.stopwatch import Stopwatch
 from parakeet_worker.transcript import Transcript
+
+MAX_FULL_ATTENTION_SECONDS = 24 * 60.0
+"""What the model's authors give as the longest recording that it hears in one piece."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,38 +40,48 @@ class Pipeline:
         with TemporaryDirectory(prefix="parakeet-", dir=self.settings.scratch) as scratch:
             fetching = sources.fetch(request, Path(scratch), self.settings)
             path = await watch.timed("fetch", fetching)
-            decoding = audio.Decoding(
-                path,
-                ffmpeg=self.ffmpeg,
-                max_seconds=self.settings.max_audio_seconds,
-                timeout_seconds=self.settings.decode_timeout_seconds,
-                clip=request.clip,
-            )
+            decoding = self._decoding(path, request)
             async with aclosing(decoding.samples()) as samples:
                 pieces = segments.split(
                     samples,
-                    self.detector(request.vad),
+                    partial(self.detector, request.vad),
                     max_seconds=self.settings.segment_seconds,
                     start_seconds=request.clip.start_seconds,
+                    whole=request.attention == "full",
                 )
-                hearing = Hearing(self.batcher, watch)
-                try:
+                hearing = Hearing(self.batcher, watch, request.language)
+                with closing(hearing):
                     while segment := await watch.timed("decode", anext(pieces, None)):
                         hearing.submit(segment)
                         while hearing.ready:
                             yield await hearing.next_stretch()
                     while hearing:
                         yield await hearing.next_stretch()
-                finally:
-                    hearing.drop()
-                # Silence that was left out has been listened to as well.
-                silence_seconds = decoding.heard_seconds - hearing.seconds
-                yield Transcript((), seconds=silence_seconds, warnings=decoding.warnings)
+                yield Transcript((), seconds=decoding.heard_seconds, warnings=decoding.warnings)
+
+    def _decoding(self, path: Path, request: Request) -> audio.Decoding:
+        longest = self.settings.max_audio_seconds
+        if request.attention == "full":
+            longest = min(longest, MAX_FULL_ATTENTION_SECONDS)
+        return audio.Decoding(
+            path,
+            ffmpeg=self.ffmpeg,
+            max_seconds=longest,
+            timeout_seconds=self.settings.decode_timeout_seconds,
+            clip=request.clip,
+            channels=request.channels,
+        )
 
     async def transcribe(self, request: Request, watch: Stopwatch | None = None) -> Transcript:
         """The whole transcript; raises `RequestError`, `TransientError` or `EngineError`."""
-        async with aclosing(self.stretches(request, watch or Stopwatch())) as stretches:
-            return transcript.join([stretch async for stretch in stretches])
+        try:
+            async with aclosing(self.stretches(request, watch or Stopwatch())) as stretches:
+                return transcript.join([stretch async for stretch in stretches])
+        except OutOfMemory as failure:
+            if request.attention != "full":
+                raise
+            reason = f"{failure.sentence} in one pass; leave it out to have it cut at pauses"
+            raise InvalidRequest("attention", reason) from failure
 
     async def answer(self, payload: object) -> Document | list[Document]:
         """A job's `input` to its answer; a list is answered in order, each with its own error."""
@@ -96,7 +110,10 @@ class Pipeline:
             raise request
         watch = Stopwatch()
         heard = await self.transcribe(request, watch)
-        answer = render.document(heard, request.format, timestamp=request.timestamp)
+        # In a thread: to find the languages of a long transcript takes its time.
+        answer = await asyncio.to_thread(
+            render.document, heard, request.format, timestamp=request.timestamp
+        )
         if request.debug:
             answer["debug"] = {**render.account(heard), "seconds": watch.seconds}
         return answer

@@ -1,11 +1,12 @@
 """A transcript to what the caller gets: one function per output format."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import TypeAlias
 
-from parakeet_worker import cues
+from parakeet_worker import cues, language
+from parakeet_worker.cues import Cue
 from parakeet_worker.request import Format
 from parakeet_worker.transcript import Sentence, TimedToken, Transcript, Word, mean_logprob
 
@@ -52,13 +53,16 @@ def json_document(transcript: Transcript, *, timestamp: bool) -> Document:
     if timestamp:
         frame = transcript.frame_seconds
         answer["timestamps"] = {
-            "word": [_nemo("word", word.text, word, frame) for word in transcript.words],
+            "word": [
+                {**_nemo("word", word.text, word, frame), **_channel(word)}
+                for word in transcript.words
+            ],
             "segment": [
-                _nemo("segment", sentence.text, sentence, frame)
+                {**_nemo("segment", sentence.text, sentence, frame), **_channel(sentence)}
                 for sentence in transcript.sentences
             ],
             "char": [
-                _nemo("char", token.text, token, frame)
+                {**_nemo("char", token.text, token, frame), **_channel(word)}
                 for word in transcript.words
                 for token in word.tokens
             ],
@@ -78,12 +82,27 @@ def _nemo(
     }
 
 
+def _channel(said: Word | Sentence) -> Document:
+    return {} if said.channel is None else {"channel": said.channel}
+
+
 def account(transcript: Transcript) -> Document:
     """How the words were come by, for `debug`."""
     return {
         "audio_seconds": round(transcript.seconds, 3),
         **asdict(transcript.account),
         "uncovered": _spans(transcript),
+    }
+
+
+def _spoken(words: Iterable[Word]) -> Document:
+    """The language of the words, as a name like OpenAI's, and how sure that is."""
+    found = language.find(" ".join(word.text for word in words))
+    if found is None:
+        return {"language": None, "language_probability": None}
+    return {
+        "language": found.name,
+        "language_probability": round(found.probability, 4),
     }
 
 
@@ -98,6 +117,7 @@ def verbose_document(transcript: Transcript) -> Document:
     """OpenAI's `verbose_json`, with a confidence beside every word."""
     return {
         "task": "transcribe",
+        **_spoken(transcript.words),
         "duration": round(transcript.seconds, 3),
         "text": transcript.text,
         "segments": [
@@ -107,6 +127,8 @@ def verbose_document(transcript: Transcript) -> Document:
                 "end": sentence.end_seconds,
                 "text": sentence.text,
                 "avg_logprob": round(mean_logprob(sentence.words), 4),
+                **_spoken(sentence.words),
+                **_channel(sentence),
             }
             for index, sentence in enumerate(transcript.sentences)
         ],
@@ -116,6 +138,7 @@ def verbose_document(transcript: Transcript) -> Document:
                 "start": word.start_seconds,
                 "end": word.end_seconds,
                 "confidence": round(word.confidence, 4),
+                **_channel(word),
             }
             for word in transcript.words
         ],
@@ -132,8 +155,9 @@ def srt(transcript: Transcript) -> str:
     """SubRip subtitles."""
     blocks = [
         f"{number}\n{_clock(cue.start_seconds, ',')} --> {_clock(cue.end_seconds, ',')}\n"
+        + _label(channel, "[Channel {}] ")
         + "\n".join(cue.lines)
-        for number, cue in enumerate(cues.cut(transcript.words), start=1)
+        for number, (channel, cue) in enumerate(_cues(transcript), start=1)
     ]
     return "".join(block + "\n\n" for block in blocks)
 
@@ -142,20 +166,39 @@ def vtt(transcript: Transcript) -> str:
     """WebVTT subtitles."""
     blocks = [
         f"{_clock(cue.start_seconds, '.')} --> {_clock(cue.end_seconds, '.')}\n"
+        + _label(channel, "<v Channel {}>")
         + "\n".join(_escaped(line) for line in cue.lines)
-        for cue in cues.cut(transcript.words)
+        for channel, cue in _cues(transcript)
     ]
     return "WEBVTT\n\n" + "".join(block + "\n\n" for block in blocks)
 
 
+def _cues(transcript: Transcript) -> list[tuple[int | None, Cue]]:
+    """With their channels, in the order in which they are shown."""
+    found = [
+        (channel, cue)
+        for channel in transcript.channels or (None,)
+        for cue in cues.cut(transcript.of_channel(channel))
+    ]
+    return sorted(found, key=lambda shown: shown[1].start_seconds)
+
+
+def _label(channel: int | None, form: str) -> str:
+    return "" if channel is None else form.format(channel)
+
+
+_TSV_CHANNEL = "{}\t"
+
+
 def tsv(transcript: Transcript) -> str:
-    """One sentence a line: start and end in milliseconds, and the text."""
+    """One sentence a line: start and end in milliseconds, the channel if there are, the text."""
+    apart = "channel\t" if transcript.channels else ""
     lines = [
         f"{round(sentence.start_seconds * 1000)}\t{round(sentence.end_seconds * 1000)}"
-        f"\t{sentence.text}\n"
+        f"\t{_label(sentence.channel, _TSV_CHANNEL)}{sentence.text}\n"
         for sentence in transcript.sentences
     ]
-    return "start\tend\ttext\n" + "".join(lines)
+    return f"start\tend\t{apart}text\n" + "".join(lines)
 
 
 _WRITERS: dict[str, Callable[[Transcript], str]] = {

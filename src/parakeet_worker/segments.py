@@ -1,8 +1,9 @@
 """A recording to pieces that the engine can take, cut where nobody speaks."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ _PAUSE_FRAMES = 7
 _EARLIEST_CUT_SAMPLES = SAMPLE_RATE
 # Where there is no pause, how far back the least speech-like moment is looked for.
 _SEAM_SEARCH_SAMPLES = 8 * SAMPLE_RATE
-_BRIDGE_SAMPLES = 5 * SAMPLE_RATE
+_BRIDGE_SAMPLES = 62 * _GRID_SAMPLES
 
 Mask = npt.NDArray[np.bool_]
 
@@ -62,6 +63,8 @@ class Segment:
     """Whether it ends in the middle of speech; the next segment has the bridge."""
     raised_decibels: float = 0.0
     """How much louder than in the recording it is."""
+    channel: int | None = None
+    """Which channel of the recording it is, from 1; none of all mixed."""
 
     @property
     def seconds(self) -> float:
@@ -76,28 +79,62 @@ class Segment:
         first = max(0, round((span.start_seconds - self.start_seconds) * SAMPLE_RATE))
         after = max(first, round((span.end_seconds - self.start_seconds) * SAMPLE_RATE))
         start_seconds = self.start_seconds + first / SAMPLE_RATE
-        return Segment(start_seconds, self.samples[first:after])
+        return Segment(start_seconds, self.samples[first:after], channel=self.channel)
 
 
 async def split(
     recording: AsyncIterable[Samples],
-    detector: Detector,
+    listen: Callable[[], Detector],
     *,
     max_seconds: float,
     start_seconds: float = 0.0,
+    whole: bool = False,
 ) -> AsyncGenerator[Segment, None]:
     """Cut a recording as it arrives into segments of at most `max_seconds`.
 
-    `start_seconds` is where its first sample lies on the clock. The detector listens in a thread.
+    Stretches of it are (N,), or (N, channels) to be cut channel by channel. `listen` gives a
+    detector for each, which works in a thread. `start_seconds` is where the first sample lies on
+    the clock. With `whole`, nothing is cut.
     """
-    splitter = Splitter(max_seconds, deletes=detector.is_sure, start_seconds=start_seconds)
+    channels: list[_Channel] = []
     async for samples in recording:
-        splitter.add(samples, await asyncio.to_thread(detector.feed, samples))
-        for segment in splitter.cut():
+        columns = [samples] if samples.ndim == 1 else list(samples.T)
+        for column in columns[len(channels) :]:
+            number = None if column is samples else len(channels) + 1
+            detector = listen()
+            splitter = Splitter(
+                max_seconds,
+                deletes=detector.is_sure,
+                whole=whole,
+                start_seconds=start_seconds,
+            )
+            channels.append(_Channel(number, detector, splitter))
+        for channel, column in zip(channels, columns, strict=True):
+            async for segment in channel.arrived(column):
+                yield segment
+    for channel in channels:
+        async for segment in channel.ended():
             yield segment
-    splitter.add(np.zeros(0, np.float32), await asyncio.to_thread(detector.finish))
-    for segment in splitter.cut(ended=True):
-        yield segment
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Channel:
+    number: int | None
+    detector: Detector
+    splitter: "Splitter"
+
+    async def arrived(self, samples: Samples) -> AsyncGenerator[Segment, None]:
+        contiguous = np.ascontiguousarray(samples)
+        heard = await asyncio.to_thread(self.detector.feed, contiguous)
+        self.splitter.add(contiguous, heard)
+        for segment in self.splitter.cut():
+            yield replace(segment, channel=self.number)
+
+    async def ended(self) -> AsyncGenerator[Segment, None]:
+        heard = await asyncio.to_thread(self.detector.finish)
+        self.splitter.add(np.zeros(0, dtype=np.float32), heard)
+        for segment in self.splitter.cut(ended=True):
+            yield replace(segment, channel=self.number)
 
 
 class Splitter:
@@ -106,12 +143,21 @@ class Splitter:
     A pause of 2 s ends a segment. A segment that grows to its limit is cut in the middle of its
     last pause, or, if it has none, at the least speech-like moment of its last 8 s: a seam, over
     which the next segment brings a bridge. With `deletes`, silence is left out but for 0.2 s
-    around speech; without, the segments tile the recording.
+    around speech; without, the segments tile the recording. With `whole`, nothing is cut or left
+    out.
     """
 
-    def __init__(self, max_seconds: float, *, deletes: bool, start_seconds: float = 0.0) -> None:
-        self._limit = round(max_seconds * SAMPLE_RATE)
-        self._deletes = deletes
+    def __init__(
+        self,
+        max_seconds: float,
+        *,
+        deletes: bool,
+        whole: bool = False,
+        start_seconds: float = 0.0,
+    ) -> None:
+        self._limit = sys.maxsize if whole else round(max_seconds * SAMPLE_RATE)
+        self._knows_speech = deletes
+        self._deletes = deletes and not whole
         self._start_seconds = start_seconds
         self._held: Samples = np.zeros(0, dtype=np.float32)
         self._begin = 0  # where the first held sample lies in the recording
@@ -149,15 +195,25 @@ class Splitter:
         """Samples up to the next cut, and whether it is a seam; none while more has to come."""
         known = len(self._held) if ended else self._known()
         frames = self._frames()
-        if self._deletes:
-            pauses = _runs(frames < _SURELY_NONE, _LONG_PAUSE_FRAMES)
-            offset = self._frame_offset()
-            ends = [offset + first * FRAME_SAMPLES + _EDGE_SAMPLES for first, _ in pauses if first]
-            if ends and ends[0] <= self._limit:
-                return _on_grid(ends[0]), False
-        if known > self._limit:
+        end = self._long_pause(frames) if self._deletes else None
+        if end is not None:
+            return end, False
+        # Only what follows the limit tells whether a long pause begins before it.
+        waits = self._deletes and not ended
+        if known > self._limit + waits * _LONG_PAUSE_FRAMES * FRAME_SAMPLES:
             return self._forced_cut(frames)
         return (len(self._held) or None if ended else None), False
+
+    def _long_pause(self, frames: Probabilities) -> int | None:
+        """Shortly after the beginning of a long pause, if that is within the limit.
+
+        A segment that begins with one is the bridge's, and as short as can be.
+        """
+        for first, _ in _runs(frames < _SURELY_NONE, _LONG_PAUSE_FRAMES):
+            end = self._frame_offset() + first * FRAME_SAMPLES + _EDGE_SAMPLES
+            if end <= self._limit and (first or self._before_seam is not None):
+                return min(-(-end // _GRID_SAMPLES), self._limit // _GRID_SAMPLES) * _GRID_SAMPLES
+        return None
 
     def _forced_cut(self, frames: Probabilities) -> tuple[int, bool]:
         within = frames[: (self._limit - self._frame_offset()) // FRAME_SAMPLES]
@@ -182,14 +238,15 @@ class Splitter:
 
     def _segment(self, end: int, *, seam: bool) -> Segment | None:
         frames = self._frames()[: -(-(end - self._frame_offset()) // FRAME_SAMPLES)]
-        if self._deletes and not seam and bool((frames < _SURELY_NONE).all()):
+        silent = bool((frames < _SURELY_NONE).all())
+        if self._deletes and silent and not seam and self._before_seam is None:
             return None
         start_seconds = self._start_seconds + self._begin / SAMPLE_RATE
         samples, decibels = _raised(self._held[:end])
         return Segment(
             start_seconds,
             samples,
-            speech=self._spans(frames, end) if self._deletes else (),
+            speech=self._spans(frames, end) if self._knows_speech else (),
             bridge=self._bridge(end),
             seam_after=seam,
             raised_decibels=decibels,
@@ -236,7 +293,7 @@ class Splitter:
 
 
 def _on_grid(samples: int) -> int:
-    return samples // _GRID_SAMPLES * _GRID_SAMPLES
+    return (samples + _GRID_SAMPLES // 2) // _GRID_SAMPLES * _GRID_SAMPLES
 
 
 def _runs(mask: Mask, shortest: int) -> list[tuple[int, int]]:

@@ -2,8 +2,9 @@
 
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from parakeet_worker.engine.base import Hypothesis, Token
 from parakeet_worker.segments import Segment, Span
@@ -30,6 +31,8 @@ class Word:
 
     text: str
     tokens: tuple[TimedToken, ...]
+    channel: int | None = None
+    """Of a recording whose channels were heard apart."""
 
     @property
     def start_seconds(self) -> float:
@@ -54,6 +57,10 @@ class Sentence:
     @property
     def text(self) -> str:
         return " ".join(word.text for word in self.words)
+
+    @property
+    def channel(self) -> int | None:
+        return self.words[0].channel
 
     @property
     def start_seconds(self) -> float:
@@ -90,8 +97,8 @@ class Transcript:
     """All that was heard in a recording, or in one stretch of it."""
 
     words: tuple[Word, ...]
-    seconds: float
-    """How much audio was listened to."""
+    seconds: float = 0.0
+    """How long the recording is, or the clip of it; of all stretches the last one has it."""
     frame_seconds: float = 0.08
     warnings: tuple[str, ...] = ()
     """What the caller should know about words that may be missing."""
@@ -101,19 +108,44 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        return " ".join(word.text for word in self.words)
+        """All words; where channels were heard apart, a line for each turn with its channel."""
+        if not self.channels:
+            return " ".join(word.text for word in self.words)
+        turns = groupby(self.sentences, key=lambda sentence: sentence.channel)
+        return "\n".join(
+            f"Channel {channel}: " + " ".join(sentence.text for sentence in turn)
+            for channel, turn in turns
+        )
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Those that have words, where they were heard apart."""
+        return tuple(sorted({word.channel for word in self.words if word.channel is not None}))
+
+    def of_channel(self, channel: int | None) -> tuple[Word, ...]:
+        """The words of one channel, or of all mixed."""
+        return tuple(word for word in self.words if word.channel == channel)
 
     @property
     def sentences(self) -> tuple[Sentence, ...]:
-        sentences, begun = [], []
-        for word in self.words:
-            begun.append(word)
-            if word.text.endswith(_SENTENCE_ENDS):
-                sentences.append(Sentence(tuple(begun)))
-                begun = []
-        if begun:
-            sentences.append(Sentence(tuple(begun)))
-        return tuple(sentences)
+        """In the order in which they begin."""
+        sentences = [
+            sentence
+            for channel in self.channels or (None,)
+            for sentence in _sentences(self.of_channel(channel))
+        ]
+        return tuple(sorted(sentences, key=lambda sentence: sentence.start_seconds))
+
+
+def _sentences(words: Iterable[Word]) -> Iterator[Sentence]:
+    begun: list[Word] = []
+    for word in words:
+        begun.append(word)
+        if word.text.endswith(_SENTENCE_ENDS):
+            yield Sentence(tuple(begun))
+            begun = []
+    if begun:
+        yield Sentence(tuple(begun))
 
 
 def mean_logprob(words: Iterable[Word]) -> float:
@@ -124,17 +156,16 @@ def mean_logprob(words: Iterable[Word]) -> float:
 
 def stitch(segment: Segment, hypothesis: Hypothesis) -> Transcript:
     """The words of one segment, moved to the recording's clock and kept inside the segment."""
-    return Transcript(
-        words=_words(segment, hypothesis),
-        seconds=segment.seconds,
-        frame_seconds=hypothesis.frame_seconds,
-    )
+    return Transcript(words=_words(segment, hypothesis), frame_seconds=hypothesis.frame_seconds)
 
 
 def join(stretches: Sequence[Transcript]) -> Transcript:
     """Stretches of one recording, in order, as one transcript."""
+    words = [word for stretch in stretches for word in stretch.words]
+    if any(word.channel is not None for word in words):
+        words.sort(key=lambda word: word.start_seconds)
     return Transcript(
-        words=tuple(word for stretch in stretches for word in stretch.words),
+        words=tuple(words),
         seconds=sum(stretch.seconds for stretch in stretches),
         frame_seconds=stretches[0].frame_seconds,
         warnings=tuple(warning for stretch in stretches for warning in stretch.warnings),
@@ -166,7 +197,9 @@ def _words(segment: Segment, hypothesis: Hypothesis) -> tuple[Word, ...]:
             spaces, begins = [], False
         elif timed.text:
             words[-1].append(timed)
-    return tuple(Word("".join(part.text for part in parts), tuple(parts)) for parts in words)
+    return tuple(
+        Word("".join(part.text for part in parts), tuple(parts), segment.channel) for parts in words
+    )
 
 
 def _timed(token: Token, segment: Segment, frame_seconds: float) -> TimedToken:
