@@ -68,7 +68,7 @@ def shape(value: Any, of: Any) -> Any:
         return {key: shape(value[key], of[key]) for key in of}
     if isinstance(of, list):
         assert isinstance(value, list)
-        assert value
+        assert bool(value) == bool(of)
         if len(of) == len(value):
             return [shape(item, one) for item, one in zip(value, of, strict=True)]
         (one,) = of

@@ -57,8 +57,9 @@ class Settings(BaseModel):
     """Let URLs point at private, loopback and link-local addresses."""
     segment_seconds: Annotated[float, Field(ge=2, le=60)] = 30.0
     """Longest piece that the engine is given at once."""
-    batch_seconds: Seconds = 240.0
-    """Audio in one batch, counted with its padding: longest piece times pieces."""
+    batch_seconds: Seconds | None = None
+    """Audio in one batch, counted with its padding: longest piece times pieces; by default as
+    much as the device's memory is found to have room for."""
     queue_seconds: Seconds = 6 * 3600.0
     """Audio that may wait for the engine before new work is refused."""
     scratch: Path = Path(gettempdir())

@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
-import numpy as np
-
 from parakeet_worker import audio, weights
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Engine
@@ -24,17 +22,18 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     """A pipeline whose engine is loaded and warm; raises `SetupError`s."""
     started = time.monotonic()
     ffmpeg = audio.find_ffmpeg(settings.ffmpeg)
-    with (
-        closing(open_engine(settings)) as engine,
-        Batcher(
-            engine, batch_seconds=settings.batch_seconds, queue_seconds=settings.queue_seconds
-        ) as batcher,
-    ):
-        second_of_silence = np.zeros(audio.SAMPLE_RATE, dtype=np.float32)
-        batcher.submit([second_of_silence])[0].result()
-        seconds = time.monotonic() - started
-        log.info("ready after %.1f s: %s from %s", seconds, engine, settings.model)
-        yield Pipeline(settings, batcher, ffmpeg, open_detectors(settings))
+    with closing(open_engine(settings)) as engine:
+        measured_seconds = engine.warm_up(settings.segment_seconds)
+        batch_seconds = settings.batch_seconds or measured_seconds
+        with Batcher(
+            engine, batch_seconds=batch_seconds, queue_seconds=settings.queue_seconds
+        ) as batcher:
+            seconds = time.monotonic() - started
+            log.info(
+                "ready after %.1f s: %s from %s, batches of %.0f s",
+                seconds, engine, settings.model, batch_seconds,
+            )  # fmt: skip
+            yield Pipeline(settings, batcher, ffmpeg, open_detectors(settings))
 
 
 def open_detectors(settings: Settings) -> Callable[[Vad], Detector]:

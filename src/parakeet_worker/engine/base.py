@@ -46,5 +46,11 @@ class Engine(Protocol):
         `scripts`, if given, has for each piece what its letters have to be in, or none.
         """
 
+    def warm_up(self, piece_seconds: float) -> float:
+        """Do once what the first pieces would wait for, for pieces of up to `piece_seconds`.
+
+        Returns how many seconds of audio, padding counted, one batch may hold.
+        """
+
     def close(self) -> None:
         """Give back memory and devices."""

@@ -22,6 +22,7 @@ import yaml
 from torch.nn.utils.rnn import pad_sequence
 
 from parakeet_worker.engine.base import Hypothesis, Samples, Token
+from parakeet_worker.engine.budget import batch_seconds, noise
 from parakeet_worker.engine.native.tokens import Vocabulary
 from parakeet_worker.errors import (
     InvalidSetting,
@@ -93,6 +94,11 @@ class NemoEngine:
             hypothesis if script is None else _in_script(hypothesis, script)
             for hypothesis, script in zip_longest(heard, scripts)
         ]
+
+    def warm_up(self, piece_seconds: float) -> float:
+        # The longest first: NeMo makes its graphs anew for whatever is longer than before.
+        hiss = [noise(piece_seconds, self._sample_rate), noise(1.0, self._sample_rate)]
+        return batch_seconds(self._device, lambda: self.transcribe(hiss), piece_seconds)
 
     def close(self) -> None:
         # In this order: to empty the cache while NeMo's graphs live breaks them.

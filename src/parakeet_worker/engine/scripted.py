@@ -16,6 +16,7 @@ from parakeet_worker.language import Script
 _FRAME_SAMPLES = 1280
 _SILENCE_RMS = 0.003
 _PITCH_STEP_HZ = 10
+_PIECES_PER_BATCH = 8
 
 
 class ScriptedEngine:
@@ -33,6 +34,9 @@ class ScriptedEngine:
         scripts: Sequence[Script | None] = (),  # noqa: ARG002  # digits are in every script
     ) -> list[Hypothesis]:
         return [Hypothesis(_tokens(samples), self.frame_seconds) for samples in batch]
+
+    def warm_up(self, piece_seconds: float) -> float:
+        return _PIECES_PER_BATCH * piece_seconds
 
     def close(self) -> None:
         """There is nothing to give back."""

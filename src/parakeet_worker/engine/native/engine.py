@@ -1,5 +1,6 @@
 """The engine of this project: samples to hypotheses in plain PyTorch."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from parakeet_worker.engine.base import Hypothesis, Samples, Token
+from parakeet_worker.engine.budget import batch_seconds, noise
 from parakeet_worker.engine.native.captured import CapturedDecoder
 from parakeet_worker.engine.native.converted import Converted, open_converted
 from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Joint, Predictor
@@ -125,6 +127,13 @@ class NativeEngine:
             outside = [script is not None and not allowed(piece, script) for piece in pieces]
             self._outside[script] = torch.tensor([*outside, False], device=self._device)
         return self._outside[script]
+
+    def warm_up(self, piece_seconds: float) -> float:
+        self._encoder.prepare(math.ceil(piece_seconds / self.frame_seconds))
+        # On a processor a second is enough: there, nothing depends on the length any more.
+        seconds = 1.0 if self._device.type == "cpu" else piece_seconds
+        hiss = [noise(seconds, self._sample_rate)] * 2
+        return batch_seconds(self._device, lambda: self.transcribe(hiss), piece_seconds)
 
     def close(self) -> None:
         if self._device.type == "cuda":

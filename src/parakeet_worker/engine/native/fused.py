@@ -47,6 +47,11 @@ class FusedEncoder:
         self._positions = _Positions(shape.width, precision, device, self._layers)
 
     @torch.inference_mode()
+    def prepare(self, frames: int) -> None:
+        """Project the positions for utterances of up to so many frames of 80 ms."""
+        self._positions.of(min(frames, _MAX_KEPT_FRAMES))
+
+    @torch.inference_mode()
     def __call__(self, mels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, mels, T) float32 frames and (B,) lengths -> (B, T', width) states and lengths.
 
