@@ -191,6 +191,12 @@ def _cell(value: object) -> str:
     return str(value)
 
 
+def repeats_within(arguments: argparse.Namespace, once_seconds: float, fewest: int) -> int:
+    """As many repeats as were asked for, or as fit into the time; never fewer than `fewest`."""
+    fitting = int(arguments.budget_seconds / max(once_seconds, 1e-6))
+    return min(int(arguments.repeats), max(fewest, fitting))
+
+
 def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 

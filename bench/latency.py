@@ -28,12 +28,12 @@ class Figure:
 def measured(
     engine: str, child: Child, clip_seconds: float, arguments: argparse.Namespace
 ) -> Figure:
-    """As many repeats as asked for, or as fit into the time, but never fewer than five."""
+    """One run that does not count, then the repeats."""
     audio = recording.stored(arguments.work / "audio", clip_seconds, 1)
     clip = {"audio": str(audio), "pieces": 1}
     (once,) = child.ask("transcribe", **clip)["seconds"]
-    fitting = max(5, int(arguments.budget_seconds / max(once, 1e-6)))
-    heard = child.ask("transcribe", **clip, repeats=min(arguments.repeats, fitting))
+    repeats = harness.repeats_within(arguments, once, fewest=5)
+    heard = child.ask("transcribe", **clip, repeats=repeats)
     milliseconds = [1000 * seconds for seconds in heard["seconds"]]
     return Figure(
         engine=engine,

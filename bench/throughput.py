@@ -74,8 +74,9 @@ def measured(engine: str, child: Child, arguments: argparse.Namespace) -> Figure
 
 def _batch(child: Child, pieces: int, arguments: argparse.Namespace) -> Batch:
     clip = {"audio": str(_audio(arguments)), "pieces": pieces}
-    child.ask("transcribe", **clip)
-    heard = child.ask("transcribe", **clip, repeats=arguments.repeats)
+    (once,) = child.ask("transcribe", **clip)["seconds"]
+    repeats = harness.repeats_within(arguments, once, fewest=2)
+    heard = child.ask("transcribe", **clip, repeats=repeats)
     audio_seconds = pieces * arguments.seconds
     return Batch(
         pieces=pieces,
@@ -109,6 +110,7 @@ def main() -> None:
     parser = harness.options(__doc__ or "")
     parser.add_argument("--batches", help="comma separated numbers of pieces")
     parser.add_argument("--repeats", type=int, default=5, help="the median counts")
+    parser.add_argument("--budget-seconds", type=float, default=120.0, help="per batch size")
     parser.add_argument("--seconds", type=float, default=30.0, help="of a piece")
     arguments = harness.resolved(parser.parse_args())
     names = (arguments.engines or _ENGINES[arguments.device]).split(",")
