@@ -250,10 +250,11 @@ def main(command_line: Sequence[str] | None = None) -> None:
         print_comparison(figures)
     if arguments.list_errors:
         write_errors(arguments.list_errors, every)
-    name = re.sub(r"[^a-z0-9]+", "-", Path(arguments.model).stem.lower())
     arguments.sets = list(dict.fromkeys(one.of for one in said))
     arguments.device = _device(arguments.device)
-    harness.write(f"accuracy-{name}", arguments, {"name": Path(arguments.model).name}, figures)
+    model = Path(arguments.model).name.removesuffix(".nemo")
+    name = re.sub(r"[^a-z0-9]+", "-", "-".join((model, *arguments.sets)).lower())
+    harness.write(f"accuracy-{name}", arguments, {"name": model}, figures)
 
 
 def _arguments(command_line: Sequence[str] | None) -> argparse.Namespace:
