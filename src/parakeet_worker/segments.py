@@ -155,7 +155,8 @@ class Splitter:
         whole: bool = False,
         start_seconds: float = 0.0,
     ) -> None:
-        self._limit = sys.maxsize if whole else round(max_seconds * SAMPLE_RATE)
+        limit = round(max_seconds * SAMPLE_RATE) // _GRID_SAMPLES * _GRID_SAMPLES
+        self._limit = sys.maxsize if whole else limit
         self._knows_speech = deletes
         self._deletes = deletes and not whole
         self._start_seconds = start_seconds
@@ -198,9 +199,8 @@ class Splitter:
         end = self._long_pause(frames) if self._deletes else None
         if end is not None:
             return end, False
-        # Only what follows the limit tells whether a long pause begins before it.
-        waits = self._deletes and not ended
-        if known > self._limit + waits * _LONG_PAUSE_FRAMES * FRAME_SAMPLES:
+        # What follows the limit tells how long a pause is that begins before it.
+        if known > self._limit + (0 if ended else _LONG_PAUSE_FRAMES * FRAME_SAMPLES):
             return self._forced_cut(frames)
         return (len(self._held) or None if ended else None), False
 
@@ -212,20 +212,22 @@ class Splitter:
         for first, _ in _runs(frames < _SURELY_NONE, _LONG_PAUSE_FRAMES):
             end = self._frame_offset() + first * FRAME_SAMPLES + _EDGE_SAMPLES
             if end <= self._limit and (first or self._before_seam is not None):
-                return min(-(-end // _GRID_SAMPLES), self._limit // _GRID_SAMPLES) * _GRID_SAMPLES
+                return -(-end // _GRID_SAMPLES) * _GRID_SAMPLES
         return None
 
     def _forced_cut(self, frames: Probabilities) -> tuple[int, bool]:
-        within = frames[: (self._limit - self._frame_offset()) // FRAME_SAMPLES]
         offset = self._frame_offset()
+        within = (self._limit - offset) // FRAME_SAMPLES
+        pauses = _runs(frames[: within + _LONG_PAUSE_FRAMES] < SPEECH_ENDS, _PAUSE_FRAMES)
         middles = [
             offset + (first + after) * FRAME_SAMPLES // 2
-            for first, after in _runs(within < SPEECH_ENDS, _PAUSE_FRAMES)
+            for first, after in pauses
+            if first + _PAUSE_FRAMES <= within
         ]
         late = [middle for middle in middles if middle >= _EARLIEST_CUT_SAMPLES]
         if late:
-            return _on_grid(late[-1]), False
-        return self._seam(within), True
+            return min(_on_grid(late[-1]), self._limit), False
+        return self._seam(frames[:within]), True
 
     def _seam(self, within: Probabilities) -> int:
         """The least speech-like moment of the last seconds (or half) before the limit."""
