@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from bench import recording
-from parakeet_worker.engine.native.decoder import GreedyDecoder, Joint, Predictor
+from parakeet_worker.engine.native.decoder import GreedyDecoder, Joint, Predictor, Scorer
 from parakeet_worker.engine.native.encoder import Encoder
 from parakeet_worker.engine.native.features import Features
+from parakeet_worker.engine.native.precision import Precision
 
 _DURATIONS = (0, 1, 2, 3, 4)
 _MAX_SYMBOLS = 10
@@ -140,7 +141,9 @@ def _pace(parts: Parts, states: Tensor, lengths: Tensor, seconds: float, blank_b
     hook = parts.joint.joint_net.register_forward_hook(
         lambda _module, _inputs, scores: scored.append(len(scores))
     )
-    decoder = GreedyDecoder(parts.predictor, parts.joint, _DURATIONS, _MAX_SYMBOLS)
+    decoder = GreedyDecoder(
+        Scorer(parts.predictor, parts.joint, Precision.FP32), _DURATIONS, _MAX_SYMBOLS
+    )
     rows = decoder.decode(states, lengths)
     hook.remove()
     tokens = sum(len(row) for row in rows)

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from parakeet_worker.engine.native.captured import CapturedDecoder
-from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder
+from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Scorer
+from parakeet_worker.engine.native.precision import Precision
 from test_native_decoder import DURATIONS, networks
 from tiny_model import PIECES, WIDTH
 
@@ -16,8 +17,10 @@ def decoded(device: str, capture: bool, seeds: int) -> list[tuple[Rows, Rows]]:
     pairs = []
     for seed in range(seeds):
         predictor, joint = (network.to(device) for network in networks(seed))
-        plain = GreedyDecoder(predictor, joint, DURATIONS, max_symbols=3)
-        captured = CapturedDecoder(predictor, joint, DURATIONS, 3, capture=capture)
+        plain = GreedyDecoder(Scorer(predictor, joint, Precision.FP32), DURATIONS, max_symbols=3)
+        captured = CapturedDecoder(
+            Scorer(predictor, joint, Precision.FP32), DURATIONS, 3, capture=capture
+        )
         torch.manual_seed(seed)
         for lengths in ([40, 1, 23, 0, 31], [7], [0], [130, 5], [40, 40, 3, 8, 12]):
             valid = torch.tensor(lengths, device=device)
@@ -55,6 +58,8 @@ def test_more_tokens_than_there_is_place_for_are_decoded_by_the_plain_loop() -> 
         head.bias.zero_()
         head.bias[1] = 5.0  # always token 1 ...
         head.bias[len(PIECES) + 1] = 5.0  # ... and it takes no time
-    captured = CapturedDecoder(predictor, joint, DURATIONS, 10, capture=False)
+    captured = CapturedDecoder(
+        Scorer(predictor, joint, Precision.FP32), DURATIONS, 10, capture=False
+    )
     (row,) = captured.decode(torch.randn(1, 128, WIDTH), torch.tensor([128]))
     assert len(row) == 1280

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from parakeet_worker.engine.native.precision import Precision, fastest, linear, packed
+from parakeet_worker.engine.native.precision import (
+    Precision,
+    fastest,
+    linear,
+    linear_by_rows,
+    packed,
+)
 
 
 @pytest.mark.parametrize(
@@ -28,3 +34,20 @@ def test_the_fastest_precision_of_this_processor_is_one_that_it_has() -> None:
     assert chosen in (Precision.FP32, Precision.BF16, Precision.INT8)
     if chosen is Precision.INT8:
         assert "onednn" in torch.backends.quantized.supported_engines
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_row_by_itself_is_what_it_is_among_others(precision: str) -> None:
+    torch.manual_seed(0)
+    chosen = Precision(precision)
+    weight, bias, rows = torch.randn(77, 64), torch.randn(77), torch.randn(9, 64)
+    rows[3] *= 1000
+    product = linear_by_rows(packed(weight, bias, chosen), chosen)
+    together = product(rows)
+    for number, row in enumerate(rows):
+        exact = torch.nn.functional.linear(row, weight, bias)
+        alone = product(row[None])[0]
+        if chosen is Precision.INT8:
+            assert torch.equal(alone, together[number])
+        assert (alone - together[number]).norm() <= 1e-6 * exact.norm()
+        assert (alone - exact).norm() < 0.01 * exact.norm()

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from parakeet_worker.engine.native.decoder import GreedyDecoder
+from parakeet_worker.engine.native.decoder import GreedyDecoder, Scorer
+from parakeet_worker.engine.native.precision import Precision
 from training.architecture import DURATIONS, MELS
 from training.corpus import Example, read_shard
 from training.errors import WordErrors, compare
@@ -56,7 +57,9 @@ def errors(
     network: Network, heard: tuple[Tensor, Tensor], examples: list[Example], pieces: Pieces
 ) -> WordErrors:
     """As written, full stops and capitals included."""
-    decoder = GreedyDecoder(network.decoder, network.joint, DURATIONS, MOST_SYMBOLS)
+    decoder = GreedyDecoder(
+        Scorer(network.decoder, network.joint, Precision.FP32), DURATIONS, MOST_SYMBOLS
+    )
     total = WordErrors()
     for example, row in zip(examples, decoder.decode(*heard), strict=True):
         said = " ".join(word.written for word in example.words)

@@ -16,7 +16,7 @@ from parakeet_worker.engine.native import NativeEngine, checkpoint
 from parakeet_worker.engine.native.captured import CapturedDecoder
 from parakeet_worker.engine.native.checkpoint import Checkpoint
 from parakeet_worker.engine.native.converted import convert
-from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Joint, Predictor
+from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Joint, Predictor, Scorer
 from parakeet_worker.engine.native.precision import Precision
 from utterances import Utterance
 
@@ -87,8 +87,12 @@ def test_a_padded_batch_of_random_states_is_decoded_as_nemo_decodes_each_row(
 
 def native_decoder(kind: str, predictor: Predictor, joint: Joint) -> Any:
     if kind == "plain":
-        return GreedyDecoder(predictor, joint, (0, 1, 2, 3, 4), MOST_SYMBOLS)
-    return CapturedDecoder(predictor, joint, (0, 1, 2, 3, 4), MOST_SYMBOLS, capture=False)
+        return GreedyDecoder(
+            Scorer(predictor, joint, Precision.FP32), (0, 1, 2, 3, 4), MOST_SYMBOLS
+        )
+    return CapturedDecoder(
+        Scorer(predictor, joint, Precision.FP32), (0, 1, 2, 3, 4), MOST_SYMBOLS, capture=False
+    )
 
 
 def nemo_row(model: Any, states: Tensor, length: Tensor) -> Any:

@@ -10,13 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from parakeet_worker.engine.native.decoder import (
-    Emission,
-    GreedyDecoder,
-    Joint,
-    Predictor,
-    lstm_step,
-)
+from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Scorer
 
 _STEPS_PER_REPLAY = 16
 _ROWS = (1, 4, 16, 32, 64, 128, 256)
@@ -33,20 +27,13 @@ class CapturedDecoder:
     """
 
     def __init__(
-        self,
-        predictor: Predictor,
-        joint: Joint,
-        durations: tuple[int, ...],
-        max_symbols: int,
-        *,
-        capture: bool,
+        self, scorer: Scorer, durations: tuple[int, ...], max_symbols: int, *, capture: bool
     ) -> None:
-        self._predictor = predictor
-        self._joint = joint
+        self._scorer = scorer
         self._durations = durations
         self._max_symbols = max_symbols
         self._capture = capture
-        self._plain = GreedyDecoder(predictor, joint, durations, max_symbols)
+        self._plain = GreedyDecoder(scorer, durations, max_symbols)
         self._buckets: dict[tuple[int, int], _Bucket] = {}
 
     @torch.inference_mode()
@@ -58,7 +45,7 @@ class CapturedDecoder:
         if batch > _ROWS[-1] or frames == 0 or forbidden is not None:
             return self._plain.decode(states, lengths, forbidden)
         bucket = self._bucket(batch, frames, states)
-        bucket.fill(self._joint.enc(states), lengths)
+        bucket.fill(self._scorer.encode(states), lengths)
         bucket.run()
         if bucket.overflowed(batch):
             return self._plain.decode(states, lengths)
@@ -68,7 +55,7 @@ class CapturedDecoder:
         rows = next(size for size in _ROWS if size >= batch)
         padded = -(-frames // _FRAMES_STEP) * _FRAMES_STEP
         if (rows, padded) not in self._buckets:
-            step = _Step(self._predictor, self._joint, self._durations, self._max_symbols)
+            step = _Step(self._scorer, self._durations, self._max_symbols, states.device)
             self._buckets[rows, padded] = _Bucket(step, rows, padded, states, self._capture)
         return self._buckets[rows, padded]
 
@@ -76,19 +63,16 @@ class CapturedDecoder:
 class _Buffers:
     """Where a bucket's search stands, and what it has emitted; every tensor keeps its place."""
 
-    def __init__(
-        self, predictor: Predictor, joint: Joint, rows: int, frames: int, like: Tensor
-    ) -> None:
-        lstm, self.tokens_per_row = predictor.lstm, frames * _TOKENS_PER_FRAME
+    def __init__(self, scorer: Scorer, rows: int, frames: int, like: Tensor) -> None:
+        self.tokens_per_row = frames * _TOKENS_PER_FRAME
         whole = like.new_zeros(rows, dtype=torch.long)
         # One place more than there are tokens: rows that emit nothing write there.
         emitted = whole.new_zeros(rows, self.tokens_per_row + 1)
-        self.encoded = like.new_zeros(rows, frames, joint.shape.width, dtype=torch.float32)
+        self.encoded = like.new_zeros(rows, frames, scorer.width, dtype=torch.float32)
         self.lengths, self.frame, self.symbols_here, self.count = (whole.clone() for _ in range(4))
         self.rows = torch.arange(rows, device=like.device)
-        self.hidden = like.new_zeros(lstm.num_layers, rows, lstm.hidden_size, dtype=torch.float32)
-        self.cell = self.hidden.clone()
-        self.predicted = like.new_zeros(rows, joint.shape.width, dtype=torch.float32)
+        self.hidden, self.cell = scorer.silence(rows, like)
+        self.predicted = like.new_zeros(rows, scorer.width, dtype=torch.float32)
         self.tokens, self.frames, self.durations = (emitted.clone() for _ in range(3))
         self.logprobs = emitted.to(torch.float32)
         self.running = whole.new_zeros(1)
@@ -98,17 +82,12 @@ class _Step:
     """One decision of every row, in place."""
 
     def __init__(
-        self,
-        predictor: Predictor,
-        joint: Joint,
-        durations: tuple[int, ...],
-        max_symbols: int,
+        self, scorer: Scorer, durations: tuple[int, ...], max_symbols: int, device: torch.device
     ) -> None:
-        self.predictor = predictor
-        self.joint = joint
-        self._durations = torch.tensor(durations, device=joint.enc.weight.device)
+        self.scorer = scorer
+        self._durations = torch.tensor(durations, device=device)
         self._max_symbols = max_symbols
-        self._blank = predictor.shape.vocabulary
+        self._blank = scorer.blank
 
     def start(self, at: _Buffers) -> None:
         """Forget the last batch: every row at its first frame, with nothing said."""
@@ -120,7 +99,7 @@ class _Step:
     def __call__(self, at: _Buffers) -> None:
         active = at.frame < at.lengths
         here = at.frame.clamp(max=at.encoded.shape[1] - 1)
-        scores = self.joint.logits(at.encoded[at.rows, here] + at.predicted)
+        scores = self.scorer.score(at.encoded[at.rows, here], at.predicted)
         token_scores = scores[:, : self._blank + 1]
         best, tokens = token_scores.max(dim=1)
         durations = self._durations[scores[:, self._blank + 1 :].argmax(dim=1)]
@@ -152,19 +131,18 @@ class _Step:
         at.frame += torch.where(active, moved + stuck, 0)
 
     def _say(self, at: _Buffers, tokens: Tensor, emitted: Tensor) -> None:
-        embedded = self.predictor.embed(tokens)
-        hidden, cell = lstm_step(self.predictor.lstm, embedded, at.hidden, at.cell)
+        hidden, cell = self.scorer.say(tokens, at.hidden, at.cell)
         said = emitted[None, :, None]
         at.hidden.copy_(torch.where(said, hidden, at.hidden))
         at.cell.copy_(torch.where(said, cell, at.cell))
-        at.predicted.copy_(self.joint.pred(at.hidden[-1]))
+        at.predicted.copy_(self.scorer.predict(at.hidden))
 
 
 class _Bucket:
     """Buffers for up to `rows` rows of up to `frames` frames, and a way to run steps on them."""
 
     def __init__(self, step: _Step, rows: int, frames: int, like: Tensor, capture: bool) -> None:
-        self._at = _Buffers(step.predictor, step.joint, rows, frames, like)
+        self._at = _Buffers(step.scorer, rows, frames, like)
         self._step = step
         self._advance: Callable[[], None] = self._captured() if capture else self._steps
         self._flags = _Flags(self._at.running, overlapped=capture)

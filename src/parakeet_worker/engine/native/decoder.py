@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from parakeet_worker.engine.native.options import Options
+from parakeet_worker.engine.native.precision import Linear, Precision, linear_by_rows, packed
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -154,6 +155,79 @@ class Emission:
     logprob: float
 
 
+class Scorer:
+    """Prediction and joint network as matrix products in one precision.
+
+    Only int8 differs from float32: a step of the search reads every weight for a handful of
+    rows, so on a processor its time is the size of the weights.
+    """
+
+    def __init__(self, predictor: Predictor, joint: Joint, precision: Precision) -> None:
+        in_use = Precision.INT8 if precision is Precision.INT8 else Precision.FP32
+        self.blank = predictor.shape.vocabulary
+        self.width = joint.shape.width
+        self._embed = predictor.embed
+        self._activation = joint.joint_net[0]
+        self._encode = joint.enc
+        self._predict, self._outputs = (
+            _matrix(*layer.parameters(), in_use) for layer in (joint.pred, joint.joint_net[-1])
+        )
+        lstm = predictor.lstm
+        self._hidden_shape = (lstm.num_layers, lstm.hidden_size)
+        self._layers = [
+            [
+                _matrix(
+                    getattr(lstm, f"weight_{side}_l{layer}"),
+                    getattr(lstm, f"bias_{side}_l{layer}"),
+                    in_use,
+                )
+                for side in ("ih", "hh")
+            ]
+            for layer in range(lstm.num_layers)
+        ]
+
+    def encode(self, states: Tensor) -> Tensor:
+        """(B, T, encoder width) -> (B, T, width), once for all steps."""
+        encoded: Tensor = self._encode(states)
+        return encoded
+
+    def silence(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The LSTM's state before anything was said, (layers, B, hidden) twice."""
+        layers, hidden = self._hidden_shape
+        zeros = like.new_zeros(layers, batch, hidden, dtype=torch.float32)
+        return zeros, zeros.clone()
+
+    def say(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """The state after one more token in every row.
+
+        The LSTM is spelled out: torch's own repacks its weights at every call, which costs more
+        than a step.
+        """
+        inputs = self._embed(tokens)
+        next_hidden, next_cell = [], []
+        for layer, (from_inputs, from_hidden) in enumerate(self._layers):
+            gates = from_inputs(inputs) + from_hidden(hidden[layer])
+            into, keep, fresh, out = gates.chunk(4, dim=1)
+            memory = keep.sigmoid() * cell[layer] + into.sigmoid() * fresh.tanh()
+            inputs = out.sigmoid() * memory.tanh()
+            next_hidden.append(inputs)
+            next_cell.append(memory)
+        return torch.stack(next_hidden), torch.stack(next_cell)
+
+    def predict(self, hidden: Tensor) -> Tensor:
+        """(layers, B, hidden) -> (B, width)."""
+        return self._predict(hidden[-1])
+
+    def score(self, encoded: Tensor, predicted: Tensor) -> Tensor:
+        """(B, width) twice -> (B, tokens + blank + durations) logits."""
+        return self._outputs(self._activation(encoded + predicted))
+
+
+def _matrix(weight: Tensor, bias: Tensor, precision: Precision) -> Linear:
+    """A linear layer from its two parameters."""
+    return linear_by_rows(packed(weight.detach(), bias.detach(), precision), precision)
+
+
 class GreedyDecoder:
     """Greedy TDT search over a batch, all rows in step and each at its own frame.
 
@@ -163,14 +237,11 @@ class GreedyDecoder:
     NeMo's label-looping TDT decoder, run utterance by utterance.
     """
 
-    def __init__(
-        self, predictor: Predictor, joint: Joint, durations: tuple[int, ...], max_symbols: int
-    ) -> None:
-        self._predictor = predictor
-        self._joint = joint
+    def __init__(self, scorer: Scorer, durations: tuple[int, ...], max_symbols: int) -> None:
+        self._scorer = scorer
         self._durations = durations
         self._max_symbols = max_symbols
-        self._blank = predictor.shape.vocabulary
+        self._blank = scorer.blank
 
     @torch.inference_mode()
     def decode(
@@ -181,7 +252,7 @@ class GreedyDecoder:
         `forbidden`, (B, tokens + blank), is true for tokens that a row may not emit; their
         probabilities count all the same.
         """
-        search = _Search(self._predictor, self._joint, states, lengths)
+        search = _Search(self._scorer, states, lengths)
         durations = torch.tensor(self._durations, device=states.device)
         steps: list[_Step] = []
         while bool(search.active.any()):
@@ -214,21 +285,17 @@ class _Step:
 class _Search:
     """Where every row stands: its frame, its predictor state and how long it has not moved."""
 
-    def __init__(self, predictor: Predictor, joint: Joint, states: Tensor, lengths: Tensor) -> None:
+    def __init__(self, scorer: Scorer, states: Tensor, lengths: Tensor) -> None:
         batch = states.shape[0]
-        self._predictor = predictor
-        self._joint = joint
-        self._encoded = joint.enc(states)
+        self._scorer = scorer
+        self._encoded = scorer.encode(states)
         self._lengths = lengths.clamp(max=states.shape[1])
         self._rows = torch.arange(batch, device=states.device)
         self.frame = torch.zeros_like(lengths)
         self._symbols_here = torch.zeros_like(lengths)
-        lstm = predictor.lstm
-        self._hidden = states.new_zeros(lstm.num_layers, batch, lstm.hidden_size)
-        self._cell = torch.zeros_like(self._hidden)
-        start = torch.full_like(lengths, predictor.shape.vocabulary)
-        self._hidden, self._cell = self._predict(start)
-        self._predicted = joint.pred(self._hidden[-1])
+        start = torch.full_like(lengths, scorer.blank)
+        self._hidden, self._cell = scorer.say(start, *scorer.silence(batch, states))
+        self._predicted = scorer.predict(self._hidden)
 
     @property
     def active(self) -> Tensor:
@@ -238,9 +305,8 @@ class _Search:
     def score(self) -> Tensor:
         """(B, tokens + blank + durations) logits of every row at its frame."""
         last = self._encoded.shape[1] - 1
-        return self._joint.logits(
-            self._encoded[self._rows, self.frame.clamp(max=last)] + self._predicted
-        )
+        here = self._encoded[self._rows, self.frame.clamp(max=last)]
+        return self._scorer.score(here, self._predicted)
 
     def advance(self, tokens: Tensor, emitted: Tensor, durations: Tensor, max_symbols: int) -> None:
         """Move every active row, and feed the predictor of those that emitted."""
@@ -251,38 +317,10 @@ class _Search:
         self._symbols_here = self._symbols_here.masked_fill(stuck, 0)
         self.frame = torch.where(self.active, self.frame + moved + stuck, self.frame)
         if bool(emitted.any()):
-            hidden, cell = self._predict(tokens)
+            hidden, cell = self._scorer.say(tokens, self._hidden, self._cell)
             self._hidden = torch.where(emitted[None, :, None], hidden, self._hidden)
             self._cell = torch.where(emitted[None, :, None], cell, self._cell)
-            self._predicted = self._joint.pred(self._hidden[-1])
-
-    def _predict(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        return lstm_step(
-            self._predictor.lstm, self._predictor.embed(tokens), self._hidden, self._cell
-        )
-
-
-def lstm_step(lstm: nn.LSTM, inputs: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of a stack of LSTM layers as plain matrix products.
-
-    (B, width) inputs and (layers, B, width) state -> the next (layers, B, width) state. torch's
-    own LSTM repacks its weights at every call, which costs more than a step.
-    """
-    next_hidden, next_cell = [], []
-    for layer in range(lstm.num_layers):
-        weights = (getattr(lstm, f"{name}_l{layer}") for name in _LSTM_WEIGHTS)
-        weight_inputs, weight_hidden, bias_inputs, bias_hidden = weights
-        gates = torch.addmm(bias_inputs, inputs, weight_inputs.t())
-        gates = gates + torch.addmm(bias_hidden, hidden[layer], weight_hidden.t())
-        into, keep, fresh, out = gates.chunk(4, dim=1)
-        memory = keep.sigmoid() * cell[layer] + into.sigmoid() * fresh.tanh()
-        inputs = out.sigmoid() * memory.tanh()
-        next_hidden.append(inputs)
-        next_cell.append(memory)
-    return torch.stack(next_hidden), torch.stack(next_cell)
-
-
-_LSTM_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            self._predicted = self._scorer.predict(self._hidden)
 
 
 def _rows(steps: list[_Step], batch: int) -> list[tuple[Emission, ...]]:

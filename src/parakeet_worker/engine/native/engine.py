@@ -12,7 +12,13 @@ from parakeet_worker.engine.base import Hypothesis, Samples, Token
 from parakeet_worker.engine.budget import batch_seconds, noise
 from parakeet_worker.engine.native.captured import CapturedDecoder
 from parakeet_worker.engine.native.converted import Converted, open_converted
-from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Joint, Predictor
+from parakeet_worker.engine.native.decoder import (
+    Emission,
+    GreedyDecoder,
+    Joint,
+    Predictor,
+    Scorer,
+)
 from parakeet_worker.engine.native.encoder import EncoderShape
 from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.fused import FusedEncoder
@@ -49,11 +55,11 @@ class NativeEngine:
         self._encoder = FusedEncoder(
             below("encoder", model.tensors), shape, model.precision, device
         )
-        networks = (predictor, joint, model.durations, model.max_symbols)
+        search = (Scorer(predictor, joint, model.precision), model.durations, model.max_symbols)
         self._decoder: GreedyDecoder | CapturedDecoder = (
-            CapturedDecoder(*networks, capture=device.type == "cuda")
+            CapturedDecoder(*search, capture=device.type == "cuda")
             if captured
-            else GreedyDecoder(*networks)
+            else GreedyDecoder(*search)
         )
         self._vocabulary = model.vocabulary
         self._outside: dict[Script | None, Tensor] = {}
@@ -110,10 +116,17 @@ class NativeEngine:
     def _encoded(self, batch: Sequence[Samples]) -> tuple[Tensor, Tensor]:
         """(B, T, width) states, padded, and (B,) valid frames."""
         if self._device.type != "cpu":
-            return self._encoder(*self._features(*_padded(batch, self._device)))
-        rows = [self._encoder(*self._features(*_padded([piece], self._device))) for piece in batch]
+            return self._encoder(*self._mels(batch))
+        rows = [self._encoder(*self._mels([piece])) for piece in batch]
         states = pad_sequence([states[0] for states, _ in rows], batch_first=True)
         return states, torch.cat([valid for _, valid in rows])
+
+    def _mels(self, batch: Sequence[Samples]) -> tuple[Tensor, Tensor]:
+        """(B, mels, T) frames up to the longest, and (B,) how many; nothing alone is padded."""
+        lengths = torch.tensor([len(piece) for piece in batch])
+        mels, frames = self._features(*_padded(batch, lengths, self._device))
+        longest = max(1, int(lengths.max()) // self._features.shape.hop_samples)
+        return mels[:, :, :longest], frames
 
     def _forbidden(self, scripts: Sequence[Script | None]) -> Tensor | None:
         """(B, tokens + blank): the tokens that are not in the script of a row."""
@@ -148,9 +161,10 @@ class NativeEngine:
         return Hypothesis(tokens=tokens, frame_seconds=self.frame_seconds)
 
 
-def _padded(batch: Sequence[Samples], device: torch.device) -> tuple[Tensor, Tensor]:
+def _padded(
+    batch: Sequence[Samples], lengths: Tensor, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """(B, N) samples with silence behind the shorter ones, and their (B,) lengths."""
-    lengths = torch.tensor([len(piece) for piece in batch])
     samples = torch.zeros(len(batch), max(1, int(lengths.max())))
     for row, piece in enumerate(batch):
         samples[row, : len(piece)] = torch.from_numpy(piece)

@@ -13,7 +13,10 @@ Linear = Callable[[Tensor], Tensor]
 
 
 class Precision(StrEnum):
-    """The encoder's arithmetic; features, normalisation and decoding are always in float32."""
+    """In what the matrices of encoder and decoder are kept; features and norms are in float32.
+
+    Of the decoder only int8 differs from float32.
+    """
 
     FP32 = "fp32"
     BF16 = "bf16"
@@ -70,3 +73,21 @@ def _int8_linear(weight: Tensor, scales: Tensor, bias: Tensor | None) -> Linear:
     quantised = torch._make_per_channel_quantized_tensor(weight, scales.double(), zeros, 0)  # noqa: SLF001
     laid_out = torch.ops.quantized.linear_prepack(quantised, bias)
     return lambda states: torch.ops.quantized.linear_dynamic(states, laid_out, reduce_range=False)
+
+
+def linear_by_rows(matrix: Tensors, precision: Precision) -> Linear:
+    """As `linear`, for a few rows that must not depend on each other.
+
+    The int8 of `linear` measures all its inputs to quantise them. Here only the weights are
+    int8, and the inputs bfloat16.
+    """
+    if precision is not Precision.INT8:
+        return linear(matrix, precision)
+    weight, scales, bias = matrix["weight"], matrix["scales"].bfloat16(), matrix["bias"]
+
+    def product(rows: Tensor) -> Tensor:
+        # A private name, of a pinned version, for what torch offers in no other way.
+        found: Tensor = torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), weight, scales)  # noqa: SLF001
+        return found.float() + bias
+
+    return product
