@@ -170,7 +170,7 @@ class Scorer:
         self._activation = joint.joint_net[0]
         self._encode = joint.enc
         self._predict, self._outputs = (
-            _matrix(*layer.parameters(), in_use) for layer in (joint.pred, joint.joint_net[-1])
+            _layer(layer, in_use) for layer in (joint.pred, joint.joint_net[-1])
         )
         lstm = predictor.lstm
         self._hidden_shape = (lstm.num_layers, lstm.hidden_size)
@@ -223,8 +223,12 @@ class Scorer:
         return self._outputs(self._activation(encoded + predicted))
 
 
+def _layer(layer: nn.Module, precision: Precision) -> Linear:
+    assert isinstance(layer, nn.Linear)
+    return _matrix(layer.weight, layer.bias, precision)
+
+
 def _matrix(weight: Tensor, bias: Tensor, precision: Precision) -> Linear:
-    """A linear layer from its two parameters."""
     return linear_by_rows(packed(weight.detach(), bias.detach(), precision), precision)
 
 
