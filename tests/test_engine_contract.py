@@ -14,6 +14,7 @@ from parakeet_worker.engine.base import Engine, Hypothesis, Samples
 from parakeet_worker.engine.native import NativeEngine
 from parakeet_worker.engine.nemo import NemoEngine
 from parakeet_worker.engine.scripted import ScriptedEngine
+from parakeet_worker.language import Script, allowed
 from parakeet_worker.segments import Segment
 from parakeet_worker.weights import find
 from recordings import decode, tone
@@ -136,9 +137,40 @@ def test_the_pieces_join_to_the_text(case: Case) -> None:
         assert joined.replace("▁", "") == text.replace(" ", "")
 
 
+def test_a_script_is_kept_to_by_its_own_piece_alone(case: Case) -> None:
+    free = [said(hypothesis) for hypothesis in case.engine.transcribe(case.pieces)]
+    turns: tuple[Script | None, ...] = ("Latin", None, "Greek", None)
+    scripts = [turns[index % 4] for index in range(len(case.pieces))]
+    mixed = case.engine.transcribe(case.pieces, scripts)
+    for piece, script, hypothesis, before in zip(case.pieces, scripts, mixed, free, strict=True):
+        if script is None:
+            assert said(hypothesis) == before
+        else:
+            assert all(allowed(token.piece, script) for token in hypothesis.tokens)
+            assert said(case.engine.transcribe([piece], [script])[0]) == said(hypothesis)
+
+
+def test_warming_up_tells_what_a_batch_may_hold_and_changes_nothing(case: Case) -> None:
+    before = case.engine.transcribe(case.pieces)
+    assert case.engine.warm_up(30.0) >= 30.0
+    assert case.engine.transcribe(case.pieces) == before
+
+
 def test_closing_twice_is_closing_once(case: Case) -> None:
     case.engine.close()
     case.engine.close()
+
+
+def test_another_script_than_the_one_that_is_spoken_gives_other_words() -> None:
+    engine = NativeEngine.open(find("demo"), "cpu", "fp32")
+    russian = decode(sample("ru").path)
+    free, kept, latin = (
+        "".join(token.piece for token in engine.transcribe([russian], scripts)[0].tokens)
+        for scripts in ([], ["Cyrillic"], ["Latin"])
+    )
+    assert free == kept
+    assert free != latin
+    assert latin.isascii() or allowed(latin, "Latin")
 
 
 def test_a_piece_longer_than_the_table_of_positions_is_heard_to_its_end(tmp_path: Path) -> None:
