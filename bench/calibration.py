@@ -142,7 +142,7 @@ def _pace(parts: Parts, states: Tensor, lengths: Tensor, seconds: float, blank_b
         lambda _module, _inputs, scores: scored.append(len(scores))
     )
     decoder = GreedyDecoder(
-        Scorer(parts.predictor, parts.joint, Precision.FP32), _DURATIONS, _MAX_SYMBOLS
+        Scorer.of(parts.predictor, parts.joint, Precision.FP32), _DURATIONS, _MAX_SYMBOLS
     )
     rows = decoder.decode(states, lengths)
     hook.remove()

@@ -17,9 +17,9 @@ def decoded(device: str, capture: bool, seeds: int) -> list[tuple[Rows, Rows]]:
     pairs = []
     for seed in range(seeds):
         predictor, joint = (network.to(device) for network in networks(seed))
-        plain = GreedyDecoder(Scorer(predictor, joint, Precision.FP32), DURATIONS, max_symbols=3)
+        plain = GreedyDecoder(Scorer.of(predictor, joint, Precision.FP32), DURATIONS, max_symbols=3)
         captured = CapturedDecoder(
-            Scorer(predictor, joint, Precision.FP32), DURATIONS, 3, capture=capture
+            Scorer.of(predictor, joint, Precision.FP32), DURATIONS, 3, capture=capture
         )
         torch.manual_seed(seed)
         for lengths in ([40, 1, 23, 0, 31], [7], [0], [130, 5], [40, 40, 3, 8, 12]):
@@ -59,7 +59,7 @@ def test_more_tokens_than_there_is_place_for_are_decoded_by_the_plain_loop() -> 
         head.bias[1] = 5.0  # always token 1 ...
         head.bias[len(PIECES) + 1] = 5.0  # ... and it takes no time
     captured = CapturedDecoder(
-        Scorer(predictor, joint, Precision.FP32), DURATIONS, 10, capture=False
+        Scorer.of(predictor, joint, Precision.FP32), DURATIONS, 10, capture=False
     )
     (row,) = captured.decode(torch.randn(1, 128, WIDTH), torch.tensor([128]))
     assert len(row) == 1280

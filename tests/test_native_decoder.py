@@ -52,7 +52,9 @@ def test_a_padded_batch_equals_the_plain_search_row_by_row() -> None:
     compared, stayed, silent = 0, 0, 0
     for seed in range(12):
         predictor, joint = networks(seed)
-        decoder = GreedyDecoder(Scorer(predictor, joint, Precision.FP32), DURATIONS, max_symbols=3)
+        decoder = GreedyDecoder(
+            Scorer.of(predictor, joint, Precision.FP32), DURATIONS, max_symbols=3
+        )
         torch.manual_seed(seed)
         lengths = torch.tensor([40, 1, 23, 0, 31])
         states = torch.randn(5, 40, WIDTH) * 2
@@ -81,7 +83,7 @@ def test_tokens_without_duration_move_on_after_max_symbols() -> None:
         head.bias.zero_()
         head.bias[1] = 5.0  # always token 1
         head.bias[BLANK + 1] = 5.0  # always duration 0
-    decoder = GreedyDecoder(Scorer(predictor, joint, Precision.FP32), DURATIONS, max_symbols=10)
+    decoder = GreedyDecoder(Scorer.of(predictor, joint, Precision.FP32), DURATIONS, max_symbols=10)
     (row,) = decoder.decode(torch.randn(1, 4, WIDTH), torch.tensor([4]))
     assert [emission.frame for emission in row] == [f for f in range(4) for _ in range(10)]
 
@@ -90,7 +92,9 @@ def test_nothing_is_decoded_past_the_valid_length() -> None:
     checked = 0
     for seed in range(6):
         predictor, joint = networks(seed)
-        decoder = GreedyDecoder(Scorer(predictor, joint, Precision.FP32), DURATIONS, max_symbols=10)
+        decoder = GreedyDecoder(
+            Scorer.of(predictor, joint, Precision.FP32), DURATIONS, max_symbols=10
+        )
         states = torch.randn(1, 30, WIDTH) * 2
         (row,) = decoder.decode(states, torch.tensor([12]))
         assert all(emission.frame < 12 for emission in row)
@@ -106,7 +110,7 @@ def test_a_blank_of_duration_zero_moves_one_frame() -> None:
         head.bias.zero_()
         head.bias[BLANK] = 5.0
         head.bias[BLANK + 1] = 5.0
-    decoder = GreedyDecoder(Scorer(predictor, joint, Precision.FP32), DURATIONS, max_symbols=10)
+    decoder = GreedyDecoder(Scorer.of(predictor, joint, Precision.FP32), DURATIONS, max_symbols=10)
     assert decoder.decode(torch.randn(2, 5, WIDTH), torch.tensor([5, 5])) == [(), ()]
 
 
@@ -133,7 +137,7 @@ def test_in_int8_the_search_says_nearly_the_same_as_in_float32() -> None:
         predictor, joint = networks(seed)
         states, lengths = torch.randn(3, 60, joint.shape.encoder_width), torch.tensor([60, 41, 5])
         exact, coarse = (
-            GreedyDecoder(Scorer(predictor, joint, precision), DURATIONS, max_symbols=3).decode(
+            GreedyDecoder(Scorer.of(predictor, joint, precision), DURATIONS, max_symbols=3).decode(
                 states, lengths
             )
             for precision in (Precision.FP32, Precision.INT8)
@@ -148,7 +152,7 @@ def test_in_int8_the_search_says_nearly_the_same_as_in_float32() -> None:
 
 def test_a_forbidden_token_is_never_said_and_the_others_keep_their_probabilities() -> None:
     predictor, joint = networks(3)
-    decoder = GreedyDecoder(Scorer(predictor, joint, Precision.FP32), DURATIONS, max_symbols=3)
+    decoder = GreedyDecoder(Scorer.of(predictor, joint, Precision.FP32), DURATIONS, max_symbols=3)
     states, lengths = torch.randn(2, 80, joint.shape.encoder_width), torch.tensor([80, 80])
     free = decoder.decode(states, lengths)
     most = max(set(token := [one.token for one in free[0]]), key=token.count)

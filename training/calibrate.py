@@ -58,7 +58,7 @@ def errors(
 ) -> WordErrors:
     """As written, full stops and capitals included."""
     decoder = GreedyDecoder(
-        Scorer(network.decoder, network.joint, Precision.FP32), DURATIONS, MOST_SYMBOLS
+        Scorer.of(network.decoder, network.joint, Precision.FP32), DURATIONS, MOST_SYMBOLS
     )
     total = WordErrors()
     for example, row in zip(examples, decoder.decode(*heard), strict=True):

@@ -88,10 +88,10 @@ def test_a_padded_batch_of_random_states_is_decoded_as_nemo_decodes_each_row(
 def native_decoder(kind: str, predictor: Predictor, joint: Joint) -> Any:
     if kind == "plain":
         return GreedyDecoder(
-            Scorer(predictor, joint, Precision.FP32), (0, 1, 2, 3, 4), MOST_SYMBOLS
+            Scorer.of(predictor, joint, Precision.FP32), (0, 1, 2, 3, 4), MOST_SYMBOLS
         )
     return CapturedDecoder(
-        Scorer(predictor, joint, Precision.FP32), (0, 1, 2, 3, 4), MOST_SYMBOLS, capture=False
+        Scorer.of(predictor, joint, Precision.FP32), (0, 1, 2, 3, 4), MOST_SYMBOLS, capture=False
     )
 
 

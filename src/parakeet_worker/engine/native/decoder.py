@@ -3,20 +3,36 @@
 Xu et al., "Efficient Sequence Transduction by Jointly Predicting Tokens and Durations", 2023.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from parakeet_worker.engine.native.options import Options
-from parakeet_worker.engine.native.precision import Linear, Precision, linear_by_rows, packed
+from parakeet_worker.engine.native.precision import (
+    Linear,
+    Precision,
+    linear,
+    linear_by_rows,
+    packed,
+)
+from parakeet_worker.engine.native.tensors import Tensors, below
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
 }
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+# The last layer's place depends on whether there is a dropout before it.
+_OUTPUTS = re.compile(r"joint_net\.[12]\.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,39 +178,46 @@ class Scorer:
     rows, so on a processor its time is the size of the weights.
     """
 
-    def __init__(self, predictor: Predictor, joint: Joint, precision: Precision) -> None:
+    def __init__(
+        self, predictor: Tensors, joint: Tensors, activation: str, precision: Precision
+    ) -> None:
+        """`predictor` and `joint` are the weights of `Predictor` and `Joint` under their names."""
         in_use = Precision.INT8 if precision is Precision.INT8 else Precision.FP32
-        self.blank = predictor.shape.vocabulary
-        self.width = joint.shape.width
-        self._embed = predictor.embed
-        self._activation = joint.joint_net[0]
-        self._encode = joint.enc
+        self._embedding = predictor["prediction.embed.weight"]
+        self.blank = len(self._embedding) - 1
+        self._activation = _FUNCTIONS[activation]
+        self._encode = linear(below("enc", joint), Precision.FP32)
+        self.width = len(joint["enc.weight"])
+        outputs = next(name for name in joint if _OUTPUTS.fullmatch(name))
         self._predict, self._outputs = (
-            _layer(layer, in_use) for layer in (joint.pred, joint.joint_net[-1])
+            _rows_by(below(part, joint), in_use)
+            for part in ("pred", outputs.removesuffix(".weight"))
         )
-        lstm = predictor.lstm
-        self._hidden_shape = (lstm.num_layers, lstm.hidden_size)
+        lstm = below("prediction.dec_rnn.lstm", predictor)
         self._layers = [
             [
-                _matrix(
-                    getattr(lstm, f"weight_{side}_l{layer}"),
-                    getattr(lstm, f"bias_{side}_l{layer}"),
-                    in_use,
+                _rows_by(
+                    {part: lstm[f"{part}_{side}_l{layer}"] for part in ("weight", "bias")}, in_use
                 )
                 for side in ("ih", "hh")
             ]
-            for layer in range(lstm.num_layers)
+            for layer in range(sum(name.startswith("weight_hh_l") for name in lstm))
         ]
+
+    @classmethod
+    def of(cls, predictor: Predictor, joint: Joint, precision: Precision) -> "Scorer":
+        """From the networks themselves."""
+        weights = (predictor.state_dict(), joint.state_dict())
+        return cls(*weights, joint.shape.activation, precision)
 
     def encode(self, states: Tensor) -> Tensor:
         """(B, T, encoder width) -> (B, T, width), once for all steps."""
-        encoded: Tensor = self._encode(states)
-        return encoded
+        return self._encode(states)
 
     def silence(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """The LSTM's state before anything was said, (layers, B, hidden) twice."""
-        layers, hidden = self._hidden_shape
-        zeros = like.new_zeros(layers, batch, hidden, dtype=torch.float32)
+        hidden = self._embedding.shape[1]
+        zeros = like.new_zeros(len(self._layers), batch, hidden, dtype=torch.float32)
         return zeros, zeros.clone()
 
     def say(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,7 +226,7 @@ class Scorer:
         The LSTM is spelled out: torch's own repacks its weights at every call, which costs more
         than a step.
         """
-        inputs = self._embed(tokens)
+        inputs = functional.embedding(tokens, self._embedding)
         next_hidden, next_cell = [], []
         for layer, (from_inputs, from_hidden) in enumerate(self._layers):
             gates = from_inputs(inputs) + from_hidden(hidden[layer])
@@ -223,13 +246,8 @@ class Scorer:
         return self._outputs(self._activation(encoded + predicted))
 
 
-def _layer(layer: nn.Module, precision: Precision) -> Linear:
-    assert isinstance(layer, nn.Linear)
-    return _matrix(layer.weight, layer.bias, precision)
-
-
-def _matrix(weight: Tensor, bias: Tensor, precision: Precision) -> Linear:
-    return linear_by_rows(packed(weight.detach(), bias.detach(), precision), precision)
+def _rows_by(matrix: Tensors, precision: Precision) -> Linear:
+    return linear_by_rows(packed(matrix["weight"], matrix["bias"], precision), precision)
 
 
 class GreedyDecoder:

@@ -15,15 +15,14 @@ from parakeet_worker.engine.native.converted import Converted, open_converted
 from parakeet_worker.engine.native.decoder import (
     Emission,
     GreedyDecoder,
-    Joint,
-    Predictor,
+    JointShape,
     Scorer,
 )
 from parakeet_worker.engine.native.encoder import EncoderShape
 from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.fused import FusedEncoder
 from parakeet_worker.engine.native.precision import Precision, fastest
-from parakeet_worker.engine.native.tensors import below
+from parakeet_worker.engine.native.tensors import Tensors, below
 from parakeet_worker.engine.native.tokens import Vocabulary
 from parakeet_worker.errors import InvalidSetting, OutOfMemory
 from parakeet_worker.language import Script, allowed
@@ -42,20 +41,19 @@ class NativeEngine:
         self.precision = model.precision
         self._features = Features.from_config(model.preprocessor)
         shape = EncoderShape.read(model.encoder)
-        with torch.device("meta"):
-            predictor = Predictor.from_config(model.decoder)
-            joint = Joint.from_config(model.joint)
-        for part, module in (
-            ("preprocessor", self._features),
-            ("decoder", predictor),
-            ("joint", joint),
-        ):
-            module.load_state_dict(below(part, model.tensors), assign=True)
-            module.to(device).eval()
+        self._features.load_state_dict(below("preprocessor", model.tensors), assign=True)
+        self._features.to(device).eval()
         self._encoder = FusedEncoder(
             below("encoder", model.tensors), shape, model.precision, device
         )
-        search = (Scorer(predictor, joint, model.precision), model.durations, model.max_symbols)
+        # Without the modules: their initial values would take a second to make up.
+        scorer = Scorer(
+            _moved(below("decoder", model.tensors), device),
+            _moved(below("joint", model.tensors), device),
+            JointShape.read(model.joint).activation,
+            model.precision,
+        )
+        search = (scorer, model.durations, model.max_symbols)
         self._decoder: GreedyDecoder | CapturedDecoder = (
             CapturedDecoder(*search, capture=device.type == "cuda")
             if captured
@@ -159,6 +157,10 @@ class NativeEngine:
     def _hypothesis(self, emissions: Sequence[Emission]) -> Hypothesis:
         tokens = tuple(_token(emission, self._vocabulary) for emission in emissions)
         return Hypothesis(tokens=tokens, frame_seconds=self.frame_seconds)
+
+
+def _moved(tensors: Tensors, device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def _padded(
