@@ -4,23 +4,22 @@
 """
 
 import argparse
-import asyncio
 import json
+import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
-from parakeet_worker import segments
+import parakeet_worker
+from parakeet_worker import open_model
 from training.augment import Wave, coloured_noise
 from training.clips import SAMPLE_RATE, Clip, spoken
 from training.espeak import Setting, Synthesiser
-from training.listener import Listener
 from training.utterances import Assembly, SpokenWord
 from training.voices import ACCENTS, HELD_OUT_VARIANTS
 from training.words import Lexicon, lexicons
@@ -43,7 +42,7 @@ TAKES: dict[str, int] = {
 }
 """Samples drawn again because the checkpoint misheard the first: name to number of the draw."""
 
-PIECE_SECONDS = 30.0
+CHECKPOINTS = Path(parakeet_worker.__file__).parent / "checkpoints"
 PEAK = 0.5
 
 WAV = ("wav", "-c:a", "pcm_s16le")
@@ -255,36 +254,32 @@ def make(folder: Path) -> list[Sample]:
     return samples
 
 
-def decode(path: Path) -> NDArray[np.float32]:
-    """A file's samples at 16 kHz mono."""
-    finished = subprocess.run(
-        ("ffmpeg", "-nostdin", "-loglevel", "error", "-i", str(path),
-         "-f", "f32le", "-ac", "1", "-ar", str(SAMPLE_RATE), "-"),
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return np.frombuffer(finished.stdout, np.float32)
-
-
-async def pieces(samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Cut as the worker cuts."""
-
-    async def whole() -> AsyncIterator[NDArray[np.float32]]:
-        yield samples
-
-    return [piece.samples async for piece in segments.split(whole(), max_seconds=PIECE_SECONDS)]
+def misheard(folder: Path, checkpoint: Path, precision: str) -> dict[str, str]:
+    """What the worker hears in the files that it does not hear as they were said."""
+    with open_model(str(checkpoint), precision=precision) as model:
+        heard = {
+            sample["file"]: (sample["text"], model.transcribe(folder / sample["file"]).text)
+            for sample in json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        }
+    return {file: found for file, (said, found) in heard.items() if found != said}
 
 
 def check(folder: Path, checkpoint: Path) -> int:
-    """Print what is misheard; returns how many files are."""
-    listener = Listener(checkpoint)
-    wrong = 0
-    for sample in json.loads((folder / "manifest.json").read_text(encoding="utf-8")):
-        cut = asyncio.run(pieces(decode(folder / sample["file"])))
-        heard = " ".join(text for text in map(listener.text, cut) if text)
-        if heard != sample["text"]:
-            wrong += 1
-            print(f"{sample['file']}\n  said  {sample['text']}\n  heard {heard}")
-    return wrong
+    """Print what is misheard in either precision; returns how many files are."""
+    wrong: set[str] = set()
+    for precision in ("fp32", "int8"):
+        for file, found in misheard(folder, checkpoint, precision).items():
+            print(f"{file} in {precision}: {found}")
+            wrong.add(file)
+    return len(wrong)
+
+
+def write_clip(folder: Path) -> None:
+    """The clip of `parakeet verify` is the English sample."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    (text,) = (one["text"] for one in manifest if one["file"] == "en.ogg")
+    shutil.copyfile(folder / "en.ogg", CHECKPOINTS / "clip.ogg")
+    (CHECKPOINTS / "clip.txt").write_text(text + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -297,6 +292,7 @@ def main() -> None:
         wrong = check(arguments.into, arguments.check)
         raise SystemExit(f"{wrong} misheard" if wrong else 0)
     made = make(arguments.into)
+    write_clip(arguments.into)
     print(f"{len(made)} samples, {sum(sample.seconds for sample in made):.0f} s")
 
 
