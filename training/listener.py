@@ -25,12 +25,12 @@ class HeardWord:
 
 
 class Listener:
-    """One checkpoint on the CPU."""
+    """One checkpoint on the CPU, in float32."""
 
     sample_rate = SAMPLE_RATE
 
     def __init__(self, checkpoint: Path) -> None:
-        self._engine = NativeEngine.open(checkpoint, "cpu")
+        self._engine = NativeEngine.open(checkpoint, "cpu", "fp32")
 
     def text(self, samples: NDArray[np.float32]) -> str:
         """What is heard in 16 kHz samples."""
