@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+import torch
+
+from parakeet_worker.engine.budget import batch_seconds, noise
+
+
+def test_a_processor_takes_a_few_pieces_at_a_time_and_has_run_once() -> None:
+    runs = []
+    assert batch_seconds(torch.device("cpu"), lambda: runs.append(1), 30.0) == 120.0
+    assert runs == [1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_takes_what_its_free_memory_holds() -> None:
+    device = torch.device("cuda")
+    free, _ = torch.cuda.mem_get_info(device)
+    megabytes = 1 << 20
+
+    def holding(bytes_: int) -> float:
+        return batch_seconds(
+            device, lambda: torch.empty(bytes_, dtype=torch.uint8, device=device), 30.0
+        )
+
+    assert holding(64 * megabytes) > holding(2 * free // 8) >= 30.0
+
+
+def test_the_noise_to_run_on_is_as_long_as_asked_and_always_the_same() -> None:
+    made = noise(1.5, 16_000)
+    assert made.dtype == np.float32
+    assert len(made) == 24_000
+    assert np.array_equal(made, noise(1.5, 16_000))
+    assert 0.05 < made.std() < 0.2
