@@ -488,6 +488,20 @@ async def test_by_energy_the_segments_tile_the_recording():
         assert np.allclose(piece.samples, said, rtol=0.01, atol=0)
 
 
+async def test_each_channel_is_cut_by_itself_and_so_are_its_bridges():
+    left, right = noise(30, 1), noise(30, 2)
+    right[10 * SAMPLE_RATE :] *= 0.001
+    stretches = arriving(np.array_split(np.stack([left, right], axis=1), 25))
+    pieces = [piece async for piece in split(stretches, EnergyDetector, max_seconds=5)]
+    for number, recording in ((1, left), (2, right)):
+        own = [piece for piece in pieces if piece.channel == number]
+        assert sum(len(piece.samples) for piece in own) == len(recording)
+        assert np.array_equal(own[0].samples, recording[: len(own[0].samples)])
+        bridges = [piece.bridge for piece in own if piece.bridge is not None]
+        assert bridges
+        assert {bridge.channel for bridge in bridges} == {number}
+
+
 async def test_a_segment_is_yielded_before_the_recording_has_ended():
     async def endless() -> AsyncIterator[Samples]:
         while True:

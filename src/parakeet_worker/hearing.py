@@ -134,7 +134,11 @@ class Hearing:
             return before
         over = transcript.stitch(bridge, await self._watch.timed("hear", following.answers[1]))
         words, next_words = seams.splice(
-            before.words, over.words, after.words, seam_seconds=following.segment.start_seconds
+            before.words,
+            over.words,
+            after.words,
+            seam_seconds=following.segment.start_seconds,
+            window=Span(bridge.start_seconds, bridge.end_seconds),
         )
         following.heard = replace(after, words=next_words)
         return replace(before, words=words)

@@ -1,85 +1,89 @@
 """Words on both sides of a cut that fell into speech, and how they become one sequence."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
+from parakeet_worker.segments import Span
 from parakeet_worker.transcript import Word
 
 # How far apart the same word may be heard in two windows.
 _TOLERANCE_SECONDS = 0.4
-# Words nearer to an edge of a window than this were heard without their neighbours.
-_EDGE_SECONDS = 1.0
 
-
-@dataclass(frozen=True, slots=True)
-class _Match:
-    """A word that was heard in both windows: its index in each."""
-
-    left: int
-    right: int
-    seconds: float
-    apart_seconds: float
-
-    def cost(self, best_seconds: float) -> float:
-        """Far from the best place is bad; apart in time may be another word that sounds alike."""
-        return abs(self.seconds - best_seconds) + 8 * self.apart_seconds
+Handover = tuple[int, int]
+"""Where to leave one window and enter the next: the first word not taken, and the first taken."""
 
 
 def splice(
-    before: Sequence[Word], bridge: Sequence[Word], after: Sequence[Word], *, seam_seconds: float
+    before: Sequence[Word],
+    bridge: Sequence[Word],
+    after: Sequence[Word],
+    *,
+    seam_seconds: float,
+    window: Span,
 ) -> tuple[tuple[Word, ...], tuple[Word, ...]]:
-    """The words before and after a seam, mended by those of the window over it.
+    """The words before and after a seam, mended by those of the bridge, which lies in `window`.
 
-    Up to a word that both heard alike, well inside the window, one goes on with `before`, from
-    there with `bridge`, and likewise from `bridge` to `after`. Cuts fall between words, so that
-    none is halved; where no word matches, the middle of what both heard decides by time.
+    At a word that both heard alike, far from the edge of either, one goes on from `before` with
+    `bridge`, and likewise from `bridge` with `after`. So none is lost, doubled or halved. Where
+    no word is alike, the middle of what both heard decides by time.
 
     Returns what stands before the seam and what stands after it.
     """
     if not bridge:
         return tuple(before), tuple(after)
-    first = _handover(before, bridge, until=seam_seconds)
-    second = _handover(bridge, after, since=seam_seconds)
-    middle = bridge[first.right : max(first.right, second.left)]
-    words = (*before[: first.left], *middle, *after[second.right :])
-    ordered = _rising(words)
+    left, entered = _handover(before, bridge, (window.start_seconds + seam_seconds) / 2)
+    rest = bridge[entered:]
+    left_again, right = _handover(rest, after, (seam_seconds + window.end_seconds) / 2)
+    words = _rising((*before[:left], *rest[:left_again], *after[right:]))
     return (
-        tuple(word for word in ordered if word.start_seconds < seam_seconds),
-        tuple(word for word in ordered if word.start_seconds >= seam_seconds),
+        tuple(word for word in words if word.start_seconds < seam_seconds),
+        tuple(word for word in words if word.start_seconds >= seam_seconds),
     )
 
 
-def _handover(
-    left: Sequence[Word],
-    right: Sequence[Word],
-    *,
-    until: float = float("inf"),
-    since: float = float("-inf"),
-) -> _Match:
-    """Where to leave `left` and enter `right`: indices of the first word not taken and taken."""
+def _handover(left: Sequence[Word], right: Sequence[Word], best_seconds: float) -> Handover:
     if not left or not right:
-        return _Match(len(left), 0, 0.0, 0.0)
-    begin = max(since, right[0].start_seconds)
-    end = min(until, left[-1].end_seconds)
-    best = (begin + end) / 2
-    matches = _matches(left, right, since, until)
-    if matches:
-        return min(matches, key=lambda match: match.cost(best))
-    return _Match(_first_from(left, best), _first_from(right, best), best, 0.0)
+        return len(left), 0
+    twins = _twins(left, right)
+    if twins:
+        return min(twins, key=lambda twin: abs(left[twin[0]].start_seconds - best_seconds))
+    leaves = _first_from(left, best_seconds)
+    last = left[leaves - 1].end_seconds if leaves else best_seconds
+    following = left[leaves].start_seconds if leaves < len(left) else best_seconds
+    return leaves, _first_from(right, (last + following) / 2)
 
 
-def _matches(
-    left: Sequence[Word], right: Sequence[Word], since: float, until: float
-) -> list[_Match]:
-    """Words that both heard, at the same time within the tolerance, between two times."""
-    return [
-        _Match(index, other, word.start_seconds, abs(word.start_seconds - twin.start_seconds))
-        for index, word in enumerate(left)
-        if since - _EDGE_SECONDS <= word.start_seconds <= until + _EDGE_SECONDS
-        for other, twin in enumerate(right)
-        if abs(word.start_seconds - twin.start_seconds) <= _TOLERANCE_SECONDS
-        and _bare(word) == _bare(twin)
-    ]
+def _twins(left: Sequence[Word], right: Sequence[Word]) -> list[Handover]:
+    """Pairs of words that both heard, in order: as many as can be, and as near in time.
+
+    It is a common subsequence and not the nearest word for each, so that of a word said three
+    times in a row each finds itself.
+    """
+    best: list[list[float]] = [[0.0] * (len(right) + 1) for _ in range(len(left) + 1)]
+    for row, word in enumerate(left):
+        for column, other in enumerate(right):
+            best[row + 1][column + 1] = max(
+                best[row][column] + _likeness(word, other),
+                best[row][column + 1],
+                best[row + 1][column],
+            )
+    twins = []
+    row, column = len(left), len(right)
+    while row and column:
+        if best[row][column] == best[row - 1][column]:
+            row -= 1
+        elif best[row][column] == best[row][column - 1]:
+            column -= 1
+        else:
+            row, column = row - 1, column - 1
+            twins.append((row, column))
+    return twins
+
+
+def _likeness(word: Word, other: Word) -> float:
+    """Zero for words that are not the same; for the same from 1 up to 2, if it is at one time."""
+    apart = abs(word.start_seconds - other.start_seconds) / _TOLERANCE_SECONDS
+    return 2 - apart if apart < 1 and _bare(word) == _bare(other) else 0.0
 
 
 def _first_from(words: Sequence[Word], seconds: float) -> int:
@@ -94,9 +98,21 @@ def _bare(word: Word) -> str:
 
 
 def _rising(words: Sequence[Word]) -> list[Word]:
-    """Without what two windows heard twice: a word that starts before the last one does."""
-    kept: list[Word] = []
+    """No word begins before the one that it follows: windows differ by a frame or two."""
+    risen: list[Word] = []
     for word in words:
-        if not kept or word.start_seconds >= kept[-1].start_seconds:
-            kept.append(word)
-    return kept
+        earliest = risen[-1].start_seconds if risen else word.start_seconds
+        risen.append(word if word.start_seconds >= earliest else _not_before(word, earliest))
+    return risen
+
+
+def _not_before(word: Word, seconds: float) -> Word:
+    tokens = (
+        replace(
+            token,
+            start_seconds=max(token.start_seconds, seconds),
+            end_seconds=max(token.end_seconds, seconds),
+        )
+        for token in word.tokens
+    )
+    return replace(word, tokens=tuple(tokens))

@@ -128,13 +128,17 @@ class _Channel:
         heard = await asyncio.to_thread(self.detector.feed, contiguous)
         self.splitter.add(contiguous, heard)
         for segment in self.splitter.cut():
-            yield replace(segment, channel=self.number)
+            yield self._numbered(segment)
 
     async def ended(self) -> AsyncGenerator[Segment, None]:
         heard = await asyncio.to_thread(self.detector.finish)
         self.splitter.add(np.zeros(0, dtype=np.float32), heard)
         for segment in self.splitter.cut(ended=True):
-            yield replace(segment, channel=self.number)
+            yield self._numbered(segment)
+
+    def _numbered(self, segment: Segment) -> Segment:
+        bridge = segment.bridge and replace(segment.bridge, channel=self.number)
+        return replace(segment, channel=self.number, bridge=bridge)
 
 
 class Splitter:
