@@ -201,8 +201,10 @@ def test_whatever_the_windows_hear_the_times_rise_and_every_word_is_one_of_their
             [("g", 21.0), ("h", 23.5)],
             "a d e h",
         ),
+        # also for a word that both misheard, and at another moment
+        ([("a", 17.0), ("b", 17.4)], [("c", 17.0), ("d", 17.22), ("e", 21)], [], "a d e"),
         # the same word at another time is another word
-        ([("one", 16.0)], [("one", 17.0), ("two", 21.0)], [("two", 21.0)], "one one two"),
+        ([("one", 16.9)], [("one", 17.5), ("two", 21.0)], [("two", 21.0)], "one one two"),
         # sides on which nothing was heard
         ([], [], [], ""),
         ([("one", 17)], [], [("two", 21)], "one two"),

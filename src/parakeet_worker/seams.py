@@ -29,8 +29,6 @@ def splice(
 
     Returns what stands before the seam and what stands after it.
     """
-    if not bridge:
-        return tuple(before), tuple(after)
     left, entered = _handover(before, bridge, (window.start_seconds + seam_seconds) / 2)
     rest = bridge[entered:]
     left_again, right = _handover(rest, after, (seam_seconds + window.end_seconds) / 2)
