@@ -19,9 +19,9 @@ from training.utterances import Plan, SpokenWord, Utterance, assemble, heard, no
 
 log = logging.getLogger(__name__)
 
-UTTERANCES_PER_SHARD = 1500
+UTTERANCES_PER_SHARD = 1000
 MOST_WORDS = 15
-MOST_WORDS_LONG = 40
+MOST_WORDS_LONG = 60
 SHORTEST_SAMPLES = 1600
 
 
@@ -29,10 +29,14 @@ SHORTEST_SAMPLES = 1600
 class Mixture:
     """Shares of the kinds of utterances; what is left is synthesised speech of one language."""
 
-    human: float = 0.3
+    human: float = 0.25
     nothing: float = 0.05
-    two_languages: float = 0.02
-    long: float = 0.05
+    two_languages: float = 0.04
+    long: float = 0.3
+    """Pieces of a recording are up to 30 s long."""
+    english: float = 0.12
+    """More of English than its share, through the full impairments: native accents, which none of
+    the recorded humans that are trained on has."""
     mild: float = 0.6
     """Of the synthesised, with mild impairments instead of the studio's."""
 
@@ -80,6 +84,9 @@ class Studio:
         if drawn < mixture.nothing + mixture.human and self._human:
             return self.human(randomness)
         rest = drawn - mixture.nothing - mixture.human
+        if rest < mixture.english:
+            return self.synthesised(("en",), MOST_WORDS, randomness)
+        rest -= mixture.english
         languages = 2 if rest < mixture.two_languages else 1
         long = mixture.two_languages <= rest < mixture.two_languages + mixture.long
         return self.synthesised(
@@ -102,8 +109,9 @@ class Studio:
         sessions = tuple(
             self._human[int(randomness.integers(len(self._human)))] for _ in range(speakers)
         )
+        most_words = MOST_WORDS_LONG if randomness.random() < self._mixture.long else MOST_WORDS
         plan = Plan(
-            words=int(randomness.integers(1, MOST_WORDS + 1)),
+            words=int(randomness.integers(1, most_words + 1)),
             in_one_breath=False,
             speed=float(randomness.uniform(0.85, 1.18)),
             long_silence=bool(randomness.random() < 0.1),
@@ -169,7 +177,8 @@ def training_studio(pools: Path, seed: int) -> Studio:
 def held_out_studio(pools: Path, seed: int, strength: Strength = FULL) -> Studio:
     """The voices that training never hears, and the speaker left out."""
     synthesised = clips.load(pools / "held_out.pool")
-    return Studio(synthesised, clips.load(pools / f"{LEFT_OUT_SPEAKER}.pool"), seed, strength)
+    human = clips.load(pools / f"{LEFT_OUT_SPEAKER}.pool")
+    return Studio(synthesised, human, seed, strength, Mixture(long=0.0))
 
 
 def human_pools(pools: Path) -> list[clips.Session]:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 200
 SAVE_EVERY_STEPS = 500
-AVERAGE_DECAY = 0.997
+AVERAGE_DECAY = 0.999
 LARGEST_GRADIENT = 2.0
 CHECKED = 100
 """Utterances of the check shard that are decoded at every save."""
