@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 import click
 
 from parakeet_worker import errors
+from parakeet_worker.bootstrap.choices import VARIABLES
 from parakeet_worker.entrypoints import cli
 from parakeet_worker.errors import ParakeetError
 from parakeet_worker.settings import Settings, variable
@@ -42,6 +43,15 @@ def _configuration() -> str:
         "Every choice is an environment variable, read once at the start.\n"
         "An unknown `PARAKEET_*` name stops the worker and names the nearest right one.\n\n"
         "| variable | type | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+        "\n## What is installed where\n\n"
+        "Read by `handler.py`, where the worker is not installed beside it.\n\n"
+        "| variable | type | default | meaning |\n|---|---|---|---|\n"
+        + "\n".join(
+            f"| `{each.name}` | {each.kind} | {f'`{each.default}`' if each.default else 'none'} "
+            f"| {each.meaning} |"
+            for each in VARIABLES
+        )
+        + "\n"
     )
 
 

@@ -41,6 +41,15 @@ EXAMPLES: list[ParakeetError] = [
     errors.WeightsCorrupt("/models/demo.nemo", "it is no tar archive"),
     errors.WeightsUnsupported("encoder", "subsampling", "stacking"),
     errors.FfmpegMissing(),
+    errors.PythonUnsupported("3.10.1"),
+    errors.VolumeFull("/volume", 1.5, 8.0),
+    errors.VolumeReadonly("/volume", "Read-only file system"),
+    errors.VolumeUnusable("/volume", "Not a directory"),
+    errors.UvMissing("/opt/uv"),
+    errors.IndexUnreachable("https://example.com/simple", "connection refused"),
+    errors.PackageUntrusted("hash mismatch for torch==2.8.0"),
+    errors.InstallFailed("no version of torch==2.8.0"),
+    errors.InstallTimeout(3600.0, "installing"),
 ]
 
 

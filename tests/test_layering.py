@@ -18,6 +18,14 @@ PACKAGE = "parakeet_worker"
 FLOW = (
     "errors",
     "language",
+    "bootstrap.choices",
+    "bootstrap.owner",
+    "bootstrap.lease",
+    "bootstrap.volume",
+    "bootstrap.profile",
+    "bootstrap.installer",
+    "bootstrap.environment",
+    "bootstrap",
     "settings",
     "engine.base",
     "request",
@@ -253,11 +261,14 @@ def test_logging_is_configured_by_the_ways_in_only():
     assert [name for name in configuring if not name.startswith("entrypoints.")] == []
 
 
-def test_the_handler_stands_on_the_standard_library_alone():
+def test_the_handler_and_the_bootstrap_stand_on_the_standard_library_alone():
     handler = ast.parse((ROOT / "handler.py").read_text())
-    libraries = {module.partition(".")[0] for module in imported(handler)}
-    assert libraries
-    assert libraries <= sys.stdlib_module_names
+    seen = [handler, *(tree for name, tree in modules().items() if name.startswith("bootstrap"))]
+    assert len(seen) > 5
+    used = {module for tree in seen for module in imported(tree)}
+    assert {name.partition(".")[0] for name in used} <= {*sys.stdlib_module_names, PACKAGE}
+    below = {ours(name) for name in used} - {None}
+    assert {name.partition(".")[0] for name in below} <= {"bootstrap", "errors"}
 
 
 def dataclasses_of(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:

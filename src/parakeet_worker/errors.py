@@ -29,7 +29,16 @@
         ├── WeightsMissing        no model where one was named
         ├── WeightsCorrupt        a model that cannot be read
         ├── WeightsUnsupported    a model with an option that the engine does not implement
-        └── FfmpegMissing         no ffmpeg on the machine or in the environment
+        ├── FfmpegMissing         no ffmpeg on the machine or in the environment
+        ├── PythonUnsupported     the container's Python is too old or too new
+        ├── VolumeFull            no room for the software on the volume
+        ├── VolumeReadonly        the volume may not be written to
+        ├── VolumeUnusable        the volume answers with another failure
+        ├── UvMissing             the uv that was named does not run
+        ├── IndexUnreachable      packages cannot be fetched
+        ├── PackageUntrusted      a package is not the one that the lock file names
+        ├── InstallFailed         the software cannot be installed
+        └── InstallTimeout        installing, or another worker that installs, takes too long
 
 An error is made from facts and formats itself; the facts travel beside the sentence.
 """
@@ -311,3 +320,94 @@ class FfmpegMissing(SetupError):
 
     def __init__(self) -> None:
         super().__init__("no ffmpeg: install it on the system, or the package imageio-ffmpeg")
+
+
+class PythonUnsupported(SetupError):
+    code = "python_unsupported"
+
+    def __init__(self, version: str) -> None:
+        super().__init__(f"this is Python {version}; run handler.py with 3.11 or 3.12")
+
+
+class VolumeFull(SetupError):
+    code = "volume_full"
+
+    def __init__(
+        self, home: str, free_gib: float | None = None, needed_gib: float | None = None
+    ) -> None:
+        had = "" if free_gib is None else f": {free_gib:g} GiB are free, {needed_gib:g} are needed"
+        super().__init__(
+            f"{home} has no room for the software{had}; make the volume larger, or remove from it "
+            "what is not needed",
+            home=home,
+            free_gib=free_gib,
+            needed_gib=needed_gib,
+        )
+
+
+class VolumeReadonly(SetupError):
+    code = "volume_readonly"
+
+    def __init__(self, home: str, reason: str) -> None:
+        super().__init__(
+            f"{home} may not be written to ({reason}); mount the volume writable, or name another "
+            "folder in PARAKEET_HOME",
+            home=home,
+        )
+
+
+class VolumeUnusable(SetupError):
+    code = "volume_unusable"
+
+    def __init__(self, home: str, reason: str) -> None:
+        super().__init__(
+            f"{home}: {reason}; check that the volume is mounted and PARAKEET_HOME names a folder",
+            home=home,
+        )
+
+
+class UvMissing(SetupError):
+    code = "uv_missing"
+
+    def __init__(self, uv: str) -> None:
+        super().__init__(
+            f"{uv} does not run; correct PARAKEET_UV, or leave it out and uv is fetched", uv=uv
+        )
+
+
+class IndexUnreachable(SetupError):
+    code = "index_unreachable"
+
+    def __init__(self, index: str, reason: str) -> None:
+        super().__init__(
+            f"{index} cannot be reached; check the network, or name a mirror in "
+            f"PARAKEET_INDEX_URL or PARAKEET_FIND_LINKS: {reason}",
+            index=index,
+        )
+
+
+class PackageUntrusted(SetupError):
+    code = "package_untrusted"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the index handed out something else than the lock file names; use another: {reason}"
+        )
+
+
+class InstallFailed(SetupError):
+    code = "install_failed"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the software could not be installed; the installer said: {reason}")
+
+
+class InstallTimeout(SetupError):
+    code = "install_timeout"
+
+    def __init__(self, limit_seconds: float, doing: str) -> None:
+        super().__init__(
+            f"{doing} took longer than {limit_seconds:g} s; start again, or raise "
+            "PARAKEET_INSTALL_TIMEOUT_SECONDS",
+            limit=limit_seconds,
+        )

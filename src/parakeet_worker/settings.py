@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from parakeet_worker.bootstrap.choices import NAMES as BOOTSTRAP_NAMES
 from parakeet_worker.errors import InvalidSetting, nearest
 
 _PREFIX = "PARAKEET_"
@@ -82,8 +83,9 @@ class Settings(BaseModel):
         """Read `environment`; raises `InvalidSetting` for an unknown name or a bad value."""
         known = {variable(field): field for field in cls.model_fields}
         for name in environment:
-            if name.startswith(_PREFIX) and name not in known:
-                raise InvalidSetting(name, "no such setting", _nearest(name, known))
+            if name.startswith(_PREFIX) and name not in known and name not in BOOTSTRAP_NAMES:
+                every = [*known, *BOOTSTRAP_NAMES]
+                raise InvalidSetting(name, "no such setting", _nearest(name, every))
         given = {field: environment[name] for name, field in known.items() if environment.get(name)}
         return cls.of(given)
 
