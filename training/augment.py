@@ -30,6 +30,9 @@ class Strength:
 
 MILD = Strength(0.5, 15.0, 0.1, 0.15, 0.4, 4.0, 0.0)
 FULL = Strength()
+CLEAN = Strength(
+    noise=0.0, reverberation=0.0, phone_line=0.0, equaliser=0.0, coarse_quantisation=0.0
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.augment import FULL, MILD
+from training.augment import CLEAN, FULL, MILD
 from training.corpus import MOST_WORDS, MOST_WORDS_LONG, Studio, held_out_studio
 from training.errors import WordErrors, compare, plain
 from training.listener import Listener
@@ -17,8 +17,8 @@ from training.utterances import Utterance
 
 SEED = 4242
 BATCH = 16
-STRENGTHS = {"mild": MILD, "hard": FULL}
-"""`mild`: SNR from 15 dB, little else. `hard`: as training, SNR from 5 dB, phone lines, rooms."""
+STRENGTHS = {"clean": CLEAN, "mild": MILD, "hard": FULL}
+"""`clean`: as it was recorded or synthesised. `mild`: SNR from 15 dB, little else. `hard`: as training, SNR from 5 dB, phone lines, rooms."""
 
 
 @dataclass(slots=True)

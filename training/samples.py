@@ -25,21 +25,7 @@ from training.voices import ACCENTS, HELD_OUT_VARIANTS
 from training.words import Lexicon, lexicons
 
 SEED = 20
-TAKES: dict[str, int] = {
-    "fi": 1,
-    "lt": 1,
-    "sl": 1,
-    "et": 2,
-    "it": 2,
-    "lv": 2,
-    "sk": 2,
-    "uk": 2,
-    "pause": 2,
-    "bg": 3,
-    "de": 3,
-    "da": 4,
-    "hr": 2,
-}
+TAKES: dict[str, int] = {}
 """Samples drawn again because the checkpoint misheard the first: name to number of the draw."""
 
 CHECKPOINTS = Path(parakeet_worker.__file__).parent / "checkpoints"
