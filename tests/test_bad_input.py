@@ -31,7 +31,7 @@ from parakeet_worker.errors import ParakeetError
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import FileSource, Format, Request
 from parakeet_worker.settings import Settings
-from parakeet_worker.worker import open_pipeline
+from parakeet_worker.worker import open_detectors, open_pipeline
 from recordings import cut, encode, noise, silence, tone, wav
 
 pytestmark = pytest.mark.usefixtures("without_waits")
@@ -348,7 +348,7 @@ async def held(settings: Settings) -> AsyncIterator[tuple[Pipeline, Held]]:
     engine = Held()
     try:
         with Batcher(engine, batch_seconds=60, queue_seconds=600) as batcher:
-            yield Pipeline(settings, batcher, audio.find_ffmpeg()), engine
+            yield Pipeline(settings, batcher, audio.find_ffmpeg(), open_detectors(settings)), engine
             engine.let_go.set()
     finally:
         engine.close()
@@ -373,7 +373,7 @@ async def test_a_job_cancelled_while_it_is_decoded_leaves_nothing(
     pipeline, engine = held
     path = encode(tmp_path / "long.wav", samples=tone(440, 120))
     patient = pipeline.settings.model_copy(update={"max_audio_seconds": 3600, "segment_seconds": 2})
-    slow = Pipeline(patient, pipeline.batcher, pipeline.ffmpeg)
+    slow = Pipeline(patient, pipeline.batcher, pipeline.ffmpeg, pipeline.detector)
     job = asyncio.create_task(slow.transcribe(Request(FileSource(path))))
     await asyncio.to_thread(engine.hears.wait, 10)
     await asyncio.sleep(0.3)
@@ -398,7 +398,7 @@ async def test_a_job_that_fails_for_a_reason_nobody_knows_leaves_nothing(
     settings: Settings, children: Children
 ) -> None:
     with Batcher(Broken(), batch_seconds=60, queue_seconds=600) as batcher:
-        pipeline = Pipeline(settings, batcher, audio.find_ffmpeg())
+        pipeline = Pipeline(settings, batcher, audio.find_ffmpeg(), open_detectors(settings))
         with pytest.raises(ParakeetError):
             await pipeline.answer(good(440))
         answer = await handler_of(pipeline)({"input": good(440)})

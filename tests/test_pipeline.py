@@ -17,7 +17,7 @@ from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import Clip, FileSource, Request, SamplesSource
 from parakeet_worker.settings import Settings
 from parakeet_worker.stopwatch import Stopwatch
-from parakeet_worker.worker import open_pipeline
+from parakeet_worker.worker import open_detectors, open_pipeline
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ async def test_a_cancelled_request_takes_its_waiting_pieces_back_and_leaves_noth
     engine = Stubborn()
     settings = Settings(engine="scripted", scratch=tmp_path, segment_seconds=2.0)
     with Batcher(engine, batch_seconds=2.0, queue_seconds=1000) as batcher:
-        pipeline = Pipeline(settings, batcher, find_ffmpeg())
+        pipeline = Pipeline(settings, batcher, find_ffmpeg(), open_detectors(settings))
         running = asyncio.create_task(pipeline.transcribe(request_of(melody(*range(400, 900, 50)))))
         await asyncio.to_thread(engine.entered.wait)
         await asyncio.sleep(0.3)  # the other pieces are in the queue by now, or about to be
@@ -139,7 +139,7 @@ class Broken:
 async def test_a_failing_engine_fails_the_request_and_leaves_nothing(tmp_path: Path) -> None:
     settings = Settings(engine="scripted", scratch=tmp_path, segment_seconds=2.0)
     with Batcher(Broken(), batch_seconds=2.0, queue_seconds=1000) as batcher:
-        pipeline = Pipeline(settings, batcher, find_ffmpeg())
+        pipeline = Pipeline(settings, batcher, find_ffmpeg(), open_detectors(settings))
         with pytest.raises(EngineLost, match="device-side assert"):
             await pipeline.transcribe(request_of(melody(400, 500, 600)))
         assert batcher.lost

@@ -2,13 +2,14 @@ import html
 import json
 import math
 import re
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from parakeet_worker import render
+from parakeet_worker import language, render
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.engine.base import Hypothesis, Token
 from parakeet_worker.request import Format
@@ -28,7 +29,8 @@ def heard(
         for piece, frame, duration, probability in placed
     )
     samples = np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32)
-    return stitch(Segment(start_seconds, samples), Hypothesis(tokens, FRAME_SECONDS))
+    found = stitch(Segment(start_seconds, samples), Hypothesis(tokens, FRAME_SECONDS))
+    return replace(found, seconds=seconds)
 
 
 SHORT = heard(
@@ -260,11 +262,20 @@ def test_offsets_are_whole_frames_and_seconds_are_floats_that_agree(transcript):
 # verbose_json
 
 
+def language_of(text: str) -> dict[str, object]:
+    found = language.find(text)
+    assert found is not None
+    return {"language": found.name, "language_probability": round(found.probability, 4)}
+
+
 def test_verbose_json_is_openais_with_a_confidence():
-    document = render.document(SHORT, "verbose_json")
+    document: Any = render.document(SHORT, "verbose_json")
+    assert document["language"] == language_of(SHORT.text)["language"]
     sentence = math.log(0.9 * 0.8 * 0.7) / 3
     assert document == {
         "task": "transcribe",
+        "language": document["language"],
+        "language_probability": document["language_probability"],
         "duration": 4.0,
         "text": "Hello. You?",
         "segments": [
@@ -274,6 +285,7 @@ def test_verbose_json_is_openais_with_a_confidence():
                 "end": 0.56,
                 "text": "Hello.",
                 "avg_logprob": round(sentence, 4),
+                **language_of("Hello."),
             },
             {
                 "id": 1,
@@ -281,6 +293,7 @@ def test_verbose_json_is_openais_with_a_confidence():
                 "end": 1.92,
                 "text": "You?",
                 "avg_logprob": round(math.log(0.5 * 0.4) / 2, 4),
+                **language_of("You?"),
             },
         ],
         "words": [
@@ -292,6 +305,7 @@ def test_verbose_json_is_openais_with_a_confidence():
             },
             {"word": "You?", "start": 1.6, "end": 1.92, "confidence": round(math.sqrt(0.2), 4)},
         ],
+        "uncovered": [],
     }
 
 
@@ -299,13 +313,17 @@ def test_verbose_json_is_openais_with_a_confidence():
 def test_verbose_json_has_the_types_of_openais(transcript):
     document: Any = render.document(transcript, "verbose_json")
     types = {"task": str, "duration": float, "text": str, "segments": list, "words": list}
-    assert {key: type(value) for key, value in document.items()} == types
+    ours = {"language", "language_probability", "uncovered"}
+    assert {key: type(value) for key, value in document.items() if key not in ours} == types
+    assert set(document) == {*types, *ours}
     assert len(document["words"]) == len(transcript.words)
     assert [segment["id"] for segment in document["segments"]] == list(
         range(len(transcript.sentences))
     )
     for segment in document["segments"]:
-        assert [type(value) for value in segment.values()] == [int, float, float, str, float]
+        kinds = [type(value) for value in list(segment.values())[:5]]
+        assert kinds == [int, float, float, str, float]
+        assert list(segment)[5:] == ["language", "language_probability"]
         assert segment["avg_logprob"] <= 0
     for word in document["words"]:
         assert [type(value) for value in word.values()] == [str, float, float, float]

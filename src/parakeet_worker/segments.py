@@ -248,7 +248,7 @@ class Splitter:
         if self._deletes and silent and not seam and self._before_seam is None:
             return None
         start_seconds = self._start_seconds + self._begin / SAMPLE_RATE
-        samples, decibels = _raised(self._held[:end])
+        samples, decibels = self._louder(self._held[:end])
         return Segment(
             start_seconds,
             samples,
@@ -274,8 +274,12 @@ class Splitter:
             return None
         begin = self._begin - len(self._before_seam)
         window = np.concatenate((self._before_seam, self._held[: min(end, _BRIDGE_SAMPLES)]))
-        samples, _ = _raised(window)
+        samples, _ = self._louder(window)
         return Segment(self._start_seconds + begin / SAMPLE_RATE, samples)
+
+    def _louder(self, samples: Samples) -> tuple[Samples, float]:
+        """Very quiet audio raised, if it is known to be speech and not the hiss of a room."""
+        return _raised(samples) if self._knows_speech else (samples, 0.0)
 
     def _frames(self) -> Probabilities:
         """The probabilities from the frame that holds the first held sample on."""
