@@ -19,7 +19,14 @@ from parakeet_worker.bootstrap.environment import Environment
 from parakeet_worker.bootstrap.installer import Installer, Tell
 from parakeet_worker.bootstrap.lease import Fenced, Lease, Leases
 from parakeet_worker.bootstrap.profile import Profile
-from parakeet_worker.bootstrap.volume import Volume, point, read_json, remove, write_whole
+from parakeet_worker.bootstrap.volume import (
+    Volume,
+    point,
+    problems_told,
+    read_json,
+    remove,
+    write_whole,
+)
 from parakeet_worker.errors import InstallFailed, InstallTimeout, PackageUntrusted
 
 _POLL_SECONDS = 0.2
@@ -44,9 +51,10 @@ def prepare(variables: Mapping[str, str], root: Path, tell: Tell) -> Prepared:
     volume = Volume(choices.home)
     if not choices.home_is_volume:
         tell(f"warning: no volume is mounted; {choices.home} is gone with this container")
-    environment = _found(volume, profile, tell, set()) or _installed(
-        volume, profile, choices, root / "requirements", tell
-    )
+    environment = _found(volume, profile, tell, set())
+    if environment is None:
+        with problems_told(volume.home):
+            environment = _installed(volume, profile, choices, root / "requirements", tell)
     _remember(volume, environment, tell)
     return Prepared(environment.python, _variables(variables, volume, root))
 
