@@ -30,12 +30,16 @@ def _gaps(stretch: Span, words: Sequence[Word]) -> Iterable[Span]:
     yield Span(begin, stretch.end_seconds)
 
 
+def inside(gap: Span, words: Iterable[Word]) -> list[Word]:
+    """Those that lie in the gap, and not in what is said around it."""
+    return [word for word in words if gap.start_seconds <= _middle(word) <= gap.end_seconds]
+
+
 def filled(words: Sequence[Word], gap: Span, found: Iterable[Word]) -> tuple[Word, ...]:
     """The words with those of `found` that lie in the gap; the others were there before."""
-    new = [word for word in found if gap.start_seconds <= _middle(word) <= gap.end_seconds]
     before = [word for word in words if word.start_seconds <= gap.start_seconds]
     after = words[len(before) :]
-    clamped = (_within(word, gap) for word in new)
+    clamped = (_within(word, gap) for word in inside(gap, found))
     return (*before, *clamped, *after)
 
 

@@ -89,12 +89,12 @@ class Hearing:
         asked = self._line[0]
         segment = asked.segment
         heard = await self._heard(asked)
+        if self._drifted(heard):
+            heard = await self._joined(segment, heard)
         following = self._following()
         if segment.seam_after and following is not None:
             heard = await self._mended(heard, following)
         heard = await self._covered(segment, heard)
-        if self._drifted(heard):
-            heard = await self._joined(segment, heard)
         self._before[segment.channel] = segment
         self._line.popleft()
         return heard
@@ -168,7 +168,7 @@ class Hearing:
             except Overloaded:
                 return ()
             hypothesis = await self._watch.timed("hear", answer)
-            found = transcript.stitch(part, hypothesis).words
+            found = coverage.inside(gap, transcript.stitch(part, hypothesis).words)
             if found:
                 return found
         return ()
