@@ -71,6 +71,7 @@ FLOW = (
     "worker",
     "model",
     "verification",
+    "doctor",
     "entrypoints",
     "entrypoints.cli",
     "entrypoints.serverless",

@@ -17,6 +17,8 @@ import click
 from tqdm import tqdm
 
 from parakeet_worker import render, verification
+from parakeet_worker.bootstrap import prepare
+from parakeet_worker.doctor import examine
 from parakeet_worker.errors import InvalidRequest, ParakeetError, SetupError
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import FileSource, Format, Request
@@ -24,6 +26,7 @@ from parakeet_worker.settings import Settings
 from parakeet_worker.transcript import Transcript
 from parakeet_worker.worker import open_pipeline
 
+_ROOT = Path(__file__).resolve().parents[3]
 _SOME_FAILED = 1
 _USAGE = 2
 _ENDINGS: dict[str, str] = {"text": "txt", "verbose_json": "json"}
@@ -114,6 +117,36 @@ def verify(model: str | None) -> None:
     if not hearing.heard:
         click.echo("parakeet: nothing was heard in a clip of clear speech", err=True)
     sys.exit(_SOME_FAILED if corrupt or not hearing.heard else 0)
+
+
+@main.command()
+def doctor() -> None:
+    """Check volume, environment, model, ffmpeg, GPU and settings, and say what to do.
+
+    Changes nothing. Exit status: 0 if nothing failed, 1 if something did.
+    """
+    failed = False
+    for check in examine(os.environ, _ROOT):
+        failed = failed or check.verdict == "failed"
+        click.echo(f"{check.verdict:8}{check.name:12} {check.found}")
+        if check.remedy:
+            click.echo(f"{'':20} -> {check.remedy}")
+    sys.exit(_SOME_FAILED if failed else 0)
+
+
+@main.command()
+def bootstrap() -> None:
+    """Install the software on the volume, as `handler.py` does, and print its Python.
+
+    Exit status: 0 if it is there, 2 if it cannot be installed.
+    """
+    if not (_ROOT / "requirements" / "profiles.toml").exists():
+        raise click.UsageError("the lock files are not here; run this from a checkout")
+    with _setup_errors_told():
+        prepared = prepare(
+            os.environ, _ROOT, lambda line: click.echo(f"parakeet: {line}", err=True)
+        )
+    click.echo(str(prepared.python))
 
 
 def _settings(model: str | None) -> Settings:
