@@ -18,7 +18,8 @@ from training.utterances import Utterance
 SEED = 4242
 BATCH = 16
 STRENGTHS = {"clean": CLEAN, "mild": MILD, "hard": FULL}
-"""`clean`: as it was recorded or synthesised. `mild`: SNR from 15 dB, little else. `hard`: as training, SNR from 5 dB, phone lines, rooms."""
+"""`clean`: as it was recorded or synthesised. `mild`: SNR from 15 dB, little else. `hard`: as
+training, SNR from 5 dB, phone lines, rooms."""
 
 
 @dataclass(slots=True)
