@@ -57,7 +57,7 @@ class Hearing:
         self._script = None if spoken is None else language.script(spoken)
         self._line: deque[_Asked] = deque()
         self._before: dict[int | None, Segment] = {}
-        """The segment before the first in line, by channel."""
+        """The segment before the one that is heard next, by channel."""
 
     def submit(self, segment: Segment) -> None:
         """Queue a segment, and the bridge to the one before; raises `Overloaded`, `EngineLost`."""
@@ -89,13 +89,11 @@ class Hearing:
         asked = self._line[0]
         segment = asked.segment
         heard = await self._heard(asked)
-        if self._drifted(heard):
-            heard = await self._joined(segment, heard)
+        self._before[segment.channel] = segment
         following = self._following()
         if segment.seam_after and following is not None:
             heard = await self._mended(heard, following)
         heard = await self._covered(segment, heard)
-        self._before[segment.channel] = segment
         self._line.popleft()
         return heard
 
@@ -124,7 +122,10 @@ class Hearing:
                 seams=int(asked.segment.seam_after),
                 raised_decibels=asked.segment.raised_decibels,
             )
-            asked.heard = replace(transcript.stitch(asked.segment, hypothesis), account=account)
+            heard = replace(transcript.stitch(asked.segment, hypothesis), account=account)
+            if self._drifted(heard):
+                heard = await self._joined(asked.segment, heard)
+            asked.heard = heard
         return asked.heard
 
     async def _mended(self, before: Transcript, following: _Asked) -> Transcript:
