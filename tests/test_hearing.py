@@ -5,6 +5,7 @@ import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -32,6 +33,11 @@ ENGLISH = (
 GERMAN = (
     *("das", "Wetter", "war", "heute", "sehr", "schön", "und"),
     *("alle", "Kinder", "spielten", "lange", "im", "großen", "Garten"),
+)
+
+FRENCH = (
+    *("le", "temps", "était", "très", "beau", "ce", "matin"),
+    *("et", "les", "enfants", "jouaient", "dans", "le", "jardin"),
 )
 
 
@@ -433,19 +439,16 @@ async def test_the_time_at_the_engine_is_on_the_watch():
 # another language than was asked for
 
 
-def translated(seconds: float) -> Hears:
-    """English in a piece that is shorter, German in a longer one."""
+def translated(seconds: float, longer: Sequence[str]) -> Hears:
+    """English in a piece that is shorter, these words in a longer one."""
 
     def hears(samples: Samples, tokens: list[Token]) -> list[Token]:
-        language = GERMAN if len(samples) > seconds * SAMPLE_RATE else ENGLISH
+        language = longer if len(samples) > seconds * SAMPLE_RATE else ENGLISH
         return [
-            Token(
-                f"▁{language[int(token.piece.strip('▁?')) - 1]}{'?' * token.piece.endswith('?')}",
-                token.frame,
-                token.duration,
-                token.logprob,
-            )
+            replace(token, piece=token.piece.replace(number, language[int(number) - 1]))
             for token in tokens
+            for number in [token.piece.strip("▁?")]
+            if language
         ]
 
     return hears
@@ -456,13 +459,13 @@ async def test_what_drifts_is_heard_again_with_its_neighbour():
     whole = recording(len(GERMAN), *words)
     half = 7 * SAMPLE_RATE
     parts = [segment(whole[:half]), segment(whole[half:], 7.0)]
-    found = await heard(Reader(translated(9)), parts, "de")
+    found = await heard(Reader(translated(9, GERMAN)), parts, "de")
     assert found.text.split() == [*GERMAN]
     assert found.account.decoded_again == 2
     assert [word.start_seconds for word in found.words] == pytest.approx(
         [at for at, _ in words], abs=0.081
     )
-    as_it_is = await heard(Reader(translated(9)), parts)
+    as_it_is = await heard(Reader(translated(9, GERMAN)), parts)
     assert as_it_is.text.split() == [*ENGLISH]
 
 
@@ -474,14 +477,15 @@ async def test_what_drifts_at_a_seam_is_mended_there_all_the_same():
         Segment(0.0, whole[:seam], seam_after=True),
         Segment(seam / SAMPLE_RATE, whole[seam:], bridge=Segment(0.0, whole)),
     ]
-    found = await heard(Reader(translated(5)), parts, "de")
+    found = await heard(Reader(translated(5, GERMAN)), parts, "de")
     assert found.text.split() == [*GERMAN[:13]]
 
 
-async def test_what_stays_another_language_stays_as_it_was():
+@pytest.mark.parametrize("longer", [FRENCH, ()], ids=["French", "nothing"])
+async def test_what_is_not_the_language_the_second_time_either_stays_as_it_was(longer):
     whole = recording(14, *every_second(13))
-    parts = [segment(whole[: 7 * SAMPLE_RATE]), segment(whole[7 * SAMPLE_RATE :], 7.0)]
-    found = await heard(Reader(translated(99)), parts, "de")
+    parts = [Segment(0.0, whole[: 7 * SAMPLE_RATE]), Segment(7.0, whole[7 * SAMPLE_RATE :])]
+    found = await heard(Reader(translated(9, longer)), parts, "de")
     assert found.text.split() == [*ENGLISH[:13]]
 
 
