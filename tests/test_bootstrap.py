@@ -25,7 +25,7 @@ from parakeet_worker.errors import InvalidSetting
 from parakeet_worker.settings import Settings
 from wheelhouse import UV, Site, wheel
 
-_LONG = 60.0
+_LONG = 300.0
 
 
 @pytest.fixture
@@ -297,12 +297,12 @@ def test_a_lease_that_was_taken_over_may_not_publish(tmp_path):
 
 
 def test_a_lease_with_a_heart_is_not_taken_however_long_it_is_watched(tmp_path):
-    ours, theirs = Leases(tmp_path, 0.5), Leases(tmp_path, 0.5)
+    ours, theirs = Leases(tmp_path, 2.0), Leases(tmp_path, 2.0)
     lease = ours.try_take()
     assert lease is not None
     with lease:
         lease.tell("thinking")
-        for _ in range(20):
+        for _ in range(30):
             assert theirs.try_take() is None
             time.sleep(0.1)
         assert "thinking" in theirs.holder()
