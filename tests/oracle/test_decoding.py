@@ -18,6 +18,7 @@ from parakeet_worker.engine.native.checkpoint import Checkpoint
 from parakeet_worker.engine.native.converted import convert
 from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Joint, Predictor, Scorer
 from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.tensors import below
 from utterances import Utterance
 
 CPU = torch.device("cpu")
@@ -43,8 +44,8 @@ def with_weights_of(template: Checkpoint, model: Any) -> Checkpoint:
 def networks(template: Checkpoint, model: Any) -> tuple[Predictor, Joint]:
     read = with_weights_of(template, model)
     predictor, joint = Predictor.from_config(read.decoder), Joint.from_config(read.joint)
-    predictor.load_state_dict(read.weights_of("decoder"))
-    joint.load_state_dict(read.weights_of("joint"))
+    predictor.load_state_dict(below("decoder", read.weights))
+    joint.load_state_dict(below("joint", read.weights))
     return predictor.eval(), joint.eval()
 
 

@@ -22,6 +22,7 @@ from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.folding import fold
 from parakeet_worker.engine.native.fused import FusedEncoder
 from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.tensors import below
 from utterances import Utterance
 
 Section: TypeAlias = dict[str, Any]
@@ -124,7 +125,7 @@ def outcomes(
     """The same weights in four encoders, one after the other: the largest are 2.4 GB each."""
     if request.param == "demo":
         read = checkpoint.read(demo_path)
-        section, weights = dict(read.encoder), read.weights_of("encoder")
+        section, weights = dict(read.encoder), below("encoder", read.weights)
         pieces = [utterance.samples for utterance in spoken[::20]]
     elif request.param == "full size":
         section, weights = FULL_SIZE, random_weights(FULL_SIZE)

@@ -19,6 +19,7 @@ from parakeet_worker.engine.native.converted import convert
 from parakeet_worker.engine.native.encoder import Encoder
 from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.tensors import below
 from utterances import Utterance
 
 
@@ -43,7 +44,7 @@ def test_the_folder_holds_the_weights_of_the_nemo_file(read: Checkpoint, folder:
     assert (again.durations, again.max_symbols) == (read.durations, read.max_symbols)
     compared = 0
     for part in ("encoder", "decoder", "joint"):
-        theirs, ours = again.weights_of(part), read.weights_of(part)
+        theirs, ours = below(part, again.weights), below(part, read.weights)
         # The joint's last layer has a number more where there is dropout before it.
         names = {name.replace("joint_net.2.", "joint_net.1."): name for name in ours}
         assert {name.replace("joint_net.2.", "joint_net.1.") for name in theirs} == set(names)
@@ -75,7 +76,7 @@ def test_the_encoder_states_are_those_of_the_whole_model(
     lengths = torch.tensor([len(piece) for piece in pieces])
     features = Features.from_config(read.preprocessor)
     encoder = Encoder.from_config(read.encoder).eval()
-    encoder.load_state_dict(read.weights_of("encoder"))
+    encoder.load_state_dict(below("encoder", read.weights))
     states, valid = encoder(*features(pad_sequence(pieces, batch_first=True), lengths))
     extractor = ParakeetFeatureExtractor.from_pretrained(model.name_or_path)
     inputs = extractor([piece.numpy() for piece in pieces], sampling_rate=16_000)
