@@ -196,9 +196,9 @@ async def test_speech_that_no_words_are_found_in_is_told(demo: Pipeline) -> None
         answer: Any = await replace(demo, batcher=batcher).answer(asked)
     assert answer["text"] == ""
     (span,) = answer["uncovered"]
-    starts = [word["start"] for word in spoken.words]
-    assert min(abs(span["start"] - start) for start in starts) < 0.2
-    assert span["end"] == pytest.approx(spoken.words[-1]["end"], abs=0.2)
+    for side in ("start", "end"):  # of the one sentence that is longer than 1.5 s
+        assert min(abs(span[side] - word[side]) for word in spoken.words) < 0.2
+    assert span["end"] - span["start"] > 1.5
     debug = answer["debug"]
     assert debug["uncovered"] == [span]
     assert debug["decoded_again"] == 1
