@@ -129,14 +129,14 @@ def stalls(first: bytes = b"") -> Behaviour:
     return behave
 
 
-def trickles(content: bytes, pause_seconds: float) -> Behaviour:
-    """The content byte by byte, never still for longer than the pause."""
+def trickles(content: bytes, pause_seconds: float, step: int = 1) -> Behaviour:
+    """The content byte by byte, or in other steps, never still for longer than the pause."""
 
     async def behave(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        for byte in content:
-            await response.write(bytes([byte]))
+        for first in range(0, len(content), step):
+            await response.write(content[first : first + step])
             await asyncio.sleep(pause_seconds)
         return response
 

@@ -1,0 +1,83 @@
+"""A worker whose engine fails as a test says: `python -m faulty_worker SEED [BATCHES]`.
+
+It is the scripted engine behind everything else that a worker is made of, under the SDK's own
+loop; after so many batches, if a number is given, it fails for good.
+"""
+
+import os
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from parakeet_worker.audio import SAMPLE_RATE, find_ffmpeg
+from parakeet_worker.batcher import Batcher
+from parakeet_worker.engine.base import Hypothesis, Samples
+from parakeet_worker.engine.scripted import ScriptedEngine
+from parakeet_worker.entrypoints.serverless import handler_of
+from parakeet_worker.errors import OutOfMemory
+from parakeet_worker.language import Script
+from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.settings import Settings
+from parakeet_worker.worker import open_detectors
+
+TOO_HIGH = 4000
+"""Whoever asks for a tone of this pitch in Hz asks for more memory than there is."""
+
+_OUT_OF_MEMORY_SHARE = 0.1
+_BATCH_SECONDS = 30.0
+
+
+class FaultyEngine(ScriptedEngine):
+    """Has no room for a batch now and then, nor ever for `TOO_HIGH`; may die for good."""
+
+    def __init__(self, seed: int, batches: int | None = None) -> None:
+        self._chance = random.Random(seed)  # noqa: S311  # the same every time
+        self._left = batches
+        self.faults = 0
+        self.heard = 0
+
+    def transcribe(
+        self, batch: Sequence[Samples], scripts: Sequence[Script | None] = ()
+    ) -> list[Hypothesis]:
+        if self._left == 0:
+            raise RuntimeError("an illegal memory access was encountered")
+        self._left = self._left and self._left - 1
+        found = super().transcribe(batch, scripts)
+        impossible = any(_is_too_high(hypothesis) for hypothesis in found)
+        unlucky = len(batch) > 1 and self._chance.random() < _OUT_OF_MEMORY_SHARE
+        if impossible or unlucky:
+            self.faults += 1
+            raise OutOfMemory(max(len(piece) for piece in batch) / SAMPLE_RATE)
+        self.heard += len(batch)
+        return found
+
+
+def _is_too_high(hypothesis: Hypothesis) -> bool:
+    return any(token.piece == f"▁{TOO_HIGH}" for token in hypothesis.tokens)
+
+
+@contextmanager
+def faulty_pipeline(settings: Settings, engine: FaultyEngine) -> Iterator[Pipeline]:
+    """What `worker.open_pipeline` makes, around that engine."""
+    with Batcher(engine, batch_seconds=_BATCH_SECONDS, queue_seconds=3600.0) as batcher:
+        ffmpeg = find_ffmpeg(settings.ffmpeg)
+        yield Pipeline(settings, batcher, ffmpeg, open_detectors(settings))
+
+
+def main() -> None:
+    import runpod
+
+    seed, *batches = (int(argument) for argument in sys.argv[1:])
+    settings = Settings.from_environment(os.environ)
+    with faulty_pipeline(settings, FaultyEngine(seed, *batches)) as pipeline:
+        runpod.serverless.start(
+            {
+                "handler": handler_of(pipeline),
+                "concurrency_modifier": lambda _current: settings.concurrency,
+            }
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,333 @@
+"""Thousands of jobs at once, of every kind: each is answered once, with its own words.
+
+Callers who give up, engines that fail, servers that stand still and input that is none are mixed
+by chance; the chance is the same every time.
+"""
+
+import asyncio
+import logging
+import random
+import signal
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import imageio_ffmpeg
+import numpy as np
+import psutil
+import pytest
+import stamina
+
+import recordings
+from faulty_worker import TOO_HIGH, FaultyEngine, faulty_pipeline
+from job_api import JobApi, running_worker
+from loopback import (
+    Behaviour,
+    WebServer,
+    answers,
+    drops,
+    in_turn,
+    redirects,
+    sends,
+    stalls,
+    trickles,
+)
+from parakeet_worker.entrypoints.serverless import handler_of
+from parakeet_worker.settings import Settings, variable
+
+JOBS = 10_000
+JOBS_OF_THE_LOOP = 600
+IN_FLIGHT = 64
+PATIENCE_SECONDS = 240.0
+
+PITCHES = range(300, 2300, 10)
+LIMITS = {
+    "concurrency": IN_FLIGHT,
+    "allow_private_addresses": True,
+    # Long enough for a machine that does much else at the time.
+    "stall_timeout_seconds": 10.0,
+    # The machine's own may be linked with hundreds of libraries and take ten times as long to
+    # start.
+    "ffmpeg": Path(imageio_ffmpeg.get_ffmpeg_exe()),
+}
+
+Said: TypeAlias = str | list[str]
+"""The words of an answer, or the code of its error; of a list, those of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A job's input, and what has to be said to it."""
+
+    kind: str
+    payload: object
+    answer: Said
+
+
+def said(answer: Any) -> Said:
+    """What an answer of the handler says."""
+    if isinstance(answer, list):
+        return [str(said(one)) for one in answer]
+    if "error" in answer:
+        assert "text" not in answer
+        return str(answer["error"].partition(": ")[0])
+    return str(answer["text"])
+
+
+def posted(body: Any) -> Said:
+    """What a body says that the SDK has made of an answer."""
+    output = body.get("output", {})
+    return said({**output, "error": body["error"]} if "error" in body else output)
+
+
+def encoded(content: bytes) -> str:
+    return b64encode(content).decode()
+
+
+def melody(pitches: list[int], seconds: float = 0.5) -> bytes:
+    """A WAV file of tones with rests between them."""
+    rest = recordings.silence(0.3)
+    parts = [part for hertz in pitches for part in (recordings.tone(hertz, seconds), rest)]
+    return recordings.wav(np.concatenate(parts))
+
+
+class Callers:
+    """Draws jobs by chance: most are good, every fifth or so is not."""
+
+    def __init__(self, seed: int, web: WebServer) -> None:
+        self.chance = random.Random(seed)  # noqa: S311  # the same every time
+        self._web = web
+        self.weights: dict[Callable[[], Asked], int] = {
+            self._inline: 120,
+            self._url: 24,
+            self._redirected: 4,
+            self._trickling: 4,
+            self._second_try: 4,
+            self._several: 6,
+            self._too_high: 2,
+            self._standing: 1,
+            self._dropped: 4,
+            self._missing: 4,
+            self._text: 6,
+            self._cut_off: 4,
+            self._nonsense: 8,
+        }
+
+    def draw(self) -> Asked:
+        (kind,) = self.chance.choices(list(self.weights), list(self.weights.values()))
+        return kind()
+
+    def _words(self) -> tuple[bytes, str]:
+        """A recording, and what is heard in it."""
+        pitches = self.chance.choices(PITCHES, k=self.chance.choice((1, 1, 1, 2, 3)))
+        return melody(pitches), " ".join(f"{hertz}." for hertz in pitches)
+
+    def _at(self, behaviour: Behaviour) -> str:
+        return self._web.at(f"/{self.chance.getrandbits(64):x}", behaviour)
+
+    def _inline(self) -> Asked:
+        content, text = self._words()
+        options = self.chance.choice(({}, {"timestamp": True}, {"format": "verbose_json"}))
+        return Asked("inline", {"audio_base64": encoded(content), **options}, text)
+
+    def _url(self) -> Asked:
+        content, text = self._words()
+        return Asked("url", {"audio_url": self._at(sends(content))}, text)
+
+    def _redirected(self) -> Asked:
+        content, text = self._words()
+        return Asked(
+            "redirected", {"audio_url": self._at(redirects(self._at(sends(content))))}, text
+        )
+
+    def _trickling(self) -> Asked:
+        content, text = self._words()
+        slowly = trickles(content, pause_seconds=0.03, step=1 + len(content) // 8)
+        return Asked("trickling", {"audio_url": self._at(slowly)}, text)
+
+    def _second_try(self) -> Asked:
+        content, text = self._words()
+        first = self.chance.choice((answers(503), drops(), drops(content[:99], len(content))))
+        return Asked("second try", {"audio_url": self._at(in_turn(first, sends(content)))}, text)
+
+    def _several(self) -> Asked:
+        recorded = [self._words() for _ in range(self.chance.randint(1, 3))]
+        inputs = [{"audio_base64": encoded(content)} for content, _ in recorded]
+        expected = [text for _, text in recorded]
+        payload = {"inputs": [*inputs, {"audio_base64": "?"}]}
+        return Asked("several", payload, [*expected, "invalid_request"])
+
+    def _too_high(self) -> Asked:
+        return Asked("too high", {"audio_base64": encoded(melody([TOO_HIGH]))}, "out_of_memory")
+
+    def _standing(self) -> Asked:
+        still = stalls(self.chance.choice((b"", b"RIFF")))
+        return Asked("standing", {"audio_url": self._at(still)}, "source_unreachable")
+
+    def _dropped(self) -> Asked:
+        return Asked("dropped", {"audio_url": self._at(drops())}, "source_unreachable")
+
+    def _missing(self) -> Asked:
+        return Asked("missing", {"audio_url": self._at(answers(404))}, "source_not_found")
+
+    def _text(self) -> Asked:
+        content = b"no sound at all; " * self.chance.randint(1, 500)
+        return Asked("text", {"audio_base64": encoded(content)}, "audio_undecodable")
+
+    def _cut_off(self) -> Asked:
+        content = melody(self.chance.choices(PITCHES, k=2), seconds=1.5)
+        half = content[: len(content) // 2]
+        return Asked("cut off", {"audio_base64": encoded(half)}, "audio_truncated")
+
+    def _nonsense(self) -> Asked:
+        payloads: tuple[object, ...] = (
+            *(None, "audio", [], {}, {"inputs": []}, {"audio_base64": "?"}),
+            {"audio_url": "ftp://127.0.0.1/a.wav"},
+            {"audio_url": "http://127.0.0.1/a.wav", "format": "docx"},
+        )
+        return Asked("nonsense", self.chance.choice(payloads), "invalid_request")
+
+
+@pytest.fixture
+def hasty(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """A failed download is tried once more, and at once; nobody reads thousands of warnings."""
+    caplog.set_level(logging.CRITICAL)
+    with stamina.set_testing(True, attempts=2, cap=True):
+        yield
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_ten_thousand_jobs_are_answered_once_each_with_its_own_words(
+    tmp_path: Path, web: WebServer, children: Callable[[], list[psutil.Process]]
+) -> None:
+    callers = Callers(1, web)
+    engine = FaultyEngine(seed=1)
+    finished: Counter[str] = Counter()
+    wrong: list[tuple[Asked, Any]] = []
+    turns = asyncio.Semaphore(IN_FLIGHT)
+
+    with faulty_pipeline(
+        Settings(scratch=tmp_path, engine="scripted", **LIMITS), engine
+    ) as pipeline:
+        handle = handler_of(pipeline)
+
+        async def call(job: int) -> None:
+            async with turns:
+                asked = callers.draw()
+                answer = asyncio.ensure_future(handle({"id": f"{job}", "input": asked.payload}))
+                if callers.chance.random() < 0.1:
+                    await asyncio.wait([answer], timeout=callers.chance.choice((0, 0.01, 0.1)))
+                    answer.cancel()
+                await asyncio.wait([answer])
+                if answer.cancelled():
+                    finished["given up"] += 1
+                elif said(answer.result()) == asked.answer:
+                    finished[asked.kind] += 1
+                else:
+                    wrong.append((asked, answer.result()))
+
+        async with asyncio.TaskGroup() as group:
+            for job in range(JOBS):
+                group.create_task(call(job))
+        assert wrong == []
+        assert finished.total() == JOBS
+        assert len(finished) == 1 + len(callers.weights)
+        assert finished["given up"] > JOBS // 50
+        assert engine.faults > JOBS // 500
+        assert not pipeline.batcher.lost
+        assert children() == []
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_when_the_engine_dies_everybody_is_told(tmp_path: Path, web: WebServer) -> None:
+    callers = Callers(2, web)
+    settings = Settings(scratch=tmp_path, engine="scripted", **LIMITS)
+    with faulty_pipeline(settings, FaultyEngine(seed=2, batches=20)) as pipeline:
+        handle = handler_of(pipeline)
+        asked = [callers.draw() for _ in range(500)]
+        jobs = [handle({"id": f"{job}", "input": one.payload}) for job, one in enumerate(asked)]
+        found = await asyncio.gather(*jobs)
+    told = Counter()
+    for one, answer in zip(asked, found, strict=True):
+        expected = one.answer if isinstance(one.answer, list) else [one.answer]
+        given = said(answer)
+        for wanted, got in zip(
+            expected, given if isinstance(given, list) else [given], strict=True
+        ):
+            assert got in (wanted, "engine_lost")
+        if given == "engine_lost":
+            assert isinstance(answer, dict)
+            assert answer["refresh_worker"] is True
+        told[str(given) if given == "engine_lost" else "as asked"] += 1
+    assert min(told["engine_lost"], told["as asked"]) > 20
+    assert list(tmp_path.iterdir()) == []
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The same limits for a worker of its own."""
+    scratch = home / "scratch"
+    scratch.mkdir()
+    limits = {variable(field): str(value) for field, value in LIMITS.items()}
+    tests = str(Path(__file__).parent)
+    return {
+        **limits,
+        "PARAKEET_ENGINE": "scripted",
+        "PARAKEET_SCRATCH": str(scratch),
+        "PYTHONPATH": tests,
+    }
+
+
+async def test_the_sdks_loop_delivers_every_job_once_and_drops_what_is_stopped(
+    tmp_path: Path, web: WebServer
+) -> None:
+    callers = Callers(3, web)
+    asked = {f"job-{number}": callers.draw() for number in range(JOBS_OF_THE_LOOP)}
+    stopped = callers.chance.sample(list(asked), JOBS_OF_THE_LOOP // 20)
+    kept = [job for job in asked if job not in stopped]
+    with JobApi() as api, (tmp_path / "log").open("w+") as log:
+        for job, one in asked.items():
+            api.submit(job, one.payload)
+        module = ("faulty_worker", "3")
+        with running_worker(api, tmp_path, environment(tmp_path), module=module, log=log) as worker:
+            for job in stopped:
+                await asyncio.to_thread(api.taken, job, PATIENCE_SECONDS)
+                api.stop(job)
+            assert await asyncio.to_thread(api.answered, kept, PATIENCE_SECONDS)
+            worker.send_signal(signal.SIGTERM)
+            status = await asyncio.to_thread(worker.wait, PATIENCE_SECONDS)
+    for job in kept:
+        (body,) = api.deliveries[job].bodies
+        assert posted(body) == asked[job].answer, (asked[job], body)
+    late = [
+        posted(body) == asked[job].answer for job in stopped for body in api.deliveries[job].bodies
+    ]
+    assert all(late)
+    assert len(late) < len(stopped)
+    assert status == 0
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+async def test_a_dying_engine_leaves_nobody_waiting_at_the_sdks_loop(
+    tmp_path: Path, web: WebServer
+) -> None:
+    callers = Callers(4, web)
+    asked = {f"job-{number}": callers.draw() for number in range(200)}
+    with JobApi() as api, (tmp_path / "log").open("w+") as log:
+        for job, one in asked.items():
+            api.submit(job, one.payload)
+        module = ("faulty_worker", "4", "10")
+        with running_worker(api, tmp_path, environment(tmp_path), module=module, log=log):
+            assert await asyncio.to_thread(api.answered, list(asked), PATIENCE_SECONDS)
+    lost = 0
+    for job, one in asked.items():
+        (body,) = api.deliveries[job].bodies
+        if posted(body) == "engine_lost":
+            assert body["stopPod"] is True
+            lost += 1
+        elif isinstance(one.answer, str):
+            assert posted(body) == one.answer
+    assert 20 < lost < len(asked)
