@@ -49,6 +49,10 @@ def test_a_source_alone_asks_for_the_text_of_the_whole_recording():
         format="json",
         timestamp=False,
         debug=False,
+        vad="auto",
+        attention="pieces",
+        channels="mix",
+        language=None,
     )
 
 
@@ -135,13 +139,26 @@ def test_every_format_is_accepted(format_):
         ("audio_format", "mp3", "mp3"),
         ("audio_format", ".MP3", "mp3"),
         ("audio_format", "Flac", "flac"),
+        ("vad", "auto", "auto"),
+        ("vad", "off", "off"),
+        ("attention", "pieces", "pieces"),
+        ("attention", "full", "full"),
+        ("channels", "mix", "mix"),
+        ("channels", "separate", "separate"),
+        ("language", "pt", "pt"),
+        ("language", "pt-BR", "pt"),
+        ("language", "Portuguese", "pt"),
     ],
 )
 def test_every_option_is_honoured(field, value, expected):
     assert getattr(only({"audio_url": URL, field: value}), field) == expected
 
 
-@pytest.mark.parametrize("field", ["audio_format", "clip", "format", "timestamp", "debug"])
+@pytest.mark.parametrize(
+    "field",
+    ["audio_format", "clip", "format", "timestamp", "debug", "vad", "attention", "channels",
+     "language"],
+)  # fmt: skip
 def test_null_counts_as_absent(field):
     assert only({"audio_url": URL, field: None}) == only({"audio_url": URL})
 
@@ -165,6 +182,12 @@ def test_null_inputs_count_as_absent():
         ("format", ""),
         ("format", 1),
         ("format", ["json"]),
+        ("vad", "none"),
+        ("vad", False),
+        ("vad", ""),
+        ("attention", True),
+        ("channels", 2),
+        ("language", 7),
         ("audio_format", 3),
         ("audio_format", ""),
         ("audio_format", "."),
