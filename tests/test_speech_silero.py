@@ -1,6 +1,7 @@
 """The network against Silero's own, which is called frame by frame as its authors do."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,25 @@ def test_another_network_is_named_as_corrupt(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
     with pytest.raises(WeightsCorrupt, match="KeyError"):
         silero.load(path=path)
+
+
+def test_who_listens_in_a_thread_computes_there_alone_and_nobody_else_does(
+    network: Silero,
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+
+    def threads_after_listening() -> int:
+        heard(network, silence(1))
+        return torch.get_num_threads()
+
+    try:
+        with ThreadPoolExecutor(1) as listener, ThreadPoolExecutor(1) as early:
+            assert early.submit(torch.get_num_threads).result() == 3
+            assert listener.submit(threads_after_listening).result() == 1
+            assert early.submit(torch.get_num_threads).result() == 3
+            with ThreadPoolExecutor(1) as late:
+                assert late.submit(torch.get_num_threads).result() == 3
+        assert threads_after_listening() == 3
+    finally:
+        torch.set_num_threads(before)

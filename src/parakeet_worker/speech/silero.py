@@ -5,6 +5,7 @@ and calls the network once per frame. Its `.jit` holds the weights that it runs 
 `.safetensors` beside it are of an older version.
 """
 
+import threading
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -108,6 +109,27 @@ _NAMES = {
 }
 
 
+_here = threading.local()
+
+
+def _compute_alone() -> None:
+    """Let torch compute in this thread and no other, unless it is the program's own.
+
+    The network is small: torch's threads wait for each other longer than they work, and many
+    recordings are listened to at once as it is.
+    """
+    if hasattr(_here, "alone") or threading.current_thread() is threading.main_thread():
+        return
+    _here.alone = True
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # That counts for this thread, and for all that come to torch after it: another one says what
+    # is to count for those.
+    others = threading.Thread(target=torch.set_num_threads, args=(threads,))
+    others.start()
+    others.join()
+
+
 class SileroDetector(Detector):
     """The network listening to one recording; many may listen through one network.
 
@@ -124,6 +146,7 @@ class SileroDetector(Detector):
 
     @torch.inference_mode()
     def _hear(self, block: Samples) -> Probabilities:
+        _compute_alone()
         peak = float(np.abs(block).max())
         raised = block * np.float32(gain(max(peak, self._peak)))
         self._peak = peak

@@ -38,6 +38,7 @@ class NativeEngine:
 
     def __init__(self, model: Converted, device: torch.device, *, captured: bool = False) -> None:
         self._device = device
+        self._threads = torch.get_num_threads()
         self.precision = model.precision
         self._features = Features.from_config(model.preprocessor)
         shape = EncoderShape.read(model.encoder)
@@ -104,6 +105,8 @@ class NativeEngine:
         """One hypothesis per piece; raises `OutOfMemory` if the batch is too large."""
         if not batch:
             return []
+        # Counts for the thread that this is: others compute with as many as suit them.
+        torch.set_num_threads(self._threads)
         try:
             states, valid = self._encoded(batch)
             emissions = self._decoder.decode(states.float(), valid, self._forbidden(scripts))
