@@ -14,7 +14,7 @@ from parakeet_worker.audio import SAMPLE_RATE, find_ffmpeg
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Hypothesis, Samples
 from parakeet_worker.engine.scripted import ScriptedEngine
-from parakeet_worker.entrypoints.serverless import handler_of
+from parakeet_worker.entrypoints.serverless import serve
 from parakeet_worker.errors import OutOfMemory
 from parakeet_worker.language import Script
 from parakeet_worker.pipeline import Pipeline
@@ -66,17 +66,10 @@ def faulty_pipeline(settings: Settings, engine: FaultyEngine) -> Iterator[Pipeli
 
 
 def main() -> None:
-    import runpod
-
     seed, *batches = (int(argument) for argument in sys.argv[1:])
     settings = Settings.from_environment(os.environ)
     with faulty_pipeline(settings, FaultyEngine(seed, *batches)) as pipeline:
-        runpod.serverless.start(
-            {
-                "handler": handler_of(pipeline),
-                "concurrency_modifier": lambda _current: settings.concurrency,
-            }
-        )
+        serve(pipeline)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,24 @@ def handler_of(pipeline: Pipeline) -> Handler:
     return handle
 
 
+def serve(pipeline: Pipeline) -> None:
+    """Answer jobs until the SDK's loop ends: by a signal, or because the engine is lost."""
+    import runpod
+
+    handle = handler_of(pipeline)
+    options: dict[str, Any] = {"concurrency_modifier": lambda _: pipeline.settings.concurrency}
+
+    async def handle_or_end(job: dict[str, Any]) -> object:
+        answer = await handle(job)
+        if pipeline.batcher.lost:
+            # Beside any answer, a list's too: another worker is asked for, no more jobs are taken.
+            options["refresh_worker"] = True
+        return answer
+
+    options["handler"] = handle_or_end
+    runpod.serverless.start(options)
+
+
 def main() -> None:
     """Load the model, then hand over to the SDK's job loop, local API or `--test_input`."""
     # The SDK reads this once, at import; its default prints every transcript to the log.
@@ -38,14 +56,7 @@ def main() -> None:
     try:
         settings = Settings.from_environment(os.environ)
         with open_pipeline(settings) as pipeline:
-            import runpod
-
-            runpod.serverless.start(
-                {
-                    "handler": handler_of(pipeline),
-                    "concurrency_modifier": lambda _current: settings.concurrency,
-                }
-            )
+            serve(pipeline)
     except SetupError as error:
         sys.exit(f"parakeet: {error}")
 
