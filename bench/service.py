@@ -1,0 +1,348 @@
+"""How much of the engine's own throughput is left behind RunPod's job loop, for many callers.
+
+A worker is started as RunPod starts it, with so many jobs in flight: clips of all lengths, in
+many formats, inside the job or behind a URL, with all kinds of options. Every answer is compared
+with what the same clip is answered alone. The engine's own throughput is measured on the same
+clips before and after, cut as the worker cuts them, in batches of its own choice.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from bench import clips, harness, random_model
+from bench.clips import Clip
+from bench.serving import Serving, files_at, serving
+from parakeet_worker import segments
+from parakeet_worker.audio import SAMPLE_RATE, Decoding, find_ffmpeg
+from parakeet_worker.batcher import Batcher, plan
+from parakeet_worker.engine.base import Engine, Samples
+from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.request import Request, parse
+from parakeet_worker.settings import Settings
+from parakeet_worker.worker import open_detectors, open_engine
+
+_LENGTHS_SECONDS = (0.0, 5.0, 15.0, 60.0, 180.0)
+_LOOK_SECONDS = 0.2
+_PATIENCE_SECONDS = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """From the moment that the worker took a job to its answer, for clips of some length."""
+
+    from_seconds: float
+    to_seconds: float
+    jobs: int
+    p50_seconds: float
+    p95_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast it went, and what it cost."""
+
+    audio_seconds: float
+    wall_seconds: float
+    processor_seconds: float
+
+    @property
+    def audio_seconds_per_second(self) -> float:
+        return self.audio_seconds / self.wall_seconds
+
+    @property
+    def processor_milliseconds(self) -> float:
+        """Of all threads, per second of audio."""
+        return 1000 * self.processor_seconds / self.audio_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One run."""
+
+    model: str
+    jobs: int
+    unanswered: int
+    answered_twice: int
+    different: tuple[str, ...]
+    """Jobs that were not answered as their clip is alone."""
+    service: Pace
+    jobs_per_second: float
+    audio_seconds_per_second: float
+    ffmpeg_processor_seconds: float
+    bench_processor_seconds: float
+    engine: tuple[Pace, ...]
+    engine_audio_seconds_per_second: float
+    share_of_engine: float
+    processor_share_of_engine: float
+    """The same in seconds of the processors, which neighbours cannot take."""
+    latency: tuple[Latency, ...]
+
+
+class Alone:
+    """The engine in this process, with nobody else about."""
+
+    def __init__(self, engine: Engine, settings: Settings, asked: Sequence[Clip]) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._asked = asked
+        measured_seconds = engine.warm_up(settings.segment_seconds)
+        self._batch_seconds = settings.batch_seconds or measured_seconds
+        self._pieces: list[Samples] = []
+
+    def answers(self) -> dict[str, Any]:
+        """What every clip is answered, by the name of its file."""
+        with Batcher(
+            self._engine,
+            batch_seconds=self._batch_seconds,
+            queue_seconds=self._settings.queue_seconds,
+        ) as batcher:
+            detectors = open_detectors(self._settings)
+            pipeline = Pipeline(self._settings, batcher, find_ffmpeg(), detectors)
+            return asyncio.run(self._answers(pipeline))
+
+    async def _answers(self, pipeline: Pipeline) -> dict[str, Any]:
+        found = {}
+        for number, clip in enumerate(self._asked, 1):
+            print(f"\ralone: {number} of {len(self._asked)}", end="", file=sys.stderr, flush=True)
+            found[clip.path.name] = await pipeline.answer(clip.whole())
+            self._pieces += await self._cut(pipeline, clip)
+        print(file=sys.stderr)
+        return found
+
+    async def _cut(self, pipeline: Pipeline, clip: Clip) -> list[Samples]:
+        """The pieces that the engine is given of a clip, without what is heard twice."""
+        (request,) = parse(clip.whole()).requests
+        assert isinstance(request, Request)
+        decoding = Decoding(
+            clip.path, ffmpeg=pipeline.ffmpeg, max_seconds=3600, timeout_seconds=600,
+            clip=request.clip, channels=request.channels,
+        )  # fmt: skip
+        pieces = segments.split(
+            decoding.samples(),
+            partial(pipeline.detector, request.vad),
+            max_seconds=self._settings.segment_seconds,
+        )
+        return [segment.samples async for segment in pieces]
+
+    def pace(self) -> Pace:
+        """Every piece straight through the engine, in batches that are as alike as can be."""
+        waiting = sorted(self._pieces, key=len)
+        started, processor_started = time.perf_counter(), time.process_time()
+        while waiting:
+            lengths = [len(piece) / SAMPLE_RATE for piece in waiting]
+            chosen = set(plan(lengths, self._batch_seconds))
+            self._engine.transcribe([waiting[index] for index in chosen])
+            waiting = [piece for index, piece in enumerate(waiting) if index not in chosen]
+        return Pace(
+            audio_seconds=sum(clip.seconds for clip in self._asked),
+            wall_seconds=time.perf_counter() - started,
+            processor_seconds=time.process_time() - processor_started,
+        )
+
+
+@contextmanager
+def alone(settings: Settings, asked: Sequence[Clip]) -> Iterator[Alone]:
+    with closing(open_engine(settings)) as engine:
+        yield Alone(engine, settings, asked)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """What was sent, and what it cost until everything was answered."""
+
+    sent: Mapping[str, Clip]
+    wall_seconds: float
+    worker_seconds: float
+    ffmpeg_seconds: float
+    bench_seconds: float
+
+
+def served(
+    worker: Serving, asked: Sequence[Clip], address: str, arguments: argparse.Namespace
+) -> Run:
+    """Send jobs, so that some always wait, until there have been enough; wait for the answers."""
+    order = random.Random(arguments.seed)  # noqa: S311
+    sent: dict[str, Clip] = {}
+    payloads = {clip.path: clip.payload(address) for clip in asked}
+    api, turn = worker.api, list[Clip]()
+    cost, bench_cost = worker.processor_seconds(), time.process_time()
+    started = time.monotonic()
+    ends = started + 60 * arguments.minutes
+    while len(sent) < arguments.jobs and time.monotonic() < ends:
+        if api.queued >= arguments.in_flight:
+            time.sleep(_LOOK_SECONDS)
+            continue
+        turn = turn or order.sample(asked, len(asked))
+        job, clip = f"job-{len(sent)}", turn.pop()
+        sent[job] = clip
+        api.submit(job, payloads[clip.path])
+    api.answered(list(sent), _PATIENCE_SECONDS)
+    ended = max(delivery.done for delivery in api.deliveries.values())
+    own, ffmpeg = worker.processor_seconds()
+    return Run(
+        sent=sent,
+        wall_seconds=ended - started,
+        worker_seconds=own - cost[0],
+        ffmpeg_seconds=ffmpeg - cost[1],
+        bench_seconds=time.process_time() - bench_cost,
+    )
+
+
+def figure(
+    model: str, run: Run, worker: Serving, answers: Mapping[str, Any], engine: Sequence[Pace]
+) -> Figure:
+    """Everything counted."""
+    bodies = {job: worker.api.deliveries[job].bodies for job in run.sent}
+    audio_seconds = sum(clip.seconds for clip in run.sent.values())
+    service = Pace(audio_seconds, run.wall_seconds, run.worker_seconds + run.ffmpeg_seconds)
+    engine_pace = harness.median([pace.audio_seconds_per_second for pace in engine])
+    engine_cost = harness.median([pace.processor_milliseconds for pace in engine])
+    return Figure(
+        model=model,
+        jobs=len(run.sent),
+        unanswered=sum(not posted for posted in bodies.values()),
+        answered_twice=sum(len(posted) > 1 for posted in bodies.values()),
+        different=tuple(
+            f"{job}: {clip.path.name} {dict(clip.options)}"
+            for job, clip in run.sent.items()
+            for body in bodies[job]
+            if body != {"output": answers[clip.path.name]}
+        ),
+        service=service,
+        jobs_per_second=len(run.sent) / run.wall_seconds,
+        audio_seconds_per_second=service.audio_seconds_per_second,
+        ffmpeg_processor_seconds=run.ffmpeg_seconds,
+        bench_processor_seconds=run.bench_seconds,
+        engine=tuple(engine),
+        engine_audio_seconds_per_second=engine_pace,
+        share_of_engine=service.audio_seconds_per_second / engine_pace,
+        processor_share_of_engine=engine_cost / service.processor_milliseconds,
+        latency=tuple(_latencies(run, worker)),
+    )
+
+
+def _latencies(run: Run, worker: Serving) -> Iterator[Latency]:
+    edges = [*_LENGTHS_SECONDS, float("inf")]
+    for begin, end in pairwise(edges):
+        took = [
+            delivery.done - delivery.taken
+            for job, clip in run.sent.items()
+            if begin <= clip.seconds < end and (delivery := worker.api.deliveries[job]).bodies
+        ]
+        if took:
+            longest = max(clip.seconds for clip in run.sent.values() if begin <= clip.seconds < end)
+            p50, p95 = (harness.percentile(took, share) for share in (0.5, 0.95))
+            yield Latency(begin, longest, len(took), p50, p95)
+
+
+def model_of(arguments: argparse.Namespace) -> tuple[dict[str, str], Mapping[str, Any]]:
+    """The settings of the model that was asked for, and what there is to know about it."""
+    chosen = dict(setting.split("=", 1) for setting in arguments.setting)
+    common = {"device": arguments.device, **chosen}
+    if arguments.model != "random":
+        converted = str(arguments.work / "converted")
+        return {"model": arguments.model, "converted": converted, **common}, {}
+    files = random_model.made(arguments.size, arguments.work, ("nemo",))
+    return {"model": str(files.nemo), "converted": str(files.converted), **common}, files.facts
+
+
+def options(description: str) -> argparse.ArgumentParser:
+    """What is asked about a worker that is served."""
+    parser = harness.options(description)
+    parser.add_argument("--model", default="demo", help="demo, random, or as PARAKEET_MODEL")
+    parser.add_argument("--in-flight", type=int, default=64, help="jobs at the worker at a time")
+    parser.add_argument("--seed", type=int, default=1)
+    return parser
+
+
+def main() -> None:
+    parser = options(__doc__ or "")
+    parser.add_argument("--jobs", type=int, default=1000, help="at most")
+    parser.add_argument("--minutes", type=float, default=30.0, help="no job is sent after them")
+    parser.add_argument("--clips", type=int, default=56, help="different recordings")
+    parser.add_argument("--shortest", type=float, default=2.0, help="clip, in seconds")
+    parser.add_argument("--longest", type=float, default=600.0, help="clip, in seconds")
+    arguments = harness.resolved(parser.parse_args())
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    fields, facts = model_of(arguments)
+    found = measured(fields, arguments)
+    _show(found)
+    name = "random" if arguments.model == "random" else Path(arguments.model).stem
+    harness.write(f"service-{name}", arguments, facts, [found])
+    if found.unanswered or found.answered_twice or found.different:
+        sys.exit(1)
+
+
+def measured(fields: Mapping[str, str], arguments: argparse.Namespace) -> Figure:
+    """The engine, the service, and the engine again."""
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    log = arguments.work / "log" / "service.txt"
+    with TemporaryDirectory() as kept, files_at(Path(kept)) as address:
+        lengths = clips.lengths(arguments.clips, arguments.shortest, arguments.longest)
+        asked = clips.made(Path(kept), lengths, arguments.seed)
+        with alone(Settings.of(fields), asked) as engine:
+            answers = engine.answers()
+            before = engine.pace()
+            with serving(
+                fields, in_flight=arguments.in_flight, threads=arguments.threads, log=log
+            ) as worker:
+                run = served(worker, asked, address, arguments)
+            return figure(arguments.model, run, worker, answers, (before, engine.pace()))
+
+
+def _show(found: Figure) -> None:
+    harness.table(
+        ("model", "jobs", "jobs/s", "audio s/s", "engine", "share", "share, cpu"),
+        [
+            (
+                found.model,
+                found.jobs,
+                found.jobs_per_second,
+                found.audio_seconds_per_second,
+                found.engine_audio_seconds_per_second,
+                found.share_of_engine,
+                found.processor_share_of_engine,
+            )
+        ],
+    )
+    per_audio = 1000 / found.service.audio_seconds
+    print(
+        f"\ncpu ms per audio second: worker "
+        f"{(found.service.processor_seconds - found.ffmpeg_processor_seconds) * per_audio:.2f}, "
+        f"ffmpeg {found.ffmpeg_processor_seconds * per_audio:.2f}, "
+        f"engine alone {harness.median([pace.processor_milliseconds for pace in found.engine]):.2f}"
+    )
+    print(
+        f"unanswered {found.unanswered}, answered twice {found.answered_twice}, "
+        f"not as alone {len(found.different)}\n"
+    )
+    for line in found.different[:5]:
+        print(line)
+    rows = [
+        (
+            f"{one.from_seconds:g} to {one.to_seconds:g} s",
+            one.jobs,
+            one.p50_seconds,
+            one.p95_seconds,
+        )
+        for one in found.latency
+    ]
+    harness.table(("clips of", "jobs", "p50 s", "p95 s"), rows)
+
+
+if __name__ == "__main__":
+    main()
