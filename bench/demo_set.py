@@ -1,4 +1,4 @@
-"""Writes utterances that the demo checkpoint never heard as a set for `scripts/bench accuracy`.
+"""Writes utterances that the demo checkpoint never heard, for `accuracy` and `longform`.
 
 `python -m bench.demo_set --pools POOLS --into SET`, in the training's environment
 (`training/README.md`), which also tells where pools come from.
@@ -6,34 +6,50 @@
 
 import argparse
 import json
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from training.augment import Strength
 from training.clips import SAMPLE_RATE
 from training.corpus import MOST_WORDS, Studio, held_out_studio
 from training.evaluate import SEED, STRENGTHS
 from training.utterances import Utterance
 
 
-def drawn(studio: Studio, each: int) -> Iterator[Utterance]:
-    """`each` utterances of every language, other ones than `training.evaluate` draws."""
+def drawn(studio: Studio, each: int, human: int, strength: Strength) -> Iterator[Utterance]:
+    """`each` utterances of every language, other ones than `training.evaluate` draws; `human` of
+    the recorded digits.
+    """
     for number, language in enumerate(studio.languages):
         for index in range(each):
             randomness = np.random.default_rng([SEED, 1, number, index])
             yield studio.synthesised((language,), MOST_WORDS, randomness)
+    for index in range(human):
+        yield studio.human(np.random.default_rng([SEED, 2, index]), strength)
 
 
-def write(studio: Studio, each: int, into: Path) -> float:
+def write(utterances: Iterator[Utterance], into: Path) -> float:
     """The recordings and their manifest; returns the seconds of audio."""
     into.mkdir(parents=True, exist_ok=True)
     lines, seconds = [], 0.0
-    for index, utterance in enumerate(drawn(studio, each)):
-        name = f"{utterance.origin}-{index % each:04}.wav"
+    numbers: defaultdict[str, Iterator[int]] = defaultdict(count)
+    for utterance in utterances:
+        name = f"{utterance.origin}-{next(numbers[utterance.origin]):04}.wav"
         soundfile.write(into / name, utterance.samples, SAMPLE_RATE, subtype="PCM_16")
-        lines.append({"audio_filepath": name, "text": utterance.text, "language": utterance.origin})
+        lines.append({
+            "audio_filepath": name,
+            "text": utterance.text,
+            "language": "en" if utterance.origin == "human" else utterance.origin,
+            "words": [
+                {"word": word.written, "start": round(word.start, 3), "end": round(word.end, 3)}
+                for word in utterance.words
+            ],
+        })  # fmt: skip
         seconds += len(utterance.samples) / SAMPLE_RATE
     written = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (into / "manifest.jsonl").write_text(written, encoding="utf-8")
@@ -46,11 +62,13 @@ def main() -> None:
     parser.add_argument("--pools", type=Path, required=True)
     parser.add_argument("--into", type=Path, required=True)
     parser.add_argument("--each", type=int, default=200, help="utterances per language")
+    parser.add_argument("--human", type=int, default=0, help="utterances of recorded digits")
     parser.add_argument("--strength", choices=tuple(STRENGTHS), default="mild")
     arguments = parser.parse_args()
-    studio = held_out_studio(arguments.pools, SEED, STRENGTHS[arguments.strength])
-    seconds = write(studio, arguments.each, arguments.into)
-    print(f"{arguments.each * len(studio.languages)} utterances, {seconds / 3600:.2f} h")
+    strength = STRENGTHS[arguments.strength]
+    studio = held_out_studio(arguments.pools, SEED, strength)
+    utterances = drawn(studio, arguments.each, arguments.human, strength)
+    print(f"{write(utterances, arguments.into) / 3600:.2f} h")
 
 
 if __name__ == "__main__":
