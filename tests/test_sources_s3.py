@@ -211,3 +211,26 @@ async def test_a_cancelled_download_ends_and_leaves_its_folder_alone(
     (scratch / "audio").unlink()
     await asyncio.get_running_loop().shutdown_default_executor()
     assert list(scratch.iterdir()) == []
+
+
+async def test_downloads_that_stand_still_keep_nobody_else_waiting(
+    tmp_path: Path, web: WebServer
+) -> None:
+    released = asyncio.Event()
+
+    async def stands(request: Any) -> Any:
+        await released.wait()
+        return await answers(404)(request)
+
+    web.at("/recordings/talk.wav", stands)
+    chosen = settings(web.address, stall_timeout_seconds=60)
+    targets = [tmp_path / f"{number}" for number in range(40)]
+    asked = S3Source("talk.wav")
+    downloads = [asyncio.ensure_future(source.download(asked, one, chosen)) for one in targets]
+    await web.reached.wait()
+    # The loop's own threads read inline audio, listen for speech and look up addresses.
+    assert await asyncio.wait_for(asyncio.to_thread(str, "here"), 30) == "here"
+    assert not any(download.done() for download in downloads)
+    released.set()
+    found = await asyncio.gather(*downloads, return_exceptions=True)
+    assert all(isinstance(failure, SourceNotFound) for failure in found)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 3
 _CHUNK_BYTES = 1 << 18
+_MOST_AT_ONCE = 64
+
+# Not the loop's threads: a bucket that stands still would keep them from everybody else's work.
+_threads = ThreadPoolExecutor(_MOST_AT_ONCE, thread_name_prefix="s3")
 
 
 async def download(source: S3Source, target: Path, settings: Settings) -> None:
@@ -43,7 +48,9 @@ async def download(source: S3Source, target: Path, settings: Settings) -> None:
     with target.open("wb") as file:
         try:
             async with asyncio.timeout(settings.download_timeout_seconds):
-                await asyncio.to_thread(_save, bucket, source.key, file, settings, stopped)
+                await asyncio.get_running_loop().run_in_executor(
+                    _threads, _save, bucket, source.key, file, settings, stopped
+                )
         except TimeoutError as failure:
             raise SourceTimeout(shown, settings.download_timeout_seconds) from failure
         finally:
@@ -109,6 +116,7 @@ def _client(settings: Settings) -> "S3Client":
         config=Config(
             connect_timeout=settings.stall_timeout_seconds,
             read_timeout=settings.stall_timeout_seconds,
+            max_pool_connections=_MOST_AT_ONCE,
             retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
             response_checksum_validation="when_required",
         ),
