@@ -21,6 +21,8 @@ EXAMPLES: list[ParakeetError] = [
     errors.SourceRefused("https://example.com/a.mp3", 401),
     errors.SourceNotFound("https://example.com/a.mp3"),
     errors.S3NotConfigured(["S3_ACCESS_KEY", "S3_SECRET_KEY"]),
+    errors.EndpointRefused("https://example.com/v2/abc/run", 400, "no input"),
+    errors.PayloadTooLarge(30_000_000, 7_000_000, ["FLAC", "Opus"]),
     errors.AudioTooLarge(1000, 2000),
     errors.AudioTooLong(3600.0),
     errors.AudioTooShort(0.05, 0.1),
@@ -31,12 +33,17 @@ EXAMPLES: list[ParakeetError] = [
     errors.ClipOutside(12.0, 10.5),
     errors.SourceUnreachable("https://example.com/a.mp3", "connection refused"),
     errors.SourceTimeout("https://example.com/a.mp3", 300.0),
+    errors.EndpointUnreachable("https://example.com/v2/abc/run", "it answered 503"),
+    errors.JobCancelled("abc-e1"),
+    errors.JobExpired("abc-e1", "it took longer than the endpoint lets it"),
     errors.DecodeTimeout(1800.0),
     errors.Overloaded(21_000.0, 21_600.0),
+    errors.JobFailed("abc-e1", "KeyError: 'input'"),
     errors.OutOfMemory(29.96),
     errors.ContractBroken(8, 7),
     errors.EngineLost("RuntimeError: CUDA error: device-side assert triggered"),
     errors.InvalidSetting("PARAKEET_MODLE", "no such setting", "PARAKEET_MODEL"),
+    errors.EndpointDenied("https://example.com/v2/abc/run", 401),
     errors.WeightsMissing("demo", ["/models/demo.nemo"]),
     errors.WeightsCorrupt("/models/demo.nemo", "it is no tar archive"),
     errors.WeightsUnsupported("encoder", "subsampling", "stacking"),
@@ -190,3 +197,25 @@ def test_every_family_says_whose_move_it_is_in_the_words_of_the_drawing():
 )
 def test_nearest_finds_the_name_that_was_meant_or_none(name, expected):
     assert errors.nearest(name, ["format", "audio_url", "audio_s3"]) == expected
+
+
+@each_example
+def test_an_error_is_read_back_from_its_document_as_what_it_was(error):
+    document = json.loads(json.dumps(error.document()))
+    again = errors.read({**document, "refresh_worker": True})
+    assert type(again) is type(error)
+    assert again.document() == document
+    assert str(again) == str(error)
+
+
+def test_the_code_in_front_of_the_sentence_is_enough_to_read_an_error():
+    error = errors.read({"error": "audio_empty: the file is empty"})
+    assert isinstance(error, errors.AudioEmpty)
+    assert str(error) == "audio_empty: the file is empty"
+
+
+@pytest.mark.parametrize(
+    "document", [{}, {"error": "no code"}, {"error": "odd_code: x"}, {"error": "x", "code": "odd"}]
+)
+def test_what_is_none_of_our_errors_is_not_read_as_one(document):
+    assert errors.read(document) is None

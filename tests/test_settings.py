@@ -29,6 +29,13 @@ READ: dict[str, tuple[str, str, Any]] = {
     "queue_seconds": ("PARAKEET_QUEUE_SECONDS", "100", 100.0),
     "scratch": ("PARAKEET_SCRATCH", "/scratch", Path("/scratch")),
     "ffmpeg": ("PARAKEET_FFMPEG", "/opt/ffmpeg", Path("/opt/ffmpeg")),
+    "runpod_api_key": ("RUNPOD_API_KEY", "rpa_1", "rpa_1"),
+    "runpod_endpoint_base_url": (
+        "RUNPOD_ENDPOINT_BASE_URL",
+        "http://127.0.0.1/v2",
+        "http://127.0.0.1/v2",
+    ),
+    "api_key": ("PARAKEET_API_KEY", "sesame", "sesame"),
     "s3_access_key": ("S3_ACCESS_KEY", "AKIA", "AKIA"),
     "s3_secret_key": ("S3_SECRET_KEY", "hush", "hush"),
     "s3_endpoint": ("S3_ENDPOINT", "https://s3.example.com", "https://s3.example.com"),

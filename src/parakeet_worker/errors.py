@@ -7,6 +7,8 @@
     │   ├── SourceRefused         the server refused to hand it out (401, 403, other 4xx)
     │   ├── SourceNotFound        there is nothing at that URL or key
     │   ├── S3NotConfigured       the operator gave this worker no S3 settings
+    │   ├── EndpointRefused       the endpoint does not take the request
+    │   ├── PayloadTooLarge       too large to be sent to the endpoint, however it is sent
     │   ├── AudioTooLarge         more bytes than the limit
     │   ├── AudioTooLong          more seconds than the limit
     │   ├── AudioTooShort         too short to hold a word
@@ -18,14 +20,19 @@
     ├── TransientError        the same request may work later
     │   ├── SourceUnreachable     no answer, a dropped connection or a 5xx
     │   ├── SourceTimeout         the download took too long
+    │   ├── EndpointUnreachable   the endpoint did not answer, however often it was asked
+    │   ├── JobCancelled          somebody cancelled the job
+    │   ├── JobExpired            the platform gave the job up before it was done
     │   ├── DecodeTimeout         ffmpeg took too long
     │   └── Overloaded            the queue is full
     ├── EngineError           this worker is at fault
+    │   ├── JobFailed             the job failed and does not say why in words of ours
     │   ├── OutOfMemory           a piece does not fit even alone
     │   ├── ContractBroken        the engine answered another number of pieces than it was given
     │   └── EngineLost            the engine failed in a way that it cannot come back from
     └── SetupError            the operator must change the deployment; no job is taken
         ├── InvalidSetting        an environment variable is unknown or has an impossible value
+        ├── EndpointDenied        there is no such endpoint, or the key does not open it
         ├── WeightsMissing        no model where one was named
         ├── WeightsCorrupt        a model that cannot be read
         ├── WeightsUnsupported    a model with an option that the engine does not implement
@@ -43,6 +50,8 @@
 An error is made from facts and formats itself; the facts travel beside the sentence.
 """
 
+import re
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
@@ -116,6 +125,30 @@ class S3NotConfigured(RequestError):
     def __init__(self, missing: list[str]) -> None:
         super().__init__(
             f"this worker has no S3 settings; missing: {', '.join(missing)}", missing=missing
+        )
+
+
+class EndpointRefused(RequestError):
+    code = "endpoint_refused"
+
+    def __init__(self, endpoint: str, status: int, reason: str) -> None:
+        super().__init__(
+            f"{endpoint} answered {status}: {reason or 'no reason given'}",
+            endpoint=endpoint,
+            status=status,
+        )
+
+
+class PayloadTooLarge(RequestError):
+    code = "payload_too_large"
+    http_status = 413
+
+    def __init__(self, size: int, limit: int, tried: list[str]) -> None:
+        super().__init__(
+            f"{size} bytes, of which the endpoint takes {limit}, also as {' and '.join(tried)}; "
+            "set S3_BUCKET, S3_ACCESS_KEY and S3_SECRET_KEY to have it sent through a bucket",
+            limit=limit,
+            bytes=size,
         )
 
 
@@ -220,6 +253,27 @@ class SourceTimeout(TransientError):
         )
 
 
+class EndpointUnreachable(TransientError):
+    code = "endpoint_unreachable"
+
+    def __init__(self, endpoint: str, reason: str) -> None:
+        super().__init__(f"{endpoint}: {reason}", endpoint=endpoint)
+
+
+class JobCancelled(TransientError):
+    code = "job_cancelled"
+
+    def __init__(self, job: str) -> None:
+        super().__init__(f"job {job} was cancelled", job=job)
+
+
+class JobExpired(TransientError):
+    code = "job_expired"
+
+    def __init__(self, job: str, reason: str) -> None:
+        super().__init__(f"job {job} was given up: {reason}", job=job)
+
+
 class DecodeTimeout(TransientError):
     code = "decode_timeout"
 
@@ -239,6 +293,13 @@ class Overloaded(TransientError):
 
 class EngineError(ParakeetError):
     """This worker is at fault."""
+
+
+class JobFailed(EngineError):
+    code = "job_failed"
+
+    def __init__(self, job: str, reason: str) -> None:
+        super().__init__(f"job {job}: {reason}", job=job)
 
 
 class OutOfMemory(EngineError):
@@ -278,6 +339,14 @@ class InvalidSetting(SetupError):
     def __init__(self, name: str, reason: str, nearest: str | None = None) -> None:
         hint = f"; did you mean {nearest}?" if nearest else ""
         super().__init__(f"{name}: {reason}{hint}", setting=name, nearest=nearest)
+
+
+class EndpointDenied(SetupError):
+    code = "endpoint_denied"
+
+    def __init__(self, endpoint: str, status: int) -> None:
+        what = "there is no such endpoint" if status == 404 else "check the API key"
+        super().__init__(f"{endpoint} answered {status}: {what}", endpoint=endpoint, status=status)
 
 
 class WeightsMissing(SetupError):
@@ -411,3 +480,24 @@ class InstallTimeout(SetupError):
             "PARAKEET_INSTALL_TIMEOUT_SECONDS",
             limit=limit_seconds,
         )
+
+
+def read(document: Mapping[str, object]) -> ParakeetError | None:
+    """The error that an answer tells of, made from its document; None if it is none of ours."""
+    said = str(document.get("error", ""))
+    found = re.match(r"([a-z0-9_]+): ", said)
+    code = document.get("code") or (found and found[1])
+    kind = next((leaf for leaf in _leaves(ParakeetError) if leaf.code == code), None)
+    if kind is None:
+        return None
+    # Not by its own way of being made, which asks for other facts than those that travelled.
+    error = kind.__new__(kind)
+    beside = {"error", "code", "sentence", "refresh_worker"}
+    facts = {name: fact for name, fact in document.items() if name not in beside}
+    ParakeetError.__init__(error, said.removeprefix(f"{code}: "), **facts)
+    return error
+
+
+def _leaves(family: type[ParakeetError]) -> Iterator[type[ParakeetError]]:
+    for child in family.__subclasses__():
+        yield from _leaves(child) if child.__subclasses__() else (child,)

@@ -18,6 +18,8 @@ _PLAIN = {
     "s3_endpoint": "S3_ENDPOINT",
     "s3_bucket": "S3_BUCKET",
     "s3_region": "S3_REGION",
+    "runpod_api_key": "RUNPOD_API_KEY",
+    "runpod_endpoint_base_url": "RUNPOD_ENDPOINT_BASE_URL",
 }
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -67,6 +69,12 @@ class Settings(BaseModel):
     """Folder for each job's scratch folder."""
     ffmpeg: Path | None = None
     """The ffmpeg to run; by default the system's, else the one that comes as a package."""
+    runpod_api_key: str | None = Field(default=None, repr=False)
+    """Key that `parakeet transcribe --endpoint` sends to RunPod."""
+    runpod_endpoint_base_url: str = "https://api.runpod.ai/v2"
+    """Where it finds a queue endpoint that is given by its id."""
+    api_key: str | None = Field(default=None, repr=False)
+    """Key that it sends to a `parakeet serve`."""
     s3_access_key: str | None = None
     """Access key for `audio_s3` and `s3://` addresses."""
     s3_secret_key: str | None = Field(default=None, repr=False)
