@@ -2,13 +2,30 @@
 
 import importlib.util
 import os
+import signal
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 _PACKAGE = "parakeet_worker"
-_MODULE = f"{_PACKAGE}.entrypoints.serverless"
+_QUEUE = f"{_PACKAGE}.entrypoints.serverless"
+_SERVER = f"{_PACKAGE}.entrypoints.server"
 _ROOT = Path(__file__).resolve().parent
+
+
+def door(arguments: Sequence[str], variables: Mapping[str, str], folder: Path) -> str:
+    """The module to become: RunPod's queue and its SDK's local modes, or the HTTP server.
+
+    An endpoint that balances load gives its workers no address to take jobs from.
+    """
+    local = any(argument.startswith(("--test_input", "--rp_")) for argument in arguments)
+    if variables.get("RUNPOD_WEBHOOK_GET_JOB") or local or (folder / "test_input.json").exists():
+        return _QUEUE
+    balanced = variables.get("RUNPOD_ENDPOINT_ID") or variables.get("PORT")
+    return _SERVER if balanced else _QUEUE
 
 
 def environment_python() -> str | None:
@@ -29,11 +46,18 @@ def python_on_volume() -> tuple[str, dict[str, str]]:
     from parakeet_worker.bootstrap import prepare
     from parakeet_worker.errors import SetupError
 
+    # The first process of a container is not ended by a signal that it has no handler for; and
+    # so the lease is given back. `exec` forgets the handler.
+    signal.signal(signal.SIGTERM, _end)
     try:
         prepared = prepare(os.environ, _ROOT, _tell)
     except SetupError as error:
         sys.exit(f"parakeet: {error}")
     return str(prepared.python), prepared.variables
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _tell(line: str) -> None:
@@ -42,10 +66,11 @@ def _tell(line: str) -> None:
 
 
 def main() -> None:
+    module = door(sys.argv[1:], os.environ, Path.cwd())
     python, variables = environment_python(), dict(os.environ)
     if python is None:
         python, variables = python_on_volume()
-    os.execve(python, [python, "-m", _MODULE, *sys.argv[1:]], variables)  # noqa: S606  # the point
+    os.execve(python, [python, "-m", module, *sys.argv[1:]], variables)  # noqa: S606  # the point
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+# Two targets. `volume` is small: handler.py installs the software once, on a network volume.
+# `baked`, the last and so the default, holds environment and model. See docs/deploying.md.
+
+# Nothing is compiled and PyTorch brings its own CUDA: `base` or `runtime` in place of
+# `cudnn-devel` does as well, and is several gigabytes smaller.
+ARG BASE=nvidia/cuda:12.8.1-cudnn-devel-ubuntu24.04
+# Where `baked` has its model from: `published` or `demo`.
+ARG WEIGHTS=published
+
+FROM ${BASE} AS system
+ARG PYTHON=3.12
+WORKDIR /app
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+        ca-certificates ffmpeg python${PYTHON} python${PYTHON}-venv \
+    && rm -rf /var/lib/apt/lists/* \
+    && ln -s /usr/bin/python${PYTHON} /usr/local/bin/python
+COPY requirements/uv.txt requirements/uv.txt
+RUN python -m venv /opt/uv \
+    && /opt/uv/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-deps \
+        --require-hashes --requirement requirements/uv.txt \
+    && ln -s /opt/uv/bin/uv /usr/local/bin/uv
+ENV PYTHONUNBUFFERED=1
+
+FROM system AS volume
+COPY handler.py pyproject.toml README.md ./
+COPY requirements requirements
+COPY src src
+# Root, since a network volume is mounted as root's.
+CMD ["python", "handler.py"]
+
+FROM system AS environment
+COPY requirements/runtime.txt requirements/runtime.txt
+RUN uv venv --no-cache --python /usr/local/bin/python .venv \
+    && uv pip sync --no-cache --python .venv/bin/python --compile-bytecode --require-hashes \
+        requirements/runtime.txt
+
+FROM environment AS published
+ARG MODEL=nvidia/parakeet-tdt-0.6b-v3
+ARG REVISION=541d1f99c6b0c3cd0b11a95167540bb8edefd82b
+RUN .venv/bin/hf download "${MODEL}" --revision "${REVISION}" --local-dir /model \
+        --include config.json --include model.safetensors --include tokenizer.json \
+        --include preprocessor_config.json --include processor_config.json \
+    && rm -r /model/.cache
+
+FROM scratch AS demo
+COPY src/parakeet_worker/checkpoints/demo.nemo /model/
+
+FROM ${WEIGHTS} AS weights
+
+FROM environment AS baked
+COPY --from=weights /model /opt/model
+COPY handler.py pyproject.toml README.md ./
+COPY src src
+RUN uv pip install --no-cache --python .venv/bin/python --no-deps --editable . \
+    && .venv/bin/python -m compileall -q src \
+    && useradd --create-home --uid 10001 worker
+ENV PATH=/app/.venv/bin:${PATH} \
+    PARAKEET_MODEL=/opt/model
+USER worker
+CMD ["python", "handler.py"]

@@ -1,0 +1,114 @@
+"""RunPod's entry point: which door it opens, and how it ends while it installs."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from wheelhouse import Site
+
+ROOT = Path(__file__).resolve().parent.parent
+JOBS = {"RUNPOD_WEBHOOK_GET_JOB": "https://example.com/job-take/$ID?gpu=none"}
+ENDPOINT = {"RUNPOD_ENDPOINT_ID": "abc"}
+PORT = {"PORT": "8000"}
+
+
+def handler() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("handler", ROOT / "handler.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "expected"),
+    [
+        ([], {**JOBS, **ENDPOINT}, "serverless"),
+        ([], {**JOBS, **ENDPOINT, **PORT}, "serverless"),
+        ([], ENDPOINT, "server"),
+        ([], {**ENDPOINT, **PORT}, "server"),
+        ([], {**ENDPOINT, "RUNPOD_WEBHOOK_GET_JOB": ""}, "server"),
+        ([], PORT, "server"),
+        ([], {}, "serverless"),
+        ([], {"PORT": ""}, "serverless"),
+        (["--test_input", "{}"], PORT, "serverless"),
+        (["--test_input={}"], ENDPOINT, "serverless"),
+        (["--rp_serve_api", "--rp_api_port", "8000"], PORT, "serverless"),
+    ],
+)
+def test_the_environment_decides_which_door_is_opened(
+    tmp_path: Path, arguments: list[str], variables: dict[str, str], expected: str
+) -> None:
+    module = handler().door(arguments, variables, tmp_path)
+    assert module == f"parakeet_worker.entrypoints.{expected}"
+
+
+def test_a_test_input_in_the_folder_is_a_local_mode(tmp_path: Path) -> None:
+    (tmp_path / "test_input.json").write_text("{}")
+    assert handler().door([], PORT, tmp_path).endswith(".serverless")
+
+
+@pytest.mark.parametrize(("variables", "expected"), [({}, "serverless"), (PORT, "server")])
+def test_the_handler_becomes_the_module_behind_the_door(
+    tmp_path: Path, variables: dict[str, str], expected: str
+) -> None:
+    site = Site.at(tmp_path)
+    doors = site.root / "src" / "parakeet_worker" / "entrypoints"
+    doors.joinpath("server.py").write_text('print("server")')
+    doors.joinpath("serverless.py").write_text('print("serverless")')
+    ran = subprocess.run(
+        site.command,
+        env={**site.environment, **variables},
+        cwd=site.root, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert ran.stdout.splitlines() == [expected]
+
+
+# An installer that takes its time, so that there is a moment to end in.
+_SLOW_UV = """#!/bin/sh
+case "$1" in --version) echo "uv 0" ;; *) exec sleep 60 ;; esac
+"""
+
+
+def test_a_signal_while_installing_ends_the_first_process_and_gives_the_lease_back(
+    tmp_path: Path,
+) -> None:
+    site = Site.at(tmp_path)
+    uv = tmp_path / "uv"
+    uv.write_text(_SLOW_UV)
+    uv.chmod(0o755)
+    # In a space of its own it is process 1, which a signal without a handler does not end.
+    alone = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("this machine makes no process spaces")
+    waiting = subprocess.Popen(
+        [*alone, "sh", "-c", 'exec "$@"', "sh", *site.command],
+        env={**site.environment, "PARAKEET_UV": str(uv)},
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        lease = site.volume / "leases" / "1"
+        for _ in range(600):
+            if lease.exists() and '"step": "installing' in lease.read_text():
+                break
+            time.sleep(0.1)
+        (first,) = children(waiting.pid)
+        os.kill(first, signal.SIGTERM)
+        waiting.wait(timeout=30)
+        assert json.loads(lease.read_text())["released"] is True
+    finally:
+        waiting.kill()
+        waiting.communicate()
+
+
+def children(pid: int) -> list[int]:
+    told = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in told.split()]

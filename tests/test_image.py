@@ -1,0 +1,189 @@
+"""The Dockerfile read as text: what can be known of the image without building it."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from parakeet_worker import weights
+from parakeet_worker.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGETS = ("volume", "baked")
+PLANNED_BASE = "nvidia/cuda:12.8.1-cudnn-devel-ubuntu24.04"
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One instruction of the Dockerfile, its continued lines joined."""
+
+    stage: str
+    """Empty before the first `FROM`."""
+    name: str
+    said: str
+
+
+def instructions() -> list[Instruction]:
+    text = (ROOT / "Dockerfile").read_text()
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    stage, found = "", []
+    for line in re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines():
+        name, _, said = line.partition(" ")
+        if name == "FROM":
+            stage = said.rpartition(" AS ")[2]
+        found.append(Instruction(stage, name, said))
+    return found
+
+
+def parents() -> dict[str, str]:
+    """Stage to the stage or image that it stands on."""
+    return {each.stage: each.said.split()[0] for each in instructions() if each.name == "FROM"}
+
+
+def of(target: str, *names: str) -> list[Instruction]:
+    """What builds `target`, from its base up."""
+    line = [target]
+    while line[-1] in parents():
+        line.append(parents()[line[-1]])
+    every = instructions()
+    return [
+        each for stage in reversed(line) for each in every
+        if each.stage == stage and (not names or each.name in names)
+    ]  # fmt: skip
+
+
+def arguments() -> dict[str, str]:
+    """Build arguments with their defaults."""
+    pairs = [each.said.partition("=") for each in instructions() if each.name == "ARG"]
+    return {name: default for name, _, default in pairs}
+
+
+def runs() -> list[str]:
+    return [each.said for each in instructions() if each.name == "RUN"]
+
+
+def test_the_base_is_the_plans_and_it_and_python_can_be_chosen() -> None:
+    assert arguments()["BASE"] == PLANNED_BASE
+    assert parents()["system"] == "${BASE}"
+    assert arguments()["PYTHON"] == "3.12"
+    assert list(parents())[-1] == "baked", "a build without a target gives the one for any endpoint"
+    assert set(TARGETS) <= set(parents())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_python_is_the_first_process_and_no_shell_stands_before_it(target: str) -> None:
+    *_, command = of(target, "CMD")
+    assert json.loads(command.said) == ["python", "handler.py"]
+    assert of(target, "ENTRYPOINT", "SHELL") == []
+
+
+def test_every_package_is_pinned_or_comes_from_the_base() -> None:
+    installs = [run for run in runs() if "pip install" in run or "pip sync" in run]
+    assert len(installs) == 3
+    for run in installs:
+        assert "--require-hashes" in run or "--no-deps --editable ." in run, run
+    assert re.search(r"https?://", "\n".join(runs())) is None
+    assert re.search(r"(^|&&\s*)(curl|wget|git)\s", "\n".join(runs())) is None
+    assert ":latest" not in (ROOT / "Dockerfile").read_text()
+    assert re.fullmatch(r"[0-9a-f]{40}", arguments()["REVISION"])
+
+
+def test_nothing_is_compiled() -> None:
+    (system,) = [run for run in runs() if "apt-get" in run]
+    installed = system.partition("--no-install-recommends")[2].partition("&&")[0].split()
+    assert installed == ["ca-certificates", "ffmpeg", "python${PYTHON}", "python${PYTHON}-venv"]
+    assert system.index("rm -rf /var/lib/apt/lists/*") > system.index("install")
+
+
+def test_no_secret_is_asked_for_and_none_is_kept() -> None:
+    named = [*arguments(), *(each.said for each in instructions() if each.name == "ENV")]
+    assert len(named) > 5
+    for name in named:
+        assert not re.search(
+            r"TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY|PROXY|INDEX", name, re.IGNORECASE
+        )
+    assert "--mount" not in "\n".join(runs())
+    assert "USER" not in arguments()
+
+
+def test_a_layer_of_caches_is_never_kept() -> None:
+    for run in runs():
+        if "uv " in run and "ln -s" not in run:
+            assert run.count("uv venv") + run.count("uv pip") == run.count("--no-cache")
+        if "-m pip" in run:
+            assert "--no-cache-dir" in run
+
+
+def test_weights_are_a_layer_below_the_code_and_lie_where_the_settings_look() -> None:
+    order = [(each.name, each.said) for each in of("baked", "COPY", "RUN")]
+    weights_at = order.index(("COPY", "--from=weights /model /opt/model"))
+    code_at = order.index(("COPY", "src src"))
+    environment_at = next(n for n, (_, said) in enumerate(order) if "uv pip sync" in said)
+    assert environment_at < weights_at < code_at
+    (set_,) = [each.said for each in of("baked", "ENV") if "PARAKEET_MODEL" in each.said]
+    assert "PARAKEET_MODEL=/opt/model" in set_
+
+
+def test_the_model_that_is_baked_is_the_default_one_with_every_file_that_is_read() -> None:
+    assert arguments()["MODEL"] == Settings().model
+    (download,) = [run for run in runs() if "hf download" in run]
+    included = re.findall(r"--include (\S+)", download)
+    assert sorted(included) == sorted([*weights._SAFETENSORS, *weights._EXTRACTOR])
+    source = (ROOT / "src" / "parakeet_worker" / "weights.py").read_text()
+    assert f"at revision {arguments()['REVISION']}" in source
+
+
+def test_what_is_baked_does_not_run_as_root_and_what_writes_to_a_volume_does() -> None:
+    assert [each.said for each in of("baked", "USER")] == ["worker"]
+    assert of("volume", "USER") == []
+
+
+def let_in(path: str) -> bool:
+    """Whether .dockerignore leaves a file to the build; the last rule that fits counts."""
+    inside = True
+    for rule in (ROOT / ".dockerignore").read_text().splitlines():
+        pattern = rule.removeprefix("!")
+        if rule and not rule.startswith("#") and any(fits(pattern, path)):
+            inside = rule.startswith("!")
+    return inside
+
+
+def fits(pattern: str, path: str) -> Iterator[bool]:
+    """For a path and each folder above it, whether the pattern names it."""
+    parts = path.split("/")
+    for length in range(1, len(parts) + 1):
+        above = parts[:length]
+        if pattern.startswith("**/"):
+            yield fnmatchcase(above[-1], pattern.removeprefix("**/"))
+        else:
+            yield len(above) == pattern.count("/") + 1 and fnmatchcase("/".join(above), pattern)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".git/config", ".venv/bin/python", ".cache/uv/bin/uv", "samples/en.ogg", "tests/speech.py",
+        "Dockerfile", ".runpod/hub.json", "src/parakeet_worker/__pycache__/audio.cpython-312.pyc",
+        "src/parakeet_worker/audio.pyc", ".env", "test_input.json",
+    ],
+)  # fmt: skip
+def test_the_build_is_not_given_what_it_has_no_use_for(path: str) -> None:
+    assert not let_in(path)
+
+
+def test_the_build_is_given_all_that_it_copies() -> None:
+    copies = [
+        each for target in (*TARGETS, "demo") for each in of(target, "COPY")
+        if not each.said.startswith("--from")
+    ]  # fmt: skip
+    sources = {source for each in copies for source in each.said.split()[:-1]}
+    assert len(sources) > 5
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert let_in(source), source
+    assert let_in("src/parakeet_worker/checkpoints/demo.nemo")
+    assert let_in("requirements/profiles.toml")
