@@ -41,6 +41,15 @@ READ: dict[str, tuple[str, str, Any]] = {
     "s3_endpoint": ("S3_ENDPOINT", "https://s3.example.com", "https://s3.example.com"),
     "s3_bucket": ("S3_BUCKET", "talks", "talks"),
     "s3_region": ("S3_REGION", "eu-west-1", "eu-west-1"),
+    "port": ("PORT", "80", 80),
+    "port_health": ("PORT_HEALTH", "81", 81),
+    "api_keys": ("PARAKEET_API_KEYS", "one,two", "one,two"),
+    "max_requests": ("PARAKEET_MAX_REQUESTS", "8", 8),
+    "max_connections": ("PARAKEET_MAX_CONNECTIONS", "100", 100),
+    "max_json_bytes": ("PARAKEET_MAX_JSON_BYTES", "1000", 1000),
+    "idle_timeout_seconds": ("PARAKEET_IDLE_TIMEOUT_SECONDS", "5", 5.0),
+    "upload_timeout_seconds": ("PARAKEET_UPLOAD_TIMEOUT_SECONDS", "60", 60.0),
+    "stop_timeout_seconds": ("PARAKEET_STOP_TIMEOUT_SECONDS", "10", 10.0),
 }
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -56,6 +57,22 @@ def _seconds(samples: Samples) -> float:
     return len(samples) / SAMPLE_RATE
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What waits, and what the engine has been given since the start."""
+
+    waiting_seconds: float
+    """Audio that waits for the engine."""
+    budget_seconds: float
+    """What one batch has room for, padding counted."""
+    batches: int
+    pieces: int
+    padded_seconds: float
+    """Of all batches, the longest piece times the pieces."""
+    busy_seconds: float
+    """How long the engine worked on them."""
+
+
 class _Anonymous:
     """A caller who does not say who he is."""
 
@@ -100,6 +117,8 @@ class Batcher:
         self._changed = threading.Condition()
         self._closed = False
         self._lost: str | None = None
+        self._batches, self._pieces = 0, 0
+        self._padded_seconds, self._busy_seconds = 0.0, 0.0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -107,6 +126,20 @@ class Batcher:
     def lost(self) -> bool:
         """Whether the engine has failed for good and the worker should be replaced."""
         return self._lost is not None
+
+    @property
+    def load(self) -> Load:
+        """How much there is to do, and how full the batches were."""
+        with self._changed:
+            waiting = sum(piece.seconds for piece in self._waiting if not piece.answer.cancelled())
+            return Load(
+                waiting_seconds=waiting,
+                budget_seconds=self._batch_seconds,
+                batches=self._batches,
+                pieces=self._pieces,
+                padded_seconds=self._padded_seconds,
+                busy_seconds=self._busy_seconds,
+            )
 
     def submit(
         self,
@@ -159,7 +192,9 @@ class Batcher:
         batch: list[_Waiting] = []
         try:
             while batch := self._next():
+                started = time.monotonic()
                 self._transcribe(batch)
+                self._count(batch, time.monotonic() - started)
         except BaseException as failure:  # whatever it is, nobody may be left waiting
             log.exception("the engine is lost")
             self._lost = f"{type(failure).__name__}: {failure}"
@@ -183,6 +218,13 @@ class Batcher:
                 live = [piece for piece in batch if piece.answer.set_running_or_notify_cancel()]
                 if live:
                     return live
+
+    def _count(self, batch: list[_Waiting], busy_seconds: float) -> None:
+        with self._changed:
+            self._batches += 1
+            self._pieces += len(batch)
+            self._padded_seconds += len(batch) * max(piece.seconds for piece in batch)
+            self._busy_seconds += busy_seconds
 
     def _transcribe(self, batch: list[_Waiting]) -> None:
         try:

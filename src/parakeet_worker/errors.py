@@ -16,7 +16,12 @@
     │   ├── AudioMissing          a media file without an audio stream
     │   ├── AudioTruncated        the file ends before it says it does
     │   ├── AudioUndecodable      ffmpeg cannot read it
-    │   └── ClipOutside           the clip starts after the recording ends
+    │   ├── ClipOutside           the clip starts after the recording ends
+    │   ├── InvalidApiKey         the server wants a key, and this is none
+    │   ├── ModelNotFound         a model was named that is not the one that is served
+    │   ├── UnknownRoute          the server has nothing at that path
+    │   ├── MethodNotAllowed      it has, but not for that method
+    │   └── UploadTimeout         the request's body took too long, or stood still
     ├── TransientError        the same request may work later
     │   ├── SourceUnreachable     no answer, a dropped connection or a 5xx
     │   ├── SourceTimeout         the download took too long
@@ -24,7 +29,9 @@
     │   ├── JobCancelled          somebody cancelled the job
     │   ├── JobExpired            the platform gave the job up before it was done
     │   ├── DecodeTimeout         ffmpeg took too long
-    │   └── Overloaded            the queue is full
+    │   ├── Overloaded            the queue is full
+    │   ├── Busy                  the server has as many requests as it takes at a time
+    │   └── Warming               the model is still being loaded
     ├── EngineError           this worker is at fault
     │   ├── JobFailed             the job failed and does not say why in words of ours
     │   ├── OutOfMemory           a piece does not fit even alone
@@ -229,6 +236,48 @@ class ClipOutside(RequestError):
         )
 
 
+class InvalidApiKey(RequestError):
+    code = "invalid_api_key"
+    http_status = 401
+
+    def __init__(self) -> None:
+        super().__init__("send one of the operator's keys as 'Authorization: Bearer KEY'")
+
+
+class ModelNotFound(RequestError):
+    code = "model_not_found"
+    http_status = 404
+
+    def __init__(self, model: str, served: str) -> None:
+        super().__init__(
+            f"'{model}' is not served here; '{served}' is", field="model", served=served
+        )
+
+
+class UnknownRoute(RequestError):
+    code = "unknown_route"
+    http_status = 404
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"there is nothing at {path}; /docs lists what there is", path=path)
+
+
+class MethodNotAllowed(RequestError):
+    code = "method_not_allowed"
+    http_status = 405
+
+    def __init__(self, method: str, path: str) -> None:
+        super().__init__(f"{path} does not take {method}; /docs lists what it takes", path=path)
+
+
+class UploadTimeout(RequestError):
+    code = "upload_timeout"
+    http_status = 408
+
+    def __init__(self, limit_seconds: float) -> None:
+        super().__init__(f"the body did not come within {limit_seconds:g} s", limit=limit_seconds)
+
+
 class TransientError(ParakeetError):
     """The same request may work later."""
 
@@ -289,6 +338,20 @@ class Overloaded(TransientError):
             f"{waiting_seconds:.0f} s of audio are waiting, limit {limit_seconds:.0f} s",
             limit=limit_seconds,
         )
+
+
+class Busy(TransientError):
+    code = "busy"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} requests are being answered, limit {limit}", limit=limit)
+
+
+class Warming(TransientError):
+    code = "warming"
+
+    def __init__(self) -> None:
+        super().__init__("the model is still being loaded; GET /ready tells when it is")
 
 
 class EngineError(ParakeetError):

@@ -11,7 +11,7 @@ from parakeet_worker.bootstrap.choices import NAMES as BOOTSTRAP_NAMES
 from parakeet_worker.errors import InvalidSetting, nearest
 
 _PREFIX = "PARAKEET_"
-# Names that the plan gives without the prefix; `S3_BUCKET` and its like are common property.
+# Names that the plan or the platform gives without the prefix; they are common property.
 _PLAIN = {
     "s3_access_key": "S3_ACCESS_KEY",
     "s3_secret_key": "S3_SECRET_KEY",
@@ -20,10 +20,13 @@ _PLAIN = {
     "s3_region": "S3_REGION",
     "runpod_api_key": "RUNPOD_API_KEY",
     "runpod_endpoint_base_url": "RUNPOD_ENDPOINT_BASE_URL",
+    "port": "PORT",
+    "port_health": "PORT_HEALTH",
 }
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class Settings(BaseModel):
@@ -85,6 +88,27 @@ class Settings(BaseModel):
     """Bucket of requests that name none."""
     s3_region: str | None = None
     """Region, for services that insist on theirs."""
+
+    port: Port = 8000
+    """Where the HTTP server listens; 0 takes a free one."""
+    port_health: Port | None = None
+    """Where it listens beside that, for a platform that asks after its health elsewhere."""
+    api_keys: str | None = Field(default=None, repr=False)
+    """Keys, with commas between them, of which the HTTP server wants one; without, it wants
+    none."""
+    max_requests: Count = 64
+    """Requests that the HTTP server answers at a time; those beyond get 503."""
+    max_connections: Count = 4096
+    """Connections that the HTTP server holds at a time, idle ones with them; those beyond get
+    503."""
+    max_json_bytes: Count = 32 << 20
+    """Largest JSON body that the HTTP server accepts, in bytes; a file is uploaded as a form."""
+    idle_timeout_seconds: Seconds = 30.0
+    """How long a connection to the HTTP server may stand still while it is the caller's turn."""
+    upload_timeout_seconds: Seconds = 600.0
+    """How long a request's body may take to come."""
+    stop_timeout_seconds: Seconds = 300.0
+    """How long the HTTP server goes on with what it has begun when it is told to stop."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
