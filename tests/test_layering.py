@@ -66,6 +66,7 @@ FLOW = (
     "hearing",
     "cues",
     "render",
+    "rewriting",
     "pipeline",
     "weights",
     "worker",
@@ -104,7 +105,7 @@ OWNERS = {
     ),
     "omegaconf": ("engine.nemo",),
     "py3langid": ("language",),
-    "pydantic": ("request", "settings"),
+    "pydantic": ("request", "rewriting", "settings"),
     "runpod": ("entrypoints.serverless",),
     "safetensors": ("engine.native.checkpoint", "engine.native.converted"),
     "stamina": ("sources.url",),
@@ -296,11 +297,11 @@ def test_every_dataclass_is_frozen_and_has_slots():
 def test_every_model_of_the_wire_and_of_the_settings_forbids_what_it_does_not_know():
     configured = [
         ast.unparse(node.value)
-        for name in ("settings", "request")
+        for name in ("settings", "request", "rewriting")
         for node in ast.walk(modules()[name])
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "model_config"
     ]
-    assert len(configured) == 2
+    assert len(configured) == 3
     assert all("extra='forbid'" in options for options in configured)
 
 

@@ -1,0 +1,151 @@
+/** What went wrong: the server's own document, or a failure that only the page can see. */
+export class Failure extends Error {
+  constructor({ error, code }, retrySeconds) {
+    super(error);
+    this.code = code;
+    this.retrySeconds = retrySeconds;
+  }
+
+  /** The server's sentence without the code in front of it. */
+  get sentence() {
+    const front = `${this.code}: `;
+    return this.message.startsWith(front) ? this.message.slice(front.length) : this.message;
+  }
+
+  /** Whether the same recording may be heard at the next try. */
+  get passes() {
+    return this.#meaning.passes ?? false;
+  }
+
+  get title() {
+    return this.#meaning.title;
+  }
+
+  get advice() {
+    const wait = this.retrySeconds ? ` The server asks to wait ${this.retrySeconds} s.` : "";
+    return this.#meaning.advice + wait;
+  }
+
+  get #meaning() {
+    return MEANINGS[this.code] ?? UNKNOWN;
+  }
+}
+
+/** The failure in an answer that is not a success; one without a document is told by its status. */
+export async function refusal(response) {
+  const retrySeconds = Number(response.headers.get("Retry-After")) || undefined;
+  const text = await response.text().catch(() => "");
+  try {
+    const document = JSON.parse(text);
+    if (typeof document.error === "string" && document.code) return new Failure(document, retrySeconds);
+  } catch {
+    // Not JSON: a proxy's page, say. The status is all that is known.
+  }
+  const sentence = `${response.status} ${response.statusText}`.trim();
+  return new Failure({ error: sentence, code: `http_${response.status}` }, retrySeconds);
+}
+
+const UNKNOWN = {
+  title: "The recording was not transcribed",
+  advice: "The server answered with something that this page does not know.",
+  passes: true,
+};
+
+function later(title) {
+  const advice = "Wait a moment and try again; nothing is wrong with the recording.";
+  return { title, advice, passes: true };
+}
+
+/** By the stable codes of the worker; the last ones are the page's own. */
+export const MEANINGS = {
+  invalid_request: {
+    title: "The server did not accept the request",
+    advice: "Check the options, or choose another recording.",
+  },
+  source_forbidden: { title: "That address may not be fetched", advice: "Choose a file instead." },
+  source_refused: { title: "That address was refused", advice: "Choose a file instead." },
+  source_not_found: { title: "Nothing is there", advice: "Choose a file instead." },
+  s3_not_configured: { title: "This server has no S3", advice: "Choose a file instead." },
+  audio_too_large: {
+    title: "The file is too large",
+    advice: "Send a shorter part of it, or a compressed form such as MP3 or Opus.",
+  },
+  audio_too_long: { title: "The recording is too long", advice: "Send it in parts." },
+  audio_too_short: {
+    title: "The recording is too short",
+    advice: "There must be enough of it to hold a word.",
+  },
+  audio_empty: { title: "The file is empty", advice: "Check that the recording was saved." },
+  audio_missing: {
+    title: "There is no sound in this file",
+    advice: "It is a media file without an audio track; choose another one.",
+  },
+  audio_truncated: {
+    title: "The file is incomplete",
+    advice: "It ends before it says it does; copy or download it again.",
+  },
+  audio_undecodable: {
+    title: "This file is not audio",
+    advice: "It cannot be read as sound, whatever its name says; choose another one.",
+  },
+  clip_outside: { title: "The clip lies outside the recording", advice: "Choose another part." },
+  invalid_api_key: {
+    title: "This server asks for an API key",
+    advice: "Whoever runs it can give you one.",
+  },
+  model_not_found: { title: "That model is not served here", advice: "Leave it to the server." },
+  unknown_route: { title: "The server lacks a part of this page", advice: "Reload the page." },
+  method_not_allowed: { title: "The server lacks a part of this page", advice: "Reload the page." },
+  upload_timeout: {
+    title: "Sending the file took too long",
+    advice: "Try again on a faster connection, or send a compressed form such as MP3 or Opus.",
+    passes: true,
+  },
+  source_unreachable: later("That address cannot be reached"),
+  source_timeout: later("That address is too slow"),
+  decode_timeout: later("Reading the file took too long"),
+  overloaded: later("The server is busy"),
+  busy: later("The server is busy"),
+  warming: later("The model is still being loaded"),
+  out_of_memory: {
+    title: "The server ran out of memory",
+    advice: "Try again, or tell whoever runs the server.",
+    passes: true,
+  },
+  contract_broken: later("The server made a mistake"),
+  engine_lost: {
+    title: "The server's engine has stopped",
+    advice: "It has to be started again; then try again.",
+    passes: true,
+  },
+  connection_lost: {
+    title: "The server cannot be reached",
+    advice: "Check that it runs and that you are online, then try again.",
+    passes: true,
+  },
+  stream_ended: {
+    title: "The transcript is incomplete",
+    advice: "The connection ended early. What had arrived is below; try again for the whole.",
+    passes: true,
+  },
+  microphone_refused: {
+    title: "The microphone may not be used",
+    advice: "Allow it in the browser's settings for this page, then press Record again.",
+  },
+  microphone_missing: {
+    title: "No microphone was found",
+    advice: "Connect one, or choose a file instead.",
+  },
+  recording_unsupported: {
+    title: "This browser cannot record here",
+    advice: "Recording needs https, or the page opened as localhost. Choose a file instead.",
+  },
+  several_files: {
+    title: "One recording at a time",
+    advice: "Drop or choose a single file.",
+  },
+  page_failed: {
+    title: "This page made a mistake",
+    advice: "Reload it; the browser's console says where it happened.",
+  },
+};
