@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from parakeet_worker.client.answer import Answer
+    from parakeet_worker.client.clients import AsyncClient, Client
     from parakeet_worker.errors import ParakeetError
     from parakeet_worker.model import Model, open_model
     from parakeet_worker.render import written
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 # Looked up when they are asked for: the package itself is imported in milliseconds.
 _HOMES = {
+    "Answer": "client.answer",
+    "AsyncClient": "client.clients",
+    "Client": "client.clients",
     "Model": "model",
     "ParakeetError": "errors",
     "Sentence": "transcript",
@@ -30,6 +35,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "Answer",
+    "AsyncClient",
+    "Client",
     "Model",
     "ParakeetError",
     "Sentence",

@@ -1,0 +1,1 @@
+"""The caller's side: files to an endpoint, its answers beside them, and what that cost."""

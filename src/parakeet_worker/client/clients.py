@@ -1,0 +1,312 @@
+"""The Python client, with and without async."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any, Self, TypedDict, TypeVar, Unpack
+
+import stamina
+
+from parakeet_worker.client.answer import Answer, Figures
+from parakeet_worker.client.doors import Document, Fields, HttpDoor, Job, Listener, QueueDoor
+from parakeet_worker.client.endpoint import RUNPOD, Endpoint
+from parakeet_worker.client.parcel import Parcel, pack
+from parakeet_worker.client.store import Store
+from parakeet_worker.client.wire import RETRY_SECONDS, Wire
+from parakeet_worker.errors import (
+    EndpointRefused,
+    EndpointUnreachable,
+    EngineLost,
+    InvalidRequest,
+    JobCancelled,
+    JobExpired,
+    Overloaded,
+    ParakeetError,
+    SourceUnreachable,
+)
+from parakeet_worker.request import Attention, Channels, Format, Vad, parse
+from parakeet_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
+
+_JOB_ATTEMPTS = 3
+_JOB_WAIT_SECONDS = 1.0
+_WORTH_ANOTHER = (EngineLost, Overloaded, SourceUnreachable)
+_AT_ONCE = 8
+_END_SECONDS = 15.0
+_ADDRESSES = ("http://", "https://", "s3://")
+
+
+class Options(TypedDict, total=False):
+    """How to answer; see docs/calling.md."""
+
+    format: Format
+    timestamp: bool
+    debug: bool
+    vad: Vad
+    attention: Attention
+    channels: Channels
+    language: str | None
+    start_seconds: float
+    end_seconds: float | None
+
+
+class AsyncClient:
+    """Has recordings transcribed by an endpoint; any number at once.
+
+    `endpoint` is the id of a RunPod endpoint, the URL of one, or the address of `parakeet serve`.
+    `settings` says where a bucket is, for recordings that no request has room for.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | Endpoint,
+        api_key: str | None = None,
+        *,
+        settings: Settings | None = None,
+        retry_seconds: float = RETRY_SECONDS,
+        answer_seconds: float | None = None,
+    ) -> None:
+        base = settings.runpod_endpoint_base_url if settings else RUNPOD
+        if isinstance(endpoint, str):
+            endpoint = Endpoint.read(endpoint, base)
+        if endpoint.runpod and not api_key:
+            raise InvalidRequest("api_key", f"{endpoint.url} wants one; RunPod's console has it")
+        self.endpoint = endpoint
+        self._settings = settings or Settings()
+        self._store = Store.of(self._settings)
+        self._wire = Wire(api_key, retry_seconds)
+        self._queue = QueueDoor(self._wire, endpoint)
+        self._http = HttpDoor(self._wire, endpoint, answer_seconds)
+        # What is packed or sent lies in memory, with its base64.
+        self._packing = asyncio.Semaphore(_AT_ONCE)
+        self._sending = asyncio.Semaphore(_AT_ONCE)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._wire.close()
+
+    async def transcribe(
+        self,
+        audio: str | PathLike[str] | bytes,
+        *,
+        listener: Listener = Listener(),  # noqa: B008  # frozen
+        resume: Job | None = None,
+        **options: Unpack[Options],
+    ) -> Answer:
+        """Transcribe a file, the bytes of one, or what is behind an http, https or s3 address.
+
+        When this is cancelled, so is the job. `listener` is told how far it is; `resume` is a job
+        that it was told of before, whose answer is fetched if the endpoint still has it.
+        Raises `RequestError`, `TransientError`, `EngineError`, or `EndpointDenied`.
+        """
+        fields = _fields(options)
+        if resume is not None and self.endpoint.kind == "queue":
+            with suppress(EndpointRefused, JobCancelled, JobExpired):
+                document, figures = await self._fetched(resume, listener)
+                return _answer(document, figures, resume.warnings, options)
+        if isinstance(audio, str) and audio.lower().startswith(_ADDRESSES):
+            return await self._delivered(Parcel(url=audio), fields, listener, options)
+        if not isinstance(audio, bytes):
+            return await self._packed(Path(audio), fields, listener, options)
+        with TemporaryDirectory(prefix="parakeet-") as folder:
+            path = Path(folder) / "audio"
+            await asyncio.to_thread(path.write_bytes, audio)
+            return await self._packed(path, fields, listener, options)
+
+    async def _packed(
+        self, path: Path, fields: Fields, listener: Listener, options: Options
+    ) -> Answer:
+        async with self._packing:
+            listener.stage("packing")
+            parcel = await pack(
+                path,
+                self.endpoint,
+                channels=options.get("channels", "mix"),
+                store=self._store,
+                ffmpeg=self._settings.ffmpeg,
+            )
+        return await self._delivered(parcel, fields, listener, options)
+
+    async def _delivered(
+        self, parcel: Parcel, fields: Fields, listener: Listener, options: Options
+    ) -> Answer:
+        """The answer to a parcel, sent again where the worker, and not the recording, failed."""
+        try:
+            document, figures = await _asked_again(self._asked, parcel, fields, listener)
+        except EndpointUnreachable:
+            # The job may still be worked on, and its audio be needed; who resumes it tidies up.
+            raise
+        except BaseException:
+            await self._tidied(parcel.stored.key if parcel.stored else None)
+            raise
+        await self._tidied(parcel.stored.key if parcel.stored else None)
+        return _answer(document, figures, parcel.warnings, options)
+
+    async def _asked(
+        self, parcel: Parcel, fields: Fields, listener: Listener
+    ) -> tuple[Document, Figures]:
+        if self.endpoint.kind == "http":
+            return await self._http.ask(parcel, fields, listener)
+        async with self._sending:
+            listener.stage("sending")
+            job = await self._queue.send(parcel, fields)
+        listener.sent(job)
+        return await self._looked_after(job, listener)
+
+    async def _looked_after(self, job: Job, listener: Listener) -> tuple[Document, Figures]:
+        try:
+            return await self._queue.outcome(job, listener)
+        except asyncio.CancelledError:
+            with suppress(ParakeetError):
+                await asyncio.shield(self._queue.cancel(job))
+            raise
+
+    async def _fetched(self, job: Job, listener: Listener) -> tuple[Document, Figures]:
+        """The outcome of a job from an earlier run, whose audio is removed from the bucket."""
+        try:
+            outcome = await self._looked_after(job, listener)
+        except EndpointUnreachable:
+            raise
+        except BaseException:
+            await self._tidied(job.stored)
+            raise
+        await self._tidied(job.stored)
+        return outcome
+
+    async def _tidied(self, stored: str | None) -> None:
+        if stored is None or self._store is None:
+            return
+        try:
+            await self._store.remove(stored)
+        except ParakeetError as error:
+            log.warning("left in the bucket: %s", error)
+
+
+class Client:
+    """The same for programs without async; safe to call from many threads at once."""
+
+    def __init__(
+        self,
+        endpoint: str | Endpoint,
+        api_key: str | None = None,
+        *,
+        settings: Settings | None = None,
+        retry_seconds: float = RETRY_SECONDS,
+        answer_seconds: float | None = None,
+    ) -> None:
+        self._client = AsyncClient(
+            endpoint,
+            api_key,
+            settings=settings,
+            retry_seconds=retry_seconds,
+            answer_seconds=answer_seconds,
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever, name="parakeet-client", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections; the client cannot be used afterwards."""
+        if self._loop.is_closed():
+            return
+        self._run(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def transcribe(self, audio: str | PathLike[str] | bytes, **options: Unpack[Options]) -> Answer:
+        """Transcribe a file, the bytes of one, or what is behind an http, https or s3 address.
+
+        When this is interrupted, the job is cancelled.
+        Raises `RequestError`, `TransientError`, `EngineError`, or `EndpointDenied`.
+        """
+        return self._run(self._client.transcribe(audio, **options))
+
+    def _run(self, work: Coroutine[Any, Any, Value]) -> Value:
+        ended = Event()
+
+        async def run() -> Value:
+            try:
+                return await work
+            finally:
+                ended.set()
+
+        future = asyncio.run_coroutine_threadsafe(run(), self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            # After Ctrl-C the job is still to be cancelled, which is the loop's work.
+            if not future.done():
+                future.cancel()
+                ended.wait(_END_SECONDS)
+            raise
+
+
+async def _asked_again(
+    ask: Callable[[Parcel, Fields, Listener], Awaitable[tuple[Document, Figures]]],
+    parcel: Parcel,
+    fields: Fields,
+    listener: Listener,
+) -> tuple[Document, Figures]:
+    async for attempt in stamina.retry_context(
+        on=_WORTH_ANOTHER, attempts=_JOB_ATTEMPTS, timeout=None, wait_initial=_JOB_WAIT_SECONDS
+    ):
+        with attempt:
+            return await ask(parcel, fields, listener)
+    raise AssertionError
+
+
+def _fields(options: Options) -> Fields:
+    """The options as the wire has them; raises what the worker would raise for them."""
+    given = {name: value for name, value in options.items() if value is not None}
+    clip = {
+        name: given.pop(f"{name}_seconds")
+        for name in ("start", "end")
+        if f"{name}_seconds" in given
+    }
+    fields = {**given, **({"clip": clip} if clip else {})}
+    parse({"audio_base64": "", **fields})
+    # Always: `debug` tells how many seconds of audio were heard.
+    return {**fields, "debug": True}
+
+
+def _answer(
+    document: Document, figures: Figures, warnings: tuple[str, ...], options: Options
+) -> Answer:
+    kept = dict(document)
+    if not options.get("debug"):
+        kept.pop("debug", None)
+    told = kept.get("warnings")
+    beside = tuple(str(warning) for warning in told) if isinstance(told, list) else ()
+    return Answer(kept, options.get("format", "json"), (*warnings, *beside), figures)

@@ -1,0 +1,106 @@
+"""Where a request goes: RunPod's queue API, or HTTP as `parakeet serve` speaks it."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from parakeet_worker.errors import InvalidRequest
+
+Kind: TypeAlias = Literal["queue", "http"]
+
+RUNPOD = "https://api.runpod.ai/v2"
+"""Below this address a queue endpoint stands under its id."""
+
+MAX_RUN_BYTES = 10_000_000
+"""Of a whole request to `/run`; RunPod's documents of August 2026 say 10 MB."""
+
+MAX_RUNSYNC_BYTES = 20_000_000
+"""Of a whole request to `/runsync`."""
+
+MAX_BALANCED_BYTES = 30_000_000
+"""Of a whole request to a load-balancing endpoint."""
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_QUEUE_PATH = re.compile(r"(/v2/[^/]+)(/run|/runsync|/health)?")
+_BALANCED_HOST = ".api.runpod.ai"
+# The request around the audio: its fields, or the headers of a form's parts.
+_AROUND_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One way in at an endpoint, and how large a request may be there; None is no limit."""
+
+    path: str
+    max_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address, how it is spoken to, and its ways in, the best first."""
+
+    url: str
+    kind: Kind
+    routes: tuple[Route, ...]
+
+    @classmethod
+    def read(cls, said: str, base: str = RUNPOD) -> "Endpoint":
+        """From an id of RunPod's, or a URL; raises `InvalidRequest`."""
+        if _ID.fullmatch(said):
+            return cls.queue(f"{base.rstrip('/')}/{said}")
+        try:
+            parts = urlsplit(said)
+            host, _ = parts.hostname, parts.port
+        except ValueError as failure:
+            raise InvalidRequest("endpoint", f"not a URL: {failure}") from failure
+        if parts.scheme not in ("http", "https") or not host:
+            raise InvalidRequest("endpoint", f"'{said}' is neither an id nor an http address")
+        queue = _QUEUE_PATH.fullmatch(parts.path.rstrip("/"))
+        root = f"{parts.scheme}://{parts.netloc}"
+        if queue is not None:
+            return cls.queue(root + queue[1])
+        limit = MAX_BALANCED_BYTES if host.endswith(_BALANCED_HOST) else None
+        url = root + parts.path.rstrip("/").removesuffix("/transcribe")
+        return cls(url, "http", (Route("transcribe", limit),))
+
+    @classmethod
+    def queue(
+        cls,
+        url: str,
+        max_run_bytes: int = MAX_RUN_BYTES,
+        max_runsync_bytes: int = MAX_RUNSYNC_BYTES,
+    ) -> "Endpoint":
+        """A queue endpoint.
+
+        `/runsync` takes more, and is told to answer with the job's id after a second: it is
+        looked after as the others are then, and can be cancelled.
+        """
+        routes = (Route("run", max_run_bytes), Route("runsync?wait=1000", max_runsync_bytes))
+        return cls(url, "queue", routes)
+
+    @property
+    def runpod(self) -> bool:
+        """Whether it is RunPod's key that opens it."""
+        host = urlsplit(self.url).hostname or ""
+        return self.kind == "queue" or host.endswith(_BALANCED_HOST)
+
+    @property
+    def max_audio_bytes(self) -> int | None:
+        """The largest file that it takes in a request."""
+        return self._room(self.routes[-1])
+
+    def route(self, audio_bytes: int) -> Route | None:
+        """The first way in that has room for a file of that size."""
+        for route in self.routes:
+            room = self._room(route)
+            if room is None or audio_bytes <= room:
+                return route
+        return None
+
+    def _room(self, route: Route) -> int | None:
+        if route.max_bytes is None:
+            return None
+        left = max(0, route.max_bytes - _AROUND_BYTES)
+        # In JSON a file travels as base64: four letters for three bytes.
+        return left // 4 * 3 if self.kind == "queue" else left

@@ -1,0 +1,106 @@
+"""A bucket of the caller's own, for recordings that no request has room for."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from uuid import uuid4
+
+from parakeet_worker.errors import ParakeetError, SourceRefused, SourceUnreachable
+from parakeet_worker.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+Value = TypeVar("Value")
+
+_ATTEMPTS = 5
+_PREFIX = "parakeet"
+# As long as RunPod keeps a job that nobody has taken.
+_READABLE_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A recording in the bucket, and the address under which the worker may read it."""
+
+    key: str
+    url: str
+
+
+class Store:
+    """Puts recordings into the bucket of the S3 settings, and takes them out again."""
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.s3_bucket is not None
+        self._bucket = settings.s3_bucket
+        self._client = _client(settings)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Store | None":
+        """The store that the settings describe, if they do."""
+        needed = (settings.s3_bucket, settings.s3_access_key, settings.s3_secret_key)
+        return cls(settings) if all(needed) else None
+
+    async def put(self, path: Path) -> Stored:
+        """Upload a file; raises `SourceRefused` or `SourceUnreachable`."""
+        key = f"{_PREFIX}/{uuid4().hex}/{path.name}"
+
+        def upload() -> str:
+            self._client.upload_file(str(path), self._bucket, key)
+            named = {"Bucket": self._bucket, "Key": key}
+            return self._client.generate_presigned_url(
+                "get_object", Params=named, ExpiresIn=_READABLE_SECONDS
+            )
+
+        return Stored(key, await self._asked(key, upload))
+
+    async def remove(self, key: str) -> None:
+        """Take it out again; raises `SourceRefused` or `SourceUnreachable`."""
+        await self._asked(key, lambda: self._client.delete_object(Bucket=self._bucket, Key=key))
+
+    async def _asked(self, key: str, ask: Callable[[], Value]) -> Value:
+        from boto3.exceptions import S3UploadFailedError
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        shown = f"s3://{self._bucket}/{key}"
+        try:
+            return await asyncio.to_thread(ask)
+        except ClientError as failure:
+            raise _translated(failure.response, shown) from failure
+        except S3UploadFailedError as failure:
+            cause = failure.__context__
+            response = cause.response if isinstance(cause, ClientError) else None
+            raise _translated(response, shown) from failure
+        except (BotoCoreError, OSError) as failure:
+            raise SourceUnreachable(shown, str(failure)) from failure
+
+
+def _translated(response: object, shown: str) -> ParakeetError:
+    details = response if isinstance(response, dict) else {}
+    code = str(details.get("Error", {}).get("Code", ""))
+    status = int(details.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if not status or status >= 500:
+        return SourceUnreachable(shown, code or "the upload failed")
+    return SourceRefused(f"{shown} ({code})", status)
+
+
+def _client(settings: Settings) -> "S3Client":
+    import boto3
+    from botocore.config import Config
+
+    return boto3.session.Session().client(
+        "s3",
+        aws_access_key_id=settings.s3_access_key,
+        aws_secret_access_key=settings.s3_secret_key,
+        endpoint_url=settings.s3_endpoint,
+        region_name=settings.s3_region or ("us-east-1" if settings.s3_endpoint else None),
+        config=Config(
+            signature_version="s3v4",
+            connect_timeout=settings.stall_timeout_seconds,
+            read_timeout=settings.stall_timeout_seconds,
+            retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+            request_checksum_calculation="when_required",
+        ),
+    )
