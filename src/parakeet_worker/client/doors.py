@@ -4,8 +4,8 @@ import asyncio
 import json
 import time
 from base64 import b64encode
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -14,7 +14,7 @@ from parakeet_worker import errors
 from parakeet_worker.client.answer import Figures
 from parakeet_worker.client.endpoint import Endpoint
 from parakeet_worker.client.parcel import Parcel
-from parakeet_worker.client.wire import Wire
+from parakeet_worker.client.wire import Wire, json_body
 from parakeet_worker.errors import (
     EndpointDenied,
     EndpointRefused,
@@ -81,12 +81,12 @@ class QueueDoor:
         else:
             route = self._endpoint.route(parcel.size)
             assert route is not None
-            encoded = await asyncio.to_thread(lambda: b64encode(parcel.read()).decode())
+            encoded = await asyncio.to_thread(lambda: b64encode(parcel.content).decode())
             path, source = route.path, {"audio_base64": encoded}
         content = json.dumps({"input": {**source, **fields}}).encode()
         url = f"{self._endpoint.url}/{path}"
         try:
-            answer = await self._wire.call("POST", url, partial(dict, **_json(content)))
+            answer = await self._wire.call("POST", url, partial(json_body, content))
         except EndpointRefused as refused:
             raise _denied(refused, url) from refused
         if not isinstance(answer, dict) or not answer.get("id"):
@@ -146,20 +146,18 @@ class HttpDoor:
         return answer, _http_figures(answer, self._endpoint.url)
 
     @staticmethod
-    def _body(parcel: Parcel, fields: Fields) -> Mapping[str, Any]:
+    @contextmanager
+    def _body(parcel: Parcel, fields: Fields) -> Iterator[Mapping[str, Any]]:
         if parcel.url is not None:
-            content = json.dumps({"audio_url": parcel.url, **fields}).encode()
-            return _json(content)
+            with json_body(json.dumps({"audio_url": parcel.url, **fields}).encode()) as body:
+                yield body
+            return
         parts = {
             name: value if isinstance(value, str) else json.dumps(value)
             for name, value in fields.items()
         }
-        whole = parcel.content if parcel.path is None else parcel.path.open("rb")
-        return {"data": parts, "files": {"file": (parcel.name, whole)}}
-
-
-def _json(content: bytes) -> dict[str, Any]:
-    return {"content": content, "headers": {"Content-Type": "application/json"}}
+        with parcel.open() as file:
+            yield {"data": parts, "files": {"file": (parcel.name, file)}}
 
 
 def _denied(refused: EndpointRefused, url: str) -> ParakeetError:

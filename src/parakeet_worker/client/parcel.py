@@ -5,7 +5,9 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from parakeet_worker.audio import SAMPLE_RATE, Decoding, find_ffmpeg
 from parakeet_worker.client.endpoint import Endpoint
@@ -47,7 +49,7 @@ class Parcel:
 
     name: str = "audio"
     path: Path | None = None
-    content: bytes | None = None
+    recoded: bytes | None = None
     url: str | None = None
     stored: Stored | None = None
     """What lies in a bucket for it, and is removed afterwards."""
@@ -57,16 +59,22 @@ class Parcel:
     @property
     def size(self) -> int:
         """Bytes of audio that are sent."""
-        if self.content is not None:
-            return len(self.content)
+        if self.recoded is not None:
+            return len(self.recoded)
         return self.path.stat().st_size if self.path is not None else 0
 
-    def read(self) -> bytes:
-        """The file's content."""
-        if self.content is not None:
-            return self.content
+    def open(self) -> BinaryIO:
+        """The file, or what it was made into."""
+        if self.recoded is not None:
+            return BytesIO(self.recoded)
         assert self.path is not None
-        return self.path.read_bytes()
+        return self.path.open("rb")
+
+    @property
+    def content(self) -> bytes:
+        """All of that."""
+        with self.open() as file:
+            return file.read()
 
 
 async def pack(
@@ -127,7 +135,7 @@ async def _smaller(path: Path, limit: int, channels: Channels, ffmpeg: Path) -> 
         if content is not None:
             name = f"{path.stem}.{codec.ending}"
             form = f"as {codec.name}"
-            return Parcel(name, content=content, form=form, warnings=decoding.warnings)
+            return Parcel(name, recoded=content, form=form, warnings=decoding.warnings)
     return None
 
 

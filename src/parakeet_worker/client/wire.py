@@ -1,6 +1,7 @@
 """One call to an endpoint, tried again for as long as that may help."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import httpx
@@ -30,8 +31,18 @@ _NO_WORKER = "timed out waiting for worker"
 # What the endpoint says of itself, and not of the recording.
 _OF_THE_ENDPOINT = frozenset({"invalid_api_key", "unknown_route", "method_not_allowed"})
 
-Body: TypeAlias = Callable[[], Mapping[str, Any]]
-"""Makes the body's arguments for httpx, anew for every attempt."""
+Body: TypeAlias = Callable[[], AbstractContextManager[Mapping[str, Any]]]
+"""Opens the body, as arguments for httpx, anew for every attempt."""
+
+
+def nothing() -> AbstractContextManager[Mapping[str, Any]]:
+    """No body."""
+    return nullcontext({})
+
+
+def json_body(content: bytes) -> AbstractContextManager[Mapping[str, Any]]:
+    """JSON that is written already."""
+    return nullcontext({"content": content, "headers": {"Content-Type": "application/json"}})
 
 
 class Wire:
@@ -54,7 +65,7 @@ class Wire:
         self,
         method: str,
         url: str,
-        body: Body = dict,
+        body: Body = nothing,
         *,
         retry_seconds: float | None = None,
         answer_seconds: float | None = _STALL_SECONDS,
@@ -73,8 +84,8 @@ class Wire:
                 wait_initial=_WAIT_INITIAL_SECONDS,
                 wait_max=_WAIT_MAX_SECONDS,
             ):
-                with attempt:
-                    return await self._attempt(method, url, body(), answer_seconds)
+                with attempt, body() as opened:
+                    return await self._attempt(method, url, opened, answer_seconds)
         except _Passing as passing:
             raise passing.error from passing
         raise AssertionError

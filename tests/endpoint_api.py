@@ -1,0 +1,182 @@
+"""The callers' half of RunPod's queue API on loopback, in front of the worker's half.
+
+What a caller posts is handed to a real worker; what the worker answers, the caller is told in the
+platform's words. On request it misbehaves: answers 429 or 500, drops connections, or ends a job in
+any way that the platform can.
+"""
+
+import asyncio
+import json
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, TypeAlias
+from uuid import uuid4
+
+from aiohttp import web
+
+from job_api import JobApi
+
+KEY = "rpa_loopback"
+
+Fault: TypeAlias = int | Literal["drop", "lose"]
+"""A status; a connection that is dropped at once; or only after the request was done."""
+
+
+@dataclass(slots=True)
+class Posted:
+    """A job as its caller knows it; times by the monotonic clock."""
+
+    payload: Any
+    sent: float = field(default_factory=time.monotonic)
+    ended: dict[str, Any] | None = None
+    """How the platform ended it, whatever the worker does."""
+
+
+class EndpointApi(JobApi):
+    """One endpoint, whole: `url` for callers, the rest as `JobApi` has it for the worker."""
+
+    def __init__(self, max_run_bytes: int = 10_000_000, max_runsync_bytes: int = 20_000_000):
+        super().__init__()
+        self.posted: dict[str, Posted] = {}
+        self.cancelled: list[str] = []
+        """Jobs that a caller took back."""
+        self.asked: Counter[str] = Counter()
+        """Requests by their route, those that failed with them."""
+        self.faults: dict[str, deque[Fault]] = defaultdict(deque)
+        """What goes wrong with the next requests to a route."""
+        self.endings: deque[dict[str, Any]] = deque()
+        """How the next jobs end, without a worker ever seeing them."""
+        self._limits = {"run": max_run_bytes, "runsync": max_runsync_bytes}
+        self._front: web.AppRunner | None = None
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._front is not None
+        asyncio.run_coroutine_threadsafe(self._front.cleanup(), self._loop).result()
+        super().__exit__()
+
+    @property
+    def base_url(self) -> str:
+        """What `RUNPOD_ENDPOINT_BASE_URL` is to be."""
+        return self.url.rpartition("/")[0]
+
+    def inputs(self) -> list[Any]:
+        """What callers have posted, in their order."""
+        return [posted.payload for posted in self.posted.values()]
+
+    def wait_until(self, condition: Callable[[], bool], timeout_seconds: float = 60.0) -> None:
+        """Wait for something that callers or the worker bring about."""
+        ends = time.monotonic() + timeout_seconds
+        while not condition():
+            assert time.monotonic() < ends, "it did not come about"
+            time.sleep(0.01)
+
+    async def _open(self) -> None:
+        app = web.Application(client_max_size=1 << 30, middlewares=[self._judge])
+        app.router.add_post("/v2/{endpoint}/run", self._run, name="run")
+        app.router.add_post("/v2/{endpoint}/runsync", self._runsync, name="runsync")
+        app.router.add_get("/v2/{endpoint}/status/{job}", self._status, name="status")
+        app.router.add_post("/v2/{endpoint}/cancel/{job}", self._cancel, name="cancel")
+        app.router.add_get("/v2/{endpoint}/health", self._health, name="health")
+        self._front = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await self._front.setup()
+        await web.TCPSite(self._front, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._front.addresses[0][1]}/v2/loopback"
+
+    @web.middleware
+    async def _judge(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        route = request.match_info.route.name or "nothing"
+        self.asked[route] += 1
+        if request.headers.get("Authorization") != f"Bearer {KEY}":
+            return web.json_response({"error": "unauthorized"}, status=401)
+        if route == "nothing" or request.match_info["endpoint"] != "loopback":
+            return web.Response(status=404, text="404 page not found")
+        fault = self.faults[route].popleft() if self.faults[route] else None
+        if isinstance(fault, int):
+            return web.Response(status=fault, headers={"Retry-After": "0"})
+        answer: web.StreamResponse = web.Response()
+        if fault != "drop":
+            answer = await handler(request)
+        if fault is not None:
+            assert request.transport is not None
+            request.transport.abort()
+        return answer
+
+    async def _take_in(self, request: web.Request, route: str) -> str | web.Response:
+        content = await request.read()
+        if len(content) > self._limits[route]:
+            return web.json_response({"error": "exceeded max body size"}, status=400)
+        body = json.loads(content)
+        if not isinstance(body.get("input"), dict):
+            return web.json_response({"error": "input is required"}, status=400)
+        job = f"{'sync-' if route == 'runsync' else ''}{uuid4()}-e1"
+        self.posted[job] = Posted(body["input"])
+        if self.endings:
+            self.posted[job].ended = self.endings.popleft()
+        else:
+            self.submit(job, body["input"])
+        return job
+
+    async def _run(self, request: web.Request) -> web.Response:
+        job = await self._take_in(request, "run")
+        if isinstance(job, web.Response):
+            return job
+        return web.json_response({"id": job, "status": "IN_QUEUE"})
+
+    async def _runsync(self, request: web.Request) -> web.Response:
+        job = await self._take_in(request, "runsync")
+        if isinstance(job, web.Response):
+            return job
+        ends = time.monotonic() + int(request.query.get("wait", "90000")) / 1000
+        while self._told(job)["status"].startswith("IN_") and time.monotonic() < ends:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)  # the worker's half is told of in another thread
+        return web.json_response(self._told(job))
+
+    async def _status(self, request: web.Request) -> web.Response:
+        job = request.match_info["job"]
+        if job not in self.posted:
+            return web.json_response({"error": "job not found"}, status=404)
+        return web.json_response(self._told(job))
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        job = request.match_info["job"]
+        if job not in self.posted:
+            return web.json_response({"error": "job not found"}, status=404)
+        if self._told(job)["status"].startswith("IN_"):
+            self.cancelled.append(job)
+            self.posted[job].ended = {"status": "CANCELLED"}
+            with self._changed:
+                waiting = [entry for entry in self._queue if entry["id"] == job]
+                for entry in waiting:
+                    self._queue.remove(entry)
+            if not waiting:
+                self.stop(job)
+        return web.json_response(self._told(job))
+
+    async def _health(self, _: web.Request) -> web.Response:
+        told = Counter(self._told(job)["status"] for job in self.posted)
+        jobs = {"inQueue": told["IN_QUEUE"], "completed": told["COMPLETED"]}
+        return web.json_response({"jobs": jobs, "workers": {"idle": 1}})
+
+    def _told(self, job: str) -> dict[str, Any]:
+        """What the platform says of a job."""
+        posted, delivery = self.posted[job], self.deliveries.get(job)
+        if posted.ended is not None:
+            return {"id": job, **posted.ended}
+        assert delivery is not None
+        if not delivery.taken:
+            return {"id": job, "status": "IN_QUEUE"}
+        times: dict[str, Any] = {"delayTime": round((delivery.taken - posted.sent) * 1000)}
+        if not delivery.bodies:
+            return {"id": job, "status": "IN_PROGRESS", **times}
+        body = delivery.bodies[-1]
+        status = "FAILED" if isinstance(body.get("error"), str) else "COMPLETED"
+        times["executionTime"] = round((delivery.done - delivery.taken) * 1000)
+        return {"id": job, "status": status, **body, **times, "workerId": "worker-1"}

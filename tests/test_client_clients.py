@@ -1,0 +1,350 @@
+"""The client against a whole endpoint: RunPod's two halves on loopback and a real worker."""
+
+import asyncio
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from endpoint_api import KEY, EndpointApi
+from job_api import running_worker
+from parakeet_worker import Answer, AsyncClient, Client
+from parakeet_worker.client.doors import Job, Listener
+from parakeet_worker.errors import (
+    AudioEmpty,
+    AudioUndecodable,
+    EndpointDenied,
+    EndpointUnreachable,
+    InvalidRequest,
+    JobCancelled,
+    JobExpired,
+    JobFailed,
+    SourceNotFound,
+)
+from recordings import silence, tone, wav
+
+pytestmark = pytest.mark.usefixtures("without_waits")
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointApi]:
+    home = tmp_path_factory.mktemp("worker")
+    scripted = {
+        "PARAKEET_ENGINE": "scripted",
+        "PARAKEET_ALLOW_PRIVATE_ADDRESSES": "true",
+        "OMP_NUM_THREADS": "1",
+    }
+    with (
+        (home / "log").open("w") as log,
+        EndpointApi() as api,
+        running_worker(api, home, scripted, log=log),
+    ):
+        yield api
+
+
+@pytest.fixture(autouse=True)
+def no_faults_are_left(api: EndpointApi) -> Iterator[None]:
+    yield
+    assert not any(api.faults.values())
+    assert not api.endings
+
+
+@pytest.fixture
+async def client(api: EndpointApi) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(api.url, KEY) as client:
+        yield client
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    path = tmp_path / "talk.wav"
+    path.write_bytes(wav(tone(440, 0.8)))
+    return path
+
+
+async def test_a_file_is_transcribed_with_the_figures_of_the_platform(client, talk):
+    answer = await client.transcribe(talk)
+    assert isinstance(answer, Answer)
+    assert (answer.text, answer.document, answer.content) == (
+        "440.",
+        {"text": "440."},
+        '{\n  "text": "440."\n}\n',
+    )
+    figures = answer.figures
+    assert figures.audio_seconds == pytest.approx(0.8)
+    assert figures.worker == "worker-1"
+    assert figures.queued_seconds is not None
+    assert figures.executed_seconds is not None
+    assert figures.started is not None
+
+
+async def test_bytes_and_strings_are_transcribed_too(client, talk):
+    assert (await client.transcribe(talk.read_bytes())).text == "440."
+    assert (await client.transcribe(str(talk))).text == "440."
+
+
+async def test_an_address_is_passed_on(client, api, web, talk):
+    async def sends(_):
+        from aiohttp import web as aio
+
+        return aio.Response(body=talk.read_bytes())
+
+    url = web.at("/talk.wav", sends)
+    assert (await client.transcribe(url)).text == "440."
+    assert api.inputs()[-1]["audio_url"] == url
+
+
+async def test_the_options_reach_the_worker(client, tmp_path):
+    path = tmp_path / "two.wav"
+    path.write_bytes(wav(tone(440, 1.6)) + b"")
+    srt = await client.transcribe(path, format="srt")
+    assert srt.content == srt.document["srt"]
+    assert srt.content.startswith("1\n00:00:00,000 --> ")
+    verbose = await client.transcribe(path, format="verbose_json", debug=True)
+    assert verbose.document["debug"]["audio_seconds"] == pytest.approx(1.6)
+    clipped = await client.transcribe(path, start_seconds=0.8, timestamp=True)
+    assert clipped.document["timestamps"]["word"][0]["start"] == pytest.approx(0.8, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"format": "docx"}, {"language": "xx"}, {"start_seconds": 2.0, "end_seconds": 1.0}]
+)
+async def test_wrong_options_are_refused_before_anything_is_sent(client, api, talk, options):
+    before = sum(api.asked.values())
+    with pytest.raises(InvalidRequest):
+        await client.transcribe(talk, **options)
+    assert sum(api.asked.values()) == before
+
+
+async def test_the_workers_errors_are_raised_as_what_they_are(client, tmp_path):
+    path = tmp_path / "noise.mp3"
+    path.write_text("no audio at all" * 100)
+    with pytest.raises(AudioUndecodable, match="ffmpeg cannot read it"):
+        await client.transcribe(path)
+    with pytest.raises(SourceNotFound):
+        await client.transcribe(tmp_path / "none.wav")
+    with pytest.raises(AudioEmpty):
+        await client.transcribe(b"")
+
+
+@pytest.mark.parametrize("fault", [429, 500, 503, "drop"])
+@pytest.mark.parametrize("route", ["run", "status"])
+async def test_passing_faults_are_outlived_and_the_job_is_done_once(
+    client, api, talk, route, fault
+):
+    before = len(api.posted)
+    api.faults[route].extend([fault] * 3)
+    assert (await client.transcribe(talk)).text == "440."
+    assert len(api.posted) == before + 1
+
+
+async def test_a_lost_answer_to_a_post_makes_a_second_job_and_one_result(client, api, talk):
+    before = len(api.posted)
+    api.faults["run"].append("lose")
+    assert (await client.transcribe(talk)).text == "440."
+    assert len(api.posted) == before + 2
+
+
+async def test_faults_that_do_not_pass_are_told_in_the_end(api, talk):
+    async with AsyncClient(api.url, KEY, retry_seconds=30) as client:
+        api.faults["run"].extend([503] * 100)
+        with pytest.raises(EndpointUnreachable, match="it answered 503"):
+            await client.transcribe(talk)
+
+
+async def test_an_endpoint_that_is_not_there_is_unreachable(talk, unused_port):
+    async with AsyncClient(f"http://127.0.0.1:{unused_port}", retry_seconds=30) as client:
+        with pytest.raises(EndpointUnreachable):
+            await client.transcribe(talk)
+
+
+@pytest.fixture
+def unused_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_a_wrong_key_and_a_wrong_id_are_told_at_once(api, talk):
+    before = sum(api.asked.values())
+    async with AsyncClient(api.url, "wrong") as client:
+        with pytest.raises(EndpointDenied, match="check the API key"):
+            await client.transcribe(talk)
+    async with AsyncClient(api.url + "x", KEY) as client:
+        with pytest.raises(EndpointDenied, match="no such endpoint"):
+            await client.transcribe(talk)
+    assert sum(api.asked.values()) == before + 2
+
+
+def test_a_runpod_endpoint_without_a_key_is_refused_before_it_is_asked():
+    with pytest.raises(InvalidRequest, match="api_key"):
+        AsyncClient("abc123")
+
+
+RAISED = json.dumps(
+    {"error_type": "<class KeyError>", "error_message": "a", "error_traceback": "/its/own/path"}
+)
+CODED = {"error": "audio_empty: no bytes", "output": {"code": "audio_empty"}}
+
+
+@pytest.mark.parametrize(
+    ("ending", "error", "said"),
+    [
+        ({"status": "CANCELLED"}, JobCancelled, "was cancelled"),
+        ({"status": "TIMED_OUT"}, JobExpired, "given up"),
+        ({"status": "FAILED", "error": "job timed out after 1 retries"}, JobFailed, "after 1 ret"),
+        ({"status": "FAILED"}, JobFailed, "no reason given"),
+        ({"status": "FAILED", "error": RAISED}, JobFailed, "<class KeyError>: a$"),
+        ({"status": "FAILED", **CODED}, AudioEmpty, "no bytes"),
+        ({"status": "COMPLETED"}, JobFailed, "without an answer"),
+        ({"status": "COMPLETED", "output": {}}, JobFailed, "without an answer"),
+        ({"status": "ODD"}, JobFailed, "'ODD'"),
+    ],
+)
+async def test_every_way_in_which_a_job_ends_is_told(client, api, talk, ending, error, said):
+    api.endings.append(ending)
+    with pytest.raises(error, match=said):
+        await client.transcribe(talk)
+
+
+async def test_a_job_that_failed_for_the_workers_sake_is_sent_again(client, api, talk):
+    lost = {"status": "FAILED", "error": "engine_lost: the engine failed"}
+    full = {"status": "FAILED", "error": "overloaded: 100 s are waiting"}
+    api.endings.extend([lost, full])
+    assert (await client.transcribe(talk)).text == "440."
+
+
+async def test_who_is_cancelled_while_he_waits_cancels_the_job(client, api, tmp_path):
+    path = tmp_path / "long.wav"
+    path.write_bytes(wav(silence(2)))
+    sent = asyncio.Event()
+    jobs: list[Job] = []
+
+    def note(job: Job) -> None:
+        jobs.append(job)
+        sent.set()
+
+    api.endings.append({"status": "IN_QUEUE"})
+    task = asyncio.create_task(client.transcribe(path, listener=Listener(sent=note)))
+    await sent.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert api.cancelled[-1] == jobs[0].id
+
+
+async def test_who_is_cancelled_while_he_posts_cancels_the_job_that_comes_of_it(
+    client, api, talk, monkeypatch
+):
+    posted = asyncio.Event()
+    through = client._wire._http.request
+
+    async def slowly(method, url, **rest):
+        answer = await through(method, url, **rest)
+        if url.endswith("/run"):
+            posted.set()
+            await asyncio.sleep(0.2)
+        return answer
+
+    monkeypatch.setattr(client._wire._http, "request", slowly)
+    api.endings.append({"status": "IN_QUEUE"})
+    task = asyncio.create_task(client.transcribe(talk))
+    await posted.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert api.cancelled[-1] == list(api.posted)[-1]
+
+
+async def test_a_job_of_an_earlier_run_is_fetched_and_not_sent_again(client, api, talk):
+    jobs: list[Job] = []
+    first = await client.transcribe(talk, listener=Listener(sent=jobs.append))
+    before = len(api.posted)
+    again = await client.transcribe(talk, resume=jobs[0])
+    assert again.document == first.document
+    assert len(api.posted) == before
+
+
+@pytest.mark.parametrize("ending", [None, {"status": "CANCELLED"}, {"status": "TIMED_OUT"}])
+async def test_a_job_that_is_gone_is_sent_anew(client, api, talk, ending):
+    jobs: list[Job] = [Job("forgotten-e1", 0.0)]
+    if ending is not None:
+        api.endings.append(ending)
+        with pytest.raises((JobCancelled, JobExpired)):
+            await client.transcribe(talk, listener=Listener(sent=lambda job: jobs.insert(0, job)))
+    assert (await client.transcribe(talk, resume=jobs[0])).text == "440."
+
+
+# without async
+
+
+def test_threads_share_a_client_and_get_their_own_answers(api):
+    pitches = list(range(300, 700, 50))
+    with Client(api.url, KEY) as client, ThreadPoolExecutor(8) as callers:
+        said = callers.map(lambda hertz: client.transcribe(wav(tone(hertz, 0.8))).text, pitches)
+        assert list(said) == [f"{hertz}." for hertz in pitches]
+    client.close()
+
+
+def test_ctrl_c_in_a_program_cancels_its_job(api, talk):
+    api.endings.append({"status": "IN_QUEUE"})
+    before = len(api.posted)
+    program = (
+        "import sys\n"
+        "from parakeet_worker import Client\n"
+        "with Client(sys.argv[1], sys.argv[2]) as client:\n"
+        "    client.transcribe(sys.argv[3])\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, api.url, KEY, str(talk)], stderr=subprocess.PIPE, text=True
+    ) as process:
+        api.wait_until(lambda: len(api.posted) > before)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in said
+    assert api.cancelled[-1:] == list(api.posted)[before:]
+
+
+def test_the_two_clients_take_the_same_options():
+    for name in ("__init__", "transcribe"):
+        plain = inspect.signature(getattr(Client, name)).parameters
+        with_async = inspect.signature(getattr(AsyncClient, name)).parameters
+        extra = {"listener", "resume"} if name == "transcribe" else set()
+        assert {**plain}.keys() == with_async.keys() - extra
+
+
+# RunPod's own client
+
+
+def test_runpods_own_client_talks_to_the_worker_through_the_same_api(api, talk, tmp_path):
+    program = (
+        "import base64, json, sys, runpod\n"
+        "audio = base64.b64encode(open(sys.argv[1], 'rb').read()).decode()\n"
+        "endpoint = runpod.Endpoint('loopback', api_key=sys.argv[2])\n"
+        "job = endpoint.run({'audio_base64': audio})\n"
+        "said = [job.output(timeout=30), endpoint.run_sync({'audio_base64': audio})]\n"
+        "bad = endpoint.run({'audio_base64': '?'})\n"
+        "bad.output(timeout=30)\n"
+        "print(json.dumps([*said, bad.status(), endpoint.health()['jobs']['inQueue']]))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(talk), KEY],
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "RUNPOD_ENDPOINT_BASE_URL": api.base_url,
+        },
+        capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1] == '[{"text": "440."}, {"text": "440."}, "FAILED", 0]'
