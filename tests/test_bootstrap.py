@@ -547,3 +547,103 @@ def test_the_profiles_of_the_project_name_locks_that_hold_what_must_import():
     assert "nemo-toolkit==" in nemo.lock.read_text()
     assert all("--hash" in profile.lock.read_text() for profile in (native, nemo))
     assert sys.version_info >= (3, 11)
+
+
+def copies(site: Site) -> list[Path]:
+    return sorted((site.root / "local").glob("*"))
+
+
+def local(site: Site) -> dict[str, str]:
+    return {"PARAKEET_LOCAL": str(site.root / "local")}
+
+
+def test_a_copy_on_the_containers_disk_is_run_and_made_once(site):
+    first = boot(site, **local(site))
+    (environment,) = site.environments()
+    (copy,) = copies(site)
+    assert copy.name == environment.name
+    assert first["python"] == str(copy / "bin" / "python")
+    assert (site.volume / "venv").resolve() == environment
+    made = copy.stat().st_mtime_ns
+    second = boot(site, **local(site))
+    assert (second["python"], second["told"]) == (first["python"], "")
+    assert copies(site) == [copy]
+    assert copy.stat().st_mtime_ns == made
+    packed = {path.relative_to(environment) for path in environment.rglob("*") if path.is_file()}
+    copied = {path.relative_to(copy) for path in copy.rglob("*") if path.is_file()}
+    assert packed - copied == {Path(".complete.json"), Path(".small.tar")}
+    assert len(copied) > 160  # modules, and what they were compiled to
+
+
+def test_the_copy_links_to_what_is_large_and_to_headers(site):
+    wheel(site.wheels, "ear", "1.0", data={"ear/big.bin": "0" * (1 << 20), "ear/include/a.h": "x"})
+    site.lock_what_is_there("1.0")
+    boot(site, **local(site))
+    (environment,), (copy,) = site.environments(), copies(site)
+    (package,) = copy.glob("lib/python3*/site-packages/ear")
+    original = environment / package.relative_to(copy)
+    assert (package / "big.bin").readlink() == original / "big.bin"
+    assert (package / "include").readlink() == original / "include"
+    assert not (package / "__init__.py").is_symlink()
+
+
+def test_a_copy_that_was_harmed_or_whose_volume_moved_is_made_anew(site):
+    boot(site, **local(site))
+    (copy,) = copies(site)
+    shutil.rmtree(next(copy.glob("lib/*/site-packages/mouth")))
+    assert boot(site, **local(site))["mouth"] == "1.0"
+    assert copies(site) == [copy]
+    assert len(site.environments()) == 1
+
+
+@pytest.mark.parametrize("kept", [0, 1000, -1], ids=["empty", "torn", "of other content"])
+def test_an_archive_that_is_damaged_is_never_run_and_installed_anew(site, kept):
+    boot(site, **local(site))
+    (environment,), (copy,) = site.environments(), copies(site)
+    shutil.rmtree(copy)
+    archive = environment / ".small.tar"
+    content = archive.read_bytes()
+    at = content.index(b"VERSION = '1.0'")
+    changed = content[:at] + b"VERSION = '6.6'" + content[at + 15 :]
+    archive.write_bytes(content[:kept] if kept >= 0 else changed)
+    said = boot(site, **local(site))
+    assert "its archive is damaged" in str(said["told"])
+    assert said["ear"] == "1.0"
+    (anew,) = copies(site)
+    assert anew.name != copy.name
+    assert [anew.name] == [each.name for each in site.environments()]
+
+
+def test_where_there_is_no_room_for_a_copy_it_is_run_from_the_volume_with_a_warning(site):
+    (site.root / "local").mkdir()
+    prefix = namespaced(f"mount -t tmpfs -o size=64k none {site.root / 'local'}")
+    ran = subprocess.run(
+        [*prefix, *site.command],
+        env={**site.environment, **local(site)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (environment,) = site.environments()
+    assert json.loads(ran.stdout)["python"] == str(environment / "bin" / "python")
+    assert "run from the volume, slowly: No space left on device" in ran.stderr
+
+
+def test_what_was_installed_without_an_archive_is_run_from_the_volume_with_a_warning(site):
+    first = boot(site)
+    second = boot(site, **local(site))
+    assert second["python"] == first["python"]
+    assert "without an archive" in str(second["told"])
+
+
+def test_a_copy_is_made_by_default_where_the_volume_is_on_a_network_file_system():
+    assert Choices.from_environment({"PARAKEET_HOME": "/proc/nowhere"}).local is not None
+    assert Choices.from_environment({"PARAKEET_HOME": "/nowhere"}).local is None
+    of_none = {"PARAKEET_HOME": "/proc/nowhere", "PARAKEET_LOCAL": "none"}
+    assert Choices.from_environment(of_none).local is None
+
+
+def test_two_that_copy_at_once_run_one_copy(site):
+    boot(site, **local(site))
+    shutil.rmtree(site.root / "local")
+    started = [start(site, **local(site)) for _ in range(4)]
+    said = [json.loads(each.communicate(timeout=_LONG)[0])["python"] for each in started]
+    (copy,) = copies(site)
+    assert set(said) == {str(copy / "bin" / "python")}

@@ -24,6 +24,7 @@ FLOW = (
     "bootstrap.volume",
     "bootstrap.profile",
     "bootstrap.installer",
+    "bootstrap.archive",
     "bootstrap.environment",
     "bootstrap",
     "settings",

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +25,15 @@ time.sleep(float(os.environ.get("STAY", "0")))
 """
 
 
-def wheel(folder: Path, name: str, version: str, *, files: int = 40) -> Path:
-    """A wheel of one package with that many modules."""
+def wheel(
+    folder: Path, name: str, version: str, *, files: int = 40, data: Mapping[str, str] | None = None
+) -> Path:
+    """A wheel of one package with that many modules, and what else is to be in it."""
     info = f"{name}-{version}.dist-info"
     content = {
         f"{name}/__init__.py": f"VERSION = {version!r}\n",
         **{f"{name}/part{n}.py": f"X = {list(range(200))!r}\n" for n in range(files)},
+        **(data or {}),
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
@@ -73,15 +77,22 @@ class Site:
 
     def lock(self, version: str, *, gib: float = 0.01) -> None:
         """Ask for `ear` and `mouth` of that version."""
+        for name in ("ear", "mouth"):
+            wheel(self.wheels, name, version)
+        self.lock_what_is_there(version, gib=gib)
+
+    def lock_what_is_there(self, version: str, *, gib: float = 0.01, optional: str = "") -> None:
+        """The same, with wheels that were made before."""
         lines = []
         for name in ("ear", "mouth"):
-            made = wheel(self.wheels, name, version)
+            made = self.wheels / f"{name}-{version}-py3-none-any.whl"
             digest = hashlib.sha256(made.read_bytes()).hexdigest()
             lines.append(f"{name}=={version} --hash=sha256:{digest}\n")
         folder = self.root / "requirements"
         (folder / "small.txt").write_text("".join(lines))
         (folder / "profiles.toml").write_text(
             f'[native]\nlock = "small.txt"\nimports = ["ear", "mouth"]\ndisk_gib = {gib}\n'
+            + (f"optional = ['{optional}']\n" if optional else "")
         )
 
     @property

@@ -1,6 +1,7 @@
 """The operator's choices about what is installed where; read before anything is installed."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,10 @@ from parakeet_worker.errors import InvalidSetting
 
 MOUNT = Path("/runpod-volume")
 """Where RunPod mounts a network volume."""
+
+_ON_THIS_MACHINE = frozenset(
+    {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,17 @@ VARIABLES = (
     Variable(
         "PARAKEET_FIND_LINKS", "text", None,
         "A folder or a page with wheels, looked at besides the index.",
+    ),
+    Variable(
+        "PARAKEET_OPTIONAL_WHEELS", "text", None,
+        "Wheels, by address or path with spaces between, in place of the profile's optional ones "
+        "(flash-attn); `none` for none.",
+    ),
+    Variable(
+        "PARAKEET_LOCAL", "path", None,
+        "Folder on the container's disk for a copy of the software's small files, made at start; "
+        "by default `~/.cache/parakeet-worker/environments` where `PARAKEET_HOME` is on a network "
+        "file system; `none` runs from the volume.",
     ),
     Variable(
         "PARAKEET_UV", "path", None,
@@ -72,6 +88,10 @@ class Choices:
     profile: str
     index_url: str | None
     find_links: str | None
+    optional_wheels: tuple[str, ...] | None
+    """None: the profile's own."""
+    local: Path | None
+    """Where a copy is made of an environment's small files; None: nowhere."""
     uv: Path | None
     lease_seconds: float
     install_timeout_seconds: float
@@ -83,12 +103,15 @@ class Choices:
         said = {each.name: environment.get(each.name) or each.default for each in VARIABLES}
         uv = said["PARAKEET_UV"]
         named = said["PARAKEET_HOME"]
+        home = Path(named).expanduser() if named else _default_home()
         return cls(
-            home=Path(named).expanduser() if named else _default_home(),
-            home_is_volume=bool(named) or MOUNT.is_dir(),
+            home=home,
+            home_is_volume=bool(named) or MOUNT in home.parents,
             profile=said["PARAKEET_PROFILE"] or "",
             index_url=said["PARAKEET_INDEX_URL"],
             find_links=said["PARAKEET_FIND_LINKS"],
+            optional_wheels=_wheels(said["PARAKEET_OPTIONAL_WHEELS"]),
+            local=_local(said["PARAKEET_LOCAL"], home),
             uv=Path(uv).expanduser() if uv else None,
             lease_seconds=_positive(said, "PARAKEET_LEASE_SECONDS"),
             install_timeout_seconds=_positive(said, "PARAKEET_INSTALL_TIMEOUT_SECONDS"),
@@ -97,9 +120,40 @@ class Choices:
 
 
 def _default_home() -> Path:
-    if MOUNT.is_dir():
+    # A cache of models may be mounted there alone, and not be for us to write to.
+    if (MOUNT / "Parakeet").is_dir() or os.access(MOUNT, os.W_OK):
         return MOUNT / "Parakeet"
     return Path("~/.cache/parakeet-worker/home").expanduser()
+
+
+def _wheels(said: str | None) -> tuple[str, ...] | None:
+    if said is None:
+        return None
+    return () if said == "none" else tuple(said.split())
+
+
+def _local(said: str | None, home: Path) -> Path | None:
+    if said == "none":
+        return None
+    if said is not None:
+        return Path(said).expanduser()
+    if file_system(home) in _ON_THIS_MACHINE:
+        return None
+    return Path("~/.cache/parakeet-worker/environments").expanduser()
+
+
+def file_system(path: Path) -> str:
+    """The kind of file system that `path` is, or would be, on; empty where that is not told."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    found = {}
+    for mount in mounts:
+        place, kind = mount.split()[4], mount.partition(" - ")[2].split()[0]
+        found[Path(place.replace("\\040", " "))] = kind  # a later one hides an earlier
+    whole = Path(os.path.realpath(path))
+    return next((found[each] for each in (whole, *whole.parents) if each in found), "")
 
 
 def _positive(said: Mapping[str, str | None], name: str, *, zero: bool = False) -> float:

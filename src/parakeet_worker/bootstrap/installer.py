@@ -30,6 +30,7 @@ from parakeet_worker.errors import (
 
 Tell = Callable[[str], None]
 
+PROGRESS_SECONDS = 10.0
 _PROBE_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
 _OPTIONAL_SECONDS = 300.0
@@ -57,24 +58,30 @@ class Installer:
     volume: Volume
     go_on: Callable[[], None]
     """Raises when what is being done is no longer wanted."""
+    tell: Tell
 
-    def make(self, profile: Profile, folder: Path, tell: Tell) -> None:
+    def make(self, profile: Profile, folder: Path) -> None:
         """An environment at `folder` that holds the lock's packages; raises a `SetupError`."""
-        self._run(["venv", "--quiet", "--python", str(profile.python), str(folder)])
+        venv = ["venv", "--quiet", "--relocatable", "--python", str(profile.python)]
+        self._run([*venv, str(folder)])
         python = str(folder / "bin" / "python")
         into = ["pip", "install", "--python", python, "--no-progress", "--compile-bytecode"]
         lock = ["--require-hashes", "--no-deps", "--requirement", str(profile.lock)]
         self._run([*into, *lock, *_sources(self.choices)])
-        for wheel in profile.optional:
+        chosen = self.choices.optional_wheels
+        for wheel in profile.optional if chosen is None else chosen:
             try:
                 self._run([*into, "--no-deps", wheel], limit_seconds=_OPTIONAL_SECONDS)
             except SetupError as failure:
-                tell(f"warning: left out {wheel.rpartition('/')[2]}, nothing needs it: {failure}")
+                self.tell(
+                    f"warning: left out {wheel.rpartition('/')[2]}, nothing needs it: {failure}"
+                )
 
     def _run(self, arguments: Sequence[str], limit_seconds: float | None = None) -> None:
         limit = limit_seconds or self.choices.install_timeout_seconds
         ours = ["--cache-dir", str(self.volume.uv_cache), "--no-python-downloads"]
-        _run([str(self.uv), *arguments, *ours], limit, self.go_on, self.volume.home)
+        command = [str(self.uv), *arguments, *ours]
+        _run(command, limit, self.go_on, self.volume.home, tell=self.tell)
 
 
 def find_uv(
@@ -166,9 +173,10 @@ def _run(
     limit_seconds: float,
     go_on: Callable[[], None],
     home: Path,
+    tell: Tell | None = None,
 ) -> None:
     """Run to the end, or kill it when it takes too long or is no longer wanted."""
-    deadline = time.monotonic() + limit_seconds
+    began = told = time.monotonic()
     go_on()
     with subprocess.Popen(
         command,
@@ -185,11 +193,16 @@ def _run(
                     said, _ = running.communicate(timeout=_LOOK_SECONDS)
                     break
                 go_on()
-                if time.monotonic() > deadline:
+                now = time.monotonic()
+                if now - began > limit_seconds:
                     raise InstallTimeout(limit_seconds, "installing")
+                if tell is not None and now - told > PROGRESS_SECONDS:
+                    told = now
+                    tell(f"still installing ({now - began:.0f} s)")
         finally:
             running.kill()
     if running.returncode != 0:
+        go_on()  # who took over may have removed what this one was writing to
         raise complaint(said, running.returncode, home)
 
 

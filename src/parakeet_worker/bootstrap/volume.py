@@ -13,6 +13,8 @@ from pathlib import Path
 from parakeet_worker.errors import VolumeFull, VolumeReadonly, VolumeUnusable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REMOVED = ".removed-"
+"""How the names begin of what is on its way out."""
 _READONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -116,13 +118,14 @@ def write_whole(target: Path, content: str) -> None:
         raise
 
 
-def point(link: Path, target: Path) -> None:
-    """Make `link` point at `target` in one step; a folder in its place is moved aside."""
+def point(link: Path, target: Path) -> Path | None:
+    """Make `link` point at `target` in one step; gives where a folder in its place was moved to."""
     relative = os.path.relpath(target, link.parent)
     if link.is_symlink() and str(link.readlink()) == relative:
-        return
+        return None
+    moved = None
     if link.is_dir() and not link.is_symlink():
-        link.rename(link.with_name(f"{link.name}.replaced-{secrets.token_hex(4)}"))
+        moved = link.rename(link.with_name(f"{link.name}.replaced-{secrets.token_hex(4)}"))
     aside = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
     aside.symlink_to(relative)
     try:
@@ -130,13 +133,14 @@ def point(link: Path, target: Path) -> None:
     except OSError:
         aside.unlink()
         raise
+    return moved
 
 
 def remove(folder: Path) -> None:
     """Away under another name first: nobody finds it half removed under its own."""
-    doomed = folder.with_name(f".removed-{secrets.token_hex(4)}")
+    doomed = folder.with_name(f"{REMOVED}{secrets.token_hex(4)}")
     with suppress(OSError):
-        if not folder.name.startswith(".removed-"):
+        if not folder.name.startswith(REMOVED):
             folder.rename(doomed)
             folder = doomed
         shutil.rmtree(folder, ignore_errors=True)
