@@ -24,7 +24,7 @@ from typing import Any
 from bench import clips, harness, random_model
 from bench.clips import Clip
 from bench.serving import Serving, files_at, serving
-from parakeet_worker import segments
+from parakeet_worker import answers, segments
 from parakeet_worker.audio import SAMPLE_RATE, Decoding, find_ffmpeg
 from parakeet_worker.batcher import Batcher, plan
 from parakeet_worker.engine.base import Engine, Samples
@@ -116,7 +116,7 @@ class Alone:
         found = {}
         for number, clip in enumerate(self._asked, 1):
             print(f"\ralone: {number} of {len(self._asked)}", end="", file=sys.stderr, flush=True)
-            found[clip.path.name] = await pipeline.answer(clip.whole())
+            found[clip.path.name] = await answers.answer(pipeline, clip.whole())
             self._pieces += await self._cut(pipeline, clip)
         print(file=sys.stderr)
         return found

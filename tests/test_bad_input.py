@@ -23,6 +23,7 @@ from loopback import (
     trickles,
 )
 from parakeet_worker import audio
+from parakeet_worker.answers import answer as answer_to
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Hypothesis, Samples
 from parakeet_worker.engine.scripted import ScriptedEngine
@@ -242,7 +243,7 @@ def check_nothing_left(settings: Settings, children: Children) -> None:
 async def check_ready(pipeline: Pipeline, children: Children) -> None:
     """Nothing is left of the jobs before, and the next one is answered."""
     check_nothing_left(pipeline.settings, children)
-    assert await pipeline.answer(good(660)) == {"text": "660."}
+    assert await answer_to(pipeline, good(660)) == {"text": "660."}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -292,7 +293,7 @@ async def test_silence_is_an_empty_text_and_no_error(format_: Format, settings: 
 
 async def test_the_hiss_of_a_quiet_room_is_an_empty_text(settings: Settings) -> None:
     with open_pipeline(settings) as pipeline:
-        answer = await pipeline.answer({"audio_base64": base64(wav(noise(1)))})
+        answer = await answer_to(pipeline, {"audio_base64": base64(wav(noise(1)))})
     assert answer == {"text": ""}
 
 
@@ -300,7 +301,7 @@ async def test_a_cut_ogg_file_is_answered_with_a_warning(
     around: Surroundings, settings: Settings
 ) -> None:
     with open_pipeline(settings) as pipeline:
-        answer = await pipeline.answer(around.encoded("talk.opus", share=0.8))
+        answer = await answer_to(pipeline, around.encoded("talk.opus", share=0.8))
     assert isinstance(answer, dict)
     assert answer["text"] == "440."
     assert "cut off" in str(answer["warnings"])
@@ -319,7 +320,7 @@ async def test_a_job_cancelled_while_it_is_fetched_leaves_nothing(
     around: Surroundings, settings: Settings, children: Children
 ) -> None:
     with open_pipeline(settings) as pipeline:
-        job = asyncio.create_task(pipeline.answer(around.at(stalls(b"RIFF"))))
+        job = asyncio.create_task(answer_to(pipeline, around.at(stalls(b"RIFF"))))
         await asyncio.wait_for(around.web.reached.wait(), 10)
         assert len(list(settings.scratch.iterdir())) == 1
         await cancelled(job)
@@ -358,7 +359,7 @@ async def test_a_job_cancelled_while_it_is_heard_leaves_nothing(
     held: tuple[Pipeline, Held], children: Children
 ) -> None:
     pipeline, engine = held
-    job = asyncio.create_task(pipeline.answer(good(440)))
+    job = asyncio.create_task(answer_to(pipeline, good(440)))
     await asyncio.to_thread(engine.hears.wait, 10)
     assert len(list(pipeline.settings.scratch.iterdir())) == 1
     await cancelled(job)
@@ -400,7 +401,7 @@ async def test_a_job_that_fails_for_a_reason_nobody_knows_leaves_nothing(
     with Batcher(Broken(), batch_seconds=60, queue_seconds=600) as batcher:
         pipeline = Pipeline(settings, batcher, audio.find_ffmpeg(), open_detectors(settings))
         with pytest.raises(ParakeetError):
-            await pipeline.answer(good(440))
+            await answer_to(pipeline, good(440))
         answer = await handler_of(pipeline)({"input": good(440)})
     assert isinstance(answer, dict)
     assert answer["code"] == "engine_lost"

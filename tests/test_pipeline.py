@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import recordings
+from parakeet_worker import answers
 from parakeet_worker.audio import find_ffmpeg
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Hypothesis, Samples
@@ -79,7 +80,7 @@ async def test_debug_tells_the_seconds_of_every_stage(pipeline: Pipeline) -> Non
     from base64 import b64encode
 
     content = b64encode(recordings.wav(recordings.tone(440, 1.0))).decode()
-    answer = await pipeline.answer({"audio_base64": content, "debug": True})
+    answer = await answers.answer(pipeline, {"audio_base64": content, "debug": True})
     assert isinstance(answer, dict)
     debug = answer["debug"]
     assert isinstance(debug, dict)
@@ -193,7 +194,7 @@ async def test_speech_that_no_words_are_found_in_is_told(demo: Pipeline) -> None
     spoken = sample("en")
     asked = {"audio_base64": spoken.base64, "format": "verbose_json", "debug": True}
     with Batcher(Deaf(), batch_seconds=60.0, queue_seconds=1000) as batcher:
-        answer: Any = await replace(demo, batcher=batcher).answer(asked)
+        answer: Any = await answers.answer(replace(demo, batcher=batcher), asked)
     assert answer["text"] == ""
     (span,) = answer["uncovered"]
     for side in ("start", "end"):  # of the one sentence that is longer than 1.5 s
@@ -210,7 +211,7 @@ async def test_speech_that_no_words_are_found_in_is_told(demo: Pipeline) -> None
 
 async def test_debug_tells_how_the_words_were_come_by(demo: Pipeline) -> None:
     asked = {"audio_base64": named("pause").base64, "debug": True}
-    answer: Any = await demo.answer(asked)
+    answer: Any = await answers.answer(demo, asked)
     debug = answer["debug"]
     assert set(debug.pop("seconds")) == {"fetch", "decode", "hear", "total"}
     assert debug == {
@@ -230,7 +231,7 @@ async def test_a_payload_that_cannot_be_read_raises_for_the_door_to_answer(
     pipeline: Pipeline,
 ) -> None:
     with pytest.raises(InvalidRequest):
-        await pipeline.answer("text")
+        await answers.answer(pipeline, "text")
 
 
 class Stubborn:

@@ -173,24 +173,6 @@ async def test_an_operator_may_allow_private_addresses(
 
 
 @pytest.mark.parametrize(
-    ("host", "public"),
-    [
-        ("8.8.8.8", True),
-        ("2606:4700::1111", True),
-        ("::ffff:8.8.8.8", True),
-        ("2002:808:808::", True),
-        ("64:ff9b::808:808", True),
-        ("::ffff:10.0.0.1", False),
-        ("2002:a00:1::", False),
-        ("64:ff9b::a00:1", False),
-        ("fe80::1%eth0", False),
-    ],
-)
-def test_an_address_inside_an_address_is_the_one_that_counts(host: str, public: bool) -> None:
-    assert url._is_public(host) is public
-
-
-@pytest.mark.parametrize(
     "to",
     ["file:///etc/hostname", "ftp://127.0.0.1/a.wav", "data:audio/wav;base64,UklGRg==", "http://"],
 )

@@ -18,7 +18,8 @@ DEFAULT_FOLDER = Path("../shared/data/human-digits")
 def read_clip(path: Path, word: str) -> Clip | None:
     """One recording `{digit}_{speaker}_{take}.wav`, upsampled to 16 kHz and trimmed."""
     wave, rate = soundfile.read(path, dtype="float32")
-    wave = resample_poly(wave, SAMPLE_RATE // rate, 1)
+    shared = int(np.gcd(SAMPLE_RATE, rate))
+    wave = resample_poly(wave, SAMPLE_RATE // shared, rate // shared)
     loudest = float(np.abs(wave).max(initial=1e-4))
     samples = np.round(wave * (20_000 / loudest)).astype(np.int16)
     return trimmed(samples, (word,), (0.0,))

@@ -3,8 +3,9 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -105,13 +106,22 @@ class Batcher:
 
     Nobody waits for company: while the engine works, the next batch gathers by itself. Callers
     get fair turns. A failure that the engine does not name is taken for the loss of the engine:
-    all that wait are answered with `EngineLost`, and so is everybody after them.
+    all that wait are answered with `EngineLost`, and so is everybody after them. So is an engine
+    that works on one batch for longer than `timeout_seconds`.
     """
 
-    def __init__(self, engine: Engine, *, batch_seconds: float, queue_seconds: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        batch_seconds: float,
+        queue_seconds: float,
+        timeout_seconds: float | None = None,
+    ) -> None:
         self.engine = engine
         self._batch_seconds = batch_seconds
         self._queue_seconds = queue_seconds
+        self._timeout_seconds = timeout_seconds
         self._waiting: list[_Waiting] = []  # by turn
         self._turns = _Turns()
         self._changed = threading.Condition()
@@ -119,6 +129,7 @@ class Batcher:
         self._lost: str | None = None
         self._batches, self._pieces = 0, 0
         self._padded_seconds, self._busy_seconds = 0.0, 0.0
+        self._stuck = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -175,7 +186,8 @@ class Batcher:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join()
+        if not self._stuck:
+            self._thread.join()
 
     def __enter__(self) -> Self:
         return self
@@ -193,7 +205,8 @@ class Batcher:
         try:
             while batch := self._next():
                 started = time.monotonic()
-                self._transcribe(batch)
+                with self._watched(batch):
+                    self._transcribe(batch)
                 self._count(batch, time.monotonic() - started)
         except BaseException as failure:  # whatever it is, nobody may be left waiting
             log.exception("the engine is lost")
@@ -226,6 +239,26 @@ class Batcher:
             self._padded_seconds += len(batch) * max(piece.seconds for piece in batch)
             self._busy_seconds += busy_seconds
 
+    @contextmanager
+    def _watched(self, batch: list[_Waiting]) -> Iterator[None]:
+        """Give the engine up where it does not come back; its thread then stays with it."""
+        if self._timeout_seconds is None:
+            yield
+            return
+        watch = threading.Timer(self._timeout_seconds, self._give_up, [batch])
+        watch.daemon = True
+        watch.start()
+        try:
+            yield
+        finally:
+            watch.cancel()
+
+    def _give_up(self, batch: list[_Waiting]) -> None:
+        self._stuck = True
+        self._lost = f"it did not come back from a batch within {self._timeout_seconds:g} s"
+        log.error("the engine is lost: %s", self._lost)
+        self._leave(batch)
+
     def _transcribe(self, batch: list[_Waiting]) -> None:
         try:
             hypotheses = self.engine.transcribe(
@@ -233,6 +266,8 @@ class Batcher:
             )
         except OutOfMemory as failure:
             self._transcribe_halves(batch, failure)
+            return
+        if self._stuck:  # it came back after all, to find everybody answered
             return
         if len(hypotheses) != len(batch):
             for piece in batch:
@@ -242,6 +277,8 @@ class Batcher:
             piece.answer.set_result(hypothesis)
 
     def _transcribe_halves(self, batch: list[_Waiting], failure: OutOfMemory) -> None:
+        if self._stuck:
+            return
         if len(batch) == 1:
             batch[0].answer.set_exception(failure)
             return

@@ -21,7 +21,9 @@
     │   ├── ModelNotFound         a model was named that is not the one that is served
     │   ├── UnknownRoute          the server has nothing at that path
     │   ├── MethodNotAllowed      it has, but not for that method
-    │   └── UploadTimeout         the request's body took too long, or stood still
+    │   ├── UploadTimeout         the request's body took too long, or stood still
+    │   ├── OutputRefused         the answer may not be written to the place that was named
+    │   └── ResultTooLarge        the answer is over the platform's limit and has nowhere to go
     ├── TransientError        the same request may work later
     │   ├── SourceUnreachable     no answer, a dropped connection or a 5xx
     │   ├── SourceTimeout         the download took too long
@@ -29,6 +31,8 @@
     │   ├── JobCancelled          somebody cancelled the job
     │   ├── JobExpired            the platform gave the job up before it was done
     │   ├── DecodeTimeout         ffmpeg took too long
+    │   ├── JobTimeout            the whole job took too long
+    │   ├── OutputUnreachable     the place for the answer cannot be written to at the moment
     │   ├── Overloaded            the queue is full
     │   ├── Busy                  the server has as many requests as it takes at a time
     │   └── Warming               the model is still being loaded
@@ -278,6 +282,26 @@ class UploadTimeout(RequestError):
         super().__init__(f"the body did not come within {limit_seconds:g} s", limit=limit_seconds)
 
 
+class OutputRefused(RequestError):
+    code = "output_refused"
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"the answer cannot be written to {place}: {reason}", place=place)
+
+
+class ResultTooLarge(RequestError):
+    code = "result_too_large"
+    http_status = 413
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"the answer has {size} bytes, limit {limit} bytes; name an output_url or output_s3 "
+            "to have it written there, or ask for a clip or another format",
+            limit=limit,
+            bytes=size,
+        )
+
+
 class TransientError(ParakeetError):
     """The same request may work later."""
 
@@ -328,6 +352,20 @@ class DecodeTimeout(TransientError):
 
     def __init__(self, limit_seconds: float) -> None:
         super().__init__(f"decoding took longer than {limit_seconds:g} s", limit=limit_seconds)
+
+
+class JobTimeout(TransientError):
+    code = "job_timeout"
+
+    def __init__(self, limit_seconds: float) -> None:
+        super().__init__(f"the job took longer than {limit_seconds:g} s", limit=limit_seconds)
+
+
+class OutputUnreachable(TransientError):
+    code = "output_unreachable"
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"the answer cannot be written to {place}: {reason}", place=place)
 
 
 class Overloaded(TransientError):

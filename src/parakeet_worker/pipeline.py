@@ -1,6 +1,5 @@
 """The flow on one screen: a request in, stretches of its transcript out."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, closing
 from dataclasses import dataclass
@@ -8,12 +7,11 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from parakeet_worker import audio, render, segments, sources, transcript
+from parakeet_worker import audio, segments, sources, transcript
 from parakeet_worker.batcher import Batcher
-from parakeet_worker.errors import InvalidRequest, OutOfMemory, ParakeetError
+from parakeet_worker.errors import InvalidRequest, OutOfMemory
 from parakeet_worker.hearing import Hearing
-from parakeet_worker.render import Document
-from parakeet_worker.request import Job, Request, Vad, parse
+from parakeet_worker.request import Request, Vad
 from parakeet_worker.settings import Settings
 from parakeet_worker.speech.base import Detector
 from parakeet_worker.stopwatch import Stopwatch
@@ -82,38 +80,3 @@ class Pipeline:
                 raise
             reason = f"{failure.sentence} in one pass; leave it out to have it cut at pauses"
             raise InvalidRequest("attention", reason) from failure
-
-    async def answer(self, payload: object) -> Document | list[Document]:
-        """A job's `input` to its answer; a list is answered in order, each with its own error."""
-        job = parse(payload)
-        if not job.listed:
-            (request,) = job.requests
-            return await self._document(request)
-        return await self._documents(job)
-
-    async def _documents(self, job: Job) -> list[Document]:
-        turns = asyncio.Semaphore(self.settings.concurrency)
-
-        async def one(request: Request | ParakeetError) -> Document:
-            async with turns:
-                try:
-                    return await self._document(request)
-                except ParakeetError as error:
-                    return error.document()
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(request)) for request in job.requests]
-        return [task.result() for task in tasks]
-
-    async def _document(self, request: Request | ParakeetError) -> Document:
-        if isinstance(request, ParakeetError):
-            raise request
-        watch = Stopwatch()
-        heard = await self.transcribe(request, watch)
-        # In a thread: to find the languages of a long transcript takes its time.
-        answer = await asyncio.to_thread(
-            render.document, heard, request.format, timestamp=request.timestamp
-        )
-        if request.debug:
-            answer["debug"] = {**render.account(heard), "seconds": watch.seconds}
-        return answer

@@ -1,7 +1,7 @@
 """A transcript to what the caller gets: one function per output format."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import TypeAlias
 
@@ -121,28 +121,40 @@ def verbose_document(transcript: Transcript) -> Document:
         "duration": round(transcript.seconds, 3),
         "text": transcript.text,
         "segments": [
-            {
-                "id": index,
-                "start": sentence.start_seconds,
-                "end": sentence.end_seconds,
-                "text": sentence.text,
-                "avg_logprob": round(mean_logprob(sentence.words), 4),
-                **_spoken(sentence.words),
-                **_channel(sentence),
-            }
-            for index, sentence in enumerate(transcript.sentences)
+            _segment(index, sentence) for index, sentence in enumerate(transcript.sentences)
         ],
-        "words": [
-            {
-                "word": word.text,
-                "start": word.start_seconds,
-                "end": word.end_seconds,
-                "confidence": round(word.confidence, 4),
-                **_channel(word),
-            }
-            for word in transcript.words
-        ],
+        "words": [_word(word) for word in transcript.words],
         "uncovered": _spans(transcript),
+    }
+
+
+def segments(sentences: Sequence[Sentence], first_id: int) -> list[Document]:
+    """Sentences as they are streamed: `verbose_json`'s segments, each with its words."""
+    return [
+        {**_segment(index, sentence), "words": [_word(word) for word in sentence.words]}
+        for index, sentence in enumerate(sentences, start=first_id)
+    ]
+
+
+def _segment(index: int, sentence: Sentence) -> Document:
+    return {
+        "id": index,
+        "start": sentence.start_seconds,
+        "end": sentence.end_seconds,
+        "text": sentence.text,
+        "avg_logprob": round(mean_logprob(sentence.words), 4),
+        **_spoken(sentence.words),
+        **_channel(sentence),
+    }
+
+
+def _word(word: Word) -> Document:
+    return {
+        "word": word.text,
+        "start": word.start_seconds,
+        "end": word.end_seconds,
+        "confidence": round(word.confidence, 4),
+        **_channel(word),
     }
 
 

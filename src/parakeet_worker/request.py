@@ -60,6 +60,24 @@ Source: TypeAlias = InlineSource | UrlSource | S3Source | FileSource | SamplesSo
 
 
 @dataclass(frozen=True, slots=True)
+class UrlOutput:
+    """An address that takes the answer by PUT, as a pre-signed URL does."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class S3Output:
+    """A place for the answer in an S3 bucket; the operator's bucket if none is named."""
+
+    key: str
+    bucket: str | None = None
+
+
+Output: TypeAlias = UrlOutput | S3Output
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """The part of the recording that is wanted, in seconds from its start."""
 
@@ -102,6 +120,12 @@ class Job:
     requests: tuple[Request | RequestError, ...]
     """In a list, a request that cannot be read stands as its error and stops no other."""
     listed: bool
+    stream: bool = False
+    """Segments are wanted as they are done, before the whole."""
+    progress: bool = False
+    """The caller wants to be told how far it is."""
+    output: Output | None = None
+    """Where an answer goes that is too large for the door it came through."""
 
 
 class _Wire(BaseModel):
@@ -131,12 +155,19 @@ class _RequestWire(_Wire):
     attention: Attention = "pieces"
     channels: Channels = "mix"
     language: str | None = None
+    stream: bool = False
+    progress: bool = False
+    output_url: str | None = None
+    output_s3: _S3Wire | None = None
 
 
-_INNER: dict[str, type[_Wire]] = {"clip": _ClipWire, "audio_s3": _S3Wire}
+_INNER: dict[str, type[_Wire]] = {"clip": _ClipWire, "audio_s3": _S3Wire, "output_s3": _S3Wire}
 _CHOICES = {"format": Format, "vad": Vad, "attention": Attention, "channels": Channels}
 _SOURCES = ("audio_base64", "audio_url", "audio_s3")
 _FIELDS = list(_RequestWire.model_fields)
+# Of the whole job, not of one recording of a list.
+_JOB_FIELDS = ("stream", "progress", "output_url", "output_s3")
+_ITEM_FIELDS = [name for name in _FIELDS if name not in _JOB_FIELDS]
 
 
 def parse(payload: object) -> Job:
@@ -148,8 +179,26 @@ def parse(payload: object) -> Job:
     if not isinstance(payload, Mapping):
         raise InvalidRequest("input", f"must be an object, got {_kind(payload)}")
     if payload.get("inputs") is None:
-        return Job((_read(payload, "", [*_FIELDS, "inputs"]),), listed=False)
+        wire = _validated(payload, "", [*_FIELDS, "inputs"])
+        return _job((_request(wire, ""),), wire, listed=False)
     return _parse_list(payload)
+
+
+def _job(requests: tuple[Request | RequestError, ...], wire: _RequestWire, *, listed: bool) -> Job:
+    return Job(requests, listed, stream=wire.stream, progress=wire.progress, output=_output(wire))
+
+
+def _output(wire: _RequestWire) -> Output | None:
+    if wire.output_url is not None and wire.output_s3 is not None:
+        raise InvalidRequest("output_url", "cannot stand beside 'output_s3'")
+    if wire.output_s3 is not None:
+        return S3Output(wire.output_s3.key, wire.output_s3.bucket)
+    if wire.output_url is None:
+        return None
+    address = _address(wire.output_url, "output_url")
+    if isinstance(address, S3Source):
+        return S3Output(address.key, address.bucket)
+    return UrlOutput(address.url)
 
 
 def _parse_list(payload: Mapping[str, object]) -> Job:
@@ -160,8 +209,12 @@ def _parse_list(payload: Mapping[str, object]) -> Job:
     beside = [name for name in _SOURCES if defaults.get(name) is not None]
     if beside:
         raise InvalidRequest(beside[0], "cannot stand beside 'inputs'; put it inside the list")
-    _validated(defaults, "", [*_FIELDS, "inputs"])
-    return Job(tuple(_read_one(item, index, defaults) for index, item in enumerate(inputs)), True)
+    wire = _validated(defaults, "", [*_FIELDS, "inputs"])
+    if wire.stream:
+        raise InvalidRequest("stream", "one recording can be streamed, a list cannot")
+    defaults = {name: value for name, value in defaults.items() if name not in _JOB_FIELDS}
+    requests = tuple(_read_one(item, index, defaults) for index, item in enumerate(inputs))
+    return _job(requests, wire, listed=True)
 
 
 def _read_one(item: object, index: int, defaults: Mapping[str, object]) -> Request | RequestError:
@@ -172,13 +225,13 @@ def _read_one(item: object, index: int, defaults: Mapping[str, object]) -> Reque
         given = {
             name: defaults.get(name) if value is None else value for name, value in item.items()
         }
-        return _read({**defaults, **given}, f"{where}.", _FIELDS)
+        wire = _validated({**defaults, **given}, f"{where}.", _ITEM_FIELDS)
+        return _request(wire, f"{where}.")
     except RequestError as error:
         return error
 
 
-def _read(payload: Mapping[str, object], prefix: str, known: list[str]) -> Request:
-    wire = _validated(payload, prefix, known)
+def _request(wire: _RequestWire, prefix: str) -> Request:
     source = _source(wire, prefix)
     if wire.timestamp and wire.format == "text":
         raise InvalidRequest(f"{prefix}timestamp", "the format 'text' has no place for times")

@@ -61,6 +61,16 @@ class Settings(BaseModel):
     """How long ffmpeg may take for one file."""
     allow_private_addresses: bool = False
     """Let URLs point at private, loopback and link-local addresses."""
+    job_timeout_seconds: Seconds | None = None
+    """How long one job may take in all; by default as long as the platform lets it."""
+    engine_timeout_seconds: Seconds = 900.0
+    """How long the engine may work on one batch before it is taken for lost."""
+    delivery_timeout_seconds: Seconds = 300.0
+    """How long the delivery of one answer is tried again."""
+    max_result_bytes: Count = 19_000_000
+    """Largest answer that is sent; what is larger goes to `output_url` or `output_s3`."""
+    log_text: bool = False
+    """Put what was heard into the log, beside each job's figures."""
     segment_seconds: Annotated[float, Field(ge=2, le=60)] = 30.0
     """Longest piece that the engine is given at once."""
     batch_seconds: Seconds | None = None

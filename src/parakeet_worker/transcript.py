@@ -148,6 +148,33 @@ def _sentences(words: Iterable[Word]) -> Iterator[Sentence]:
         yield Sentence(tuple(begun))
 
 
+class SentencesSoFar:
+    """Stretch by stretch, in order, the sentences of a recording as they are complete.
+
+    They are those of the whole transcript; where channels are heard apart, each channel's.
+    """
+
+    def __init__(self) -> None:
+        self._begun: dict[int | None, list[Word]] = {}
+
+    def add(self, stretch: Transcript) -> tuple[Sentence, ...]:
+        """What the stretch completes."""
+        complete: list[Sentence] = []
+        for word in stretch.words:
+            begun = self._begun.setdefault(word.channel, [])
+            begun.append(word)
+            if word.text.endswith(_SENTENCE_ENDS):
+                complete.append(Sentence(tuple(begun)))
+                begun.clear()
+        return tuple(complete)
+
+    def rest(self) -> tuple[Sentence, ...]:
+        """What nobody completed."""
+        left = [Sentence(tuple(words)) for words in self._begun.values() if words]
+        self._begun.clear()
+        return tuple(sorted(left, key=lambda sentence: sentence.start_seconds))
+
+
 def mean_logprob(words: Iterable[Word]) -> float:
     """Mean log-probability of the tokens of `words`."""
     logprobs = [token.logprob for word in words for token in word.tokens]

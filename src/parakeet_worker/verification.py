@@ -11,6 +11,9 @@ from parakeet_worker.model import open_model
 from parakeet_worker.settings import Settings
 from parakeet_worker.weights import FileCheck
 
+CLIP = Path(str(files("parakeet_worker") / "checkpoints" / "clip.ogg"))
+"""A sentence of clear English, which comes with the package."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hearing:
@@ -33,16 +36,15 @@ def check_weights(settings: Settings) -> Iterator[FileCheck]:
 
 def hear_clip(settings: Settings) -> Hearing:
     """Open the model as a worker does and give it the clip; raises `SetupError`s."""
-    folder = Path(str(files("parakeet_worker") / "checkpoints"))
     started = time.monotonic()
     with open_model(**settings.model_dump()) as model:
         ready = time.monotonic()
-        heard = model.transcribe(folder / "clip.ogg")
+        heard = model.transcribe(CLIP)
         return Hearing(
             engine=model.engine,
             ready_seconds=ready - started,
             clip_seconds=heard.seconds,
             hear_seconds=time.monotonic() - ready,
-            said=(folder / "clip.txt").read_text(encoding="utf-8").strip(),
+            said=CLIP.with_suffix(".txt").read_text(encoding="utf-8").strip(),
             heard=heard.text,
         )

@@ -26,7 +26,10 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
         measured_seconds = engine.warm_up(settings.segment_seconds)
         batch_seconds = settings.batch_seconds or measured_seconds
         with Batcher(
-            engine, batch_seconds=batch_seconds, queue_seconds=settings.queue_seconds
+            engine,
+            batch_seconds=batch_seconds,
+            queue_seconds=settings.queue_seconds,
+            timeout_seconds=settings.engine_timeout_seconds,
         ) as batcher:
             seconds = time.monotonic() - started
             log.info(

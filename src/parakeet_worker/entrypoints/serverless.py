@@ -1,12 +1,20 @@
 """RunPod's way in: `python -m parakeet_worker.entrypoints.serverless`."""
 
+import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
-from parakeet_worker.errors import EngineLost, ParakeetError, SetupError
+from parakeet_worker.errors import SetupError
+from parakeet_worker.jobs import fitness, sdk
+from parakeet_worker.jobs.answering import Record, answer_job, answered
+from parakeet_worker.jobs.delivery import Delivery
+from parakeet_worker.jobs.logs import JsonLines, PlainLines
+from parakeet_worker.jobs.loop import Job, JobLoop
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.settings import Settings
 from parakeet_worker.worker import open_pipeline
@@ -15,23 +23,20 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[dict[str, Any]], Awaitable[object]]
 
+_LOCAL = ("--test_input", "--rp_serve_api")
+
 
 def handler_of(pipeline: Pipeline) -> Handler:
-    """The function that the RunPod SDK calls with each job."""
+    """The function that the SDK's public start calls with each job."""
 
     async def handle(job: dict[str, Any]) -> object:
-        try:
-            return await pipeline.answer(job.get("input"))
-        except ParakeetError as error:
-            log.warning("job %s: %s", job.get("id"), error)
-            replaced = {"refresh_worker": True} if isinstance(error, EngineLost) else {}
-            return {**error.document(), **replaced}
+        return await answered(pipeline, job.get("input"), Record())
 
     return handle
 
 
-def serve(pipeline: Pipeline) -> None:
-    """Answer jobs until the SDK's loop ends: by a signal, or because the engine is lost."""
+def serve_public(pipeline: Pipeline) -> None:
+    """By the SDK's public start: its local modes, and an SDK that is not the known one."""
     import runpod
 
     handle = handler_of(pipeline)
@@ -48,17 +53,77 @@ def serve(pipeline: Pipeline) -> None:
     runpod.serverless.start(options)
 
 
+async def serve_queue(pipeline: Pipeline, parts: sdk.Sdk) -> None:
+    """By our own loop, until a signal ends it or the engine is lost."""
+    settings = pipeline.settings
+
+    async def answer(job: Job, delivery: Delivery) -> None:
+        try:
+            await answer_job(pipeline, job, delivery)
+        finally:
+            if pipeline.batcher.lost:
+                loop.end()
+
+    loop = JobLoop(
+        parts,
+        answer,
+        slots=settings.concurrency,
+        delivery_seconds=settings.delivery_timeout_seconds,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, loop.end)
+    _register(partial(fitness.check_ffmpeg, pipeline), partial(fitness.check_hearing, pipeline))
+    await parts.check_fitness()
+    parts.start_heartbeat()
+    log.info("taking jobs, %d at a time", settings.concurrency)
+    await loop.run()
+    log.info("no more jobs are taken, and all that were are answered")
+
+
+def _register(*checks: Callable[[], Awaitable[None]]) -> None:
+    import runpod
+
+    for check in checks:
+
+        async def named(check: Callable[[], Awaitable[None]] = check) -> None:
+            await check()
+
+        named.__name__ = getattr(check, "func", check).__name__
+        runpod.serverless.register_fitness_check(named)
+
+
+def serve(pipeline: Pipeline, *, local: bool = False) -> None:
+    """Answer jobs until a signal, or the loss of the engine, ends it."""
+    if local:
+        serve_public(pipeline)
+        return
+    try:
+        parts = sdk.load()
+    except sdk.SdkChanged as change:
+        log.warning("this SDK is not the known one, its own job loop serves: %s", change)
+        serve_public(pipeline)
+        return
+    asyncio.run(serve_queue(pipeline, parts))
+
+
 def main() -> None:
-    """Load the model, then hand over to the SDK's job loop, local API or `--test_input`."""
+    """Load the model, then take jobs, or hand over to the SDK's local API or `--test_input`."""
     # The SDK reads this once, at import; its default prints every transcript to the log.
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    lines = logging.StreamHandler(sys.stdout if os.environ.get("RUNPOD_ENDPOINT_ID") else None)
+    lines.setFormatter(JsonLines() if os.environ.get("RUNPOD_ENDPOINT_ID") else PlainLines())
+    logging.basicConfig(level=logging.INFO, handlers=[lines])
+    asked = any(argument.startswith(_LOCAL) for argument in sys.argv[1:])
+    local = asked or "RUNPOD_WEBHOOK_GET_JOB" not in os.environ
     try:
         settings = Settings.from_environment(os.environ)
         with open_pipeline(settings) as pipeline:
-            serve(pipeline)
+            serve(pipeline, local=local)
+            lost = pipeline.batcher.lost
     except SetupError as error:
         sys.exit(f"parakeet: {error}")
+    if lost:
+        sys.exit("parakeet: the engine is lost; another worker is asked for")
 
 
 if __name__ == "__main__":

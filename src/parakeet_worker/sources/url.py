@@ -1,16 +1,12 @@
 """Audio behind http or https, fetched so that no request reaches where it may not."""
 
 import asyncio
-import socket
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import stamina
-from yarl import URL
 
+from parakeet_worker import addresses
 from parakeet_worker.errors import (
     AudioTooLarge,
     InvalidRequest,
@@ -28,10 +24,6 @@ _MAX_REDIRECTS = 5
 _CHUNK_BYTES = 1 << 16
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _GONE = frozenset({404, 410})
-# IPv6 forms that carry an IPv4 address, which is then the one that must be public.
-_NAT64 = ip_network("64:ff9b::/96")
-# Private once, and taken for public by `ipaddress` since that use was given up.
-_SITE_LOCAL = ip_network("fec0::/10")
 
 
 async def download(source: UrlSource, target: Path, settings: Settings) -> None:
@@ -53,19 +45,19 @@ async def download(source: UrlSource, target: Path, settings: Settings) -> None:
                 with attempt:
                     await _attempt(source.url, target, settings)
     except TimeoutError as failure:
-        raise SourceTimeout(_shown(source.url), limit_seconds) from failure
+        raise SourceTimeout(addresses.shown(source.url), limit_seconds) from failure
 
 
 async def _attempt(url: str, target: Path, settings: Settings) -> None:
-    shown = _shown(url)
+    shown = addresses.shown(url)
     stall = settings.stall_timeout_seconds
     try:
         async with (
             aiohttp.ClientSession(
-                connector=_connector(settings.allow_private_addresses),
+                connector=addresses.connector(allow_private=settings.allow_private_addresses),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=stall, sock_read=stall),
             ) as session,
-            session.get(_address(url), max_redirects=_MAX_REDIRECTS) as response,
+            session.get(addresses.exact(url), max_redirects=_MAX_REDIRECTS) as response,
         ):
             _check_status(response.status, shown)
             await _save(response, target, settings.max_audio_bytes)
@@ -75,49 +67,6 @@ async def _attempt(url: str, target: Path, settings: Settings) -> None:
         raise InvalidRequest("audio_url", f"{shown} is not a URL") from failure
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as failure:
         raise _unreachable(failure, shown) from failure
-
-
-def _address(url: str) -> URL:
-    """The URL to the letter where it is encoded already: a signature may cover every one."""
-    encoded = url.isascii() and url.isprintable() and " " not in url
-    return URL(url, encoded=encoded)
-
-
-def _connector(allow_private: bool) -> aiohttp.TCPConnector:
-    """A connector that opens sockets to public addresses only.
-
-    The check sits where the socket is made, on the very address that it will connect to: names
-    are resolved once, every redirect passes here, and nothing is looked up again after.
-    """
-
-    def open_socket(address: tuple[Any, ...]) -> socket.socket:
-        family, kind, protocol, _, (host, *_) = address
-        if not allow_private and not _is_public(host):
-            raise _ForbiddenAddress("it has no public address")
-        opened = socket.socket(family, kind, protocol)
-        opened.setblocking(False)
-        return opened
-
-    return aiohttp.TCPConnector(socket_factory=open_socket, force_close=True)
-
-
-class _ForbiddenAddress(OSError):
-    """Raised inside the connector, where only an OSError passes through as it is.
-
-    It says the same of every address: where a name has several, only one word passes through.
-    """
-
-
-def _is_public(host: str) -> bool:
-    address: IPv4Address | IPv6Address = ip_address(host.partition("%")[0])
-    if isinstance(address, IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if inner is None and address in _NAT64:
-            inner = IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            address = inner
-    odd = address.is_multicast or address.is_reserved or address in _SITE_LOCAL
-    return address.is_global and not odd
 
 
 def _check_status(status: int, shown: str) -> None:
@@ -142,19 +91,11 @@ async def _save(response: aiohttp.ClientResponse, target: Path, max_bytes: int) 
 
 
 def _unreachable(failure: Exception, shown: str) -> SourceForbidden | SourceUnreachable:
-    cause: BaseException | None = failure
-    while cause is not None:
-        if isinstance(cause, _ForbiddenAddress):
-            return SourceForbidden(shown, str(cause))
-        cause = getattr(cause, "os_error", None) or cause.__cause__
+    forbidden = addresses.forbidden(failure)
+    if forbidden is not None:
+        return SourceForbidden(shown, forbidden)
     if isinstance(failure, TimeoutError):
         return SourceUnreachable(shown, "the server stood still for too long")
     # Its own text holds the whole URL, and with it what `shown` leaves out.
     reason = failure.message if isinstance(failure, aiohttp.ClientResponseError) else str(failure)
     return SourceUnreachable(shown, reason or type(failure).__name__)
-
-
-def _shown(url: str) -> str:
-    """The address without its query and credentials, which may be secret."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -1,0 +1,130 @@
+"""A job's `input` to its answer, whole or segment by segment: what every door asks for."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, asynccontextmanager
+
+from parakeet_worker import outputs, render, transcript
+from parakeet_worker.errors import JobTimeout, ParakeetError
+from parakeet_worker.outcome import Observation, Observe, observed, unobserved
+from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.render import Document
+from parakeet_worker.request import Job, Request, parse
+from parakeet_worker.transcript import Sentence, SentencesSoFar, Transcript
+
+
+async def answer(
+    pipeline: Pipeline, payload: object, observe: Observe = unobserved
+) -> Document | list[Document]:
+    """The answer to a job; a list is answered in order, each with its own error.
+
+    `observe` is told what became of every recording. Raises `ParakeetError`s.
+    """
+    job = parse(payload)
+    async with _within(_deadline(pipeline), pipeline):
+        if job.listed:
+            found: Document | list[Document] = await _documents(pipeline, job, observe)
+        else:
+            found = await _document(pipeline, _readable(job.requests[0]), observe)
+        return await outputs.fitted(found, job.output, pipeline.settings)
+
+
+async def stream(
+    pipeline: Pipeline, payload: object, observe: Observe = unobserved
+) -> AsyncGenerator[Document, None]:
+    """`{"segment": ...}` for every sentence as it is done, `{"result": the answer}` last."""
+    job = parse(payload)
+    deadline = _deadline(pipeline)
+    async with aclosing(_parts(pipeline, job, observe)) as parts:
+        while True:
+            async with _within(deadline, pipeline):
+                part = await anext(parts, None)
+            if part is None:
+                return
+            yield part
+
+
+async def _parts(pipeline: Pipeline, job: Job, observe: Observe) -> AsyncGenerator[Document, None]:
+    request = _readable(job.requests[0])
+    with observed(observe) as seen:
+        async with aclosing(_segments(pipeline, request, seen)) as parts:
+            async for part in parts:
+                yield part
+        found = await _rendered(request, seen)
+        result = await outputs.fitted(found, job.output, pipeline.settings)
+    yield {"result": result}
+
+
+async def _segments(
+    pipeline: Pipeline, request: Request, seen: Observation
+) -> AsyncGenerator[Document, None]:
+    stretches: list[Transcript] = []
+    so_far, count = SentencesSoFar(), 0
+
+    async def rendered(sentences: Sequence[Sentence]) -> list[Document]:
+        return await asyncio.to_thread(render.segments, sentences, count)
+
+    async with aclosing(pipeline.stretches(request, seen.watch)) as heard:
+        async for stretch in heard:
+            stretches.append(stretch)
+            for segment in await rendered(so_far.add(stretch)):
+                yield {"segment": segment}
+                count += 1
+    for segment in await rendered(so_far.rest()):
+        yield {"segment": segment}
+    seen.transcript = transcript.join(stretches)
+
+
+def _deadline(pipeline: Pipeline) -> float | None:
+    limit_seconds = pipeline.settings.job_timeout_seconds
+    return None if limit_seconds is None else asyncio.get_running_loop().time() + limit_seconds
+
+
+@asynccontextmanager
+async def _within(deadline: float | None, pipeline: Pipeline) -> AsyncGenerator[None, None]:
+    """Raise `JobTimeout` at the deadline, on the loop's clock."""
+    try:
+        async with asyncio.timeout_at(deadline) as limit:
+            yield
+    except TimeoutError as failure:
+        if not limit.expired():
+            raise
+        raise JobTimeout(pipeline.settings.job_timeout_seconds or 0.0) from failure
+
+
+async def _documents(pipeline: Pipeline, job: Job, observe: Observe) -> list[Document]:
+    turns = asyncio.Semaphore(pipeline.settings.concurrency)
+
+    async def one(request: Request | ParakeetError) -> Document:
+        async with turns:
+            try:
+                return await _document(pipeline, _readable(request), observe)
+            except ParakeetError as error:
+                return error.document()
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(request)) for request in job.requests]
+    return [task.result() for task in tasks]
+
+
+async def _document(pipeline: Pipeline, request: Request, observe: Observe) -> Document:
+    with observed(observe) as seen:
+        seen.transcript = await pipeline.transcribe(request, seen.watch)
+        return await _rendered(request, seen)
+
+
+async def _rendered(request: Request, seen: Observation) -> Document:
+    assert seen.transcript is not None
+    # In a thread: to find the languages of a long transcript takes its time.
+    document = await asyncio.to_thread(
+        render.document, seen.transcript, request.format, timestamp=request.timestamp
+    )
+    if request.debug:
+        document["debug"] = {**render.account(seen.transcript), "seconds": seen.watch.seconds}
+    return document
+
+
+def _readable(request: Request | ParakeetError) -> Request:
+    if isinstance(request, ParakeetError):
+        raise request
+    return request

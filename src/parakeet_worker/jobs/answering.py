@@ -1,0 +1,164 @@
+"""One job: what it asks for, what is delivered for it, and the line about it in the log."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from parakeet_worker import answers
+from parakeet_worker.errors import EngineLost, ParakeetError
+from parakeet_worker.jobs.delivery import Delivery
+from parakeet_worker.jobs.loop import Job
+from parakeet_worker.outcome import BUG, CANCELLED, Outcome
+from parakeet_worker.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+_PROGRESS_SECONDS = 5.0
+"""Progress is told no more often."""
+
+Segment = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Record:
+    """What became of a job's recordings, for its line in the log and for its progress."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self.audio_seconds = 0.0
+        """Of one recording, as far as it is heard; else of all that are done."""
+
+    def observe(self, outcome: Outcome) -> None:
+        """Note how a recording ended."""
+        self.outcomes.append(outcome)
+        self.audio_seconds = sum(
+            done.transcript.seconds for done in self.outcomes if done.transcript
+        )
+
+    def heard(self, segment: dict[str, Any]) -> None:
+        """Note how far one recording is."""
+        self.audio_seconds = max(self.audio_seconds, float(segment["end"]))
+
+    def progress(self) -> dict[str, Any]:
+        """How far the job is."""
+        return {
+            "audio_seconds": round(self.audio_seconds, 2),
+            "recordings": len(self.outcomes),
+        }
+
+    def facts(self, *, with_text: bool) -> dict[str, Any]:
+        """What stands in the log; what was heard only if it is asked for."""
+        seconds: Counter[str] = Counter()
+        for outcome in self.outcomes:
+            seconds.update(outcome.stage_seconds)
+        heard = [outcome.transcript for outcome in self.outcomes if outcome.transcript]
+        codes = [outcome.code for outcome in self.outcomes if outcome.code]
+        facts: dict[str, Any] = {
+            "audio_seconds": round(self.audio_seconds, 3),
+            "words": sum(len(transcript.words) for transcript in heard),
+            "seconds": {stage: round(spent, 4) for stage, spent in seconds.items()},
+        }
+        if codes:
+            facts["codes"] = codes
+        if with_text:
+            facts["text"] = [transcript.text for transcript in heard]
+        return facts
+
+
+async def answered(
+    pipeline: Pipeline, payload: object, record: Record, segment: Segment | None = None
+) -> object:
+    """The answer to a job's `input`; an error is an answer too.
+
+    Where segments are wanted and `segment` takes them, it is called with each.
+    """
+    try:
+        if segment is None or not _wants(payload, "stream", "progress"):
+            return await answers.answer(pipeline, payload, record.observe)
+        result: object = None
+        async with aclosing(answers.stream(pipeline, payload, record.observe)) as parts:
+            async for part in parts:
+                if "segment" in part:
+                    found: Any = part["segment"]
+                    record.heard(found)
+                    if _wants(payload, "stream"):
+                        await segment({"segment": found})
+                else:
+                    result = part["result"]
+    except ParakeetError as error:
+        replaced = {"refresh_worker": True} if isinstance(error, EngineLost) else {}
+        return {**error.document(), **replaced}
+    return result
+
+
+async def answer_job(pipeline: Pipeline, job: Job, delivery: Delivery) -> None:
+    """Answer one job of the queue and deliver the answer."""
+    name, payload, record = job["id"], job.get("input"), Record()
+    verdict = CANCELLED
+
+    async def segment(chunk: dict[str, Any]) -> None:
+        await delivery.segment(name, chunk)
+
+    try:
+        async with _progress_told(delivery, name, record, told=_wants(payload, "progress")):
+            listed = isinstance(payload, dict) and payload.get("inputs") is not None
+            output = await answered(pipeline, payload, record, None if listed else segment)
+        body = body_of(output, stop=pipeline.batcher.lost)
+        verdict = str(body.get("output", {}).get("code", "failed")) if "error" in body else "ok"
+        streamed = _wants(payload, "stream")
+        if not await delivery.done(name, body, streamed=streamed):
+            verdict = "undelivered"
+    except Exception:  # a bug: the caller is told so, and not what it looks like inside
+        verdict = BUG
+        log.exception("a bug", extra={"job": name})
+        await delivery.done(name, {"error": f"{BUG}: see the worker's log"}, streamed=False)
+    finally:
+        facts = record.facts(with_text=pipeline.settings.log_text)
+        log.info("job %s", verdict, extra={"job": name, "facts": facts})
+
+
+def body_of(output: object, *, stop: bool) -> dict[str, Any]:
+    """What is posted for an answer, in the form that the platform reads.
+
+    `error` stands beside the output, because that alone marks a job as failed; `stopPod` asks
+    for the worker to be replaced.
+    """
+    body: dict[str, Any] = {"output": output}
+    if isinstance(output, dict):
+        rest = {name: value for name, value in output.items() if name != "refresh_worker"}
+        error = rest.pop("error", None)
+        body = {"output": rest} if error is None else {"output": rest, "error": error}
+        stop = stop or bool(output.get("refresh_worker"))
+    return {**body, "stopPod": True} if stop else body
+
+
+@asynccontextmanager
+async def _progress_told(
+    delivery: Delivery, name: str, record: Record, *, told: bool
+) -> AsyncGenerator[None, None]:
+    """Tell how far the job is now and then; never once the block has ended."""
+    ended = asyncio.Event()
+
+    async def tell() -> None:
+        while True:
+            try:
+                await asyncio.wait_for(ended.wait(), _PROGRESS_SECONDS)
+            except TimeoutError:
+                await delivery.progress(name, record.progress())
+            else:
+                return
+
+    teller = asyncio.create_task(tell()) if told else None
+    try:
+        yield
+    finally:
+        ended.set()
+        if teller is not None:
+            await teller
+
+
+def _wants(payload: object, *fields: str) -> bool:
+    """Whether the job asks for one of these; a wrong type is refused where it is read."""
+    return isinstance(payload, dict) and any(payload.get(field) is True for field in fields)

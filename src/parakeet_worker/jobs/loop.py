@@ -1,0 +1,187 @@
+"""The job loop: takes jobs while there are free slots, gives up those that are cancelled, and ends
+when it is told to with every taken job answered.
+
+It stands in for the SDK's own scaler, which waits up to a second where a slot becomes free, looks
+for taken jobs ten times a second, and loses what arrives in a poll that is open at SIGTERM.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import aiohttp
+
+from parakeet_worker.jobs.delivery import Delivery
+from parakeet_worker.jobs.sdk import Sdk
+
+log = logging.getLogger(__name__)
+Job = dict[str, Any]
+Answer = Callable[[Job, Delivery], Coroutine[Any, Any, None]]
+"""Answers one job, and delivers the answer."""
+
+_EARLY_STOPS = 1000
+_POLL_SECONDS = 90.0
+_SHORTEST_POLL_SECONDS = 1.0
+"""An empty poll that comes back sooner was not held open; the next one waits for the rest."""
+_BUSY_SECONDS = 5.0
+_LONGEST_PAUSE_SECONDS = 30.0
+_ON_THE_WIRE_SECONDS = 0.25
+"""At the end an open poll is given so long: a job that is on its way is taken and answered."""
+
+
+class _Faulty(Exception):
+    """The platform did not answer as it should."""
+
+
+class JobLoop:
+    """One worker's jobs, as many at a time as it has slots."""
+
+    def __init__(self, sdk: Sdk, answer: Answer, *, slots: int, delivery_seconds: float) -> None:
+        self._sdk = sdk
+        self._answer = answer
+        self._slots = slots
+        self._delivery_seconds = delivery_seconds
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._stopped_early: deque[str] = deque(maxlen=_EARLY_STOPS)
+        """Jobs whose cancellation overtook them."""
+        self._freed = asyncio.Event()
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        """Take no more jobs; `run` returns when those that were taken are answered."""
+        self._ending.set()
+
+    async def run(self) -> None:
+        """Take and answer jobs until `end`."""
+        async with self._sdk.session() as session:
+            delivery = Delivery(self._sdk, session, self._delivery_seconds)
+            stops = asyncio.create_task(self._heed_stops(session))
+            try:
+                await self._take_jobs(session, delivery)
+                # Jobs may be cancelled by their callers to the very end.
+                while self._running:
+                    await asyncio.wait(self._running.values())
+            finally:
+                stops.cancel()
+                with suppress(asyncio.CancelledError):
+                    await stops
+
+    async def _take_jobs(self, session: aiohttp.ClientSession, delivery: Delivery) -> None:
+        pause_seconds = 0.0
+        while not self._ending.is_set():
+            free = self._slots - len(self._running)
+            if free <= 0:
+                self._freed.clear()
+                await self._until_ending(self._freed.wait())
+                continue
+            began = time.monotonic()
+            try:
+                taken = await self._take(session, free)
+            except _Faulty as fault:
+                pause_seconds = min(_LONGEST_PAUSE_SECONDS, 2 * pause_seconds or 1.0)
+                log.warning("no jobs for %.0f s: %s", pause_seconds, fault)
+                await self._pause(pause_seconds)
+                continue
+            pause_seconds = 0.0
+            for job in taken:
+                self._start(job, delivery)
+            if not taken:
+                await self._pause(_SHORTEST_POLL_SECONDS - (time.monotonic() - began))
+
+    async def _take(self, session: aiohttp.ClientSession, most: int) -> list[Job]:
+        """Jobs, if there are any; raises `_Faulty`."""
+        limit = aiohttp.ClientTimeout(total=_POLL_SECONDS)
+        poll = asyncio.ensure_future(session.get(self._sdk.take_url(most), timeout=limit))
+        await self._until_ending(poll, grace_seconds=_ON_THE_WIRE_SECONDS)
+        if poll.cancelled():
+            return []
+        try:
+            # Once the answer begins it is read to its end: jobs in it count as taken.
+            async with poll.result() as response:
+                return await _jobs_in(response)
+        except TimeoutError:  # held open for longer than anybody waits
+            return []
+        except (aiohttp.ClientError, OSError, ValueError) as failure:
+            raise _Faulty(f"{type(failure).__name__}: {failure}") from failure
+
+    def _start(self, job: Job, delivery: Delivery) -> None:
+        name = job["id"]
+        if name in self._running:
+            log.warning("handed out twice", extra={"job": name})
+            return
+        if name in self._stopped_early:
+            log.info("cancelled by its caller before it came", extra={"job": name})
+            return
+        self._sdk.in_progress.add(name)
+        task = asyncio.create_task(self._answer(job, delivery), name=name)
+        self._running[name] = task
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        name = task.get_name()
+        self._sdk.in_progress.remove(name)
+        del self._running[name]
+        self._freed.set()
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a job ended in a bug", exc_info=task.exception(), extra={"job": name})
+
+    async def _heed_stops(self, session: aiohttp.ClientSession) -> None:
+        while True:
+            began = time.monotonic()
+            stopped: list[str] = []
+            try:
+                async with asyncio.timeout(_POLL_SECONDS):
+                    stopped = await self._sdk.stop_signals(session)
+            except aiohttp.ClientResponseError as failure:
+                if failure.status != 429:
+                    log.warning("stops cannot be asked for: %s", failure)
+                await asyncio.sleep(_BUSY_SECONDS)
+            except (aiohttp.ClientError, TimeoutError, OSError):
+                pass  # a poll that broke off; the next one says the same
+            for name in stopped:
+                self._stop(name)
+            if not stopped:
+                await asyncio.sleep(max(0.0, _SHORTEST_POLL_SECONDS - (time.monotonic() - began)))
+
+    def _stop(self, name: str) -> None:
+        task = self._running.get(name)
+        if task is None:
+            self._stopped_early.append(name)
+            return
+        log.info("cancelled by its caller", extra={"job": name})
+        task.cancel()
+
+    async def _pause(self, seconds: float) -> None:
+        if seconds > 0:
+            await self._until_ending(asyncio.sleep(seconds))
+
+    async def _until_ending(self, work: Awaitable[object], grace_seconds: float = 0.0) -> None:
+        """Wait for `work`, or a little longer than the end; what is not done then is cancelled."""
+        waited = asyncio.ensure_future(work)
+        ending = asyncio.create_task(self._ending.wait())
+        await asyncio.wait((waited, ending), return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if not waited.done() and grace_seconds:
+            await asyncio.wait((waited,), timeout=grace_seconds)
+        if not waited.done():
+            waited.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await waited
+
+
+async def _jobs_in(response: aiohttp.ClientResponse) -> list[Job]:
+    if response.status in (204, 400):  # 400 is usual while a frozen worker comes back
+        return []
+    if response.status != 200:
+        raise _Faulty(f"the platform answered {response.status}")
+    body = json.loads(await response.text() or "[]")
+    found = body if isinstance(body, list) else [body]
+    jobs = [job for job in found if isinstance(job, dict) and isinstance(job.get("id"), str)]
+    if len(jobs) != len(found):
+        log.error("%d jobs came without an id and cannot be answered", len(found) - len(jobs))
+    return jobs

@@ -1,0 +1,48 @@
+"""Where an answer goes that is too large for the door it came through."""
+
+import gzip
+import json
+from collections.abc import Sequence
+
+from parakeet_worker.errors import ResultTooLarge
+from parakeet_worker.outputs import s3, url
+from parakeet_worker.outputs.written import Written
+from parakeet_worker.render import Document
+from parakeet_worker.request import Output, S3Output, UrlOutput
+from parakeet_worker.settings import Settings
+
+
+async def fitted(
+    answer: Document | list[Document], output: Output | None, settings: Settings
+) -> Document | list[Document]:
+    """The answer itself where it fits, else where it was written to.
+
+    Raises `ResultTooLarge` where it has nowhere to go, and what writing it raises.
+    """
+    body = encoded(answer)
+    if len(body) <= settings.max_result_bytes:
+        return answer
+    if output is None:
+        raise ResultTooLarge(len(body), settings.max_result_bytes)
+    return {"written_to": await _write(body, output, settings)}
+
+
+def encoded(answer: Document | Sequence[Document]) -> bytes:
+    """JSON as it is sent; a ValueError for what JSON has no word for, such as NaN."""
+    return json.dumps(answer, ensure_ascii=False, allow_nan=False).encode()
+
+
+async def _write(body: bytes, output: Output, settings: Settings) -> Document:
+    """Write it, compressed where the name ends in `.gz`, and say where it is."""
+    match output:
+        case UrlOutput():
+            place = await url.put(_written(body, url.path(output)), output, settings)
+        case S3Output():
+            place = await s3.put(_written(body, output.key), output, settings)
+    return {**place, "bytes": len(body)}
+
+
+def _written(body: bytes, name: str) -> Written:
+    if name.endswith(".gz"):
+        return Written(gzip.compress(body, 6, mtime=0), "application/gzip")
+    return Written(body, "application/json")

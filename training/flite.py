@@ -1,0 +1,61 @@
+"""English words in Flite's four voices: `python -m training.flite --into POOLS/flite.pool`.
+
+Their voices were cut from recordings of people, so they teach more of native English than
+espeak-ng's formants do; the three humans that are trained on are not native speakers.
+"""
+
+import argparse
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from training import clips, digits
+from training.words import lexicons
+
+VOICES = {"awb": 130, "kal16": 105, "rms": 100, "slt": 170}
+"""With the pitch, in hertz, that each is at home at."""
+MARKS = (".", ",", "?")
+SEED = 5
+
+
+def spoken(voice: str, word: str, mark: str, stretch: float, hertz: float) -> clips.Clip | None:
+    """One word said by itself, with the tone of the mark behind it."""
+    with tempfile.NamedTemporaryFile(suffix=".wav") as wave:
+        subprocess.run(
+            [
+                *("flite", "-voice", voice, "-t", word + mark, "-o", wave.name),
+                *("--setf", f"duration_stretch={stretch:.3f}"),
+                *("--setf", f"int_f0_target_mean={hertz:.1f}"),
+            ],
+            check=True,
+        )
+        return digits.read_clip(Path(wave.name), word)
+
+
+def session(voice: str, randomness: np.random.Generator) -> clips.Session:
+    """Every digit with every mark, and the other words once, in one voice at one setting."""
+    words = lexicons()["en"].words
+    stretch = float(randomness.uniform(0.8, 1.3))
+    hertz = VOICES[voice] * float(randomness.uniform(0.8, 1.25))
+    said = [(word, mark) for word in words[:10] for mark in MARKS] + [(w, ".") for w in words[10:]]
+    found = [spoken(voice, word, mark, stretch, hertz) for word, mark in said]
+    return clips.Session("en", tuple(clip for clip in found if clip), ())
+
+
+def main() -> None:
+    """The sessions of every voice."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--into", type=Path, required=True)
+    parser.add_argument("--sessions", type=int, default=8, help="per voice")
+    arguments = parser.parse_args()
+    randomness = np.random.default_rng(SEED)
+    clips.save(
+        [session(voice, randomness) for voice in VOICES for _ in range(arguments.sessions)],
+        arguments.into,
+    )
+
+
+if __name__ == "__main__":
+    main()
