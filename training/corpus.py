@@ -23,18 +23,21 @@ UTTERANCES_PER_SHARD = 1000
 MOST_WORDS = 15
 MOST_WORDS_LONG = 60
 SHORTEST_SAMPLES = 1600
+FLITE = "flite"
+RECORDED_WEIGHT = 10
+"""A recorded speaker is heard as often as ten of Flite's 32 sessions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
     """Shares of the kinds of utterances; what is left is synthesised speech of one language."""
 
-    human: float = 0.25
+    human: float = 0.45
     nothing: float = 0.05
     two_languages: float = 0.04
-    long: float = 0.3
+    long: float = 0.1
     """Pieces of a recording are up to 30 s long."""
-    english: float = 0.12
+    english: float = 0.08
     """More of English than its share, through the full impairments: native accents, which none of
     the recorded humans that are trained on has."""
     mild: float = 0.6
@@ -182,10 +185,14 @@ def held_out_studio(pools: Path, seed: int, strength: Strength = FULL) -> Studio
 
 
 def human_pools(pools: Path) -> list[clips.Session]:
-    """Every recorded speaker but the one left out."""
-    names = sorted(path.stem for path in pools.glob("*.pool"))
-    speakers = set(names) - {"training", "held_out", LEFT_OUT_SPEAKER}
-    return [session for name in sorted(speakers) for session in clips.load(pools / f"{name}.pool")]
+    """Every recorded speaker but the one left out, and Flite's voices, which stand in for more."""
+    names = {path.stem for path in pools.glob("*.pool")}
+    speakers = names - {"training", "held_out", FLITE, LEFT_OUT_SPEAKER}
+    recorded = [
+        session for name in sorted(speakers) for session in clips.load(pools / f"{name}.pool")
+    ]
+    flite = clips.load(pools / f"{FLITE}.pool") if FLITE in names else []
+    return flite + recorded * RECORDED_WEIGHT
 
 
 def main() -> None:

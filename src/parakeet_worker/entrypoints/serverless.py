@@ -108,6 +108,8 @@ def serve(pipeline: Pipeline, *, local: bool = False) -> None:
 
 def main() -> None:
     """Load the model, then take jobs, or hand over to the SDK's local API or `--test_input`."""
+    # The first process of a container is not ended by a signal that it has no handler for.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # The SDK reads this once, at import; its default prints every transcript to the log.
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
     lines = logging.StreamHandler(sys.stdout if os.environ.get("RUNPOD_ENDPOINT_ID") else None)
