@@ -30,9 +30,10 @@ COPY src src
 CMD ["python", "handler.py"]
 
 FROM system AS environment
+ARG UV_NO_CACHE=1
 COPY requirements/runtime.txt requirements/runtime.txt
-RUN uv venv --no-cache --python /usr/local/bin/python .venv \
-    && uv pip sync --no-cache --python .venv/bin/python --compile-bytecode --require-hashes \
+RUN uv venv --python /usr/local/bin/python .venv \
+    && uv pip sync --python .venv/bin/python --compile-bytecode --require-hashes \
         requirements/runtime.txt
 
 FROM environment AS published
