@@ -1,11 +1,16 @@
 """The checklist finds what is wrong, says what to do, and changes nothing."""
 
+import asyncio
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from loopback import S3Server, WebServer, answers
+from parakeet_worker import doctor
 from parakeet_worker.doctor import Check, examine
 from parakeet_worker.entrypoints import cli
 from wheelhouse import Site
@@ -50,6 +55,92 @@ def test_a_dead_index_is_a_warning(tmp_path):
     assert "index_unreachable" in check.found
 
 
+NATIVE = {**QUIET, "PARAKEET_ENGINE": "native", "PARAKEET_MODEL": "someone/model"}
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "failed"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "warning"),
+        ({"HF_ENDPOINT": "nonsense"}, "warning"),
+    ],
+)
+def test_a_model_that_cannot_be_fetched_is_foretold(tmp_path, said, verdict):
+    checks = found({**NATIVE, **said, "PARAKEET_HOME": str(tmp_path)}, tmp_path)
+    assert checks["model"].verdict == "warning"
+    assert checks["hub"].verdict == verdict
+    assert checks["hub"].remedy
+
+
+async def test_a_hub_that_answers_anything_is_there(tmp_path, web: WebServer):
+    said = {**NATIVE, "PARAKEET_HOME": str(tmp_path), "HF_ENDPOINT": web.at("/", answers(401))}
+    checks = await asyncio.to_thread(found, said, tmp_path)
+    assert checks["hub"].verdict == "ok"
+
+
+def cached_model(home: Path) -> Path:
+    folder = home / "hf_hub_cache" / "models--someone--model"
+    snapshot = folder / "snapshots" / "abc"
+    for made in (snapshot, folder / "refs", folder / "blobs"):
+        made.mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "blobs" / "1").write_bytes(bytes(1000))
+    (snapshot / "model.safetensors").symlink_to("../../blobs/1")
+    return folder
+
+
+def test_the_files_of_a_model_on_the_volume_are_looked_at_one_by_one(tmp_path):
+    folder = cached_model(tmp_path)
+    said = {**NATIVE, "PARAKEET_HOME": str(tmp_path)}
+    whole = found(said, tmp_path)
+    assert whole["model"].verdict == "ok"
+    assert "hub" not in whole
+    (folder / "blobs" / "1").unlink()
+    torn = found(said, tmp_path)["model"]
+    assert torn.verdict == "failed"
+    assert "model.safetensors" in torn.found
+    assert str(folder) in torn.remedy
+
+
+def bucket_of(server: S3Server, bucket: str, **other: str) -> dict[str, str]:
+    return {
+        **QUIET, "S3_ACCESS_KEY": server.access_key, "S3_SECRET_KEY": server.secret_key,
+        "S3_ENDPOINT": server.endpoint, "S3_BUCKET": bucket, **other,
+    }  # fmt: skip
+
+
+def test_the_bucket_is_asked(tmp_path, s3: S3Server):
+    assert found(bucket_of(s3, s3.bucket), tmp_path)["s3"].verdict == "ok"
+    missing = found(bucket_of(s3, "nowhere"), tmp_path)["s3"]
+    assert (missing.verdict, missing.remedy) == ("failed", "correct S3_BUCKET")
+    dead = found(bucket_of(s3, s3.bucket, S3_ENDPOINT="http://127.0.0.1:9"), tmp_path)["s3"]
+    assert dead.verdict == "failed"
+    assert "S3_ENDPOINT" in dead.remedy
+
+
+async def test_keys_that_are_refused_are_a_warning(tmp_path, s3: S3Server, web: WebServer):
+    web.at(f"/{s3.bucket}", answers(403))
+    said = bucket_of(s3, s3.bucket, S3_ENDPOINT=web.address)
+    check = (await asyncio.to_thread(found, said, tmp_path))["s3"]
+    assert check.verdict == "warning"
+    assert "keys" in check.remedy
+
+
+def test_a_volume_that_may_not_be_written_to_is_said_to_be_one(tmp_path):
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("this machine makes no spaces of mounts")
+    script = 'mount -t tmpfs none "$0" && mount -o remount,ro "$0" && exec "$@"'
+    command = [sys.executable, "-m", "parakeet_worker.entrypoints.cli", "doctor"]
+    ran = subprocess.run(
+        [*alone, "sh", "-c", script, str(tmp_path), *command],
+        env={**QUIET, "PARAKEET_HOME": str(tmp_path)},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "may not be written to" in ran.stdout
+
+
 def test_the_commands_install_on_a_volume_and_find_it_whole(tmp_path, monkeypatch):
     site = Site.at(tmp_path)
     monkeypatch.setattr(cli, "_ROOT", site.root)
@@ -66,6 +157,15 @@ def test_the_commands_install_on_a_volume_and_find_it_whole(tmp_path, monkeypatc
     after = CliRunner().invoke(cli.main, ["doctor"])
     assert after.exit_code == 0, after.output
     assert f"{environment.name}: whole" in after.output
+    (site.volume / ".installation_complete").unlink()
+    unmarked = CliRunner().invoke(cli.main, ["doctor"])
+    assert "there is no .installation_complete" in unmarked.output
+    assert CliRunner().invoke(cli.main, ["bootstrap"]).exit_code == 0
     assert f"name {environment.name}" in after.output
     monkeypatch.setenv("PARAKEET_FFMPEG", "/nowhere/ffmpeg")
     assert CliRunner().invoke(cli.main, ["doctor"]).exit_code == 1
+
+
+def test_the_versions_that_a_report_needs_are_told_nemos_too():
+    packages = {"torch": "2.8.0", "nemo_toolkit": "3.0.0", "aiohttp": "3.14.5"}
+    assert doctor._versions({"packages": packages}) == ", torch 2.8.0, nemo_toolkit 3.0.0"

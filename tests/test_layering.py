@@ -107,7 +107,7 @@ FLOW = (
 OWNERS = {
     "aiohttp": ("addresses", "jobs.delivery", "jobs.loop", "outputs.url", "sources.url"),
     "boto3": ("buckets", "client.store"),
-    "botocore": ("buckets", "client.store", "outputs.s3", "sources.s3"),
+    "botocore": ("buckets", "client.store", "doctor", "outputs.s3", "sources.s3"),
     "click": ("entrypoints.cli",),
     "httpx": ("client.wire",),
     "huggingface_hub": ("weights",),

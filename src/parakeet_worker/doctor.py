@@ -1,13 +1,17 @@
 """Is everything in place? The operator's checklist, each point with what to do about it."""
 
 import importlib.util
+import os
 import shutil
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from parakeet_worker import buckets
 from parakeet_worker.audio import find_ffmpeg
 from parakeet_worker.bootstrap.choices import Choices
 from parakeet_worker.bootstrap.environment import candidates
@@ -19,6 +23,10 @@ from parakeet_worker.settings import Settings
 
 _LEAST_GPU_MIB = 6_000
 _ANSWER_SECONDS = 30.0
+_REACH_SECONDS = 10.0
+_HUB = "https://huggingface.co"
+_TOLD = ("torch", "nemo_toolkit", "runpod")
+_ANEW = "start handler.py: it installs anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,7 @@ def examine(variables: Mapping[str, str], root: Path) -> Iterator[Check]:
     yield from _volume(choices, root / "requirements")
     yield _network(choices)
     yield _engine(settings)
-    yield _model(settings, Volume(choices.home))
+    yield from _model(settings, Volume(choices.home), variables)
     yield _ffmpeg(settings)
     yield _gpu(settings)
     yield _s3(settings)
@@ -60,26 +68,45 @@ def _volume(choices: Choices, requirements: Path) -> Iterator[Check]:
         return
     free_gib = shutil.disk_usage(volume.home).free / 2**30
     yield Check("volume", "ok", f"{volume.home}, {free_gib:.1f} GiB free")
+    if not os.access(volume.home, os.W_OK):
+        remedy = "mount it writable and see whose it is; enough as it is for a whole environment"
+        yield Check("volume", "warning", f"{volume.home} may not be written to", remedy)
     if not requirements.is_dir():
         return
-    anew = "start handler.py: it installs anew"
     try:
         profile = Profile.named(choices.profile, requirements)
     except SetupError as error:
         yield Check("environment", "failed", str(error), "correct what is named")
         return
-    faults = {each.folder.name: each.fault(profile) for each in candidates(volume, profile)}
+    yield from _environments(volume, profile)
+
+
+def _environments(volume: Volume, profile: Profile) -> Iterator[Check]:
+    found = list(candidates(volume, profile))
+    faults = {each.folder.name: each.fault(profile) for each in found}
     whole = [name for name, fault in faults.items() if fault is None]
-    for name, fault in faults.items():
-        verdict: Literal["ok", "warning"] = "warning" if fault else "ok"
-        yield Check("environment", verdict, f"{name}: {fault or 'whole'}", anew if fault else "")
+    for each in found:
+        name, fault = each.folder.name, faults[each.folder.name]
+        if fault:
+            yield Check("environment", "warning", f"{name}: {fault}", _ANEW)
+        else:
+            yield Check("environment", "ok", f"{name}: whole{_versions(each.record)}")
     if not whole:
-        yield Check("environment", "warning", "none for this lock, profile and Python", anew)
+        yield Check("environment", "warning", "none for this lock, profile and Python", _ANEW)
     marked = (read_json(volume.marker) or {}).get("environment")
-    if marked in whole and (volume.venv.resolve().name == marked):
+    mends = "start handler.py: it mends the marker and the link"
+    if marked in whole and volume.venv.resolve().name == marked:
         yield Check("marker", "ok", f"venv and {volume.marker.name} name {marked}")
+    elif not volume.marker.exists():
+        yield Check("marker", "warning", f"there is no {volume.marker.name}", mends)
     else:
-        yield Check("marker", "warning", f"names {marked}", "start handler.py: it mends the marker")
+        yield Check("marker", "warning", f"{volume.marker.name} names {marked}", mends)
+
+
+def _versions(record: Mapping[str, object]) -> str:
+    packages = record.get("packages")
+    held = packages if isinstance(packages, dict) else {}
+    return "".join(f", {name} {held[name]}" for name in _TOLD if name in held)
 
 
 def _network(choices: Choices) -> Check:
@@ -101,19 +128,51 @@ def _engine(settings: Settings) -> Check:
     return Check("engine", "ok", f"{settings.engine}, with {wanted}")
 
 
-def _model(settings: Settings, volume: Volume) -> Check:
+def _model(settings: Settings, volume: Volume, variables: Mapping[str, str]) -> Iterator[Check]:
     named = Path(settings.model).expanduser()
     if settings.model == "demo" or named.exists() or settings.engine == "scripted":
-        return Check("model", "ok", settings.model)
-    if settings.model in volume.model_revisions():
-        revision = volume.model_revisions()[settings.model]
-        return Check("model", "ok", f"{settings.model} at {revision} on the volume")
-    if named.suffix == ".nemo" or named.is_absolute():
-        return Check("model", "failed", f"{named} is not there", "correct PARAKEET_MODEL")
-    remedy = (
-        "it is looked for elsewhere and fetched at the first start; `parakeet verify` does that"
-    )
-    return Check("model", "warning", f"{settings.model} is not on the volume", remedy)
+        yield Check("model", "ok", settings.model)
+    elif named.suffix == ".nemo" or named.is_absolute():
+        yield Check("model", "failed", f"{named} is not there", "correct PARAKEET_MODEL")
+    elif settings.model in volume.model_revisions():
+        yield _model_on_volume(settings.model, volume)
+    else:
+        remedy = (
+            "it is looked for elsewhere and fetched at the first start; `parakeet verify` does that"
+        )
+        yield Check("model", "warning", f"{settings.model} is not on the volume", remedy)
+        yield _hub(variables)
+
+
+def _model_on_volume(model: str, volume: Volume) -> Check:
+    revision = volume.model_revisions()[model]
+    folder = volume.hf_hub_cache / f"models--{model.replace('/', '--')}"
+    files = sorted((folder / "snapshots" / revision).glob("*"))
+    lost = [path.name for path in files if not path.exists()]
+    if not files or lost:
+        found = f"{model} at {revision} lacks {', '.join(lost) or 'its files'}"
+        return Check("model", "failed", found, f"remove {folder}: it is fetched anew")
+    size_gib = sum(path.stat().st_size for path in files) / 2**30
+    return Check("model", "ok", f"{model} at {revision} on the volume, {size_gib:.2f} GiB")
+
+
+def _hub(variables: Mapping[str, str]) -> Check:
+    """Can it be fetched? Any answer counts."""
+    url = variables.get("HF_ENDPOINT") or _HUB
+    if variables.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        remedy = "remove HF_HUB_OFFLINE, or name a model that is on disk in PARAKEET_MODEL"
+        return Check("hub", "failed", "HF_HUB_OFFLINE forbids to fetch it", remedy)
+    try:
+        urllib.request.urlopen(url, timeout=_REACH_SECONDS).close()  # noqa: S310  # the operator's
+    except urllib.error.HTTPError as answered:
+        answered.close()
+    except (OSError, ValueError) as failure:
+        remedy = (
+            "mend the network or HF_ENDPOINT, or take the image with the model inside; "
+            "a model that is not public needs HF_TOKEN"
+        )
+        return Check("hub", "warning", f"{url}: {getattr(failure, 'reason', failure)}", remedy)
+    return Check("hub", "ok", f"{url} answers")
 
 
 def _ffmpeg(settings: Settings) -> Check:
@@ -145,11 +204,34 @@ def _gpu(settings: Settings) -> Check:
 
 def _s3(settings: Settings) -> Check:
     keys = (settings.s3_access_key, settings.s3_secret_key)
-    if any(keys) and not all(keys):
-        return Check(
-            "s3", "failed", "one of two keys is set", "set S3_ACCESS_KEY and S3_SECRET_KEY"
+    if not all(keys):
+        both = "set both S3_ACCESS_KEY and S3_SECRET_KEY"
+        if any(keys):
+            return Check("s3", "failed", "one of two keys is set", both)
+        return Check("s3", "ok", "not configured")
+    if settings.s3_bucket is None:
+        return Check("s3", "ok", "keys are set; no S3_BUCKET to look at")
+    return _bucket(settings, settings.s3_bucket)
+
+
+def _bucket(settings: Settings, bucket: str) -> Check:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    patient = settings.model_copy(update={"stall_timeout_seconds": _REACH_SECONDS})
+    try:
+        buckets.client(patient).head_bucket(Bucket=bucket)
+    except ClientError as failure:
+        code, status = buckets.verdict(failure)
+        if status == 404:
+            return Check("s3", "failed", f"there is no bucket {bucket}", "correct S3_BUCKET")
+        remedy = (
+            "correct the keys, or let them list the bucket; reading files may work all the same"
         )
-    return Check("s3", "ok", "keys are set" if all(keys) else "not configured")
+        return Check("s3", "warning", f"{bucket}: {code or status}", remedy)
+    except (BotoCoreError, ValueError) as failure:
+        remedy = "mend the network, S3_ENDPOINT or S3_REGION"
+        return Check("s3", "failed", str(failure), remedy)
+    return Check("s3", "ok", f"{bucket} answers")
 
 
 def _answer(command: list[str]) -> str | None:
