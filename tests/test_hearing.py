@@ -415,6 +415,38 @@ async def test_an_engine_without_time_for_a_second_hearing_fails_nobody():
     assert found.uncovered == (Span(0.0, 4.0),)
 
 
+async def test_a_second_hearing_that_memory_runs_out_in_loses_no_word():
+    def failing(samples: Samples, tokens: list[Token]) -> list[Token]:
+        if len(engine.pieces) > 1:
+            raise OutOfMemory(len(samples) / SAMPLE_RATE)
+        return tokens[:1]
+
+    engine = Reader(failing)
+    found = await heard(engine, [segment(recording(6, *every_second(6)))])
+    assert found.text == "1"
+    assert found.uncovered != ()
+    assert len(engine.pieces) == 2
+
+
+async def test_a_recording_that_is_begun_is_not_refused_when_others_fill_the_queue():
+    engine = Reader()
+    with (
+        batching(engine, queue_seconds=5.0) as batcher,
+        closing(Hearing(batcher, Stopwatch())) as begun,
+        closing(Hearing(batcher, Stopwatch())) as late,
+    ):
+        engine.hold()
+        begun.submit(segment(recording(2, (0.4, 1))))
+        await engine.occupied()
+        batcher.submit([recording(5)])
+        with pytest.raises(Overloaded):
+            late.submit(segment(recording(2, (0.4, 9))))
+        begun.submit(segment(recording(2, (0.4, 2)), 2.0))
+        engine.released.set()
+        found = await everything_of(begun)
+    assert found.text == "1 2"
+
+
 # the account
 
 

@@ -158,11 +158,13 @@ class Batcher:
         *,
         script: Script | None = None,
         caller: object = None,
+        admitted: bool = False,
     ) -> "list[Future[Hypothesis]]":
         """Queue all pieces of a request, or none; raises `Overloaded` or `EngineLost`.
 
         Where nothing waits, a request of any length is taken. Pieces of one `caller` take turns
-        with those of others; without one, a submission is a caller of its own.
+        with those of others; without one, a submission is a caller of its own. Who is `admitted`,
+        because pieces of his were taken before, is not refused in the middle of his recording.
         """
         caller = _Anonymous() if caller is None else caller
         with self._changed:
@@ -170,7 +172,7 @@ class Batcher:
                 raise EngineLost(self._lost or "the worker is closing")
             waiting = sum(piece.seconds for piece in self._waiting if not piece.answer.cancelled())
             asked = sum(_seconds(samples) for samples in pieces)
-            if waiting and waiting + asked > self._queue_seconds:
+            if waiting and not admitted and waiting + asked > self._queue_seconds:
                 raise Overloaded(waiting, self._queue_seconds)
             queued = [
                 _Waiting(samples, script, self._turns.next(caller, _seconds(samples)))

@@ -12,7 +12,7 @@ from parakeet_worker import coverage, language, seams, transcript
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Hypothesis, Samples
-from parakeet_worker.errors import Overloaded
+from parakeet_worker.errors import OutOfMemory, Overloaded
 from parakeet_worker.segments import Segment, Span
 from parakeet_worker.stopwatch import Stopwatch
 from parakeet_worker.transcript import Account, Transcript, Word
@@ -56,15 +56,20 @@ class Hearing:
         self._spoken = spoken
         self._script = None if spoken is None else language.script(spoken)
         self._line: deque[_Asked] = deque()
+        self._admitted = False
         self._before: dict[int | None, Segment] = {}
         """The segment before the one that is heard next, by channel."""
 
     def submit(self, segment: Segment) -> None:
-        """Queue a segment, and the bridge to the one before; raises `Overloaded`, `EngineLost`."""
+        """Queue a segment, and the bridge to the one before.
+
+        Raises `EngineLost`, and `Overloaded` for a recording's first: once it is begun, it goes on.
+        """
         pieces = [segment.samples]
         if segment.bridge is not None:
             pieces.append(segment.bridge.samples)
-        self._line.append(_Asked(segment, self._submitted(pieces)))
+        self._line.append(_Asked(segment, self._submitted(pieces, admitted=self._admitted)))
+        self._admitted = True
 
     def __len__(self) -> int:
         return len(self._line)
@@ -110,8 +115,8 @@ class Hearing:
                 if not answer.cancel() and not answer.cancelled():
                     answer.exception()  # it failed together with the one that was raised
 
-    def _submitted(self, pieces: Sequence[Samples]) -> list[Answer]:
-        answers = self._batcher.submit(pieces, script=self._script, caller=self)
+    def _submitted(self, pieces: Sequence[Samples], *, admitted: bool = False) -> list[Answer]:
+        answers = self._batcher.submit(pieces, script=self._script, caller=self, admitted=admitted)
         return [asyncio.wrap_future(answer) for answer in answers]
 
     async def _heard(self, asked: _Asked) -> Transcript:
@@ -164,15 +169,24 @@ class Hearing:
         for shift_seconds in _SHIFTS_SECONDS:
             begin = gap.start_seconds - _AROUND_SECONDS + shift_seconds
             part = segment.part(Span(begin, gap.end_seconds + _AROUND_SECONDS))
-            try:
-                (answer,) = self._submitted([part.samples])
-            except Overloaded:
+            hypothesis = await self._heard_besides(part)
+            if hypothesis is None:
                 return ()
-            hypothesis = await self._watch.timed("hear", answer)
             found = coverage.inside(gap, transcript.stitch(part, hypothesis).words)
             if found:
                 return found
         return ()
+
+    async def _heard_besides(self, extra: Segment) -> Hypothesis | None:
+        """What is heard besides may be left out: None where the engine has no time or room for it.
+
+        What was heard before is there, and is not lost over it.
+        """
+        try:
+            (answer,) = self._submitted([extra.samples])
+            return await self._watch.timed("hear", answer)
+        except (Overloaded, OutOfMemory):
+            return None
 
     def _drifted(self, heard: Transcript) -> bool:
         """Whether these are surely words of another language than was asked for."""
@@ -202,11 +216,9 @@ class Hearing:
         both = Segment(
             begin, np.concatenate((lead, segment.samples, tail)), channel=segment.channel
         )
-        try:
-            (answer,) = self._submitted([both.samples])
-        except Overloaded:
+        hypothesis = await self._heard_besides(both)
+        if hypothesis is None:
             return heard
-        hypothesis = await self._watch.timed("hear", answer)
         again = replace(
             heard,
             words=tuple(
