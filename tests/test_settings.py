@@ -12,6 +12,7 @@ from parakeet_worker.settings import Settings, variable
 # One row per field: what the environment says, and what the worker must understand.
 READ: dict[str, tuple[str, str, Any]] = {
     "model": ("PARAKEET_MODEL", "demo", "demo"),
+    "model_name": ("PARAKEET_MODEL_NAME", "parakeet", "parakeet"),
     "engine": ("PARAKEET_ENGINE", "scripted", "scripted"),
     "device": ("PARAKEET_DEVICE", "cuda", "cuda"),
     "precision": ("PARAKEET_PRECISION", "bf16", "bf16"),

@@ -20,7 +20,13 @@ async def answer(
 
     `observe` is told what became of every recording. Raises `ParakeetError`s.
     """
-    job = parse(payload)
+    return await answer_job(pipeline, parse(payload), observe)
+
+
+async def answer_job(
+    pipeline: Pipeline, job: Job, observe: Observe = unobserved
+) -> Document | list[Document]:
+    """The same of a job that has been read."""
     async with _within(_deadline(pipeline), pipeline):
         if job.listed:
             found: Document | list[Document] = await _documents(pipeline, job, observe)
@@ -33,7 +39,15 @@ async def stream(
     pipeline: Pipeline, payload: object, observe: Observe = unobserved
 ) -> AsyncGenerator[Document, None]:
     """`{"segment": ...}` for every sentence as it is done, `{"result": the answer}` last."""
-    job = parse(payload)
+    async with aclosing(stream_job(pipeline, parse(payload), observe)) as parts:
+        async for part in parts:
+            yield part
+
+
+async def stream_job(
+    pipeline: Pipeline, job: Job, observe: Observe = unobserved
+) -> AsyncGenerator[Document, None]:
+    """The same of a job that has been read."""
     deadline = _deadline(pipeline)
     async with aclosing(_parts(pipeline, job, observe)) as parts:
         while True:
@@ -42,6 +56,14 @@ async def stream(
             if part is None:
                 return
             yield part
+
+
+async def heard(pipeline: Pipeline, request: Request, observe: Observe = unobserved) -> Transcript:
+    """All that is heard in one recording, for a door that renders it in its own way."""
+    async with _within(_deadline(pipeline), pipeline):
+        with observed(observe) as seen:
+            seen.transcript = await pipeline.transcribe(request, seen.watch)
+            return seen.transcript
 
 
 async def _parts(pipeline: Pipeline, job: Job, observe: Observe) -> AsyncGenerator[Document, None]:

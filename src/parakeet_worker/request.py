@@ -1,10 +1,11 @@
 """Wire names in, `Request` out: the only module that knows how a job is spelled."""
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -165,6 +166,9 @@ _INNER: dict[str, type[_Wire]] = {"clip": _ClipWire, "audio_s3": _S3Wire, "outpu
 _CHOICES = {"format": Format, "vad": Vad, "attention": Attention, "channels": Channels}
 _SOURCES = ("audio_base64", "audio_url", "audio_s3")
 _FIELDS = list(_RequestWire.model_fields)
+# In a form these are written as words; what is none of them is refused as it stands.
+_FLAGS = [name for name, field in _RequestWire.model_fields.items() if field.annotation is bool]
+_TRUTHS = {"true": True, "false": False}
 # Of the whole job, not of one recording of a list.
 _JOB_FIELDS = ("stream", "progress", "output_url", "output_s3")
 _ITEM_FIELDS = [name for name in _FIELDS if name not in _JOB_FIELDS]
@@ -201,6 +205,37 @@ def _output(wire: _RequestWire) -> Output | None:
     return UrlOutput(address.url)
 
 
+def parse_form(fields: Iterable[tuple[str, str]], file: Path) -> Job:
+    """Read the fields of a form whose audio is `file`; raises `InvalidRequest`.
+
+    They are those of a job, as text; objects are JSON, and an empty field counts as absent.
+    """
+    payload: dict[str, object] = {}
+    for name, text in fields:
+        if name in payload:
+            raise InvalidRequest(name, "was given twice")
+        payload[name] = _unwritten(name, text)
+    beside = [name for name in (*_SOURCES, "inputs") if payload.get(name) is not None]
+    if beside:
+        raise InvalidRequest(beside[0], "cannot stand beside a file")
+    wire = _validated(payload, "", [name for name in _FIELDS if name not in _SOURCES])
+    return _job((_request(wire, "", FileSource(file)),), wire, listed=False)
+
+
+def _unwritten(name: str, text: str) -> object:
+    if not text:
+        return None
+    if name in _FLAGS and text in _TRUTHS:
+        return _TRUTHS[text]
+    if name not in _INNER:
+        return text
+    try:
+        value: object = json.loads(text)
+    except ValueError as failure:
+        raise InvalidRequest(name, f"not JSON: {failure}") from failure
+    return value
+
+
 def _parse_list(payload: Mapping[str, object]) -> Job:
     inputs = payload["inputs"]
     if not isinstance(inputs, list) or not inputs:
@@ -231,8 +266,8 @@ def _read_one(item: object, index: int, defaults: Mapping[str, object]) -> Reque
         return error
 
 
-def _request(wire: _RequestWire, prefix: str) -> Request:
-    source = _source(wire, prefix)
+def _request(wire: _RequestWire, prefix: str, source: Source | None = None) -> Request:
+    source = source or _source(wire, prefix)
     if wire.timestamp and wire.format == "text":
         raise InvalidRequest(f"{prefix}timestamp", "the format 'text' has no place for times")
     return Request(
@@ -245,7 +280,7 @@ def _request(wire: _RequestWire, prefix: str) -> Request:
         vad=wire.vad,
         attention=wire.attention,
         channels=wire.channels,
-        language=_language(wire.language, f"{prefix}language"),
+        language=language_code(wire.language, f"{prefix}language"),
     )
 
 
@@ -323,8 +358,11 @@ def _clip(wire: _ClipWire | None, prefix: str) -> Clip:
     return Clip(start, wire.end)
 
 
-def _language(given: str | None, field: str) -> str | None:
-    """The code of a language that is named by its code, a regional one (`pt-BR`) or in English."""
+def language_code(given: str | None, field: str) -> str | None:
+    """The code of a language that is named by its code, a regional one (`pt-BR`) or in English.
+
+    Raises `InvalidRequest` for `field`.
+    """
     if given is None:
         return None
     meant = given.strip().casefold()
@@ -347,3 +385,8 @@ def _kind(value: object) -> str:
         type(None): "null",
     }
     return names.get(type(value), type(value).__name__)
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of one recording's request, for who describes the wire."""
+    return _RequestWire.model_json_schema()

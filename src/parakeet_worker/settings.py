@@ -36,6 +36,9 @@ class Settings(BaseModel):
 
     model: str = Field(default="nvidia/parakeet-tdt-0.6b-v3", min_length=1)
     """A Hugging Face name, the path of a `.nemo` file or of a `safetensors` folder, or `demo`."""
+    model_name: str | None = None
+    """What the HTTP server calls the model; by default what `model` says, of a path its last
+    part."""
     engine: Literal["native", "nemo", "scripted"] = "native"
     """What transcribes: `native`, NVIDIA's `nemo` (a `.nemo` file, and the extra of that name), or
     `scripted` (no model: hears pure tones, for tests)."""

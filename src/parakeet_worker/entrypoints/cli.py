@@ -120,6 +120,20 @@ def verify(model: str | None) -> None:
 
 
 @main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets others in.")
+@click.option("--port", type=click.IntRange(0, 65535), help="[default: PORT, else 8000]")
+@click.option("--model", "-m", help="Hugging Face name, path, or 'demo'.  [default: the settings']")
+def serve(host: str, port: int | None, model: str | None) -> None:
+    """Answer over HTTP: the worker's own API, OpenAI's, and a page to try it.
+
+    Exit status: 0 after a signal, 1 if the model cannot be loaded or its engine is lost.
+    """
+    from parakeet_worker.entrypoints import server
+
+    server.main(host, port=port, model=model)
+
+
+@main.command()
 def doctor() -> None:
     """Check volume, environment, model, ffmpeg, GPU and settings, and say what to do.
 

@@ -1,0 +1,311 @@
+"""Every route of the server: what is asked of the one pipeline, and in whose words."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, aclosing
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+)
+
+from parakeet_worker import answers, rewriting
+from parakeet_worker.errors import (
+    EngineLost,
+    InvalidRequest,
+    MethodNotAllowed,
+    ParakeetError,
+    RequestError,
+    UnknownRoute,
+    Warming,
+)
+from parakeet_worker.http import openai, reference, uploads
+from parakeet_worker.http.responses import (
+    GONE,
+    Event,
+    EventStream,
+    begun,
+    error_document,
+    refusal,
+    while_connected,
+)
+from parakeet_worker.http.service import Service
+from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.request import Job, parse, parse_form
+from parakeet_worker.request import Request as Transcription
+
+PAGE = Path(__file__).resolve().parent.parent / "page"
+_LOOK = ["GET", "HEAD"]
+_READERS = 2
+"""Bodies of JSON that are read at a time: each is in memory several times over while it is."""
+
+
+def application(service: Service) -> FastAPI:
+    """All doors of one service."""
+    app = FastAPI(
+        title="Parakeet", docs_url=None, redoc_url=None, redirect_slashes=False,
+        openapi_url="/openapi.json",
+    )  # fmt: skip
+    _Transcripts(service).add_to(app)
+    _Figures(service).add_to(app)
+    app.add_api_route("/", _page, methods=_LOOK, include_in_schema=False)
+    app.mount("/page", StaticFiles(directory=PAGE))
+
+    def docs() -> HTMLResponse:
+        return HTMLResponse(reference.page(app.openapi()))
+
+    app.add_api_route("/docs", docs, methods=_LOOK, include_in_schema=False)
+    _add_refusals(app, service)
+    return app
+
+
+def _page() -> FileResponse:
+    return FileResponse(PAGE / "index.html")
+
+
+class _Transcripts:
+    """The doors behind which something is heard, or read."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._settings = service.settings
+        self._reading = asyncio.Semaphore(_READERS)
+
+    def add_to(self, app: FastAPI) -> None:
+        app.add_api_route("/transcribe", self.transcribe, methods=["POST"], **reference.TRANSCRIBE)
+        app.add_api_route(
+            openai.TRANSCRIPTIONS, self.transcriptions, methods=["POST"], **reference.TRANSCRIPTIONS
+        )
+        app.add_api_route("/render", self.render, methods=["POST"], **reference.RENDER)
+        app.add_api_route(openai.MODELS, self.models, methods=["GET"], **reference.MODELS)
+        app.add_api_route(
+            f"{openai.MODELS}/{{name:path}}", self.model, methods=["GET"], **reference.MODEL
+        )
+
+    async def transcribe(self, request: Request) -> Response:
+        with ExitStack() as inside:
+            pipeline, folder = self._enter(inside, request, "transcribe")
+            job = await self._job(request, folder)
+            if job.stream:
+                return await self._streamed(request, self._segments(pipeline, job), inside)
+            if job.progress:
+                raise InvalidRequest("progress", "is told in a stream; send 'stream' as well")
+            work = answers.answer_job(pipeline, job, self._service.metrics.observe)
+            answer = await while_connected(request.receive, work)
+            self._service.metrics.listed(answer)
+            return JSONResponse(answer)
+
+    async def transcriptions(self, request: Request) -> Response:
+        with ExitStack() as inside:
+            pipeline, folder = self._enter(inside, request, "openai")
+            asked = await self._asked(request, folder)
+            observe = self._service.metrics.observe
+            if asked.stream:
+                events = _unnamed(openai.events(pipeline, asked, observe))
+                return await self._streamed(request, events, inside, last=b"data: [DONE]\n\n")
+            work = openai.answer(pipeline, asked, observe)
+            answer = await while_connected(request.receive, work)
+            if not isinstance(answer, str):
+                return JSONResponse(answer)
+            kind = {"vtt": "text/vtt", "srt": "application/x-subrip"}
+            return PlainTextResponse(
+                answer, media_type=kind.get(asked.response_format, "text/plain")
+            )
+
+    async def render(self, request: Request) -> Response:
+        self._service.keys.check(request.headers.get("authorization"))
+        with TemporaryDirectory(prefix="parakeet-", dir=self._settings.scratch) as folder:
+            path = await uploads.body(request, Path(folder), self._settings)
+            async with self._reading:
+                payload = await asyncio.to_thread(uploads.read, path)
+                content = await asyncio.to_thread(rewriting.rewrite, payload)
+        return PlainTextResponse(content)
+
+    async def models(self, request: Request) -> Response:
+        self._service.keys.check(request.headers.get("authorization"))
+        return JSONResponse(openai.models(self._settings))
+
+    async def model(self, request: Request, name: str) -> Response:
+        self._service.keys.check(request.headers.get("authorization"))
+        return JSONResponse(openai.model(self._settings, name))
+
+    def _enter(self, inside: ExitStack, request: Request, door: str) -> tuple[Pipeline, Path]:
+        """A place, and a folder for what is uploaded."""
+        self._service.metrics.asked(door)
+        admitted = self._service.admitted(request.headers.get("authorization"))
+        pipeline = inside.enter_context(admitted)
+        folder = TemporaryDirectory(prefix="parakeet-", dir=self._settings.scratch)
+        return pipeline, Path(inside.enter_context(folder))
+
+    async def _job(self, request: Request, folder: Path) -> Job:
+        if _is_form(request):
+            form = await uploads.form(request, folder, self._settings)
+            return parse_form(form.fields, form.file)
+        path = await uploads.body(request, folder, self._settings)
+        async with self._reading:
+            return await asyncio.to_thread(self._read_job, path)
+
+    def _read_job(self, path: Path) -> Job:
+        job = parse(uploads.read(path))
+        kept = tuple(
+            self._kept(request, path.with_name(f"audio{number}"))
+            for number, request in enumerate(job.requests)
+        )
+        return replace(job, requests=kept)
+
+    def _kept(
+        self, request: Transcription | RequestError, target: Path
+    ) -> Transcription | RequestError:
+        if isinstance(request, RequestError):
+            return request
+        try:
+            return uploads.kept(request, target, self._settings)
+        except RequestError as error:
+            return error
+
+    async def _asked(self, request: Request, folder: Path) -> openai.Asked:
+        if _is_form(request):
+            form = await uploads.form(request, folder, self._settings)
+            return openai.from_form(form.fields, form.file, self._settings)
+        path = await uploads.body(request, folder, self._settings)
+        async with self._reading:
+            return await asyncio.to_thread(self._read_asked, path)
+
+    def _read_asked(self, path: Path) -> openai.Asked:
+        asked = openai.from_json(uploads.read(path), self._settings)
+        kept = uploads.kept(asked.request, path.with_name("audio"), self._settings)
+        return replace(asked, request=kept)
+
+    async def _segments(self, pipeline: Pipeline, job: Job) -> AsyncGenerator[Event, None]:
+        parts = answers.stream_job(pipeline, job, self._service.metrics.observe)
+        async with aclosing(parts):
+            async for part in parts:
+                ((name, document),) = part.items()
+                assert isinstance(document, dict)
+                yield name, document
+                if job.progress and name == "segment":
+                    yield "progress", {"audio_seconds": document["end"]}
+
+    async def _streamed(
+        self,
+        request: Request,
+        events: AsyncGenerator[Event, None],
+        inside: ExitStack,
+        last: bytes = b"",
+    ) -> EventStream:
+        path = request.url.path
+
+        def failed(error: ParakeetError) -> Event:
+            self._service.metrics.failed(error.code)
+            return "error", error_document(error, path)
+
+        first, rest = await begun(request, events)
+        return EventStream(first, rest, inside=inside.pop_all(), failed=failed, last=last)
+
+
+async def _unnamed(
+    events: AsyncGenerator[dict[str, object], None],
+) -> AsyncGenerator[Event, None]:
+    async with aclosing(events):
+        async for document in events:
+            yield None, document
+
+
+def _is_form(request: Request) -> bool:
+    """Whether the body is a form; what is neither that nor JSON is refused."""
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind not in ("multipart/form-data", "application/json"):
+        reason = f"must be multipart/form-data or application/json, got '{kind}'"
+        raise InvalidRequest("content-type", reason)
+    return kind == "multipart/form-data"
+
+
+class _Figures:
+    """The doors for whoever looks after the server."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def add_to(self, app: FastAPI) -> None:
+        looks = {
+            "/ping": (self.ping, reference.PING),
+            "/health": (self.health, reference.HEALTH),
+            "/ready": (self.ready, reference.READY),
+        }
+        for path, (answer, said) in looks.items():
+            app.add_api_route(path, answer, methods=["GET"], **said)
+            app.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
+        app.add_api_route("/metrics", self.metrics, methods=["GET"], **reference.METRICS)
+
+    async def ping(self) -> Response:
+        return Response(
+            status_code={"warming": 204, "ready": 200, "lost": 500}[self._service.state]
+        )
+
+    async def health(self) -> Response:
+        state = self._service.state
+        document = {"status": state, "model": openai.model_name(self._service.settings)}
+        return JSONResponse(document, 500 if state == "lost" else 200)
+
+    async def ready(self) -> Response:
+        state = self._service.state
+        if state == "warming":
+            raise Warming
+        if state == "lost":
+            raise EngineLost("this worker is being replaced")
+        return JSONResponse({"status": state})
+
+    async def metrics(self, request: Request) -> Response:
+        self._service.keys.check(request.headers.get("authorization"))
+        return Response(self._service.metrics.written(), media_type="text/plain; version=0.0.4")
+
+
+def _add_refusals(app: FastAPI, service: Service) -> None:
+    """Whatever fails is answered in the shape of its door."""
+
+    async def ours(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ParakeetError)
+        service.metrics.failed(error.code)
+        return refusal(error, request.url.path)
+
+    async def routing(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        path = request.url.path
+        if error.status_code == 405:
+            response = refusal(MethodNotAllowed(request.method, path), path)
+        else:
+            response = refusal(UnknownRoute(path), path)
+        response.headers.update(error.headers or {})
+        return response
+
+    async def gone(_: Request, __: Exception) -> Response:
+        return Response(status_code=GONE)
+
+    async def bug(request: Request, _: Exception) -> Response:
+        """The server's log has what it was; the caller is told no more than that it is ours."""
+        service.metrics.failed("internal_error")
+        sentence = "the server made a mistake, which its log describes"
+        document: dict[str, Any] = {
+            "error": f"internal_error: {sentence}",
+            "code": "internal_error",
+        }
+        if request.url.path.startswith("/v1/"):
+            document = {"error": {"message": sentence, "type": "server_error", "param": None,
+                                  "code": "internal_error"}}  # fmt: skip
+        return JSONResponse(document, 500)
+
+    app.add_exception_handler(ParakeetError, ours)
+    app.add_exception_handler(HTTPException, routing)
+    app.add_exception_handler(ClientDisconnect, gone)
+    app.add_exception_handler(Exception, bug)

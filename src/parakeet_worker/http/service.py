@@ -1,0 +1,61 @@
+"""The one pipeline behind every door: warming, ready or lost; and how many are inside."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeAlias
+
+from parakeet_worker.errors import Busy, EngineLost, Warming
+from parakeet_worker.http.keys import Keys
+from parakeet_worker.http.metrics import Metrics
+from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.settings import Settings
+
+State: TypeAlias = Literal["warming", "ready", "lost"]
+
+
+class Service:
+    """What all doors share."""
+
+    def __init__(self, settings: Settings, on_lost: Callable[[], None] = lambda: None) -> None:
+        """`on_lost` is called when the engine has failed for good."""
+        self.settings = settings
+        self.metrics = Metrics()
+        self.keys = Keys(settings.api_keys)
+        self._on_lost = on_lost
+        self._pipeline: Pipeline | None = None
+        self._inside = 0
+
+    def open(self, pipeline: Pipeline) -> None:
+        """From now on requests are answered."""
+        self.metrics.watch(pipeline.batcher)
+        self._pipeline = pipeline
+
+    @property
+    def state(self) -> State:
+        if self._pipeline is None:
+            return "warming"
+        return "lost" if self._pipeline.batcher.lost else "ready"
+
+    @contextmanager
+    def admitted(self, authorization: str | None) -> Iterator[Pipeline]:
+        """A place for one request while it is answered.
+
+        Raises `InvalidApiKey`, `Warming`, `EngineLost` or `Busy`, before its body is read.
+        """
+        self.keys.check(authorization)
+        if self._pipeline is None:
+            raise Warming
+        if self._pipeline.batcher.lost:
+            raise EngineLost("this worker is being replaced")
+        if self._inside >= self.settings.max_requests:
+            raise Busy(self.settings.max_requests)
+        self._inside += 1
+        self.metrics.running(1)
+        try:
+            yield self._pipeline
+        finally:
+            self._inside -= 1
+            self.metrics.running(-1)
+            # Only work can lose an engine, so here is where it shows.
+            if self._pipeline.batcher.lost:
+                self._on_lost()

@@ -1,0 +1,218 @@
+"""A request's body to disk while it arrives, under a cap of bytes and of time."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
+from starlette.requests import Request
+
+from parakeet_worker.errors import AudioTooLarge, InvalidRequest, UploadTimeout
+from parakeet_worker.request import FileSource, InlineSource
+from parakeet_worker.request import Request as Transcription
+from parakeet_worker.settings import Settings
+from parakeet_worker.sources import inline
+
+_FILE = "file"
+_MAX_PARTS = 64
+_MAX_FIELD_BYTES = 64 << 10
+"""All fields together, which are kept in memory."""
+_FORM_SLACK_BYTES = 1 << 20
+"""What a form may have around its file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form of `multipart/form-data` with one file, which lies on disk."""
+
+    fields: tuple[tuple[str, str], ...]
+    """Names and values in the order in which they came."""
+    file: Path
+
+
+async def form(request: Request, folder: Path, settings: Settings) -> Form:
+    """The form in the body, its file in `folder`.
+
+    Raises `InvalidRequest`, `AudioTooLarge` or `UploadTimeout`, and starlette's
+    `ClientDisconnect` if the caller goes.
+    """
+    limit = settings.max_audio_bytes
+    if _declared_bytes(request) > limit + _FORM_SLACK_BYTES:
+        raise AudioTooLarge(limit)
+    _, options = parse_options_header(request.headers.get("content-type"))
+    if not (boundary := options.get(b"boundary")):
+        raise InvalidRequest("content-type", "the form has no boundary")
+    with (folder / "upload").open("wb") as file:
+        reading = _FormReading(boundary, file, limit)
+        await _receive(request, reading.write, settings)
+        fields = reading.end()
+    return Form(fields, folder / "upload")
+
+
+async def body(request: Request, folder: Path, settings: Settings) -> Path:
+    """The body as a file in `folder`, JSON as it should be; raises the same as `form`."""
+    limit, path = settings.max_json_bytes, folder / "body"
+    if _declared_bytes(request) > limit:
+        raise _json_too_large(limit)
+    with path.open("wb") as file:
+
+        def write(content: bytes) -> None:
+            if file.tell() + len(content) > limit:
+                raise _json_too_large(limit)
+            file.write(content)
+
+        await _receive(request, write, settings)
+    return path
+
+
+def read(path: Path) -> object:
+    """The JSON in a file, which is removed; raises `InvalidRequest`."""
+    content = path.read_bytes()
+    path.unlink()
+    try:
+        document: object = json.loads(content)
+    except ValueError as failure:
+        raise InvalidRequest("body", f"not JSON: {failure}") from failure
+    return document
+
+
+def kept(asked: Transcription, target: Path, settings: Settings) -> Transcription:
+    """The same request with its audio in a file, if it was in the request itself.
+
+    So nobody who waits for the engine holds his recording in memory. Raises what `inline` does.
+    """
+    if not isinstance(asked.source, InlineSource):
+        return asked
+    ending = f".{asked.audio_format}" if asked.audio_format else ""
+    path = target.with_name(target.name + ending)
+    inline.write(asked.source, path, settings.max_audio_bytes)
+    return replace(asked, source=FileSource(path))
+
+
+def _json_too_large(limit: int) -> InvalidRequest:
+    return InvalidRequest(
+        "body", f"more than {limit} bytes of JSON; upload the file as a form, or send its address"
+    )
+
+
+def _declared_bytes(request: Request) -> int:
+    """The `Content-Length`; zero where there is none, or none that can be read."""
+    declared = request.headers.get("content-length", "")
+    return int(declared) if declared.isascii() and declared.isdigit() else 0
+
+
+async def _receive(request: Request, write: Callable[[bytes], None], settings: Settings) -> None:
+    """Hand the body on, piece by piece, while it neither stands still nor takes too long."""
+    async with _within(settings.upload_timeout_seconds), aclosing(request.stream()) as pieces:
+        while True:
+            async with _within(settings.idle_timeout_seconds):
+                piece = await anext(pieces, None)
+            if piece is None:
+                return
+            write(piece)
+
+
+@asynccontextmanager
+async def _within(limit_seconds: float) -> AsyncGenerator[None, None]:
+    try:
+        async with asyncio.timeout(limit_seconds):
+            yield
+    except TimeoutError as failure:
+        raise UploadTimeout(limit_seconds) from failure
+
+
+class _FormReading:
+    """Takes the pieces of a form apart: its file to disk, its fields to memory."""
+
+    def __init__(self, boundary: bytes, file: BinaryIO, max_file_bytes: int) -> None:
+        self._file = file
+        self._max_file_bytes = max_file_bytes
+        self._fields: list[tuple[str, str]] = []
+        self._field_bytes = self._file_bytes = self._parts = 0
+        self._header = [bytearray(), bytearray()]
+        self._named: dict[bytes, bytes] = {}
+        self._name = ""
+        self._value = bytearray()
+        self._has_file = self._ended = False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": lambda data, begin, end: self._head(0, data[begin:end]),
+                "on_header_value": lambda data, begin, end: self._head(1, data[begin:end]),
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._end_headers,
+                "on_part_data": lambda data, begin, end: self._take(data[begin:end]),
+                "on_part_end": self._end,
+                "on_end": self._end_form,
+            },
+        )
+
+    def write(self, content: bytes) -> None:
+        """Raises `InvalidRequest` or `AudioTooLarge`."""
+        try:
+            self._parser.write(content)
+        except FormParserError as failure:
+            raise InvalidRequest("body", f"not a multipart form: {failure}") from failure
+
+    def end(self) -> tuple[tuple[str, str], ...]:
+        """The fields, if the form is whole and has its file; raises `InvalidRequest`."""
+        if not self._ended:
+            raise InvalidRequest("body", "the multipart form ends before its last boundary")
+        if not self._has_file:
+            raise InvalidRequest(_FILE, "is required: the audio, as a part of that name")
+        return tuple(self._fields)
+
+    def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > _MAX_PARTS:
+            raise InvalidRequest("body", f"more than {_MAX_PARTS} parts")
+        self._named, self._value = {}, bytearray()
+
+    def _head(self, which: int, content: bytes) -> None:
+        self._header[which] += content
+
+    def _end_header(self) -> None:
+        name, value = self._header
+        if bytes(name).lower() == b"content-disposition":
+            _, self._named = parse_options_header(bytes(value))
+        self._header = [bytearray(), bytearray()]
+
+    def _end_headers(self) -> None:
+        self._name = self._named.get(b"name", b"").decode(errors="replace")
+        if self._name != _FILE:
+            if b"filename" in self._named:
+                raise InvalidRequest(self._name, "is no file; the audio is the part 'file'")
+        elif self._has_file:
+            raise InvalidRequest(_FILE, "was given twice")
+        else:
+            self._has_file = True
+
+    def _take(self, content: bytes) -> None:
+        if self._name == _FILE:
+            self._file_bytes += len(content)
+            if self._file_bytes > self._max_file_bytes:
+                raise AudioTooLarge(self._max_file_bytes)
+            self._file.write(content)
+            return
+        self._field_bytes += len(content)
+        if self._field_bytes > _MAX_FIELD_BYTES:
+            raise InvalidRequest(self._name, f"the fields have more than {_MAX_FIELD_BYTES} bytes")
+        self._value += content
+
+    def _end(self) -> None:
+        if self._name == _FILE:
+            return
+        try:
+            self._fields.append((self._name, self._value.decode()))
+        except UnicodeDecodeError as failure:
+            raise InvalidRequest(self._name, "is not UTF-8") from failure
+
+    def _end_form(self) -> None:
+        self._ended = True
