@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from parakeet_worker.entrypoints.cli import main, plan_tasks
+from parakeet_worker.client import manifest
+from parakeet_worker.client.files import Recording, plan_tasks
+from parakeet_worker.entrypoints.cli import main
 from parakeet_worker.request import Format
 from recordings import encode, silence, tone, wav
 
@@ -82,7 +84,7 @@ def files_in(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): path.read_text()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != manifest.NAME
     }
 
 
@@ -278,7 +280,7 @@ def test_a_result_that_cannot_be_written_is_a_failed_file_and_leaves_nothing(inv
     ran = invoke("a.wav", "b.wav", "-o", output, "--overwrite")
     assert ran.exit_code == 1
     assert re.fullmatch(r".*a\.wav: invalid_request: .*a\.txt: cannot be written: .+\n", ran.stderr)
-    assert sorted(path.name for path in output.iterdir()) == ["a.txt", "b.txt"]
+    assert sorted(files_in(output)) == ["b.txt"]
     assert list((output / "a.txt").iterdir()) == []
 
 
@@ -305,7 +307,7 @@ def test_a_result_that_cannot_be_written_is_a_failed_file_and_leaves_nothing(inv
     ],
 )
 def test_results_are_named_after_their_files(files, names):
-    tasks = plan_tasks([Path(file) for file in files], "srt", Path("out"))
+    tasks = plan_tasks([Recording(Path(file)) for file in files], "srt", Path("out"))
     assert [task.target for task in tasks] == [Path("out") / f"{name}.srt" for name in names]
     assert [task.path for task in tasks] == [Path(file) for file in files]
 
@@ -320,13 +322,14 @@ def test_no_two_files_share_a_result(seed):
         / "".join(generator.choice(parts, generator.integers(1, 3)))
         for _ in range(count)
     ]
-    targets = [task.target for task in plan_tasks(files, "text", Path("out"))]
+    tasks = plan_tasks([Recording(file) for file in files], "text", Path("out"))
+    targets = [task.target for task in tasks]
     assert len({str(target).casefold() for target in targets}) == count
     assert all(target and target.parent == Path("out") for target in targets)
 
 
 def test_without_a_folder_results_go_to_standard_output():
-    assert [task.target for task in plan_tasks([Path("a.mp3")], "text", None)] == [None]
+    assert [task.target for task in plan_tasks([Recording(Path("a.mp3"))], "text", None)] == [None]
 
 
 # on a terminal

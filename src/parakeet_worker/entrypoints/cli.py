@@ -1,48 +1,42 @@
 """The command line: `parakeet transcribe FILE...`."""
 
-import asyncio
-import json
 import logging
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import get_args
 
 import click
-from tqdm import tqdm
 
-from parakeet_worker import render, verification
+from parakeet_worker import verification
 from parakeet_worker.bootstrap import prepare
+from parakeet_worker.client import cost as cost_table
+from parakeet_worker.client.clients import AsyncClient, Options
+from parakeet_worker.client.endpoint import Endpoint
+from parakeet_worker.client.files import Task, gather, plan_tasks
+from parakeet_worker.client.manifest import Wish
 from parakeet_worker.doctor import examine
-from parakeet_worker.errors import InvalidRequest, ParakeetError, SetupError
-from parakeet_worker.pipeline import Pipeline
-from parakeet_worker.request import FileSource, Format, Request
+from parakeet_worker.entrypoints.transcription import (
+    Results,
+    Run,
+    here,
+    interruptible,
+    there,
+    transcribe_all,
+)
+from parakeet_worker.errors import InvalidRequest, SetupError
+from parakeet_worker.request import Channels, Format, Request, parse
 from parakeet_worker.settings import Settings
-from parakeet_worker.transcript import Transcript
 from parakeet_worker.worker import open_pipeline
 
 _ROOT = Path(__file__).resolve().parents[3]
 _SOME_FAILED = 1
 _USAGE = 2
-_ENDINGS: dict[str, str] = {"text": "txt", "verbose_json": "json"}
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One file to transcribe, and where its result goes; None is standard output."""
-
-    path: Path
-    target: Path | None
-
-    @property
-    def name(self) -> str:
-        """The file as the user named it, in letters that can be printed."""
-        return click.format_filename(self.path)
+_INTERRUPTED = 130
+_AT_ONCE_THERE = 32
 
 
 @click.group()
@@ -58,35 +52,88 @@ def main() -> None:
     help="What to write.  [default: text, or json with --timestamps]",
 )  # fmt: skip
 @click.option("--timestamps", is_flag=True, help="Word, segment and token times, in 'json'.")
+@click.option("--language", help="What is spoken, as a code or in English; a hint.")
+@click.option(
+    "--channels", type=click.Choice(get_args(Channels)), default="mix", show_default=True,
+    help="'separate' hears each channel by itself.",
+)  # fmt: skip
 @click.option("--model", "-m", help="Hugging Face name, path, or 'demo'.  [default: the settings']")
 @click.option(
-    "--output", "-o", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-    help="Write DIR/<name>.<ending> for each file instead of standard output.",
+    "--endpoint", "-e", metavar="ID|URL",
+    help="Have it heard by a RunPod endpoint (its id or URL) or a `parakeet serve` (its URL). "
+    "The key is RUNPOD_API_KEY, or PARAKEET_API_KEY for the latter.",
 )  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Replace results that are already in DIR.")
+@click.option(
+    "--output", "-o", metavar="DIR",
+    type=click.Path(file_okay=False, allow_dash=True, path_type=Path),
+    help="Write DIR/<name>.<ending> for each file; '-' is standard output.",
+)  # fmt: skip
+@click.option("--beside", is_flag=True, help="Write each result beside its file.")
+@click.option("--overwrite", is_flag=True, help="Replace results that are already there.")
+@click.option(
+    "--jobs", "-j", "at_once", type=click.IntRange(min=1), metavar="N",
+    help="Files side by side.  [default: 32 at an endpoint, else the settings' concurrency]",
+)  # fmt: skip
 def transcribe(
     files: tuple[Path, ...],
     chosen: Format | None,
     timestamps: bool,
+    language: str | None,
+    channels: Channels,
     model: str | None,
+    endpoint: str | None,
     output: Path | None,
+    beside: bool,
     overwrite: bool,
+    at_once: int | None,
 ) -> None:
-    """Transcribe FILES; the failed ones are told on standard error.
+    """Transcribe FILES, whole folders, and what a quoted pattern means ('talks/**/*.mp3').
 
-    Exit status: 0 if all went well, 1 if some files failed, 2 for wrong usage.
+    Results go to standard output, or, from an endpoint, beside their files. A file that has its
+    result already is left alone, so that a run that was interrupted goes on where it was: a
+    manifest (.parakeet.jsonl) stands beside the results. The failed ones are told on standard
+    error, at the end.
+
+    Exit status: 0 if all went well, 1 if some files failed, 2 for wrong usage or if nothing could
+    be done, 130 if it was interrupted.
     """
     format_ = chosen or ("json" if timestamps else "text")
+    folder = None if output == Path("-") else output
+    beside = beside or (endpoint is not None and output is None)
     if timestamps and format_ != "json":
         raise click.UsageError("--timestamps needs --format json; the other formats have theirs")
-    if overwrite and output is None:
-        raise click.UsageError("--overwrite needs --output")
+    if beside and output is not None:
+        raise click.UsageError("--beside and --output cannot stand together")
+    if overwrite and folder is None and not beside:
+        raise click.UsageError("--overwrite needs --output or --beside")
+    if endpoint and model:
+        raise click.UsageError("--model is the endpoint's own business")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    tasks = plan_tasks(files, format_, output)
-    results = _Results(format_, timestamps, listed=len(tasks) > 1, overwrite=overwrite)
-    with _setup_errors_told(), open_pipeline(_settings(model)) as pipeline:
-        asyncio.run(_transcribe_all(tasks, pipeline, results))
-    sys.exit(_SOME_FAILED if results.failed else 0)
+    options = Options(format=format_, timestamp=timestamps, language=language, channels=channels)
+    with _setup_errors_told(), _interrupts_told():
+        settings = _settings(model)
+        tasks = plan_tasks(gather(files), format_, folder, beside=beside)
+        plan = Plan(tasks, options, overwrite, at_once)
+        sys.exit(_SOME_FAILED if _transcribed(plan, endpoint, settings) else 0)
+
+
+@main.command()
+@click.argument("places", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--gpu", type=click.Choice(list(cost_table.DOLLARS_PER_SECOND), case_sensitive=False),
+    help="What the endpoint's workers have.  [default: each is told]",
+)  # fmt: skip
+def cost(places: tuple[Path, ...], gpu: str | None) -> None:
+    """Tell what was transcribed in PLACES, which are folders, and what that costs.
+
+    From the manifests there and below; without PLACES, in the current folder.
+    """
+    manifests = cost_table.find(places or (Path(),))
+    if not manifests:
+        raise click.UsageError("no manifest is there; `parakeet transcribe` writes them")
+    account = cost_table.account(manifests)
+    for line in _account_lines(account, [gpu] if gpu else list(cost_table.DOLLARS_PER_SECOND)):
+        click.echo(line)
 
 
 @main.command()
@@ -177,117 +224,101 @@ def _setup_errors_told() -> Iterator[None]:
         sys.exit(_USAGE)
 
 
-def plan_tasks(files: Sequence[Path], format_: str, output: Path | None) -> list[Task]:
-    """Where each result goes: no two to one place, not even where case makes no difference."""
-    if output is None:
-        return [Task(path, None) for path in files]
-    ending = _ENDINGS.get(format_, format_)
-    stems = Counter(path.stem.casefold() for path in files)
-    taken: set[str] = set()
-    tasks = []
-    for path in files:
-        names = _names(path, alone=stems[path.stem.casefold()] == 1)
-        name = next(name for name in names if name.casefold() not in taken)
-        taken.add(name.casefold())
-        tasks.append(Task(path, output / f"{name}.{ending}"))
-    return tasks
-
-
-def _names(path: Path, *, alone: bool) -> Iterator[str]:
-    """What the result may be called: `talk`, or `talk.mp3` beside a `talk.wav`, or `talk.mp3-2`."""
-    if alone:
-        yield path.stem
-    yield path.name
-    for number in count(2):
-        yield f"{path.name}-{number}"
-
-
-class _Results:
-    """Where results and failures go, one file at a time."""
-
-    def __init__(self, format_: Format, timestamps: bool, *, listed: bool, overwrite: bool) -> None:
-        self._format = format_
-        self._timestamps = timestamps
-        self._listed = listed
-        self._overwrite = overwrite
-        self.failed = 0
-
-    def check(self, task: Task) -> None:
-        """Refuse what could not be written, before any work is done."""
-        if task.target is not None and task.target.exists() and not self._overwrite:
-            raise InvalidRequest(str(task.target), "is already there; --overwrite replaces it")
-
-    def take(self, task: Task, outcome: Transcript | ParakeetError) -> None:
-        """Write what was heard, or say what went wrong."""
-        if isinstance(outcome, ParakeetError):
-            self._fail(task, outcome)
-            return
-        for warning in outcome.warnings:
-            tqdm.write(f"{task.name}: warning: {warning}", file=sys.stderr)
-        try:
-            self._write(task, outcome)
-        except InvalidRequest as error:
-            self._fail(task, error)
-
-    def _fail(self, task: Task, error: ParakeetError) -> None:
-        self.failed += 1
-        tqdm.write(f"{task.name}: {error}", file=sys.stderr)
-
-    def _write(self, task: Task, heard: Transcript) -> None:
-        if task.target is not None:
-            _write_whole(task.target, self._written(heard))
-        elif self._listed and self._format in ("json", "verbose_json"):
-            answer = render.document(heard, self._format, timestamp=self._timestamps)
-            _say(json.dumps({"file": task.name, **answer}, ensure_ascii=False) + "\n")
-        else:
-            heading = f"==> {task.name} <==\n" if self._listed else ""
-            _say(heading + self._written(heard))
-
-    def _written(self, heard: Transcript) -> str:
-        return render.written(heard, self._format, timestamp=self._timestamps)
-
-
-async def _transcribe_all(tasks: Sequence[Task], pipeline: Pipeline, results: _Results) -> None:
-    """Many at once, while the results come in the order of the files."""
-    turns = asyncio.Semaphore(pipeline.settings.concurrency)
-
-    async def outcome(task: Task) -> Transcript | ParakeetError:
-        async with turns:
-            try:
-                results.check(task)
-                return await pipeline.transcribe(Request(source=FileSource(task.path)))
-            except ParakeetError as error:
-                return error
-            finally:
-                bar.update()
-
-    with tqdm(total=len(tasks), unit="file", disable=None, leave=False) as bar:
-        outcomes = [asyncio.create_task(outcome(task)) for task in tasks]
-        try:
-            for task, ready in zip(tasks, outcomes, strict=True):
-                results.take(task, await ready)
-        finally:
-            for ready in outcomes:
-                ready.cancel()
-            await asyncio.gather(*outcomes, return_exceptions=True)
-
-
-def _write_whole(target: Path, content: str) -> None:
-    """Under its final name only once it is complete."""
-    aside = target.with_name(f".{target.name}.part")
+@contextmanager
+def _interrupts_told() -> Iterator[None]:
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(content, encoding="utf-8")
-        aside.replace(target)
-    except OSError as failure:
-        with suppress(OSError):
-            aside.unlink()
-        raise InvalidRequest(str(target), f"cannot be written: {failure.strerror}") from failure
+        yield
+    except KeyboardInterrupt:
+        click.echo("parakeet: interrupted; the same command goes on from here", err=True)
+        sys.exit(_INTERRUPTED)
 
 
-def _say(content: str) -> None:
-    tqdm.write(content, end="")
-    sys.stdout.flush()
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a user asks for, whoever does it."""
+
+    tasks: Sequence[Task]
+    options: Options
+    overwrite: bool
+    at_once: int | None
+
+
+def _transcribed(plan: Plan, endpoint: str | None, settings: Settings) -> bool:
+    """Do it all; whether some files failed. Raises `SetupError`s."""
+    fields = {name: value for name, value in plan.options.items() if value is not None}
+    try:
+        # The options as a request has them; the audio is another for each file.
+        (request,) = parse({"audio_base64": "", **fields}).requests
+        assert isinstance(request, Request)
+        if endpoint is None:
+            return _transcribed_here(plan, request, {**fields, "model": settings.model}, settings)
+        return _transcribed_there(plan, fields, endpoint, settings)
+    except InvalidRequest as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _transcribed_here(plan: Plan, request: Request, wish: Wish, settings: Settings) -> bool:
+    with open_pipeline(settings) as pipeline:
+        run = Run(
+            plan.tasks, here(pipeline, request), wish, "here",
+            plan.at_once or settings.concurrency, plan.overwrite,
+        )  # fmt: skip
+        with Results(run, request.format) as results:
+            interruptible(transcribe_all(run, results))
+    return _told(results)
+
+
+def _transcribed_there(plan: Plan, wish: Wish, endpoint: str, settings: Settings) -> bool:
+    # Each retry would be a line; what is not over in time is told as a failure.
+    logging.getLogger("stamina").setLevel(logging.ERROR)
+    place = Endpoint.read(endpoint, settings.runpod_endpoint_base_url)
+    key = settings.runpod_api_key if place.runpod else settings.api_key
+
+    async def work() -> Results:
+        async with AsyncClient(place, key, settings=settings) as client:
+            run = Run(
+                plan.tasks, there(client, plan.options), wish, place.url,
+                plan.at_once or _AT_ONCE_THERE, plan.overwrite,
+            )  # fmt: skip
+            with Results(run, plan.options["format"]) as results:
+                await transcribe_all(run, results)
+        return results
+
+    return _told(interruptible(work()))
+
+
+def _told(results: Results) -> bool:
+    """Say on standard error what failed; whether something did."""
+    if results.denied is not None:
+        raise results.denied
+    for task, error in results.failures:
+        click.echo(f"{task.name}: {error}", err=True)
+    if sys.stderr.isatty():
+        failed = f", {len(results.failures)} failed" if results.failures else ""
+        before = f", {results.found} were there before" if results.found else ""
+        click.echo(f"{results.fresh} transcribed{before}{failed}", err=True)
+    return bool(results.failures)
+
+
+def _account_lines(account: cost_table.Account, gpus: Sequence[str]) -> Iterator[str]:
+    hours = account.audio_seconds / 3600
+    beside = [
+        f"{count} {what}"
+        for count, what in ((account.failures, "failed"), (account.unfinished, "unfinished"))
+        if count
+    ]
+    yield f"results    {', '.join([str(account.results), *beside])}"
+    yield f"audio      {hours:.2f} hours"
+    yield f"jobs       {account.job_seconds:.1f} s, added up one by one"
+    yield f"billed     {account.worker_seconds:.1f} s, in which a worker had a job"
+    if account.untold:
+        yield f"untold     {account.untold} results of which nobody said how long they took"
+    for gpu in gpus:
+        dollars = account.dollars(gpu)
+        each = f", {dollars / hours:.5f} for an hour of audio" if hours else ""
+        yield f"price      {dollars:.4f} dollars on {gpu}{each}"
+    yield f"           RunPod's flex workers, prices of {cost_table.PRICED};"
+    yield "           starts of workers and their idle time come on top, failed jobs as well"
 
 
 if __name__ == "__main__":

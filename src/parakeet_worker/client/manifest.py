@@ -1,0 +1,203 @@
+"""What became of the recordings whose results stand in one folder: a line for every event.
+
+A result is written aside, then its line, then it gets its name. Killed in between, the next run
+finds line and file by their digest and gives it its name: nothing that was finished is done again.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+from parakeet_worker.client.answer import Figures
+from parakeet_worker.client.doors import Job
+from parakeet_worker.errors import EndpointUnreachable, InvalidRequest, ParakeetError
+
+log = logging.getLogger(__name__)
+
+NAME = ".parakeet.jsonl"
+"""The file in the folder of the results."""
+
+Wish: TypeAlias = Mapping[str, object]
+"""How an answer is wanted: the fields of the request but for the audio."""
+
+Line: TypeAlias = dict[str, Any]
+
+
+@dataclass(slots=True, frozen=True)
+class _Known:
+    """What the lines say of one result: the last that was finished, and the job under way."""
+
+    done: Line | None = None
+    sent: Line | None = None
+
+
+class Manifest:
+    """One folder's manifest, open for one run at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open, or begin; raises `InvalidRequest` where that cannot be."""
+        self._folder = folder
+        path = folder / NAME
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as failure:
+            raise InvalidRequest(str(path), f"cannot be written: {failure.strerror}") from failure
+        if not _locked(self._file):
+            os.close(self._file)
+            raise InvalidRequest(str(folder), "another run writes its results there")
+        self._known: dict[str, _Known] = {}
+        for line in read(path):
+            self._learn(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another run have it; one without a line is left behind by nobody."""
+        if os.fstat(self._file).st_size == 0:
+            with suppress(OSError):
+                (self._folder / NAME).unlink()
+        os.close(self._file)
+
+    def finished(self, source: Path, target: Path, wish: Wish) -> bool:
+        """Whether the result is there, of this very recording, and as it is wanted."""
+        done = self._of(target).done
+        if done is None or not _matches(done, self._asked(source, target, wish)):
+            return False
+        aside = _aside(target)
+        if _digest(aside) == done["digest"]:
+            aside.replace(target)
+        return target.exists()
+
+    def job(self, source: Path, target: Path, wish: Wish, endpoint: str) -> Job | None:
+        """The job that an earlier run has sent and not seen the end of."""
+        sent = self._of(target).sent
+        if sent is None or sent["endpoint"] != endpoint:
+            return None
+        if not _matches(sent, self._asked(source, target, wish)):
+            return None
+        return Job(sent["job"], sent["sent"], sent["stored"], tuple(sent["warnings"]))
+
+    def owns(self, target: Path) -> bool:
+        """Whether what stands there is a result of ours that nobody has touched."""
+        done = self._of(target).done
+        return done is not None and _digest(target) == done["digest"]
+
+    def note_sent(self, source: Path, target: Path, wish: Wish, endpoint: str, job: Job) -> None:
+        """A job was taken in by the endpoint."""
+        said = {"endpoint": endpoint, "job": job.id, "sent": job.sent, "stored": job.stored}
+        asked = self._asked(source, target, wish)
+        self._write("sent", {**asked, **said, "warnings": job.warnings})
+
+    def note_failed(self, source: Path, target: Path, wish: Wish, error: ParakeetError) -> None:
+        """It came to nothing, and why."""
+        asked = self._asked(source, target, wish)
+        self._write("failed", {**asked, "code": error.code, "error": str(error)})
+
+    def keep(self, source: Path, target: Path, wish: Wish, content: str, figures: Figures) -> None:
+        """Put a result in its place; raises `InvalidRequest` where it cannot be written."""
+        aside, whole = _aside(target), content.encode()
+        asked = self._asked(source, target, wish)
+        try:
+            with aside.open("wb") as file:
+                file.write(whole)
+                file.flush()
+                os.fsync(file.fileno())
+            self._write("done", {**asked, "digest": _sha256(whole), **asdict(figures)})
+            aside.replace(target)
+        except OSError as failure:
+            with suppress(OSError):
+                aside.unlink()
+            reason = f"cannot be written: {failure.strerror}"
+            raise InvalidRequest(str(target), reason) from failure
+
+    def _asked(self, source: Path, target: Path, wish: Wish) -> Line:
+        stat = source.stat() if source.exists() else None
+        return {
+            "target": target.name,
+            "source": os.path.relpath(source, self._folder),
+            "bytes": stat and stat.st_size,
+            "mtime_ns": stat and stat.st_mtime_ns,
+            "wish": dict(wish),
+        }
+
+    def _of(self, target: Path) -> _Known:
+        return self._known.get(target.name, _Known())
+
+    def _write(self, event: str, facts: Line) -> None:
+        line = {"event": event, "at": datetime.now(UTC).isoformat(timespec="seconds"), **facts}
+        # Begun with a line break as well: the last line of a killed run may lack its own.
+        os.write(self._file, f"\n{json.dumps(line)}\n".encode())
+        os.fsync(self._file)
+        self._learn(json.loads(json.dumps(line)))
+
+    def _learn(self, line: Line) -> None:
+        known = self._known.get(line["target"], _Known())
+        if line["event"] == "done":
+            known = _Known(done=line)
+        elif line["event"] == "sent":
+            known = _Known(known.done, line)
+        elif line["code"] != EndpointUnreachable.code:
+            known = _Known(known.done)
+        self._known[line["target"]] = known
+
+
+def read(path: Path) -> Iterator[Line]:
+    """The lines of a manifest; one that was cut off while it was written is left out."""
+    needed = {"done": "digest", "sent": "job", "failed": "code"}
+    for number, text in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+        if not text:
+            continue
+        try:
+            line = json.loads(text)
+            whole = needed[line["event"]] in line and "target" in line
+        except (ValueError, KeyError, TypeError):
+            whole = False
+        if whole:
+            yield line
+        else:
+            log.warning("%s: line %d cannot be read; it counts as not there", path, number)
+
+
+def _matches(line: Line, asked: Line) -> bool:
+    return all(line.get(name) == asked[name] for name in ("source", "bytes", "mtime_ns", "wish"))
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.part")
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return _sha256(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _sha256(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _locked(file: int) -> bool:
+    """Whether it is ours alone now; where a file system knows no locks, that is taken on trust."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        return True
+    except OSError as failure:
+        return failure.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True

@@ -1,0 +1,284 @@
+"""`parakeet transcribe` over many files: killed, resumed, repeated, cancelled."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from click.testing import CliRunner
+
+from endpoint_api import KEY, EndpointApi
+from job_api import running_worker
+from parakeet_worker.client import manifest
+from parakeet_worker.entrypoints.cli import main
+from parakeet_worker.request import Format
+from recordings import tone, wav
+
+Parakeet = Callable[..., "subprocess.CompletedProcess[str]"]
+
+PITCHES = list(range(200, 2200, 20))
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointApi]:
+    home = tmp_path_factory.mktemp("worker")
+    scripted = {"PARAKEET_ENGINE": "scripted", "OMP_NUM_THREADS": "1"}
+    with (
+        (home / "log").open("w") as log,
+        EndpointApi() as api,
+        running_worker(api, home, scripted, log=log),
+    ):
+        yield api
+
+
+@pytest.fixture
+def environment(api: EndpointApi, tmp_path: Path) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "RUNPOD_API_KEY": KEY,
+        "RUNPOD_ENDPOINT_BASE_URL": api.base_url,
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two recordings, one of them in a folder below."""
+    where = tmp_path / "talks"
+    (where / "below").mkdir(parents=True)
+    (where / "a.wav").write_bytes(wav(tone(440, 0.8)))
+    (where / "below" / "b.wav").write_bytes(wav(tone(880, 0.8)))
+    return where
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "parakeet_worker.entrypoints.cli", *map(str, arguments)]
+
+
+@pytest.fixture
+def parakeet(folder: Path, environment: dict[str, str]) -> Parakeet:
+    def run(*arguments: str | Path, **settings: str) -> Any:
+        return subprocess.run(
+            command(*arguments),
+            cwd=folder,
+            env={**environment, **settings},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+def results(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".wav" and path.name != manifest.NAME
+    }
+
+
+def events(folder: Path) -> Counter[str]:
+    return Counter(line["event"] for line in manifest.read(folder / manifest.NAME))
+
+
+def audio(result: Path) -> bytes:
+    """The recording of a result, as it is posted."""
+    return b64encode(result.with_suffix(".wav").read_bytes())
+
+
+def heard(api: EndpointApi, since: int = 0) -> Counter[str]:
+    """How often each recording was posted."""
+    return Counter(payload["audio_base64"] for payload in api.inputs()[since:])
+
+
+def test_a_folder_gets_its_results_beside_the_files_and_a_second_run_asks_nothing(
+    parakeet, folder, api
+):
+    ran = parakeet("transcribe", ".", "-e", "loopback", "-f", "srt")
+    assert (ran.stdout, ran.stderr, ran.returncode) == ("", "", 0)
+    assert {name: said.splitlines()[2] for name, said in results(folder).items()} == {
+        "a.srt": "440.",
+        "below/b.srt": "880.",
+    }
+    before = sum(api.asked.values())
+    again = parakeet("transcribe", ".", "-e", "loopback", "-f", "srt")
+    assert (again.stdout, again.stderr, again.returncode) == ("", "", 0)
+    assert sum(api.asked.values()) == before
+
+
+def test_an_endpoint_writes_what_the_local_engine_writes(folder, environment, monkeypatch):
+    monkeypatch.chdir(folder)
+
+    def said(*arguments: str) -> str:
+        settings = {**environment, "PARAKEET_ENGINE": "scripted"}
+        ran = CliRunner().invoke(main, ["transcribe", *arguments], env=settings)
+        assert (ran.stderr, ran.exit_code) == ("", 0)
+        return ran.stdout
+
+    for format_ in get_args(Format):
+        chosen = ("a.wav", "--format", format_)
+        assert said(*chosen, "-e", "loopback", "-o", "-") == said(*chosen)
+    several = ("a.wav", "below/b.wav", "--timestamps")
+    assert said(*several, "-e", "loopback", "-o", "-") == said(*several)
+
+
+def test_the_local_engine_takes_folders_and_goes_on_too(parakeet, folder, api):
+    before = sum(api.asked.values())
+    scripted = {"PARAKEET_ENGINE": "scripted"}
+    assert parakeet("transcribe", ".", "--beside", **scripted).returncode == 0
+    assert results(folder) == {"a.txt": "440.\n", "below/b.txt": "880.\n"}
+    written = (folder / "a.txt").stat().st_mtime_ns
+    assert parakeet("transcribe", ".", "--beside", **scripted).returncode == 0
+    assert (folder / "a.txt").stat().st_mtime_ns == written
+    assert sum(api.asked.values()) == before
+
+
+def test_killed_in_the_middle_of_a_hundred_files_it_goes_on_and_does_nothing_twice(
+    parakeet, environment, tmp_path, api
+):
+    many = tmp_path / "many"
+    many.mkdir()
+    for hertz in PITCHES:
+        (many / f"{hertz}.wav").write_bytes(wav(tone(hertz, 0.8)))
+    since = len(api.posted)
+    arguments = ("transcribe", many, "-e", "loopback", "-j", "8")
+    with subprocess.Popen(command(*arguments), env=environment) as process:
+        # In the very middle: some are finished, some at the worker, most not begun.
+        api.wait_until(lambda: len(list(many.glob("*.txt"))) >= 30)
+        process.kill()
+    finished = {path.name: path.stat().st_mtime_ns for path in many.glob("*.txt")}
+    assert 30 <= len(finished) < 100
+    untold = len(api.posted) - since - events(many)["sent"]
+    assert 0 <= untold <= 8
+
+    ran = parakeet(*arguments)
+    assert (ran.stdout, ran.stderr, ran.returncode) == ("", "", 0)
+    assert results(many) == {f"{hertz}.txt": f"{hertz}.\n" for hertz in sorted(PITCHES, key=str)}
+    assert {name: (many / name).stat().st_mtime_ns for name in finished} == finished
+    assert events(many)["done"] == 100
+    # Twice only what the killed run had posted without having been told the job's id.
+    posts = heard(api, since)
+    assert sum(posts.values()) == 100 + untold
+    assert {posts[audio(many / name).decode()] for name in finished} == {1}
+    before = sum(api.asked.values())
+    assert parakeet(*arguments).returncode == 0
+    assert sum(api.asked.values()) == before
+
+
+def test_a_job_that_an_earlier_run_has_sent_is_fetched(parakeet, environment, folder, api):
+    api.endings.append({"status": "IN_QUEUE"})
+    with subprocess.Popen(
+        command("transcribe", "a.wav", "-e", "loopback"), cwd=folder, env=environment
+    ) as process:
+        api.wait_until(lambda: (folder / manifest.NAME).exists() and events(folder)["sent"] == 1)
+        process.kill()
+    job = list(api.posted)[-1]
+    api.posted[job].ended = {"status": "COMPLETED", "output": {"text": "from before"}}
+    assert parakeet("transcribe", "a.wav", "-e", "loopback").returncode == 0
+    assert results(folder) == {"a.txt": "from before\n"}
+    assert list(api.posted)[-1] == job
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_takes_its_jobs_back_and_says_how_to_go_on(
+    environment, folder, api, number
+):
+    api.endings.extend([{"status": "IN_PROGRESS"}] * 2)
+    since = len(api.posted)
+    with subprocess.Popen(
+        command("transcribe", ".", "-e", "loopback"),
+        cwd=folder, env=environment, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        api.wait_until(lambda: len(api.posted) == since + 2)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "parakeet: interrupted; the same command goes on from here\n"
+    assert sorted(api.cancelled[-2:]) == sorted(list(api.posted)[since:])
+    assert results(folder) == {}
+
+
+def test_failures_are_listed_at_the_end_and_tried_again_by_the_next_run(parakeet, folder, api):
+    (folder / "text.mp3").write_text("no audio at all\n" * 100)
+    api.endings.append({"status": "TIMED_OUT"})
+    ran = parakeet("transcribe", "a.wav", "text.mp3", "none.wav", "below", "-e", "loopback", "-j1")
+    assert ran.returncode == 1
+    assert ran.stdout == ""
+    told = [re.match(r"([\w./]+): (\w+): .+", line) for line in ran.stderr.splitlines()]
+    assert [found and found.groups() for found in told] == [
+        ("a.wav", "job_expired"),
+        ("text.mp3", "audio_undecodable"),
+        ("none.wav", "source_not_found"),
+    ]
+    assert results(folder) == {
+        "below/b.txt": "880.\n",
+        "text.mp3": (folder / "text.mp3").read_text(),
+    }
+    assert events(folder) == {"sent": 2, "failed": 3}
+    before = len(api.posted)
+    assert parakeet("transcribe", "a.wav", "below", "-e", "loopback").returncode == 0
+    assert results(folder)["a.txt"] == "440.\n"
+    assert len(api.posted) == before + 1
+
+
+def test_a_wrong_key_is_told_once_and_blames_no_file(parakeet, folder):
+    ran = parakeet("transcribe", ".", "-e", "loopback", RUNPOD_API_KEY="wrong")
+    assert ran.returncode == 2
+    assert re.fullmatch(r"parakeet: endpoint_denied: .+ 401: check the API key\n", ran.stderr)
+    assert results(folder) == {}
+    without = parakeet("transcribe", ".", "-e", "loopback", RUNPOD_API_KEY="")
+    assert without.returncode == 2
+    assert "api_key" in without.stderr
+
+
+def test_a_changed_recording_is_heard_again_and_a_result_that_a_hand_has_touched_is_left(
+    parakeet, folder
+):
+    arguments = ("transcribe", ".", "-e", "loopback")
+    assert parakeet(*arguments).returncode == 0
+    (folder / "a.wav").write_bytes(wav(tone(660, 0.8)))
+    assert parakeet(*arguments).returncode == 0
+    assert results(folder)["a.txt"] == "660.\n"
+    (folder / "a.wav").write_bytes(wav(tone(550, 1.0)))
+    (folder / "a.txt").write_text("corrected by hand")
+    ran = parakeet(*arguments)
+    assert ran.returncode == 1
+    assert "--overwrite" in ran.stderr
+    assert results(folder)["a.txt"] == "corrected by hand"
+    assert parakeet(*arguments, "--overwrite").returncode == 0
+    assert results(folder)["a.txt"] == "550.\n"
+
+
+def test_another_run_in_the_same_folder_is_refused(parakeet, folder):
+    with manifest.Manifest(folder):
+        ran = parakeet("transcribe", "a.wav", "-e", "loopback")
+    assert ran.returncode == 1
+    assert "another run writes its results there" in ran.stderr
+
+
+def test_the_cost_of_a_run_is_told_from_its_manifest(parakeet, folder):
+    assert parakeet("transcribe", ".", "-e", "loopback").returncode == 0
+    lines = [json.loads(line) for line in (folder / manifest.NAME).read_text().split("\n") if line]
+    (done,) = [line for line in lines if line["event"] == "done"]
+    assert done["audio_seconds"] == pytest.approx(0.8)
+    assert done["worker"] == "worker-1"
+    ran = parakeet("cost", "--gpu", "L4")
+    assert ran.returncode == 0
+    told = dict(re.split(r"  +", line, maxsplit=1) for line in ran.stdout.splitlines()[:4])
+    assert told["results"] == "2"
+    assert told["audio"] == "0.00 hours"
+    assert re.search(r"price +0\.\d+ dollars on L4", ran.stdout)
+    assert "August 2026" in ran.stdout
+    nothing = parakeet("cost", folder.parent / "nowhere")
+    assert nothing.returncode == 2
