@@ -54,7 +54,7 @@ def serving(
         environment = {variable(field): value for field, value in chosen.items()}
         environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
         with running_worker(api, Path(home), environment, log=said) as worker:
-            if not api.asked(_READY_SECONDS):
+            if not api.polled(_READY_SECONDS):
                 raise WorkerSilent(log)
             yield Serving(api, psutil.Process(worker.pid), scratch)
 

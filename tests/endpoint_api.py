@@ -8,10 +8,9 @@ any way that the platform can.
 import asyncio
 import json
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Self
 from uuid import uuid4
 
 from aiohttp import web
@@ -19,9 +18,6 @@ from aiohttp import web
 from job_api import JobApi
 
 KEY = "rpa_loopback"
-
-Fault: TypeAlias = int | Literal["drop", "lose"]
-"""A status; a connection that is dropped at once; or only after the request was done."""
 
 
 @dataclass(slots=True)
@@ -43,11 +39,10 @@ class EndpointApi(JobApi):
         self.cancelled: list[str] = []
         """Jobs that a caller took back."""
         self.asked: Counter[str] = Counter()
-        """Requests by their route, those that failed with them."""
-        self.faults: dict[str, deque[Fault]] = defaultdict(deque)
-        """What goes wrong with the next requests to a route."""
+        """Callers' requests by their route, those that failed with them."""
         self.endings: deque[dict[str, Any]] = deque()
         """How the next jobs end, without a worker ever seeing them."""
+        self._told_chunks: Counter[str] = Counter()
         self._limits = {"run": max_run_bytes, "runsync": max_runsync_bytes}
         self._front: web.AppRunner | None = None
         self.url = ""
@@ -71,18 +66,12 @@ class EndpointApi(JobApi):
         """What callers have posted, in their order."""
         return [posted.payload for posted in self.posted.values()]
 
-    def wait_until(self, condition: Callable[[], bool], timeout_seconds: float = 60.0) -> None:
-        """Wait for something that callers or the worker bring about."""
-        ends = time.monotonic() + timeout_seconds
-        while not condition():
-            assert time.monotonic() < ends, "it did not come about"
-            time.sleep(0.01)
-
     async def _open(self) -> None:
         app = web.Application(client_max_size=1 << 30, middlewares=[self._judge])
         app.router.add_post("/v2/{endpoint}/run", self._run, name="run")
         app.router.add_post("/v2/{endpoint}/runsync", self._runsync, name="runsync")
         app.router.add_get("/v2/{endpoint}/status/{job}", self._status, name="status")
+        app.router.add_get("/v2/{endpoint}/stream/{job}", self._stream_to_caller, name="stream")
         app.router.add_post("/v2/{endpoint}/cancel/{job}", self._cancel, name="cancel")
         app.router.add_get("/v2/{endpoint}/health", self._health, name="health")
         self._front = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
@@ -145,6 +134,19 @@ class EndpointApi(JobApi):
             return web.json_response({"error": "job not found"}, status=404)
         return web.json_response(self._told(job))
 
+    async def _stream_to_caller(self, request: web.Request) -> web.Response:
+        """What came since the caller asked last."""
+        job = request.match_info["job"]
+        if job not in self.posted:
+            return web.json_response({"error": "job not found"}, status=404)
+        told, delivery = self._told(job), self.deliveries.get(job)
+        with self._changed:
+            new = delivery.chunks[self._told_chunks[job] :] if delivery else []
+            self._told_chunks[job] += len(new)
+        ended = not told["status"].startswith("IN_")
+        status = "IN_PROGRESS" if new and ended else told["status"]
+        return web.json_response({"status": status, "stream": [{"output": one} for one in new]})
+
     async def _cancel(self, request: web.Request) -> web.Response:
         job = request.match_info["job"]
         if job not in self.posted:
@@ -175,7 +177,8 @@ class EndpointApi(JobApi):
             return {"id": job, "status": "IN_QUEUE"}
         times: dict[str, Any] = {"delayTime": round((delivery.taken - posted.sent) * 1000)}
         if not delivery.bodies:
-            return {"id": job, "status": "IN_PROGRESS", **times}
+            so_far = {"output": delivery.progress[-1]} if delivery.progress else {}
+            return {"id": job, "status": "IN_PROGRESS", **so_far, **times}
         body = delivery.bodies[-1]
         status = "FAILED" if isinstance(body.get("error"), str) else "COMPLETED"
         times["executionTime"] = round((delivery.done - delivery.taken) * 1000)

@@ -1,8 +1,9 @@
 """RunPod's job API on loopback, as faithful as the SDK can tell.
 
 It holds takes and stop polls open as the platform does, hands out jobs singly or in batches, stops
-jobs that are told to, and keeps what the worker posts. What it does not do is retry or expire a
-job. The bench stands on it too, and finds it here as it finds the other things of the tests.
+jobs that are told to, and keeps what the worker posts. On request it misbehaves. What it does not
+do is retry or expire a job. The bench stands on it too, and finds it here as it finds the other
+things of the tests.
 """
 
 import asyncio
@@ -13,14 +14,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Literal, Self, TypeAlias
 
 from aiohttp import web
+
+from parakeet_worker.jobs.sdk import Sdk
+
+Fault: TypeAlias = int | Literal["drop", "lose", "garbage"]
+"""A status; a connection that is dropped at once; or only after the request was done; or an
+answer that nobody can read."""
 
 _HOLD_SECONDS = 5.0
 _LOOK_SECONDS = 0.02
@@ -36,13 +43,38 @@ class Delivery:
     taken: float = 0.0
     done: float = 0.0
     bodies: list[Any] = field(default_factory=list)
-    """Everything that was posted for it: one body, if all is well."""
+    """Every answer that was posted for it: one, if all is well."""
+    streamed: list[bool] = field(default_factory=list)
+    """Of each answer, whether it says that it ends a stream."""
+    chunks: list[Any] = field(default_factory=list)
+    """What was streamed."""
+    progress: list[Any] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
+    """`chunk`, `progress` and `done`, as they came."""
 
 
 class JobApi:
     """One endpoint with one queue; `submit` from any thread, `result` waits for the answer."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        hold_seconds: float = _HOLD_SECONDS,
+        max_result_bytes: int = _MAX_RESULT_BYTES,
+        too_large_status: int = 400,
+    ) -> None:
+        self._hold_seconds = hold_seconds
+        self._max_result_bytes = max_result_bytes
+        self._too_large_status = too_large_status
+        self.requests: Counter[str] = Counter()
+        """The worker's, by their route, those that failed with them."""
+        self.faults: dict[str, deque[Fault]] = defaultdict(deque)
+        """What goes wrong with the next requests to a route: `job-take`, `job-stop`, `job-done`,
+        `job-stream`, and `progress`, which the platform has on the route of answers."""
+        self.unhealthy: list[dict[str, str]] = []
+        """What workers said of themselves when they could not work."""
+        self.open_takes = 0
+        """Polls that are held open just now."""
         self._queue: deque[dict[str, Any]] = deque()
         self._stops: list[str] = []
         self.stopped: set[str] = set()
@@ -79,10 +111,17 @@ class JobApi:
             self._stops.append(job)
             self.stopped.add(job)
 
-    def asked(self, timeout_seconds: float) -> bool:
+    def polled(self, timeout_seconds: float = 60.0) -> bool:
         """Wait until a worker asks for jobs; whether one does."""
         with self._changed:
-            return self._changed.wait_for(lambda: self.takes > 0, timeout_seconds)
+            return self._changed.wait_for(lambda: self.open_takes > 0, timeout_seconds)
+
+    def wait_until(self, condition: Callable[[], bool], timeout_seconds: float = 60.0) -> None:
+        """Wait for something that callers or the worker bring about."""
+        ends = time.monotonic() + timeout_seconds
+        while not condition():
+            assert time.monotonic() < ends, "it did not come about"
+            time.sleep(0.01)
 
     @property
     def queued(self) -> int:
@@ -129,56 +168,174 @@ class JobApi:
             "HOME": str(home),
         }
 
+    def sdk(self) -> Sdk:
+        """The SDK's parts for a loop in this very process, at this API.
+
+        The SDK itself reads its addresses once in the life of a process.
+        """
+        import aiohttp
+
+        base = f"http://127.0.0.1:{self.port}/v2/{_ENDPOINT}"
+
+        def take_url(most: int) -> str:
+            route = "job-take-batch" if most > 1 else "job-take"
+            return f"{base}/{route}/{_WORKER}?gpu=none&batch_size={most}&job_in_progress=0"
+
+        async def stop_signals(session: aiohttp.ClientSession) -> list[str]:
+            async with session.get(f"{base}/job-stop/{_WORKER}?gpu=none") as response:
+                response.raise_for_status()
+                if response.status != 200:
+                    return []
+                found: list[str] = (await response.json())["jobsToStop"]
+                return found
+
+        async def no_check() -> None:
+            """Nothing is checked."""
+
+        return Sdk(
+            session=aiohttp.ClientSession,
+            take_url=take_url,
+            stop_signals=stop_signals,
+            done_url=f"{base}/job-done/{_WORKER}/$ID?gpu=none",
+            stream_url=f"{base}/job-stream/{_WORKER}/$ID?gpu=none",
+            check_fitness=no_check,
+            in_progress=set[str](),
+            start_heartbeat=lambda: None,
+        )
+
     async def _start(self) -> None:
-        app = web.Application(client_max_size=_MAX_RESULT_BYTES)
+        app = web.Application(client_max_size=1 << 30)
         app.router.add_get(f"/v2/{_ENDPOINT}/job-take/{{worker}}", self._take)
         app.router.add_get(f"/v2/{_ENDPOINT}/job-take-batch/{{worker}}", self._take)
         app.router.add_get(f"/v2/{_ENDPOINT}/job-stop/{{worker}}", self._stop)
         app.router.add_get(f"/v2/{_ENDPOINT}/ping/{{worker}}", self._ping)
         app.router.add_post(f"/v2/{_ENDPOINT}/job-done/{{worker}}/{{job}}", self._done)
+        app.router.add_post(f"/v2/{_ENDPOINT}/job-stream/{{worker}}/{{job}}", self._stream)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         self.port = self._runner.addresses[0][1]
 
-    async def _take(self, request: web.Request) -> web.Response:
+    def _fault(self, route: str) -> Fault | None:
         with self._changed:
-            self.takes += 1
+            self.requests[route] += 1
             self._changed.notify_all()
+            return self.faults[route].popleft() if self.faults[route] else None
+
+    async def _take(self, request: web.Request) -> web.StreamResponse:
+        fault = self._fault("job-take")
+        if fault is not None and fault != "lose":
+            return _faulty(request, fault)
         wanted = int(request.query.get("batch_size", "1"))
-        for _ in range(int(_HOLD_SECONDS / _LOOK_SECONDS)):
+        try:
             with self._changed:
-                taken = [self._queue.popleft() for _ in range(min(wanted, len(self._queue)))]
-                for job in taken:
-                    self.deliveries[job["id"]].taken = time.monotonic()
+                self.takes += 1
+                self.open_takes += 1
                 self._changed.notify_all()
-            if taken:
-                batched = "/job-take-batch/" in request.path
-                return web.json_response(taken if batched else taken[0])
-            await asyncio.sleep(_LOOK_SECONDS)
-        return web.Response(status=204)
+            taken = await self._held(lambda: self._pop(wanted))
+        finally:
+            self.open_takes -= 1
+        if not taken:
+            return web.Response(status=204)
+        batched = "/job-take-batch/" in request.path
+        response = web.json_response(taken if batched else taken[0])
+        try:
+            await response.prepare(request)
+            await response.write_eof()
+        finally:
+            if request.transport is None or request.transport.is_closing():
+                self._put_back(taken)
+        return response
 
-    async def _stop(self, _: web.Request) -> web.Response:
-        for _ in range(int(_HOLD_SECONDS / _LOOK_SECONDS)):
-            with self._changed:
-                stops, self._stops = self._stops, []
-            if stops:
-                return web.json_response({"jobsToStop": stops})
-            await asyncio.sleep(_LOOK_SECONDS)
-        return web.Response(status=204)
+    async def _held(self, look: Callable[[], list[Any]]) -> list[Any]:
+        """What `look` finds, as soon as it finds anything, or nothing after the time to hold."""
+        ends = time.monotonic() + self._hold_seconds
+        while not (found := look()) and time.monotonic() < ends:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)  # jobs are submitted in other threads
+        return found
 
-    async def _ping(self, _: web.Request) -> web.Response:
+    def _pop(self, wanted: int) -> list[dict[str, Any]]:
+        with self._changed:
+            taken = [self._queue.popleft() for _ in range(min(wanted, len(self._queue)))]
+            for job in taken:
+                self.deliveries[job["id"]].taken = time.monotonic()
+            self._changed.notify_all()
+        return taken
+
+    def _put_back(self, taken: list[dict[str, Any]]) -> None:
+        """Whoever asked for these jobs is gone."""
+        with self._changed:
+            for job in reversed(taken):
+                self.deliveries[job["id"]].taken = 0.0
+                self._queue.appendleft(job)
+
+    def _pop_stops(self) -> list[str]:
+        with self._changed:
+            stops, self._stops = self._stops, []
+        return stops
+
+    async def _stop(self, request: web.Request) -> web.StreamResponse:
+        fault = self._fault("job-stop")
+        if fault is not None:
+            return _faulty(request, fault)
+        stops = await self._held(self._pop_stops)
+        return web.json_response({"jobsToStop": stops}) if stops else web.Response(status=204)
+
+    async def _ping(self, request: web.Request) -> web.Response:
+        with self._changed:
+            self.requests["ping"] += 1
+            if request.query.get("status") == "unhealthy":
+                self.unhealthy.append(dict(request.query))
+            self._changed.notify_all()
         return web.Response(text="ok")
 
-    async def _done(self, request: web.Request) -> web.Response:
-        body = json.loads(await request.text())
+    async def _done(self, request: web.Request) -> web.StreamResponse:
+        text = await request.text()
+        body = json.loads(text, parse_constant=_no_json)
+        kind = "progress" if body.get("status") == "IN_PROGRESS" else "done"
+        fault = self._fault("progress" if kind == "progress" else "job-done")
+        if fault is not None and fault != "lose":
+            return _faulty(request, fault)
+        if len(text.encode()) > self._max_result_bytes:
+            return web.Response(status=self._too_large_status, text="exceeded max body size")
         with self._changed:
             delivery = self.deliveries[request.match_info["job"]]
-            delivery.done = time.monotonic()
-            delivery.bodies.append(body)
+            if kind == "progress":
+                delivery.progress.append(body["output"])
+            else:
+                delivery.done = time.monotonic()
+                delivery.bodies.append(body)
+                delivery.streamed.append(request.query.get("isStream") == "true")
+            delivery.order.append(kind)
             self._changed.notify_all()
-        return web.Response(text="ok")
+        return _faulty(request, fault) if fault else web.Response(text="ok")
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        body = json.loads(await request.text(), parse_constant=_no_json)
+        fault = self._fault("job-stream")
+        if fault is not None and fault != "lose":
+            return _faulty(request, fault)
+        with self._changed:
+            delivery = self.deliveries[request.match_info["job"]]
+            delivery.chunks.append(body["output"])
+            delivery.order.append("chunk")
+            self._changed.notify_all()
+        return _faulty(request, fault) if fault else web.Response(text="ok")
+
+
+def _no_json(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _faulty(request: web.Request, fault: Fault) -> web.StreamResponse:
+    if isinstance(fault, int):
+        return web.Response(status=fault, text="so it was asked for")
+    if fault == "garbage":
+        return web.Response(text='[{"id": "cut o', content_type="application/json")
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
 
 
 @contextmanager
