@@ -47,7 +47,10 @@ async def stream(
 async def stream_job(
     pipeline: Pipeline, job: Job, observe: Observe = unobserved
 ) -> AsyncGenerator[Document, None]:
-    """The same of a job that has been read."""
+    """The same of a job that has been read; of a list there is the answer only."""
+    if job.listed:
+        yield {"result": await answer_job(pipeline, job, observe)}
+        return
     deadline = _deadline(pipeline)
     async with aclosing(_parts(pipeline, job, observe)) as parts:
         while True:

@@ -4,8 +4,8 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -130,6 +130,8 @@ class Batcher:
         self._batches, self._pieces = 0, 0
         self._padded_seconds, self._busy_seconds = 0.0, 0.0
         self._stuck = False
+        self._over = threading.Event()
+        """The thread has ended, or is given up together with the engine."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -188,8 +190,7 @@ class Batcher:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        if not self._stuck:
-            self._thread.join()
+        self._over.wait()
 
     def __enter__(self) -> Self:
         return self
@@ -215,6 +216,7 @@ class Batcher:
             self._lost = f"{type(failure).__name__}: {failure}"
         finally:
             self._leave(batch)
+            self._over.set()
 
     def _next(self) -> list[_Waiting]:
         """Wait for work; an empty list means that the batcher is closed."""
@@ -260,6 +262,7 @@ class Batcher:
         self._lost = f"it did not come back from a batch within {self._timeout_seconds:g} s"
         log.error("the engine is lost: %s", self._lost)
         self._leave(batch)
+        self._over.set()
 
     def _transcribe(self, batch: list[_Waiting]) -> None:
         try:
@@ -273,16 +276,16 @@ class Batcher:
             return
         if len(hypotheses) != len(batch):
             for piece in batch:
-                piece.answer.set_exception(ContractBroken(len(batch), len(hypotheses)))
+                self._settle(piece, ContractBroken(len(batch), len(hypotheses)))
             return
         for piece, hypothesis in zip(batch, hypotheses, strict=True):
-            piece.answer.set_result(hypothesis)
+            self._settle(piece, hypothesis)
 
     def _transcribe_halves(self, batch: list[_Waiting], failure: OutOfMemory) -> None:
         if self._stuck:
             return
         if len(batch) == 1:
-            batch[0].answer.set_exception(failure)
+            self._settle(batch[0], failure)
             return
         half = len(batch) // 2
         self._transcribe(batch[:half])
@@ -297,5 +300,14 @@ class Batcher:
         for piece in left:
             piece.answer.set_running_or_notify_cancel()
         for piece in (*batch, *left):
-            if not piece.answer.done():
-                piece.answer.set_exception(EngineLost(reason))
+            self._settle(piece, EngineLost(reason))
+
+    @staticmethod
+    def _settle(piece: _Waiting, answer: Hypothesis | Exception) -> None:
+        """Give the piece its answer, unless it has one: an engine may come back from a batch in
+        the moment in which it is given up."""
+        with suppress(InvalidStateError):
+            if isinstance(answer, Exception):
+                piece.answer.set_exception(answer)
+            else:
+                piece.answer.set_result(answer)

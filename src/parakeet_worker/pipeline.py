@@ -1,7 +1,7 @@
 """The flow on one screen: a request in, stretches of its transcript out."""
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,8 +34,12 @@ class Pipeline:
     async def stretches(
         self, request: Request, watch: Stopwatch
     ) -> AsyncGenerator[Transcript, None]:
-        """The transcript, stretch by stretch, each as soon as it and those before it are done."""
-        with TemporaryDirectory(prefix="parakeet-", dir=self.settings.scratch) as scratch:
+        """The transcript, stretch by stretch, each as soon as it and those before it are done.
+
+        Raises `RequestError`, `TransientError` or `EngineError`.
+        """
+        scratches = TemporaryDirectory(prefix="parakeet-", dir=self.settings.scratch)
+        with _room_for(request), scratches as scratch:
             fetching = sources.fetch(request, Path(scratch), self.settings)
             path = await watch.timed("fetch", fetching)
             decoding = self._decoding(path, request)
@@ -71,12 +75,18 @@ class Pipeline:
         )
 
     async def transcribe(self, request: Request, watch: Stopwatch | None = None) -> Transcript:
-        """The whole transcript; raises `RequestError`, `TransientError` or `EngineError`."""
-        try:
-            async with aclosing(self.stretches(request, watch or Stopwatch())) as stretches:
-                return transcript.join([stretch async for stretch in stretches])
-        except OutOfMemory as failure:
-            if request.attention != "full":
-                raise
-            reason = f"{failure.sentence} in one pass; leave it out to have it cut at pauses"
-            raise InvalidRequest("attention", reason) from failure
+        """The whole transcript; raises what `stretches` does."""
+        async with aclosing(self.stretches(request, watch or Stopwatch())) as stretches:
+            return transcript.join([stretch async for stretch in stretches])
+
+
+@contextmanager
+def _room_for(request: Request) -> Iterator[None]:
+    """Who asks for a recording in one piece may ask for more than there is room for."""
+    try:
+        yield
+    except OutOfMemory as failure:
+        if request.attention != "full":
+            raise
+        reason = f"{failure.sentence} in one pass; leave it out to have it cut at pauses"
+        raise InvalidRequest("attention", reason) from failure

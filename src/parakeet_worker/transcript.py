@@ -11,6 +11,8 @@ from parakeet_worker.segments import Segment, Span
 
 _WORD_START = "▁"
 _SENTENCE_ENDS = (".", "?", "!")
+MAX_SENTENCE_WORDS = 1000
+"""A text without full stops is cut there: a sentence is sent in one message when it is streamed."""
 # Frames and seconds are rounded to this, which hides the noise of multiplying by 0.08.
 _DECIMALS = 3
 
@@ -50,7 +52,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """Words up to a full stop, a question or an exclamation mark."""
+    """Words up to a full stop, a question or an exclamation mark, or as many as there may be."""
 
     words: tuple[Word, ...]
 
@@ -141,11 +143,15 @@ def _sentences(words: Iterable[Word]) -> Iterator[Sentence]:
     begun: list[Word] = []
     for word in words:
         begun.append(word)
-        if word.text.endswith(_SENTENCE_ENDS):
+        if _completes(word, begun):
             yield Sentence(tuple(begun))
             begun = []
     if begun:
         yield Sentence(tuple(begun))
+
+
+def _completes(word: Word, begun: Sequence[Word]) -> bool:
+    return word.text.endswith(_SENTENCE_ENDS) or len(begun) == MAX_SENTENCE_WORDS
 
 
 class SentencesSoFar:
@@ -163,7 +169,7 @@ class SentencesSoFar:
         for word in stretch.words:
             begun = self._begun.setdefault(word.channel, [])
             begun.append(word)
-            if word.text.endswith(_SENTENCE_ENDS):
+            if _completes(word, begun):
                 complete.append(Sentence(tuple(begun)))
                 begun.clear()
         return tuple(complete)

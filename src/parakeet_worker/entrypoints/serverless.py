@@ -70,11 +70,13 @@ async def serve_queue(pipeline: Pipeline, parts: sdk.Sdk) -> None:
         slots=settings.concurrency,
         delivery_seconds=settings.delivery_timeout_seconds,
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, loop.end)
     _register(partial(fitness.check_ffmpeg, pipeline), partial(fitness.check_hearing, pipeline))
     await parts.check_fitness()
+    # The heartbeat is a process that is forked off here, and ended by a signal when this one is
+    # done: it must not inherit that the signal is none of its business.
     parts.start_heartbeat()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, loop.end)
     log.info("taking jobs, %d at a time", settings.concurrency)
     await loop.run()
     log.info("no more jobs are taken, and all that were are answered")

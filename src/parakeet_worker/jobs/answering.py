@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 5.0
 """Progress is told no more often."""
 
-Segment = Callable[[dict[str, Any]], Awaitable[None]]
+Segment = Callable[[dict[str, Any]], Awaitable[bool]]
+"""Sends a segment; whether it arrived."""
 
 
 class Record:
@@ -72,8 +73,10 @@ async def answered(
 ) -> object:
     """The answer to a job's `input`; an error is an answer too.
 
-    Where segments are wanted and `segment` takes them, it is called with each.
+    Where segments are wanted and `segment` takes them, it is called with each, up to one that does
+    not arrive: what a caller has of a stream is its beginning, and nothing is left out of it.
     """
+    wanted = _wants(payload, "stream")
     try:
         if segment is None or not _wants(payload, "stream", "progress"):
             return await answers.answer(pipeline, payload, record.observe)
@@ -83,8 +86,7 @@ async def answered(
                 if "segment" in part:
                     found: Any = part["segment"]
                     record.heard(found)
-                    if _wants(payload, "stream"):
-                        await segment({"segment": found})
+                    wanted = wanted and await segment({"segment": found})
                 else:
                     result = part["result"]
     except ParakeetError as error:
@@ -96,10 +98,10 @@ async def answered(
 async def answer_job(pipeline: Pipeline, job: Job, delivery: Delivery) -> None:
     """Answer one job of the queue and deliver the answer."""
     name, payload, record = job["id"], job.get("input"), Record()
-    verdict = CANCELLED
+    verdict = BUG
 
-    async def segment(chunk: dict[str, Any]) -> None:
-        await delivery.segment(name, chunk)
+    async def segment(chunk: dict[str, Any]) -> bool:
+        return await delivery.segment(name, chunk)
 
     try:
         async with _progress_told(delivery, name, record, told=_wants(payload, "progress")):
@@ -110,10 +112,14 @@ async def answer_job(pipeline: Pipeline, job: Job, delivery: Delivery) -> None:
         streamed = _wants(payload, "stream")
         if not await delivery.done(name, body, streamed=streamed):
             verdict = "undelivered"
+    except asyncio.CancelledError:
+        verdict = CANCELLED
+        raise
     except Exception:  # a bug: the caller is told so, and not what it looks like inside
         verdict = BUG
         log.exception("a bug", extra={"job": name})
-        await delivery.done(name, {"error": f"{BUG}: see the worker's log"}, streamed=False)
+        told = {"error": f"{BUG}: see the worker's log", "code": BUG}
+        await delivery.done(name, body_of(told, stop=pipeline.batcher.lost), streamed=False)
     finally:
         facts = record.facts(with_text=pipeline.settings.log_text)
         log.info("job %s", verdict, extra={"job": name, "facts": facts})
@@ -138,7 +144,11 @@ def body_of(output: object, *, stop: bool) -> dict[str, Any]:
 async def _progress_told(
     delivery: Delivery, name: str, record: Record, *, told: bool
 ) -> AsyncGenerator[None, None]:
-    """Tell how far the job is now and then; never once the block has ended."""
+    """Tell how far the job is now and then; never once the block has ended.
+
+    What is being told just then is waited for, since it would look like news after the answer;
+    of a cancelled job it is not.
+    """
     ended = asyncio.Event()
 
     async def tell() -> None:
@@ -153,9 +163,13 @@ async def _progress_told(
     teller = asyncio.create_task(tell()) if told else None
     try:
         yield
+    except asyncio.CancelledError:
+        if teller is not None:
+            teller.cancel()
+        raise
     finally:
         ended.set()
-        if teller is not None:
+        if teller is not None and not teller.cancelling():
             await teller
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from io import BytesIO
 from typing import Any
 
 import aiohttp
@@ -14,6 +15,7 @@ log = logging.getLogger(__name__)
 _PASSING = frozenset({408, 425, 429})
 _TOO_LARGE = frozenset({400, 413})
 _ATTEMPT_SECONDS = 60.0
+_PROGRESS_ATTEMPT_SECONDS = 10.0
 _LONGEST_WAIT_SECONDS = 10.0
 _STREAM_SECONDS = 20.0
 """A segment is tried for so long; the whole comes at the end."""
@@ -58,21 +60,26 @@ class Delivery:
             return False
         return True
 
-    async def segment(self, job: str, chunk: dict[str, Any]) -> None:
-        """One chunk of a stream; one that cannot be sent is in the whole answer all the same."""
+    async def segment(self, job: str, chunk: dict[str, Any]) -> bool:
+        """One chunk of a stream; whether it was delivered.
+
+        What is not delivered is in the whole answer all the same.
+        """
         url = _address(self._sdk.stream_url, job, streamed=False)
         text = json.dumps({"output": chunk}, ensure_ascii=False, allow_nan=False)
         try:
             await self._post(url, text, _STREAM_SECONDS)
         except (_NotYet, _Refused) as failure:
             log.warning("a segment was not sent: %s", failure, extra={"job": job})
+            return False
+        return True
 
     async def progress(self, job: str, progress: dict[str, Any]) -> None:
         """How far a job is; tried once, because the next one says more."""
         url = _address(self._sdk.done_url, job, streamed=False)
         text = json.dumps({"status": "IN_PROGRESS", "output": progress}, allow_nan=False)
         try:
-            await self._attempt(url, text)
+            await self._attempt(url, text, _PROGRESS_ATTEMPT_SECONDS)
         except (_NotYet, _Refused) as failure:
             log.warning("progress was not told: %s", failure, extra={"job": job})
 
@@ -87,13 +94,15 @@ class Delivery:
             with attempt:
                 await self._attempt(url, text)
 
-    async def _attempt(self, url: str, text: str) -> None:
+    async def _attempt(
+        self, url: str, text: str, timeout_seconds: float = _ATTEMPT_SECONDS
+    ) -> None:
         try:
             async with self._session.post(
                 url,
-                data=text.encode(),
+                data=BytesIO(text.encode()),  # which is written in parts
                 headers=_HEADERS,
-                timeout=aiohttp.ClientTimeout(total=_ATTEMPT_SECONDS),
+                timeout=aiohttp.ClientTimeout(total=timeout_seconds),
             ) as response:
                 status = response.status
                 await response.read()

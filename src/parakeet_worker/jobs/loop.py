@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -24,7 +23,9 @@ Job = dict[str, Any]
 Answer = Callable[[Job, Delivery], Coroutine[Any, Any, None]]
 """Answers one job, and delivers the answer."""
 
-_EARLY_STOPS = 1000
+_EARLY_STOP_SECONDS = 60.0
+"""So long a cancellation waits for its job to come. For longer would be wrong: the platform may
+hand out a job again, under its old name, after it was cancelled."""
 _POLL_SECONDS = 90.0
 _SHORTEST_POLL_SECONDS = 1.0
 """An empty poll that comes back sooner was not held open; the next one waits for the rest."""
@@ -47,8 +48,8 @@ class JobLoop:
         self._slots = slots
         self._delivery_seconds = delivery_seconds
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._stopped_early: deque[str] = deque(maxlen=_EARLY_STOPS)
-        """Jobs whose cancellation overtook them."""
+        self._stopped_early: dict[str, float] = {}
+        """Jobs whose cancellation overtook them, and until when that is remembered."""
         self._freed = asyncio.Event()
         self._ending = asyncio.Event()
 
@@ -114,7 +115,7 @@ class JobLoop:
         if name in self._running:
             log.warning("handed out twice", extra={"job": name})
             return
-        if name in self._stopped_early:
+        if self._stopped_early.pop(name, 0.0) > time.monotonic():
             log.info("cancelled by its caller before it came", extra={"job": name})
             return
         self._sdk.in_progress.add(name)
@@ -149,12 +150,13 @@ class JobLoop:
                 await asyncio.sleep(max(0.0, _SHORTEST_POLL_SECONDS - (time.monotonic() - began)))
 
     def _stop(self, name: str) -> None:
-        task = self._running.get(name)
+        now, task = time.monotonic(), self._running.get(name)
         if task is None:
-            self._stopped_early.append(name)
-            return
-        log.info("cancelled by its caller", extra={"job": name})
-        task.cancel()
+            waiting = {job: until for job, until in self._stopped_early.items() if until > now}
+            self._stopped_early = {**waiting, name: now + _EARLY_STOP_SECONDS}
+        elif not task.cancelling():  # once is enough: a second would disturb it at its clearing up
+            log.info("cancelled by its caller", extra={"job": name})
+            task.cancel()
 
     async def _pause(self, seconds: float) -> None:
         if seconds > 0:

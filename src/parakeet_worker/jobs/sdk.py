@@ -45,11 +45,14 @@ def load() -> Sdk:
         in_progress = worker_state.JobsProgress()
         _check_call(rp_job._job_get_url, "batch_size")  # noqa: SLF001
         _check_call(rp_job.get_stop_signals, "session")
-        _check_call(rp_ping.Heartbeat().start_ping, "mirror")
+        _check_call(rp_ping.Heartbeat.start_ping, "mirror")
+        _check_call(in_progress.add, "element")
+        _check_call(in_progress.remove, "element")
+        set_mirror, mirror_of = in_progress.set_mirror, worker_state.PingJobMirror
 
         def start_heartbeat() -> None:
-            mirror = worker_state.PingJobMirror()
-            in_progress.set_mirror(mirror)
+            mirror = mirror_of()
+            set_mirror(mirror)
             rp_ping.Heartbeat().start_ping(mirror)
 
         return Sdk(
@@ -71,7 +74,8 @@ def _check_call(function: Callable[..., object], parameter: str) -> None:
         raise SdkChanged(f"{function.__qualname__} has no parameter '{parameter}'")
 
 
-def _with_query(url: str) -> str:
+def _with_query(url: object) -> str:
+    """An address that more may be appended to with `&`."""
     if not isinstance(url, str):
         raise SdkChanged(f"{url!r} is no address")
-    return url
+    return url if "?" in url else f"{url}?"

@@ -1,5 +1,6 @@
 """Where an answer goes that is too large for the door it came through."""
 
+import asyncio
 import gzip
 import json
 from collections.abc import Sequence
@@ -36,13 +37,14 @@ async def _write(body: bytes, output: Output, settings: Settings) -> Document:
     """Write it, compressed where the name ends in `.gz`, and say where it is."""
     match output:
         case UrlOutput():
-            place = await url.put(_written(body, url.path(output)), output, settings)
+            place = await url.put(await _written(body, url.path(output)), output, settings)
         case S3Output():
-            place = await s3.put(_written(body, output.key), output, settings)
+            place = await s3.put(await _written(body, output.key), output, settings)
     return {**place, "bytes": len(body)}
 
 
-def _written(body: bytes, name: str) -> Written:
-    if name.endswith(".gz"):
-        return Written(gzip.compress(body, 6, mtime=0), "application/gzip")
-    return Written(body, "application/json")
+async def _written(body: bytes, name: str) -> Written:
+    if not name.endswith(".gz"):
+        return Written(body, "application/json")
+    compressed = await asyncio.to_thread(gzip.compress, body, 6, mtime=0)
+    return Written(compressed, "application/gzip")

@@ -1,6 +1,7 @@
 """An answer by PUT, to an address that the request names: a pre-signed URL, as a rule."""
 
 import asyncio
+from io import BytesIO
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -51,7 +52,7 @@ async def _attempt(written: Written, url: str, shown: str, settings: Settings) -
             ) as session,
             session.put(
                 addresses.exact(url),
-                data=written.body,
+                data=BytesIO(written.body),  # which is written in parts
                 headers={"Content-Type": written.content_type},
                 allow_redirects=False,
             ) as response,
