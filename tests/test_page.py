@@ -1,0 +1,627 @@
+"""The page in a real Chromium, before the real server."""
+
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    expect,
+    sync_playwright,
+)
+
+import parakeet_worker
+from parakeet_worker import errors
+from parakeet_worker.language import LANGUAGES
+from recordings import silence, tone, wav
+from served import serve
+from speech import SAMPLES, sample
+
+PAGE = Path(parakeet_worker.__file__).parent / "page"
+SPEECH_INTO_THE_MICROPHONE = SAMPLES / "bg.wav"
+TEXT = {"name": "talk.mp3", "mimeType": "audio/mpeg", "buffer": b"This is text, not audio.\n" * 40}
+PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+NARROWEST = {"viewport": {"width": 320, "height": 600}}
+
+expect.set_options(timeout=30_000)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    if path is None and not os.environ.get("CI"):
+        pytest.skip("this machine has no chromium")
+    assert path, "chromium is missing; .ci/run installs it"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path,
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--use-fake-device-for-media-stream",
+                f"--use-file-for-fake-audio-capture={SPEECH_INTO_THE_MICROPHONE}",
+            ],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[str]:
+    """The server on the demo checkpoint: it hears speech."""
+    with serve(PARAKEET_MODEL="demo") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[str]:
+    """The server on the scripted engine, which hears pure tones; it asks for a key."""
+    with serve(PARAKEET_ENGINE="scripted", PARAKEET_API_KEYS="open sesame") as address:
+        yield address
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One visitor: a page, and all that the browser complains of."""
+
+    page: Page
+    context: BrowserContext
+    complaints: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def __getitem__(self, name: str) -> Locator:
+        return self.page.locator(f"#{name}")
+
+    @property
+    def text(self) -> str:
+        words = self.page.locator(".word").all_inner_texts()
+        return " ".join(words)
+
+    def hear(self, *files: Any) -> None:
+        self["file"].set_input_files(list(files))
+
+    def hear_whole(self, *files: Any) -> None:
+        self.hear(*files)
+        expect(self["outcome"]).to_be_visible()
+
+    def saved(self, name: str) -> bytes:
+        with self.page.expect_download() as download:
+            self.page.get_by_role("button", name=name).click()
+        return download.value.path().read_bytes()
+
+
+@contextmanager
+def visit(
+    browser: Browser, address: str, *, refused: bool = False, **options: Any
+) -> Iterator[Visit]:
+    """Open the page; at the end nobody may have complained, nor asked anybody else for anything.
+
+    With `refused`, the browser's own remark on an answer that is no success is expected.
+    """
+    with browser.new_context(**options) as context:
+        page = context.new_page()
+        visitor = Visit(page, context)
+
+        def note(message: ConsoleMessage) -> None:
+            expected = refused and message.text.startswith("Failed to load resource")
+            if message.type in ("error", "warning") and not expected:
+                visitor.complaints.append(message.text)
+
+        page.on("console", note)
+        page.on("pageerror", lambda error: visitor.complaints.append(str(error)))
+        context.on("request", lambda request: visitor.asked.append(request.url))
+        page.goto(f"{address}/")
+        yield visitor
+        assert visitor.complaints == []
+        assert len(visitor.asked) > 5
+        assert [url for url in visitor.asked if not url.startswith((f"{address}/", "blob:"))] == []
+
+
+DROP = """([name, type, content]) => {
+    const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([bytes], name, { type }));
+    const options = { dataTransfer: transfer, bubbles: true, cancelable: true };
+    const target = document.querySelector("main");
+    target.dispatchEvent(new DragEvent("dragover", options));
+    target.dispatchEvent(new DragEvent("drop", options));
+}"""
+
+
+def answer_of(address: str, path: Path, **fields: str) -> Any:
+    """What the server says to a caller without a page."""
+    with path.open("rb") as file:
+        answer = httpx.post(
+            f"{address}/transcribe", data=fields, files={"file": file}, timeout=60.0
+        )
+    assert answer.status_code == HTTPStatus.OK, answer.text
+    return answer.json()
+
+
+def test_a_dropped_recording_is_read_heard_and_saved(chromium, demo):
+    english = sample("en")
+    with visit(chromium, demo) as there:
+        there.page.evaluate(DROP, [english.file, "audio/ogg", english.base64])
+        expect(there["outcome"]).to_be_visible()
+        whole = answer_of(demo, english.path, format="verbose_json")
+        assert there.text == whole["text"] == english.text
+        expect(there["facts"]).to_have_text(f"English · 0:05 · {len(whole['words'])} words")
+        expect(there["transcript"]).to_have_attribute("lang", "en")
+
+        chosen = whole["words"][3]
+        word = there.page.locator(".word").nth(3)
+        word.click()
+        expect(word).to_have_class(re.compile("heard"))
+        expect(there["play"]).to_have_accessible_name("Pause")
+        position = there["position"]
+        there.page.wait_for_function(
+            "start => document.querySelector('#position').value > start", arg=chosen["start"]
+        )
+        assert chosen["start"] < float(position.input_value()) < english.seconds
+        expect(there.page.locator(".word").nth(4)).to_have_class(re.compile("heard"))
+
+        assert there.saved("Download as plain text").decode() == f"{whole['text']}\n"
+        assert json.loads(there.saved("Download as JSON with times")) == whole
+        for name, written in (("SRT subtitles", "srt"), ("WebVTT subtitles", "vtt")):
+            own = answer_of(demo, english.path, format=written)[written]
+            assert there.saved(f"Download as {name}").decode() == own
+            assert "-->" in own
+
+
+WATCH = """() => {
+    window.seen = [];
+    const note = (changes) => {
+        for (const { addedNodes } of changes) {
+            for (const node of addedNodes) seen.push([node.innerText, document.body.dataset.stage]);
+        }
+    };
+    new MutationObserver(note).observe(document.querySelector("#transcript"), { childList: true });
+}"""
+
+
+def test_sentences_appear_before_the_whole_is_there(chromium, demo):
+    with visit(chromium, demo) as there:
+        there.page.evaluate(WATCH)
+        there.hear(SAMPLES / "minute.mp3")
+        expect(there["working"]).to_be_visible()
+        expect(there["outcome"]).to_be_visible()
+        seen = there.page.evaluate("seen")
+        assert len(seen) == there.page.locator("#transcript li").count() > 20
+        # Each was put there while there was work, and none was put there again at the end.
+        assert {stage for _, stage in seen} == {"working"}
+        expect(there["announcement"]).to_have_text(re.compile(r"Done\. English"))
+
+
+def test_cancelling_leaves_nothing_behind(chromium, demo):
+    with visit(chromium, demo) as there:
+        there.hear(SAMPLES / "languages.opus")
+        there["cancel"].click()
+        expect(there["choosing"]).to_be_visible()
+        expect(there["choose"]).to_be_focused()
+        expect(there["player"]).to_be_hidden()
+        there.hear_whole(sample("de").path)
+        assert there.text == sample("de").text
+
+
+def test_search_counts_its_hits_and_goes_from_one_to_the_next(chromium, demo):
+    with visit(chromium, demo) as there:
+        there.hear_whole(sample("cs").path)
+        assert "Přítel ano dům." in there.text
+        hit = there.page.locator(".word.hit")
+        there["query"].fill("PRITEL")
+        expect(there["hits"]).to_have_text("1 of 1")
+        expect(hit).to_have_text("Přítel")
+        there["query"].fill("ano  dum")
+        expect(hit).to_have_text(["ano", "dům."])
+        there["query"].fill("es")
+        expect(there["hits"]).to_have_text("1 of 2")
+        expect(hit).to_have_text("šest")
+        there["next"].click()
+        expect(there["hits"]).to_have_text("2 of 2")
+        there["query"].press("Enter")
+        expect(there["hits"]).to_have_text("1 of 2")
+        there["query"].press("Shift+Enter")
+        expect(there["hits"]).to_have_text("2 of 2")
+        there["query"].fill("nowhere")
+        expect(there["hits"]).to_have_text("no hits")
+        expect(hit).to_have_count(0)
+        there["query"].press("Escape")
+        expect(there["hits"]).to_be_hidden()
+
+
+def test_a_text_file_is_refused_with_its_code_and_the_next_file_is_heard(chromium, demo):
+    with visit(chromium, demo, refused=True) as there:
+        there.hear(TEXT)
+        failure = there.page.get_by_role("alert")
+        expect(failure).to_contain_text("This file is not audio")
+        expect(failure).to_contain_text("talk.mp3")
+        expect(failure.locator("code")).to_have_text("audio_undecodable")
+        expect(there["retry"]).to_be_hidden()
+        there.hear_whole(sample("fr").path)
+        expect(failure).to_be_hidden()
+        there["another"].click()
+        there.hear(sample("en").path, sample("fr").path)
+        expect(failure.locator("code")).to_have_text("several_files")
+
+
+def test_a_recording_without_words_says_so(chromium, demo):
+    with visit(chromium, demo) as there:
+        there.hear_whole({"name": "hush.wav", "mimeType": "audio/wav", "buffer": wav(silence(3.0))})
+        expect(there["warnings"]).to_contain_text("No words were heard")
+        expect(there["words"]).to_be_hidden()
+
+
+def test_words_that_the_model_is_unsure_of_are_marked_and_explained(chromium, scripted):
+    clear, doubtful = tone(440, 0.8), 0.5 * (tone(520, 0.8) + 0.7 * tone(310, 0.8))
+    talk = wav(np.concatenate([silence(0.4), clear, silence(0.8), doubtful, silence(0.4)]))
+    with visit(chromium, scripted, refused=True) as there:
+        there.hear({"name": "tones.wav", "mimeType": "audio/wav", "buffer": talk})
+        failure = there.page.get_by_role("alert")
+        expect(failure.locator("code")).to_have_text("invalid_api_key")
+        there.page.get_by_label("API key").fill("guess")
+        there.page.get_by_role("button", name="Use this key").click()
+        expect(failure.locator("code")).to_have_text("invalid_api_key")
+        there.page.get_by_label("API key").fill("open sesame")
+        there["key"].press("Enter")
+        expect(there["outcome"]).to_be_visible()
+        assert there.text == "440. 520."
+        unsure = there.page.locator(".word.unsure")
+        expect(unsure).to_have_text("520.")
+        expect(unsure).to_have_attribute("title", re.compile(r"^[1-5]?\d % sure$"))
+        expect(there["unsure"]).to_contain_text("1 word is underlined like this")
+        assert there.saved("Download as SRT subtitles").startswith(b"1\n00:00:00,")
+
+
+def focused(page: Page) -> str:
+    return str(page.evaluate("document.activeElement.id || document.activeElement.className"))
+
+
+def test_everything_can_be_done_with_the_keyboard(chromium, demo):
+    with visit(chromium, demo) as there:
+        keyboard = there.page.keyboard
+        for _ in range(2):
+            keyboard.press("Tab")
+        assert focused(there.page) == "choose"
+        with there.page.expect_file_chooser() as chooser:
+            keyboard.press("Enter")
+        chooser.value.set_files(sample("en").path)
+        expect(there["outcome-title"]).to_be_focused()
+        order = []
+        for _ in range(10):
+            keyboard.press("Tab")
+            order.append(focused(there.page))
+        assert order == ["another", "query", *[""] * 4, "word", "play", "position", "speed"]
+        for _ in range(3):
+            keyboard.press("Shift+Tab")
+        words = there.page.locator(".word")
+        expect(words.nth(0)).to_be_focused()
+        keyboard.press("ArrowRight")
+        expect(words.nth(1)).to_be_focused()
+        expect(words.nth(1)).to_have_role("button")
+        assert there.page.get_by_role("button", name=re.compile("at .*second")).count() == 1
+        keyboard.press("End")
+        expect(words.last).to_be_focused()
+        keyboard.press("ArrowUp")
+        keyboard.press("Home")
+        keyboard.press("ArrowDown")
+        second = there.page.locator("#transcript li").nth(1).locator(".word").first
+        expect(second).to_be_focused()
+        keyboard.press("Enter")
+        expect(second).to_have_class(re.compile("heard"))
+        there["play"].focus()
+        keyboard.press("Space")
+        expect(there["play"]).to_have_accessible_name("Play")
+        there["position"].focus()
+        keyboard.press("ArrowLeft")
+        expect(there["position"]).to_have_value("0")
+        there["another"].focus()
+        keyboard.press("Enter")
+        expect(there["choose"]).to_be_focused()
+
+
+def test_every_control_has_a_name_and_every_change_is_announced(chromium, demo):
+    roles = ("button", "textbox", "searchbox", "slider", "combobox", "checkbox", "progressbar")
+    with visit(chromium, demo) as there:
+        inspector = there.context.new_cdp_session(there.page)
+
+        def nameless() -> list[str]:
+            nodes = inspector.send("Accessibility.getFullAXTree")["nodes"]
+            controls = [
+                node for node in nodes
+                if not node["ignored"] and node.get("role", {}).get("value") in roles
+            ]  # fmt: skip
+            assert len(controls) >= 2
+            return [str(node) for node in controls if not node["name"]["value"]]
+
+        there.page.get_by_text("Options").click()
+        assert nameless() == []
+        there.hear(SAMPLES / "languages.opus")
+        expect(there["announcement"]).to_have_text(re.compile("Sending|Heard"))
+        assert nameless() == []
+        there["cancel"].click()
+        expect(there["announcement"]).to_have_text("Cancelled.")
+        there.hear_whole(sample("en").path)
+        there["query"].fill("o")
+        assert nameless() == []
+        for name in ("announcement", "readiness"):
+            expect(there[name]).to_have_role("status")
+        assert there.page.locator("main h2:visible").count() == 1
+
+
+def width(page: Page) -> int:
+    return int(page.evaluate("document.documentElement.scrollWidth"))
+
+
+@pytest.mark.parametrize("narrow", [PHONE, NARROWEST], ids=["phone", "narrowest"])
+def test_nothing_is_wider_than_a_phone(chromium, demo, narrow):
+    long_name = {
+        "name": "Interview_with_a_very_long_name_that_nobody_has_ever_shortened_2026-11-24.ogg",
+        "mimeType": "audio/ogg",
+        "buffer": sample("en").path.read_bytes(),
+    }
+    wide = narrow["viewport"]["width"]
+    with visit(chromium, demo, refused=True, **narrow) as there:
+        there.page.get_by_text("Options").click()
+        assert width(there.page) == wide
+        there.hear(TEXT)
+        expect(there["failure"]).to_be_visible()
+        assert width(there.page) == wide
+        there.hear_whole(long_name)
+        there["query"].fill("o")
+        assert width(there.page) == wide
+        expect(there["player"]).to_be_in_viewport()
+
+
+LUMINANCE = """(selector) => {
+    const luminance = (colour) => {
+        const parts = colour.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255);
+        const [red, green, blue] = parts.map((part) =>
+            part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+    };
+    const element = document.querySelector(selector);
+    let ground = element;
+    const clear = (node) => /, 0\\)$/.test(getComputedStyle(node).backgroundColor);
+    while (clear(ground)) ground = ground.parentElement;
+    return [
+        luminance(getComputedStyle(element).color),
+        luminance(getComputedStyle(ground).backgroundColor),
+    ];
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_can_be_read_in_light_and_dark(chromium, demo, scheme):
+    with visit(chromium, demo, refused=True, color_scheme=scheme, reduced_motion="reduce") as there:
+        chosen = there.page.evaluate("getComputedStyle(document.documentElement).colorScheme")
+        assert chosen == "light dark"
+
+        def check(*selectors: str) -> None:
+            for selector in selectors:
+                text, ground = there.page.evaluate(LUMINANCE, selector)
+                assert (ground < 0.2) == (scheme == "dark" and selector != "#choose"), selector
+                lighter, darker = max(text, ground), min(text, ground)
+                assert (lighter + 0.05) / (darker + 0.05) > 4.5, selector
+
+        if scheme == "light":
+            check("h1", "#drop h2", "#drop .hint", "#record", "summary")
+        else:
+            check("h1", "#drop h2", "#drop .hint", "#record", "summary", "#choose")
+        there.hear(TEXT)
+        expect(there["failure"]).to_be_visible()
+        check("#failure-title", "#failure-advice", "#failure-code", "#failure-sentence")
+        there.hear_whole(sample("en").path)
+        there.page.locator(".word").nth(2).click()
+        expect(there.page.locator(".word.heard")).to_have_count(1)
+        check("#facts", ".time", ".word", ".word.heard", "#clock", "#downloads button")
+
+
+def test_nothing_moves_for_those_who_do_not_want_it(chromium, demo):
+    durations = (
+        "[...document.querySelectorAll('*')].map(e => getComputedStyle(e).transitionDuration)"
+    )
+    with visit(chromium, demo, reduced_motion="no-preference") as there:
+        assert set(there.page.evaluate(durations)) != {"0s"}
+    with visit(chromium, demo, reduced_motion="reduce") as there:
+        assert set(there.page.evaluate(durations)) == {"0s"}
+
+
+def test_a_recording_from_the_microphone_is_heard_and_can_be_kept(chromium, demo):
+    with visit(chromium, demo) as there:
+        there.context.grant_permissions(["microphone"])
+        there["record"].click()
+        expect(there["recording"]).to_be_visible()
+        expect(there["elapsed"]).to_have_text("0:04")
+        there["stop"].click()
+        expect(there["outcome"]).to_be_visible()
+        heard = set(there.text.split())
+        assert heard & set(sample("bg").text.split())
+        expect(there["outcome-title"]).to_contain_text("Recording 20")
+        kept = there.saved("Download the recording itself")
+        assert kept.startswith(b"\x1aE\xdf\xa3")  # how every webm begins
+
+
+def test_a_microphone_that_may_not_be_used_is_explained(chromium, demo):
+    with visit(chromium, demo) as there:
+        there["record"].click()
+        expect(there["failure"].locator("code")).to_have_text("microphone_refused")
+        expect(there["choosing"]).to_be_visible()
+
+
+def test_the_browser_lets_nothing_out(chromium, demo):
+    """The policy is in force: a request to somebody else is stopped before it is made."""
+    blocked = """async () => {
+        const told = new Promise((resolve) =>
+            addEventListener("securitypolicyviolation", (event) =>
+                resolve(event.effectiveDirective)));
+        await fetch("http://127.0.0.2:9/").catch(() => {});
+        return told;
+    }"""
+    with visit(chromium, demo) as there:
+        assert there.page.evaluate(blocked) == "connect-src"
+        assert any("Content Security Policy" in said for said in there.complaints)
+        there.complaints.clear()
+
+
+class Faulty(ThreadingHTTPServer):
+    """A server that shows the page, and then does what a good one never does."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _FaultyHandler)
+        self.warming = False
+        self.body: bytes | None = b""
+        """What it answers before it goes away; None goes away at once."""
+        self.taken: list[str] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _FaultyHandler(BaseHTTPRequestHandler):
+    server: Faulty
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the library's name
+        """Nobody reads it."""
+
+    def do_GET(self) -> None:
+        if self.path == "/ping":
+            self.server.taken.append("ping")
+            self.send_response(HTTPStatus.NO_CONTENT if self.server.warming else HTTPStatus.OK)
+            self.end_headers()
+            return
+        name = self.path.removeprefix("/page/").strip("/") or "index.html"
+        kinds = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", kinds.get(name.rpartition(".")[2], "text/html"))
+        self.end_headers()
+        self.wfile.write((PAGE / name).read_bytes())
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.taken.append("transcribe")
+        if self.server.body is None:
+            return
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        self.wfile.write(self.server.body)
+
+
+@pytest.fixture
+def faulty() -> Iterator[Faulty]:
+    with Faulty() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def event(name: str, document: object) -> bytes:
+    return f": still here\r\n\r\nevent: {name}\r\ndata: {json.dumps(document)}\r\n\r\n".encode()
+
+
+SEGMENT = {
+    "id": 0, "start": 0.5, "end": 1.0, "text": "Hello.", "avg_logprob": -0.1,
+    "words": [{"word": "Hello.", "start": 0.5, "end": 1.0, "confidence": 0.9}],
+}  # fmt: skip
+WHOLE = {
+    "task": "transcribe", "language": "english", "language_probability": 0.4, "duration": 4.0,
+    "text": "Hello.", "segments": [SEGMENT], "words": SEGMENT["words"],
+    "uncovered": [{"start": 2.0, "end": 3.75}],
+    "warnings": ["no words were found in 1.8 s of speech, at 2.0 s"],
+}  # fmt: skip
+
+
+def test_a_connection_that_breaks_is_told_and_loses_no_word(chromium, faulty):
+    faulty.body = event("progress", {"audio_seconds": 0.4}) + event("segment", SEGMENT)
+    with visit(chromium, faulty.address, refused=True) as there:
+        there.hear(sample("en").path)
+        code = there["failure"].locator("code")
+        expect(code).to_have_text("stream_ended")
+        expect(there.page.locator(".word")).to_have_text("Hello.")
+        faulty.body = None
+        there["retry"].click()
+        expect(code).to_have_text("connection_lost")
+        faulty.body = event("error", errors.Overloaded(21_000.0, 21_600.0).document())
+        there["retry"].click()
+        expect(code).to_have_text("overloaded")
+        expect(there["failure-sentence"]).to_have_text(
+            "21000 s of audio are waiting, limit 21600 s"
+        )
+        faulty.body = event("segment", SEGMENT) + event("result", WHOLE)
+        there["retry"].click()
+        expect(there["outcome"]).to_be_visible()
+        expect(there["failure"]).to_be_hidden()
+
+
+def test_speech_without_words_is_warned_of_and_can_be_listened_to(chromium, faulty):
+    faulty.body = event("segment", SEGMENT) + event("result", WHOLE)
+    with visit(chromium, faulty.address) as there:
+        there.hear_whole(sample("en").path)
+        expect(there["facts"]).to_have_text("English (a guess) · 0:04 · 1 word")
+        expect(there["warnings"]).to_contain_text("no words were found in 1.8 s of speech")
+        there["warnings"].get_by_role("button", name="Play from 2 seconds").click()
+        there.page.wait_for_function("document.querySelector('#position').value > 2")
+
+
+def test_nothing_is_sent_before_the_model_is_loaded(chromium, faulty):
+    faulty.warming = True
+    faulty.body = event("segment", SEGMENT) + event("result", WHOLE)
+    with visit(chromium, faulty.address) as there:
+        expect(there["readiness"]).to_have_text("The model is being loaded…")
+        there.hear(sample("en").path)
+        expect(there["stage"]).to_have_text("Waiting for the model to be loaded…")
+        assert "transcribe" not in faulty.taken
+        faulty.warming = False
+        expect(there["outcome"]).to_be_visible()
+        expect(there["readiness"]).to_have_text("")
+
+
+def test_every_error_that_a_caller_may_get_has_words_on_the_page():
+    written = (PAGE / "failures.js").read_text()
+    meant = set(re.findall(r"^  (\w+): (?:\{|later)", written, flags=re.MULTILINE))
+    families = (errors.RequestError, errors.TransientError, errors.EngineError)
+    codes = {kind.code for family in families for kind in family.__subclasses__()}
+    assert len(codes) > 20
+    assert codes <= meant
+
+
+def test_the_page_knows_the_languages_of_the_model():
+    page = (PAGE / "index.html").read_text()
+    select = page.partition('<select id="language"')[2].partition("</select>")[0]
+    assert dict(re.findall(r'value="(\w\w)">(\w+)<', select)) == dict(LANGUAGES)
+
+
+def test_every_file_of_the_page_is_used_and_every_address_is_its_own():
+    texts = {path.name: path.read_text() for path in PAGE.iterdir()}
+    assert {"index.html", "page.css", "page.js", "player.js", "search.js"} <= set(texts)
+    everything = "".join(texts.values())
+    for name in set(texts) - {"index.html"}:
+        assert f'page/{name}"' in everything or f'"./{name}"' in everything, name
+    for name, text in texts.items():
+        found = re.findall(r"https?://[^\s\"')]+", text)
+        assert [url for url in found if url != "http://www.w3.org/2000/svg"] == [], name
+        assert not re.search(r"innerHTML|eval\(|\bon\w+=\"|style=\"", text), name
