@@ -62,10 +62,6 @@ export const MEANINGS = {
     title: "The server did not accept the request",
     advice: "Check the options, or choose another recording.",
   },
-  source_forbidden: { title: "That address may not be fetched", advice: "Choose a file instead." },
-  source_refused: { title: "That address was refused", advice: "Choose a file instead." },
-  source_not_found: { title: "Nothing is there", advice: "Choose a file instead." },
-  s3_not_configured: { title: "This server has no S3", advice: "Choose a file instead." },
   audio_too_large: {
     title: "The file is too large",
     advice: "Send a shorter part of it, or a compressed form such as MP3 or Opus.",
@@ -101,9 +97,12 @@ export const MEANINGS = {
     advice: "Try again on a faster connection, or send a compressed form such as MP3 or Opus.",
     passes: true,
   },
-  source_unreachable: later("That address cannot be reached"),
-  source_timeout: later("That address is too slow"),
   decode_timeout: later("Reading the file took too long"),
+  job_timeout: later("Transcribing took too long"),
+  result_too_large: {
+    title: "The transcript is too large to be sent",
+    advice: "Send the recording in parts.",
+  },
   overloaded: later("The server is busy"),
   busy: later("The server is busy"),
   warming: later("The model is still being loaded"),
@@ -113,6 +112,11 @@ export const MEANINGS = {
     passes: true,
   },
   contract_broken: later("The server made a mistake"),
+  internal_error: {
+    title: "The server made a mistake",
+    advice: "Its log says what it was; tell whoever runs it.",
+    passes: true,
+  },
   engine_lost: {
     title: "The server's engine has stopped",
     advice: "It has to be started again; then try again.",

@@ -115,10 +115,19 @@ addEventListener("drop", (event) => {
 
 at("record").onclick = async () => {
   forgive();
+  // Once is enough, however long the browser asks its user.
+  at("record").disabled = true;
   try {
     recorder = await Recorder.begin();
   } catch (failure) {
     fail(failure);
+    return;
+  } finally {
+    at("record").disabled = false;
+  }
+  if (busy()) {
+    recorder.discard();
+    recorder = undefined;
     return;
   }
   recorder.onLost(finish);
@@ -135,6 +144,7 @@ function meter() {
 }
 
 async function finish() {
+  if (!recorder) return;
   const ended = recorder;
   recorder = undefined;
   hear(await ended.end(), { own: true });
@@ -167,9 +177,9 @@ async function hear(file, { own = false } = {}) {
     for await (const event of events) take(event);
   } catch (failure) {
     if (signal.aborted) return;
-    fail(failure);
     if (!transcript.sentences) player.unload();
     enter("choosing");
+    fail(failure);
   }
 }
 
@@ -319,6 +329,7 @@ function fail(failure) {
   at("retry").hidden = !told.passes;
   at("keep").hidden = !(recorded && recording);
   at("failure").hidden = false;
+  if (!at("access").hidden) at("key").focus();
 }
 
 function forgive() {
