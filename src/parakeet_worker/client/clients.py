@@ -20,6 +20,7 @@ from parakeet_worker.client.parcel import Parcel, pack
 from parakeet_worker.client.store import Store
 from parakeet_worker.client.wire import RETRY_SECONDS, Wire
 from parakeet_worker.errors import (
+    AudioTooLarge,
     EndpointRefused,
     EndpointUnreachable,
     EngineLost,
@@ -28,6 +29,7 @@ from parakeet_worker.errors import (
     JobExpired,
     Overloaded,
     ParakeetError,
+    PayloadTooLarge,
     SourceUnreachable,
 )
 from parakeet_worker.request import Attention, Channels, Format, Vad, parse
@@ -136,16 +138,34 @@ class AsyncClient:
     async def _packed(
         self, path: Path, fields: Fields, listener: Listener, options: Options
     ) -> Answer:
+        channels = options.get("channels", "mix")
+        parcel = await self._parcel(path, self.endpoint, channels, self._store, listener)
+        try:
+            return await self._delivered(parcel, fields, listener, options)
+        except AudioTooLarge as refusal:
+            # A `parakeet serve` has a limit of its own, and tells it only then.
+            limit = refusal.facts.get("limit")
+            if self.endpoint.kind != "http" or parcel.path is None or not isinstance(limit, int):
+                raise
+            narrow = self.endpoint.narrowed(limit)
+            try:
+                parcel = await self._parcel(path, narrow, channels, None, listener)
+            except PayloadTooLarge:
+                raise refusal from None
+        return await self._delivered(parcel, fields, listener, options)
+
+    async def _parcel(
+        self,
+        path: Path,
+        endpoint: Endpoint,
+        channels: Channels,
+        store: Store | None,
+        listener: Listener,
+    ) -> Parcel:
         async with self._packing:
             listener.stage("packing")
-            parcel = await pack(
-                path,
-                self.endpoint,
-                channels=options.get("channels", "mix"),
-                store=self._store,
-                ffmpeg=self._settings.ffmpeg,
-            )
-        return await self._delivered(parcel, fields, listener, options)
+            ffmpeg = self._settings.ffmpeg
+            return await pack(path, endpoint, channels=channels, store=store, ffmpeg=ffmpeg)
 
     async def _delivered(
         self, parcel: Parcel, fields: Fields, listener: Listener, options: Options

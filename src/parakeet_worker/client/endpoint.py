@@ -90,6 +90,11 @@ class Endpoint:
         """The largest file that it takes in a request."""
         return self._room(self.routes[-1])
 
+    def narrowed(self, max_audio_bytes: int) -> "Endpoint":
+        """The same, known to take no larger files than that."""
+        routes = tuple(Route(route.path, max_audio_bytes + _AROUND_BYTES) for route in self.routes)
+        return Endpoint(self.url, self.kind, routes)
+
     def route(self, audio_bytes: int) -> Route | None:
         """The first way in that has room for a file of that size."""
         for route in self.routes:

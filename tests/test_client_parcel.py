@@ -1,0 +1,187 @@
+"""By size: as it is, as FLAC, as Opus, through a bucket, or not at all; the limits are small."""
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from loopback import S3Server
+from parakeet_worker.client.endpoint import Endpoint
+from parakeet_worker.client.parcel import Parcel, pack
+from parakeet_worker.client.store import Store
+from parakeet_worker.errors import (
+    AudioEmpty,
+    AudioTruncated,
+    AudioUndecodable,
+    PayloadTooLarge,
+    SourceNotFound,
+    SourceUnreachable,
+)
+from parakeet_worker.settings import Settings
+from recordings import cut, decode, encode, noise, pitch, silence, tone, wav
+
+MELODY = np.concatenate([tone(440, 4.0), silence(1.0), noise(1.0, level=0.1), tone(880, 4.0)])
+"""As 16-bit WAV 320 kB, as FLAC half of that or so, as Opus some 40 kB."""
+
+
+def limited(max_audio_bytes: int) -> Endpoint:
+    """A queue endpoint whose larger way in has room for so many bytes of audio."""
+    most = max_audio_bytes * 4 // 3 + 4096 + 8
+    return Endpoint.queue("http://127.0.0.1/v2/loopback", most // 2, most)
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    path = tmp_path / "talk.wav"
+    path.write_bytes(wav(MELODY))
+    return path
+
+
+@pytest.fixture
+def store(s3: S3Server) -> Store:
+    found = Store.of(bucket_settings(s3))
+    assert found is not None
+    return found
+
+
+def bucket_settings(s3: S3Server, **changed: str) -> Settings:
+    return Settings(
+        s3_access_key=s3.access_key,
+        s3_secret_key=s3.secret_key,
+        s3_endpoint=changed.get("endpoint", s3.endpoint),
+        s3_bucket=s3.bucket,
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "form", "name"),
+    [
+        (400_000, "as it is", "talk.wav"),
+        (250_000, "as FLAC", "talk.flac"),
+        (60_000, "as Opus", "talk.ogg"),
+    ],
+)
+async def test_a_recording_takes_the_first_form_that_fits(
+    talk, tmp_path, children, limit, form, name
+):
+    parcel = await pack(talk, limited(limit), ffmpeg=None)
+    assert (parcel.form, parcel.name) == (form, name)
+    assert 0 < parcel.size <= limit
+    assert parcel.size == len(parcel.content)
+    sent = tmp_path / f"sent-{name}"
+    sent.write_bytes(parcel.content)
+    again = decode(sent)
+    assert len(again) == pytest.approx(len(MELODY), abs=800)
+    assert pitch(again[: 4 * 16000]) == pytest.approx(440, abs=5)
+    assert pitch(again[-4 * 16000 :]) == pytest.approx(880, abs=5)
+    assert children() == []
+
+
+async def test_what_fits_in_no_form_goes_through_the_bucket_and_can_be_read_there(talk, store):
+    parcel = await pack(talk, limited(3000), store=store)
+    assert (parcel.form, parcel.path, parcel.recoded) == ("through a bucket", None, None)
+    assert parcel.url is not None
+    assert parcel.stored is not None
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(parcel.url)).content == talk.read_bytes()
+        await store.remove(parcel.stored.key)
+        assert (await http.get(parcel.url)).status_code == 404
+
+
+async def test_without_a_bucket_it_is_said_what_to_set(talk, children):
+    with pytest.raises(PayloadTooLarge, match="S3_BUCKET") as raised:
+        await pack(talk, limited(3000))
+    assert raised.value.facts["bytes"] == talk.stat().st_size
+    assert raised.value.facts["limit"] <= 3010
+    assert children() == []
+
+
+async def test_a_smaller_form_is_preferred_to_the_bucket(talk, store):
+    assert (await pack(talk, limited(60_000), store=store)).form == "as Opus"
+
+
+async def test_a_bucket_that_is_not_there_is_told(talk, s3):
+    gone = Store.of(bucket_settings(s3, endpoint="http://127.0.0.1:9"))
+    with pytest.raises(SourceUnreachable):
+        await pack(talk, limited(3000), store=gone)
+
+
+def test_there_is_no_store_without_all_of_its_settings(s3):
+    settings = bucket_settings(s3)
+    assert Store.of(settings) is not None
+    for field in ("s3_access_key", "s3_secret_key", "s3_bucket"):
+        assert Store.of(settings.model_copy(update={field: None})) is None
+
+
+async def test_channels_that_are_heard_apart_stay_apart(tmp_path):
+    both = np.stack([tone(440, 4.0), tone(880, 4.0)], axis=1)
+    path = encode(tmp_path / "call.wav", samples=both.reshape(-1), channels=2)
+    parcel = await pack(path, limited(100_000), channels="separate")
+    assert parcel.form != "as it is"
+    again = await pack_to(parcel, tmp_path)
+    left = encoded_channel(again, tmp_path, "c0")
+    right = encoded_channel(again, tmp_path, "c1")
+    assert (pitch(decode(left)), pitch(decode(right))) == (
+        pytest.approx(440, abs=5),
+        pytest.approx(880, abs=5),
+    )
+
+
+async def pack_to(parcel: Parcel, folder: Path) -> Path:
+    path = folder / f"sent-{parcel.name}"
+    await asyncio.to_thread(path.write_bytes, parcel.content)
+    return path
+
+
+def encoded_channel(path: Path, folder: Path, channel: str) -> Path:
+    import subprocess
+
+    import imageio_ffmpeg
+
+    target = folder / f"{channel}.wav"
+    subprocess.run(
+        [
+            imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", str(path),
+            "-af", f"pan=mono|c0={channel}", str(target),
+        ],
+        check=True,
+    )  # fmt: skip
+    return target
+
+
+async def test_a_file_that_is_cut_off_is_found_out_before_it_is_encoded_again(
+    talk, tmp_path, store, children
+):
+    flac = encode(tmp_path / "whole.flac", samples=MELODY)
+    broken = cut(flac, tmp_path / "broken.flac")
+    with pytest.raises(AudioTruncated):
+        await pack(broken, limited(60_000))
+    assert (await pack(broken, limited(60_000), store=store)).form == "through a bucket"
+    assert children() == []
+
+
+async def test_what_cannot_be_sent_at_all_is_told(tmp_path):
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.mp3").write_text("no audio\n" * 1000)
+    with pytest.raises(SourceNotFound):
+        await pack(tmp_path / "none.wav", limited(1000))
+    with pytest.raises(SourceNotFound):
+        await pack(tmp_path, limited(1000))
+    with pytest.raises(AudioEmpty):
+        await pack(tmp_path / "empty.wav", limited(1000))
+    with pytest.raises(AudioUndecodable):
+        await pack(tmp_path / "text.mp3", limited(1000))
+
+
+async def test_who_is_cancelled_while_he_packs_leaves_no_ffmpeg_behind(tmp_path, children):
+    path = tmp_path / "long.wav"
+    path.write_bytes(wav(noise(300, level=0.1)))
+    packing = asyncio.create_task(pack(path, limited(9_000_000)))
+    while not children():
+        await asyncio.sleep(0.01)
+    packing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await packing
+    assert children() == []
