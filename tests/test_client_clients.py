@@ -17,6 +17,7 @@ from endpoint_api import KEY, EndpointApi
 from job_api import running_worker
 from parakeet_worker import Answer, AsyncClient, Client
 from parakeet_worker.client.doors import Job, Listener
+from parakeet_worker.client.endpoint import Endpoint
 from parakeet_worker.errors import (
     AudioEmpty,
     AudioUndecodable,
@@ -28,6 +29,7 @@ from parakeet_worker.errors import (
     JobFailed,
     SourceNotFound,
 )
+from parakeet_worker.settings import Settings
 from recordings import silence, tone, wav
 
 pytestmark = pytest.mark.usefixtures("without_waits")
@@ -111,6 +113,45 @@ async def test_the_options_reach_the_worker(client, tmp_path):
     assert verbose.document["debug"]["audio_seconds"] == pytest.approx(1.6)
     clipped = await client.transcribe(path, start_seconds=0.8, timestamp=True)
     assert clipped.document["timestamps"]["word"][0]["start"] == pytest.approx(0.8, abs=0.1)
+
+
+def limited(url: str, max_audio_bytes: int) -> Endpoint:
+    """The endpoint, known to take no larger files than that on its larger way in."""
+    most = max_audio_bytes * 4 // 3 + 4096 + 8
+    return Endpoint.queue(url, most // 2, most)
+
+
+@pytest.mark.parametrize(("limit", "route"), [(30_000, "runsync"), (60_000, "run")])
+async def test_a_file_goes_the_way_that_has_room_for_it(api, talk, limit, route):
+    before = api.asked[route]
+    async with AsyncClient(limited(api.url, limit), KEY) as client:
+        assert (await client.transcribe(talk)).text == "440."
+    assert api.asked[route] == before + 1
+
+
+async def test_a_file_that_is_too_large_is_heard_from_its_smaller_form(api, talk):
+    async with AsyncClient(limited(api.url, 15_000), KEY) as client:
+        answer = await client.transcribe(talk)
+    assert answer.text == "440."
+    assert answer.figures.audio_seconds == pytest.approx(0.8, abs=0.02)
+    assert len(api.inputs()[-1]["audio_base64"]) < 20_000
+
+
+async def test_a_file_that_is_too_large_in_every_form_is_heard_from_the_bucket_and_taken_out(
+    api, talk, s3
+):
+    settings = Settings(
+        s3_access_key=s3.access_key,
+        s3_secret_key=s3.secret_key,
+        s3_endpoint=s3.endpoint,
+        s3_bucket=s3.bucket,
+    )
+    async with AsyncClient(limited(api.url, 100), KEY, settings=settings) as client:
+        assert (await client.transcribe(talk)).text == "440."
+        url = api.inputs()[-1]["audio_url"]
+        assert url.startswith(f"{s3.endpoint}/{s3.bucket}/parakeet/")
+        with pytest.raises(SourceNotFound):
+            await client.transcribe(url)
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def encoded_channel(path: Path, folder: Path, channel: str) -> Path:
 
 
 async def test_a_file_that_is_cut_off_is_found_out_before_it_is_encoded_again(
-    talk, tmp_path, store, children
+    tmp_path, store, children
 ):
     flac = encode(tmp_path / "whole.flac", samples=MELODY)
     broken = cut(flac, tmp_path / "broken.flac")
@@ -179,7 +179,7 @@ async def test_who_is_cancelled_while_he_packs_leaves_no_ffmpeg_behind(tmp_path,
     path = tmp_path / "long.wav"
     path.write_bytes(wav(noise(300, level=0.1)))
     packing = asyncio.create_task(pack(path, limited(9_000_000)))
-    while not children():
+    while not children():  # noqa: ASYNC110  # the system does not tell
         await asyncio.sleep(0.01)
     packing.cancel()
     with pytest.raises(asyncio.CancelledError):

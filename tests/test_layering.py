@@ -129,7 +129,7 @@ OWNERS = {
     "fastapi": ("http.doors",),
     "hydra": ("engine.nemo",),
     "imageio_ffmpeg": ("audio",),
-    "mypy_boto3_s3": ("buckets", "client.store"),
+    "mypy_boto3_s3": ("buckets",),
     "nemo": ("engine.nemo",),
     "numpy": (
         "audio",

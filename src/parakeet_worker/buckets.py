@@ -59,6 +59,8 @@ def client(settings: Settings) -> "S3Client":
             read_timeout=settings.stall_timeout_seconds,
             max_pool_connections=_MOST_AT_ONCE,
             retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+            signature_version="s3v4",  # also where an address is signed for somebody else
+            request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),
     )

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
+from parakeet_worker import buckets
 from parakeet_worker.errors import ParakeetError, SourceRefused, SourceUnreachable
 from parakeet_worker.settings import Settings
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    from botocore.exceptions import ClientError
 
 Value = TypeVar("Value")
 
-_ATTEMPTS = 5
 _PREFIX = "parakeet"
 # As long as RunPod keeps a job that nobody has taken.
 _READABLE_SECONDS = 24 * 3600
@@ -35,7 +35,7 @@ class Store:
     def __init__(self, settings: Settings) -> None:
         assert settings.s3_bucket is not None
         self._bucket = settings.s3_bucket
-        self._client = _client(settings)
+        self._client = buckets.client(settings)
 
     @classmethod
     def of(cls, settings: Settings) -> "Store | None":
@@ -66,41 +66,20 @@ class Store:
 
         shown = f"s3://{self._bucket}/{key}"
         try:
-            return await asyncio.to_thread(ask)
+            return await asyncio.get_running_loop().run_in_executor(buckets.threads, ask)
         except ClientError as failure:
-            raise _translated(failure.response, shown) from failure
+            raise _translated(failure, shown) from failure
         except S3UploadFailedError as failure:
             cause = failure.__context__
-            response = cause.response if isinstance(cause, ClientError) else None
-            raise _translated(response, shown) from failure
+            if isinstance(cause, ClientError):
+                raise _translated(cause, shown) from failure
+            raise SourceUnreachable(shown, str(failure)) from failure
         except (BotoCoreError, OSError) as failure:
             raise SourceUnreachable(shown, str(failure)) from failure
 
 
-def _translated(response: object, shown: str) -> ParakeetError:
-    details = response if isinstance(response, dict) else {}
-    code = str(details.get("Error", {}).get("Code", ""))
-    status = int(details.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    if not status or status >= 500:
-        return SourceUnreachable(shown, code or "the upload failed")
+def _translated(failure: "ClientError", shown: str) -> ParakeetError:
+    code, status = buckets.verdict(failure)
+    if buckets.passing(code, status):
+        return SourceUnreachable(shown, code or str(status))
     return SourceRefused(f"{shown} ({code})", status)
-
-
-def _client(settings: Settings) -> "S3Client":
-    import boto3
-    from botocore.config import Config
-
-    return boto3.session.Session().client(
-        "s3",
-        aws_access_key_id=settings.s3_access_key,
-        aws_secret_access_key=settings.s3_secret_key,
-        endpoint_url=settings.s3_endpoint,
-        region_name=settings.s3_region or ("us-east-1" if settings.s3_endpoint else None),
-        config=Config(
-            signature_version="s3v4",
-            connect_timeout=settings.stall_timeout_seconds,
-            read_timeout=settings.stall_timeout_seconds,
-            retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
-            request_checksum_calculation="when_required",
-        ),
-    )
