@@ -126,7 +126,6 @@ OWNERS = {
     "click": ("entrypoints.cli",),
     "httpx": ("client.wire",),
     "huggingface_hub": ("weights",),
-    "fastapi": ("http.doors",),
     "hydra": ("engine.nemo",),
     "imageio_ffmpeg": ("audio",),
     "mypy_boto3_s3": ("buckets",),
@@ -154,8 +153,8 @@ OWNERS = {
     "stamina": ("client.clients", "client.wire", "jobs.delivery", "outputs.url", "sources.url"),
     "starlette": ("http.connections", "http.doors", "http.responses", "http.uploads"),
     "torch": ("engine.budget", "engine.native", "engine.nemo", "speech.silero"),
-    "uvicorn": ("entrypoints.server", "http.connections"),
     "tqdm": ("entrypoints.transcription",),
+    "uvicorn": ("http.connections",),
     "yaml": ("engine.native.checkpoint", "engine.nemo"),
     "yarl": ("addresses",),
 }

@@ -6,16 +6,12 @@ Exit status: 0 after a signal, 1 where the model cannot be loaded or the engine 
 import logging
 import os
 import resource
-import signal
 import socket
 import sys
+from collections.abc import Callable
 from threading import Event, Thread
-from types import FrameType
-
-import uvicorn
 
 from parakeet_worker.errors import InvalidSetting, SetupError
-from parakeet_worker.http import connections, doors
 from parakeet_worker.http.service import Service
 from parakeet_worker.settings import Settings, variable
 from parakeet_worker.worker import open_pipeline
@@ -26,38 +22,30 @@ EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  # in a container, whose ports are publi
 _BACKLOG = 2048
 
 
-class _Server(uvicorn.Server):
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Finish what runs and end well; uvicorn itself would die of the signal after it."""
-        if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
-        self.should_exit = True
-
-
 class _Model(Thread):
     """Loads the model beside the server that already listens, and holds it until the end."""
 
-    def __init__(self, service: Service, server: _Server) -> None:
+    def __init__(self, service: Service, on_failure: Callable[[], None]) -> None:
         super().__init__(name="model", daemon=True)
-        self._service, self._server = service, server
+        self._service, self._on_failure = service, on_failure
         self._unwanted = Event()
-        self.loaded = Event()
+        self._loaded = Event()
         self.failure: BaseException | None = None
 
     def run(self) -> None:
         try:
             with open_pipeline(self._service.settings) as pipeline:
                 self._service.open(pipeline)
-                self.loaded.set()
+                self._loaded.set()
                 self._unwanted.wait()
         except BaseException as failure:  # noqa: BLE001  # raised again where the server ends
             self.failure = failure
-            self._server.should_exit = True
+            self._on_failure()
 
     def close(self) -> None:
         """Give the model back; one that is still being loaded is left to the process's end."""
         self._unwanted.set()
-        if self.loaded.is_set():
+        if self._loaded.is_set():
             self.join()
 
 
@@ -65,24 +53,15 @@ def serve(settings: Settings, host: str) -> None:
     """Answer requests until a signal, or until the model or its engine fails."""
     sockets = _listen(host, settings)
     _raise_descriptor_limit()
-    service = Service(settings, on_lost=lambda: _stop(server))
-    server = _Server(
-        uvicorn.Config(
-            connections.Lingering(doors.application(service)),
-            http=connections.protocol(settings.max_connections),
-            # uvloop has child processes of its own, and ffmpeg is one.
-            loop="asyncio",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            backlog=_BACKLOG,
-            timeout_keep_alive=settings.idle_timeout_seconds,  # type: ignore[arg-type]
-            timeout_graceful_shutdown=settings.stop_timeout_seconds,  # type: ignore[arg-type]
-        )
-    )
-    model = _Model(service, server)
+    # Only now: who asks before this is imported waits for a moment, and is not refused.
+    from parakeet_worker.http import connections, doors
+
+    def stop() -> None:
+        server.should_exit = True
+
+    service = Service(settings, on_lost=stop)
+    server = connections.server(doors.application(service), settings)
+    model = _Model(service, on_failure=stop)
     model.start()
     server.run(sockets)
     model.close()
@@ -92,16 +71,11 @@ def serve(settings: Settings, host: str) -> None:
         sys.exit("parakeet: the engine is lost; the process ends so that it is replaced")
 
 
-def _stop(server: _Server) -> None:
-    log.error("the engine is lost; no more requests are taken")
-    server.should_exit = True
-
-
 def _listen(host: str, settings: Settings) -> list[socket.socket]:
-    """Bound before anything is loaded, so that whoever asks is told to wait."""
+    """Sockets that are bound before anything is loaded."""
     ports = {variable("port"): settings.port}
-    if settings.port_health not in (None, settings.port):
-        ports[variable("port_health")] = settings.port_health or 0
+    if settings.port_health is not None and settings.port_health != settings.port:
+        ports[variable("port_health")] = settings.port_health
     sockets = [_bound(host, port, name) for name, port in ports.items()]
     for each in sockets:
         log.info("listening on http://%s:%d", host, each.getsockname()[1])
@@ -109,17 +83,15 @@ def _listen(host: str, settings: Settings) -> list[socket.socket]:
 
 
 def _bound(host: str, port: int, name: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family)
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
         bound.listen(_BACKLOG)
     except OSError as failure:
         bound.close()
-        raise InvalidSetting(
-            name, f"cannot listen on {host}:{port}: {failure.strerror}"
-        ) from failure
+        reason = f"cannot listen on {host}:{port}: {failure.strerror}"
+        raise InvalidSetting(name, reason) from failure
     return bound
 
 
@@ -138,7 +110,7 @@ def main(host: str = EVERY_ADDRESS, *, port: int | None = None, model: str | Non
         given = {name: value for name, value in chosen.items() if value is not None}
         if settings.api_key is not None and settings.api_keys is None:
             log.warning(
-                "%s is what a client sends; the server asks for %s, and nobody for a key now",
+                "%s is what a client sends; the server reads %s, and asks nobody for a key now",
                 variable("api_key"), variable("api_keys"),
             )  # fmt: skip
         serve(settings.model_copy(update=given), host)

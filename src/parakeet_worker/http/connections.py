@@ -1,16 +1,47 @@
 """Manners towards connections that stand still, do not listen, or are too many."""
 
 import asyncio
+import signal
+from types import FrameType
 from typing import Any
 
+import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from parakeet_worker.settings import Settings
 
 _TOO_MANY = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
     b"Content-Length: 21\r\nContent-Type: text/plain\r\n\r\ntoo many connections\n"
 )
 _LINGER_SECONDS = 5.0
+
+
+class _Server(uvicorn.Server):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Finish what runs and end well; uvicorn itself would die of the signal after it."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
+    """uvicorn around `app`; whether it should exit can be said from any thread."""
+    config = uvicorn.Config(
+        Lingering(app),
+        http=protocol(settings.max_connections),
+        # uvloop has child processes of its own, and ffmpeg is one.
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=settings.idle_timeout_seconds,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=settings.stop_timeout_seconds,  # type: ignore[arg-type]
+    )
+    return _Server(config)
 
 
 def protocol(max_connections: int) -> type[H11Protocol]:

@@ -1,15 +1,14 @@
 """Every route of the server: what is asked of the one pipeline, and in whose words."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
-from fastapi import FastAPI
-from fastapi.staticfiles import StaticFiles
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import (
@@ -19,6 +18,9 @@ from starlette.responses import (
     PlainTextResponse,
     Response,
 )
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ExceptionHandler
 
 from parakeet_worker import answers, rewriting
 from parakeet_worker.errors import (
@@ -37,6 +39,7 @@ from parakeet_worker.http.responses import (
     EventStream,
     begun,
     error_document,
+    is_openai,
     refusal,
     while_connected,
 )
@@ -46,32 +49,53 @@ from parakeet_worker.request import Job, parse, parse_form
 from parakeet_worker.request import Request as Transcription
 
 PAGE = Path(__file__).resolve().parent.parent / "page"
-_LOOK = ["GET", "HEAD"]
+Door: TypeAlias = Callable[[Request], Awaitable[Response]]
 _READERS = 2
 """Bodies of JSON that are read at a time: each is in memory several times over while it is."""
 
 
-def application(service: Service) -> FastAPI:
+def application(service: Service) -> Starlette:
     """All doors of one service."""
-    app = FastAPI(
-        title="Parakeet", docs_url=None, redoc_url=None, redirect_slashes=False,
-        openapi_url="/openapi.json",
-    )  # fmt: skip
-    _Transcripts(service).add_to(app)
-    _Figures(service).add_to(app)
-    app.add_api_route("/", _page, methods=_LOOK, include_in_schema=False)
-    app.mount("/page", StaticFiles(directory=PAGE))
-
-    def docs() -> HTMLResponse:
-        return HTMLResponse(reference.page(app.openapi()))
-
-    app.add_api_route("/docs", docs, methods=_LOOK, include_in_schema=False)
-    _add_refusals(app, service)
+    transcripts, figures = _Transcripts(service), _Figures(service)
+    doors: dict[tuple[str, str], tuple[Door, reference.Said]] = {
+        ("POST", "/transcribe"): (transcripts.transcribe, reference.TRANSCRIBE),
+        ("POST", openai.TRANSCRIPTIONS): (transcripts.transcriptions, reference.TRANSCRIPTIONS),
+        ("POST", "/render"): (transcripts.render, reference.RENDER),
+        ("GET", openai.MODELS): (figures.models, reference.MODELS),
+        ("GET", f"{openai.MODELS}/{{name:path}}"): (figures.model, reference.MODEL),
+        ("GET", "/ping"): (figures.ping, reference.PING),
+        ("GET", "/health"): (figures.health, reference.HEALTH),
+        ("GET", "/ready"): (figures.ready, reference.READY),
+        ("GET", "/metrics"): (figures.metrics, reference.METRICS),
+    }
+    described = {key: said for key, (_, said) in doors.items()}
+    routes = [Route(path, door, methods=[method]) for (method, path), (door, _) in doors.items()]
+    app = Starlette(
+        routes=[*routes, *_pages(reference.document(described))],
+        exception_handlers=_refusals(service),
+    )
+    app.router.redirect_slashes = False
     return app
 
 
-def _page() -> FileResponse:
-    return FileResponse(PAGE / "index.html")
+def _pages(document: dict[str, Any]) -> list[BaseRoute]:
+    """What a person looks at."""
+
+    async def index(_: Request) -> Response:
+        return FileResponse(PAGE / "index.html")
+
+    async def docs(_: Request) -> Response:
+        return HTMLResponse(reference.page(document))
+
+    async def openapi(_: Request) -> Response:
+        return JSONResponse(document)
+
+    return [
+        Route("/", index),
+        Route("/docs", docs),
+        Route("/openapi.json", openapi),
+        Mount("/page", StaticFiles(directory=PAGE)),
+    ]
 
 
 class _Transcripts:
@@ -81,17 +105,6 @@ class _Transcripts:
         self._service = service
         self._settings = service.settings
         self._reading = asyncio.Semaphore(_READERS)
-
-    def add_to(self, app: FastAPI) -> None:
-        app.add_api_route("/transcribe", self.transcribe, methods=["POST"], **reference.TRANSCRIBE)
-        app.add_api_route(
-            openai.TRANSCRIPTIONS, self.transcriptions, methods=["POST"], **reference.TRANSCRIPTIONS
-        )
-        app.add_api_route("/render", self.render, methods=["POST"], **reference.RENDER)
-        app.add_api_route(openai.MODELS, self.models, methods=["GET"], **reference.MODELS)
-        app.add_api_route(
-            f"{openai.MODELS}/{{name:path}}", self.model, methods=["GET"], **reference.MODEL
-        )
 
     async def transcribe(self, request: Request) -> Response:
         with ExitStack() as inside:
@@ -131,14 +144,6 @@ class _Transcripts:
                 payload = await asyncio.to_thread(uploads.read, path)
                 content = await asyncio.to_thread(rewriting.rewrite, payload)
         return PlainTextResponse(content)
-
-    async def models(self, request: Request) -> Response:
-        self._service.keys.check(request.headers.get("authorization"))
-        return JSONResponse(openai.models(self._settings))
-
-    async def model(self, request: Request, name: str) -> Response:
-        self._service.keys.check(request.headers.get("authorization"))
-        return JSONResponse(openai.model(self._settings, name))
 
     def _enter(self, inside: ExitStack, request: Request, door: str) -> tuple[Pipeline, Path]:
         """A place, and a folder for what is uploaded."""
@@ -237,28 +242,17 @@ class _Figures:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def add_to(self, app: FastAPI) -> None:
-        looks = {
-            "/ping": (self.ping, reference.PING),
-            "/health": (self.health, reference.HEALTH),
-            "/ready": (self.ready, reference.READY),
-        }
-        for path, (answer, said) in looks.items():
-            app.add_api_route(path, answer, methods=["GET"], **said)
-            app.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
-        app.add_api_route("/metrics", self.metrics, methods=["GET"], **reference.METRICS)
-
-    async def ping(self) -> Response:
+    async def ping(self, _: Request) -> Response:
         return Response(
             status_code={"warming": 204, "ready": 200, "lost": 500}[self._service.state]
         )
 
-    async def health(self) -> Response:
+    async def health(self, _: Request) -> Response:
         state = self._service.state
         document = {"status": state, "model": openai.model_name(self._service.settings)}
         return JSONResponse(document, 500 if state == "lost" else 200)
 
-    async def ready(self) -> Response:
+    async def ready(self, _: Request) -> Response:
         state = self._service.state
         if state == "warming":
             raise Warming
@@ -266,12 +260,20 @@ class _Figures:
             raise EngineLost("this worker is being replaced")
         return JSONResponse({"status": state})
 
+    async def models(self, request: Request) -> Response:
+        self._service.keys.check(request.headers.get("authorization"))
+        return JSONResponse(openai.models(self._service.settings))
+
+    async def model(self, request: Request) -> Response:
+        self._service.keys.check(request.headers.get("authorization"))
+        return JSONResponse(openai.model(self._service.settings, request.path_params["name"]))
+
     async def metrics(self, request: Request) -> Response:
         self._service.keys.check(request.headers.get("authorization"))
         return Response(self._service.metrics.written(), media_type="text/plain; version=0.0.4")
 
 
-def _add_refusals(app: FastAPI, service: Service) -> None:
+def _refusals(service: Service) -> dict[Any, ExceptionHandler]:
     """Whatever fails is answered in the shape of its door."""
 
     async def ours(request: Request, error: Exception) -> Response:
@@ -300,12 +302,9 @@ def _add_refusals(app: FastAPI, service: Service) -> None:
             "error": f"internal_error: {sentence}",
             "code": "internal_error",
         }
-        if request.url.path.startswith("/v1/"):
+        if is_openai(request.url.path):
             document = {"error": {"message": sentence, "type": "server_error", "param": None,
                                   "code": "internal_error"}}  # fmt: skip
         return JSONResponse(document, 500)
 
-    app.add_exception_handler(ParakeetError, ours)
-    app.add_exception_handler(HTTPException, routing)
-    app.add_exception_handler(ClientDisconnect, gone)
-    app.add_exception_handler(Exception, bug)
+    return {ParakeetError: ours, HTTPException: routing, ClientDisconnect: gone, Exception: bug}

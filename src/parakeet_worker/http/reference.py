@@ -1,11 +1,16 @@
 """What every route takes and answers, for `/openapi.json`, and as a page that needs no network."""
 
+import re
 from collections.abc import Iterator, Mapping
 from html import escape
-from typing import Any
+from importlib.metadata import version
+from typing import Any, TypeAlias
 
 from parakeet_worker import request
 from parakeet_worker.http import openai
+
+Said: TypeAlias = dict[str, Any]
+"""An operation, in OpenAPI's words."""
 
 _JSON = "application/json"
 _FORM = "multipart/form-data"
@@ -105,8 +110,8 @@ def _body(**kinds: Any) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _answers(**said: str) -> dict[int | str, dict[str, Any]]:
-    return {int(code[1:]): {"description": meaning} for code, meaning in said.items()}
+def _answers(**said: str) -> Said:
+    return {code[1:]: {"description": meaning} for code, meaning in said.items()}
 
 
 _FAILURES = {
@@ -119,25 +124,25 @@ _FAILURES = {
     "_503": "Busy or warming: try again after `Retry-After`.",
 }
 
-TRANSCRIBE: dict[str, Any] = {
+TRANSCRIBE: Said = {
     "summary": "Transcribe, in the worker's own words",
     "description": "As the input of a queue job, or as a form with the audio as its file.",
-    "openapi_extra": _body(form=_own(form=True), document=_own(form=False)),
+    **_body(form=_own(form=True), document=_own(form=False)),
     "responses": _answers(_200="The transcript, or events.", **_FAILURES),
 }
-TRANSCRIPTIONS: dict[str, Any] = {
+TRANSCRIPTIONS: Said = {
     "summary": "Transcribe, in OpenAI's words",
     "description": "As OpenAI's clients send it. Other parameters of theirs are refused by name.",
-    "openapi_extra": _body(
+    **_body(
         form=_openai(_FILE),
         document=_openai({"type": "string", "description": "Base64, a data URI, or an address."}),
     ),
     "responses": _answers(_200="The transcript, or events.", **_FAILURES),
 }
-RENDER: dict[str, Any] = {
+RENDER: Said = {
     "summary": "Words of an earlier answer as text, srt, vtt or tsv",
     "description": "`words` as they stand in verbose_json, and the `format`.",
-    "openapi_extra": _body(document={
+    **_body(document={
         "type": "object",
         "properties": {
             "format": {"type": "string", "enum": ["text", "srt", "vtt", "tsv"]},
@@ -147,30 +152,53 @@ RENDER: dict[str, Any] = {
     }),
     "responses": _answers(_200="The content of the file.", _400="The request must be changed."),
 }  # fmt: skip
-MODELS: dict[str, Any] = {"summary": "The model, as OpenAI lists them"}
-MODEL: dict[str, Any] = {
+MODELS: Said = {"summary": "The model, as OpenAI lists them", "responses": _answers(_200="A list.")}
+MODEL: Said = {
     "summary": "One model",
-    "responses": _answers(_404="It is not served here."),
+    "responses": _answers(_200="It is served.", _404="It is not served here."),
 }
-PING: dict[str, Any] = {
+PING: Said = {
     "summary": "For RunPod's load balancer",
     "responses": _answers(_200="Ready.", _204="Warming.", _500="The engine is lost."),
 }
-HEALTH: dict[str, Any] = {
+HEALTH: Said = {
     "summary": "Whether the process is alive, and what it is doing",
     "responses": _answers(_200="Warming or ready.", _500="The engine is lost."),
 }
-READY: dict[str, Any] = {
+READY: Said = {
     "summary": "Whether requests are answered",
     "responses": _answers(_200="They are.", _500="The engine is lost.", _503="Warming."),
 }
-METRICS: dict[str, Any] = {"summary": "Figures for Prometheus"}
+METRICS: Said = {
+    "summary": "Figures for Prometheus",
+    "responses": _answers(_200="Its text format."),
+}
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "code{font-size:.95em}table{border-collapse:collapse}"
     "td{padding:.15rem .8rem .15rem 0;vertical-align:top}h2{margin-top:2.5rem}"
 )
+
+
+def document(doors: Mapping[tuple[str, str], Said]) -> dict[str, Any]:
+    """The OpenAPI document of doors by method and path."""
+    paths: dict[str, dict[str, Said]] = {}
+    for (method, path), said in doors.items():
+        names = re.findall(r"\{(\w+):path\}", path)
+        given = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in names
+        ]
+        operation = {**said, **({"parameters": given} if given else {})}
+        paths.setdefault(path.replace(":path", ""), {})[method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Parakeet", "version": version("parakeet-worker")},
+        "paths": paths,
+        "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "security": [{"key": []}, {}],
+    }
 
 
 def page(document: Mapping[str, Any]) -> str:
@@ -188,8 +216,6 @@ def page(document: Mapping[str, Any]) -> str:
 def _routes(document: Mapping[str, Any]) -> Iterator[str]:
     for path, methods in document["paths"].items():
         for method, route in methods.items():
-            if method == "head":
-                continue
             yield f"<h2><code>{method.upper()} {escape(path)}</code></h2>"
             said = f"{route.get('summary', '')}. {route.get('description', '')}"
             yield f"<p>{escape(said)}</p>"
