@@ -9,10 +9,13 @@ import resource
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from threading import Event, Thread
+from typing import TypeAlias
 
 from parakeet_worker.errors import InvalidSetting, SetupError
 from parakeet_worker.http.service import Service
+from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.settings import Settings, variable
 from parakeet_worker.worker import open_pipeline
 
@@ -21,20 +24,22 @@ log = logging.getLogger(__name__)
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  # in a container, whose ports are published one by one
 _BACKLOG = 2048
 
+Open: TypeAlias = Callable[[Settings], AbstractContextManager[Pipeline]]
+
 
 class _Model(Thread):
     """Loads the model beside the server that already listens, and holds it until the end."""
 
-    def __init__(self, service: Service, on_failure: Callable[[], None]) -> None:
+    def __init__(self, service: Service, opening: Open, on_failure: Callable[[], None]) -> None:
         super().__init__(name="model", daemon=True)
-        self._service, self._on_failure = service, on_failure
+        self._service, self._opening, self._on_failure = service, opening, on_failure
         self._unwanted = Event()
         self._loaded = Event()
         self.failure: BaseException | None = None
 
     def run(self) -> None:
         try:
-            with open_pipeline(self._service.settings) as pipeline:
+            with self._opening(self._service.settings) as pipeline:
                 self._service.open(pipeline)
                 self._loaded.set()
                 self._unwanted.wait()
@@ -49,7 +54,7 @@ class _Model(Thread):
             self.join()
 
 
-def serve(settings: Settings, host: str) -> None:
+def serve(settings: Settings, host: str, opening: Open = open_pipeline) -> None:
     """Answer requests until a signal, or until the model or its engine fails."""
     sockets = _listen(host, settings)
     _raise_descriptor_limit()
@@ -61,7 +66,7 @@ def serve(settings: Settings, host: str) -> None:
 
     service = Service(settings, on_lost=stop)
     server = connections.server(doors.application(service), settings)
-    model = _Model(service, on_failure=stop)
+    model = _Model(service, opening, on_failure=stop)
     model.start()
     server.run(sockets)
     model.close()

@@ -1,0 +1,96 @@
+"""Connections that stand still, do not read, send no HTTP, or are too many."""
+
+import asyncio
+from pathlib import Path
+
+import psutil
+
+import recordings
+from http_server import serving, until
+from test_http_doors import TEXT, TONE
+from test_load import melody
+
+IDLE = 1000
+
+
+async def test_a_thousand_idle_connections_keep_nobody_from_being_answered(tmp_path: Path) -> None:
+    async with serving(tmp_path, idle_timeout_seconds=2) as server:
+        before = psutil.Process().memory_info().rss
+        opened = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(IDLE)]
+        for _, writer in opened[: IDLE // 2]:
+            writer.write(b"POST /transcribe HTTP/1.1\r\nHost: x\r\n")
+        answers = await asyncio.gather(
+            *(server.client.post("/transcribe", files={"file": TONE}) for _ in range(8))
+        )
+        assert [answer.json() for answer in answers] == [{"text": TEXT}] * 8
+        # Both ends of every connection are this process's.
+        assert psutil.Process().memory_info().rss - before < 200 << 20
+        async with asyncio.timeout(60):
+            for reader, writer in opened:
+                assert await reader.read() == b""
+                writer.close()
+
+
+async def test_headers_that_trickle_buy_no_time(tmp_path: Path) -> None:
+    async with serving(tmp_path, idle_timeout_seconds=0.5) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /ping HTTP/1.1\r\n")
+        for _ in range(200):
+            writer.write(b"X: y\r\n")
+            await asyncio.sleep(0.05)
+            if reader.at_eof():
+                break
+        assert reader.at_eof()
+        writer.close()
+
+
+async def test_headers_without_an_end_are_refused(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /ping HTTP/1.1\r\n" + b"X: y\r\n" * 50_000)
+        assert (await reader.read(64)).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+
+
+async def test_connections_beyond_the_limit_are_shed_with_a_word(tmp_path: Path) -> None:
+    async with serving(tmp_path, max_connections=5) as server:
+        held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(5)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        said = await reader.read()
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert b"Retry-After" in said
+        for _, each in (*held, (reader, writer)):
+            each.close()
+
+        async def answered() -> bool:
+            return (await server.client.get("/ping")).status_code == 200
+
+        await until(answered)
+
+
+async def test_who_does_not_read_his_answer_is_let_go(tmp_path: Path) -> None:
+    async with serving(tmp_path, idle_timeout_seconds=1) as server:
+        # The answer is larger than what the kernel keeps for a connection.
+        content = melody([440] * 400)
+        body = b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + content
+        body += b'\r\n--b\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue\r\n--b--\r\n'
+        head = b"POST /transcribe HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % len(body)
+        kind = b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(head + kind + body)
+        await asyncio.sleep(0)
+        await until(lambda: server.inside == 1)
+        await until(lambda: server.inside == 0)
+        writer.close()
+        assert reader is not None
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_connection_is_used_again_after_an_answer(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        for hertz in (300, 400):
+            content = recordings.wav(recordings.tone(hertz, 0.5))
+            answer = await server.client.post("/transcribe", files={"file": content})
+            assert answer.json()["text"] == f"{hertz}."
+            assert answer.headers.get("connection") != "close"

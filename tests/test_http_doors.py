@@ -1,0 +1,321 @@
+"""The server's routes over real connections, with an engine that hears tones."""
+
+import asyncio
+import json
+import subprocess
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import recordings
+from faulty_worker import TOO_HIGH, FaultyEngine
+from http_server import Serving, serving, until
+from loopback import WebServer, sends, stalls
+from test_load import melody
+
+TONE = melody([440, 500])
+TEXT = "440. 500."
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Serving]:
+    async with serving(tmp_path) as running:
+        yield running
+        assert list(tmp_path.iterdir()) == []
+
+
+def encoded(content: bytes) -> str:
+    return b64encode(content).decode()
+
+
+async def upload(server: Serving, content: bytes = TONE, **fields: str) -> httpx.Response:
+    return await server.client.post("/transcribe", files={"file": content}, data=fields)
+
+
+def events(text: str) -> list[tuple[str, Any]]:
+    """Name and document of every server-sent event."""
+    found = []
+    for block in text.split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if line[:1] != ":")
+        if lines:
+            found.append((lines.get("event", ""), json.loads(lines["data"])))
+    return found
+
+
+async def test_a_form_is_answered_as_the_same_job_in_json_is(server: Serving) -> None:
+    payload = {"audio_base64": encoded(TONE), "format": "verbose_json", "clip": {"start": 0.5}}
+    by_json = await server.client.post("/transcribe", json=payload)
+    by_form = await upload(server, format="verbose_json", clip='{"start": 0.5}')
+    assert by_json.status_code == by_form.status_code == 200
+    assert by_form.json() == by_json.json()
+    assert by_form.json()["text"] == "500."
+
+
+async def test_every_field_of_a_form_reaches_the_request(server: Serving) -> None:
+    plain = (await upload(server)).json()
+    assert plain == {"text": TEXT}
+    timed = (await upload(server, timestamp="true", debug="true")).json()
+    assert set(timed) == {"text", "timestamps", "debug"}
+    assert set((await upload(server, timestamp="false")).json()) == {"text"}
+    tsv = (await upload(server, format="tsv", vad="off", channels="mix", attention="full")).json()
+    assert tsv["tsv"].startswith("start\tend\ttext")
+    assert (await upload(server, language="")).json() == plain
+
+
+async def test_a_list_is_answered_in_order_each_with_its_own_error(server: Serving) -> None:
+    inputs = [{"audio_base64": encoded(melody([300]))}, {"audio_base64": "?"}, {"format": "text"}]
+    answer = await server.client.post("/transcribe", json={"inputs": inputs})
+    assert answer.status_code == 200
+    assert [one.get("code", one.get("text")) for one in answer.json()] == [
+        "300.", "invalid_request", "invalid_request",
+    ]  # fmt: skip
+    assert await server.metric('parakeet_errors_total{code="invalid_request"}') == 2
+
+
+async def test_segments_are_streamed_before_the_whole(server: Serving) -> None:
+    whole = (await upload(server, format="verbose_json")).json()
+    answer = await upload(server, format="verbose_json", stream="true")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *segments, (last, document) = events(answer.text)
+    assert [name for name, _ in segments] == ["segment", "segment"]
+    assert " ".join(segment["text"] for _, segment in segments) == TEXT
+    assert [word for _, segment in segments for word in segment["words"]] == whole["words"]
+    assert (last, document) == ("result", whole)
+
+
+async def test_progress_is_told_in_a_stream_and_refused_without_one(server: Serving) -> None:
+    told = events((await upload(server, stream="true", progress="true")).text)
+    assert [name for name, _ in told] == ["segment", "progress"] * 2 + ["result"]
+    assert told[1][1]["audio_seconds"] == told[0][1]["end"]
+    refused = await upload(server, progress="true")
+    assert refused.status_code == 400
+    assert refused.json()["field"] == "progress"
+
+
+async def test_a_stream_that_fails_at_once_is_an_error_of_http(server: Serving) -> None:
+    answer = await upload(server, b"no sound at all", stream="true")
+    assert answer.status_code == 415
+    assert answer.json()["code"] == "audio_undecodable"
+
+
+async def test_a_stream_that_fails_later_ends_with_an_error(tmp_path: Path) -> None:
+    # Only the first batch is heard, and the recording is more than one.
+    engine = FaultyEngine(0, batches=1)
+    async with serving(tmp_path, engine, segment_seconds=2) as server:
+        told = events((await upload(server, melody([440] * 100), stream="true")).text)
+        assert told[0][0] == "segment"
+        assert told[-1][0] == "error"
+        assert told[-1][1]["code"] == "engine_lost"
+        assert await server.metric('parakeet_errors_total{code="engine_lost"}') == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_address_is_fetched(tmp_path: Path, web: WebServer) -> None:
+    async with serving(tmp_path, allow_private_addresses=True) as server:
+        url = web.at("/a.wav", sends(TONE))
+        answer = await server.client.post("/transcribe", json={"audio_url": url})
+    assert answer.json() == {"text": TEXT}
+
+
+BAD: list[tuple[dict[str, Any], int, str, str | None]] = [
+    ({"json": {"audio_base64": "?"}}, 400, "invalid_request", "audio_base64"),
+    ({"json": {"audio_base64": encoded(TONE), "formt": "srt"}}, 400, "invalid_request", "formt"),
+    ({"json": []}, 400, "invalid_request", "input"),
+    ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "invalid_request",
+     "body"),
+    ({"content": b""}, 400, "invalid_request", "body"),
+    ({"content": TONE, "headers": {"content-type": "audio/wav"}}, 400, "invalid_request",
+     "content-type"),
+    ({"data": {"file": "x"}}, 400, "invalid_request", "content-type"),
+    ({"files": {"audio": TONE}}, 400, "invalid_request", "audio"),
+    ({"files": {"file": TONE}, "data": {"formt": "srt"}}, 400, "invalid_request", "formt"),
+    ({"files": {"file": TONE}, "data": {"timestamp": "yes"}}, 400, "invalid_request", "timestamp"),
+    ({"files": {"file": TONE}, "data": {"clip": "{"}}, 400, "invalid_request", "clip"),
+    ({"files": {"file": TONE}, "data": {"audio_url": "http://a.example/"}}, 400, "invalid_request",
+     "audio_url"),
+    ({"files": [("file", TONE), ("file", TONE)]}, 400, "invalid_request", "file"),
+    ({"files": {"file": TONE}, "data": {"format": ["srt", "vtt"]}}, 400, "invalid_request",
+     "format"),
+    ({"files": {"file": b""}}, 400, "audio_empty", None),
+    ({"files": {"file": b"no sound"}}, 415, "audio_undecodable", None),
+    ({"files": {"file": TONE[: len(TONE) // 2]}}, 400, "audio_truncated", None),
+    ({"files": {"file": melody([TOO_HIGH])}}, 500, "out_of_memory", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sent", "status", "code", "field"), BAD)
+async def test_bad_input_is_refused_by_name(
+    server: Serving, sent: dict[str, Any], status: int, code: str, field: str | None
+) -> None:
+    answer = await server.client.post("/transcribe", **sent)
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert answer.json()["error"].startswith(f"{code}: ")
+    assert answer.json().get("field") == field
+    assert (await upload(server)).json() == {"text": TEXT}
+
+
+async def test_unknown_routes_and_methods_are_answered_in_the_shape_of_their_door(
+    server: Serving,
+) -> None:
+    unknown = await server.client.get("/transcripts")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_route")
+    openai = await server.client.post("/v1/chat/completions", json={})
+    assert openai.status_code == 404
+    assert openai.json()["error"]["code"] == "unknown_route"
+    method = await server.client.get("/transcribe")
+    assert (method.status_code, method.json()["code"]) == (405, "method_not_allowed")
+    assert method.headers["allow"] == "POST"
+    assert (await server.client.get("/page/nothing.js")).status_code == 404
+    assert (await server.client.get("/page/..%2f..%2ferrors.py")).status_code == 404
+
+
+async def test_while_the_model_is_loaded_everybody_is_told_to_wait(tmp_path: Path) -> None:
+    async with serving(tmp_path, warm=False) as server:
+        get = server.client.get
+        assert (await get("/ping")).status_code == 204
+        assert (await get("/health")).json() == {"status": "warming", "model": "scripted"}
+        ready = await get("/ready")
+        assert (ready.status_code, ready.json()["code"]) == (503, "warming")
+        refused = await upload(server)
+        assert (refused.status_code, refused.json()["code"]) == (503, "warming")
+        assert int(refused.headers["retry-after"]) > 0
+        assert (await get("/docs")).status_code == 200
+        server.service.open(server.pipeline)
+        assert (await get("/ping")).status_code == 200
+        assert (await server.client.head("/ping")).status_code == 200
+        assert (await get("/ready")).json() == {"status": "ready"}
+        assert (await upload(server)).json() == {"text": TEXT}
+
+
+async def test_a_lost_engine_is_told_everywhere(tmp_path: Path) -> None:
+    lost: list[bool] = []
+    async with serving(tmp_path, FaultyEngine(0, batches=0)) as server:
+        server.service._on_lost = lambda: lost.append(True)
+        first = await upload(server)
+        assert (first.status_code, first.json()["code"]) == (500, "engine_lost")
+        assert lost == [True]
+        for path in ("/ping", "/health", "/ready"):
+            assert (await server.client.get(path)).status_code == 500, path
+        assert (await upload(server)).json()["code"] == "engine_lost"
+        assert await server.metric("parakeet_engine_lost") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_thirty_two_callers_share_batches_and_each_gets_his_own_words(
+    server: Serving,
+) -> None:
+    pitches = list(range(300, 940, 20))
+    assert len(pitches) == 32
+    answers = await asyncio.gather(*(upload(server, melody([hertz])) for hertz in pitches))
+    assert [answer.json()["text"] for answer in answers] == [f"{hertz}." for hertz in pitches]
+    assert await server.metric("parakeet_batch_pieces_total") >= 32
+    assert await server.metric("parakeet_batches_total") < 32
+
+
+async def test_more_requests_than_the_limit_are_shed_and_the_others_answered(
+    tmp_path: Path, web: WebServer
+) -> None:
+    async with serving(tmp_path, allow_private_addresses=True, max_requests=2) as server:
+        standing = web.at("/standing.wav", stalls(b"RIFF"))
+        slow = [
+            asyncio.create_task(server.client.post("/transcribe", json={"audio_url": standing}))
+            for _ in range(2)
+        ]
+        await until(lambda: server.inside == 2)
+        shed = await upload(server)
+        assert (shed.status_code, shed.json()["code"]) == (503, "busy")
+        assert shed.headers["retry-after"] == "5"
+        assert (await server.client.get("/ping")).status_code == 200
+        for one in slow:
+            one.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+        await until(lambda: server.inside == 0)
+        assert await server.metric('parakeet_recordings_total{outcome="cancelled"}') == 2
+        assert (await upload(server)).json() == {"text": TEXT}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stream", ["true", "false"])
+async def test_who_goes_has_his_work_cancelled(tmp_path: Path, children: Any, stream: str) -> None:
+    # So long that ffmpeg and the queue are still busy with it.
+    long = recordings.wav(recordings.tone(440, 1200))
+    async with serving(tmp_path, segment_seconds=2) as server:
+        call = asyncio.create_task(upload(server, long, stream=stream))
+        await until(lambda: server.pipeline.batcher.load.batches > 0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        await until(lambda: server.inside == 0)
+        assert await server.metric('parakeet_recordings_total{outcome="cancelled"}') == 1
+        assert server.pipeline.batcher.load.waiting_seconds == 0
+        assert children() == []
+        assert list(tmp_path.iterdir()) == []
+
+
+async def test_words_are_rewritten_as_subtitles(server: Serving) -> None:
+    words = (await upload(server, format="verbose_json")).json()["words"]
+    written = await server.client.post("/render", json={"format": "srt", "words": words})
+    assert written.text == (await upload(server, format="srt")).json()["srt"]
+    refused = await server.client.post("/render", json={"format": "docx", "words": words})
+    assert (refused.status_code, refused.json()["field"]) == (400, "format")
+
+
+async def test_the_page_and_the_reference_come_with_the_server(server: Serving) -> None:
+    index = await server.client.get("/")
+    assert index.headers["content-type"].startswith("text/html")
+    assert (await server.client.get("/page/page.js")).status_code == 200
+    document = (await server.client.get("/openapi.json")).json()
+    page = (await server.client.get("/docs")).text
+    assert len(document["paths"]) == 9
+    for path in document["paths"]:
+        assert path in page
+    # It needs no network: nothing in it is fetched from anywhere.
+    assert "<script" not in page
+    assert "http" not in page.replace("http or https", "").replace("HTTP", "")
+
+
+async def test_figures_tell_what_was_done(server: Serving) -> None:
+    await upload(server)
+    await upload(server, b"nothing")
+    assert await server.metric('parakeet_jobs_total{door="transcribe"}') == 2
+    assert await server.metric('parakeet_recordings_total{outcome="ok"}') == 1
+    assert await server.metric('parakeet_recordings_total{outcome="audio_undecodable"}') == 1
+    assert await server.metric('parakeet_errors_total{code="audio_undecodable"}') == 1
+    assert await server.metric("parakeet_audio_seconds_total") == pytest.approx(1.6)
+    assert await server.metric('parakeet_stage_seconds_count{stage="decode"}') == 1
+    assert await server.metric("parakeet_rtfx_count") == 1
+    assert await server.metric("parakeet_queue_seconds") == 0
+    assert await server.metric("parakeet_batch_budget_seconds") == 30
+    padded = await server.metric("parakeet_batch_padded_seconds_total")
+    assert padded >= 1
+    assert await server.metric("parakeet_engine_busy_seconds_total") > 0
+
+
+async def test_a_bug_is_answered_without_its_inside_and_stands_in_the_log(
+    server: Serving, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*_: object) -> None:
+        raise KeyError("the inside")
+
+    monkeypatch.setattr(server.service.metrics, "asked", bug)
+    answer = await upload(server)
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert "inside" not in answer.text
+    assert "the inside" in caplog.text
+    openai = await server.client.post("/v1/audio/transcriptions", files={"file": TONE})
+    assert openai.json()["error"]["type"] == "server_error"
+
+
+async def test_curl_is_answered(server: Serving, tmp_path_factory: pytest.TempPathFactory) -> None:
+    recording = tmp_path_factory.mktemp("curl") / "tone.wav"
+    recording.write_bytes(TONE)
+    curl = await asyncio.create_subprocess_exec(
+        "curl", "--silent", "--fail", "--form", f"file=@{recording}", "--form", "format=srt",
+        f"{server.url}/transcribe", stdout=subprocess.PIPE,
+    )  # fmt: skip
+    said, _ = await curl.communicate()
+    assert curl.returncode == 0
+    assert json.loads(said)["srt"].startswith("1\n00:00:00,000 --> ")

@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from http_server import serving
+from parakeet_worker.errors import InvalidApiKey, InvalidSetting
+from parakeet_worker.http.keys import Keys
+from test_http_doors import TONE
+
+
+@pytest.mark.parametrize("given", ["Bearer one", "bearer two", "Bearer  one "])
+def test_one_of_the_keys_is_enough(given):
+    Keys("one, two,").check(given)
+
+
+@pytest.mark.parametrize(
+    "given", [None, "", "one", "Bearer", "Bearer ", "Bearer on", "Bearer ones", "Basic one",
+              "Bearer one,two", "Bearer \udcff"],
+)  # fmt: skip
+def test_anything_else_is_refused(given):
+    with pytest.raises(InvalidApiKey):
+        Keys("one,two").check(given)
+
+
+@pytest.mark.parametrize("given", [None, "Bearer x"])
+def test_without_keys_everybody_may_ask(given):
+    Keys(None).check(given)
+
+
+def test_a_list_without_a_key_is_no_open_door():
+    with pytest.raises(InvalidSetting, match="PARAKEET_API_KEYS"):
+        Keys(" , ")
+
+
+async def test_a_key_is_asked_for_before_anything_is_read_and_not_for_health(tmp_path: Path):
+    async with serving(tmp_path, api_keys="right") as server:
+        for path in ("/transcribe", "/v1/audio/transcriptions", "/render"):
+            refused = await server.client.post(path, files={"file": TONE})
+            assert refused.status_code == 401, path
+            assert refused.headers["www-authenticate"] == "Bearer"
+            assert "invalid_api_key" in refused.text
+        for path in ("/v1/models", "/v1/models/scripted", "/metrics"):
+            assert (await server.client.get(path)).status_code == 401, path
+        for path in ("/ping", "/ready", "/health", "/", "/docs", "/openapi.json"):
+            assert (await server.client.get(path)).status_code == 200, path
+        server.client.headers["authorization"] = "Bearer right"
+        answer = await server.client.post("/transcribe", files={"file": TONE})
+        assert answer.json() == {"text": "440. 500."}
+        assert (await server.client.get("/v1/models")).status_code == 200
+        assert await server.metric('parakeet_errors_total{code="invalid_api_key"}') == 6
