@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -27,11 +27,11 @@ from playwright.sync_api import (
 )
 
 import parakeet_worker
+from http_server import Process, running_server
 from parakeet_worker import errors
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.language import LANGUAGES
 from recordings import silence, tone, wav
-from served import serve
 from speech import SAMPLES, sample
 
 PAGE = Path(parakeet_worker.__file__).parent / "page"
@@ -67,17 +67,27 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def demo() -> Iterator[str]:
-    """The server on the demo checkpoint: it hears speech."""
-    with serve(PARAKEET_MODEL="demo") as address:
-        yield address
+def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """On the demo checkpoint: it hears speech."""
+    home = tmp_path_factory.mktemp("demo")
+    with running_server(home, {"PARAKEET_MODEL": "demo"}) as server:
+        server.wait_until_ready()
+        yield server
+
+
+@pytest.fixture
+def demo(demo_server: Process) -> str:
+    """Its address."""
+    return demo_server.url
 
 
 @pytest.fixture(scope="module")
-def scripted() -> Iterator[str]:
-    """The server on the scripted engine, which hears pure tones; it asks for a key."""
-    with serve(PARAKEET_ENGINE="scripted", PARAKEET_API_KEYS="open sesame") as address:
-        yield address
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server on the scripted engine, which hears pure tones; it asks for a key."""
+    variables = {"PARAKEET_ENGINE": "scripted", "PARAKEET_API_KEYS": "open sesame"}
+    with running_server(tmp_path_factory.mktemp("scripted"), variables) as server:
+        server.wait_until_ready()
+        yield server.url
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +147,13 @@ def visit(
         assert [url for url in visitor.asked if not url.startswith((f"{address}/", "blob:"))] == []
 
 
-def until(page: Page, truth: str) -> None:
+def until(page: Page, met: Callable[[], bool]) -> None:
     """Wait for it; playwright's own way evaluates text in the page, which the page forbids."""
-    for _ in range(200):
-        if page.evaluate(truth):
+    for _ in range(600):
+        if met():
             return
-        page.wait_for_timeout(50)
-    raise AssertionError(truth)
+        page.wait_for_timeout(20)
+    raise AssertionError
 
 
 DROP = """(files) => {
@@ -197,7 +207,7 @@ def test_a_dropped_recording_is_read_heard_and_saved(chromium, demo):
         chosen = whole["words"][3]
         there.page.locator(".word").nth(3).click()
         expect(there["play"]).to_have_accessible_name("Pause")
-        until(there.page, "lit.length > 2")
+        until(there.page, lambda: there.page.evaluate("lit.length > 2"))
         positions = [position for _, position in there.page.evaluate("lit")]
         assert [word for word, _ in there.page.evaluate("lit")][:3] == whole["text"].split()[3:6]
         assert chosen["start"] <= positions[0] < positions[1] < positions[2] < english.seconds
@@ -234,13 +244,15 @@ def test_sentences_appear_before_the_whole_is_there(chromium, demo):
         expect(there["announcement"]).to_have_text(re.compile(r"Done\. English"))
 
 
-def test_cancelling_leaves_nothing_behind(chromium, demo):
-    with visit(chromium, demo) as there:
+def test_cancelling_ends_the_work_and_leaves_nothing_behind(chromium, demo_server):
+    with visit(chromium, demo_server.url) as there:
         there.hear(SAMPLES / "languages.opus")
+        until(there.page, lambda: list(demo_server.scratch.iterdir()) != [])
         there["cancel"].click()
         expect(there["choosing"]).to_be_visible()
         expect(there["choose"]).to_be_focused()
         expect(there["player"]).to_be_hidden()
+        until(there.page, lambda: list(demo_server.scratch.iterdir()) == [])
         there.hear_whole(sample("de").path)
         assert there.text == sample("de").text
 
@@ -498,6 +510,16 @@ def test_a_microphone_that_may_not_be_used_is_explained(chromium, demo):
         expect(there["choosing"]).to_be_visible()
 
 
+def test_nobody_may_hold_the_page_in_a_frame_and_no_old_part_of_it_is_kept(demo):
+    for path in ("/", "/page/page.js", "/page/page.css"):
+        headers = httpx.get(f"{demo}{path}").headers
+        assert headers["content-security-policy"] == "frame-ancestors 'none'"
+        assert headers["cache-control"] == "no-cache"
+        assert headers["x-content-type-options"] == "nosniff"
+        fresh = httpx.get(f"{demo}{path}", headers={"If-None-Match": headers["etag"]})
+        assert path == "/" or fresh.status_code == HTTPStatus.NOT_MODIFIED
+
+
 def test_the_browser_lets_nothing_out(chromium, demo):
     """The policy is in force: a request to somebody else is stopped before it is made."""
     blocked = """async () => {
@@ -615,7 +637,7 @@ def test_speech_without_words_is_warned_of_and_can_be_listened_to(chromium, faul
         expect(there["facts"]).to_have_text("English (a guess) · 0:04 · 1 word")
         expect(there["warnings"]).to_contain_text("no words were found in 1.8 s of speech")
         there["warnings"].get_by_role("button", name="Play from 2 seconds").click()
-        until(there.page, "document.querySelector('#position').value > 2")
+        until(there.page, lambda: float(there["position"].input_value()) > 2)
 
 
 def test_nothing_is_sent_before_the_model_is_loaded(chromium, faulty):

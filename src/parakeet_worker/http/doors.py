@@ -49,6 +49,14 @@ from parakeet_worker.request import Job, parse, parse_form
 from parakeet_worker.request import Request as Transcription
 
 PAGE = Path(__file__).resolve().parent.parent / "page"
+# What the page may load, it says itself; what may hold the page, only a header can. It is asked for
+# again each time: its modules belong together.
+_PAGE_HEADERS = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 Door: TypeAlias = Callable[[Request], Awaitable[Response]]
 _READERS = 2
 """Bodies of JSON that are read at a time: each is in memory several times over while it is."""
@@ -82,7 +90,7 @@ def _pages(document: dict[str, Any]) -> list[BaseRoute]:
     """What a person looks at."""
 
     async def index(_: Request) -> Response:
-        return FileResponse(PAGE / "index.html")
+        return FileResponse(PAGE / "index.html", headers=_PAGE_HEADERS)
 
     async def docs(_: Request) -> Response:
         return HTMLResponse(reference.page(document))
@@ -94,8 +102,15 @@ def _pages(document: dict[str, Any]) -> list[BaseRoute]:
         Route("/", index),
         Route("/docs", docs),
         Route("/openapi.json", openapi),
-        Mount("/page", StaticFiles(directory=PAGE)),
+        Mount("/page", _PageFiles(directory=PAGE)),
     ]
+
+
+class _PageFiles(StaticFiles):
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers.update(_PAGE_HEADERS)
+        return response
 
 
 class _Transcripts:
