@@ -1,0 +1,145 @@
+"""Every example of docs/client.md is run, against a queue endpoint and a server on loopback."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from endpoint_api import KEY, EndpointApi
+from job_api import running_worker
+from parakeet_worker.entrypoints.cli import main
+from recordings import encode, tone
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "client.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+SCRIPTED = {"PARAKEET_ENGINE": "scripted", "OMP_NUM_THREADS": "1"}
+RUNS = {"python": [sys.executable, "-c"], "bash": ["bash", "-euc"]}
+
+
+@contextmanager
+def running_server(home: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), **SCRIPTED}
+    command = [sys.executable, "-m", "parakeet_worker.entrypoints.cli", "serve", "--port"]
+    with (home / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, str(port)],
+            env={**environment, "PARAKEET_API_KEYS": KEY},
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What the page's addresses stand for."""
+    home = tmp_path_factory.mktemp("worker")
+    with (
+        (home / "log").open("w") as log,
+        EndpointApi() as api,
+        running_worker(api, home, SCRIPTED, log=log),
+        running_server(home) as server,
+    ):
+        wait_for(server)
+        yield {
+            "https://api.runpod.ai/v2/abc123": api.url,
+            "https://abc123.api.runpod.ai": server,
+            "http://localhost:8000": server,
+            '"abc123"': f'"{api.url}"',
+            "--endpoint abc123": f"--endpoint {api.url}",
+        }
+
+
+def wait_for(server: str) -> None:
+    """The examples do not wait for a server that is warming."""
+    ends = time.monotonic() + 60
+    while True:
+        with suppress(OSError), urllib.request.urlopen(f"{server}/ready") as response:
+            if response.status == 200:
+                return
+        assert time.monotonic() < ends, "the server is not ready"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "talks").mkdir()
+    encode(tmp_path / "talk.mp3", samples=tone(440, 1.6))
+    shutil.copy(tmp_path / "talk.mp3", tmp_path / "talks" / "talk.mp3")
+    return tmp_path
+
+
+def settled(code: str, places: dict[str, str]) -> str:
+    for said, meant in places.items():
+        code = code.replace(said, meant)
+    return code
+
+
+def test_the_page_was_read():
+    kinds = [kind for kind, _ in BLOCKS]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "text": 2, "python": 2, "bash": 2, "javascript": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [block for block in BLOCKS if block[0] != "text"],
+    ids=lambda value: value[:10],
+)
+def test_every_example_says_what_is_said(places, folder, kind, code):
+    if kind == "javascript":
+        node = shutil.which("node")
+        if node is None:
+            pytest.skip("this machine has no node to run JavaScript with")
+        (folder / "example.mjs").write_text(settled(code, places))
+        command = [node, "example.mjs"]
+    else:
+        command = [*RUNS[kind], settled(code, places)]
+    ran = subprocess.run(
+        command,
+        cwd=folder,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "RUNPOD_API_KEY": KEY,
+            "PARAKEET_API_KEY": KEY,
+        },
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "440." in ran.stdout
+
+
+def test_every_command_does_what_the_page_says(places, folder, monkeypatch):
+    from click.testing import CliRunner
+
+    monkeypatch.chdir(folder)
+    lines = [line for kind, code in BLOCKS if kind == "text" for line in code.splitlines()]
+    assert len(lines) == 5
+    environment = {"RUNPOD_API_KEY": KEY, "PARAKEET_API_KEY": KEY, "PARAKEET_ENGINE": "scripted"}
+    for line in lines:
+        command, *arguments = shlex.split(settled(line, places))
+        assert command == "parakeet"
+        ran = CliRunner().invoke(main, arguments, env=environment)
+        assert (ran.stderr, ran.exit_code) == ("", 0), line
+    assert (folder / "talks" / "talk.srt").read_text().splitlines()[2] == "440."
+    assert (folder / "subtitles" / "talk.txt").read_text() == "440.\n"
+    assert "dollars on L4" in ran.stdout

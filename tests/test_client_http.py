@@ -1,0 +1,204 @@
+"""The client and the command line against a real `parakeet serve`."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from loopback import WebServer, answers, drops, in_turn, sends
+from parakeet_worker import AsyncClient, Client
+from parakeet_worker.entrypoints.cli import main
+from parakeet_worker.errors import (
+    AudioTooLarge,
+    AudioUndecodable,
+    EndpointDenied,
+    EndpointRefused,
+    EngineLost,
+    OutOfMemory,
+    Overloaded,
+)
+from recordings import noise, tone, wav
+
+KEY = "sesame"
+MAX_AUDIO_BYTES = 60_000
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Its address at once, while it may still be warming."""
+    home = tmp_path_factory.mktemp("server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {
+        "PARAKEET_ENGINE": "scripted",
+        "PARAKEET_API_KEYS": KEY,
+        "PARAKEET_MAX_AUDIO_BYTES": str(MAX_AUDIO_BYTES),
+        "PARAKEET_SCRATCH": str(home),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "parakeet_worker.entrypoints.cli", "serve"]
+    with (home / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)],
+            env={"PATH": os.environ["PATH"], "HOME": str(home), **settings},
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    path = tmp_path / "talk.wav"
+    path.write_bytes(wav(tone(440, 0.8)))
+    return path
+
+
+def metric(server: str, name: str) -> float:
+    request = urllib.request.Request(
+        f"{server}/metrics", headers={"Authorization": f"Bearer {KEY}"}
+    )
+    with urllib.request.urlopen(request) as response:
+        lines = response.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def test_a_server_that_is_only_starting_is_waited_for(server, talk):
+    with Client(server, KEY) as client:
+        answer = client.transcribe(talk)
+        assert answer.document == {"text": "440."}
+        assert answer.figures.audio_seconds == pytest.approx(0.8)
+        assert answer.figures.executed_seconds is not None
+        clipped = client.transcribe(
+            talk.read_bytes(), format="verbose_json", start_seconds=0.4, language="de"
+        )
+        assert clipped.document["segments"][0]["start"] == pytest.approx(0.4, abs=0.1)
+
+
+async def test_the_servers_errors_are_raised_as_what_they_are(server, tmp_path):
+    (tmp_path / "text.mp3").write_text("no audio\n" * 100)
+    async with AsyncClient(server, KEY) as client:
+        with pytest.raises(AudioUndecodable):
+            await client.transcribe(tmp_path / "text.mp3")
+    async with AsyncClient(server, "wrong") as client:
+        with pytest.raises(EndpointDenied, match="check the API key"):
+            await client.transcribe(tmp_path / "text.mp3")
+    async with AsyncClient(f"{server}/elsewhere", KEY) as client:
+        with pytest.raises(EndpointDenied, match="no such endpoint"):
+            await client.transcribe(tmp_path / "text.mp3")
+
+
+async def test_a_file_over_the_servers_own_limit_is_heard_from_a_smaller_form(server, tmp_path):
+    path = tmp_path / "long.wav"
+    path.write_bytes(wav(tone(440, 4.0)))
+    assert path.stat().st_size > MAX_AUDIO_BYTES
+    async with AsyncClient(server, KEY) as client:
+        assert (await client.transcribe(path)).text == "440."
+        path.write_bytes(wav(noise(60.0, level=0.3)))
+        with pytest.raises(AudioTooLarge) as raised:
+            await client.transcribe(path)
+    assert raised.value.facts["limit"] == MAX_AUDIO_BYTES
+
+
+async def test_who_is_cancelled_hangs_up(web: WebServer, talk):
+    async def waits(request):
+        await request.read()
+        await asyncio.Event().wait()
+
+    web.at("/transcribe", waits)
+    async with AsyncClient(web.address) as client:
+        task = asyncio.create_task(client.transcribe(talk))
+        await web.reached.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(web.left.wait(), 10)
+
+
+ANSWER = b'{"text": "440."}'
+
+
+@pytest.mark.usefixtures("without_waits")
+@pytest.mark.parametrize(
+    "fault",
+    [
+        answers(429),
+        answers(500),
+        answers(502, "<html>Bad gateway</html>"),
+        answers(503, '{"error": "overloaded: full", "code": "overloaded"}'),
+        answers(500, '{"error": "engine_lost: gone", "code": "engine_lost"}'),
+        answers(400, "timed out waiting for worker"),
+        drops(),
+        drops(b'{"te', 16),
+    ],
+)
+async def test_passing_faults_are_outlived(web: WebServer, talk, fault):
+    web.at("/transcribe", in_turn(fault, fault, sends(ANSWER)))
+    async with AsyncClient(web.address) as client:
+        assert (await client.transcribe(talk)).text == "440."
+    assert len(web.asked) == 3
+
+
+@pytest.mark.usefixtures("without_waits")
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (400, "bad", EndpointRefused),
+        (200, "<html>", EndpointRefused),
+        (200, '{"answer": 42}', EndpointRefused),
+        (500, '{"error": "out_of_memory: 30 s", "code": "out_of_memory"}', OutOfMemory),
+        (403, "no", EndpointDenied),
+        (404, "nothing", EndpointDenied),
+    ],
+)
+async def test_what_does_not_pass_is_told_at_once(web: WebServer, talk, status, body, error):
+    web.at("/transcribe", answers(status, body))
+    async with AsyncClient(web.address) as client:
+        with pytest.raises(error):
+            await client.transcribe(talk)
+    assert len(web.asked) == 1
+
+
+@pytest.mark.usefixtures("without_waits")
+@pytest.mark.parametrize(
+    ("code", "error"), [("overloaded", Overloaded), ("engine_lost", EngineLost)]
+)
+async def test_a_fault_that_never_passes_is_told_as_what_it_is(web: WebServer, talk, code, error):
+    web.at("/transcribe", answers(503, f'{{"error": "{code}: x", "code": "{code}"}}'))
+    async with AsyncClient(web.address, retry_seconds=30) as client:
+        with pytest.raises(error):
+            await client.transcribe(talk)
+
+
+def test_a_folder_is_transcribed_by_a_server_and_a_second_run_asks_nothing(
+    server, talk, monkeypatch
+):
+    monkeypatch.chdir(talk.parent)
+
+    def run(**settings: str) -> tuple[int, str, str]:
+        environment = {"PARAKEET_API_KEY": KEY, **settings}
+        ran = CliRunner().invoke(
+            main, ["transcribe", ".", "-e", server, "-f", "vtt"], env=environment
+        )
+        return ran.exit_code, ran.stdout, ran.stderr
+
+    assert run(PARAKEET_API_KEY="wrong")[0] == 2
+    asked = metric(server, "parakeet_jobs_total")
+    assert run() == (0, "", "")
+    assert (talk.parent / "talk.vtt").read_text().endswith("440.\n\n")
+    assert metric(server, "parakeet_jobs_total") > asked
+    asked = metric(server, "parakeet_jobs_total")
+    assert run() == (0, "", "")
+    assert metric(server, "parakeet_jobs_total") == asked

@@ -1,0 +1,192 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from parakeet_worker.client import manifest
+from parakeet_worker.client.answer import Figures
+from parakeet_worker.client.cost import DOLLARS_PER_SECOND, account, find
+from parakeet_worker.client.doors import Job
+from parakeet_worker.client.files import ENDINGS, Recording, gather, plan_tasks
+from parakeet_worker.client.manifest import Manifest
+from parakeet_worker.errors import AudioEmpty, EndpointUnreachable, InvalidRequest
+
+WISH = {"format": "srt"}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "talk.mp3"
+    path.write_bytes(b"audio")
+    return path
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "talk.srt"
+
+
+def aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.part")
+
+
+def test_what_was_kept_is_finished_also_for_a_later_run(source, target):
+    with Manifest(target.parent) as kept:
+        assert not kept.finished(source, target, WISH)
+        kept.keep(source, target, WISH, "said", Figures(1.0))
+        assert kept.finished(source, target, WISH)
+    assert target.read_text() == "said"
+    assert not aside(target).exists()
+    with Manifest(target.parent) as later:
+        assert later.finished(source, target, WISH)
+        assert later.owns(target)
+        assert not later.finished(source, target, {"format": "vtt"})
+        source.write_bytes(b"other audio")
+        assert not later.finished(source, target, WISH)
+        target.write_text("edited")
+        assert not later.owns(target)
+
+
+def test_killed_between_the_line_and_the_name_it_is_given_its_name(source, target):
+    target.write_text("the result of an earlier recording")
+    with Manifest(target.parent) as killed:
+        killed.keep(source, target, WISH, "said", Figures())
+    target.rename(aside(target))
+    target.write_text("the result of an earlier recording")
+    with Manifest(target.parent) as later:
+        assert later.finished(source, target, WISH)
+    assert target.read_text() == "said"
+    assert not aside(target).exists()
+
+
+def test_killed_before_the_line_it_counts_as_not_done(source, target):
+    aside(target).write_text("sa")
+    with Manifest(target.parent) as later:
+        assert not later.finished(source, target, WISH)
+        later.keep(source, target, WISH, "said", Figures())
+    assert target.read_text() == "said"
+
+
+@pytest.mark.parametrize("cut", [1, 10, 100])
+def test_a_line_that_was_cut_off_counts_as_not_there_and_spoils_no_other(source, target, cut):
+    with Manifest(target.parent) as killed:
+        killed.keep(source, target, WISH, "said", Figures())
+    path = target.parent / manifest.NAME
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole.strip()[:-cut])
+    with Manifest(target.parent) as later:
+        assert later.finished(source, target, WISH)
+        later.keep(source, target.with_suffix(".vtt"), WISH, "more", Figures())
+    assert [line["target"] for line in manifest.read(path)] == ["talk.srt", "talk.vtt"]
+
+
+@pytest.mark.parametrize(
+    "line", ["[]", "{}", '"done"', '{"event": "done"}', '{"event": ["done"]}', "\x00\xff"]
+)
+def test_lines_of_somebody_else_are_passed_over(tmp_path, line):
+    (tmp_path / manifest.NAME).write_text(line + "\n")
+    assert list(manifest.read(tmp_path / manifest.NAME)) == []
+
+
+def test_a_job_is_known_until_its_end_is(source, target):
+    job = Job("abc-e1", 12.5, "parakeet/1/talk.mp3", ("a warning",))
+    with Manifest(target.parent) as first:
+        first.note_sent(source, target, WISH, "https://one", job)
+    with Manifest(target.parent) as later:
+        assert later.job(source, target, WISH, "https://one") == job
+        assert later.job(source, target, WISH, "https://two") is None
+        assert later.job(source, target, {"format": "vtt"}, "https://one") is None
+        later.note_failed(source, target, WISH, EndpointUnreachable("https://one", "gone"))
+        assert later.job(source, target, WISH, "https://one") == job
+        later.note_failed(source, target, WISH, AudioEmpty("empty"))
+        assert later.job(source, target, WISH, "https://one") is None
+
+
+def test_one_run_at_a_time_and_no_empty_manifest_is_left(tmp_path):
+    with Manifest(tmp_path), pytest.raises(InvalidRequest, match="another run"):
+        Manifest(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidRequest, match="cannot be written"):
+        Manifest(tmp_path / "file")
+
+
+# what it cost
+
+
+def line(**facts: object) -> str:
+    return json.dumps({"event": "done", "target": "a", "digest": "d", **facts}) + "\n"
+
+
+def test_jobs_that_one_worker_did_side_by_side_are_billed_once(tmp_path):
+    spans = [
+        ("one", 100.0, 10.0),
+        ("one", 105.0, 10.0),
+        ("one", 107.0, 2.0),
+        ("one", 200.0, 5.0),
+        ("two", 100.0, 10.0),
+    ]
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / manifest.NAME).write_text(
+        "".join(
+            line(audio_seconds=360, worker=worker, started=started, executed_seconds=seconds)
+            for worker, started, seconds in spans
+        )
+        + line(audio_seconds=1800, executed_seconds=1.5)
+        + line(target="b")
+        + json.dumps({"event": "failed", "target": "c", "code": "audio_empty"})
+    )
+    told = account(find([tmp_path, tmp_path / "below"]))
+    assert (told.results, told.failures, told.unfinished, told.untold) == (7, 1, 0, 1)
+    assert told.audio_seconds == 3600
+    assert told.job_seconds == 38.5
+    assert told.worker_seconds == 15 + 5 + 10 + 1.5
+    assert told.dollars("L4") == pytest.approx(31.5 * 0.00019)
+    assert max(DOLLARS_PER_SECOND.values()) < 0.01
+
+
+# files
+
+
+def test_folders_and_patterns_give_their_recordings_each_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["b.mp3", "a.WAV", "notes.txt", "sub/c.ogg", "sub/.hidden.mp3", ".x/d.mp3", "sub/e.odd"]
+    for name in names:
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    (tmp_path / "empty").mkdir()
+
+    def found(*given: str) -> list[str]:
+        return [str(recording.path) for recording in gather([Path(each) for each in given])]
+
+    assert found(".") == ["a.WAV", "b.mp3", "sub/c.ogg"]
+    assert found("sub", ".") == ["sub/c.ogg", "a.WAV", "b.mp3"]
+    assert found("**/*") == ["a.WAV", "b.mp3", "sub/c.ogg"]
+    assert found("sub/*.odd", "*.mp3") == ["sub/e.odd", "b.mp3"]
+    assert found("notes.txt", "empty", "none*", "none.mp3") == [
+        "notes.txt", "empty", "none*", "none.mp3",
+    ]  # fmt: skip
+    assert all(ending == ending.lower() for ending in ENDINGS)
+
+
+def test_results_beside_and_below_keep_the_folders():
+    recordings = [
+        Recording(Path("talks/a.mp3")),
+        Recording(Path("talks/sub/a.mp3"), Path("sub")),
+        Recording(Path("talks/sub/a.wav"), Path("sub")),
+    ]
+    beside = plan_tasks(recordings, "text", None, beside=True)
+    assert [str(task.target) for task in beside] == [
+        "talks/a.txt", "talks/sub/a.mp3.txt", "talks/sub/a.wav.txt",
+    ]  # fmt: skip
+    below = plan_tasks(recordings, "text", Path("out"))
+    assert [str(task.target) for task in below] == [
+        "out/a.txt", "out/sub/a.mp3.txt", "out/sub/a.wav.txt",
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_folder_that_cannot_be_read_stands_for_itself(tmp_path):
+    (tmp_path / "secret").mkdir(mode=0)
+    assert [recording.path for recording in gather([tmp_path])] == [tmp_path / "secret"]
