@@ -1,8 +1,12 @@
 """How long from an empty volume to a Python that has everything, and how long the next start takes.
 
 `uv-PROFILE` is `handler.py` as a container runs it, from an empty folder to the exec of the
-environment's Python; `pip-plan` is the plan's way: a venv, then one `pip install` after another.
-What both fetch comes over the same network, one way after the other; nothing is cached between.
+environment's Python, with the archive and the copy that a network volume gets; `pip-plan` is the
+plan's way: a venv, then one `pip install` after another. What both fetch comes over the same
+network, one way after the other; nothing is cached between.
+
+With `--fuse-python`, a Python that has `mfusepy`, starts are also measured from a volume each of
+whose operations waits: `volume` runs what lies there, `copy` copies the small files first.
 """
 
 import argparse
@@ -12,8 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from bench import harness
@@ -28,6 +34,13 @@ _PLAN = (
     ("runpod",),
 )
 _SECONDS_AT_MOST = 3600.0
+_MOUNT_SECONDS = 10.0
+# In the worker's place: it ends where the worker begins, or once everything is imported.
+_WORKER = """
+import importlib, os
+for name in os.environ.get("IMPORTED", "").split():
+    importlib.import_module(name)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +56,60 @@ class Figure:
     packages: int
 
 
-def by_uv(profile: str, volume: Path, repeats: int) -> tuple[float, list[float], Path]:
-    """`handler.py` from a copy without an environment beside it."""
-    app = volume.parent / "app"
-    shutil.copytree(harness.ROOT / "requirements", app / "requirements")
-    shutil.copy(harness.ROOT / "handler.py", app)
-    package = app / "src" / "parakeet_worker"
-    shutil.copytree(harness.ROOT / "src" / "parakeet_worker" / "bootstrap", package / "bootstrap")
-    (package / "entrypoints").mkdir()
-    (package / "entrypoints" / "serverless.py").touch()  # the exec ends where the worker begins
-    for name in ("__init__.py", "errors.py"):
-        shutil.copy(harness.ROOT / "src" / "parakeet_worker" / name, package)
-    uv = harness.ROOT / ".cache" / "uv" / "bin" / "uv"
-    settings = {
-        "PARAKEET_HOME": str(volume),
-        "PARAKEET_PROFILE": profile,
-        **({"PARAKEET_UV": str(uv)} if uv.exists() else {}),
-    }
-    command = [_plain_python(), str(app / "handler.py")]
-    seconds = [_timed(command, settings) for _ in range(repeats + 1)]
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One way of starting from a volume on which all is installed, in a new container."""
+
+    run_from: str
+    delay_milliseconds: float | None
+    """Before each operation; None: the volume's own folder, without a mount in between."""
+    exec_seconds: float
+    """Median, to the exec."""
+    imported_seconds: float
+    """Median, to the exec and the import of all that the worker stands on."""
+    operations: int
+    """That the volume was asked for, to the last import."""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A copy of what the image holds, without an environment beside it."""
+
+    folder: Path
+    profile: str
+
+    @classmethod
+    def at(cls, folder: Path, profile: str) -> "Container":
+        shutil.copytree(harness.ROOT / "requirements", folder / "requirements")
+        shutil.copy(harness.ROOT / "handler.py", folder)
+        ours, package = harness.ROOT / "src" / "parakeet_worker", folder / "src" / "parakeet_worker"
+        shutil.copytree(ours / "bootstrap", package / "bootstrap")
+        (package / "entrypoints").mkdir()
+        (package / "entrypoints" / "serverless.py").write_text(_WORKER)
+        for name in ("__init__.py", "errors.py"):
+            shutil.copy(ours / name, package)
+        return cls(folder, profile)
+
+    def start(self, volume: Path, local: Path | None, *, imported: bool = False) -> float:
+        """Seconds from `handler.py` to the end of what it became."""
+        uv = harness.ROOT / ".cache" / "uv" / "bin" / "uv"
+        settings = {
+            "PARAKEET_HOME": str(volume),
+            "PARAKEET_PROFILE": self.profile,
+            "PARAKEET_LOCAL": str(local or "none"),
+            **({"PARAKEET_UV": str(uv)} if uv.exists() else {}),
+        }
+        if imported:
+            rows = tomllib.loads((self.folder / "requirements" / "profiles.toml").read_text())
+            settings["IMPORTED"] = " ".join(rows[self.profile]["imports"])
+        return _timed([_plain_python(), str(self.folder / "handler.py")], settings)
+
+
+def by_uv(container: Container, volume: Path, repeats: int) -> tuple[float, list[float], Path]:
+    """`handler.py` on an empty volume, and again in the same container."""
+    local = volume.parent / "local"
+    seconds = [container.start(volume, local) for _ in range(repeats + 1)]
+    shutil.rmtree(local)
     return seconds[0], seconds[1:], volume / "venv"
 
 
@@ -76,6 +124,58 @@ def by_pip(volume: Path, repeats: int) -> tuple[float, list[float], Path]:
     return first, [_timed(python, {}) for _ in range(repeats)], venv
 
 
+def starts(container: Container, volume: Path, arguments: argparse.Namespace) -> Iterator[Start]:
+    """Each in a new container, and from a new mount that knows nothing yet."""
+    slow = map(float, arguments.milliseconds.split(",")) if arguments.fuse_python else ()
+    for milliseconds in (None, *slow):
+        for run_from in ("volume", "copy"):
+            local = volume.parent / "local" if run_from == "copy" else None
+            execs, imports, operations = [], [], 0
+            for imported in (False, True) * arguments.starts:
+                with _mounted(volume, milliseconds, arguments.fuse_python) as (home, counted):
+                    seconds = container.start(home, local, imported=imported)
+                (imports if imported else execs).append(seconds)
+                operations = counted[0] if counted else 0
+                shutil.rmtree(volume.parent / "local", ignore_errors=True)
+            yield Start(
+                run_from=run_from,
+                delay_milliseconds=milliseconds,
+                exec_seconds=harness.median(execs),
+                imported_seconds=harness.median(imports),
+                operations=operations,
+            )
+
+
+@contextmanager
+def _mounted(
+    volume: Path, milliseconds: float | None, python: Path | None
+) -> Iterator[tuple[Path, list[int]]]:
+    """The volume as it is, or through a mount that is slow; the list holds its count at the end."""
+    counted: list[int] = []
+    if milliseconds is None or python is None:
+        yield volume, counted
+        return
+    mount = volume.parent / "mount"
+    mount.mkdir(exist_ok=True)
+    script = [str(python), str(harness.ROOT / "bench" / "slow_volume.py")]
+    with subprocess.Popen(
+        [*script, str(volume), str(mount), "--milliseconds", str(milliseconds)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as serving:
+        deadline = time.monotonic() + _MOUNT_SECONDS
+        while not mount.is_mount():
+            if serving.poll() is not None or time.monotonic() > deadline:
+                serving.kill()
+                raise SystemExit(f"{python} mounts nothing: has it mfusepy, this machine FUSE?")
+            time.sleep(0.05)
+        try:
+            yield mount, counted
+        finally:
+            subprocess.run(["fusermount3", "-u", str(mount)], check=True)  # noqa: S607
+            counted.append(int(serving.communicate()[0]))
+
+
 def _plain_python() -> str:
     """The one below this environment, as a container has it."""
     return str(Path(sys.base_prefix) / "bin" / "python3")
@@ -88,17 +188,20 @@ def _timed(command: Sequence[str], settings: dict[str, str]) -> float:
     return time.perf_counter() - began
 
 
-def measured(way: str, arguments: argparse.Namespace) -> Figure:
+def measured(way: str, arguments: argparse.Namespace) -> tuple[Figure, list[Start]]:
     """One way on a volume of its own, which is gone afterwards."""
     with tempfile.TemporaryDirectory(dir=arguments.volume) as folder:
         volume = Path(folder) / "Parakeet"
         volume.mkdir()
+        started: list[Start] = []
         if way == "pip-plan":
             first, later, venv = by_pip(volume, arguments.repeats)
         else:
-            first, later, venv = by_uv(way.removeprefix("uv-"), volume, arguments.repeats)
+            container = Container.at(Path(folder) / "app", way.removeprefix("uv-"))
+            first, later, venv = by_uv(container, volume, arguments.repeats)
+            started = list(starts(container, volume, arguments))
         files = [path for path in venv.resolve().rglob("*") if path.is_file()]
-        return Figure(
+        figure = Figure(
             way=way,
             first_seconds=first,
             ratio=None,
@@ -106,6 +209,7 @@ def measured(way: str, arguments: argparse.Namespace) -> Figure:
             gigabytes=sum(path.stat().st_size for path in files if not path.is_symlink()) / 1e9,
             packages=sum(path.name == "RECORD" for path in files),
         )
+        return figure, started
 
 
 def main() -> None:
@@ -113,31 +217,24 @@ def main() -> None:
     parser.add_argument("--ways", default=_WAYS, help="comma separated, the first is ours")
     parser.add_argument("--repeats", type=int, default=5, help="starts after the first")
     parser.add_argument("--volume", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--fuse-python", type=Path, help="a Python with mfusepy")
+    parser.add_argument("--milliseconds", default="0.3,1", help="what an operation waits")
+    parser.add_argument("--starts", type=int, default=3, help="from each slow volume")
     parser.add_argument("--results", type=Path, default=harness.RESULTS)
     parser.set_defaults(device="cpu")
     arguments = parser.parse_args()
-    found = []
+    found: list[Figure] = []
+    started: list[Start] = []
     for way in arguments.ways.split(","):
-        figure = measured(way, arguments)
+        figure, more = measured(way, arguments)
         ours = found[0].first_seconds if found else figure.first_seconds
-        found.append(
-            Figure(
-                way=way,
-                first_seconds=figure.first_seconds,
-                ratio=harness.ratio(figure.first_seconds, ours),
-                second_seconds=figure.second_seconds,
-                gigabytes=figure.gigabytes,
-                packages=figure.packages,
-            )
-        )
+        found.append(replace(figure, ratio=harness.ratio(figure.first_seconds, ours)))
+        started += more
     heads = ["way", "first boot, s", "ratio", "second, s", "GB", "packages"]
-    rows = [
-        (each.way, each.first_seconds, each.ratio, each.second_seconds, each.gigabytes,
-         each.packages)
-        for each in found
-    ]  # fmt: skip
-    harness.table(heads, rows)
-    harness.write("first_boot", arguments, {}, found)
+    harness.table(heads, [astuple(each) for each in found])
+    heads = ["run from", "delay, ms", "to exec, s", "to imports, s", "operations"]
+    harness.table(heads, [astuple(each) for each in started])
+    harness.write("first_boot", arguments, {}, [*found, *started])
 
 
 if __name__ == "__main__":

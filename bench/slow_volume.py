@@ -1,13 +1,14 @@
 """A folder as a network volume shows it: every operation waits before it is done.
 
 Runs under any Python with `mfusepy` (and libfuse), which is no part of this project's
-environment: `python bench/slow_volume.py FOLDER MOUNT --milliseconds 1`. Ends with `fusermount -u
-MOUNT`. As a network file system does, it knows names and sizes for a second and content for as
-long as a file is open; a mount that was made anew knows nothing.
+environment: `python bench/slow_volume.py FOLDER MOUNT --milliseconds 1`. Ends with
+`fusermount3 -u MOUNT` and prints how many operations there were. As a network file system does,
+it knows names and sizes for a second; a mount that was made anew knows nothing.
 """
 
 import argparse
 import errno
+import itertools
 import os
 import time
 from pathlib import Path
@@ -23,12 +24,19 @@ class SlowVolume(mfusepy.Operations):  # type: ignore[misc]  # has no types here
     def __init__(self, below: Path, delay_seconds: float) -> None:
         self._below = str(below.resolve())
         self._delay_seconds = delay_seconds
+        self._counted = itertools.count()  # many threads count here
+
+    @property
+    def operations(self) -> int:
+        """How many there were; ends the count."""
+        return next(self._counted)
 
     def _at(self, path: str) -> str:
         self._pause()
         return self._below + path
 
     def _pause(self) -> None:
+        next(self._counted)
         time.sleep(self._delay_seconds)
 
     def getattr(self, path: str, _handle: int | None = None) -> dict[str, int]:
@@ -115,6 +123,7 @@ def main() -> None:
     arguments = parser.parse_args()
     volume = SlowVolume(arguments.folder, arguments.milliseconds / 1000)
     mfusepy.FUSE(volume, str(arguments.mount), foreground=True, big_writes=True)
+    print(volume.operations)
 
 
 if __name__ == "__main__":
