@@ -13,6 +13,7 @@ from parakeet_worker.settings import Settings, variable
 READ: dict[str, tuple[str, str, Any]] = {
     "model": ("PARAKEET_MODEL", "demo", "demo"),
     "model_name": ("PARAKEET_MODEL_NAME", "parakeet", "parakeet"),
+    "model_revision": ("PARAKEET_MODEL_REVISION", "541d1f9", "541d1f9"),
     "engine": ("PARAKEET_ENGINE", "scripted", "scripted"),
     "device": ("PARAKEET_DEVICE", "cuda", "cuda"),
     "precision": ("PARAKEET_PRECISION", "bf16", "bf16"),

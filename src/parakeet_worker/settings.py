@@ -36,6 +36,8 @@ class Settings(BaseModel):
 
     model: str = Field(default="nvidia/parakeet-tdt-0.6b-v3", min_length=1)
     """A Hugging Face name, the path of a `.nemo` file or of a `safetensors` folder, or `demo`."""
+    model_revision: str | None = None
+    """Branch, tag or commit of a Hugging Face name; the same as `name@revision` in the model."""
     model_name: str | None = None
     """What the HTTP server calls the model; by default what `model` says, of a path its last
     part."""

@@ -31,7 +31,8 @@ class Hearing:
 def check_weights(settings: Settings) -> Iterator[FileCheck]:
     """The files of the model that the settings name; raises `WeightsMissing`."""
     kinds: tuple[weights.Kind, ...] = ("nemo",) if settings.engine == "nemo" else weights.ANY_KIND
-    return weights.check_files(weights.find(settings.model, kinds))
+    found = weights.find(settings.model, kinds, revision=settings.model_revision)
+    return weights.check_files(found)
 
 
 def hear_clip(settings: Settings) -> Hearing:

@@ -1,13 +1,33 @@
-"""The model on disk: finds it, or fetches it once."""
+"""The model on disk: finds it, or fetches it once.
+
+What was fetched is verified against the hub's own digests and noted down. Whoever finds such a
+note asks no hub any more: later starts are offline.
+"""
 
 import hashlib
+import json
+import logging
+import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from parakeet_worker.errors import WeightsMissing
+import stamina
+
+from parakeet_worker.bootstrap.lease import Fenced, Leases
+from parakeet_worker.bootstrap.volume import problems_told, read_json, write_whole
+from parakeet_worker.errors import (
+    InvalidSetting,
+    VolumeReadonly,
+    WeightsCorrupt,
+    WeightsMissing,
+)
+
+log = logging.getLogger(__name__)
 
 DEMO = "demo"
 """The name of the small checkpoint that comes with the package."""
@@ -26,29 +46,43 @@ _PUBLISHED: Mapping[str, str] = {
     "tokenizer.json": "a10a554cf61e38108756650018d5781ae9675c1d",
 }
 _SHA256_DIGITS = 64
+_DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+_MAIN = "main"
+# Beside the hub's own folders of a model in a cache.
+_OURS = ".parakeet"
+_PATIENCE_SECONDS = 30.0
+_POLL_SECONDS = 0.5
+_ATTEMPTS = 5
+_WAIT_SECONDS = 0.5
+_ABANDONED_SECONDS = 3600.0
 
 Kind: TypeAlias = Literal["safetensors", "nemo"]
 ANY_KIND: tuple[Kind, ...] = ("safetensors", "nemo")
 
 
-def find(model: str, kinds: Sequence[Kind] = ANY_KIND) -> Path:
-    """A checkpoint of one of `kinds`, the first preferred; raises `WeightsMissing`.
+def find(model: str, kinds: Sequence[Kind] = ANY_KIND, *, revision: str | None = None) -> Path:
+    """A checkpoint of one of `kinds`, the first preferred; raises `SetupError`s.
 
-    `model` is `demo`, a path, or a Hugging Face name, which is looked for in RunPod's model
-    cache, then in the Hugging Face cache, and is downloaded last.
+    `model` is `demo`, a path, or a Hugging Face name, with `@revision` at will, which is looked for
+    in RunPod's model cache, then in the Hugging Face cache, and is downloaded last.
     """
     if model == DEMO:
         return Path(str(files("parakeet_worker") / "checkpoints" / "demo.nemo"))
     named = Path(model).expanduser()
     if named.exists():
         return _inside(model, named, kinds)
-    if named.suffix == ".nemo" or named.is_absolute() or model.count("/") != 1:
+    name, _, said = model.partition("@")
+    if named.suffix == ".nemo" or named.is_absolute() or name.count("/") != 1:
         raise WeightsMissing(model, [str(named)])
-    for snapshot in _snapshots(_RUNPOD_CACHE, model):
+    if said and revision and said != revision:
+        reason = f"says {revision}, and PARAKEET_MODEL says {said}; leave one of them out"
+        raise InvalidSetting("PARAKEET_MODEL_REVISION", reason)
+    wanted = said or revision
+    for snapshot in _snapshots(_RUNPOD_CACHE, name, wanted):
         found = _checkpoint_in(snapshot, kinds)
         if found is not None:
             return found
-    return _from_hub(model, kinds)
+    return _in_hub_cache(name, wanted, kinds)
 
 
 def _inside(model: str, path: Path, kinds: Sequence[Kind]) -> Path:
@@ -68,34 +102,183 @@ def _checkpoint_in(folder: Path, kinds: Sequence[Kind]) -> Path | None:
     return next((held[kind] for kind in kinds if held[kind] is not None), None)
 
 
-def _snapshots(cache: Path, model: str) -> Iterator[Path]:
-    """The snapshot that `main` points at, then whatever else is there."""
-    folder = cache / f"models--{model.replace('/', '--')}"
-    reference = folder / "refs" / "main"
-    if reference.is_file():
-        yield folder / "snapshots" / reference.read_text().strip()
-    if (folder / "snapshots").is_dir():
+def _snapshots(cache: Path, model: str, revision: str | None = None) -> Iterator[Path]:
+    """The snapshot of that revision; without one that of `main`, then whatever else is there."""
+    folder = _folder(cache, model)
+    at = _snapshot(folder, revision or _MAIN)
+    if at is not None:
+        yield at
+    if revision is None and (folder / "snapshots").is_dir():
         yield from sorted((folder / "snapshots").iterdir())
 
 
-def _from_hub(model: str, kinds: Sequence[Kind]) -> Path:
-    import huggingface_hub
+def _folder(cache: Path, model: str) -> Path:
+    return cache / f"models--{model.replace('/', '--')}"
+
+
+def _snapshot(folder: Path, revision: str) -> Path | None:
+    """The one that a branch or tag was found to be at, or of a commit."""
+    reference = folder / "refs" / revision
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    snapshot = folder / "snapshots" / commit
+    return snapshot if snapshot.is_dir() else None
+
+
+def _in_hub_cache(model: str, revision: str | None, kinds: Sequence[Kind]) -> Path:
+    """From the Hugging Face cache; fetched into it by one worker while others wait."""
+    from huggingface_hub import constants
+
+    folder = _folder(Path(constants.HF_HUB_CACHE), model)
+    wanted = revision or _MAIN
+    leases = Leases(folder / _OURS / "leases", _PATIENCE_SECONDS)
+    told = False
+    while True:
+        noted = _noted(folder, wanted, kinds)
+        if noted is not None:
+            return noted
+        try:
+            with problems_told(folder):
+                lease = leases.try_take()
+                if lease is not None:
+                    with suppress(Fenced), lease:
+                        return _noted(folder, wanted, kinds) or _fetch(model, wanted, kinds, folder)
+        except (VolumeReadonly, WeightsMissing) as failure:
+            return _unproven(folder, wanted, kinds, failure)
+        if not told:
+            log.info("waiting for %s, who fetches %s", leases.holder(), model)
+            told = True
+        time.sleep(_POLL_SECONDS)
+
+
+def _noted(folder: Path, revision: str, kinds: Sequence[Kind]) -> Path | None:
+    """A snapshot that was verified when it was fetched, if all of it is still there."""
+    snapshot = _snapshot(folder, revision)
+    if snapshot is None:
+        return None
+    for kind in kinds:
+        noted = read_json(folder / _OURS / f"{snapshot.name}-{kind}.json")
+        if noted and all(_size(snapshot / name) == size for name, size in noted.items()):
+            return _checkpoint_in(snapshot, [kind])
+    return None
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _unproven(
+    folder: Path, revision: str, kinds: Sequence[Kind], failure: VolumeReadonly | WeightsMissing
+) -> Path:
+    """What others laid into the cache, where no hub can be asked about it; raises `failure`."""
+    snapshot = _snapshot(folder, revision)
+    found = _checkpoint_in(snapshot, kinds) if snapshot is not None else None
+    if found is None:
+        raise failure
+    for check in check_files(found):
+        if check.verdict == "corrupt":
+            raise WeightsCorrupt(str(check.path), "is not what the cache names it: delete it")
+    log.warning("%s; taking %s as it is", failure, found)
+    return found
+
+
+def _fetch(model: str, revision: str, kinds: Sequence[Kind], folder: Path) -> Path:
+    """Into the cache, file by file; raises `WeightsMissing`, `WeightsCorrupt` and `OSError`."""
+    import httpx
     from huggingface_hub import errors
 
-    patterns: dict[Kind, list[str]] = {
-        "safetensors": [*_SAFETENSORS, *_EXTRACTOR],
-        "nemo": ["*.nemo"],
-    }
+    _clear_abandoned(folder)
+    failures = (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx.HTTPError, OSError)
+    try:
+        for attempt in stamina.retry_context(
+            on=_passes, attempts=_ATTEMPTS, timeout=None, wait_initial=_WAIT_SECONDS
+        ):
+            with attempt:
+                return _fetch_once(model, revision, kinds, folder)
+    except _Mismatch as failure:
+        raise WeightsCorrupt(str(failure), "is not what the hub says it is, fetched anew") from None
+    except failures as failure:
+        if isinstance(failure, OSError) and failure.errno is not None:
+            raise  # of the volume
+        searched = [
+            str(_RUNPOD_CACHE),
+            str(folder),
+            f"Hugging Face, revision {revision}: {failure}",
+        ]
+        raise WeightsMissing(model, searched) from failure
+    raise AssertionError  # the last attempt returns or raises
+
+
+def _passes(failure: Exception) -> bool:
+    """Whether the hub may do better the next time."""
+    import httpx
+    from huggingface_hub import errors
+
+    if isinstance(failure, errors.HfHubHTTPError):
+        return failure.response.status_code in (408, 429) or failure.response.status_code >= 500
+    if isinstance(failure, errors.OfflineModeIsEnabled):
+        return False
+    if isinstance(failure, (errors.LocalEntryNotFoundError, httpx.TransportError, _Mismatch)):
+        return True
+    return isinstance(failure, OSError) and failure.errno is None  # a size that does not fit
+
+
+class _Mismatch(Exception):
+    """A file that arrived as something else; it was removed."""
+
+
+def _fetch_once(model: str, revision: str, kinds: Sequence[Kind], folder: Path) -> Path:
+    import huggingface_hub
+
+    info = huggingface_hub.HfApi().model_info(model, revision=revision, files_metadata=True)
+    offered = {each.rfilename: each for each in info.siblings or ()}
     for kind in kinds:
-        try:
-            folder = Path(huggingface_hub.snapshot_download(model, allow_patterns=patterns[kind]))
-        except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as failure:
-            searched = [str(_RUNPOD_CACHE), "the Hugging Face cache", f"Hugging Face: {failure}"]
-            raise WeightsMissing(model, searched) from failure
-        found = _checkpoint_in(folder, [kind])
+        wanted = _wanted(kind, list(offered))
+        if not wanted:
+            continue
+        paths = {
+            name: Path(huggingface_hub.hf_hub_download(model, name, revision=revision))
+            for name in wanted
+        }
+        for name, path in paths.items():
+            _compare(path, offered[name])
+        snapshot = next(iter(paths.values())).parent
+        if {path.parent.name for path in paths.values()} != {info.sha}:
+            raise _Mismatch(f"{snapshot}: the branch was moved meanwhile")
+        note = {name: path.stat().st_size for name, path in paths.items()}
+        write_whole(folder / _OURS / f"{snapshot.name}-{kind}.json", json.dumps(note))
+        log.info("fetched %s at %s: %d bytes", model, snapshot.name, sum(note.values()))
+        found = _checkpoint_in(snapshot, [kind])
         if found is not None:
             return found
-    raise WeightsMissing(model, [f"Hugging Face: {model} holds no checkpoint"])
+    raise WeightsMissing(model, [f"Hugging Face, revision {revision}: it holds no checkpoint"])
+
+
+def _wanted(kind: Kind, offered: Sequence[str]) -> list[str]:
+    """The files of that kind, none where one that is needed is not offered."""
+    if kind == "nemo":
+        return sorted(name for name in offered if name.endswith(".nemo") and "/" not in name)[:1]
+    if not set(_SAFETENSORS) <= set(offered):
+        return []
+    return [name for name in (*_SAFETENSORS, *_EXTRACTOR) if name in offered]
+
+
+def _compare(path: Path, offered: Any) -> None:
+    """Hold a file to the size and the digest that the hub says; raises `_Mismatch`."""
+    content = path.resolve()
+    digest = offered.lfs.sha256 if offered.lfs else offered.blob_id
+    fits = offered.size in (None, content.stat().st_size)
+    if not fits or (digest and _digest(content, digest) != digest):
+        path.unlink()
+        content.unlink(missing_ok=True)
+        raise _Mismatch(str(path))
+
+
+def _clear_abandoned(folder: Path) -> None:
+    """Remove halves of files whose downloads were killed: they are not taken up again."""
+    for half in folder.glob("blobs/*.incomplete"):
+        with suppress(OSError):
+            if time.time() - half.stat().st_mtime > _ABANDONED_SECONDS:
+                half.unlink()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +305,8 @@ def _check_file(path: Path) -> FileCheck:
     content = path.resolve()
     published = _PUBLISHED.get(path.name)
     # In a cache of Hugging Face's a file is named by what it holds.
-    named = content.name if content.parent.name == "blobs" else None
+    held = content.parent.name == "blobs" and _DIGEST.fullmatch(content.name)
+    named = content.name if held else None
     digest = _digest(content, named or published)
     verdict: Literal["published", "as the cache names it", "unknown", "corrupt"] = "unknown"
     if named is not None and digest != named:

@@ -57,7 +57,7 @@ def open_engine(settings: Settings) -> Engine:
         return ScriptedEngine()
     # Before torch is imported: a model that is not there is said at once.
     wanted: tuple[weights.Kind, ...] = ("nemo",) if settings.engine == "nemo" else weights.ANY_KIND
-    checkpoint = weights.find(settings.model, wanted)
+    checkpoint = weights.find(settings.model, wanted, revision=settings.model_revision)
     if settings.engine == "nemo":
         from parakeet_worker.engine.nemo import NemoEngine
 

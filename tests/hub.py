@@ -1,0 +1,107 @@
+"""A model hub on loopback: what `huggingface_hub` asks of Hugging Face, for one model."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from loopback import WebServer
+
+MODEL = "nvidia/tiny"
+FILES = {
+    "model.safetensors": b"weights" * 100_000,
+    "config.json": b'{"a": 1}',
+    "tokenizer.json": b"{}",
+    "preprocessor_config.json": b'{"b": 2}',
+    "README.md": b"read me",
+}
+
+
+@dataclass(eq=False)
+class Hub:
+    """Its state may be changed while it runs."""
+
+    server: WebServer
+    commit: str = "a" * 40
+    files: dict[str, bytes] = field(default_factory=lambda: dict(FILES))
+    cut: int = 0
+    """So many downloads of the weights end in the middle."""
+    spoilt: int = 0
+    """So many downloads of the weights have another content of the same size."""
+    failing: int = 0
+    """So many questions are answered with 503."""
+    ranges: list[str] = field(default_factory=list)
+
+    def open(self, revisions: tuple[str, ...] = ("main",)) -> None:
+        """Answer for these revisions and for the commit."""
+        for revision in (*revisions, self.commit):
+            self.server.at(f"/api/models/{MODEL}/revision/{revision}", self._info)
+            for name in self.files:
+                self.server.at(f"/{MODEL}/resolve/{revision}/{name}", self._file)
+
+    def _down(self) -> bool:
+        self.failing -= 1
+        return self.failing >= 0
+
+    async def _info(self, _: web.Request) -> web.StreamResponse:
+        if self._down():
+            return web.Response(status=503)
+        siblings = [_sibling(name, content) for name, content in self.files.items()]
+        return web.json_response({"id": MODEL, "sha": self.commit, "siblings": siblings})
+
+    async def _file(self, request: web.Request) -> web.StreamResponse:
+        if self._down():
+            return web.Response(status=503)
+        name = request.path.rpartition("/")[2]
+        content = self.files[name]
+        start = int(request.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
+        if request.method == "GET" and start:
+            self.ranges.append(request.headers["Range"])
+        large = name == "model.safetensors" and request.method == "GET"
+        if large and self.spoilt > 0:
+            self.spoilt -= 1
+            content = b"!" + content[1:]
+        answer = web.StreamResponse(
+            status=206 if start else 200,
+            headers={
+                "ETag": f'"{_digest(name, self.files[name])}"',
+                "X-Repo-Commit": self.commit,
+                "Accept-Ranges": "bytes",
+                "Content-Length": str(len(content) - start),
+                "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}",
+            },
+        )
+        await answer.prepare(request)
+        if request.method == "GET":
+            if large and self.cut > 0:
+                self.cut -= 1
+                await answer.write(content[start : start + (len(content) - start) // 2])
+                assert request.transport is not None
+                request.transport.close()
+                return answer
+            await answer.write(content[start:])
+        await answer.write_eof()
+        return answer
+
+
+def _large(name: str) -> bool:
+    return name.endswith((".safetensors", ".nemo"))
+
+
+def _digest(name: str, content: bytes) -> str:
+    """As Hugging Face names contents."""
+    if _large(name):
+        return hashlib.sha256(content).hexdigest()
+    blob = f"blob {len(content)}\0".encode() + content
+    return hashlib.sha1(blob, usedforsecurity=False).hexdigest()
+
+
+def _sibling(name: str, content: bytes) -> Mapping[str, object]:
+    said: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": "0" * 40}
+    if _large(name):
+        return {
+            **said,
+            "lfs": {"size": len(content), "sha256": _digest(name, content), "pointerSize": 130},
+        }
+    return {**said, "blobId": _digest(name, content)}
