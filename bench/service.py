@@ -269,19 +269,41 @@ def options(description: str) -> argparse.ArgumentParser:
 
 def main() -> None:
     parser = options(__doc__ or "")
+    parser.add_argument("--door", choices=("queue", "http"), default="queue")
     parser.add_argument("--jobs", type=int, default=1000, help="at most")
     parser.add_argument("--minutes", type=float, default=30.0, help="no job is sent after them")
     parser.add_argument("--clips", type=int, default=56, help="different recordings")
     parser.add_argument("--shortest", type=float, default=2.0, help="clip, in seconds")
-    parser.add_argument("--longest", type=float, default=600.0, help="clip, in seconds")
+    parser.add_argument("--longest", type=float, help="clip: 600 s, at the door http 30 s")
     arguments = harness.resolved(parser.parse_args())
+    if arguments.longest is None:
+        arguments.longest = 30.0 if arguments.door == "http" else 600.0
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     fields, facts = model_of(arguments)
+    if arguments.door == "http":
+        _main_http(fields, facts, arguments)
+        return
     found = measured(fields, arguments)
     _show(found)
     name = "random" if arguments.model == "random" else Path(arguments.model).stem
     harness.write(f"service-{name}", arguments, facts, [found])
     if found.unanswered or found.answered_twice or found.different:
+        sys.exit(1)
+
+
+def _main_http(
+    fields: Mapping[str, str], facts: Mapping[str, Any], arguments: argparse.Namespace
+) -> None:
+    import torch
+
+    from bench import callers
+
+    torch.set_num_threads(arguments.threads)
+    found = callers.measured(fields, arguments)
+    callers.show(found)
+    name = "random" if arguments.model == "random" else Path(arguments.model).stem
+    harness.write(f"service-http-{name}", arguments, facts, found)
+    if any(crowd.different for crowd in found):
         sys.exit(1)
 
 

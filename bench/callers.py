@@ -1,0 +1,229 @@
+"""The same question at the HTTP server's door: `python -m bench.service --door http`.
+
+So many clients at a time upload clips to `POST /transcribe`, each the next one when he has his
+answer. Every answer is compared with what the same clip is answered alone, and throughput with
+that of the engine by itself on the same pieces, before and after.
+"""
+
+import argparse
+import itertools
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+import psutil
+
+from bench import clips, harness
+from bench.clips import Clip
+from http_server import Process, figure, running_server
+from parakeet_worker.settings import Settings, variable
+
+CLIENTS = (1, 8, 32)
+_PATIENCE_SECONDS = 1800.0
+_LEAST_EACH = 4
+"""What every client asks at least, where there is time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """So many clients at a time."""
+
+    model: str
+    clients: int
+    requests: int
+    different: tuple[str, ...]
+    """Requests that were not answered as their clip is alone."""
+    audio_seconds: float
+    wall_seconds: float
+    processor_seconds: float
+    """Of the server and its ffmpegs."""
+    engine_audio_seconds_per_second: float
+    engine_processor_milliseconds: float
+    p50_seconds: float
+    p95_seconds: float
+    batches: int
+    pieces: int
+    fill: float
+    """How much of what a batch has room for was used, padding counted."""
+
+    @property
+    def audio_seconds_per_second(self) -> float:
+        return self.audio_seconds / self.wall_seconds
+
+    @property
+    def share_of_engine(self) -> float:
+        return self.audio_seconds_per_second / self.engine_audio_seconds_per_second
+
+    @property
+    def processor_share_of_engine(self) -> float:
+        """The same in seconds of the processors, which neighbours cannot take."""
+        cost = 1000 * self.processor_seconds / self.audio_seconds
+        return self.engine_processor_milliseconds / cost
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: what was asked, what came, how long it took."""
+
+    clip: Clip
+    answer: Any
+    took_seconds: float
+
+
+@contextmanager
+def server(fields: Mapping[str, str], threads: int) -> Iterator[Process]:
+    """A server with those settings that is ready."""
+    chosen = {variable(field): value for field, value in fields.items()}
+    chosen["OMP_NUM_THREADS"] = str(threads)
+    with TemporaryDirectory() as home, running_server(Path(home), chosen) as process:
+        process.wait_until_ready()
+        yield process
+
+
+def crowd(
+    process: Process, asked: Sequence[Clip], clients: int, arguments: argparse.Namespace
+) -> list[Call]:
+    """Let so many clients ask, for so long and until each has asked often enough."""
+    chance = random.Random(arguments.seed)  # noqa: S311
+    order = itertools.chain.from_iterable(
+        chance.sample(asked, len(asked)) for _ in itertools.count()
+    )
+    taking = threading.Lock()
+    left = max(len(asked), clients * _LEAST_EACH)
+    ends = time.monotonic() + 60 * arguments.minutes
+
+    def take() -> Clip | None:
+        nonlocal left
+        with taking:
+            left -= 1
+            return next(order) if left >= 0 and time.monotonic() < ends else None
+
+    def client() -> list[Call]:
+        calls = []
+        with httpx.Client(base_url=process.url, timeout=_PATIENCE_SECONDS) as door:
+            while clip := take():
+                calls.append(_call(door, clip))
+        return calls
+
+    with ThreadPoolExecutor(clients) as pool:
+        turns = [pool.submit(client) for _ in range(clients)]
+        return [call for turn in turns for call in turn.result()]
+
+
+def _call(door: httpx.Client, clip: Clip) -> Call:
+    fields = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in clip.options.items()
+    }
+    started = time.monotonic()
+    with clip.path.open("rb") as file:
+        answer = door.post("/transcribe", files={"file": file}, data=fields)
+    return Call(clip, answer.json(), time.monotonic() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """What the server has done so far."""
+
+    batches: float
+    pieces: float
+    padded_seconds: float
+    budget_seconds: float
+    processor_seconds: float
+
+    @classmethod
+    def of(cls, process: Process) -> "_Count":
+        page = httpx.get(f"{process.url}/metrics").text
+        used = psutil.Process(process.process.pid).cpu_times()
+        return cls(
+            figure(page, "parakeet_batches_total"),
+            figure(page, "parakeet_batch_pieces_total"),
+            figure(page, "parakeet_batch_padded_seconds_total"),
+            figure(page, "parakeet_batch_budget_seconds"),
+            used.user + used.system + used.children_user + used.children_system,
+        )
+
+
+def measured(fields: Mapping[str, str], arguments: argparse.Namespace) -> list[Crowd]:
+    """The engine, the server with each number of clients, and the engine again."""
+    from bench.service import alone
+
+    with TemporaryDirectory() as kept:
+        lengths = clips.lengths(arguments.clips, arguments.shortest, arguments.longest)
+        asked = clips.made(Path(kept), lengths, arguments.seed)
+        runs = []
+        with alone(Settings.of(fields), asked) as engine:
+            answers, paces = engine.answers(), [engine.pace()]
+            with server(fields, arguments.threads) as process:
+                crowd(process, asked[:2], 1, arguments)
+                for clients in CLIENTS:
+                    before, started = _Count.of(process), time.monotonic()
+                    calls = crowd(process, asked, clients, arguments)
+                    wall_seconds = time.monotonic() - started
+                    runs.append((clients, calls, wall_seconds, before, _Count.of(process)))
+            paces.append(engine.pace())
+    engine_pace = harness.median([pace.audio_seconds_per_second for pace in paces])
+    engine_cost = harness.median([pace.processor_milliseconds for pace in paces])
+    return [_crowd(arguments.model, run, answers, engine_pace, engine_cost) for run in runs]
+
+
+def _crowd(
+    model: str,
+    run: tuple[int, list[Call], float, _Count, _Count],
+    answers: Mapping[str, Any],
+    engine_pace: float,
+    engine_cost: float,
+) -> Crowd:
+    clients, calls, wall_seconds, before, after = run
+    took = [call.took_seconds for call in calls]
+    batches = after.batches - before.batches
+    padded_seconds = after.padded_seconds - before.padded_seconds
+    return Crowd(
+        model=model,
+        clients=clients,
+        requests=len(calls),
+        different=tuple(
+            f"{call.clip.path.name} {dict(call.clip.options)}"
+            for call in calls
+            if call.answer != answers[call.clip.path.name]
+        ),
+        audio_seconds=sum(call.clip.seconds for call in calls),
+        wall_seconds=wall_seconds,
+        processor_seconds=after.processor_seconds - before.processor_seconds,
+        engine_audio_seconds_per_second=engine_pace,
+        engine_processor_milliseconds=engine_cost,
+        p50_seconds=harness.percentile(took, 0.5),
+        p95_seconds=harness.percentile(took, 0.95),
+        batches=round(batches),
+        pieces=round(after.pieces - before.pieces),
+        fill=padded_seconds / (batches * after.budget_seconds),
+    )
+
+
+def show(found: Sequence[Crowd]) -> None:
+    """A line for each number of clients."""
+    harness.table(
+        ("clients", "requests", "p50 s", "p95 s", "audio s/s", "engine", "share", "share, cpu",
+         "pieces/batch", "fill", "not as alone"),
+        [
+            (
+                one.clients, one.requests, one.p50_seconds, one.p95_seconds,
+                one.audio_seconds_per_second, one.engine_audio_seconds_per_second,
+                one.share_of_engine, one.processor_share_of_engine,
+                one.pieces / one.batches, one.fill, len(one.different),
+            )
+            for one in found
+        ],
+    )  # fmt: skip
+    for one in found:
+        for line in one.different[:3]:
+            print(line)
