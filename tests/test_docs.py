@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from parakeet_worker import errors
+from parakeet_worker.bootstrap.choices import NAMES as BOOTSTRAP_NAMES
 from parakeet_worker.entrypoints.serverless import handler_of
-from parakeet_worker.settings import Settings
+from parakeet_worker.settings import Settings, variable
 from parakeet_worker.worker import open_pipeline
 from speech import SAMPLES, all_samples
 
@@ -132,3 +134,97 @@ def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
         if "://" not in link and not (ROOT / page).parent.joinpath(link).exists()
     ]
     assert missing == []
+
+
+FAMILIES = {
+    "The caller's move": errors.RequestError,
+    "The same request may work later": errors.TransientError,
+    "The worker is at fault": errors.EngineError,
+    "The operator's move": errors.SetupError,
+}
+
+
+@pytest.mark.parametrize("title", FAMILIES)
+def test_every_code_has_a_cause_and_a_remedy(title: str) -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    section = page.partition(f"### {title}\n")[2].partition("\n### ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", section, re.MULTILINE)
+    assert [code for code, _, _ in rows] == [kind.code for kind in FAMILIES[title].__subclasses__()]
+
+
+@pytest.mark.parametrize("page", [*(path.name for path in (ROOT / "docs").glob("*.md"))])
+def test_every_variable_and_every_code_that_a_page_names_is_one(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text()
+    known = {variable(field) for field in Settings.model_fields} | BOOTSTRAP_NAMES
+    assert set(re.findall(r"\b(?:PARAKEET|S3)_[A-Z0-9_]+\b", text)) <= known
+    codes = {kind.code for family in FAMILIES.values() for kind in family.__subclasses__()}
+    told = set(re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+)+)`: ", text))
+    assert told <= codes
+
+
+def endpoints() -> list[dict[str, Any]]:
+    text = (ROOT / "docs" / "deploying.md").read_text()
+    found = re.findall(r"^```json endpoint\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [json.loads(block) for block in found]
+
+
+# What RunPod's API of August 2026 takes to make an endpoint, with what each may be.
+ENDPOINT: dict[str, Any] = {
+    "name": str, "type": {"QUEUE", "LOAD_BALANCER"}, "image": str, "timeout": int, "disk": int,
+    "flashboot": {"OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT"}, "env": dict, "ports": list,
+    "networkVolumes": list, "gpu": {"pools", "count", "minCudaVersion"},
+    "workers": {"min", "max", "idleTimeout"}, "scaling": {"type", "queueDelay", "requestCount"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", endpoints(), ids=lambda body: body["name"])
+def test_an_endpoint_of_deploying_is_one_that_runpods_api_makes(body: dict[str, Any]) -> None:
+    assert {"name", "type", "image", "scaling"} <= set(body) <= set(ENDPOINT)
+    for key, said in body.items():
+        allowed = ENDPOINT[key]
+        if isinstance(allowed, type):
+            assert isinstance(said, allowed), key
+        else:
+            assert (set(said) if isinstance(said, dict) else {said}) <= allowed, key
+    scaled = {"QUEUE_DELAY": "queueDelay", "REQUEST_COUNT": "requestCount"}
+    assert set(body["scaling"]) == {"type", scaled[body["scaling"]["type"]]}
+    balanced = body["type"] == "LOAD_BALANCER"
+    assert (body["scaling"]["type"] == "REQUEST_COUNT") == balanced
+    if balanced:
+        port = body["env"]["PORT"]
+        assert body["env"]["PORT_HEALTH"] == port
+        assert body["ports"] == [f"{port}/http"]
+
+
+def test_the_endpoints_of_deploying_ask_for_the_images_cuda_and_its_targets() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    for body in endpoints():
+        assert f"nvidia/cuda:{body['gpu']['minCudaVersion']}." in dockerfile
+        assert f" AS {body['image'].rpartition(':')[2]}\n" in dockerfile
+        assert ("networkVolumes" in body) == body["image"].endswith(":volume")
+
+
+def test_deploying_names_every_build_argument_with_its_default() -> None:
+    page = (ROOT / "docs" / "deploying.md").read_text()
+    table = page.partition("| build argument |")[2].partition("\n\n")[0]
+    rows = [row.split("|")[1:3] for row in table.splitlines()[2:]]
+    named = [name for cell, _ in rows for name in re.findall(r"`(\w+)`", cell)]
+    arguments = dict(
+        re.findall(r"^ARG (\w+)=(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    )
+    assert sorted(named) == sorted(arguments)
+    for cell, default in rows:
+        (name, *_) = re.findall(r"`(\w+)`", cell)
+        assert f"`{arguments[name]}`" in default
+
+
+@pytest.mark.parametrize("page", ["deploying.md", "troubleshooting.md"])
+def test_every_link_inside_the_docs_leads_to_a_page_and_a_heading(page: str) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "docs" / page).read_text())
+    assert links
+    for link in links:
+        name, _, heading = link.partition("#")
+        target = (ROOT / "docs" / (name or page)).read_text()
+        titles = re.findall(r"^#+ (.+)$", target, re.MULTILINE)
+        anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+        assert not heading or heading in anchors, link
