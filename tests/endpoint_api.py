@@ -154,11 +154,7 @@ class EndpointApi(JobApi):
         if self._told(job)["status"].startswith("IN_"):
             self.cancelled.append(job)
             self.posted[job].ended = {"status": "CANCELLED"}
-            with self._changed:
-                waiting = [entry for entry in self._queue if entry["id"] == job]
-                for entry in waiting:
-                    self._queue.remove(entry)
-            if not waiting:
+            if not self.withdraw(job):
                 self.stop(job)
         return web.json_response(self._told(job))
 

@@ -105,6 +105,19 @@ class JobApi:
             self.deliveries[job] = Delivery()
             self._changed.notify_all()
 
+    def withdraw(self, job: str) -> bool:
+        """Take a job back that no worker has taken; whether that is so."""
+        with self._changed:
+            waiting = [entry for entry in self._queue if entry["id"] == job]
+            for entry in waiting:
+                self._queue.remove(entry)
+        return bool(waiting)
+
+    @property
+    def stops_told(self) -> bool:
+        """Whether the worker has fetched every stop."""
+        return not self._stops
+
     def stop(self, job: str) -> None:
         """Tell the worker to give a job up, which it may have answered already."""
         with self._changed:
