@@ -7,12 +7,13 @@ loop; after so many batches, if a number is given, it fails for good.
 import os
 import random
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from parakeet_worker.audio import SAMPLE_RATE, find_ffmpeg
 from parakeet_worker.batcher import Batcher
-from parakeet_worker.engine.base import Hypothesis, Samples
+from parakeet_worker.engine.base import Engine, Hypothesis, Samples
 from parakeet_worker.engine.scripted import ScriptedEngine
 from parakeet_worker.entrypoints.serverless import serve
 from parakeet_worker.errors import OutOfMemory
@@ -53,12 +54,40 @@ class FaultyEngine(ScriptedEngine):
         return found
 
 
+class HeldEngine(ScriptedEngine):
+    """Stands still after so many batches, until it is released."""
+
+    def __init__(self, batches: int = 0) -> None:
+        self._free = batches
+        self.held = threading.Event()
+        """Whether it stands still."""
+        self.released = threading.Event()
+        self.batches: list[list[Hypothesis]] = []
+
+    def transcribe(
+        self, batch: Sequence[Samples], scripts: Sequence[Script | None] = ()
+    ) -> list[Hypothesis]:
+        found = super().transcribe(batch, scripts)
+        self.batches.append(found)
+        if len(self.batches) > self._free:
+            self.held.set()
+            assert self.released.wait(60)
+        return found
+
+    @property
+    def heard(self) -> str:
+        """All that it was given to hear."""
+        return " ".join(
+            token.piece for batch in self.batches for found in batch for token in found.tokens
+        )
+
+
 def _is_too_high(hypothesis: Hypothesis) -> bool:
     return any(token.piece == f"▁{TOO_HIGH}" for token in hypothesis.tokens)
 
 
 @contextmanager
-def faulty_pipeline(settings: Settings, engine: FaultyEngine) -> Iterator[Pipeline]:
+def faulty_pipeline(settings: Settings, engine: Engine) -> Iterator[Pipeline]:
     """What `worker.open_pipeline` makes, around that engine."""
     with Batcher(engine, batch_seconds=_BATCH_SECONDS, queue_seconds=3600.0) as batcher:
         ffmpeg = find_ffmpeg(settings.ffmpeg)

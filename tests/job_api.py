@@ -71,6 +71,8 @@ class JobApi:
         self.faults: dict[str, deque[Fault]] = defaultdict(deque)
         """What goes wrong with the next requests to a route: `job-take`, `job-stop`, `job-done`,
         `job-stream`, and `progress`, which the platform has on the route of answers."""
+        self.progress_delay_seconds = 0.0
+        """How long it takes to receive progress."""
         self.unhealthy: list[dict[str, str]] = []
         """What workers said of themselves when they could not work."""
         self.open_takes = 0
@@ -310,6 +312,8 @@ class JobApi:
         fault = self._fault("progress" if kind == "progress" else "job-done")
         if fault is not None and fault != "lose":
             return _faulty(request, fault)
+        if kind == "progress":
+            await asyncio.sleep(self.progress_delay_seconds)
         if len(text.encode()) > self._max_result_bytes:
             return web.Response(status=self._too_large_status, text="exceeded max body size")
         with self._changed:

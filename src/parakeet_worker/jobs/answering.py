@@ -16,7 +16,7 @@ from parakeet_worker.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 
-_PROGRESS_SECONDS = 5.0
+PROGRESS_SECONDS = 5.0
 """Progress is told no more often."""
 
 Segment = Callable[[dict[str, Any]], Awaitable[bool]]
@@ -95,7 +95,13 @@ async def answered(
     return result
 
 
-async def answer_job(pipeline: Pipeline, job: Job, delivery: Delivery) -> None:
+async def answer_job(
+    pipeline: Pipeline,
+    job: Job,
+    delivery: Delivery,
+    *,
+    progress_seconds: float = PROGRESS_SECONDS,
+) -> None:
     """Answer one job of the queue and deliver the answer."""
     name, payload, record = job["id"], job.get("input"), Record()
     verdict = BUG
@@ -104,7 +110,8 @@ async def answer_job(pipeline: Pipeline, job: Job, delivery: Delivery) -> None:
         return await delivery.segment(name, chunk)
 
     try:
-        async with _progress_told(delivery, name, record, told=_wants(payload, "progress")):
+        every_seconds = progress_seconds if _wants(payload, "progress") else None
+        async with _progress_told(delivery, name, record, every_seconds):
             listed = isinstance(payload, dict) and payload.get("inputs") is not None
             output = await answered(pipeline, payload, record, None if listed else segment)
         body = body_of(output, stop=pipeline.batcher.lost)
@@ -142,7 +149,7 @@ def body_of(output: object, *, stop: bool) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _progress_told(
-    delivery: Delivery, name: str, record: Record, *, told: bool
+    delivery: Delivery, name: str, record: Record, every_seconds: float | None
 ) -> AsyncGenerator[None, None]:
     """Tell how far the job is now and then; never once the block has ended.
 
@@ -154,13 +161,13 @@ async def _progress_told(
     async def tell() -> None:
         while True:
             try:
-                await asyncio.wait_for(ended.wait(), _PROGRESS_SECONDS)
+                await asyncio.wait_for(ended.wait(), every_seconds)
             except TimeoutError:
                 await delivery.progress(name, record.progress())
             else:
                 return
 
-    teller = asyncio.create_task(tell()) if told else None
+    teller = None if every_seconds is None else asyncio.create_task(tell())
     try:
         yield
     except asyncio.CancelledError:
