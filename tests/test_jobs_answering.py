@@ -402,6 +402,8 @@ async def test_a_job_that_is_cancelled_while_progress_is_told_posts_nothing_more
         await until(lambda: api.requests["progress"] > 0)
         api.stop("job")
         await until(lambda: "job cancelled" in caplog.text)
+    # It was given up, and not waited for until it failed by itself.
+    assert "progress was not told" not in caplog.text
     assert api.deliveries["job"].order == []
 
 
