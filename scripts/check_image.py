@@ -290,8 +290,7 @@ def _check_jobs(image: Image, root: Path, variables: Mapping[str, str]) -> None:
             first = first_process(running)
             _check_process(image, root, first)
             os.kill(first, signal.SIGTERM)
-            ended = running.wait(END_SECONDS)
-            _told(image, "SIGTERM ends the first process in order", ended == 0)
+            _told(image, "SIGTERM ends the first process in order", _ended(running) == 0)
 
 
 def _check_process(image: Image, root: Path, first: int) -> None:
@@ -308,9 +307,6 @@ def _check_process(image: Image, root: Path, first: int) -> None:
 
 
 def _check_http(image: Image, root: Path, variables: Mapping[str, str]) -> None:
-    if not (root / "app/src/parakeet_worker/entrypoints/server.py").exists():
-        print(f"{'':<7}{image.target:<7} has no HTTP server")
-        return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -319,7 +315,14 @@ def _check_http(image: Image, root: Path, variables: Mapping[str, str]) -> None:
         healthy = _healthy(f"http://127.0.0.1:{port}/ping", running)
         _told(image, "an endpoint that balances load is served by HTTP", healthy)
         os.kill(first_process(running), signal.SIGTERM)
+        _told(image, "and SIGTERM ends that as well", _ended(running) == 0)
+
+
+def _ended(running: "subprocess.Popen[str]") -> int | None:
+    """Its status; None if it does not end."""
+    with suppress(subprocess.TimeoutExpired):
         running.wait(END_SECONDS)
+    return running.poll()
 
 
 def _healthy(url: str, running: "subprocess.Popen[str]") -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from parakeet_worker import weights
+from parakeet_worker.http import reference
 from parakeet_worker.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,3 +191,12 @@ def test_the_build_is_given_all_that_it_copies() -> None:
         assert let_in(source), source
     assert let_in("src/parakeet_worker/checkpoints/demo.nemo")
     assert let_in("requirements/profiles.toml")
+
+
+def test_nothing_asks_for_the_installed_package_which_a_volume_does_not_have() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == reference.VERSION
+    sources = sorted((ROOT / "src").rglob("*.py"))
+    assert len(sources) > 50
+    named = re.compile(rf"""(version|distribution|requires|files)\(["']{project["name"]}["']""")
+    assert [path.name for path in sources if named.search(path.read_text())] == []

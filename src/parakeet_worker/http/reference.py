@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping
 from html import escape
-from importlib.metadata import version
 from typing import Any, TypeAlias
 
 from parakeet_worker import request
@@ -11,6 +10,9 @@ from parakeet_worker.http import openai
 
 Said: TypeAlias = dict[str, Any]
 """An operation, in OpenAPI's words."""
+
+# Not asked of the installed package: on a volume the sources are run as they lie.
+VERSION = "0.1.0"
 
 _JSON = "application/json"
 _FORM = "multipart/form-data"
@@ -194,7 +196,7 @@ def document(doors: Mapping[tuple[str, str], Said]) -> dict[str, Any]:
         paths.setdefault(path.replace(":path", ""), {})[method.lower()] = operation
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Parakeet", "version": version("parakeet-worker")},
+        "info": {"title": "Parakeet", "version": VERSION},
         "paths": paths,
         "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
         "security": [{"key": []}, {}],
