@@ -37,6 +37,7 @@ class Hub:
         """Answer for these revisions and for the commit."""
         for revision in (*revisions, self.commit):
             self.server.at(f"/api/models/{MODEL}/revision/{revision}", self._info)
+            self.server.at(f"/api/models/{MODEL}/tree/{revision}", self._tree)
             for name in self.files:
                 self.server.at(f"/{MODEL}/resolve/{revision}/{name}", self._file)
 
@@ -49,6 +50,9 @@ class Hub:
             return web.Response(status=503)
         siblings = [_sibling(name, content) for name, content in self.files.items()]
         return web.json_response({"id": MODEL, "sha": self.commit, "siblings": siblings})
+
+    async def _tree(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response([_entry(name, content) for name, content in self.files.items()])
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         if self._down():
@@ -105,3 +109,11 @@ def _sibling(name: str, content: bytes) -> Mapping[str, object]:
             "lfs": {"size": len(content), "sha256": _digest(name, content), "pointerSize": 130},
         }
     return {**said, "blobId": _digest(name, content)}
+
+
+def _entry(name: str, content: bytes) -> Mapping[str, object]:
+    said = {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
+    if _large(name):
+        large = {"oid": _digest(name, content), "size": len(content), "pointerSize": 130}
+        return {**said, "lfs": large}
+    return {**said, "oid": _digest(name, content)}

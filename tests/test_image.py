@@ -1,7 +1,10 @@
 """The Dockerfile read as text: what can be known of the image without building it."""
 
+import asyncio
 import json
+import os
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from hub import MODEL, Hub
+from loopback import WebServer
 from parakeet_worker import weights
 from parakeet_worker.http import reference
 from parakeet_worker.settings import Settings
@@ -200,3 +205,24 @@ def test_nothing_asks_for_the_installed_package_which_a_volume_does_not_have() -
     assert len(sources) > 50
     named = re.compile(rf"""(version|distribution|requires|files)\(["']{project["name"]}["']""")
     assert [path.name for path in sources if named.search(path.read_text())] == []
+
+
+async def test_the_build_fetches_the_model_whole_from_a_hub_and_nothing_beside_it(
+    tmp_path: Path, web: WebServer
+) -> None:
+    hub = Hub(web)
+    hub.open()
+    (command,) = [run for run in runs() if "hf download" in run]
+    script = command.replace(" /model", f" {tmp_path}/model").replace(".venv/bin/hf", "hf")
+    scripts = Path(sys.executable).parent
+    building = await asyncio.create_subprocess_exec(
+        "sh", "-ec", script, cwd=tmp_path,
+        env={
+            "PATH": f"{scripts}:{os.environ['PATH']}", "HOME": str(tmp_path),
+            "HF_ENDPOINT": web.address, "HF_HUB_DISABLE_TELEMETRY": "1",
+            "MODEL": MODEL, "REVISION": hub.commit,
+        },
+    )  # fmt: skip
+    assert await asyncio.wait_for(building.wait(), 120) == 0
+    fetched = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    assert fetched == {name: said for name, said in hub.files.items() if name != "README.md"}
