@@ -1,5 +1,4 @@
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -11,11 +10,11 @@ import numpy as np
 import pytest
 
 import recordings
+from faulty_worker import HeldEngine, faulty_pipeline
 from parakeet_worker import answers
 from parakeet_worker.audio import find_ffmpeg
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Hypothesis, Samples
-from parakeet_worker.engine.scripted import ScriptedEngine
 from parakeet_worker.errors import EngineLost, InvalidRequest
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import Clip, FileSource, Request, SamplesSource
@@ -234,40 +233,28 @@ async def test_a_payload_that_cannot_be_read_raises_for_the_door_to_answer(
         await answers.answer(pipeline, "text")
 
 
-class Stubborn:
-    """An engine that holds its first batch until it is told to go on, and counts the pieces."""
-
-    def __init__(self) -> None:
-        self.go_on = threading.Event()
-        self.entered = threading.Event()
-        self.pieces = 0
-
-    def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
-        self.entered.set()
-        self.go_on.wait()
-        self.pieces += len(batch)
-        return ScriptedEngine().transcribe(batch)
-
-    def close(self) -> None:
-        """Nothing to give back."""
-
-
 async def test_a_cancelled_request_takes_its_waiting_pieces_back_and_leaves_nothing(
     tmp_path: Path,
 ) -> None:
-    engine = Stubborn()
+    engine = HeldEngine()
     settings = Settings(engine="scripted", scratch=tmp_path, segment_seconds=2.0)
-    with Batcher(engine, batch_seconds=2.0, queue_seconds=1000) as batcher:
-        pipeline = Pipeline(settings, batcher, find_ffmpeg(), open_detectors(settings))
+    with faulty_pipeline(settings, engine) as pipeline:
+        first = asyncio.create_task(pipeline.transcribe(request_of(melody(300))))
+        await asyncio.to_thread(engine.held.wait)
         running = asyncio.create_task(pipeline.transcribe(request_of(melody(*range(400, 900, 50)))))
-        await asyncio.to_thread(engine.entered.wait)
-        await asyncio.sleep(0.3)  # the other pieces are in the queue by now, or about to be
+        while pipeline.batcher.load.waiting_seconds < 8:  # noqa: ASYNC110  # in threads
+            await asyncio.sleep(0.01)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert list(tmp_path.iterdir()) == []
-        engine.go_on.set()
-    assert engine.pieces == 1, "what waited never reached the engine"
+        assert len(list(tmp_path.iterdir())) == 1, "the first one's"
+        engine.released.set()
+        # Whoever comes after finds the engine with nothing to do but his own.
+        after = await pipeline.transcribe(request_of(melody(1000)))
+        assert after.text == "1000."
+        assert (await first).text == "300."
+    assert list(tmp_path.iterdir()) == []
+    assert engine.heard.split(" ") == ["▁300", ".", "▁1000", "."]
 
 
 class Broken:
