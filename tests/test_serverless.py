@@ -1,7 +1,9 @@
 """The real RunPod SDK in front of the worker: one test input, its local API, and its job loop."""
 
+import asyncio
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -10,15 +12,19 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import recordings
+from endpoint_api import KEY, EndpointApi
 from job_api import JobApi, running_worker
+from loopback import WebServer, trickles
 from parakeet_worker.entrypoints.serverless import handler_of
 from parakeet_worker.settings import Settings
 from parakeet_worker.worker import open_pipeline
@@ -188,3 +194,239 @@ async def test_a_lost_engine_asks_the_platform_for_a_new_worker(tmp_path: Path) 
     assert isinstance(answer, dict)
     assert answer["error"].startswith("engine_lost: ")
     assert answer["refresh_worker"] is True
+
+
+# one worker, at the queue
+
+
+@pytest.fixture(scope="module")
+def queue() -> Iterator[EndpointApi]:
+    with EndpointApi() as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def log(
+    queue: EndpointApi, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """A worker at that queue; what it has logged so far."""
+    home = tmp_path_factory.mktemp("worker")
+    options = {"PARAKEET_ALLOW_PRIVATE_ADDRESSES": "true", "PARAKEET_SEGMENT_SECONDS": "2"}
+    with (
+        (home / "log").open("w") as written,
+        running_worker(queue, home, {**SCRIPTED, **options}, log=written) as worker,
+    ):
+        yield lambda: [json.loads(line) for line in (home / "log").read_text().splitlines()]
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == 0
+
+
+def melody(*pitches: int) -> str:
+    rest = recordings.silence(0.6)
+    parts = [part for hz in pitches for part in (recordings.tone(hz, 0.8), rest)]
+    return b64encode(recordings.wav(np.concatenate(parts))).decode()
+
+
+@pytest.mark.usefixtures("log")
+def test_a_streamed_job_sends_its_segments_and_then_the_whole(queue: EndpointApi) -> None:
+    queue.submit("streamed", {"audio_base64": melody(400, 500, 600), "stream": True})
+    assert queue.result("streamed") == {"output": {"text": "400. 500. 600."}}
+    delivery = queue.deliveries["streamed"]
+    texts = [chunk["segment"]["text"] for chunk in delivery.chunks]
+    assert texts == ["400.", "500.", "600."]
+    assert delivery.order == ["chunk"] * 3 + ["done"]
+    assert delivery.streamed == [True]
+
+
+@pytest.mark.usefixtures("log")
+def test_the_sdks_own_client_reads_the_stream(
+    queue: EndpointApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runpod = pytest.importorskip("runpod")
+    monkeypatch.setattr(runpod, "endpoint_url_base", queue.base_url)
+    endpoint = runpod.Endpoint("loopback", api_key=KEY)
+    job = endpoint.run({"input": {"audio_base64": melody(400, 500), "stream": True}})
+    chunks = list(job.stream())
+    assert [chunk["segment"]["text"] for chunk in chunks] == ["400.", "500."]
+    assert job.output() == {"text": "400. 500."}
+    job = endpoint.run({"input": {"audio_base64": "?"}})
+    job.output(timeout=30)
+    assert job.status() == "FAILED"
+
+
+@pytest.mark.usefixtures("log")
+def test_an_answer_reaches_a_platform_that_fails(queue: EndpointApi) -> None:
+    queue.faults["job-done"].extend([500, 429, "drop", "lose"])
+    queue.submit("delivered", {"audio_base64": tone(440)})
+    queue.wait_until(lambda: len(queue.deliveries["delivered"].bodies) == 2)
+    assert queue.deliveries["delivered"].bodies == [{"output": {"text": "440."}}] * 2
+
+
+async def test_a_stopped_job_posts_nothing_and_its_download_ends(
+    queue: EndpointApi, log: Callable[[], list[dict[str, Any]]], web: WebServer
+) -> None:
+    url = web.at("/slow.wav", trickles(recordings.wav(recordings.tone(440, 3)), 0.05))
+    queue.submit("stopped", {"audio_url": url, "progress": True})
+    await asyncio.wait_for(web.reached.wait(), 60)
+    queue.stop("stopped")
+    await asyncio.wait_for(web.left.wait(), 60)
+    await asyncio.to_thread(
+        queue.wait_until, lambda: "job cancelled" in [line["message"] for line in log()]
+    )
+    assert queue.deliveries["stopped"].order == []
+
+
+def test_every_job_has_one_line_of_json_with_its_stages_and_no_text(
+    queue: EndpointApi, log: Callable[[], list[dict[str, Any]]]
+) -> None:
+    queue.submit("logged", {"audio_base64": tone(777)})
+    queue.result("logged")
+    queue.wait_until(lambda: any(line["requestId"] == "logged" for line in log()))
+    (line,) = [line for line in log() if line["requestId"] == "logged"]
+    assert line["message"] == "job ok"
+    assert line["level"] == "INFO"
+    assert line["audio_seconds"] == pytest.approx(0.8)
+    assert line["words"] == 1
+    assert list(line["seconds"]) == ["fetch", "decode", "hear", "total"]
+    assert not any("780." in json.dumps(line) for line in log())
+
+
+@pytest.mark.usefixtures("log")
+def test_the_platform_is_told_that_the_worker_lives(queue: EndpointApi) -> None:
+    before = queue.requests["ping"]
+    queue.wait_until(lambda: queue.requests["ping"] > before + 1)
+    assert queue.unhealthy == []
+
+
+# its end
+
+
+def test_sigterm_ends_an_idle_worker_inside_its_poll_and_later_jobs_stay_queued(
+    tmp_path: Path,
+) -> None:
+    with JobApi(hold_seconds=600) as api, running_worker(api, tmp_path, SCRIPTED) as worker:
+        assert api.polled()
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == 0
+        api.submit("after", {"audio_base64": tone(440)})
+        assert api.queued == 1
+
+
+async def test_sigterm_lets_running_jobs_finish_and_delivers_them(
+    tmp_path: Path, web: WebServer
+) -> None:
+    slow = trickles(recordings.wav(recordings.tone(440, 0.8)), pause_seconds=0.1, step=1000)
+    payload = {"audio_url": web.at("/slow.wav", slow)}
+    options = {**SCRIPTED, "PARAKEET_ALLOW_PRIVATE_ADDRESSES": "true"}
+    names = ["a", "b", "c"]
+    with JobApi(hold_seconds=600) as api, running_worker(api, tmp_path, options) as worker:
+        for name in names:
+            api.submit(name, payload)
+        for name in names:
+            assert await asyncio.to_thread(api.taken, name, 60)
+        api.faults["job-done"].append("drop")
+        worker.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.wait, 60) == 0
+        for name in names:
+            assert api.deliveries[name].bodies == [{"output": {"text": "440."}}]
+
+
+def test_a_job_submitted_at_the_moment_of_sigterm_is_answered_or_stays_queued(
+    tmp_path: Path,
+) -> None:
+    chance = random.Random(2)  # noqa: S311  # the same every time
+    became: Counter[str] = Counter()
+    environment = {**SCRIPTED, "PYTHONPATH": str(ROOT / "tests")}
+    module = ("odd_workers", "serial")
+    with (
+        JobApi(hold_seconds=600) as api,
+        (tmp_path / "log").open("w") as log,
+        running_worker(api, tmp_path, environment, module=module, log=log),
+    ):
+
+        def said(word: str) -> list[list[str]]:
+            lines = (tmp_path / "log").read_text().splitlines()
+            return [line.split() for line in lines if line.startswith(word)]
+
+        for number in range(20):
+            assert api.polled()
+            api.wait_until(lambda number=number: len(said("began")) == number + 1)
+            _, worker = said("began")[number]
+            job, pause = f"job-{number}", chance.uniform(0, 0.02)
+            if chance.random() < 0.5:
+                api.submit(job, {"audio_base64": tone(440)})
+                time.sleep(pause)
+                os.kill(int(worker), signal.SIGTERM)
+            else:
+                os.kill(int(worker), signal.SIGTERM)
+                time.sleep(pause)
+                api.submit(job, {"audio_base64": tone(440)})
+            api.wait_until(lambda number=number: len(said("ended")) == number + 1)
+            assert said("ended")[number] == ["ended", worker, "0"]
+            answered, queued = len(api.deliveries[job].bodies), api.withdraw(job)
+            assert answered + queued == 1, job
+            became["queued" if queued else "answered"] += 1
+    assert became.total() == 20
+    assert became["answered"] > 0
+
+
+# its beginning
+
+
+def test_an_sdk_with_another_name_in_it_is_served_by_its_own_start(tmp_path: Path) -> None:
+    environment = {**SCRIPTED, "PYTHONPATH": str(ROOT / "tests")}
+    with (
+        JobApi(hold_seconds=1) as api,
+        running_worker(api, tmp_path, environment, module=("odd_workers", "renamed")) as worker,
+    ):
+        api.submit("job", {"audio_base64": tone(440), "stream": True})
+        assert api.result("job") == {"output": {"text": "440."}}
+        worker.send_signal(signal.SIGTERM)
+        said, _ = worker.communicate(timeout=60)
+    assert "this SDK is not the known one" in said
+    assert "get_stop_signals" in said
+
+
+def test_a_worker_whose_ffmpeg_does_not_run_says_so_and_takes_no_job(tmp_path: Path) -> None:
+    broken = tmp_path / "ffmpeg"
+    broken.write_text("#!/bin/sh\nexit 7\n")
+    broken.chmod(0o755)
+    with JobApi() as api:
+        api.submit("never", {"audio_base64": tone(440)})
+        with running_worker(api, tmp_path, {**SCRIPTED, "PARAKEET_FFMPEG": str(broken)}) as worker:
+            said, _ = worker.communicate(timeout=60)
+        assert worker.returncode == 1
+        (told,) = api.unhealthy
+        assert api.requests["job-take"] == 0
+    assert told["check"] == "check_ffmpeg"
+    assert told["reason"] == f"Unfit: {broken} ends with status 7"
+    assert "ends with status 7" in said
+
+
+def test_a_worker_whose_model_hears_nothing_says_so_and_takes_no_job(tmp_path: Path) -> None:
+    environment = {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
+    with JobApi() as api:
+        api.submit("never", {"audio_base64": tone(440)})
+        module = ("odd_workers", "deaf")
+        with running_worker(api, tmp_path, environment, module=module) as worker:
+            worker.communicate(timeout=120)
+        assert worker.returncode == 1
+        (told,) = api.unhealthy
+        assert api.requests["job-take"] == 0
+    assert told["check"] == "check_hearing"
+    assert told["reason"] == "Unfit: the model hears nothing in a clip of clear speech"
+
+
+def test_a_worker_whose_engine_is_lost_is_replaced_and_takes_no_more(tmp_path: Path) -> None:
+    environment = {**SCRIPTED, "PYTHONPATH": str(ROOT / "tests")}
+    with JobApi(hold_seconds=600) as api:
+        # It dies at its first batch.
+        module = ("faulty_worker", "1", "0")
+        with running_worker(api, tmp_path, environment, module=module) as worker:
+            api.submit("job", {"audio_base64": tone(440), "stream": True})
+            body = api.result("job")
+            assert worker.wait(60) == 1
+        api.submit("after", {"audio_base64": tone(440)})
+        assert api.queued == 1
+    assert body["stopPod"] is True
+    assert body["error"].startswith("engine_lost: ")

@@ -95,7 +95,7 @@ def _register(*checks: Callable[[], Awaitable[None]]) -> None:
 
 
 def serve(pipeline: Pipeline, *, local: bool = False) -> None:
-    """Answer jobs until a signal, or the loss of the engine, ends it."""
+    """Answer jobs until a signal ends it, or the loss of the engine, with exit status 1."""
     if local:
         serve_public(pipeline)
         return
@@ -106,6 +106,8 @@ def serve(pipeline: Pipeline, *, local: bool = False) -> None:
         serve_public(pipeline)
         return
     asyncio.run(serve_queue(pipeline, parts))
+    if pipeline.batcher.lost:
+        sys.exit("parakeet: the engine is lost; another worker is asked for")
 
 
 def main() -> None:
@@ -123,11 +125,8 @@ def main() -> None:
         settings = Settings.from_environment(os.environ)
         with open_pipeline(settings) as pipeline:
             serve(pipeline, local=local)
-            lost = pipeline.batcher.lost
     except SetupError as error:
         sys.exit(f"parakeet: {error}")
-    if lost:
-        sys.exit("parakeet: the engine is lost; another worker is asked for")
 
 
 if __name__ == "__main__":
