@@ -102,6 +102,35 @@ async def result(api: JobApi, job: str) -> Any:
 # plain answers
 
 
+async def test_a_job_in_openais_spelling_is_answered_in_it(api: JobApi, settings: Settings) -> None:
+    file = b64encode(melody(*PITCHES)).decode()
+    asked = {"file": file, "model": "whisper-1", "response_format": "verbose_json"}
+    for job, route, body in (
+        ("words", "/v1/audio/transcriptions", asked),
+        ("text", "/v1/audio/transcriptions", {"file": file, "response_format": "text"}),
+        ("models", "/v1/models", None),
+        ("bad", "/v1/audio/transcriptions", {"file": file, "prompt": "hm"}),
+        ("nowhere", "/v1/embeddings", {}),
+    ):
+        api.submit(job, {"openai_route": route, "openai_input": body})
+    async with working(api, settings):
+        words = (await result(api, "words"))["output"]
+        assert (words["task"], words["text"]) == ("transcribe", TEXT)
+        assert await result(api, "text") == {"output": f"{TEXT}\n"}
+        assert (await result(api, "models"))["output"]["data"][0]["id"] == "scripted"
+        assert (await result(api, "bad"))["error"].startswith("invalid_request: prompt: ")
+        assert (await result(api, "nowhere"))["error"].startswith("unknown_route: ")
+
+
+async def test_an_answer_in_openais_spelling_has_the_same_limit(
+    api: JobApi, settings: Settings
+) -> None:
+    body = {"file": b64encode(melody(*PITCHES)).decode()}
+    api.submit("job", {"openai_route": "/v1/audio/transcriptions", "openai_input": body})
+    async with working(api, settings.model_copy(update={"max_result_bytes": 20})):
+        assert (await result(api, "job"))["error"].startswith("result_too_large: ")
+
+
 async def test_a_job_is_answered_with_its_words(api: JobApi, settings: Settings) -> None:
     api.submit("job", job_of(melody(*PITCHES)))
     async with working(api, settings):

@@ -22,7 +22,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ExceptionHandler
 
-from parakeet_worker import answers, rewriting
+from parakeet_worker import answers, openai_wire, rewriting
 from parakeet_worker.errors import (
     EngineLost,
     InvalidRequest,
@@ -32,7 +32,7 @@ from parakeet_worker.errors import (
     UnknownRoute,
     Warming,
 )
-from parakeet_worker.http import openai, reference, uploads
+from parakeet_worker.http import reference, uploads
 from parakeet_worker.http.responses import (
     GONE,
     Event,
@@ -67,10 +67,13 @@ def application(service: Service) -> Starlette:
     transcripts, figures = _Transcripts(service), _Figures(service)
     doors: dict[tuple[str, str], tuple[Door, reference.Said]] = {
         ("POST", "/transcribe"): (transcripts.transcribe, reference.TRANSCRIBE),
-        ("POST", openai.TRANSCRIPTIONS): (transcripts.transcriptions, reference.TRANSCRIPTIONS),
+        ("POST", openai_wire.TRANSCRIPTIONS): (
+            transcripts.transcriptions,
+            reference.TRANSCRIPTIONS,
+        ),
         ("POST", "/render"): (transcripts.render, reference.RENDER),
-        ("GET", openai.MODELS): (figures.models, reference.MODELS),
-        ("GET", f"{openai.MODELS}/{{name:path}}"): (figures.model, reference.MODEL),
+        ("GET", openai_wire.MODELS): (figures.models, reference.MODELS),
+        ("GET", f"{openai_wire.MODELS}/{{name:path}}"): (figures.model, reference.MODEL),
         ("GET", "/ping"): (figures.ping, reference.PING),
         ("GET", "/health"): (figures.health, reference.HEALTH),
         ("GET", "/ready"): (figures.ready, reference.READY),
@@ -140,9 +143,9 @@ class _Transcripts:
             asked = await self._asked(request, folder)
             observe = self._service.metrics.observe
             if asked.stream:
-                events = _unnamed(openai.events(pipeline, asked, observe))
+                events = _unnamed(openai_wire.events(pipeline, asked, observe))
                 return await self._streamed(request, events, inside, last=b"data: [DONE]\n\n")
-            work = openai.answer(pipeline, asked, observe)
+            work = openai_wire.answer(pipeline, asked, observe)
             answer = await while_connected(request.receive, work)
             if not isinstance(answer, str):
                 return JSONResponse(answer)
@@ -194,16 +197,16 @@ class _Transcripts:
         except RequestError as error:
             return error
 
-    async def _asked(self, request: Request, folder: Path) -> openai.Asked:
+    async def _asked(self, request: Request, folder: Path) -> openai_wire.Asked:
         if _is_form(request):
             form = await uploads.form(request, folder, self._settings)
-            return openai.from_form(form.fields, form.file, self._settings)
+            return openai_wire.from_form(form.fields, form.file, self._settings)
         path = await uploads.body(request, folder, self._settings)
         async with self._reading:
             return await asyncio.to_thread(self._read_asked, path)
 
-    def _read_asked(self, path: Path) -> openai.Asked:
-        asked = openai.from_json(uploads.read(path), self._settings)
+    def _read_asked(self, path: Path) -> openai_wire.Asked:
+        asked = openai_wire.from_json(uploads.read(path), self._settings)
         kept = uploads.kept(asked.request, path.with_name("audio"), self._settings)
         return replace(asked, request=kept)
 
@@ -264,7 +267,7 @@ class _Figures:
 
     async def health(self, _: Request) -> Response:
         state = self._service.state
-        document = {"status": state, "model": openai.model_name(self._service.settings)}
+        document = {"status": state, "model": openai_wire.model_name(self._service.settings)}
         return JSONResponse(document, 500 if state == "lost" else 200)
 
     async def ready(self, _: Request) -> Response:
@@ -277,11 +280,11 @@ class _Figures:
 
     async def models(self, request: Request) -> Response:
         self._service.keys.check(request.headers.get("authorization"))
-        return JSONResponse(openai.models(self._service.settings))
+        return JSONResponse(openai_wire.models(self._service.settings))
 
     async def model(self, request: Request) -> Response:
         self._service.keys.check(request.headers.get("authorization"))
-        return JSONResponse(openai.model(self._service.settings, request.path_params["name"]))
+        return JSONResponse(openai_wire.model(self._service.settings, request.path_params["name"]))
 
     async def metrics(self, request: Request) -> Response:
         self._service.keys.check(request.headers.get("authorization"))

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any, TypeAlias
 
-from parakeet_worker import request
-from parakeet_worker.http import openai
+from parakeet_worker import openai_wire, request
 
 Said: TypeAlias = dict[str, Any]
 """An operation, in OpenAPI's words."""
@@ -83,7 +82,7 @@ def _openai(file: Mapping[str, Any]) -> dict[str, Any]:
         "properties": {
             "file": file,
             "model": {"type": "string", "description": "The served model, or one of "
-                      f"{', '.join(openai.ALIASES)}, which mean the same."},
+                      f"{', '.join(openai_wire.ALIASES)}, which mean the same."},
             "language": {"type": "string", "description": "A hint."},
             "response_format": {
                 "type": "string", "enum": ["json", "text", "srt", "verbose_json", "vtt"],

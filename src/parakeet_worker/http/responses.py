@@ -10,8 +10,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from parakeet_worker import openai_wire
 from parakeet_worker.errors import ParakeetError, TransientError
-from parakeet_worker.http import openai
 
 Value = TypeVar("Value")
 Event = tuple[str | None, Mapping[str, object]]
@@ -30,7 +30,7 @@ def is_openai(path: str) -> bool:
 
 def error_document(error: ParakeetError, path: str) -> dict[str, Any]:
     """The error as the door behind `path` says it."""
-    return openai.error(error) if is_openai(path) else error.document()
+    return openai_wire.error(error) if is_openai(path) else error.document()
 
 
 def refusal(error: ParakeetError, path: str) -> Response:

@@ -28,7 +28,14 @@ async def fitted(
     return {"written_to": await _write(body, output, settings)}
 
 
-def encoded(answer: Document | Sequence[Document]) -> bytes:
+def check_size(answer: Document | str, settings: Settings) -> None:
+    """Raise `ResultTooLarge` for an answer that can go nowhere else."""
+    size = len(encoded(answer))
+    if size > settings.max_result_bytes:
+        raise ResultTooLarge(size, settings.max_result_bytes)
+
+
+def encoded(answer: Document | Sequence[Document] | str) -> bytes:
     """JSON as it is sent; a ValueError for what JSON has no word for, such as NaN."""
     return json.dumps(answer, ensure_ascii=False, allow_nan=False).encode()
 

@@ -13,8 +13,8 @@ import pytest
 from faulty_worker import FaultyEngine
 from http_server import Serving, serving
 from loopback import WebServer, sends
+from parakeet_worker import openai_wire as spelling
 from parakeet_worker.errors import InvalidRequest, ModelNotFound, ParakeetError, UnknownRoute
-from parakeet_worker.http import openai as spelling
 from parakeet_worker.settings import Settings
 from parakeet_worker.worker import open_pipeline
 from test_http_doors import TEXT, TONE, encoded, events

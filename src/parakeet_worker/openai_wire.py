@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from parakeet_worker import answers, render, request
+from parakeet_worker import answers, outputs, render, request
 from parakeet_worker.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -272,7 +272,9 @@ def error(failure: ParakeetError) -> Document:
     }
 
 
-async def answer_openai(pipeline: Pipeline, payload: Mapping[str, object]) -> object:
+async def answer_openai(
+    pipeline: Pipeline, payload: Mapping[str, object], observe: Observe = unobserved
+) -> object:
     """Answer a queue job's `input` that has `openai_route` and `openai_input`.
 
     A JSON value: an object, or text for the formats that are text. A stream cannot be told in one
@@ -283,7 +285,9 @@ async def answer_openai(pipeline: Pipeline, payload: Mapping[str, object]) -> ob
         return asked
     if asked.stream:
         raise InvalidRequest("stream", "this endpoint answers in one piece")
-    return await answer(pipeline, asked)
+    found = await answer(pipeline, asked, observe)
+    outputs.check_size(found, pipeline.settings)
+    return found
 
 
 def read_openai(settings: Settings, payload: Mapping[str, object]) -> Asked | Document:
