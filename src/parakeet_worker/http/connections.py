@@ -16,6 +16,7 @@ _TOO_MANY = (
     b"Content-Length: 21\r\nContent-Type: text/plain\r\n\r\ntoo many connections\n"
 )
 _LINGER_SECONDS = 5.0
+_QUIET_SECONDS = 1.0
 
 
 class _Server(uvicorn.Server):
@@ -131,6 +132,7 @@ class Lingering:
         try:
             async with asyncio.timeout(_LINGER_SECONDS):
                 while unread():
-                    await receive()
+                    async with asyncio.timeout(_QUIET_SECONDS):
+                        await receive()
         except TimeoutError:
             return
