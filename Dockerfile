@@ -36,13 +36,19 @@ RUN uv venv --python /usr/local/bin/python .venv \
     && uv pip sync --python .venv/bin/python --compile-bytecode --require-hashes \
         requirements/runtime.txt
 
-FROM environment AS published
+FROM environment AS downloaded
 ARG MODEL=nvidia/parakeet-tdt-0.6b-v3
 ARG REVISION=541d1f99c6b0c3cd0b11a95167540bb8edefd82b
-RUN .venv/bin/hf download "${MODEL}" --revision "${REVISION}" --local-dir /model \
+RUN .venv/bin/hf download "${MODEL}" --revision "${REVISION}" --local-dir /download \
         --include config.json --include model.safetensors --include tokenizer.json \
         --include preprocessor_config.json --include processor_config.json \
-    && rm -r /model/.cache
+    && rm -r /download/.cache
+
+# As a GPU is served it: half as large, and no worker converts it at its first start.
+FROM downloaded AS published
+COPY src src
+RUN PYTHONPATH=src .venv/bin/python -m parakeet_worker.entrypoints.cli convert \
+        --model /download --precision bf16 /model/served.safetensors
 
 FROM scratch AS demo
 COPY src/parakeet_worker/checkpoints/demo.nemo /model/

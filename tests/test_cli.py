@@ -386,3 +386,20 @@ def test_silence_is_an_empty_line(invoke, tmp_path):
     (tmp_path / "quiet.wav").write_bytes(wav(silence(1)))
     ran = invoke(tmp_path / "quiet.wav")
     assert (ran.stdout, ran.stderr, ran.exit_code) == ("\n", "", 0)
+
+
+def test_a_model_that_was_converted_hears_what_its_checkpoint_hears(
+    invoke: Invoke, folder: Path, environment: dict[str, str]
+) -> None:
+    target = folder / "model" / "served.safetensors"
+    asked = ["convert", str(target), "--model", "demo", "--precision", "fp32"]
+    made = CliRunner().invoke(main, asked, env=environment)
+    assert made.exit_code == 0, made.output
+    sample = str(Path(__file__).parent.parent / "samples" / "en.ogg")
+    heard = [
+        invoke(sample, "--model", model, PARAKEET_ENGINE="native").stdout
+        for model in (str(target.parent), "demo")
+    ]
+    assert heard[0] == heard[1] != ""
+    wrong = CliRunner().invoke(main, ["convert", "model.bin", "--model", "demo"], env=environment)
+    assert wrong.exit_code == 2

@@ -213,7 +213,7 @@ async def test_the_build_fetches_the_model_whole_from_a_hub_and_nothing_beside_i
     hub = Hub(web)
     hub.open()
     (command,) = [run for run in runs() if "hf download" in run]
-    script = command.replace(" /model", f" {tmp_path}/model").replace(".venv/bin/hf", "hf")
+    script = command.replace(" /download", f" {tmp_path}/model").replace(".venv/bin/hf", "hf")
     scripts = Path(sys.executable).parent
     building = await asyncio.create_subprocess_exec(
         "sh", "-ec", script, cwd=tmp_path,

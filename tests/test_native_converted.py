@@ -10,9 +10,9 @@ import torch
 
 from parakeet_worker.engine.native import NativeEngine
 from parakeet_worker.engine.native import checkpoint as checkpoints
-from parakeet_worker.engine.native.converted import convert, open_converted, read, write
+from parakeet_worker.engine.native.converted import convert, keep, open_converted, read, write
 from parakeet_worker.engine.native.precision import Precision
-from parakeet_worker.errors import WeightsCorrupt, WeightsUnsupported
+from parakeet_worker.errors import InvalidSetting, WeightsCorrupt, WeightsUnsupported
 from recordings import noise
 from tiny_model import config, weights, write_nemo, write_safetensors
 
@@ -39,6 +39,23 @@ def test_what_was_kept_says_the_same_as_what_was_just_converted(
     heard = [NativeEngine(model, CPU).transcribe(clips) for model in (converted, again)]
     assert heard[0] == heard[1]
     assert any(hypothesis.tokens for hypothesis in heard[0])
+
+
+def test_a_converted_file_is_opened_in_the_place_of_what_it_was_made_from(tmp_path: Path) -> None:
+    source, clips = write_nemo(tmp_path / "tiny.nemo"), [noise(2.0, level=0.1)]
+    keep(source, Precision.BF16, tmp_path / "model" / "served.safetensors")
+    wanted = NativeEngine.open(source, device="cpu", precision="bf16")
+    served = NativeEngine.open(tmp_path / "model" / "served.safetensors", device="cpu")
+    assert str(served) == str(wanted)
+    assert served.transcribe(clips) == wanted.transcribe(clips)
+    with pytest.raises(InvalidSetting, match="was converted to bf16"):
+        NativeEngine.open(tmp_path / "model" / "served.safetensors", "cpu", precision="fp32")
+
+
+def test_a_file_of_another_kind_is_not_opened_as_a_converted_one(tmp_path: Path) -> None:
+    folder = write_safetensors(tmp_path / "tiny")
+    with pytest.raises(WeightsCorrupt, match=r"model\.safetensors"):
+        NativeEngine.open(folder / "model.safetensors", "cpu")
 
 
 @pytest.mark.parametrize("make", [write_nemo, write_safetensors])

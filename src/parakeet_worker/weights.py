@@ -56,8 +56,11 @@ _ATTEMPTS = 5
 _WAIT_SECONDS = 0.5
 _ABANDONED_SECONDS = 3600.0
 
-Kind: TypeAlias = Literal["safetensors", "nemo"]
-ANY_KIND: tuple[Kind, ...] = ("safetensors", "nemo")
+# What `parakeet convert` writes into an image, by the name that it has in a folder.
+SERVED = "served.safetensors"
+
+Kind: TypeAlias = Literal["served", "safetensors", "nemo"]
+ANY_KIND: tuple[Kind, ...] = ("served", "safetensors", "nemo")
 
 
 def find(model: str, kinds: Sequence[Kind] = ANY_KIND, *, revision: str | None = None) -> Path:
@@ -95,7 +98,9 @@ def _inside(model: str, path: Path, kinds: Sequence[Kind]) -> Path:
 
 
 def _checkpoint_in(folder: Path, kinds: Sequence[Kind]) -> Path | None:
+    served = folder / SERVED
     held: dict[Kind, Path | None] = {
+        "served": served if served.exists() else None,
         "safetensors": folder if all((folder / name).exists() for name in _SAFETENSORS) else None,
         "nemo": next(iter(sorted(folder.glob("*.nemo"))), None),
     }

@@ -11,7 +11,7 @@ from typing import get_args
 
 import click
 
-from parakeet_worker import verification
+from parakeet_worker import verification, weights
 from parakeet_worker.bootstrap import prepare
 from parakeet_worker.client import cost as cost_table
 from parakeet_worker.client.clients import AsyncClient, Options
@@ -164,6 +164,35 @@ def verify(model: str | None) -> None:
     if not hearing.heard:
         click.echo("parakeet: nothing was heard in a clip of clear speech", err=True)
     sys.exit(_SOME_FAILED if corrupt or not hearing.heard else 0)
+
+
+@main.command()
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--model", "-m", help="Hugging Face name, path, or 'demo'.  [default: the settings']")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16", "fp16", "int8"]), default="bf16",
+    show_default=True, help="What it is served in; int8 is for processors.",
+)  # fmt: skip
+def convert(target: Path, model: str | None, precision: str) -> None:
+    """Write the model as it is served to TARGET, a .safetensors file to name in PARAKEET_MODEL.
+
+    For images: a worker that is given it has nothing to convert at its first start.
+    Exit status: 0 if it is there, 2 if it cannot be made.
+    """
+    if target.suffix != ".safetensors":
+        raise click.UsageError("TARGET must end in .safetensors")
+    from parakeet_worker.engine.native import converted
+    from parakeet_worker.engine.native.precision import Precision
+
+    with _setup_errors_told():
+        settings = _settings(model)
+        source = weights.find(
+            settings.model, ("safetensors", "nemo"), revision=settings.model_revision
+        )
+        try:
+            converted.keep(source, Precision(precision), target)
+        except OSError as failure:
+            raise click.UsageError(f"{target}: {failure.strerror or failure}") from failure
 
 
 @main.command()

@@ -69,6 +69,14 @@ def open_converted(source: Path, precision: Precision, folder: Path | None) -> C
     return converted
 
 
+def keep(source: Path, precision: Precision, target: Path) -> None:
+    """Convert the checkpoint at `source` to a file that can be opened in its place.
+
+    Raises `OSError`, `WeightsCorrupt` and `WeightsUnsupported`.
+    """
+    write(convert(checkpoints.read(source), precision), target)
+
+
 def _name(source: Path, precision: Precision) -> str:
     """Another name for another file, another state of it, or another format of ours."""
     files = sorted(source.iterdir()) if source.is_dir() else [source]

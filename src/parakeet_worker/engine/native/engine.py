@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from parakeet_worker.engine.base import Hypothesis, Samples, Token
 from parakeet_worker.engine.budget import batch_seconds, noise
 from parakeet_worker.engine.native.captured import CapturedDecoder
-from parakeet_worker.engine.native.converted import Converted, open_converted
+from parakeet_worker.engine.native.converted import Converted, open_converted, read
 from parakeet_worker.engine.native.decoder import (
     Emission,
     GreedyDecoder,
@@ -83,7 +83,9 @@ class NativeEngine:
         decoder: str = "plain",
         converted: Path | None = None,
     ) -> "NativeEngine":
-        """Load a `.nemo` file or a `safetensors` folder; raises `SetupError`s.
+        """Load a `.nemo` file, a `safetensors` folder, or what was converted from one of them.
+
+        Raises `SetupError`s.
 
         `device` is torch's name of one, or `auto` for the GPU where there is one; `precision` is
         a `Precision`, or `auto` for the fastest of the device; `decoder` is `plain` or `graph`;
@@ -92,10 +94,16 @@ class NativeEngine:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         where = torch.device(device)
-        chosen = fastest(where) if precision == "auto" else Precision(precision)
-        if chosen is Precision.INT8 and where.type != "cpu":
-            raise InvalidSetting("PARAKEET_PRECISION", "int8 is for processors, not for a GPU")
-        model = open_converted(path, chosen, converted)
+        if path.suffix == ".safetensors":
+            model = read(path)
+            if precision not in ("auto", model.precision):
+                reason = f"{path} was converted to {model.precision}"
+                raise InvalidSetting("PARAKEET_PRECISION", reason)
+        else:
+            chosen = fastest(where) if precision == "auto" else Precision(precision)
+            _check_precision(chosen, where)
+            model = open_converted(path, chosen, converted)
+        _check_precision(model.precision, where)
         return cls(model, where, captured=decoder == "graph")
 
     @torch.inference_mode()
@@ -160,6 +168,11 @@ class NativeEngine:
     def _hypothesis(self, emissions: Sequence[Emission]) -> Hypothesis:
         tokens = tuple(_token(emission, self._vocabulary) for emission in emissions)
         return Hypothesis(tokens=tokens, frame_seconds=self.frame_seconds)
+
+
+def _check_precision(precision: Precision, device: torch.device) -> None:
+    if precision is Precision.INT8 and device.type != "cpu":
+        raise InvalidSetting("PARAKEET_PRECISION", "int8 is for processors, not for a GPU")
 
 
 def _moved(tensors: Tensors, device: torch.device) -> dict[str, Tensor]:
