@@ -31,7 +31,7 @@ from http_server import Process, running_server
 from parakeet_worker import errors
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.language import LANGUAGES
-from recordings import silence, tone, wav
+from recordings import encode, silence, tone, wav
 from speech import SAMPLES, sample
 
 PAGE = Path(parakeet_worker.__file__).parent / "page"
@@ -333,6 +333,20 @@ def test_words_that_the_model_is_unsure_of_are_marked_and_explained(chromium, sc
         expect(unsure).to_have_attribute("title", re.compile(r"^[1-5]?\d % sure$"))
         expect(there["unsure"]).to_contain_text("1 word is underlined like this")
         assert there.saved("Download as SRT subtitles").startswith(b"1\n00:00:00,")
+
+
+def test_channels_are_heard_apart_where_that_is_asked_for(chromium, scripted, tmp_path):
+    left = np.concatenate([silence(0.4), tone(440, 0.8), silence(1.6)])
+    right = np.concatenate([silence(1.6), tone(520, 0.8), silence(0.4)])
+    call = encode(tmp_path / "call.wav", samples=np.stack([left, right], 1).ravel(), channels=2)
+    with visit(chromium, scripted) as there:
+        there.page.evaluate("sessionStorage.setItem('parakeet-key', 'open sesame')")
+        there.page.get_by_text("Options").click()
+        there.page.get_by_label("Hear each channel by itself").check()
+        there.hear_whole(call)
+        sentences = there.page.locator("#transcript li p")
+        expect(sentences).to_have_text(["Channel 1 440.", "Channel 2 520."])
+        assert b"[Channel 2] 520." in there.saved("Download as SRT subtitles")
 
 
 def focused(page: Page) -> str:
@@ -638,6 +652,20 @@ def test_speech_without_words_is_warned_of_and_can_be_listened_to(chromium, faul
         expect(there["warnings"]).to_contain_text("no words were found in 1.8 s of speech")
         there["warnings"].get_by_role("button", name="Play from 2 seconds").click()
         until(there.page, lambda: float(there["position"].input_value()) > 2)
+
+
+def test_times_of_long_recordings_stand_on_one_line(chromium, faulty):
+    late = {**SEGMENT, "start": 13_507.5, "end": 13_508.0}
+    late["words"] = [{"word": "Goodbye.", "start": 13_507.5, "end": 13_508.0, "confidence": 0.9}]
+    faulty.body = event("segment", SEGMENT) + event("segment", late)
+    with visit(chromium, faulty.address, **PHONE) as there:
+        there.hear(sample("en").path)
+        times = there.page.locator(".time")
+        expect(times).to_have_text(["0:00", "3:45:07"])
+        boxes = [times.nth(index).bounding_box() for index in range(2)]
+        word = there.page.locator(".word").nth(1).bounding_box()
+        assert boxes[0]["height"] == boxes[1]["height"]
+        assert boxes[1]["x"] + boxes[1]["width"] <= word["x"]
 
 
 def test_nothing_is_sent_before_the_model_is_loaded(chromium, faulty):

@@ -206,6 +206,7 @@ def page(document: Mapping[str, Any]) -> str:
     """An OpenAPI document to read: plain HTML, without scripts or anything from elsewhere."""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<link rel="icon" href="page/icon.svg">'
         '<meta name="viewport" content="width=device-width"><title>Parakeet: API</title>'
         f"<style>{_STYLE}</style><h1>Parakeet: API</h1>"
         '<p>The same for programs: <a href="openapi.json">openapi.json</a>. '
