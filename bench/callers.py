@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
@@ -27,8 +27,13 @@ from bench.clips import Clip
 from http_server import Process, figure, running_server
 from parakeet_worker.settings import Settings, variable
 
+if TYPE_CHECKING:
+    from bench.service import Alone, Pace
+
 CLIENTS = (1, 8, 32)
 _PATIENCE_SECONDS = 1800.0
+_BATCHES_SECONDS = (15.0, 30.0, 60.0, 120.0, None)
+"""Clips of all lengths in one batch are mostly padding: the engine's best is not its largest."""
 _LEAST_EACH = 4
 """What every client asks at least, where there is time."""
 
@@ -162,7 +167,7 @@ def measured(fields: Mapping[str, str], arguments: argparse.Namespace) -> list[C
         asked = clips.made(Path(kept), lengths, arguments.seed)
         runs = []
         with alone(Settings.of(fields), asked) as engine:
-            answers, paces = engine.answers(), [engine.pace()]
+            answers, paces = engine.answers(), [_best(engine)]
             with server(fields, arguments.threads) as process:
                 crowd(process, asked[:2], 1, arguments)
                 for clients in CLIENTS:
@@ -170,10 +175,16 @@ def measured(fields: Mapping[str, str], arguments: argparse.Namespace) -> list[C
                     calls = crowd(process, asked, clients, arguments)
                     wall_seconds = time.monotonic() - started
                     runs.append((clients, calls, wall_seconds, before, _Count.of(process)))
-            paces.append(engine.pace())
+            paces.append(_best(engine))
     engine_pace = harness.median([pace.audio_seconds_per_second for pace in paces])
     engine_cost = harness.median([pace.processor_milliseconds for pace in paces])
     return [_crowd(arguments.model, run, answers, engine_pace, engine_cost) for run in runs]
+
+
+def _best(engine: "Alone") -> "Pace":
+    """The engine by itself, in the batches in which it is fastest."""
+    paces = [engine.pace(batch_seconds) for batch_seconds in _BATCHES_SECONDS]
+    return max(paces, key=lambda pace: pace.audio_seconds_per_second)
 
 
 def _crowd(

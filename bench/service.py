@@ -136,13 +136,14 @@ class Alone:
         )
         return [segment.samples async for segment in pieces]
 
-    def pace(self) -> Pace:
+    def pace(self, batch_seconds: float | None = None) -> Pace:
         """Every piece straight through the engine, in batches that are as alike as can be."""
+        budget_seconds = batch_seconds or self._batch_seconds
         waiting = sorted(self._pieces, key=len)
         started, processor_started = time.perf_counter(), time.process_time()
         while waiting:
             lengths = [len(piece) / SAMPLE_RATE for piece in waiting]
-            chosen = set(plan(lengths, self._batch_seconds))
+            chosen = set(plan(lengths, budget_seconds))
             self._engine.transcribe([waiting[index] for index in chosen])
             waiting = [piece for index, piece in enumerate(waiting) if index not in chosen]
         return Pace(
