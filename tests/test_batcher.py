@@ -542,3 +542,99 @@ def test_what_the_engine_already_has_can_no_longer_be_taken_back():
         assert not running.cancel()
         engine.released.set()
         assert said(running) == "0"
+
+
+# an engine that does not come back
+
+
+@contextmanager
+def watching(engine: Engine, timeout_seconds: float) -> Iterator[Batcher]:
+    with Batcher(
+        engine, batch_seconds=2.0, queue_seconds=1000.0, timeout_seconds=timeout_seconds
+    ) as batcher:
+        yield batcher
+
+
+def test_an_engine_that_hangs_is_lost_and_everybody_is_told():
+    engine = Held()
+    with watching(engine, 0.3) as batcher:
+        answers = batcher.submit(pieces(1, 2, 3, 4, 5))
+        assert engine.entered.wait(PATIENCE_SECONDS)
+        errors = [failure(answer) for answer in answers]
+        assert batcher.lost
+        with pytest.raises(EngineLost, match=r"did not come back from a batch within 0\.3 s"):
+            batcher.submit(pieces(6))
+    # The batcher is closed, though its thread still stands in the engine.
+    assert not engine.released.is_set()
+    engine.released.set()
+    assert all(isinstance(error, EngineLost) for error in errors)
+    assert all("did not come back" in str(error) for error in errors)
+
+
+def test_an_engine_that_comes_back_too_late_does_no_harm():
+    engine = Held()
+    with watching(engine, 0.3) as batcher:
+        answers = batcher.submit(pieces(1, 2, 3))
+        errors = [failure(answer) for answer in answers]
+        thread = batcher._thread
+        engine.released.set()
+        thread.join(PATIENCE_SECONDS)
+        assert not thread.is_alive()
+        assert [failure(answer) for answer in answers] == errors
+        assert batcher.lost
+    assert all(isinstance(error, EngineLost) for error in errors)
+    assert len(engine.batches) == 1, "what waited is not heard after its refusal"
+
+
+def test_an_engine_that_runs_out_of_memory_too_late_does_no_harm():
+    engine = Cramped(0.5)
+    with watching(engine, 0.3) as batcher:
+        answers = batcher.submit(pieces(1, 2))
+        errors = [failure(answer) for answer in answers]
+        engine.released.set()
+        batcher._thread.join(PATIENCE_SECONDS)
+        assert [failure(answer) for answer in answers] == errors
+    assert len(engine.batches) == 1
+
+
+def test_an_engine_that_comes_back_at_the_very_moment_leaves_nobody_waiting():
+    class Prompt(Engine):
+        """Works for as long as it may."""
+
+        def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
+            threading.Event().wait(0.02)
+            return super().transcribe(batch)
+
+    for _ in range(30):
+        with watching(Prompt(), 0.0205) as batcher:
+            try:
+                answers = batcher.submit(pieces(*range(40)))
+            except EngineLost:
+                continue
+            assert wait(answers, PATIENCE_SECONDS).not_done == set()
+
+
+def test_a_batcher_with_an_engine_that_hangs_can_be_closed():
+    engine = Held()
+    with watching(engine, 0.5) as batcher:
+        (running,) = batcher.submit(pieces(1))
+        assert engine.entered.wait(PATIENCE_SECONDS)
+        # Nobody waits for the answer any more, and the worker is told to end.
+        closing = threading.Thread(target=batcher.close)
+        closing.start()
+        closing.join(PATIENCE_SECONDS)
+        closed = not closing.is_alive()
+        engine.released.set()
+        closing.join()
+    assert closed
+    assert isinstance(failure(running), EngineLost)
+
+
+def test_a_slow_engine_that_comes_back_in_time_is_not_given_up():
+    engine = Held()
+    with watching(engine, PATIENCE_SECONDS) as batcher:
+        answers = batcher.submit(pieces(1, 2, 3))
+        assert engine.entered.wait(PATIENCE_SECONDS)
+        engine.released.set()
+        assert [said(answer) for answer in answers] == ["1", "2", "3"]
+        assert not batcher.lost

@@ -12,7 +12,9 @@ from parakeet_worker.request import (
     InlineSource,
     Job,
     Request,
+    S3Output,
     S3Source,
+    UrlOutput,
     UrlSource,
     parse,
 )
@@ -408,3 +410,68 @@ def test_the_callers_payload_is_left_as_it_was():
 def test_a_request_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
         only({"audio_url": URL}).format = "srt"
+
+
+# what concerns the whole job
+
+
+def test_a_job_is_neither_streamed_nor_told_of_nor_written_anywhere_unless_asked():
+    job = parse({"audio_url": URL})
+    assert (job.stream, job.progress, job.output) == (False, False, None)
+
+
+@pytest.mark.parametrize("field", ["stream", "progress"])
+def test_streams_and_progress_are_asked_for_with_a_boolean(field):
+    assert getattr(parse({"audio_url": URL, field: True}), field) is True
+    assert getattr(parse({"audio_url": URL, field: False}), field) is False
+    assert getattr(parse({"audio_url": URL, field: None}), field) is False
+    for wrong in ("true", 1, [True]):
+        assert refusal({"audio_url": URL, field: wrong}).facts["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("given", "output"),
+    [
+        ({"output_url": "https://example.com/a.json?sig=1"},
+         UrlOutput("https://example.com/a.json?sig=1")),
+        ({"output_url": "s3://talks/a.json.gz"}, S3Output("a.json.gz", "talks")),
+        ({"output_s3": {"key": "a.json"}}, S3Output("a.json")),
+        ({"output_s3": {"key": "a.json", "bucket": "talks"}}, S3Output("a.json", "talks")),
+        ({"output_s3": None, "output_url": None}, None),
+    ],
+)  # fmt: skip
+def test_each_kind_of_output_is_read(given, output):
+    assert parse({"audio_url": URL, **given}).output == output
+    assert parse({"inputs": [{"audio_url": URL}], **given}).output == output
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"output_url": "ftp://example.com/a"}, "output_url"),
+        ({"output_url": "talk.json"}, "output_url"),
+        ({"output_url": "s3://talks"}, "output_url"),
+        ({"output_url": " https://example.com/"}, "output_url"),
+        ({"output_url": 1}, "output_url"),
+        ({"output_s3": "talks/a.json"}, "output_s3"),
+        ({"output_s3": {}}, "output_s3.key"),
+        ({"output_s3": {"key": ""}}, "output_s3.key"),
+        ({"output_s3": {"key": "a", "buckt": "b"}}, "output_s3.buckt"),
+        ({"output_s3": {"key": "a"}, "output_url": "https://example.com/a"}, "output_url"),
+    ],
+)
+def test_an_output_that_is_no_place_is_refused(given, field):
+    assert refusal({"audio_url": URL, **given}).facts["field"] == field
+
+
+def test_a_list_cannot_be_streamed_but_told_of():
+    items = [{"audio_url": URL}]
+    assert refusal({"inputs": items, "stream": True}).facts["field"] == "stream"
+    assert parse({"inputs": items, "progress": True}).progress
+
+
+@pytest.mark.parametrize("field", ["stream", "progress", "output_url", "output_s3"])
+def test_what_concerns_the_whole_job_has_no_place_inside_a_list(field):
+    (error,) = listed({"audio_url": URL, field: True})
+    assert isinstance(error, InvalidRequest)
+    assert error.facts["field"] == f"inputs[0].{field}"

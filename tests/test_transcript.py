@@ -1,4 +1,5 @@
 import math
+import random
 from dataclasses import replace
 from itertools import pairwise
 
@@ -8,7 +9,15 @@ import pytest
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.engine.base import Hypothesis, Token
 from parakeet_worker.segments import Segment
-from parakeet_worker.transcript import Transcript, join, mean_logprob, stitch
+from parakeet_worker.transcript import (
+    MAX_SENTENCE_WORDS,
+    Sentence,
+    SentencesSoFar,
+    Transcript,
+    join,
+    mean_logprob,
+    stitch,
+)
 
 FRAME_SECONDS = 0.08
 
@@ -261,3 +270,63 @@ def test_one_stretch_joins_to_itself():
 def test_silence_is_an_empty_transcript():
     heard = stitch(segment(3), spoken())
     assert (heard.text, heard.words, heard.sentences) == ("", (), ())
+
+
+# sentences as they are complete
+
+
+def stretches_of(
+    pieces: list[str], cuts: list[int], channels: int | None = None
+) -> list[Transcript]:
+    """Pieces cut into stretches, each at the channel whose turn it is."""
+    parts = [pieces[begin:end] for begin, end in pairwise([0, *cuts, len(pieces)])]
+    return [
+        stitch(
+            replace(
+                segment(3600.0, 3600.0 * index),
+                channel=None if channels is None else 1 + index % channels,
+            ),
+            spoken(*part),
+        )
+        for index, part in enumerate(parts)
+    ]
+
+
+def streamed(stretches: list[Transcript]) -> list[Sentence]:
+    so_far = SentencesSoFar()
+    found = [sentence for stretch in stretches for sentence in so_far.add(stretch)]
+    return [*found, *so_far.rest()]
+
+
+@pytest.mark.parametrize("channels", [None, 2])
+@pytest.mark.parametrize("seed", range(20))
+def test_streamed_sentences_are_those_of_the_whole(seed, channels):
+    chance = random.Random(seed)  # noqa: S311  # the same every time
+    pieces = chance.choices(["▁a", "▁b", "c", ".", "?", "▁d", "!"], k=300)
+    cuts = sorted(chance.sample(range(1, 300), k=chance.randrange(12)))
+    stretches = stretches_of(pieces, cuts, channels)
+    found = streamed(stretches)
+    if channels is not None:
+        found.sort(key=lambda sentence: sentence.start_seconds)
+    assert tuple(found) == join(stretches).sentences
+
+
+def test_a_sentence_is_streamed_as_soon_as_it_is_complete_and_no_sooner():
+    so_far = SentencesSoFar()
+    first, second, third = stretches_of(["▁a", "▁b", "▁c", ".", "▁d", "▁e"], [2, 5])
+    assert so_far.add(first) == ()
+    assert [sentence.text for sentence in so_far.add(second)] == ["a b c."]
+    assert so_far.add(third) == ()
+    assert [sentence.text for sentence in so_far.rest()] == ["d e"]
+    assert so_far.rest() == ()
+
+
+@pytest.mark.parametrize("words", [999, 1000, 1001, 2500])
+def test_a_text_without_full_stops_is_cut_into_sentences_of_a_thousand_words(words):
+    stretches = stretches_of([f"▁w{number}" for number in range(words)], [700])
+    whole = join(stretches)
+    assert MAX_SENTENCE_WORDS == 1000
+    assert tuple(streamed(stretches)) == whole.sentences
+    lengths = [len(sentence.words) for sentence in whole.sentences]
+    assert lengths == [1000] * (words // 1000) + [words % 1000] * bool(words % 1000)
+    assert " ".join(sentence.text for sentence in whole.sentences) == whole.text
