@@ -65,7 +65,7 @@ def load() -> Sdk:
             in_progress=in_progress,
             start_heartbeat=start_heartbeat,
         )
-    except (ImportError, AttributeError, TypeError) as failure:
+    except (ImportError, AttributeError, TypeError, ValueError) as failure:
         raise SdkChanged(str(failure)) from failure
 
 
