@@ -62,7 +62,9 @@ COPY src src
 RUN uv pip install --no-cache --python .venv/bin/python --no-deps --editable . \
     && .venv/bin/python -m compileall -q src \
     && useradd --create-home --uid 10001 worker
+ARG MODEL=nvidia/parakeet-tdt-0.6b-v3
 ENV PATH=/app/.venv/bin:${PATH} \
-    PARAKEET_MODEL=/opt/model
+    PARAKEET_MODEL=/opt/model \
+    PARAKEET_MODEL_NAME=${MODEL}
 USER worker
 CMD ["python", "handler.py"]

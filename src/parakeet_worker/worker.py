@@ -1,5 +1,6 @@
 """The composition root: settings to a model, an engine, a batcher and a pipeline."""
 
+import ctypes
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -16,11 +17,14 @@ from parakeet_worker.speech.energy import EnergyDetector
 
 log = logging.getLogger(__name__)
 
+_M_ARENA_MAX = -8  # from malloc.h
+
 
 @contextmanager
 def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     """A pipeline whose engine is loaded and warm; raises `SetupError`s."""
     started = time.monotonic()
+    _share_heaps()
     ffmpeg = audio.find_ffmpeg(settings.ffmpeg)
     with closing(open_engine(settings)) as engine:
         measured_seconds = engine.warm_up(settings.segment_seconds)
@@ -37,6 +41,17 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
                 seconds, engine, settings.model, batch_seconds,
             )  # fmt: skip
             yield Pipeline(settings, batcher, ffmpeg, open_detectors(settings))
+
+
+def _share_heaps() -> None:
+    """Let all threads allocate from two heaps.
+
+    glibc gives nearly every thread one of its own; each keeps the most that its thread ever held,
+    so that a worker with many threads grows for thousands of jobs.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # other C libraries have no such option, nor such heaps
+        mallopt(_M_ARENA_MAX, 2)
 
 
 def open_detectors(settings: Settings) -> Callable[[Vad], Detector]:
