@@ -2,7 +2,7 @@
 
 import asyncio
 import gzip
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -21,6 +21,8 @@ class WebServer:
     def __init__(self) -> None:
         self.asked: list[str] = []
         """Paths with their queries, letter by letter, one for each request."""
+        self.headers: list[Mapping[str, str]] = []
+        """Of each request."""
         self.reached = asyncio.Event()
         """A request has come in."""
         self.left = asyncio.Event()
@@ -57,6 +59,7 @@ class WebServer:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(request.raw_path)
+        self.headers.append({"method": request.method, **request.headers})
         self.reached.set()
         behaviour = self._behaviours.get(request.raw_path.partition("?")[0], answers(404))
         try:
@@ -71,6 +74,16 @@ def sends(content: bytes) -> Behaviour:
 
     async def behave(_: web.Request) -> web.StreamResponse:
         return web.Response(body=content)
+
+    return behave
+
+
+def takes(into: list[bytes], status: int = 200) -> Behaviour:
+    """What is sent, and a nod."""
+
+    async def behave(request: web.Request) -> web.StreamResponse:
+        into.append(b"".join([chunk async for chunk in request.content.iter_any()]))
+        return web.Response(status=status)
 
     return behave
 
@@ -252,7 +265,11 @@ class S3Server:
         """Store `content` in the bucket."""
         self._client.put_object(Bucket=self.bucket, Key=key, Body=content)
 
-    def presigned(self, key: str) -> str:
-        """An address that anybody may read for an hour."""
+    def get(self, key: str) -> bytes:
+        """What is stored in the bucket."""
+        return self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+
+    def presigned(self, key: str, method: str = "get_object") -> str:
+        """An address that anybody may read, or write to, for an hour."""
         named = {"Bucket": self.bucket, "Key": key}
-        return str(self._client.generate_presigned_url("get_object", Params=named, ExpiresIn=3600))
+        return str(self._client.generate_presigned_url(method, Params=named, ExpiresIn=3600))

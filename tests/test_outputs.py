@@ -1,0 +1,287 @@
+"""An answer that is too large for its door goes where the request says, or is refused clearly.
+
+The servers are real ones on loopback: one that takes what is put, in every mood, and S3.
+"""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web as web_
+
+from loopback import (
+    Behaviour,
+    Listener,
+    S3Server,
+    WebServer,
+    answers,
+    drops,
+    in_turn,
+    redirects,
+    stalls,
+    takes,
+)
+from parakeet_worker import outputs
+from parakeet_worker.errors import (
+    InvalidRequest,
+    OutputRefused,
+    OutputUnreachable,
+    ParakeetError,
+    ResultTooLarge,
+    S3NotConfigured,
+)
+from parakeet_worker.request import Output, S3Output, UrlOutput
+from parakeet_worker.settings import Settings
+
+ANSWER: dict[str, object] = {"text": "größer " * 100}
+BODY = json.dumps(ANSWER, ensure_ascii=False).encode()
+
+
+def settings(**chosen: Any) -> Settings:
+    return Settings.of(
+        {
+            "max_result_bytes": 100,
+            "allow_private_addresses": True,
+            "stall_timeout_seconds": 0.5,
+            **chosen,
+        }
+    )
+
+
+def settings_of(s3: S3Server, **chosen: Any) -> Settings:
+    return settings(
+        s3_access_key=s3.access_key,
+        s3_secret_key=s3.secret_key,
+        s3_endpoint=s3.endpoint,
+        **{"s3_bucket": s3.bucket, **chosen},
+    )
+
+
+async def failure(output: Output | None, chosen: Settings) -> ParakeetError:
+    with pytest.raises(ParakeetError) as raised:
+        await outputs.fitted(ANSWER, output, chosen)
+    return raised.value
+
+
+# what fits
+
+
+@pytest.mark.parametrize("output", [None, UrlOutput("http://127.0.0.1:9/a.json")])
+async def test_an_answer_that_fits_is_sent_itself(output: Output | None) -> None:
+    exactly = settings(max_result_bytes=len(BODY))
+    assert await outputs.fitted(ANSWER, output, exactly) is ANSWER
+    assert await outputs.fitted([ANSWER], output, settings(max_result_bytes=9999)) == [ANSWER]
+
+
+async def test_an_answer_that_does_not_fit_and_has_nowhere_to_go_is_an_error() -> None:
+    # Counted in bytes as they are sent, not in letters.
+    assert len(BODY) > len(json.dumps(ANSWER, ensure_ascii=False))
+    error = await failure(None, settings(max_result_bytes=len(BODY) - 1))
+    assert isinstance(error, ResultTooLarge)
+    assert error.facts == {"limit": len(BODY) - 1, "bytes": len(BODY)}
+    assert "output_url or output_s3" in str(error)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+async def test_what_json_has_no_word_for_is_never_an_answer(number: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        await outputs.fitted({"text": number}, None, settings())
+
+
+# to an address
+
+
+async def test_an_answer_is_put_where_the_request_says(web: WebServer) -> None:
+    got: list[bytes] = []
+    url = web.at("/a/talk.json", takes(got))
+    found = await outputs.fitted(ANSWER, UrlOutput(f"{url}?sig=%2Fa+b&x=1"), settings())
+    assert found == {"written_to": {"url": url, "bytes": len(BODY)}}
+    assert got == [BODY]
+    # The signature covers every letter.
+    assert web.asked == ["/a/talk.json?sig=%2Fa+b&x=1"]
+    (headers,) = web.headers
+    assert headers["method"] == "PUT"
+    assert headers["Content-Type"] == "application/json"
+    assert headers["Content-Length"] == str(len(BODY))
+
+
+@pytest.mark.parametrize("status", [200, 201, 204])
+async def test_a_list_is_put_as_a_list(web: WebServer, status: int) -> None:
+    got: list[bytes] = []
+    output = UrlOutput(web.at("/list.json", takes(got, status)))
+    await outputs.fitted([ANSWER, ANSWER], output, settings())
+    assert json.loads(got[0]) == [ANSWER, ANSWER]
+
+
+async def test_a_name_that_ends_in_gz_is_compressed(web: WebServer) -> None:
+    got: list[bytes] = []
+    url = web.at("/talk.json.gz", takes(got))
+    found = await outputs.fitted(ANSWER, UrlOutput(f"{url}?sig=1"), settings())
+    assert gzip.decompress(got[0]) == BODY
+    assert len(got[0]) < len(BODY)
+    assert web.headers[0]["Content-Type"] == "application/gzip"
+    assert "Content-Encoding" not in web.headers[0]
+    assert found == {"written_to": {"url": url, "bytes": len(BODY)}}
+
+
+async def test_a_signature_that_ends_in_gz_is_no_name(web: WebServer) -> None:
+    got: list[bytes] = []
+    await outputs.fitted(
+        ANSWER, UrlOutput(web.at("/talk.json", takes(got)) + "?key=a.gz"), settings()
+    )
+    assert got == [BODY]
+
+
+async def test_an_answer_of_many_megabytes_arrives_whole(web: WebServer) -> None:
+    got: list[bytes] = []
+    large = {"text": "word " * 1_000_000}
+    output = UrlOutput(web.at("/large.json", takes(got)))
+    await outputs.fitted(large, output, settings(stall_timeout_seconds=20.0))
+    assert json.loads(got[0]) == large
+
+
+@pytest.mark.usefixtures("without_waits")
+@pytest.mark.parametrize(
+    "first", [answers(503), answers(429), answers(408), answers(500), drops(), stalls()]
+)
+@pytest.mark.parametrize("times", [1, 2, 3])
+async def test_what_passes_is_outlived(web: WebServer, first: Behaviour, times: int) -> None:
+    got: list[bytes] = []
+    output = UrlOutput(web.at("/talk.json", in_turn(*[first] * times, takes(got))))
+    await outputs.fitted(ANSWER, output, settings())
+    assert got == [BODY]
+
+
+@pytest.mark.usefixtures("without_waits")
+async def test_an_answer_whose_receipt_is_lost_is_put_again_whole(web: WebServer) -> None:
+    got: list[bytes] = []
+
+    async def loses(request: web_.Request) -> web_.StreamResponse:
+        await takes(got)(request)
+        return await drops()(request)
+
+    output = UrlOutput(web.at("/talk.json", in_turn(loses, takes(got))))
+    await outputs.fitted(ANSWER, output, settings())
+    assert got == [BODY, BODY]
+
+
+@pytest.mark.usefixtures("without_waits")
+@pytest.mark.parametrize("always", [answers(503), drops()])
+async def test_what_does_not_pass_is_given_up(web: WebServer, always: Behaviour) -> None:
+    url = web.at("/talk.json", always)
+    error = await failure(UrlOutput(f"{url}?sig=secret"), settings())
+    assert isinstance(error, OutputUnreachable)
+    assert error.facts == {"place": url}
+    assert "secret" not in str(error)
+    # aiohttp itself puts once more where a connection is dropped.
+    assert len(web.asked) in (5, 10)
+
+
+async def test_a_server_that_stands_still_is_given_up_in_time(web: WebServer) -> None:
+    output = UrlOutput(web.at("/talk.json", stalls()))
+    error = await failure(output, settings(stall_timeout_seconds=20, download_timeout_seconds=0.5))
+    assert isinstance(error, OutputUnreachable)
+    assert "not done within 0.5 s" in str(error)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 411, 413])
+async def test_a_refusal_is_the_callers_to_mend(web: WebServer, status: int) -> None:
+    url = web.at("/talk.json", answers(status, "<Error>secret</Error>"))
+    error = await failure(UrlOutput(f"{url}?sig=secret"), settings())
+    assert isinstance(error, OutputRefused)
+    assert f"the server answered {status}" in str(error)
+    assert "secret" not in str(error)
+    assert len(web.asked) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_an_answer_is_not_sent_elsewhere(web: WebServer, status: int) -> None:
+    got: list[bytes] = []
+    elsewhere = web.at("/elsewhere", takes(got))
+    output = UrlOutput(web.at("/talk.json", redirects(elsewhere, status)))
+    assert isinstance(await failure(output, settings()), OutputRefused)
+    assert got == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+async def test_a_private_address_is_forbidden_before_it_is_connected_to(
+    listener: Listener, host: str
+) -> None:
+    output = UrlOutput(f"http://{host}:{listener.port}/talk.json?sig=secret")
+    error = await failure(output, settings(allow_private_addresses=False))
+    assert isinstance(error, OutputRefused)
+    assert "no public address" in str(error)
+    assert "secret" not in str(error)
+    assert listener.connections == 0
+
+
+# to S3
+
+
+@pytest.mark.parametrize("key", ["talk.json", "a talk/über+alles?#%2F.json", "//twice.json"])
+async def test_an_answer_is_written_to_a_bucket(s3: S3Server, key: str) -> None:
+    found = await outputs.fitted(ANSWER, S3Output(key), settings_of(s3))
+    assert found == {"written_to": {"bucket": s3.bucket, "key": key, "bytes": len(BODY)}}
+    assert s3.get(key) == BODY
+
+
+async def test_a_key_that_ends_in_gz_is_compressed(s3: S3Server) -> None:
+    await outputs.fitted(
+        ANSWER, S3Output("talk.json.gz", s3.bucket), settings_of(s3, s3_bucket=None)
+    )
+    assert gzip.decompress(s3.get("talk.json.gz")) == BODY
+
+
+async def test_a_presigned_address_of_s3_takes_an_answer(s3: S3Server) -> None:
+    url = s3.presigned("signed/talk.json", "put_object")
+    found = await outputs.fitted(ANSWER, UrlOutput(url), settings(stall_timeout_seconds=20.0))
+    assert found == {"written_to": {"url": url.partition("?")[0], "bytes": len(BODY)}}
+    assert s3.get("signed/talk.json") == BODY
+
+
+async def test_a_bucket_that_is_not_there_is_the_callers_to_mend(s3: S3Server) -> None:
+    error = await failure(S3Output("a.json", "elsewhere"), settings_of(s3))
+    assert isinstance(error, OutputRefused)
+    assert "s3://elsewhere/a.json: NoSuchBucket" in str(error)
+
+
+@pytest.mark.parametrize("bucket", ["no bucket", "a/b", "B"])
+async def test_a_bucket_that_cannot_be_is_the_callers_to_mend(s3: S3Server, bucket: str) -> None:
+    assert isinstance(await failure(S3Output("a.json", bucket), settings_of(s3)), OutputRefused)
+
+
+async def test_without_a_bucket_nobody_knows_where(s3: S3Server) -> None:
+    error = await failure(S3Output("a.json"), settings_of(s3, s3_bucket=None))
+    assert isinstance(error, InvalidRequest)
+    assert error.facts["field"] == "output_s3.bucket"
+
+
+async def test_without_credentials_s3_is_not_configured() -> None:
+    assert isinstance(await failure(S3Output("a.json", "b"), settings()), S3NotConfigured)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind"),
+    [
+        (answers(403, "<Error><Code>AccessDenied</Code></Error>"), OutputRefused),
+        (answers(503, "<Error><Code>SlowDown</Code></Error>"), OutputUnreachable),
+        (drops(), OutputUnreachable),
+        (stalls(), OutputUnreachable),
+    ],
+)
+async def test_a_service_that_fails_is_told_apart_from_one_that_refuses(
+    web: WebServer, behaviour: Behaviour, kind: type[ParakeetError]
+) -> None:
+    web.at("/talks/a.json", behaviour)
+    chosen = settings(s3_access_key="a", s3_secret_key="hush", s3_endpoint=web.address)
+    error = await failure(S3Output("a.json", "talks"), chosen)
+    assert isinstance(error, kind)
+    assert error.facts == {"place": "s3://talks/a.json"}
+    assert "hush" not in str(error)
+
+
+def test_every_way_to_write_is_chosen_by_the_kind_of_place() -> None:
+    folder = Path(outputs.__file__).parent
+    assert {path.stem for path in folder.glob("*.py")} == {"__init__", "s3", "url", "written"}
