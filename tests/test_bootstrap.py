@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -633,11 +635,10 @@ def test_what_was_installed_without_an_archive_is_run_from_the_volume_with_a_war
     assert "without an archive" in str(second["told"])
 
 
-def test_a_copy_is_made_by_default_where_the_volume_is_on_a_network_file_system():
-    assert Choices.from_environment({"PARAKEET_HOME": "/proc/nowhere"}).local is not None
-    assert Choices.from_environment({"PARAKEET_HOME": "/nowhere"}).local is None
-    of_none = {"PARAKEET_HOME": "/proc/nowhere", "PARAKEET_LOCAL": "none"}
-    assert Choices.from_environment(of_none).local is None
+def test_a_copy_is_made_only_where_one_was_asked_for():
+    assert Choices.from_environment({}).local is None
+    assert Choices.from_environment({"PARAKEET_LOCAL": "none"}).local is None
+    assert Choices.from_environment({"PARAKEET_LOCAL": "/here"}).local == Path("/here")
 
 
 def test_two_that_copy_at_once_run_one_copy(site):
@@ -647,3 +648,91 @@ def test_two_that_copy_at_once_run_one_copy(site):
     said = [json.loads(each.communicate(timeout=_LONG)[0])["python"] for each in started]
     (copy,) = copies(site)
     assert set(said) == {str(copy / "bin" / "python")}
+
+
+def test_what_a_profile_proves_to_import_is_all_that_the_project_depends_on():
+    from parakeet_worker.bootstrap.profile import Profile
+
+    root = Path(__file__).resolve().parent.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    named = {re.split(r"[^\w-]", each)[0] for each in project["dependencies"]}
+    modules = {name.replace("-", "_").replace("pyyaml", "yaml") for name in named}
+    for name in ("native", "nemo"):
+        assert modules <= set(Profile.named(name, root / "requirements").imports)
+
+
+def test_an_optional_wheel_that_cannot_be_had_is_a_warning(site):
+    site.lock_what_is_there("1.0", optional="/nowhere/flash_attn-1.0-py3-none-any.whl")
+    said = boot(site)
+    assert "warning: left out flash_attn-1.0-py3-none-any.whl, nothing needs it" in said["told"]
+    assert said["ear"] == "1.0"
+
+
+def test_optional_wheels_come_from_where_the_operator_says(site):
+    site.lock_what_is_there("1.0", optional="/nowhere/flash_attn-1.0-py3-none-any.whl")
+    nose = wheel(site.wheels, "nose", "1.0", files=1)
+    assert "warning" not in boot(site, PARAKEET_OPTIONAL_WHEELS=str(nose))["told"]
+    assert "nose" in site.marker()["packages"]
+    shutil.rmtree(site.volume)
+    assert "warning" not in boot(site, PARAKEET_OPTIONAL_WHEELS="none")["told"]
+
+
+def test_without_a_network_the_index_is_said_to_be_out_of_reach(site):
+    if subprocess.run(["unshare", "-n", "true"], check=False).returncode != 0:  # noqa: S607
+        pytest.skip("this machine takes nobody's network away")
+    nothing = {"PARAKEET_INDEX_URL": "", "PARAKEET_FIND_LINKS": "", "UV_NO_CONFIG": "1"}
+    said = refused(site, "unshare", "-n", **nothing)
+    assert said.startswith("index_unreachable: ")
+    assert "PARAKEET_INDEX_URL" in said
+
+
+def test_what_was_half_removed_or_half_built_is_gone_after_the_next_installation(site):
+    left = [
+        site.volume / ".removed-12345678",
+        site.volume / "environments" / ".removed-12345678",
+        site.volume / "environments" / f".{'0' * 16}-0-abcdef",
+    ]
+    for folder in left:
+        (folder / "lib").mkdir(parents=True)
+    boot(site)
+    assert [folder for folder in left if folder.exists()] == []
+
+
+def test_room_is_made_of_what_can_be_fetched_again_before_a_volume_is_called_full(site):
+    site.volume.mkdir()
+    prefix = namespaced(
+        f"mount -t tmpfs -o size=20m none {site.volume}; mkdir {site.volume}/uv_cache; "
+        f"head -c 12582912 /dev/zero > {site.volume}/uv_cache/wheel"
+    )
+    ran = subprocess.run(
+        [*prefix, *site.command], env=site.environment, capture_output=True, text=True, check=True
+    )
+    assert "making room: volume_full: " in ran.stderr
+    assert json.loads(ran.stdout)["ear"] == "1.0"
+
+
+def test_who_was_fenced_believes_no_complaint_of_its_installer(site, tmp_path):
+    gate = gated_uv(tmp_path)
+    gate.write_text(gate.read_text().replace("exec", '[ "$1" != pip ] || exit 9; exec'))
+    paused = start(site, PARAKEET_UV=str(gate))
+    until((tmp_path / "reached").exists)
+    paused.send_signal(signal.SIGSTOP)
+    other = boot(site)
+    (tmp_path / "go").touch()
+    time.sleep(0.3)  # its uv ends while it sleeps
+    paused.send_signal(signal.SIGCONT)
+    output, told = paused.communicate(timeout=_LONG)
+    assert "install_failed" not in told
+    assert json.loads(output)["python"] == other["python"]
+
+
+def test_what_long_gone_workers_said_they_use_does_not_pile_up(site):
+    boot(site)
+    (environment,) = site.environments()
+    (uses,) = (site.volume / "uses").iterdir()
+    old = uses / "elsewhere-1"
+    old.write_text(json.dumps({"machine": "elsewhere", "pid": 1, "started": "5"}))
+    os.utime(old, (time.time() - 8 * 86400,) * 2)
+    boot(site)
+    assert not old.exists()
+    assert environment.exists()

@@ -11,10 +11,6 @@ from parakeet_worker.errors import InvalidSetting
 MOUNT = Path("/runpod-volume")
 """Where RunPod mounts a network volume."""
 
-_ON_THIS_MACHINE = frozenset(
-    {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"}
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Variable:
@@ -50,10 +46,9 @@ VARIABLES = (
         "(flash-attn); `none` for none.",
     ),
     Variable(
-        "PARAKEET_LOCAL", "path", None,
+        "PARAKEET_LOCAL", "path", "none",
         "Folder on the container's disk for a copy of the software's small files, made at start; "
-        "by default `~/.cache/parakeet-worker/environments` where `PARAKEET_HOME` is on a network "
-        "file system; `none` runs from the volume.",
+        "by default `none`: it runs from the volume.",
     ),
     Variable(
         "PARAKEET_UV", "path", None,
@@ -111,7 +106,7 @@ class Choices:
             index_url=said["PARAKEET_INDEX_URL"],
             find_links=said["PARAKEET_FIND_LINKS"],
             optional_wheels=_wheels(said["PARAKEET_OPTIONAL_WHEELS"]),
-            local=_local(said["PARAKEET_LOCAL"], home),
+            local=_local(said["PARAKEET_LOCAL"]),
             uv=Path(uv).expanduser() if uv else None,
             lease_seconds=_positive(said, "PARAKEET_LEASE_SECONDS"),
             install_timeout_seconds=_positive(said, "PARAKEET_INSTALL_TIMEOUT_SECONDS"),
@@ -132,28 +127,8 @@ def _wheels(said: str | None) -> tuple[str, ...] | None:
     return () if said == "none" else tuple(said.split())
 
 
-def _local(said: str | None, home: Path) -> Path | None:
-    if said == "none":
-        return None
-    if said is not None:
-        return Path(said).expanduser()
-    if file_system(home) in _ON_THIS_MACHINE:
-        return None
-    return Path("~/.cache/parakeet-worker/environments").expanduser()
-
-
-def file_system(path: Path) -> str:
-    """The kind of file system that `path` is, or would be, on; empty where that is not told."""
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    found = {}
-    for mount in mounts:
-        place, kind = mount.split()[4], mount.partition(" - ")[2].split()[0]
-        found[Path(place.replace("\\040", " "))] = kind  # a later one hides an earlier
-    whole = Path(os.path.realpath(path))
-    return next((found[each] for each in (whole, *whole.parents) if each in found), "")
+def _local(said: str | None) -> Path | None:
+    return None if said is None or said == "none" else Path(said).expanduser()
 
 
 def _positive(said: Mapping[str, str | None], name: str, *, zero: bool = False) -> float:
