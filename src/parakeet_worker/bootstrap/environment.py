@@ -153,8 +153,7 @@ def clear(volume: Volume, lease: Lease) -> None:
 
 
 def sweep(volume: Volume, keep: Environment | None, lease: Lease, keep_days: float) -> None:
-    """Remove that, what was fetched, and environments that nobody runs any more."""
-    clear(volume, lease)
+    """Remove what was fetched, and environments that nobody runs any more."""
     for folder in sorted(volume.environments.glob("[!.]*")):
         if keep is not None and folder == keep.folder:
             continue
