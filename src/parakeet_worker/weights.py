@@ -262,7 +262,7 @@ def _wanted(kind: Kind, offered: Sequence[str]) -> list[str]:
     """The files of that kind, none where one that is needed is not offered."""
     if kind == "nemo":
         return sorted(name for name in offered if name.endswith(".nemo") and "/" not in name)[:1]
-    if not set(_SAFETENSORS) <= set(offered):
+    if kind == "served" or not set(_SAFETENSORS) <= set(offered):
         return []
     return [name for name in (*_SAFETENSORS, *_EXTRACTOR) if name in offered]
 
