@@ -71,6 +71,8 @@ class JobApi:
         self.faults: dict[str, deque[Fault]] = defaultdict(deque)
         """What goes wrong with the next requests to a route: `job-take`, `job-stop`, `job-done`,
         `job-stream`, and `progress`, which the platform has on the route of answers."""
+        self.on_the_wire_seconds = 0.0
+        """How long jobs are on their way to a worker; if that one hangs up, they are lost."""
         self.progress_delay_seconds = 0.0
         """How long it takes to receive progress."""
         self.unhealthy: list[dict[str, str]] = []
@@ -254,6 +256,7 @@ class JobApi:
         if not taken:
             return web.Response(status=204)
         batched = "/job-take-batch/" in request.path
+        await asyncio.sleep(self.on_the_wire_seconds)
         response = web.json_response(taken if batched else taken[0])
         try:
             await response.prepare(request)

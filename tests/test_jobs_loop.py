@@ -318,6 +318,16 @@ async def test_what_runs_at_the_end_is_answered_and_nothing_new_is_taken(api: Jo
     assert len(api.deliveries["late"].bodies) == 1 - api.queued
 
 
+async def test_a_job_that_is_on_its_way_at_the_end_is_waited_for_and_answered(api: JobApi) -> None:
+    api.on_the_wire_seconds = 0.1
+    async with looping(api) as loop:
+        await asyncio.to_thread(api.polled)
+        api.submit("job", 1)
+        assert await asyncio.to_thread(api.taken, "job", PATIENCE_SECONDS)
+        loop.end()
+    assert api.deliveries["job"].bodies == [{"output": 1}]
+
+
 async def test_an_end_before_the_beginning_takes_nothing(api: JobApi) -> None:
     api.submit("job", None)
     loop = JobLoop(api.sdk(), echo, slots=1, delivery_seconds=1.0)
