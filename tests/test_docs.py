@@ -3,12 +3,15 @@
 import json
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from parakeet_worker import errors
+from loopback import S3Server, WebServer, takes
+from parakeet_worker import answers, errors
 from parakeet_worker.bootstrap.choices import NAMES as BOOTSTRAP_NAMES
 from parakeet_worker.entrypoints.serverless import handler_of
 from parakeet_worker.settings import Settings, variable
@@ -16,7 +19,7 @@ from parakeet_worker.worker import open_pipeline
 from speech import SAMPLES, all_samples
 
 ROOT = Path(__file__).resolve().parent.parent
-_BLOCK = re.compile(r"^```json (request|answer|shape)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```json (request|segment|answer|shape)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def generated_pages() -> dict[str, str]:
@@ -32,14 +35,14 @@ def test_a_generated_page_is_current(name: str) -> None:
     assert (ROOT / "docs" / name).read_text() == generated_pages()[name], "run scripts/docs"
 
 
-def examples() -> Iterator[tuple[Any, str, Any]]:
-    """Request, kind of expectation, expectation, for every request in docs/calling.md."""
+def examples() -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Request, and what is expected by its kind, for every request in docs/calling.md."""
     blocks = _BLOCK.findall((ROOT / "docs" / "calling.md").read_text())
     requests = [index for index, (kind, _) in enumerate(blocks) if kind == "request"]
-    for index in requests:
-        kind, expected = blocks[index + 1]
-        assert kind != "request", "every request in the document has its answer"
-        yield json.loads(blocks[index][1]), kind, json.loads(expected)
+    for index, after in pairwise([*requests, len(blocks)]):
+        expected = {kind: json.loads(text) for kind, text in blocks[index + 1 : after]}
+        assert len(expected) == after - index - 1 > 0, "every request in the document is answered"
+        yield json.loads(blocks[index][1]), expected
 
 
 def with_audio(value: Any) -> Any:
@@ -85,16 +88,38 @@ def shape(value: Any, of: Any) -> Any:
     return of
 
 
-@pytest.mark.parametrize(("request_", "kind", "expected"), list(examples()))
+@pytest.mark.parametrize(("request_", "expected"), list(examples()))
 async def test_every_example_of_calling_is_answered_as_it_says(
-    tmp_path: Path, request_: Any, kind: str, expected: Any
+    tmp_path: Path, web: WebServer, s3: S3Server, request_: Any, expected: dict[str, Any]
 ) -> None:
-    with open_pipeline(Settings(model="demo", scratch=tmp_path)) as pipeline:
-        answer = await handler_of(pipeline)({"id": "1", "input": with_audio(request_)})
-    if kind == "answer":
-        assert answer == with_text(expected)
+    written: list[bytes] = []
+    asked = with_audio(request_)
+    if "output_url" in asked:
+        path = urlsplit(asked["output_url"]).path
+        asked["output_url"] = web.at(path, takes(written)) + "?signature=..."
+    settings = Settings(
+        model="demo",
+        scratch=tmp_path,
+        allow_private_addresses=True,
+        # No more than an error has room for, where a place is named.
+        max_result_bytes=200 if {"output_url", "output_s3"} & set(asked) else 10_000_000,
+        s3_endpoint=s3.endpoint,
+        s3_access_key=s3.access_key,
+        s3_secret_key=s3.secret_key,
+        s3_bucket=s3.bucket,
+    )
+    with open_pipeline(settings) as pipeline:
+        answer = await handler_of(pipeline)({"id": "1", "input": asked})
+        if "segment" in expected:
+            parts = [part async for part in answers.stream(pipeline, asked)]
+            assert parts.pop() == {"result": answer}
+            for part in parts:
+                assert shape(part, expected["segment"]) == expected["segment"]
+    if "answer" in expected:
+        assert answer == with_text(expected["answer"])
     else:
-        assert shape(answer, expected) == expected
+        assert shape(answer, expected["shape"]) == expected["shape"]
+    assert len(written) == ("output_url" in asked)
 
 
 def test_the_python_of_the_readme_runs() -> None:

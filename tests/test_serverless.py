@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -11,10 +12,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ import pytest
 import recordings
 from endpoint_api import KEY, EndpointApi
 from job_api import JobApi, running_worker
-from loopback import WebServer, trickles
+from loopback import WebServer, sends, trickles
 from parakeet_worker.entrypoints.serverless import handler_of
 from parakeet_worker.settings import Settings
 from parakeet_worker.worker import open_pipeline
@@ -238,20 +240,49 @@ def test_a_streamed_job_sends_its_segments_and_then_the_whole(queue: EndpointApi
     assert delivery.streamed == [True]
 
 
-@pytest.mark.usefixtures("log")
-def test_the_sdks_own_client_reads_the_stream(
-    queue: EndpointApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runpod = pytest.importorskip("runpod")
+@pytest.fixture
+def endpoint(queue: EndpointApi, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """RunPod's own client, of the endpoint in front of that queue."""
+    import runpod
+
     monkeypatch.setattr(runpod, "endpoint_url_base", queue.base_url)
-    endpoint = runpod.Endpoint("loopback", api_key=KEY)
-    job = endpoint.run({"input": {"audio_base64": melody(400, 500), "stream": True}})
-    chunks = list(job.stream())
-    assert [chunk["segment"]["text"] for chunk in chunks] == ["400.", "500."]
-    assert job.output() == {"text": "400. 500."}
-    job = endpoint.run({"input": {"audio_base64": "?"}})
-    job.output(timeout=30)
+    original = runpod.Endpoint
+    found: Callable[..., Any] = partial(original, "loopback", api_key=KEY)
+    monkeypatch.setattr(runpod, "Endpoint", lambda *_, **__: found())
+    return found
+
+
+@pytest.mark.usefixtures("log", "endpoint")
+async def test_the_python_of_calling_reads_a_stream(web: WebServer) -> None:
+    page = (ROOT / "docs" / "calling.md").read_text()
+    (code,) = re.findall(r"^```python\n(import runpod\n.*?)^```", page, re.MULTILINE | re.DOTALL)
+    url = web.at("/talk.ogg", sends(b64decode(melody(400, 500))))
+    said: list[str] = []
+    script = code.replace("https://example.com/talk.ogg", url).replace("print(", "said.append(")
+    program = compile(script, "calling.md", "exec")
+    await asyncio.to_thread(exec, program, {"said": said})
+    assert said == ["400.", "500.", "400. 500."]
+
+
+@pytest.mark.usefixtures("log")
+def test_a_job_that_fails_is_failed_for_the_sdks_own_client(endpoint: Callable[..., Any]) -> None:
+    job = endpoint().run({"input": {"audio_base64": "?"}})
+    job.output(timeout=60)
     assert job.status() == "FAILED"
+
+
+@pytest.mark.usefixtures("log")
+async def test_the_sdks_own_client_cancels_what_a_worker_has_begun(
+    queue: EndpointApi, web: WebServer, endpoint: Callable[..., Any]
+) -> None:
+    slow = trickles(recordings.wav(recordings.tone(440, 3)), 0.05)
+    payload = {"audio_url": web.at("/slow.wav", slow)}
+    job = await asyncio.to_thread(endpoint().run, {"input": payload})
+    await asyncio.wait_for(web.reached.wait(), 60)
+    await asyncio.to_thread(job.cancel)
+    await asyncio.wait_for(web.left.wait(), 60)
+    assert await asyncio.to_thread(job.status) == "CANCELLED"
+    assert queue.deliveries[job.job_id].order == []
 
 
 @pytest.mark.usefixtures("log")
