@@ -20,7 +20,7 @@ from bench.service import model_of, options
 from bench.serving import Serving, files_at, serving
 
 _MOST_GROWTH_PERCENT = 2.0
-_SETTLE_SECONDS = 3.0
+_SETTLE_SECONDS = 20.0  # connections that nobody uses are kept open for 15 s
 _PATIENCE_SECONDS = 3600.0
 _BAD_SHARE = 0.05
 _STOPPED_SHARE = 0.02

@@ -19,6 +19,13 @@ log = logging.getLogger(__name__)
 
 _M_ARENA_MAX = -8  # from malloc.h
 
+VARIABLES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+"""What a server sets before torch is loaded, where the operator has not.
+
+On a processor every new length of audio leaves a product's plan and code behind, 1,024 of them by
+default; what one batch needs is a fraction of these.
+"""
+
 
 @contextmanager
 def open_pipeline(settings: Settings) -> Iterator[Pipeline]:

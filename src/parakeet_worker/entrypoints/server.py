@@ -17,7 +17,7 @@ from parakeet_worker.errors import InvalidSetting, SetupError
 from parakeet_worker.http.service import Service
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.settings import Settings, variable
-from parakeet_worker.worker import open_pipeline
+from parakeet_worker.worker import VARIABLES, open_pipeline
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +109,8 @@ def _raise_descriptor_limit() -> None:
 def main(host: str = EVERY_ADDRESS, *, port: int | None = None, model: str | None = None) -> None:
     """Read the settings, of which the arguments take the place of their variables, and serve."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    for name, value in VARIABLES.items():
+        os.environ.setdefault(name, value)
     try:
         settings = Settings.from_environment(os.environ)
         chosen = {"port": port, "model": model}

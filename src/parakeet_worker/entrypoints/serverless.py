@@ -17,7 +17,7 @@ from parakeet_worker.jobs.logs import JsonLines, PlainLines
 from parakeet_worker.jobs.loop import Job, JobLoop
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.settings import Settings
-from parakeet_worker.worker import open_pipeline
+from parakeet_worker.worker import VARIABLES, open_pipeline
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,8 @@ def main() -> None:
     # The first process of a container is not ended by a signal that it has no handler for.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # The SDK reads this once, at import; its default prints every transcript to the log.
-    os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
+    for name, value in {"RUNPOD_LOG_LEVEL": "INFO", **VARIABLES}.items():
+        os.environ.setdefault(name, value)
     lines = logging.StreamHandler(sys.stdout if os.environ.get("RUNPOD_ENDPOINT_ID") else None)
     lines.setFormatter(JsonLines() if os.environ.get("RUNPOD_ENDPOINT_ID") else PlainLines())
     logging.basicConfig(level=logging.INFO, handlers=[lines])
