@@ -351,7 +351,10 @@ def test_ctrl_c_in_a_program_cancels_its_job(api, talk):
     ) as process:
         api.wait_until(lambda: len(api.posted) > before)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        try:
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert "KeyboardInterrupt" in said
     assert api.cancelled[-1:] == list(api.posted)[before:]
 
