@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from faulty_worker import FaultyEngine
+from faulty_worker import TOO_HIGH, FaultyEngine
 from http_server import Serving, serving
 from loopback import WebServer, sends
 from parakeet_worker import openai_wire as spelling
@@ -165,11 +165,13 @@ async def test_every_failure_is_the_clients_own_exception(
 
 async def test_a_failure_amid_a_stream_is_the_clients_own_exception(tmp_path: Path) -> None:
     async with (
-        serving(tmp_path, FaultyEngine(0, batches=1), segment_seconds=2) as server,
+        serving(tmp_path, FaultyEngine(0), segment_seconds=2) as server,
         openai.AsyncOpenAI(api_key="x", base_url=f"{server.url}/v1", max_retries=0) as client,
     ):
-        stream = await heard(client, file=("a.wav", melody([440] * 100)), stream=True)
-        with pytest.raises(openai.APIError, match="must be replaced"):
+        # The last tone is too much for the engine, long after the first was told of.
+        song = melody([*[440] * 60, TOO_HIGH])
+        stream = await heard(client, file=("a.wav", song), stream=True)
+        with pytest.raises(openai.APIError, match="memory"):
             [event async for event in stream]
 
 
