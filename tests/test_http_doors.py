@@ -103,10 +103,11 @@ async def test_a_stream_that_fails_at_once_is_an_error_of_http(server: Serving) 
 
 
 async def test_a_stream_that_fails_later_ends_with_an_error(tmp_path: Path) -> None:
-    # Only the first batch is heard, and the recording is more than one.
-    engine = FaultyEngine(0, batches=1)
+    # No more than 16 segments are at the engine at a time, and no more than 15 in a batch: by the
+    # 21st of at least 27 batches the first segment was told of.
+    engine = FaultyEngine(0, batches=20)
     async with serving(tmp_path, engine, segment_seconds=2) as server:
-        told = events((await upload(server, melody([440] * 100), stream="true")).text)
+        told = events((await upload(server, melody([440] * 400), stream="true")).text)
         assert told[0][0] == "segment"
         assert told[-1][0] == "error"
         assert told[-1][1]["code"] == "engine_lost"
