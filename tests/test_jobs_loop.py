@@ -5,6 +5,7 @@ What is answered and how is no matter here: the jobs' answers are functions of t
 
 import asyncio
 import random
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -326,6 +327,23 @@ async def test_a_job_that_is_on_its_way_at_the_end_is_waited_for_and_answered(ap
         assert await asyncio.to_thread(api.taken, "job", PATIENCE_SECONDS)
         loop.end()
     assert api.deliveries["job"].bodies == [{"output": 1}]
+
+
+async def test_whoever_waits_for_idleness_is_called_when_the_last_job_has_ended(
+    api: JobApi,
+) -> None:
+    gate, told = Gate(), threading.Event()
+    loop = JobLoop(api.sdk(), gate, slots=4, delivery_seconds=20.0, when_idle=told.set)
+    async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as group:
+        group.create_task(loop.run())
+        for job in ("first", "second"):
+            api.submit(job, None)
+        await until(lambda: len(gate.begun) == 2)
+        assert not told.is_set()
+        gate.open.set()
+        await until(told.is_set)
+        await until(answered(api, "first", "second"))
+        loop.end()
 
 
 async def test_an_end_before_the_beginning_takes_nothing(api: JobApi) -> None:

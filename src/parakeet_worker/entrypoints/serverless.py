@@ -17,7 +17,7 @@ from parakeet_worker.jobs.logs import JsonLines, PlainLines
 from parakeet_worker.jobs.loop import Job, JobLoop
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.settings import Settings
-from parakeet_worker.worker import VARIABLES, open_pipeline
+from parakeet_worker.worker import VARIABLES, give_back_memory, open_pipeline
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ async def serve_queue(pipeline: Pipeline, parts: sdk.Sdk) -> None:
         answer,
         slots=settings.concurrency,
         delivery_seconds=settings.delivery_timeout_seconds,
+        when_idle=give_back_memory,
     )
     _register(partial(fitness.check_ffmpeg, pipeline), partial(fitness.check_hearing, pipeline))
     await parts.check_fitness()

@@ -42,11 +42,21 @@ class _Faulty(Exception):
 class JobLoop:
     """One worker's jobs, as many at a time as it has slots."""
 
-    def __init__(self, sdk: Sdk, answer: Answer, *, slots: int, delivery_seconds: float) -> None:
+    def __init__(
+        self,
+        sdk: Sdk,
+        answer: Answer,
+        *,
+        slots: int,
+        delivery_seconds: float,
+        when_idle: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`when_idle` is called, in a thread, whenever the last running job has ended."""
         self._sdk = sdk
         self._answer = answer
         self._slots = slots
         self._delivery_seconds = delivery_seconds
+        self._when_idle = when_idle
         self._running: dict[str, asyncio.Task[None]] = {}
         self._stopped_early: dict[str, float] = {}
         """Jobs whose cancellation overtook them, and until when that is remembered."""
@@ -128,6 +138,8 @@ class JobLoop:
         self._sdk.in_progress.remove(name)
         del self._running[name]
         self._freed.set()
+        if not self._running:
+            task.get_loop().run_in_executor(None, self._when_idle)
         if not task.cancelled() and task.exception() is not None:
             log.error("a job ended in a bug", exc_info=task.exception(), extra={"job": name})
 
