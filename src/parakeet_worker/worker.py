@@ -4,7 +4,10 @@ import ctypes
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
+from threading import Thread
+from typing import TypeVar
 
 from parakeet_worker import audio, weights
 from parakeet_worker.batcher import Batcher
@@ -16,6 +19,8 @@ from parakeet_worker.speech.base import Detector
 from parakeet_worker.speech.energy import EnergyDetector
 
 log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
 
 _M_ARENA_MAX = -8  # from malloc.h
 
@@ -33,8 +38,8 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     started = time.monotonic()
     _share_heaps()
     ffmpeg = audio.find_ffmpeg(settings.ffmpeg)
-    with closing(open_engine(settings)) as engine:
-        measured_seconds = engine.warm_up(settings.segment_seconds)
+    with closing(_apart(lambda: open_engine(settings))) as engine:
+        measured_seconds = _apart(lambda: engine.warm_up(settings.segment_seconds))
         batch_seconds = settings.batch_seconds or measured_seconds
         with Batcher(
             engine,
@@ -48,6 +53,28 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
                 seconds, engine, settings.model, batch_seconds,
             )  # fmt: skip
             yield Pipeline(settings, batcher, ffmpeg, open_detectors(settings))
+
+
+def _apart(work: Callable[[], Value]) -> Value:
+    """Do it in a thread that ends with it.
+
+    Whoever computes gets a team of OpenMP threads for life. With a second team beside the engine's
+    there are more of them than processors, and then none waits actively any more for the others:
+    on two processors the engine loses a third of its speed.
+    """
+    done: Future[Value] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as failure:  # noqa: BLE001  # raised again where it is waited for
+            done.set_exception(failure)
+
+    thread = Thread(target=run, name="loading", daemon=True)
+    thread.start()
+    result = done.result()
+    thread.join()
+    return result
 
 
 def _share_heaps() -> None:
