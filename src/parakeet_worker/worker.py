@@ -41,6 +41,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     with closing(_apart(lambda: open_engine(settings))) as engine:
         measured_seconds = _apart(lambda: engine.warm_up(settings.segment_seconds))
         batch_seconds = settings.batch_seconds or measured_seconds
+        detectors = _apart(lambda: open_detectors(settings))
         with Batcher(
             engine,
             batch_seconds=batch_seconds,
@@ -52,7 +53,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
                 "ready after %.1f s: %s from %s, batches of %.0f s",
                 seconds, engine, settings.model, batch_seconds,
             )  # fmt: skip
-            yield Pipeline(settings, batcher, ffmpeg, open_detectors(settings))
+            yield Pipeline(settings, batcher, ffmpeg, detectors)
 
 
 def _apart(work: Callable[[], Value]) -> Value:
@@ -60,7 +61,7 @@ def _apart(work: Callable[[], Value]) -> Value:
 
     Whoever computes gets a team of OpenMP threads for life. With a second team beside the engine's
     there are more of them than processors, and then none waits actively any more for the others:
-    on two processors the engine loses a third of its speed.
+    on two processors a busy worker loses a sixth of its throughput.
     """
     done: Future[Value] = Future()
 

@@ -1,0 +1,27 @@
+"""Opening a worker: what it leaves running."""
+
+import os
+import subprocess
+import sys
+
+# Torch's other pool of threads begins with the first `set_num_threads`, whoever computes.
+_OPENED = """
+import os
+import torch
+from parakeet_worker.settings import Settings
+from parakeet_worker.worker import open_pipeline
+
+torch.set_num_threads(2)
+before = set(os.listdir("/proc/self/task"))
+with open_pipeline(Settings(model="demo")) as pipeline:
+    print(len(set(os.listdir("/proc/self/task")) - before))
+"""
+
+
+def test_loading_leaves_no_thread_that_computes_beside_the_engine() -> None:
+    # Two processors' worth of OpenMP threads, whatever the machine has.
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    opened = subprocess.run(
+        [sys.executable, "-c", _OPENED], env=environment, capture_output=True, text=True, check=True
+    )
+    assert int(opened.stdout) == 1, "the engine's thread alone may be new"
