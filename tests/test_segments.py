@@ -7,10 +7,9 @@ import pytest
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.segments import Segment, Span, Splitter, split
-from parakeet_worker.speech import silero
 from parakeet_worker.speech.base import FRAME_SAMPLES, FRAME_SECONDS, SPEECH_ENDS, Probabilities
 from parakeet_worker.speech.energy import EnergyDetector
-from parakeet_worker.speech.silero import SileroDetector
+from parakeet_worker.speech.listening import SileroDetector, open_listener
 from recordings import decode
 from speech import all_samples, named
 
@@ -454,11 +453,11 @@ def test_a_part_is_what_lies_in_the_segment(span, expected):
 @pytest.mark.parametrize("seed", range(3))
 async def test_true_speech_is_cut_alike_however_it_arrives(seed):
     recording = decode(named("pause").path)
-    network = silero.load()
+    listener = open_listener("cpu")
 
     async def arrives(at: Iterable[int]) -> list[Segment]:
         stretches = arriving(np.split(recording, sorted(at)))
-        pieces = split(stretches, lambda: SileroDetector(network), max_seconds=5)
+        pieces = split(stretches, lambda: SileroDetector(listener), max_seconds=5)
         return [piece async for piece in pieces]
 
     at_once = await arrives([])
@@ -475,8 +474,8 @@ SPOKEN = [each for each in all_samples() if each.words and each.seconds < 30]
 @pytest.mark.parametrize("spoken", SPOKEN, ids=lambda spoken: spoken.file)
 async def test_every_word_of_the_samples_is_in_a_segment(spoken):
     recording = decode(spoken.path)
-    network = silero.load()
-    pieces = split(arriving([recording]), lambda: SileroDetector(network), max_seconds=30)
+    listener = open_listener("cpu")
+    pieces = split(arriving([recording]), lambda: SileroDetector(listener), max_seconds=30)
     kept = np.zeros(len(recording), dtype=bool)
     async for piece in pieces:
         kept[slice(*bounds(piece))] = True

@@ -16,6 +16,7 @@ READ: dict[str, tuple[str, str, Any]] = {
     "model_revision": ("PARAKEET_MODEL_REVISION", "541d1f9", "541d1f9"),
     "engine": ("PARAKEET_ENGINE", "scripted", "scripted"),
     "device": ("PARAKEET_DEVICE", "cuda", "cuda"),
+    "vad_device": ("PARAKEET_VAD_DEVICE", "cpu", "cpu"),
     "precision": ("PARAKEET_PRECISION", "bf16", "bf16"),
     "decoder": ("PARAKEET_DECODER", "graph", "graph"),
     "converted": ("PARAKEET_CONVERTED", "/models", Path("/models")),

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from parakeet_worker.engine.base import Samples
-from parakeet_worker.speech import silero
 from parakeet_worker.speech.base import (
     FRAME_SAMPLES,
     FRAME_SECONDS,
@@ -22,7 +21,7 @@ from parakeet_worker.speech.base import (
     stretches,
 )
 from parakeet_worker.speech.energy import EnergyDetector
-from parakeet_worker.speech.silero import SileroDetector
+from parakeet_worker.speech.listening import SileroDetector, open_listener
 from recordings import decode, noise, silence
 from speech import all_samples, named, sample
 
@@ -36,8 +35,8 @@ def detector(request: pytest.FixtureRequest) -> Make:
     """Makes a detector of each kind."""
     if request.param == "energy":
         return EnergyDetector
-    network = silero.load()
-    return lambda: SileroDetector(network)
+    listener = open_listener("cpu")
+    return lambda: SileroDetector(listener)
 
 
 def heard(detector: Detector, recording: Samples, at: Iterable[int] = ()) -> Probabilities:

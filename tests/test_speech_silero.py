@@ -1,7 +1,6 @@
 """The network against Silero's own, which is called frame by frame as its authors do."""
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import WeightsCorrupt, WeightsMissing
 from parakeet_worker.speech import silero
 from parakeet_worker.speech.base import FRAME_SAMPLES, SPEECH_BEGINS, Probabilities, stretches
-from parakeet_worker.speech.silero import CONTEXT_SAMPLES, Silero, SileroDetector
+from parakeet_worker.speech.listening import Alone, SileroDetector
+from parakeet_worker.speech.silero import CONTEXT_SAMPLES, Silero
 from recordings import decode, noise, silence, tone
 from speech import SAMPLES, all_samples, named
 
@@ -49,7 +49,7 @@ def recording(name: str) -> Samples:
 
 
 def heard(network: Silero, samples: Samples) -> Probabilities:
-    detector = SileroDetector(network)
+    detector = SileroDetector(Alone(network))
     return np.concatenate((detector.feed(samples), detector.finish()))
 
 
@@ -99,7 +99,7 @@ def test_a_quiet_recording_is_heard_like_a_loud_one(network, level):
 
 def test_recordings_heard_in_turns_through_one_network_are_heard_as_alone(network):
     recordings = [decode(named(name).path) for name in ("minute", "pause")]
-    detectors = [SileroDetector(network) for _ in recordings]
+    detectors = [SileroDetector(Alone(network)) for _ in recordings]
     turns = [np.array_split(samples, 40) for samples in recordings]
     found: list[list[Probabilities]] = [[], []]
     for stretches_of_turn in zip(*turns, strict=True):
@@ -126,12 +126,6 @@ def test_the_rows_of_a_batch_are_heard_as_alone_and_carry_their_own_state(networ
             assert cell[:, row] == pytest.approx(its_cell[:, 0], abs=1e-4)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
-def test_a_gpu_hears_the_same(network):
-    samples = decode(named("minute").path)
-    assert heard(silero.load("cuda"), samples) == pytest.approx(heard(network, samples), abs=0.01)
-
-
 def test_the_weights_are_named_as_missing_where_the_package_is_not_installed(monkeypatch):
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(WeightsMissing, match="silero-vad"):
@@ -155,25 +149,3 @@ def test_another_network_is_named_as_corrupt(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
     with pytest.raises(WeightsCorrupt, match="KeyError"):
         silero.load(path=path)
-
-
-def test_who_listens_in_a_thread_computes_there_alone_and_nobody_else_does(
-    network: Silero,
-) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-
-    def threads_after_listening() -> int:
-        heard(network, silence(1))
-        return torch.get_num_threads()
-
-    try:
-        with ThreadPoolExecutor(1) as listener, ThreadPoolExecutor(1) as early:
-            assert early.submit(torch.get_num_threads).result() == 3
-            assert listener.submit(threads_after_listening).result() == 1
-            assert early.submit(torch.get_num_threads).result() == 3
-            with ThreadPoolExecutor(1) as late:
-                assert late.submit(torch.get_num_threads).result() == 3
-        assert threads_after_listening() == 3
-    finally:
-        torch.set_num_threads(before)

@@ -46,6 +46,9 @@ class Settings(BaseModel):
     `scripted` (no model: hears pure tones, for tests)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the engine runs; `auto` takes the GPU where there is one."""
+    vad_device: Literal["auto", "cpu"] = "auto"
+    """Where speech is detected: beside the engine, all recordings in one batch on a GPU, or in any
+    case on the processor, each by itself."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     """The encoder's arithmetic; `auto` takes what is fastest on the device."""
     decoder: Literal["plain", "graph"] = "plain"

@@ -39,9 +39,10 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     _share_heaps()
     ffmpeg = audio.find_ffmpeg(settings.ffmpeg)
     with closing(_apart(lambda: open_engine(settings))) as engine:
+        # First, as what is free afterwards is the batches'.
+        detectors = _apart(lambda: open_detectors(settings))
         measured_seconds = _apart(lambda: engine.warm_up(settings.segment_seconds))
         batch_seconds = settings.batch_seconds or measured_seconds
-        detectors = _apart(lambda: open_detectors(settings))
         with Batcher(
             engine,
             batch_seconds=batch_seconds,
@@ -100,10 +101,11 @@ def open_detectors(settings: Settings) -> Callable[[Vad], Detector]:
     """What listens for speech; pure tones, which the scripted engine hears, are none."""
     if settings.engine == "scripted":
         return lambda _: EnergyDetector()
-    from parakeet_worker.speech import silero
+    from parakeet_worker.speech import listening
 
-    network = silero.load()
-    return lambda vad: EnergyDetector() if vad == "off" else silero.SileroDetector(network)
+    on_cpu = "cpu" in (settings.device, settings.vad_device)
+    listener = listening.open_listener("cpu" if on_cpu else "auto")
+    return lambda vad: EnergyDetector() if vad == "off" else listening.SileroDetector(listener)
 
 
 def open_engine(settings: Settings) -> Engine:

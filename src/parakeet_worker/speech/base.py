@@ -12,7 +12,8 @@ from parakeet_worker.engine.base import Samples
 FRAME_SAMPLES = 512
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
 
-_BLOCK_SAMPLES = 128 * FRAME_SAMPLES
+BLOCK_SAMPLES = 128 * FRAME_SAMPLES
+"""What is heard at once: 4.1 s."""
 
 SPEECH_BEGINS = 0.5
 """A frame at least as probable opens a stretch of speech."""
@@ -63,9 +64,9 @@ class Detector(ABC):
         """The frames that were heard now, in order; up to 4.1 s wait for what follows."""
         held = np.concatenate((self._held, np.nan_to_num(samples, posinf=0.0, neginf=0.0)))
         found = [np.zeros(0, dtype=np.float32)]
-        while len(held) >= self._context_samples + _BLOCK_SAMPLES:
-            found.append(self._hear(held[: self._context_samples + _BLOCK_SAMPLES]))
-            held = held[_BLOCK_SAMPLES:]
+        while len(held) >= self._context_samples + BLOCK_SAMPLES:
+            found.append(self._hear(held[: self._context_samples + BLOCK_SAMPLES]))
+            held = held[BLOCK_SAMPLES:]
         self._held = held.copy()
         return np.concatenate(found)
 

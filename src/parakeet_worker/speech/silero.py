@@ -5,18 +5,15 @@ and calls the network once per frame. Its `.jit` holds the weights that it runs 
 `.safetensors` beside it are of an older version.
 """
 
-import threading
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import WeightsCorrupt, WeightsMissing
-from parakeet_worker.speech.base import FRAME_SAMPLES, Detector, Probabilities, gain
+from parakeet_worker.speech.base import FRAME_SAMPLES
 
 CONTEXT_SAMPLES = 64
 """Samples before each frame that the network hears with it."""
@@ -82,6 +79,9 @@ def load(device: str = "cpu", path: Path | None = None) -> Silero:
         network.load_state_dict({ours: stored[theirs] for ours, theirs in _NAMES.items()})
     except (RuntimeError, KeyError) as failure:
         raise WeightsCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
+    if device != "cpu":
+        # Of float32 the convolutions of a GPU keep ten bits otherwise.
+        torch.backends.cudnn.allow_tf32 = False
     return network.to(device).eval().requires_grad_(False)
 
 
@@ -107,50 +107,3 @@ _NAMES = {
     },
     **{f"output.{part}": f"_model.decoder.decoder.2.{part}" for part in ("weight", "bias")},
 }
-
-
-_here = threading.local()
-
-
-def _compute_alone() -> None:
-    """Let torch compute in this thread and no other, unless it is the program's own.
-
-    The network is small: torch's threads wait for each other longer than they work, and many
-    recordings are listened to at once as it is.
-    """
-    if hasattr(_here, "alone") or threading.current_thread() is threading.main_thread():
-        return
-    _here.alone = True
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    # That counts for this thread, and for all that come to torch after it: another one says what
-    # is to count for those.
-    others = threading.Thread(target=torch.set_num_threads, args=(threads,))
-    others.start()
-    others.join()
-
-
-class SileroDetector(Detector):
-    """The network listening to one recording; many may listen through one network.
-
-    Very quiet recordings are raised for it, by the peak of the last two blocks.
-    """
-
-    is_sure = True
-
-    def __init__(self, network: Silero) -> None:
-        super().__init__(CONTEXT_SAMPLES)
-        self._network = network
-        self._state = network.silence()
-        self._peak = 0.0
-
-    @torch.inference_mode()
-    def _hear(self, block: Samples) -> Probabilities:
-        _compute_alone()
-        peak = float(np.abs(block).max())
-        raised = block * np.float32(gain(max(peak, self._peak)))
-        self._peak = peak
-        samples = torch.from_numpy(raised).to(self._network.window.device)
-        probabilities, self._state = self._network(samples[None], self._state)
-        found: Probabilities = probabilities[0].cpu().numpy()
-        return found

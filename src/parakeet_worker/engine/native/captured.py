@@ -196,7 +196,8 @@ class _Bucket:
             self._steps()
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
-        with torch.cuda.graph(graph):
+        # Others may use the GPU meanwhile: speech is detected in threads beside the engine's.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._steps()
         return graph.replay
 

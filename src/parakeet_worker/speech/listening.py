@@ -1,0 +1,205 @@
+"""Listening through Silero's network: each recording for itself, or all that wait at once."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from parakeet_worker.engine.base import Samples
+from parakeet_worker.speech import silero
+from parakeet_worker.speech.base import (
+    BLOCK_SAMPLES,
+    FRAME_SAMPLES,
+    Detector,
+    Probabilities,
+    gain,
+)
+from parakeet_worker.speech.silero import CONTEXT_SAMPLES, Silero, State
+
+log = logging.getLogger(__name__)
+
+MOST_TOGETHER = 64
+"""Blocks in one batch."""
+
+_AGREES_WITHIN = 1e-3
+
+_here = threading.local()
+
+
+class Listener(Protocol):
+    """Hears blocks of many recordings, from many threads."""
+
+    def hear(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
+        """The (T,) probabilities of (64 + 512 T) samples, and the state after them.
+
+        Without a `state` a recording begins; after a block of less than 4.1 s it has ended.
+        """
+        ...
+
+
+class SileroDetector(Detector):
+    """One recording; very quiet ones are raised, by the peak of the last two blocks."""
+
+    is_sure = True
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__(CONTEXT_SAMPLES)
+        self._listener = listener
+        self._state: State | None = None
+        self._peak = 0.0
+
+    def _hear(self, block: Samples) -> Probabilities:
+        peak = float(np.abs(block).max())
+        raised = block * np.float32(gain(max(peak, self._peak)))
+        self._peak = peak
+        found, self._state = self._listener.hear(raised, self._state)
+        return found
+
+
+def open_listener(device: Literal["auto", "cpu", "cuda"]) -> Listener:
+    """The packaged network for `device`, for the processor where a GPU fails or errs.
+
+    Raises `WeightsMissing` or `WeightsCorrupt`.
+    """
+    alone = Alone(silero.load())
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return alone
+    try:
+        together = Together(silero.load("cuda"), alone)
+        apart = _difference(together, alone)
+    except (RuntimeError, AssertionError) as failure:  # the latter where torch has no CUDA
+        log.warning("speech is detected on the processor, the GPU fails at it: %s", failure)
+        return alone
+    if not apart <= _AGREES_WITHIN:
+        log.warning("speech is detected on the processor, the GPU is %.4f off", apart)
+        return alone
+    return together
+
+
+def _difference(together: "Together", alone: "Alone") -> float:
+    """By how much both differ on noise, in as large a batch as there will ever be."""
+    noise = np.random.default_rng(1).normal(0, 0.1, CONTEXT_SAMPLES + BLOCK_SAMPLES)
+    block = noise.astype(np.float32)
+    found = together.heard([_Waiting(block, None)] * MOST_TOGETHER)
+    expected, _ = alone.hear(block, None)
+    return max(float(np.abs(probabilities - expected).max()) for probabilities, _ in found)
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """For a processor: each thread computes by itself, and nothing is shared but the weights."""
+
+    network: Silero
+
+    @torch.inference_mode()
+    def hear(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
+        """As `Listener` says."""
+        _compute_alone()
+        hidden, cell = state or self.network.silence()
+        before = hidden.cpu(), cell.cpu()
+        probabilities, after = self.network(torch.from_numpy(block)[None], before)
+        found: Probabilities = probabilities[0].numpy()
+        return found, after
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    block: Samples
+    state: State | None
+    heard: "Future[tuple[Probabilities, State]]" = field(default_factory=Future)
+
+
+class Together:
+    """For a GPU: blocks that wait at the same time are heard in one batch, beside the engine.
+
+    Who comes while nobody listens does it for all that wait; they find it done. A batch that the
+    GPU has no memory for is heard by `alone`.
+    """
+
+    def __init__(self, network: Silero, alone: Alone) -> None:
+        self._network = network
+        self._alone = alone
+        self._waiting: list[_Waiting] = []
+        self._arriving = threading.Lock()
+        self._listening = threading.Lock()
+        self._stream: torch.cuda.Stream | None = None
+        if network.window.is_cuda:
+            # The engine's kernels are long: these would wait for all of them in the same stream.
+            self._stream = torch.cuda.Stream(priority=-1)  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()  # the weights came in another
+
+    def hear(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
+        """As `Listener` says."""
+        mine = _Waiting(block, state)
+        with self._arriving:
+            self._waiting.append(mine)
+        while not mine.heard.done():
+            with self._listening:
+                if not mine.heard.done():
+                    self._hear_those_that_wait()
+        return mine.heard.result()
+
+    def _hear_those_that_wait(self) -> None:
+        with self._arriving:
+            batch, self._waiting = self._waiting[:MOST_TOGETHER], self._waiting[MOST_TOGETHER:]
+        try:
+            found = self.heard(batch)
+        except Exception as failure:  # noqa: BLE001  # whose block it was nobody knows: all are told
+            for each in batch:
+                each.heard.set_exception(failure)
+        else:
+            for each, answer in zip(batch, found, strict=True):
+                each.heard.set_result(answer)
+
+    def heard(self, batch: Sequence[_Waiting]) -> list[tuple[Probabilities, State]]:
+        """Each of a batch; the state after a block shorter than the longest means nothing."""
+        try:
+            with self._beside():
+                return self._heard([each.block for each in batch], [each.state for each in batch])
+        except torch.OutOfMemoryError:
+            log.warning("no memory to detect speech in %d recordings at once", len(batch))
+        return [self._alone.hear(each.block, each.state) for each in batch]
+
+    @torch.inference_mode()
+    def _heard(
+        self, blocks: Sequence[Samples], states: Sequence[State | None]
+    ) -> list[tuple[Probabilities, State]]:
+        device, silence = self._network.window.device, self._network.silence()
+        before = zip(*(state or silence for state in states), strict=True)
+        hidden, cell = (torch.cat([part.to(device) for part in parts], dim=1) for parts in before)
+        rows = pad_sequence([torch.from_numpy(block) for block in blocks], batch_first=True)
+        probabilities, (hidden, cell) = self._network(rows.to(device), (hidden, cell))
+        found: Probabilities = probabilities.cpu().numpy()
+        frames = [(len(block) - CONTEXT_SAMPLES) // FRAME_SAMPLES for block in blocks]
+        return [
+            (found[row, :count], (hidden[:, row : row + 1], cell[:, row : row + 1]))
+            for row, count in enumerate(frames)
+        ]
+
+    def _beside(self) -> AbstractContextManager[object]:
+        return torch.cuda.stream(self._stream) if self._stream else nullcontext()
+
+
+def _compute_alone() -> None:
+    """Let torch compute in this thread and no other, unless it is the program's own.
+
+    The network is small: torch's threads wait for each other longer than they work, and many
+    recordings are listened to at once as it is.
+    """
+    if hasattr(_here, "alone") or threading.current_thread() is threading.main_thread():
+        return
+    _here.alone = True
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # That counts for this thread, and for all that come to torch after it: another one says what
+    # is to count for those.
+    others = threading.Thread(target=torch.set_num_threads, args=(threads,))
+    others.start()
+    others.join()

@@ -1,0 +1,200 @@
+"""Many recordings through one network: each is heard as alone."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from parakeet_worker.engine.base import Samples
+from parakeet_worker.speech import silero
+from parakeet_worker.speech.base import BLOCK_SAMPLES, Probabilities
+from parakeet_worker.speech.listening import (
+    MOST_TOGETHER,
+    Alone,
+    Listener,
+    SileroDetector,
+    Together,
+    open_listener,
+)
+from parakeet_worker.speech.silero import Silero
+from recordings import decode, silence
+from speech import named
+
+RATE = 16_000
+ONE_BLOCK = BLOCK_SAMPLES / RATE
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+
+
+@pytest.fixture(scope="module")
+def alone() -> Alone:
+    return Alone(silero.load())
+
+
+@pytest.fixture
+def network() -> Silero:
+    """One of the test's own, to hang hooks on."""
+    return silero.load()
+
+
+@pytest.fixture
+def batches(network: Silero) -> list[int]:
+    """How many blocks each call of the network was given."""
+    sizes: list[int] = []
+    network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    return sizes
+
+
+def stretches(count: int, seconds: float = 9.0) -> list[Samples]:
+    """Different recordings, each of a little more than two blocks, none as long as another."""
+    minute = decode(named("minute").path)
+    starts = np.linspace(0, 20, count)
+    lengths = np.linspace(seconds, seconds + 3, count)
+    return [
+        minute[int(start * RATE) : int((start + length) * RATE)]
+        for start, length in zip(starts, lengths, strict=True)
+    ]
+
+
+def heard(listener: Listener, samples: Samples) -> Probabilities:
+    detector = SileroDetector(listener)
+    return np.concatenate((detector.feed(samples), detector.finish()))
+
+
+@contextmanager
+def held(together: Together, waiting: int) -> Iterator[None]:
+    """Nothing is heard until so many blocks wait."""
+    with together._listening:
+        yield
+        deadline = time.monotonic() + 30
+        while len(together._waiting) < waiting:
+            assert time.monotonic() < deadline, "they do not come"
+            time.sleep(0.001)
+
+
+def heard_together(
+    together: Together, recordings: Sequence[Samples]
+) -> "list[Future[Probabilities]]":
+    with ThreadPoolExecutor(len(recordings)) as threads, held(together, len(recordings)):
+        return [threads.submit(heard, together, samples) for samples in recordings]
+
+
+def test_recordings_that_wait_together_are_heard_in_one_batch_and_as_alone(network, alone, batches):
+    recordings = stretches(8)
+    found = heard_together(Together(network, alone), recordings)
+    assert batches[0] == 8
+    for samples, each in zip(recordings, found, strict=True):
+        assert each.result() == pytest.approx(heard(alone, samples), abs=1e-4)
+
+
+def test_a_last_short_block_and_whole_ones_do_not_disturb_each_other(network, alone, batches):
+    recordings = [*stretches(3), *stretches(3, seconds=0.4)]
+    found = heard_together(Together(network, alone), recordings)
+    assert batches[0] == 6
+    for samples, each in zip(recordings, found, strict=True):
+        assert each.result() == pytest.approx(heard(alone, samples), abs=1e-4)
+
+
+def test_of_very_many_only_so_many_are_heard_at_once(network, alone, batches):
+    recordings = [silence(0.1)] * (MOST_TOGETHER + 1)
+    found = heard_together(Together(network, alone), recordings)
+    assert batches == [MOST_TOGETHER, 1]
+    assert {len(each.result()) for each in found} == {4}
+
+
+def test_who_is_by_himself_waits_for_nobody(network, alone, batches):
+    samples = stretches(1)[0]
+    assert heard(Together(network, alone), samples) == pytest.approx(
+        heard(alone, samples), abs=1e-4
+    )
+    assert batches == [1, 1, 1]
+
+
+def test_without_memory_for_a_batch_each_is_heard_alone_and_goes_on_together(
+    network, alone, batches, caplog
+):
+    def refuse(*_: Any) -> None:
+        if len(batches) == 1:
+            raise torch.OutOfMemoryError("none left")
+
+    network.register_forward_pre_hook(refuse)
+    recordings = stretches(4)
+    with caplog.at_level(logging.WARNING):
+        found = heard_together(Together(network, alone), recordings)
+    for samples, each in zip(recordings, found, strict=True):
+        assert each.result() == pytest.approx(heard(alone, samples), abs=1e-4)
+    assert len(batches) > 1
+    assert "no memory to detect speech in 4 recordings at once" in caplog.text
+
+
+def test_a_failure_reaches_all_of_its_batch_and_nobody_after(network, alone):
+    failing = True
+
+    def fail(*_: Any) -> None:
+        if failing:
+            raise RuntimeError("the device is gone")
+
+    network.register_forward_pre_hook(fail)
+    together = Together(network, alone)
+    for each in heard_together(together, stretches(3)):
+        with pytest.raises(RuntimeError, match="the device is gone"):
+            each.result(timeout=30)
+    failing = False
+    assert len(heard(together, stretches(1)[0])) > 250
+
+
+def test_on_a_processor_each_listens_alone():
+    assert isinstance(open_listener("cpu"), Alone)
+
+
+@no_gpu
+def test_a_gpu_that_fails_is_warned_of_and_the_processor_listens(caplog):
+    assert isinstance(open_listener("auto"), Alone)
+    assert caplog.text == ""
+    assert isinstance(open_listener("cuda"), Alone)
+    assert "the GPU fails at it" in caplog.text
+
+
+def test_a_network_that_errs_is_told_from_one_that_does_not(network, alone):
+    from parakeet_worker.speech.listening import _AGREES_WITHIN, _difference
+
+    assert _difference(Together(network, alone), alone) <= _AGREES_WITHIN
+    with torch.no_grad():
+        network.output.weight.mul_(1.1)
+    assert not _difference(Together(network, alone), alone) <= _AGREES_WITHIN
+
+
+@gpu
+def test_a_gpu_hears_the_same_for_all_at_once(alone):
+    recordings = stretches(8)
+    listener = open_listener("cuda")
+    assert isinstance(listener, Together)
+    for samples, each in zip(recordings, heard_together(listener, recordings), strict=True):
+        assert each.result() == pytest.approx(heard(alone, samples), abs=1e-3)
+
+
+def test_who_listens_in_a_thread_computes_there_alone_and_nobody_else_does(alone):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+
+    def threads_after_listening() -> int:
+        heard(alone, silence(1))
+        return torch.get_num_threads()
+
+    try:
+        with ThreadPoolExecutor(1) as listener, ThreadPoolExecutor(1) as early:
+            assert early.submit(torch.get_num_threads).result() == 3
+            assert listener.submit(threads_after_listening).result() == 1
+            assert early.submit(torch.get_num_threads).result() == 3
+            with ThreadPoolExecutor(1) as late:
+                assert late.submit(torch.get_num_threads).result() == 3
+        assert threads_after_listening() == 3
+    finally:
+        torch.set_num_threads(before)
