@@ -31,6 +31,7 @@ CMD ["python", "handler.py"]
 
 FROM system AS environment
 ARG UV_NO_CACHE=1
+ARG UV_CACHE_DIR=/var/cache/uv
 COPY requirements/runtime.txt requirements/runtime.txt
 RUN uv venv --python /usr/local/bin/python .venv \
     && uv pip sync --python .venv/bin/python --compile-bytecode --require-hashes \

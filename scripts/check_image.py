@@ -147,7 +147,7 @@ class Image:
         large = {"baked": "/app/.venv", "volume": "/runpod-volume"}[target]
         mounts = (*_lent(), (beside, large))
         uv = ROOT / ".cache" / "uv" / "bin" / "uv"
-        cached = (Path(_run(str(uv), "cache", "dir").stdout.strip()), "/root/.cache/uv")
+        cached = (Path(_run(str(uv), "cache", "dir").stdout.strip()), "/var/cache/uv")
         given = {"BASE": base, "PYTHON": python, "WEIGHTS": "demo", "UV_NO_CACHE": "0"}
         options = [f"--build-arg={name}={said}" for name, said in given.items()]
         options += [f"--volume={path}:{inside}" for path, inside in (*mounts, cached)]

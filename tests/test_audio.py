@@ -28,6 +28,7 @@ from parakeet_worker.errors import (
     ParakeetError,
 )
 from parakeet_worker.request import Clip
+from parakeet_worker.speech.base import BLOCK_SAMPLES
 from recordings import RATE, cut, encode, noise, pitch, repeat, silence, tone, wav
 
 pytestmark = pytest.mark.usefixtures("children")
@@ -211,6 +212,15 @@ async def test_a_large_file_comes_in_stretches_and_never_lies_in_memory(
     assert count == 600 * RATE
     assert 0 < first_seconds < 60
     assert peak < count * 4 / 10
+
+
+async def test_samples_arrive_as_many_at_a_time_as_a_detector_hears(
+    ffmpeg: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "speech.wav"
+    path.write_bytes(wav(tone(HERTZ, 30)))
+    lengths = [len(stretch) async for stretch in decoding(path, ffmpeg).samples()]
+    assert lengths == [BLOCK_SAMPLES] * 7 + [30 * RATE - 7 * BLOCK_SAMPLES]
 
 
 # Limits

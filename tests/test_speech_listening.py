@@ -15,11 +15,13 @@ from parakeet_worker.engine.base import Samples
 from parakeet_worker.speech import silero
 from parakeet_worker.speech.base import BLOCK_SAMPLES, Probabilities
 from parakeet_worker.speech.listening import (
+    _AGREES_WITHIN,
     MOST_TOGETHER,
     Alone,
     Listener,
     SileroDetector,
     Together,
+    _difference,
     open_listener,
 )
 from parakeet_worker.speech.silero import Silero
@@ -163,8 +165,6 @@ def test_a_gpu_that_fails_is_warned_of_and_the_processor_listens(caplog):
 
 
 def test_a_network_that_errs_is_told_from_one_that_does_not(network, alone):
-    from parakeet_worker.speech.listening import _AGREES_WITHIN, _difference
-
     assert _difference(Together(network, alone), alone) <= _AGREES_WITHIN
     with torch.no_grad():
         network.output.weight.mul_(1.1)

@@ -72,6 +72,7 @@ def _apart(work: Callable[[], Value]) -> Value:
         except BaseException as failure:  # noqa: BLE001  # raised again where it is waited for
             done.set_exception(failure)
 
+    # A daemon: who interrupts the loading does not wait for its end.
     thread = Thread(target=run, name="loading", daemon=True)
     thread.start()
     result = done.result()
