@@ -1,6 +1,7 @@
 """Every law of the batcher is broken here on purpose, by an engine that keeps to none."""
 
 import itertools
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -597,21 +598,55 @@ def test_an_engine_that_runs_out_of_memory_too_late_does_no_harm():
     assert len(engine.batches) == 1
 
 
-def test_an_engine_that_comes_back_at_the_very_moment_leaves_nobody_waiting():
-    class Prompt(Engine):
-        """Works for as long as it may."""
+class Watched(Engine):
+    """Stands still in each batch until the test lets it go on."""
 
-        def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
-            threading.Event().wait(0.02)
-            return super().transcribe(batch)
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Semaphore(0)
+        self.released = threading.Semaphore(0)
 
-    for _ in range(30):
-        with watching(Prompt(), 0.0205) as batcher:
-            try:
-                answers = batcher.submit(pieces(*range(40)))
-            except EngineLost:
-                continue
-            assert wait(answers, PATIENCE_SECONDS).not_done == set()
+    def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
+        self.entered.release()
+        assert self.released.acquire(timeout=PATIENCE_SECONDS)
+        return super().transcribe(batch)
+
+
+def test_an_engine_that_comes_back_while_it_is_given_up_leaves_nobody_waiting():
+    engine = Watched()
+
+    class Meanwhile(logging.Handler):
+        """In the midst of giving up, the engine comes back and would take what waits."""
+
+        def emit(self, _record: logging.LogRecord) -> None:
+            engine.released.release(40)
+            engine.entered.acquire(timeout=0.5)
+
+    handler = Meanwhile()
+    log = logging.getLogger("parakeet_worker.batcher")
+    log.addHandler(handler)
+    try:
+        with watching(engine, 0.3) as batcher:
+            answers = batcher.submit(pieces(*range(20)))
+            assert engine.entered.acquire(timeout=PATIENCE_SECONDS)
+            assert wait(answers, PATIENCE_SECONDS / 4).not_done == set()
+    finally:
+        log.removeHandler(handler)
+    assert all(isinstance(failure(answer), EngineLost) for answer in answers)
+
+
+def test_a_watch_that_ends_when_its_batch_is_done_gives_nothing_up():
+    engine = Watched()
+    with watching(engine, PATIENCE_SECONDS) as batcher:
+        answers = batcher.submit(pieces(1, 2, 3, 4))
+        assert engine.entered.acquire(timeout=PATIENCE_SECONDS)
+        done = batcher._working
+        engine.released.release()
+        assert engine.entered.acquire(timeout=PATIENCE_SECONDS), "the second batch has begun"
+        batcher._give_up(done)
+        assert not batcher.lost
+        engine.released.release()
+        assert [said(answer) for answer in answers] == ["1", "2", "3", "4"]
 
 
 def test_a_batcher_with_an_engine_that_hangs_can_be_closed():

@@ -123,6 +123,7 @@ class Batcher:
         self._queue_seconds = queue_seconds
         self._timeout_seconds = timeout_seconds
         self._waiting: list[_Waiting] = []  # by turn
+        self._working: list[_Waiting] = []  # what the engine was given last
         self._turns = _Turns()
         self._changed = threading.Condition()
         self._closed = False
@@ -234,6 +235,7 @@ class Batcher:
                 ]
                 live = [piece for piece in batch if piece.answer.set_running_or_notify_cancel()]
                 if live:
+                    self._working = live
                     return live
 
     def _count(self, batch: list[_Waiting], busy_seconds: float) -> None:
@@ -258,11 +260,15 @@ class Batcher:
             watch.cancel()
 
     def _give_up(self, batch: list[_Waiting]) -> None:
-        self._stuck = True
-        self._lost = f"it did not come back from a batch within {self._timeout_seconds:g} s"
-        log.error("the engine is lost: %s", self._lost)
-        self._leave(batch)
+        reason = f"it did not come back from a batch within {self._timeout_seconds:g} s"
+        with self._changed:  # from here on the engine is given nothing more
+            if self._working is not batch:  # it came back in this very moment, and works on
+                return
+            self._stuck = True
+            self._lost = reason
+            self._leave(batch)
         self._over.set()
+        log.error("the engine is lost: %s", reason)
 
     def _transcribe(self, batch: list[_Waiting]) -> None:
         try:
