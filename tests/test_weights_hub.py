@@ -19,7 +19,9 @@ from parakeet_worker.errors import InvalidSetting
 
 _FIND = """
 import json, sys
+import stamina
 from parakeet_worker import weights
+stamina.set_testing(True, attempts=weights._ATTEMPTS)  # as often, without the waits between
 from parakeet_worker.errors import ParakeetError
 model, revision = (*sys.argv[1:], None)[:2]
 try:
