@@ -1,0 +1,58 @@
+"""How each kernel is cut into programs, per compute capability: a table, not a search at start."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What one program of a kernel works on."""
+
+    rows: int
+    """Rows of the result (tokens, frames, points or utterances)."""
+    columns: int = 0
+    """Columns of the result, or keys that attention reads at once; 0 is all of them."""
+    depth: int = 0
+    """Elements of the inner dimension that a product reads at once."""
+    warps: int = 4
+    stages: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """One `Tile` for each kernel."""
+
+    frames: Tile = Tile(rows=4)
+    power: Tile = Tile(rows=1024)
+    mel_norm: Tile = Tile(rows=64, columns=16)
+    subsampling_first: Tile = Tile(rows=16)
+    subsampling_next: Tile = Tile(rows=16)
+    residual_norm: Tile = Tile(rows=1)
+    position_query: Tile = Tile(rows=4)
+    attention: Tile = Tile(rows=128, columns=64, warps=8, stages=2)
+    glu: Tile = Tile(rows=4)
+    depthwise: Tile = Tile(rows=16, columns=256)
+    product: Tile = Tile(rows=128, columns=128, depth=64, warps=8, stages=3)
+    lstm: Tile = Tile(rows=64, columns=16, depth=64)
+    joint_hidden: Tile = Tile(rows=64, columns=16, depth=64)
+    joint_scores: Tile = Tile(rows=64, columns=128, depth=64)
+    search_step: Tile = Tile(rows=16)
+
+
+_HOPPER = Tiles()
+_AMPERE = replace(_HOPPER, attention=Tile(rows=64, columns=64, warps=4, stages=2))
+_BY_CAPABILITY = {
+    (8, 0): _AMPERE,
+    (8, 6): _AMPERE,
+    (8, 9): _AMPERE,
+    (9, 0): _HOPPER,
+    (10, 0): _AMPERE,
+    (12, 0): _AMPERE,
+}
+CAPABILITIES = tuple(_BY_CAPABILITY)
+"""Compute capabilities that kernels are compiled ahead and checked for."""
+
+
+def tiles_for(capability: tuple[int, int]) -> Tiles:
+    """Those of the nearest capability that is not above `capability`; at least (8, 0)."""
+    known = [one for one in CAPABILITIES if one <= capability]
+    return _BY_CAPABILITY[max(known)]
