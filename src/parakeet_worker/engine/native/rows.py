@@ -7,15 +7,29 @@ halvings that round up never need more room than that.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 FACTOR = 8
 """Mel frames per token: packed rows exist for this subsampling only."""
-_ALIGNED = 4  # 32-bit words: sections begin at multiples of 16 bytes
+
+_ALIGNED_WORDS = 4  # sections begin at multiples of 16 bytes, as kernels expect
+_NO_LIMIT = 1 << 30
+
+Words = TypeVar("Words", npt.NDArray[np.int32], Tensor)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Whole rows that lie side by side: what the subsampling has room for at once."""
+
+    first: int
+    """First token."""
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +50,8 @@ class Rows:
     """(N,) row of each token; -1 for tokens beyond the last row, which mean nothing."""
     longest: int
     """Tokens that no row exceeds: what grids are made for."""
+    groups: tuple[Group, ...]
+    """All tokens, in parts that the subsampling has room for."""
 
     @property
     def count(self) -> int:
@@ -53,10 +69,12 @@ class Plan:
     """The layout of a batch as plain numbers, before it is brought to a device."""
 
     samples: tuple[int, ...]
+    """Of each row."""
     hop_samples: int
 
     @property
     def frames(self) -> tuple[int, ...]:
+        """Mel frames of each row."""
         return tuple(count // self.hop_samples for count in self.samples)
 
     @property
@@ -64,61 +82,93 @@ class Plan:
         """Of each row: mel frames halved three times, rounded up."""
         return tuple(-(-frames // FACTOR) for frames in self.frames)
 
+    def groups(self, limit_tokens: int) -> tuple[Group, ...]:
+        """Rows in groups of at most `limit_tokens`; a longer row is one by itself."""
+        groups: list[Group] = []
+        first = end = 0
+        for tokens in self.tokens:
+            if end > first and end + tokens - first > limit_tokens:
+                groups.append(Group(first, end - first))
+                first = end
+            end += tokens
+        if end > first:
+            groups.append(Group(first, end - first))
+        return tuple(groups)
 
-def words(rows: int, tokens: int) -> int:
-    """32-bit words that `write` needs for so many rows and tokens."""
-    return sum(_section_sizes(rows, tokens))
+
+def layout_words(rows: int, tokens: int) -> int:
+    """Size of the int32 array that `write_layout` fills for so many rows and tokens."""
+    return sum(_aligned(length) for length in _lengths(rows, tokens))
 
 
-def write(
-    plan: Plan, scales: Sequence[float], rows: int, tokens: int, out: "np.ndarray[Any, Any]"
+def write_layout(
+    plan: Plan, scales: Sequence[float], rows: int, tokens: int, out: npt.NDArray[np.int32]
 ) -> None:
-    """Write the layout into the int32 array `out`, for `view` to read.
+    """Write the layout into the int32 array `out`, for `view_layout` to read.
 
     `rows` and `tokens` may exceed those of the plan: rows beyond it are empty, tokens beyond it
     belong to none.
     """
-    sections = _split(out, rows, tokens)
-    offsets, frames, sample_offsets, samples, scale, row_of = sections
-    offsets.fill(sum(plan.tokens))
+    offsets, frames, sample_offsets, samples, scale, row_of = _sections(out, rows, tokens)
+    count, used = len(plan.samples), sum(plan.tokens)
+    for section, fill in ((offsets, used), (frames, 0), (samples, 0), (scale, 0), (row_of, -1)):
+        section.fill(fill)
     offsets[0] = 0
-    for section in (frames, sample_offsets, samples, scale):
-        section.fill(0)
-    count = len(plan.samples)
     offsets[1 : count + 1] = np.cumsum(plan.tokens)
     frames[:count] = plan.frames
     samples[:count] = plan.samples
-    sample_offsets[1:count] = np.cumsum(plan.samples)[:-1] if count else ()
+    sample_offsets.fill(0)
+    sample_offsets[1:count] = np.cumsum(plan.samples[:-1])
     scale[:count] = np.asarray(scales, np.float32).view(np.int32)
-    row_of.fill(-1)
-    row_of[: sum(plan.tokens)] = np.repeat(np.arange(count), plan.tokens)
+    row_of[:used] = np.repeat(np.arange(count, dtype=np.int32), plan.tokens)
 
 
-def view(words: Tensor, rows: int, tokens: int, longest: int) -> Rows:
-    """The layout that `write` wrote, as views of the int32 tensor `words` on any device."""
-    offsets, frames, sample_offsets, samples, scales, row_of = _split(words, rows, tokens)
+def view_layout(
+    words: Tensor, rows: int, tokens: int, longest: int, groups: Sequence[Group] = ()
+) -> Rows:
+    """The layout that `write_layout` wrote, as views of the int32 tensor `words` on any device.
+
+    Without `groups` all tokens are one.
+    """
+    offsets, frames, sample_offsets, samples, scales, row_of = _sections(words, rows, tokens)
     return Rows(
-        offsets, frames, sample_offsets, samples, scales.view(torch.float32), row_of, longest
+        offsets=offsets,
+        frames=frames,
+        sample_offsets=sample_offsets,
+        samples=samples,
+        scales=scales.view(torch.float32),
+        row_of=row_of,
+        longest=longest,
+        groups=tuple(groups) or (Group(0, tokens),),
     )
 
 
-def rows_of(plan: Plan, scales: Sequence[float], device: torch.device) -> Rows:
+def rows_of(
+    plan: Plan, scales: Sequence[float], device: torch.device, group_tokens: int = _NO_LIMIT
+) -> Rows:
     """The layout of a batch on `device`, without anything beyond it."""
     rows, tokens = len(plan.samples), sum(plan.tokens)
-    out = np.empty(words(rows, tokens), np.int32)
-    write(plan, scales, rows, tokens, out)
-    return view(torch.from_numpy(out).to(device), rows, tokens, longest=max(plan.tokens, default=0))
+    words = np.empty(layout_words(rows, tokens), np.int32)
+    write_layout(plan, scales, rows, tokens, words)
+    moved = torch.from_numpy(words).to(device)
+    longest = max(plan.tokens, default=0)
+    return view_layout(moved, rows, tokens, longest, plan.groups(group_tokens))
 
 
-def _section_sizes(rows: int, tokens: int) -> list[int]:
-    lengths = (rows + 1, rows, rows, rows, rows, tokens)
-    return [-(-length // _ALIGNED) * _ALIGNED for length in lengths]
+def _lengths(rows: int, tokens: int) -> tuple[int, ...]:
+    """Offsets, frames, sample offsets, samples, scales, and the row of each token."""
+    return (rows + 1, rows, rows, rows, rows, tokens)
 
 
-def _split(whole: Any, rows: int, tokens: int) -> list[Any]:
-    sections, first = [], 0
-    lengths = (rows + 1, rows, rows, rows, rows, tokens)
-    for length, size in zip(lengths, _section_sizes(rows, tokens), strict=True):
-        sections.append(whole[first : first + length])
-        first += size
+def _aligned(length: int) -> int:
+    return -(-length // _ALIGNED_WORDS) * _ALIGNED_WORDS
+
+
+def _sections(words: Words, rows: int, tokens: int) -> list[Words]:
+    sections: list[Words] = []
+    first = 0
+    for length in _lengths(rows, tokens):
+        section: Any = words[first : first + length]
+        sections.append(section)
+        first += _aligned(length)
     return sections
