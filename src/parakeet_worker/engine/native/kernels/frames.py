@@ -28,8 +28,8 @@ def launch(
 ) -> Tensor:
     """Packed samples, (F,) window -> (count, F) float32, frames `first` to `first + count`.
 
-    Frames are counted through all rows, 8 to a token; those that no row has are zero. F is a
-    power of two.
+    Frames are counted through all rows, 8 to a token; those that no row has, and those beyond the
+    last token, are zero. F is a power of two.
     """
     size = len(window)
     framed = torch.empty(count, size, dtype=torch.float32, device=samples.device)
@@ -47,6 +47,7 @@ def launch(
         framed,
         first,
         count,
+        rows.tokens,
         preemphasis,
         HOP=hop_samples,
         SIZE=size,
@@ -70,7 +71,8 @@ def reference(
 ) -> Tensor:
     """As `launch`, in plain PyTorch, row by row."""
     size = len(window)
-    framed = samples.new_zeros(rows.tokens * FACTOR, size, dtype=torch.float32)
+    total = max(rows.tokens * FACTOR, first + count)
+    framed = samples.new_zeros(total, size, dtype=torch.float32)
     numbers = zip(
         rows.offsets.tolist(), rows.frames.tolist(), rows.sample_offsets.tolist(),
         rows.samples.tolist(), rows.scales.tolist(), strict=False,
@@ -86,7 +88,7 @@ def reference(
     return framed[first : first + count].contiguous()
 
 
-@triton.jit(do_not_specialize=["first", "count"])
+@triton.jit(do_not_specialize=["first", "count", "tokens"])
 def _frames(
     SAMPLES,
     SCALES,
@@ -99,6 +101,7 @@ def _frames(
     FRAMED,
     first,
     count,
+    tokens,
     preemphasis,
     HOP: tl.constexpr,
     SIZE: tl.constexpr,
@@ -107,7 +110,8 @@ def _frames(
 ):
     place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     wanted = place < count
-    row = tl.load(ROW_OF + (first + place) // FACTOR, mask=wanted, other=-1)
+    token = (first + place) // FACTOR
+    row = tl.load(ROW_OF + token, mask=wanted & (token < tokens), other=-1)
     live = row >= 0
     frame = first + place - FACTOR * tl.load(OFFSETS + row, mask=live, other=0)
     live = live & (frame < tl.load(FRAMES + row, mask=live, other=0))

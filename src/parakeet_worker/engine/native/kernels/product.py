@@ -28,8 +28,10 @@ def launch(
 ) -> Tensor:
     """(N, K) or (B, N, K) states, (M, K) or (B, M, K) weight, (M,) bias -> (N, M) or (B, N, M).
 
-    With `silu` of that. Sums are float32; of float32 inputs no bit is dropped.
+    With `silu` of that. Sums are float32; of float32 inputs no bit is dropped. The matrices of a
+    batch of weights may lie apart; all else is contiguous.
     """
+    assert weight.stride()[-2:] == (weight.shape[-1], 1)
     batch = states.shape[0] if states.dim() == 3 else 1
     rows, depth = states.shape[-2:]
     columns = weight.shape[-2]
@@ -43,6 +45,7 @@ def launch(
         result,
         rows,
         columns,
+        weight.stride(0) if batch > 1 else 0,
         DEPTH=depth,
         BIASED=bias is not None,
         SILU=silu,
@@ -54,6 +57,17 @@ def launch(
         num_stages=tile.stages,
     )
     return result
+
+
+def library(
+    states: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool = False
+) -> Tensor:
+    """The same by cuBLAS: the fastest, but not in one order for any number of rows."""
+    if states.dim() == 3:
+        result = torch.matmul(states, weight.transpose(1, 2))
+    else:
+        result = functional.linear(states, weight, bias)
+    return functional.silu(result, inplace=True) if silu else result
 
 
 def reference(
@@ -71,7 +85,7 @@ def reference(
     return (functional.silu(product) if silu else product).to(states.dtype)
 
 
-@triton.jit(do_not_specialize=["rows", "columns"])
+@triton.jit(do_not_specialize=["rows", "columns", "apart"])
 def _product(
     STATES,
     WEIGHT,
@@ -79,6 +93,7 @@ def _product(
     RESULT,
     rows,
     columns,
+    apart,
     DEPTH: tl.constexpr,
     BIASED: tl.constexpr,
     SILU: tl.constexpr,
@@ -100,7 +115,7 @@ def _product(
     k = tl.arange(0, INNER)
     # Rows and columns beyond the end are read as the last: they are not stored.
     left = STATES + (batch * rows + tl.minimum(row, rows - 1))[:, None] * DEPTH + k[None, :]
-    right = WEIGHT + (batch * columns + tl.minimum(column, columns - 1))[None, :] * DEPTH
+    right = WEIGHT + batch * apart + tl.minimum(column, columns - 1)[None, :] * DEPTH
     right += k[:, None]
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for first in range(0, DEPTH, INNER):
