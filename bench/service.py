@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +31,7 @@ from parakeet_worker.engine.base import Engine, Samples
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import Request, parse
 from parakeet_worker.settings import Settings
-from parakeet_worker.worker import open_detectors, open_engine
+from parakeet_worker.worker import open_detectors, open_engine, warmed_up
 
 _LENGTHS_SECONDS = (0.0, 5.0, 15.0, 60.0, 180.0)
 _LOOK_SECONDS = 0.2
@@ -97,15 +97,14 @@ class Alone:
         self._engine = engine
         self._settings = settings
         self._asked = asked
-        measured_seconds = engine.warm_up(settings.segment_seconds)
-        self._batch_seconds = settings.batch_seconds or measured_seconds
+        self._capacity = warmed_up(engine, settings)
         self._pieces: list[Samples] = []
 
     def answers(self) -> dict[str, Any]:
         """What every clip is answered, by the name of its file."""
         with Batcher(
             self._engine,
-            batch_seconds=self._batch_seconds,
+            capacity=self._capacity,
             queue_seconds=self._settings.queue_seconds,
         ) as batcher:
             detectors = open_detectors(self._settings)
@@ -138,12 +137,12 @@ class Alone:
 
     def pace(self, batch_seconds: float | None = None) -> Pace:
         """Every piece straight through the engine, in batches that are as alike as can be."""
-        budget_seconds = batch_seconds or self._batch_seconds
+        capacity = replace(self._capacity, seconds=batch_seconds or self._capacity.seconds)
         waiting = sorted(self._pieces, key=len)
         started, processor_started = time.perf_counter(), time.process_time()
         while waiting:
             lengths = [len(piece) / SAMPLE_RATE for piece in waiting]
-            chosen = set(plan(lengths, budget_seconds))
+            chosen = set(plan(lengths, capacity))
             self._engine.transcribe([waiting[index] for index in chosen])
             waiting = [piece for index, piece in enumerate(waiting) if index not in chosen]
         return Pace(

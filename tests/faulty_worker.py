@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from parakeet_worker.audio import SAMPLE_RATE, find_ffmpeg
 from parakeet_worker.batcher import Batcher
-from parakeet_worker.engine.base import Engine, Hypothesis, Samples
+from parakeet_worker.engine.base import Capacity, Engine, Hypothesis, Samples
 from parakeet_worker.engine.scripted import ScriptedEngine
 from parakeet_worker.entrypoints.serverless import serve
 from parakeet_worker.errors import OutOfMemory
@@ -89,7 +89,9 @@ def _is_too_high(hypothesis: Hypothesis) -> bool:
 @contextmanager
 def faulty_pipeline(settings: Settings, engine: Engine) -> Iterator[Pipeline]:
     """What `worker.open_pipeline` makes, around that engine."""
-    with Batcher(engine, batch_seconds=_BATCH_SECONDS, queue_seconds=3600.0) as batcher:
+    with Batcher(
+        engine, capacity=Capacity(_BATCH_SECONDS, 512, packed=False), queue_seconds=3600.0
+    ) as batcher:
         ffmpeg = find_ffmpeg(settings.ffmpeg)
         yield Pipeline(settings, batcher, ffmpeg, open_detectors(settings))
 

@@ -25,7 +25,7 @@ from loopback import (
 from parakeet_worker import audio
 from parakeet_worker.answers import answer as answer_to
 from parakeet_worker.batcher import Batcher
-from parakeet_worker.engine.base import Hypothesis, Samples
+from parakeet_worker.engine.base import Capacity, Hypothesis, Samples, SynchronousEngine
 from parakeet_worker.engine.scripted import ScriptedEngine
 from parakeet_worker.entrypoints.serverless import handler_of
 from parakeet_worker.errors import ParakeetError
@@ -328,7 +328,7 @@ async def test_a_job_cancelled_while_it_is_fetched_leaves_nothing(
         await check_ready(pipeline, children)
 
 
-class Held:
+class Held(SynchronousEngine):
     """An engine that holds on to its batch until it is let go."""
 
     def __init__(self) -> None:
@@ -348,7 +348,9 @@ class Held:
 async def held(settings: Settings) -> AsyncIterator[tuple[Pipeline, Held]]:
     engine = Held()
     try:
-        with Batcher(engine, batch_seconds=60, queue_seconds=600) as batcher:
+        with Batcher(
+            engine, capacity=Capacity(60, 512, packed=False), queue_seconds=600
+        ) as batcher:
             yield Pipeline(settings, batcher, audio.find_ffmpeg(), open_detectors(settings)), engine
             engine.let_go.set()
     finally:
@@ -385,7 +387,7 @@ async def test_a_job_cancelled_while_it_is_decoded_leaves_nothing(
     await check_ready(pipeline, children)
 
 
-class Broken:
+class Broken(SynchronousEngine):
     """An engine that nobody expected to fail like this."""
 
     def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
@@ -398,7 +400,7 @@ class Broken:
 async def test_a_job_that_fails_for_a_reason_nobody_knows_leaves_nothing(
     settings: Settings, children: Children
 ) -> None:
-    with Batcher(Broken(), batch_seconds=60, queue_seconds=600) as batcher:
+    with Batcher(Broken(), capacity=Capacity(60, 512, packed=False), queue_seconds=600) as batcher:
         pipeline = Pipeline(settings, batcher, audio.find_ffmpeg(), open_detectors(settings))
         with pytest.raises(ParakeetError):
             await answer_to(pipeline, good(440))

@@ -13,7 +13,7 @@ import pytest
 
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher, plan
-from parakeet_worker.engine.base import Hypothesis, Samples, Token
+from parakeet_worker.engine.base import Capacity, Hypothesis, Samples, SynchronousEngine, Token
 from parakeet_worker.errors import ContractBroken, EngineLost, OutOfMemory, Overloaded
 
 PATIENCE_SECONDS = 20.0
@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 20.0
 Answer = Future[Hypothesis]
 
 
-class Engine:
+class Engine(SynchronousEngine):
     """Says the first sample of every piece, and keeps a record of what it was asked."""
 
     def __init__(self) -> None:
@@ -116,7 +116,9 @@ def failure(answer: Answer) -> BaseException | None:
 def batching(
     engine: Engine, *, batch_seconds: float = 100.0, queue_seconds: float = 1000.0
 ) -> Iterator[Batcher]:
-    with Batcher(engine, batch_seconds=batch_seconds, queue_seconds=queue_seconds) as batcher:
+    with Batcher(
+        engine, capacity=Capacity(batch_seconds, 512, packed=False), queue_seconds=queue_seconds
+    ) as batcher:
         try:
             yield batcher
         finally:
@@ -153,23 +155,69 @@ def occupy(batcher: Batcher, engine: Held) -> Answer:
     ],
 )
 def test_the_budget_of_a_batch_counts_padding(waiting, budget, chosen):
-    assert plan(waiting, budget) == chosen
+    assert plan(waiting, Capacity(budget, 512, packed=False)) == chosen
 
 
+@pytest.mark.parametrize(
+    ("waiting", "budget", "chosen"),
+    [
+        ([], 60, []),
+        ([100], 60, [0]),  # longer than the budget: alone, but not left behind
+        ([100, 1], 60, [0]),
+        ([10, 20, 30], 60, [2, 1, 0]),  # the sum: no padding is computed
+        ([10, 20, 31], 60, [1, 0]),
+        ([1, 1, 1, 30], 60, [3, 0, 1, 2]),
+        ([30, 20, 20, 10], 60, [0, 1, 3]),  # in turn; what does not fit leaves room for the next
+        ([5, 29, 6, 26], 60, [1, 2, 0]),  # and not by length
+        ([0, 0, 0], 1, [0, 1, 2]),
+    ],
+)
+def test_the_budget_of_a_packed_batch_counts_what_it_contains(waiting, budget, chosen):
+    assert plan(waiting, Capacity(budget, 512, packed=True)) == chosen
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_batch_has_no_more_chunks_than_the_engine_takes(packed):
+    assert plan([2, 1, 1, 1], Capacity(100, 3, packed=packed)) == [0, 1, 2]
+    assert plan([2, 1, 1, 1], Capacity(100, 1, packed=packed)) == [0]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_chunk_longer_than_the_engine_mixes_goes_alone(packed):
+    capacity = Capacity(1000, 512, packed=packed, alone_seconds=40)
+    assert plan([41, 41, 10, 40], capacity) == [0]
+    assert plan([40, 41, 10, 300], capacity) == [0, 2]
+
+
+def computed_seconds(seconds, *, packed):
+    return sum(seconds) if packed else max(seconds) * len(seconds)
+
+
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("seed", range(200))
-def test_a_plan_keeps_its_budget_wastes_no_room_and_takes_the_oldest(seed):
+def test_a_plan_keeps_to_the_capacity_wastes_no_room_and_takes_the_oldest(seed, packed):
     generator = np.random.default_rng(seed)
     waiting = generator.uniform(0.1, 30, generator.integers(1, 60)).tolist()
-    budget = generator.uniform(1, 300)
-    chosen = plan(waiting, budget)
+    capacity = Capacity(
+        generator.uniform(1, 300),
+        int(generator.integers(1, 40)),
+        packed=packed,
+        alone_seconds=generator.uniform(10, 40),
+    )
+    chosen = plan(waiting, capacity)
 
     assert 0 in chosen
-    assert len(set(chosen)) == len(chosen)
+    assert len(set(chosen)) == len(chosen) <= capacity.chunks
     assert chosen == sorted(chosen, key=lambda index: -waiting[index])
-    longest = waiting[chosen[0]]
-    assert len(chosen) == 1 or longest * len(chosen) <= budget
+    lengths = [waiting[index] for index in chosen]
+    assert len(chosen) == 1 or max(lengths) <= capacity.alone_seconds
+    assert len(chosen) == 1 or computed_seconds(lengths, packed=packed) <= capacity.seconds
+    if max(lengths) > capacity.alone_seconds or len(chosen) == capacity.chunks:
+        return
     for index in set(range(len(waiting))) - set(chosen):
-        assert max(longest, waiting[index]) * (len(chosen) + 1) > budget
+        more = [*lengths, waiting[index]]
+        too_long = waiting[index] > capacity.alone_seconds
+        assert too_long or computed_seconds(more, packed=packed) > capacity.seconds
 
 
 # answers
@@ -551,7 +599,10 @@ def test_what_the_engine_already_has_can_no_longer_be_taken_back():
 @contextmanager
 def watching(engine: Engine, timeout_seconds: float) -> Iterator[Batcher]:
     with Batcher(
-        engine, batch_seconds=2.0, queue_seconds=1000.0, timeout_seconds=timeout_seconds
+        engine,
+        capacity=Capacity(2.0, 512, packed=False),
+        queue_seconds=1000.0,
+        timeout_seconds=timeout_seconds,
     ) as batcher:
         yield batcher
 

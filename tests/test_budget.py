@@ -2,13 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from parakeet_worker.engine.budget import batch_seconds, noise
+from parakeet_worker.engine.base import Capacity
+from parakeet_worker.engine.budget import noise, padded
 
 
-def test_a_processor_takes_a_few_pieces_at_a_time_and_has_run_once() -> None:
+def test_a_cpu_takes_four_full_chunks_at_a_time_and_runs_nothing_to_know_it() -> None:
     runs = []
-    assert batch_seconds(torch.device("cpu"), lambda: runs.append(1), 30.0) == 120.0
-    assert runs == [1]
+    found = padded(torch.device("cpu"), lambda: runs.append(1), 30.0)
+    assert found == Capacity(120.0, 512, packed=False)
+    assert runs == []
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -18,9 +20,9 @@ def test_a_gpu_takes_what_its_free_memory_holds() -> None:
     megabytes = 1 << 20
 
     def holding(bytes_: int) -> float:
-        return batch_seconds(
+        return padded(
             device, lambda: torch.empty(bytes_, dtype=torch.uint8, device=device), 30.0
-        )
+        ).seconds
 
     assert holding(64 * megabytes) > holding(2 * free // 8) >= 30.0
 

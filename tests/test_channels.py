@@ -10,7 +10,7 @@ import recordings
 from parakeet_worker import render
 from parakeet_worker.audio import MAX_CHANNELS, Decoding
 from parakeet_worker.batcher import Batcher
-from parakeet_worker.engine.base import Hypothesis, Samples
+from parakeet_worker.engine.base import Capacity, Hypothesis, Samples
 from parakeet_worker.engine.scripted import ScriptedEngine
 from parakeet_worker.errors import AudioTooLong, InvalidRequest, OutOfMemory
 from parakeet_worker.pipeline import MAX_FULL_ATTENTION_SECONDS, Pipeline
@@ -178,7 +178,7 @@ async def test_what_does_not_fit_in_one_pass_is_the_callers_to_change(
 ) -> None:
     path = recordings.encode(tmp_path / "call.wav", samples=call(), channels=2)
     settings = Settings(engine="scripted", segment_seconds=2.0)
-    with Batcher(_Small(), batch_seconds=60, queue_seconds=600) as batcher:
+    with Batcher(_Small(), capacity=Capacity(60, 512, packed=False), queue_seconds=600) as batcher:
         pipeline = Pipeline(settings, batcher, ffmpeg, open_detectors(settings))
         assert (await heard(pipeline, path)).words
         with pytest.raises(InvalidRequest, match="cut at pauses") as raised:

@@ -10,7 +10,7 @@ import pytest
 
 from parakeet_worker import transcript
 from parakeet_worker.audio import SAMPLE_RATE
-from parakeet_worker.engine.base import Engine, Hypothesis, Samples
+from parakeet_worker.engine.base import Engine, Hypothesis, Samples, Waveform
 from parakeet_worker.engine.native import NativeEngine
 from parakeet_worker.engine.nemo import NemoEngine
 from parakeet_worker.engine.scripted import ScriptedEngine
@@ -114,6 +114,15 @@ def test_nothing_is_heard_in_no_samples(case: Case) -> None:
     assert heard.tokens == ()
 
 
+def test_a_batch_may_mix_int16_and_float32(case: Case) -> None:
+    halves = [(piece * 32767).astype(np.int16) for piece in case.pieces]
+    floats = [half.astype(np.float32) / 32768 for half in halves]
+    expected = case.engine.transcribe(floats)
+    mixed: list[Waveform] = [halves[0], floats[1], *halves[2:]]
+    assert case.engine.transcribe(mixed) == expected
+    assert case.engine.submit(halves).result() == expected
+
+
 def test_frames_rise_inside_the_piece(case: Case) -> None:
     for piece, hypothesis in zip(case.pieces, case.engine.transcribe(case.pieces), strict=True):
         frames = [token.frame for token in hypothesis.tokens]
@@ -152,7 +161,11 @@ def test_a_script_is_kept_to_by_its_own_piece_alone(case: Case) -> None:
 
 def test_warming_up_tells_what_a_batch_may_hold_and_changes_nothing(case: Case) -> None:
     before = case.engine.transcribe(case.pieces)
-    assert case.engine.warm_up(30.0) >= 30.0
+    case.engine.warm_up(30.0)
+    found = case.engine.capacity(30.0)
+    assert found.seconds >= 30.0
+    assert found.chunks >= 1
+    assert found.alone_seconds >= 30.0
     assert case.engine.transcribe(case.pieces) == before
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher
-from parakeet_worker.engine.base import Hypothesis, Samples, Token
+from parakeet_worker.engine.base import Capacity, Hypothesis, Samples, SynchronousEngine, Token
 from parakeet_worker.errors import EngineLost, OutOfMemory, Overloaded
 from parakeet_worker.hearing import Hearing
 from parakeet_worker.segments import Segment, Span, split
@@ -79,7 +79,7 @@ def shorter_than(seconds: float) -> Hears:
     return lambda samples, tokens: tokens if len(samples) < seconds * SAMPLE_RATE else []
 
 
-class Reader:
+class Reader(SynchronousEngine):
     """Hears of the words in a piece what `hears` lets it; stands still while `released` is not set.
 
     It counts the pieces that it was given.
@@ -99,9 +99,6 @@ class Reader:
         assert self.released.wait(PATIENCE_SECONDS)
         self.pieces.extend(batch)
         return [Hypothesis(tuple(self.hears(piece, read(piece))), 0.08) for piece in batch]
-
-    def warm_up(self, piece_seconds: float) -> float:
-        return piece_seconds
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -127,7 +124,9 @@ class Talk(Detector):
 @contextmanager
 def batching(engine: Reader, *, queue_seconds: float = 1000.0) -> Iterator[Batcher]:
     """One piece after the other, so that it is known which comes when."""
-    with Batcher(engine, batch_seconds=0.1, queue_seconds=queue_seconds) as batcher:
+    with Batcher(
+        engine, capacity=Capacity(0.1, 512, packed=False), queue_seconds=queue_seconds
+    ) as batcher:
         try:
             yield batcher
         finally:

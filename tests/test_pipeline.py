@@ -14,7 +14,7 @@ from faulty_worker import HeldEngine, faulty_pipeline
 from parakeet_worker import answers
 from parakeet_worker.audio import find_ffmpeg
 from parakeet_worker.batcher import Batcher
-from parakeet_worker.engine.base import Hypothesis, Samples
+from parakeet_worker.engine.base import Capacity, Hypothesis, Samples, SynchronousEngine
 from parakeet_worker.errors import EngineLost, InvalidRequest
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import Clip, FileSource, Request, SamplesSource
@@ -176,14 +176,11 @@ async def test_what_is_hardly_to_be_heard_is_raised(demo: Pipeline) -> None:
     assert heard.account.raised_decibels > 30
 
 
-class Deaf:
+class Deaf(SynchronousEngine):
     """An engine that hears nothing."""
 
     def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
         return [Hypothesis((), 0.08) for _ in batch]
-
-    def warm_up(self, piece_seconds: float) -> float:
-        return piece_seconds
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -192,7 +189,7 @@ class Deaf:
 async def test_speech_that_no_words_are_found_in_is_told(demo: Pipeline) -> None:
     spoken = sample("en")
     asked = {"audio_base64": spoken.base64, "format": "verbose_json", "debug": True}
-    with Batcher(Deaf(), batch_seconds=60.0, queue_seconds=1000) as batcher:
+    with Batcher(Deaf(), capacity=Capacity(60.0, 512, packed=False), queue_seconds=1000) as batcher:
         answer: Any = await answers.answer(replace(demo, batcher=batcher), asked)
     assert answer["text"] == ""
     (span,) = answer["uncovered"]
@@ -257,7 +254,7 @@ async def test_a_cancelled_request_takes_its_waiting_pieces_back_and_leaves_noth
     assert engine.heard.split(" ") == ["▁300", ".", "▁1000", "."]
 
 
-class Broken:
+class Broken(SynchronousEngine):
     """An engine that fails in a way of its own."""
 
     def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
@@ -269,7 +266,9 @@ class Broken:
 
 async def test_a_failing_engine_fails_the_request_and_leaves_nothing(tmp_path: Path) -> None:
     settings = Settings(engine="scripted", scratch=tmp_path, segment_seconds=2.0)
-    with Batcher(Broken(), batch_seconds=2.0, queue_seconds=1000) as batcher:
+    with Batcher(
+        Broken(), capacity=Capacity(2.0, 512, packed=False), queue_seconds=1000
+    ) as batcher:
         pipeline = Pipeline(settings, batcher, find_ffmpeg(), open_detectors(settings))
         with pytest.raises(EngineLost, match="device-side assert"):
             await pipeline.transcribe(request_of(melody(400, 500, 600)))

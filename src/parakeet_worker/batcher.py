@@ -12,38 +12,48 @@ from typing import Self
 from weakref import WeakKeyDictionary
 
 from parakeet_worker.audio import SAMPLE_RATE
-from parakeet_worker.engine.base import Engine, Hypothesis, Samples
+from parakeet_worker.engine.base import Capacity, Engine, Hypothesis, Outcome, Waveform
 from parakeet_worker.errors import ContractBroken, EngineLost, OutOfMemory, Overloaded
 from parakeet_worker.language import Script
 
 log = logging.getLogger(__name__)
 
 
-def plan(waiting_seconds: Sequence[float], budget_seconds: float) -> list[int]:
-    """Which of the waiting pieces go into the next batch, as indices, longest first.
+def plan(waiting_seconds: Sequence[float], capacity: Capacity) -> list[int]:
+    """Which of the waiting chunks go into the next batch, as indices, longest first.
 
-    The one whose turn it is (index 0) always goes, so that nobody starves. Beside it go those
-    nearest to it in length, as many as keep longest times count within the budget: that is what
-    the engine works on, padding included.
+    The one whose turn it is (index 0) always goes, so that none starves. Beside it go as many as
+    the engine has room for: where it pads, those nearest to it in length; where it packs, those
+    whose turn is next. A chunk longer than `alone_seconds` goes alone.
     """
     if not waiting_seconds:
         return []
     first = waiting_seconds[0]
-    others = sorted(
-        range(1, len(waiting_seconds)), key=lambda index: abs(waiting_seconds[index] - first)
-    )
-    chosen, longest = [0], first
+    if first > capacity.alone_seconds:
+        return [0]
+    others = [
+        index
+        for index, seconds in enumerate(waiting_seconds)
+        if index and seconds <= capacity.alone_seconds
+    ]
+    if not capacity.packed:
+        others.sort(key=lambda index: abs(waiting_seconds[index] - first))
+    chosen, longest, total = [0], first, first
     for index in others:
-        widened = max(longest, waiting_seconds[index])
-        if widened * (len(chosen) + 1) <= budget_seconds:
+        if len(chosen) >= capacity.chunks:
+            break
+        seconds = waiting_seconds[index]
+        widened = max(longest, seconds)
+        computed = total + seconds if capacity.packed else widened * (len(chosen) + 1)
+        if computed <= capacity.seconds:
             chosen.append(index)
-            longest = widened
+            longest, total = widened, total + seconds
     return sorted(chosen, key=lambda index: -waiting_seconds[index])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
-    samples: Samples
+    samples: Waveform
     script: Script | None
     turn: float
     """Seconds of audio after which it is due; see `_Turns`."""
@@ -54,7 +64,7 @@ class _Waiting:
         return _seconds(self.samples)
 
 
-def _seconds(samples: Samples) -> float:
+def _seconds(samples: Waveform) -> float:
     return len(samples) / SAMPLE_RATE
 
 
@@ -69,7 +79,7 @@ class Load:
     batches: int
     pieces: int
     padded_seconds: float
-    """Of all batches, the longest piece times the pieces."""
+    """Of all batches, what the engine computed: padding counted where it pads."""
     busy_seconds: float
     """How long the engine worked on them."""
 
@@ -114,12 +124,12 @@ class Batcher:
         self,
         engine: Engine,
         *,
-        batch_seconds: float,
+        capacity: Capacity,
         queue_seconds: float,
         timeout_seconds: float | None = None,
     ) -> None:
         self.engine = engine
-        self._batch_seconds = batch_seconds
+        self._capacity = capacity
         self._queue_seconds = queue_seconds
         self._timeout_seconds = timeout_seconds
         self._waiting: list[_Waiting] = []  # by turn
@@ -148,7 +158,7 @@ class Batcher:
             waiting = sum(piece.seconds for piece in self._waiting if not piece.answer.cancelled())
             return Load(
                 waiting_seconds=waiting,
-                budget_seconds=self._batch_seconds,
+                budget_seconds=self._capacity.seconds,
                 batches=self._batches,
                 pieces=self._pieces,
                 padded_seconds=self._padded_seconds,
@@ -157,7 +167,7 @@ class Batcher:
 
     def submit(
         self,
-        pieces: Sequence[Samples],
+        pieces: Sequence[Waveform],
         *,
         script: Script | None = None,
         caller: object = None,
@@ -226,7 +236,7 @@ class Batcher:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if self._closed:
                     return []
-                chosen = plan([piece.seconds for piece in self._waiting], self._batch_seconds)
+                chosen = plan([piece.seconds for piece in self._waiting], self._capacity)
                 batch = [self._waiting[index] for index in chosen]
                 self._turns.served(self._waiting[0].turn)
                 taken = set(chosen)
@@ -242,8 +252,13 @@ class Batcher:
         with self._changed:
             self._batches += 1
             self._pieces += len(batch)
-            self._padded_seconds += len(batch) * max(piece.seconds for piece in batch)
+            self._padded_seconds += self._computed_seconds(batch)
             self._busy_seconds += busy_seconds
+
+    def _computed_seconds(self, batch: list[_Waiting]) -> float:
+        if self._capacity.packed:
+            return sum(piece.seconds for piece in batch)
+        return len(batch) * max(piece.seconds for piece in batch)
 
     @contextmanager
     def _watched(self, batch: list[_Waiting]) -> Iterator[None]:
@@ -272,20 +287,20 @@ class Batcher:
 
     def _transcribe(self, batch: list[_Waiting]) -> None:
         try:
-            hypotheses = self.engine.transcribe(
+            outcomes = self.engine.submit(
                 [piece.samples for piece in batch], [piece.script for piece in batch]
-            )
+            ).result()
         except OutOfMemory as failure:
             self._transcribe_halves(batch, failure)
             return
         if self._stuck:  # it came back after all, to find everybody answered
             return
-        if len(hypotheses) != len(batch):
+        if len(outcomes) != len(batch):
             for piece in batch:
-                self._settle(piece, ContractBroken(len(batch), len(hypotheses)))
+                self._settle(piece, ContractBroken(len(batch), len(outcomes)))
             return
-        for piece, hypothesis in zip(batch, hypotheses, strict=True):
-            self._settle(piece, hypothesis)
+        for piece, outcome in zip(batch, outcomes, strict=True):
+            self._settle(piece, outcome)
 
     def _transcribe_halves(self, batch: list[_Waiting], failure: OutOfMemory) -> None:
         if self._stuck:
@@ -309,7 +324,7 @@ class Batcher:
             self._settle(piece, EngineLost(reason))
 
     @staticmethod
-    def _settle(piece: _Waiting, answer: Hypothesis | Exception) -> None:
+    def _settle(piece: _Waiting, answer: Outcome) -> None:
         """Give the piece its answer, unless it has one: an engine may come back from a batch in
         the moment in which it is given up."""
         with suppress(InvalidStateError):

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from threading import Thread
 from typing import TypeVar
 
 from parakeet_worker import audio, weights
 from parakeet_worker.batcher import Batcher
-from parakeet_worker.engine.base import Engine
+from parakeet_worker.engine.base import Capacity, Engine
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import Vad
 from parakeet_worker.settings import Settings
@@ -41,20 +42,28 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     with closing(_apart(lambda: open_engine(settings))) as engine:
         # First, as what is free afterwards is the batches'.
         detectors = _apart(lambda: open_detectors(settings))
-        measured_seconds = _apart(lambda: engine.warm_up(settings.segment_seconds))
-        batch_seconds = settings.batch_seconds or measured_seconds
+        capacity = _apart(lambda: warmed_up(engine, settings))
         with Batcher(
             engine,
-            batch_seconds=batch_seconds,
+            capacity=capacity,
             queue_seconds=settings.queue_seconds,
             timeout_seconds=settings.engine_timeout_seconds,
         ) as batcher:
             seconds = time.monotonic() - started
             log.info(
                 "ready after %.1f s: %s from %s, batches of %.0f s",
-                seconds, engine, settings.model, batch_seconds,
+                seconds, engine, settings.model, capacity.seconds,
             )  # fmt: skip
             yield Pipeline(settings, batcher, ffmpeg, detectors)
+
+
+def warmed_up(engine: Engine, settings: Settings) -> Capacity:
+    """What a batch of the engine may hold, after warming it up; the operator's limit counts."""
+    engine.warm_up(settings.segment_seconds)
+    capacity = engine.capacity(settings.segment_seconds)
+    if settings.batch_seconds is None:
+        return capacity
+    return replace(capacity, seconds=settings.batch_seconds)
 
 
 def _apart(work: Callable[[], Value]) -> Value:

@@ -5,22 +5,24 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from parakeet_worker.engine.base import Samples
+from parakeet_worker.engine.base import Capacity, Samples
 
 # Of what is free: the rest is for fragments, and for what else lives on the card.
 _SHARE = 0.8
-# More pieces at once gain nothing (RTFx is flat from about 64 on) and keep the next callers
-# waiting.
-_MOST_PIECES = 128
-# A processor encodes piece by piece: a batch only shares the decoder's steps.
-_PIECES_ON_PROCESSOR = 4
+# More full chunks at once gain nothing (RTFx is flat from about 64 on) and delay the next callers.
+_MOST_FULL_CHUNKS = 128
+_MOST_CHUNKS = 512
+# A CPU encodes chunk by chunk: a batch only shares the decoder's steps.
+_FULL_CHUNKS_ON_CPU = 4
 
 
-def batch_seconds(device: torch.device, run: Callable[[], object], piece_seconds: float) -> float:
-    """Run two pieces of `piece_seconds` on the device; how many seconds one batch may hold."""
-    run()
+def padded(device: torch.device, run: Callable[[], object], chunk_seconds: float) -> Capacity:
+    """What one padded batch may hold on `device`, where `run` computes two full chunks.
+
+    `run` is called only where its memory can be measured.
+    """
     if device.type != "cuda":
-        return _PIECES_ON_PROCESSOR * piece_seconds
+        return Capacity(_FULL_CHUNKS_ON_CPU * chunk_seconds, _MOST_CHUNKS, packed=False)
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -30,7 +32,8 @@ def batch_seconds(device: torch.device, run: Callable[[], object], piece_seconds
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     fitting = _SHARE * free / (used / 2)
-    return piece_seconds * min(max(fitting, 1.0), _MOST_PIECES)
+    seconds = chunk_seconds * min(max(fitting, 1.0), _MOST_FULL_CHUNKS)
+    return Capacity(seconds, _MOST_CHUNKS, packed=False)
 
 
 def noise(seconds: float, sample_rate: int) -> Samples:

@@ -21,8 +21,17 @@ import torch
 import yaml
 from torch.nn.utils.rnn import pad_sequence
 
-from parakeet_worker.engine.base import Hypothesis, Samples, Token
-from parakeet_worker.engine.budget import batch_seconds, noise
+from parakeet_worker.engine import budget
+from parakeet_worker.engine.base import (
+    Capacity,
+    Hypothesis,
+    Outcome,
+    Samples,
+    SynchronousEngine,
+    Token,
+    Waveform,
+    as_float,
+)
 from parakeet_worker.engine.native.tokens import Vocabulary
 from parakeet_worker.errors import (
     InvalidSetting,
@@ -36,7 +45,7 @@ from parakeet_worker.language import Script, allowed
 _FEWEST_FRAMES = 2
 
 
-class NemoEngine:
+class NemoEngine(SynchronousEngine):
     """A TDT model of NeMo in float32, decoded greedily."""
 
     def __init__(self, model: Any, device: torch.device) -> None:
@@ -74,8 +83,8 @@ class NemoEngine:
 
     @torch.inference_mode()
     def transcribe(
-        self, batch: Sequence[Samples], scripts: Sequence[Script | None] = ()
-    ) -> list[Hypothesis]:
+        self, batch: Sequence[Waveform], scripts: Sequence[Script | None] = ()
+    ) -> list[Outcome]:
         """One hypothesis per piece; raises `OutOfMemory` if the batch is too large.
 
         Of a piece with a script, tokens in others are left out: NeMo cannot be kept from them.
@@ -85,7 +94,7 @@ class NemoEngine:
         groups = [rows] if rows and self._in_graphs else [[row] for row in rows]
         try:
             for group in groups:
-                found = self._decoded([batch[row] for row in group])
+                found = self._decoded([as_float(batch[row]) for row in group])
                 for row, hypothesis in zip(group, found, strict=True):
                     heard[row] = hypothesis
         except torch.OutOfMemoryError as failure:
@@ -95,10 +104,14 @@ class NemoEngine:
             for hypothesis, script in zip_longest(heard, scripts)
         ]
 
-    def warm_up(self, piece_seconds: float) -> float:
+    def warm_up(self, chunk_seconds: float) -> None:
         # The longest first: NeMo makes its graphs anew for whatever is longer than before.
-        hiss = [noise(piece_seconds, self._sample_rate), noise(1.0, self._sample_rate)]
-        return batch_seconds(self._device, lambda: self.transcribe(hiss), piece_seconds)
+        lengths = (chunk_seconds, 1.0)
+        self.transcribe([budget.noise(seconds, self._sample_rate) for seconds in lengths])
+
+    def capacity(self, chunk_seconds: float) -> Capacity:
+        full = [budget.noise(chunk_seconds, self._sample_rate)] * 2
+        return budget.padded(self._device, lambda: self.transcribe(full), chunk_seconds)
 
     def close(self) -> None:
         # In this order: to empty the cache while NeMo's graphs live breaks them.

@@ -10,16 +10,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from parakeet_worker.audio import SAMPLE_RATE
-from parakeet_worker.engine.base import Hypothesis, Samples, Token
+from parakeet_worker.engine.base import (
+    Capacity,
+    Hypothesis,
+    Outcome,
+    Samples,
+    SynchronousEngine,
+    Token,
+    Waveform,
+    as_float,
+)
 from parakeet_worker.language import Script
 
 _FRAME_SAMPLES = 1280
 _SILENCE_RMS = 0.003
 _PITCH_STEP_HZ = 10
-_PIECES_PER_BATCH = 8
+_FULL_CHUNKS_PER_BATCH = 8
+_MOST_CHUNKS = 512
 
 
-class ScriptedEngine:
+class ScriptedEngine(SynchronousEngine):
     """Says `▁440.` for every uninterrupted stretch of a 440 Hz tone, in steps of 10 Hz."""
 
     frame_seconds = _FRAME_SAMPLES / SAMPLE_RATE
@@ -30,13 +40,16 @@ class ScriptedEngine:
 
     def transcribe(
         self,
-        batch: Sequence[Samples],
+        batch: Sequence[Waveform],
         scripts: Sequence[Script | None] = (),  # noqa: ARG002  # digits are in every script
-    ) -> list[Hypothesis]:
-        return [Hypothesis(_tokens(samples), self.frame_seconds) for samples in batch]
+    ) -> list[Outcome]:
+        return [Hypothesis(_tokens(as_float(samples)), self.frame_seconds) for samples in batch]
 
-    def warm_up(self, piece_seconds: float) -> float:
-        return _PIECES_PER_BATCH * piece_seconds
+    def warm_up(self, chunk_seconds: float) -> None:
+        """There is nothing to prepare."""
+
+    def capacity(self, chunk_seconds: float) -> Capacity:
+        return Capacity(_FULL_CHUNKS_PER_BATCH * chunk_seconds, _MOST_CHUNKS, packed=False)
 
     def close(self) -> None:
         """There is nothing to give back."""

@@ -8,8 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from parakeet_worker.engine.base import Hypothesis, Samples, Token
-from parakeet_worker.engine.budget import batch_seconds, noise
+from parakeet_worker.engine import budget
+from parakeet_worker.engine.base import (
+    Capacity,
+    Hypothesis,
+    Outcome,
+    Samples,
+    SynchronousEngine,
+    Token,
+    Waveform,
+    as_float,
+)
 from parakeet_worker.engine.native.captured import CapturedDecoder
 from parakeet_worker.engine.native.converted import Converted, open_converted, read
 from parakeet_worker.engine.native.decoder import (
@@ -28,7 +37,7 @@ from parakeet_worker.errors import InvalidSetting, OutOfMemory
 from parakeet_worker.language import Script, allowed
 
 
-class NativeEngine:
+class NativeEngine(SynchronousEngine):
     """Features, FastConformer encoder and greedy TDT decoder on one device.
 
     On a processor pieces are encoded one by one, each at its own length: nothing is gained by
@@ -108,15 +117,16 @@ class NativeEngine:
 
     @torch.inference_mode()
     def transcribe(
-        self, batch: Sequence[Samples], scripts: Sequence[Script | None] = ()
-    ) -> list[Hypothesis]:
+        self, batch: Sequence[Waveform], scripts: Sequence[Script | None] = ()
+    ) -> list[Outcome]:
         """One hypothesis per piece; raises `OutOfMemory` if the batch is too large."""
         if not batch:
             return []
+        samples = [as_float(piece) for piece in batch]
         # Counts for the thread that this is: others compute with as many as suit them.
         torch.set_num_threads(self._threads)
         try:
-            states, valid = self._encoded(batch)
+            states, valid = self._encoded(samples)
             emissions = self._decoder.decode(states.float(), valid, self._forbidden(scripts))
         except torch.OutOfMemoryError as failure:
             raise OutOfMemory(max(len(piece) for piece in batch) / self._sample_rate) from failure
@@ -150,12 +160,16 @@ class NativeEngine:
             self._outside[script] = torch.tensor([*outside, False], device=self._device)
         return self._outside[script]
 
-    def warm_up(self, piece_seconds: float) -> float:
-        self._encoder.prepare(math.ceil(piece_seconds / self.frame_seconds))
-        # On a processor a second is enough: there, nothing depends on the length any more.
-        seconds = 1.0 if self._device.type == "cpu" else piece_seconds
-        hiss = [noise(seconds, self._sample_rate)] * 2
-        return batch_seconds(self._device, lambda: self.transcribe(hiss), piece_seconds)
+    def warm_up(self, chunk_seconds: float) -> None:
+        self._encoder.prepare(math.ceil(chunk_seconds / self.frame_seconds))
+        # On a CPU a second is enough: there, nothing depends on the length any more.
+        self._run(1.0 if self._device.type == "cpu" else chunk_seconds)
+
+    def capacity(self, chunk_seconds: float) -> Capacity:
+        return budget.padded(self._device, lambda: self._run(chunk_seconds), chunk_seconds)
+
+    def _run(self, seconds: float) -> None:
+        self.transcribe([budget.noise(seconds, self._sample_rate)] * 2)
 
     def close(self) -> None:
         if self._device.type == "cuda":
