@@ -1,0 +1,98 @@
+"""Small batches in CUDA graphs: below some 16 chunks launches take longer than the kernels.
+
+Each bucket of tokens has a graph of the whole chain from samples to encoded frames. A batch is
+copied into its bucket's buffers; rows and tokens that it does not fill are empty.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from parakeet_worker.engine.native.rows import FACTOR, Plan, Rows, layout_words, view_layout
+from parakeet_worker.engine.native.staging import Shape, Staged
+
+ROWS = 16
+BUCKET_TOKENS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144)
+
+Chain = Callable[[Tensor, Rows], Tensor]
+"""(S,) int16 samples and their rows -> (N, width) encoded frames."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bucket:
+    shape: Shape
+    words: Tensor
+    rows: Rows
+    encoded: Tensor
+    replay: Callable[[], None]
+
+
+class EncoderGraphs:
+    """Graphs by bucket, all captured in `capture` and none while batches are served."""
+
+    def __init__(
+        self, chain: Chain, device: torch.device, chunk_tokens: int, hop_samples: int
+    ) -> None:
+        """`chunk_tokens` are those of the longest chunk that a graph is to take."""
+        self._chain = chain
+        self._device = device
+        self._chunk_tokens = chunk_tokens
+        self._token_samples = FACTOR * hop_samples
+        # Beside whole tokens, each row has up to a hop of samples that make no frame.
+        room = BUCKET_TOKENS[-1] * self._token_samples + ROWS * hop_samples
+        self._samples = torch.zeros(room, dtype=torch.int16, device=device)
+        self._buckets: list[_Bucket] = []
+
+    @torch.inference_mode()
+    def capture(self) -> None:
+        """Capture every bucket, the largest first: the others then fit into its memory."""
+        pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
+        buckets = [self._captured(tokens, pool) for tokens in reversed(BUCKET_TOKENS)]
+        self._buckets = buckets[::-1]
+
+    def shape_for(self, plan: Plan) -> Shape | None:
+        """The smallest bucket that holds the batch, or None."""
+        if len(plan.samples) > ROWS:
+            return None
+        tokens, longest = sum(plan.tokens), max(plan.tokens, default=0)
+        for bucket in self._buckets:
+            if tokens <= bucket.shape.tokens and longest <= bucket.shape.longest:
+                return bucket.shape
+        return None
+
+    @torch.inference_mode()
+    def __call__(self, staged: Staged, shape: Shape) -> Tensor:
+        """(N, width) encoded frames of a batch that was staged in a shape of `shape_for`."""
+        bucket = next(one for one in self._buckets if one.shape == shape)
+        self._samples[: len(staged.samples)].copy_(staged.samples)
+        bucket.words.copy_(staged.words)
+        bucket.replay()
+        # The next replay writes where this one did.
+        return bucket.encoded.clone()
+
+    def _captured(self, tokens: int, pool: object) -> _Bucket:
+        shape = Shape(ROWS, tokens, min(tokens, self._chunk_tokens))
+        words = torch.zeros(layout_words(ROWS, tokens), dtype=torch.int32, device=self._device)
+        rows = view_layout(words, ROWS, tokens, shape.longest)
+        rows.row_of.fill_(-1)
+        if self._device.type != "cuda":
+            encoded = self._chain(self._samples, rows)
+            return _Bucket(
+                shape,
+                words,
+                rows,
+                encoded,
+                lambda: encoded.copy_(self._chain(self._samples, rows)),  # type: ignore[arg-type,return-value]
+            )
+        beside = torch.cuda.Stream(self._device)
+        beside.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(beside):
+            self._chain(self._samples, rows)  # so that nothing is set up while capturing
+        torch.cuda.current_stream(self._device).wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        # Speech detection may use the GPU in another thread meanwhile.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            encoded = self._chain(self._samples, rows)
+        return _Bucket(shape, words, rows, encoded, graph.replay)
