@@ -132,7 +132,7 @@ class Together:
         self._stream: torch.cuda.Stream | None = None
         if network.window.is_cuda:
             # The engine's kernels are long: these would wait for all of them in the same stream.
-            self._stream = torch.cuda.Stream(priority=-1)  # type: ignore[no-untyped-call]
+            self._stream = torch.cuda.Stream(priority=-1)
             torch.cuda.synchronize()  # the weights came in another
 
     def hear(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:

@@ -75,7 +75,7 @@ def load(device: str = "cpu", path: Path | None = None) -> Silero:
         raise WeightsMissing("silero-vad", [str(path)])
     network = Silero()
     try:
-        stored = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+        stored = torch.jit.load(path, map_location="cpu").state_dict()
         network.load_state_dict({ours: stored[theirs] for ours, theirs in _NAMES.items()})
     except (RuntimeError, KeyError) as failure:
         raise WeightsCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure

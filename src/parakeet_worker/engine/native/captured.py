@@ -190,12 +190,12 @@ class _Bucket:
     def _captured(self) -> Callable[[], None]:
         """A graph of the steps; they run once before, so that nothing is set up inside it."""
         self._step.start(self._at)
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             self._steps()
         torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
+        graph = torch.cuda.CUDAGraph()
         # Others may use the GPU meanwhile: speech is detected in threads beside the engine's.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._steps()
@@ -210,10 +210,7 @@ class _Flags:
         self._overlapped = overlapped
         if overlapped:
             self._copies = [torch.empty(1, dtype=running.dtype).pin_memory() for _ in range(2)]
-            self._events = [
-                torch.cuda.Event()  # type: ignore[no-untyped-call]
-                for _ in range(2)
-            ]
+            self._events = [torch.cuda.Event() for _ in range(2)]
         self._asked = 0
 
     def reset(self) -> None:
@@ -224,7 +221,7 @@ class _Flags:
             return not bool(self._running)
         turn = self._asked % 2
         self._copies[turn].copy_(self._running, non_blocking=True)
-        self._events[turn].record()  # type: ignore[no-untyped-call]
+        self._events[turn].record()
         self._asked += 1
         if self._asked == 1:
             return False

@@ -84,7 +84,7 @@ class EncoderGraphs:
                 words,
                 rows,
                 encoded,
-                lambda: encoded.copy_(self._chain(self._samples, rows)),  # type: ignore[arg-type,return-value]
+                lambda: encoded.copy_(self._chain(self._samples, rows)),  # type: ignore[arg-type]
             )
         beside = torch.cuda.Stream(self._device)
         beside.wait_stream(torch.cuda.current_stream(self._device))
