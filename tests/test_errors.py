@@ -51,6 +51,7 @@ EXAMPLES: list[ParakeetError] = [
     errors.Busy(64),
     errors.Warming(),
     errors.OutOfMemory(29.96),
+    errors.NotFinite(29.96),
     errors.ContractBroken(8, 7),
     errors.EngineLost("RuntimeError: CUDA error: device-side assert triggered"),
     errors.InvalidSetting("PARAKEET_MODLE", "no such setting", "PARAKEET_MODEL"),

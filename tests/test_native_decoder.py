@@ -156,8 +156,8 @@ def test_a_forbidden_token_is_never_said_and_the_others_keep_their_probabilities
     states, lengths = torch.randn(2, 80, joint.shape.encoder_width), torch.tensor([80, 80])
     free = decoder.decode(states, lengths)
     most = max(set(token := [one.token for one in free[0]]), key=token.count)
-    forbidden = torch.zeros(2, BLANK + 1, dtype=torch.bool)
-    forbidden[0, most] = True
+    forbidden = torch.zeros(2, BLANK + 1)
+    forbidden[0, most] = float("-inf")
     kept = decoder.decode(states, lengths, forbidden)
     assert most not in [one.token for one in kept[0]]
     assert kept[1] == free[1]

@@ -39,6 +39,7 @@
     ├── EngineError           this worker is at fault
     │   ├── JobFailed             the job failed and does not say why in words of ours
     │   ├── OutOfMemory           a piece does not fit even alone
+    │   ├── NotFinite             computing a chunk gave values that are not finite
     │   ├── ContractBroken        the engine answered another number of pieces than it was given
     │   └── EngineLost            the engine failed in a way that it cannot come back from
     └── SetupError            the operator must change the deployment; no job is taken
@@ -409,6 +410,16 @@ class OutOfMemory(EngineError):
     def __init__(self, seconds: float) -> None:
         super().__init__(
             f"a piece of {seconds:.1f} s does not fit in memory", seconds=round(seconds, 1)
+        )
+
+
+class NotFinite(EngineError):
+    code = "not_finite"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"computing a chunk of {seconds:.1f} s gave values that are not finite",
+            seconds=round(seconds, 1),
         )
 
 

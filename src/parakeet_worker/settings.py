@@ -51,8 +51,9 @@ class Settings(BaseModel):
     case on the processor, each by itself."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     """The encoder's arithmetic; `auto` takes what is fastest on the device."""
-    decoder: Literal["plain", "graph"] = "plain"
-    """How tokens are searched for on a GPU: step by step, or in CUDA graphs (not yet tried)."""
+    decoder: Literal["auto", "plain", "graph"] = "auto"
+    """How tokens are searched for: `plain`, step by step, or `graph`, by Triton kernels in CUDA
+    graphs; `auto` takes those on a GPU of compute capability 8.0 or later."""
     converted: Path = Path("~/.cache/parakeet-worker")
     """Folder for the model as it is served, made once: later starts read that instead."""
     concurrency: Count = 16

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from parakeet_worker.engine.base import Hypothesis
 from parakeet_worker.engine.native import NativeEngine, checkpoint
-from parakeet_worker.engine.native.captured import CapturedDecoder
 from parakeet_worker.engine.native.checkpoint import Checkpoint
 from parakeet_worker.engine.native.converted import convert
 from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Joint, Predictor, Scorer
 from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.search import GraphSearch, Limits, SearchModel
 from parakeet_worker.engine.native.tensors import below
 from utterances import Utterance
 
@@ -60,7 +60,7 @@ def logprobs(model: Any, hypothesis: Any) -> list[float]:
     return list(np.log((stretched * (outcomes - 1) + 1) / outcomes))
 
 
-@pytest.mark.parametrize("kind", ["plain", "captured"])
+@pytest.mark.parametrize("kind", ["plain", "graph"])
 def test_a_padded_batch_of_random_states_is_decoded_as_nemo_decodes_each_row(
     tiny_nemo: Any, template: Checkpoint, kind: str
 ) -> None:
@@ -86,14 +86,32 @@ def test_a_padded_batch_of_random_states_is_decoded_as_nemo_decodes_each_row(
     assert stuck > 10, "some rows must be moved on by force"
 
 
-def native_decoder(kind: str, predictor: Predictor, joint: Joint) -> Any:
-    if kind == "plain":
-        return GreedyDecoder(
-            Scorer.of(predictor, joint, Precision.FP32), (0, 1, 2, 3, 4), MOST_SYMBOLS
+class Steps:
+    """The steps of the graph search, in plain PyTorch, on padded rows."""
+
+    def __init__(self, predictor: Predictor, joint: Joint) -> None:
+        weights = (predictor.state_dict(), joint.state_dict(), joint.shape.activation)
+        model = SearchModel(*weights, (0, 1, 2, 3, 4), MOST_SYMBOLS)
+        self._search = GraphSearch(
+            model, CPU, dtype=torch.float32, limits=Limits(rows=16, tokens=1024)
         )
-    return CapturedDecoder(
-        Scorer.of(predictor, joint, Precision.FP32), (0, 1, 2, 3, 4), MOST_SYMBOLS, capture=False
-    )
+
+    def decode(self, states: Tensor, lengths: Tensor) -> list[list[Emission]]:
+        valid = lengths.tolist()
+        packed = torch.cat([row[:length] for row, length in zip(states, valid, strict=True)])
+        return [
+            [
+                Emission(*each)
+                for each in zip(row.tokens, row.frames, row.durations, row.logprobs, strict=True)
+            ]
+            for row in self._search.decode(packed, valid).rows
+        ]
+
+
+def native_decoder(kind: str, predictor: Predictor, joint: Joint) -> Any:
+    if kind == "graph":
+        return Steps(predictor, joint)
+    return GreedyDecoder(Scorer.of(predictor, joint, Precision.FP32), (0, 1, 2, 3, 4), MOST_SYMBOLS)
 
 
 def nemo_row(model: Any, states: Tensor, length: Tensor) -> Any:

@@ -31,7 +31,6 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
 }
-# The last layer's place depends on whether there is a dropout before it.
 _OUTPUTS = re.compile(r"joint_net\.[12]\.weight")
 
 
@@ -188,10 +187,8 @@ class Scorer:
         self._activation = _FUNCTIONS[activation]
         self._encode = linear(below("enc", joint), Precision.FP32)
         self.width = len(joint["enc.weight"])
-        outputs = next(name for name in joint if _OUTPUTS.fullmatch(name))
         self._predict, self._outputs = (
-            _rows_by(below(part, joint), in_use)
-            for part in ("pred", outputs.removesuffix(".weight"))
+            _rows_by(below(part, joint), in_use) for part in ("pred", joint_outputs(joint))
         )
         lstm = below("prediction.dec_rnn.lstm", predictor)
         self._layers = [
@@ -246,6 +243,12 @@ class Scorer:
         return self._outputs(self._activation(encoded + predicted))
 
 
+def joint_outputs(joint: Tensors) -> str:
+    """The name of the joint network's last layer, whose place depends on its dropout."""
+    found = next(name for name in joint if _OUTPUTS.fullmatch(name))
+    return found.removesuffix(".weight")
+
+
 def _rows_by(matrix: Tensors, precision: Precision) -> Linear:
     return linear_by_rows(packed(matrix["weight"], matrix["bias"], precision), precision)
 
@@ -267,12 +270,12 @@ class GreedyDecoder:
 
     @torch.inference_mode()
     def decode(
-        self, states: Tensor, lengths: Tensor, forbidden: Tensor | None = None
+        self, states: Tensor, lengths: Tensor, added: Tensor | None = None
     ) -> list[tuple[Emission, ...]]:
         """(B, T, width) states and (B,) valid frames -> the emissions of each row, in order.
 
-        `forbidden`, (B, tokens + blank), is true for tokens that a row may not emit; their
-        probabilities count all the same.
+        `added`, (B, tokens + blank), is added to a row's scores when its token is chosen; minus
+        infinity forbids one. Log-probabilities are those without it, over all tokens.
         """
         search = _Search(self._scorer, states, lengths)
         durations = torch.tensor(self._durations, device=states.device)
@@ -280,10 +283,7 @@ class GreedyDecoder:
         while bool(search.active.any()):
             scores = search.score()
             token_scores = scores[:, : self._blank + 1]
-            allowed = token_scores
-            if forbidden is not None:
-                allowed = token_scores.masked_fill(forbidden, float("-inf"))
-            tokens = allowed.argmax(dim=1)
+            tokens = (token_scores if added is None else token_scores + added).argmax(dim=1)
             chosen = durations[scores[:, self._blank + 1 :].argmax(dim=1)]
             emitted = search.active & (tokens != self._blank)
             best = token_scores.gather(1, tokens.unsqueeze(1)).squeeze(1)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +20,6 @@ from parakeet_worker.engine.base import (
     Waveform,
     as_float,
 )
-from parakeet_worker.engine.native.captured import CapturedDecoder
 from parakeet_worker.engine.native.converted import Converted, open_converted, read
 from parakeet_worker.engine.native.decoder import (
     Emission,
@@ -33,8 +33,15 @@ from parakeet_worker.engine.native.fused import FusedEncoder
 from parakeet_worker.engine.native.precision import Precision, fastest
 from parakeet_worker.engine.native.tensors import Tensors, below
 from parakeet_worker.engine.native.tokens import Vocabulary
-from parakeet_worker.errors import InvalidSetting, OutOfMemory
+from parakeet_worker.errors import InvalidSetting, NotFinite, OutOfMemory
 from parakeet_worker.language import Script, allowed
+
+if TYPE_CHECKING:
+    from parakeet_worker.engine.native.search import Emissions, GraphSearch
+
+_SCRIPTS: tuple[Script, ...] = get_args(Script)
+
+_KERNELS_FROM = (8, 0)  # compute capability
 
 
 class NativeEngine(SynchronousEngine):
@@ -45,7 +52,7 @@ class NativeEngine(SynchronousEngine):
     batch is padded and encoded at once.
     """
 
-    def __init__(self, model: Converted, device: torch.device, *, captured: bool = False) -> None:
+    def __init__(self, model: Converted, device: torch.device, *, graph: bool = False) -> None:
         self._device = device
         self._threads = torch.get_num_threads()
         self.precision = model.precision
@@ -57,20 +64,16 @@ class NativeEngine(SynchronousEngine):
             below("encoder", model.tensors), shape, model.precision, device
         )
         # Without the modules: their initial values would take a second to make up.
-        scorer = Scorer(
+        networks = (
             _moved(below("decoder", model.tensors), device),
             _moved(below("joint", model.tensors), device),
             JointShape.read(model.joint).activation,
-            model.precision,
         )
-        search = (scorer, model.durations, model.max_symbols)
-        self._decoder: GreedyDecoder | CapturedDecoder = (
-            CapturedDecoder(*search, capture=device.type == "cuda")
-            if captured
-            else GreedyDecoder(*search)
-        )
+        scorer = Scorer(*networks, model.precision)
+        self._decoder = GreedyDecoder(scorer, model.durations, model.max_symbols)
         self._vocabulary = model.vocabulary
         self._outside: dict[Script | None, Tensor] = {}
+        self._search = self._graph_search(model, networks) if graph else None
         hop_seconds = self._features.shape.hop_samples / self._features.shape.sample_rate
         self.frame_seconds = hop_seconds * shape.subsampling_factor
 
@@ -89,7 +92,7 @@ class NativeEngine(SynchronousEngine):
         path: Path,
         device: str = "auto",
         precision: str = "auto",
-        decoder: str = "plain",
+        decoder: str = "auto",
         converted: Path | None = None,
     ) -> "NativeEngine":
         """Load a `.nemo` file, a `safetensors` folder, or what was converted from one of them.
@@ -97,8 +100,9 @@ class NativeEngine(SynchronousEngine):
         Raises `SetupError`s.
 
         `device` is torch's name of one, or `auto` for the GPU where there is one; `precision` is
-        a `Precision`, or `auto` for the fastest of the device; `decoder` is `plain` or `graph`;
-        `converted` is a folder where the model is kept as it is served, for the next start.
+        a `Precision`, or `auto` for the fastest of the device; `decoder` is `plain`, `graph` or
+        `auto` for CUDA graphs where the GPU has kernels for them; `converted` is a folder where
+        the model is kept as it is served, for the next start.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -113,7 +117,8 @@ class NativeEngine(SynchronousEngine):
             _check_precision(chosen, where)
             model = open_converted(path, chosen, converted)
         _check_precision(model.precision, where)
-        return cls(model, where, captured=decoder == "graph")
+        graph = decoder == "graph" or (decoder == "auto" and _has_kernels(where))
+        return cls(model, where, graph=graph)
 
     @torch.inference_mode()
     def transcribe(
@@ -127,7 +132,9 @@ class NativeEngine(SynchronousEngine):
         torch.set_num_threads(self._threads)
         try:
             states, valid = self._encoded(samples)
-            emissions = self._decoder.decode(states.float(), valid, self._forbidden(scripts))
+            if self._search is not None:
+                return self._searched(self._search, states, valid, scripts)
+            emissions = self._decoder.decode(states.float(), valid, self._added(scripts))
         except torch.OutOfMemoryError as failure:
             raise OutOfMemory(max(len(piece) for piece in batch) / self._sample_rate) from failure
         return [self._hypothesis(row) for row in emissions]
@@ -147,21 +154,57 @@ class NativeEngine(SynchronousEngine):
         longest = max(1, int(lengths.max()) // self._features.shape.hop_samples)
         return mels[:, :, :longest], frames
 
-    def _forbidden(self, scripts: Sequence[Script | None]) -> Tensor | None:
-        """(B, tokens + blank): the tokens that are not in the script of a row."""
+    def _added(self, scripts: Sequence[Script | None]) -> Tensor | None:
+        """(B, tokens + blank): minus infinity for tokens that are not in the script of a row."""
         if not any(scripts):
             return None
-        return torch.stack([self._not_in(script) for script in scripts])
+        return torch.stack([self._outside_of(script) for script in scripts])
 
-    def _not_in(self, script: Script | None) -> Tensor:
+    def _outside_of(self, script: Script | None) -> Tensor:
         if script not in self._outside:
             pieces = self._vocabulary.pieces
             outside = [script is not None and not allowed(piece, script) for piece in pieces]
-            self._outside[script] = torch.tensor([*outside, False], device=self._device)
+            scores = [-math.inf if each else 0.0 for each in (*outside, False)]
+            self._outside[script] = torch.tensor(scores, device=self._device)
         return self._outside[script]
+
+    def _graph_search(
+        self, model: Converted, networks: tuple[Tensors, Tensors, str]
+    ) -> "GraphSearch":
+        from parakeet_worker.engine.native.kernels.tiles import tiles_for
+        from parakeet_worker.engine.native.search import GraphSearch, SearchModel
+
+        on_gpu = self._device.type == "cuda"
+        search = GraphSearch(
+            SearchModel(*networks, model.durations, model.max_symbols),
+            self._device,
+            dtype=torch.float32 if model.precision is Precision.FP32 else torch.float16,
+            tiles=tiles_for(torch.cuda.get_device_capability(self._device)) if on_gpu else None,
+        )
+        for slot, script in enumerate(_SCRIPTS, start=1):
+            search.set_slot(slot, self._outside_of(script))
+        return search
+
+    def _searched(
+        self,
+        search: "GraphSearch",
+        states: Tensor,
+        valid: Tensor,
+        scripts: Sequence[Script | None],
+    ) -> list[Outcome]:
+        lengths = valid.tolist()
+        packed = torch.cat([row[:length] for row, length in zip(states, lengths, strict=True)])
+        slots = [0 if script is None else 1 + _SCRIPTS.index(script) for script in scripts]
+        found = search.decode(packed, lengths, slots)
+        return [
+            self._heard(row) if finite else NotFinite(length * self.frame_seconds)
+            for row, finite, length in zip(found.rows, found.finite, lengths, strict=True)
+        ]
 
     def warm_up(self, chunk_seconds: float) -> None:
         self._encoder.prepare(math.ceil(chunk_seconds / self.frame_seconds))
+        if self._search is not None:
+            self._search.prepare()
         # On a CPU a second is enough: there, nothing depends on the length any more.
         self._run(1.0 if self._device.type == "cpu" else chunk_seconds)
 
@@ -179,9 +222,18 @@ class NativeEngine(SynchronousEngine):
     def _sample_rate(self) -> int:
         return self._features.shape.sample_rate
 
+    def _heard(self, emissions: "Emissions") -> Hypothesis:
+        columns = (emissions.tokens, emissions.frames, emissions.durations, emissions.logprobs)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return self._hypothesis([Emission(*row) for row in rows])
+
     def _hypothesis(self, emissions: Sequence[Emission]) -> Hypothesis:
         tokens = tuple(_token(emission, self._vocabulary) for emission in emissions)
         return Hypothesis(tokens=tokens, frame_seconds=self.frame_seconds)
+
+
+def _has_kernels(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _KERNELS_FROM
 
 
 def _check_precision(precision: Precision, device: torch.device) -> None:
