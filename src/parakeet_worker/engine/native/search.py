@@ -526,7 +526,7 @@ class _Bucket:
         """Make a CUDA graph of the steps; they run once before, so that they are compiled."""
         self._steps()
         torch.cuda.current_stream().synchronize()
-        graph = torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
+        graph = torch.cuda.CUDAGraph()
         # Other threads may use the GPU meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._steps()
@@ -586,7 +586,7 @@ class _Flags:
             self._copies = [
                 torch.zeros(len(running), dtype=running.dtype).pin_memory() for _ in range(2)
             ]
-            self._events = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
+            self._events = [torch.cuda.Event() for _ in range(2)]
 
     def reset(self) -> None:
         self._asked = 0
@@ -597,7 +597,7 @@ class _Flags:
             return not bool(self._running[:tiles].any())
         turn = self._asked % 2
         self._copies[turn].copy_(self._running, non_blocking=True)
-        self._events[turn].record()  # type: ignore[no-untyped-call]
+        self._events[turn].record()
         self._asked += 1
         if self._asked == 1:
             return False
