@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-_ALIGNMENT_BYTES = 16
+ALIGNMENT_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +39,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) 
         return
     for argument in arguments:
         if isinstance(argument, Tensor):
-            assert argument.data_ptr() % _ALIGNMENT_BYTES == 0
+            assert argument.data_ptr() % ALIGNMENT_BYTES == 0
     kernel[grid](*arguments, **options)
 
 

@@ -24,7 +24,7 @@ class Tiles:
     frames: Tile = Tile(rows=4)
     power: Tile = Tile(rows=1024)
     mel_norm: Tile = Tile(rows=64, columns=16)
-    subsampling_first: Tile = Tile(rows=16)
+    subsampling_first: Tile = Tile(rows=8)
     subsampling_next: Tile = Tile(rows=16)
     residual_norm: Tile = Tile(rows=1)
     position_query: Tile = Tile(rows=4)
@@ -39,17 +39,25 @@ class Tiles:
 
 
 _HOPPER = Tiles()
-_AMPERE = replace(_HOPPER, attention=Tile(rows=64, columns=64, warps=4, stages=2))
+# With Hopper's tiles attention would spill hundreds of bytes a thread: scripts/check-kernels.
+_AMPERE = replace(_HOPPER, attention=Tile(rows=64, columns=32, warps=4, stages=2))
 _BY_CAPABILITY = {
     (8, 0): _AMPERE,
     (8, 6): _AMPERE,
     (8, 9): _AMPERE,
     (9, 0): _HOPPER,
-    (10, 0): _AMPERE,
-    (12, 0): _AMPERE,
+    (10, 0): replace(_HOPPER, attention=Tile(rows=128, columns=32, warps=8, stages=2)),
+    (12, 0): replace(_HOPPER, attention=Tile(rows=64, columns=64, warps=8, stages=2)),
 }
 CAPABILITIES = tuple(_BY_CAPABILITY)
 """Compute capabilities that kernels are compiled ahead and checked for."""
+
+_SHARED_KIB = {(8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227, (10, 0): 227, (12, 0): 99}
+
+
+def shared_bytes(capability: tuple[int, int]) -> int:
+    """Shared memory that one program may have: "CUDA C++ Programming Guide", table 24."""
+    return 1024 * _SHARED_KIB[capability]
 
 
 def tiles_for(capability: tuple[int, int]) -> Tiles:

@@ -1,0 +1,241 @@
+"""Compiles a model's kernels in a process of its own, many at once.
+
+The driver that Triton compiles for belongs to the whole process, and a compiler that crashes ends
+its process: so each kernel is compiled in a fork of a process that starts none, and one that
+crashes is one kernel that failed.
+"""
+
+import json
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from parakeet_worker.engine.native.kernels import ahead, cache
+from parakeet_worker.engine.native.kernels.cases import Widths
+from parakeet_worker.engine.native.kernels.launcher import Launch
+from parakeet_worker.engine.native.kernels.tiles import tiles_for
+from parakeet_worker.engine.native.launches import launches
+from parakeet_worker.engine.native.precision import Precision
+
+Job = tuple["Target", Launch]
+
+_SOURCES = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one set of compiled kernels is for."""
+
+    widths: Widths
+    precision: Precision
+    capability: ahead.Capability
+
+    @property
+    def fingerprint(self) -> str:
+        """Another one for other kernels, another Triton or another Python."""
+        digest = sha256(repr((self, ahead.VERSION, _suffix())).encode())
+        for path in [_SOURCES / "launches.py", *sorted((_SOURCES / "kernels").glob("*.py"))]:
+            digest.update(path.read_bytes())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class CompileRequest:
+    """What is to be compiled, and where it is kept."""
+
+    targets: tuple[Target, ...]
+    folders: tuple[Path, ...]
+    """Read in this order, written to the last."""
+    processes: int
+    startable: bool = True
+    """Build the C modules that start the kernels as well, which takes a C compiler."""
+    measured: bool = False
+    """Measure registers and spills, for which more than the machine code is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """One variant of a kernel for one card."""
+
+    kernel: str
+    variant: str
+    target: Target
+    seconds: float
+    entries: tuple[str, ...] = ()
+    """Of the cache, that were read or written."""
+    failure: str | None = None
+    usage: ahead.Usage | None = None
+
+
+def missing(targets: Sequence[Target], folders: Sequence[Path]) -> list[Target]:
+    """Those whose kernels are not all in one of the folders."""
+    return [target for target in targets if not _whole(target, folders)]
+
+
+def compiled(request: CompileRequest) -> list[Compiled]:
+    """Compile in a child process what is not there yet.
+
+    Targets of which nothing failed are `missing` no more. Raises `ChildProcessError` if the child
+    itself fails, `OSError` if nothing can be written.
+    """
+    ran = subprocess.run(
+        [sys.executable, "-m", __name__],
+        input=json.dumps(asdict(request), default=str),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if ran.returncode:
+        raise ChildProcessError(f"compiling kernels ended with status {ran.returncode}")
+    results = [_result(json.loads(line)) for line in ran.stdout.splitlines()]
+    if request.startable:
+        for target in request.targets:
+            _keep(target, [one for one in results if one.target == target], request.folders[-1])
+    return results
+
+
+def _suffix() -> str:
+    return str(sysconfig.get_config_var("EXT_SUFFIX"))
+
+
+def _stamp(target: Target) -> str:
+    major, minor = target.capability
+    return f"sm_{major}{minor}-{target.precision}-{target.fingerprint}.json"
+
+
+def _keep(target: Target, results: Sequence[Compiled], folder: Path) -> None:
+    """Write down that all is there, after it is."""
+    if any(one.failure for one in results):
+        return
+    entries = sorted({entry for one in results for entry in one.entries})
+    cache.write(folder / _stamp(target), json.dumps(entries).encode())
+
+
+def _whole(target: Target, folders: Sequence[Path]) -> bool:
+    stamp = _stamp(target)
+    for folder in folders:
+        try:
+            entries = json.loads((folder / stamp).read_text())
+        except (OSError, ValueError):
+            continue
+        if all(any((each / entry).is_dir() for each in folders) for entry in entries):
+            return True
+    return False
+
+
+def _request(read: dict[str, Any]) -> CompileRequest:
+    targets = tuple(_target(each) for each in read.pop("targets"))
+    folders = tuple(Path(each) for each in read.pop("folders"))
+    return CompileRequest(targets, folders, **read)
+
+
+def _target(read: dict[str, Any]) -> Target:
+    major, minor = read["capability"]
+    return Target(Widths(**read["widths"]), Precision(read["precision"]), (major, minor))
+
+
+def _result(read: dict[str, Any]) -> Compiled:
+    target, entries = _target(read.pop("target")), tuple(read.pop("entries"))
+    usage = read.pop("usage")
+    return Compiled(
+        target=target, entries=entries, usage=ahead.Usage(**usage) if usage else None, **read
+    )
+
+
+def main() -> None:
+    """The child: a request on standard input, one result per line on standard output."""
+    request = _request(json.load(sys.stdin))
+    ahead.prepare()
+    jobs = [
+        (target, launch)
+        for target in request.targets
+        for launch in ahead.variants(
+            launches(target.widths, target.precision, tiles_for(target.capability))
+        )
+    ]
+    with ExitStack() as stack:
+        if request.startable:
+            # Nothing is lost if the modules are in the cache; if not, each fork says it.
+            with suppress(ahead.NoCompiler):
+                stack.enter_context(ahead.stub_driver())
+        for result in _forked(jobs, request):
+            print(json.dumps(asdict(result)), flush=True)  # noqa: T201
+
+
+def _forked(jobs: Sequence[Job], request: CompileRequest) -> Iterator[Compiled]:
+    """Results in the order in which they are ready."""
+    waiting = list(reversed(range(len(jobs))))
+    idle = [_Worker(jobs, request) for _ in range(min(request.processes, len(jobs)))]
+    working: dict[Connection, tuple[_Worker, int]] = {}
+    while waiting or working:
+        while waiting and idle:
+            worker, number = idle.pop(), waiting.pop()
+            worker.connection.send(number)
+            working[worker.connection] = (worker, number)
+        for ready in connection.wait(list(working)):
+            assert isinstance(ready, Connection)
+            worker, number = working.pop(ready)
+            try:
+                yield ready.recv()
+            except EOFError:
+                yield _failed(jobs[number], "the compiler crashed")
+                worker = _Worker(jobs, request)
+            idle.append(worker)
+    for worker in idle:
+        worker.end()
+
+
+class _Worker:
+    """A fork that does one job after the other, by number."""
+
+    def __init__(self, jobs: Sequence[Job], request: CompileRequest) -> None:
+        context = get_context("fork")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, jobs, request), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def end(self) -> None:
+        self.connection.send(None)
+        self._process.join()
+
+
+def _serve(ours: Connection, jobs: Sequence[Job], request: CompileRequest) -> None:
+    while (number := ours.recv()) is not None:
+        ours.send(_work(jobs[number], request))
+
+
+def _work(job: Job, request: CompileRequest) -> Compiled:
+    target, launch = job
+    cache.use(request.folders, sources=request.measured)
+    started = time.monotonic()
+    try:
+        kernel = ahead.compile_launch(launch, target.capability)
+        seconds = time.monotonic() - started
+        if request.startable:
+            ahead.build_modules(kernel)
+        usage = ahead.usage(kernel, target.capability) if request.measured else None
+    except Exception as failure:  # noqa: BLE001  # compilers raise anything
+        return _failed(job, f"{type(failure).__name__}: {failure}"[:500])
+    return Compiled(
+        ahead.name_of(launch), ahead.label_of(launch), target, seconds,
+        entries=tuple(sorted(cache.used())), usage=usage,
+    )  # fmt: skip
+
+
+def _failed(job: Job, reason: str) -> Compiled:
+    target, launch = job
+    return Compiled(ahead.name_of(launch), ahead.label_of(launch), target, 0.0, failure=reason)
+
+
+if __name__ == "__main__":
+    main()
