@@ -5,7 +5,7 @@ import torch
 
 from parakeet_worker.engine.native.encoder import Encoder
 from parakeet_worker.engine.native.folding import fold
-from parakeet_worker.engine.native.fused import FusedEncoder
+from parakeet_worker.engine.native.fused import FusedEncoder, attend_exactly
 from parakeet_worker.engine.native.precision import Precision
 from tiny_model import config, weights
 
@@ -67,3 +67,20 @@ def test_positions_grow_with_the_longest_utterance_and_serve_the_shorter() -> No
         mels, valid = torch.randn(1, 80, frames), torch.tensor([frames])
         expected, _ = plain(mels, valid)
         assert torch.allclose(fused(mels, valid)[0], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_written_out_equals_the_fused_one(dtype: torch.dtype) -> None:
+    """Keys that are masked by a finite floor, in one row all of them."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 4, 13, 8).to(dtype)
+    bias = torch.randn(2, 4, 13, 13).to(dtype)
+    bias[0, :, :, 7:] = torch.finfo(dtype).min / 2
+    bias[1] = torch.finfo(dtype).min / 2
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=bias, scale=1.0
+    )
+    found = attend_exactly(query, key, value, bias)
+    assert torch.allclose(
+        found.float(), expected.float(), atol=2e-5 if dtype.itemsize == 4 else 2e-2
+    )

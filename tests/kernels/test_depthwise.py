@@ -7,7 +7,7 @@ from layouts import SAMPLES, layout
 
 from parakeet_worker.engine.native.kernels import depthwise
 from parakeet_worker.engine.native.kernels.tiles import Tiles
-from parakeet_worker.engine.native.rows import Plan, layout_words, view_layout, write_layout
+from parakeet_worker.engine.native.rows import Group, Plan, layout_words, view_layout, write_layout
 
 TILE = Tiles().depthwise
 
@@ -34,7 +34,9 @@ def test_a_row_is_the_same_alone() -> None:
     states, weight, bias = torch.randn(20, 32), torch.randn(9, 32), torch.randn(32)
     out = torch.empty(layout_words(3, 20), dtype=torch.int32)
     write_layout(plan, (1.0, 1.0), 3, 20, out.numpy())
-    together = depthwise.launch(states, weight, bias, view_layout(out, 3, 20, 9), tile=TILE)
+    together = depthwise.launch(
+        states, weight, bias, view_layout(out, 3, 20, 9, (Group(0, 20),)), tile=TILE
+    )
     for first, end in ((0, 9), (9, 14)):
         alone = layout(((end - first) * 1280,))
         part = states[first:end].clone()

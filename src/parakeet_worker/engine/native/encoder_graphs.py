@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from parakeet_worker.engine.native.rows import FACTOR, Plan, Rows, layout_words, view_layout
+from parakeet_worker.engine.native.rows import FACTOR, Group, Plan, Rows, layout_words, view_layout
 from parakeet_worker.engine.native.staging import Shape, Staged
 
 ROWS = 16
@@ -75,7 +75,7 @@ class EncoderGraphs:
     def _captured(self, tokens: int, pool: object) -> _Bucket:
         shape = Shape(ROWS, tokens, min(tokens, self._chunk_tokens))
         words = torch.zeros(layout_words(ROWS, tokens), dtype=torch.int32, device=self._device)
-        rows = view_layout(words, ROWS, tokens, shape.longest)
+        rows = view_layout(words, ROWS, tokens, shape.longest, (Group(0, tokens),))
         rows.row_of.fill_(-1)
         if self._device.type != "cuda":
             encoded = self._chain(self._samples, rows)

@@ -256,7 +256,19 @@ class _Attention:
         if padding is not None:
             floor = torch.finfo(bias.dtype).min / 2
             bias = bias.masked_fill(padding[:, None, None, :], floor)
+        if query.is_cuda:
+            return attend_exactly(query, key, value, bias)
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+
+
+def attend_exactly(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Attention of scaled queries written out, with its softmax in float32.
+
+    What the plain path uses on a GPU: the fused backends fault on a bias with odd strides and
+    offsets, as a view of skewed scores has, or choose themselves whether to copy it.
+    """
+    scores = torch.matmul(query, key.transpose(-1, -2)).float() + bias
+    return torch.matmul(scores.softmax(dim=-1).to(value.dtype), value)
 
 
 def _diagonals(scores: Tensor) -> Tensor:

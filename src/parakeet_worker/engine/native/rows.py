@@ -82,8 +82,11 @@ class Plan:
         """Of each row: mel frames halved three times, rounded up."""
         return tuple(-(-frames // FACTOR) for frames in self.frames)
 
-    def groups(self, limit_tokens: int) -> tuple[Group, ...]:
-        """Rows in groups of at most `limit_tokens`; a longer row is one by itself."""
+    def groups(self, limit_tokens: int, total_tokens: int) -> tuple[Group, ...]:
+        """Rows in groups of at most `limit_tokens`; a longer row is one by itself.
+
+        The last one extends to `total_tokens`, with tokens that belong to no row.
+        """
         groups: list[Group] = []
         first = end = 0
         for tokens in self.tokens:
@@ -91,9 +94,7 @@ class Plan:
                 groups.append(Group(first, end - first))
                 first = end
             end += tokens
-        if end > first:
-            groups.append(Group(first, end - first))
-        return tuple(groups)
+        return (*groups, Group(first, total_tokens - first))
 
 
 def layout_words(rows: int, tokens: int) -> int:
@@ -124,12 +125,9 @@ def write_layout(
 
 
 def view_layout(
-    words: Tensor, rows: int, tokens: int, longest: int, groups: Sequence[Group] = ()
+    words: Tensor, rows: int, tokens: int, longest: int, groups: tuple[Group, ...]
 ) -> Rows:
-    """The layout that `write_layout` wrote, as views of the int32 tensor `words` on any device.
-
-    Without `groups` all tokens are one.
-    """
+    """The layout that `write_layout` wrote, as views of the int32 tensor `words`, on any device."""
     offsets, frames, sample_offsets, samples, scales, row_of = _sections(words, rows, tokens)
     return Rows(
         offsets=offsets,
@@ -139,7 +137,7 @@ def view_layout(
         scales=scales.view(torch.float32),
         row_of=row_of,
         longest=longest,
-        groups=tuple(groups) or (Group(0, tokens),),
+        groups=groups,
     )
 
 
@@ -152,7 +150,7 @@ def rows_of(
     write_layout(plan, scales, rows, tokens, words)
     moved = torch.from_numpy(words).to(device)
     longest = max(plan.tokens, default=0)
-    return view_layout(moved, rows, tokens, longest, plan.groups(group_tokens))
+    return view_layout(moved, rows, tokens, longest, plan.groups(group_tokens, tokens))
 
 
 def _lengths(rows: int, tokens: int) -> tuple[int, ...]:

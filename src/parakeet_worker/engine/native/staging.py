@@ -111,7 +111,7 @@ class Staging:
                 shape.rows,
                 shape.tokens,
                 shape.longest,
-                plan.groups(group_tokens) if shape.tokens == sum(plan.tokens) else (),
+                plan.groups(group_tokens, shape.tokens),
             ),
             broken=frozenset(row for row, scale in enumerate(scales) if scale is None),
             slot=slot,

@@ -1,0 +1,223 @@
+"""The engine on a GPU: packed rows through Triton kernels, in stages that overlap.
+
+While a batch is encoded, the next one is copied to the device and the one before it is searched,
+in a stream and a thread of its own. `NativeEngine` computes the same in plain PyTorch: it is what
+this one is compared with at start, and what serves chunks that are too long to be packed.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parakeet_worker.engine import budget
+from parakeet_worker.engine.base import (
+    Capacity,
+    Finished,
+    Hypothesis,
+    LazyTokens,
+    Outcome,
+    Pending,
+    Token,
+    Waveform,
+)
+from parakeet_worker.engine.native.converted import Converted
+from parakeet_worker.engine.native.encoder import EncoderShape
+from parakeet_worker.engine.native.encoder_graphs import EncoderGraphs
+from parakeet_worker.engine.native.engine import NativeEngine
+from parakeet_worker.engine.native.kernels.kernel_set import Kernels
+from parakeet_worker.engine.native.packed_encoder import (
+    GROUP_TOKENS,
+    PackedEncoder,
+)
+from parakeet_worker.engine.native.packed_features import PackedFeatures
+from parakeet_worker.engine.native.rows import FACTOR, Plan, Rows
+from parakeet_worker.engine.native.search import Emissions, GraphSearch
+from parakeet_worker.engine.native.staging import Shape, Staged, Staging
+from parakeet_worker.engine.native.tensors import below
+from parakeet_worker.engine.native.tokens import Vocabulary
+from parakeet_worker.errors import NonFiniteStates, OutOfMemory
+from parakeet_worker.language import Script, allowed
+
+_MAX_CHUNKS = 512
+# More audio at once gains nothing and delays the next callers.
+_MAX_FULL_CHUNKS = 128
+# Libraries choose their kernels by the number of rows: fewer numbers, fewer differences.
+_ROUNDED_TOKENS = 1024
+_SCRIPT_SLOTS: dict[Script | None, int] = {
+    None: 0,
+    **{script: slot for slot, script in enumerate(get_args(Script), start=1)},
+}
+
+
+class GpuEngine:
+    """Transcribes packed batches, two of them in flight."""
+
+    depth = 2
+
+    def __init__(
+        self,
+        model: Converted,
+        device: torch.device,
+        kernels: Kernels,
+        search: GraphSearch,
+        *,
+        chunk_seconds: float,
+    ) -> None:
+        """`model` has its tensors on `device`; chunks of `chunk_seconds` are the usual longest.
+
+        Raises `ValueError` for an encoder that packed rows are not made for.
+        """
+        self._device = device
+        self._cuda = device.type == "cuda"
+        self._plain = NativeEngine(model, device)
+        self._vocabulary = model.vocabulary
+        shape = EncoderShape.read(model.encoder)
+        features = self._plain.features
+        self._hop_samples = features.shape.hop_samples
+        self._sample_rate = features.shape.sample_rate
+        self.frame_seconds = self._plain.frame_seconds
+        self.precision = model.precision
+        self._features = PackedFeatures.of(features, kernels, model.precision.dtype)
+        self._encoder = PackedEncoder(below("encoder", model.tensors), shape, kernels)
+        self._search = search
+        for script, slot in _SCRIPT_SLOTS.items():
+            if script is not None:
+                search.set_slot(slot, _script_scores(self._vocabulary, script).to(device))
+        chunk_tokens = -(-round(chunk_seconds * self._sample_rate) // self._token_samples)
+        self._staging = Staging(
+            device,
+            samples=_MAX_FULL_CHUNKS * chunk_tokens * self._token_samples
+            + _MAX_CHUNKS * self._hop_samples,
+            rows=_MAX_CHUNKS,
+            tokens=_MAX_FULL_CHUNKS * chunk_tokens + _ROUNDED_TOKENS,
+        )
+        self._graphs = EncoderGraphs(self._chain, device, chunk_tokens, self._hop_samples)
+        self._compute: Any = torch.cuda.Stream(device) if self._cuda else None
+        self._searching: Any = torch.cuda.Stream(device, priority=-1) if self._cuda else None
+        self._searcher = ThreadPoolExecutor(1, "search")
+
+    def __str__(self) -> str:
+        """What it is, for logs and people."""
+        return f"{self._plain}, packed"
+
+    def warm_up(self, chunk_seconds: float) -> None:
+        """Compile kernels, capture graphs, and run a small and a large batch."""
+        with self._within(self._searching):
+            self._search.prepare()
+        with self._within(self._compute):
+            self._graphs.capture()
+        noise = budget.noise(chunk_seconds, self._sample_rate)
+        for chunks in (1, 32):
+            self.transcribe([noise] * chunks)
+
+    def capacity(self, chunk_seconds: float) -> Capacity:
+        """What is free, divided by what a large batch takes."""
+        seconds = _MAX_FULL_CHUNKS * chunk_seconds
+        if self._cuda:
+            noise = [budget.noise(chunk_seconds, self._sample_rate)] * 32
+            fitting = budget.fitting(self._device, lambda: self.transcribe(noise))
+            seconds = min(seconds, max(chunk_seconds, fitting * 32 * chunk_seconds))
+        longest_seconds = self._encoder.longest * self.frame_seconds
+        return Capacity(seconds, _MAX_CHUNKS, packed=True, alone_seconds=longest_seconds)
+
+    def transcribe(
+        self, batch: Sequence[Waveform], scripts: Sequence[Script | None] = ()
+    ) -> list[Outcome]:
+        """`submit(...).result()`, for tools and tests."""
+        return self.submit(batch, scripts).result()
+
+    @torch.inference_mode()
+    def submit(self, batch: Sequence[Waveform], scripts: Sequence[Script | None] = ()) -> Pending:
+        """Begin a batch; raises `OutOfMemory` if it is too large."""
+        if not batch:
+            return Finished([])
+        plan = Plan(tuple(len(chunk) for chunk in batch), self._hop_samples)
+        if max(plan.tokens) > self._encoder.longest:
+            return Finished(self._plain.transcribe(batch, scripts))
+        if sum(plan.samples) > self._staging.samples or len(batch) > _MAX_CHUNKS:
+            raise OutOfMemory(max(plan.samples) / self._sample_rate)
+        with self._within(self._compute):
+            staged, states = self._encoded(batch, plan)
+            done = self._compute.record_event() if self._cuda else None
+        slots = [_SCRIPT_SLOTS[script] for script in scripts]
+        return self._searcher.submit(self._searched, states, done, plan, slots, staged.broken)
+
+    def release(self) -> None:
+        """Return cached memory to the device."""
+        if self._cuda:
+            torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        """End the search's thread and return memory."""
+        self._searcher.shutdown()
+        self._plain.close()
+
+    def _encoded(self, batch: Sequence[Waveform], plan: Plan) -> tuple[Staged, Tensor]:
+        """The batch on the device, and (N, width) states of its rows."""
+        shape = self._graphs.shape_for(plan)
+        if shape is not None:
+            staged = self._staging.stage(batch, plan, shape, GROUP_TOKENS)
+            states = self._graphs(staged, shape)
+        else:
+            tokens = -(-sum(plan.tokens) // _ROUNDED_TOKENS) * _ROUNDED_TOKENS
+            shape = Shape(len(batch), tokens, max(plan.tokens))
+            staged = self._staging.stage(batch, plan, shape, GROUP_TOKENS)
+            states = self._chain(staged.samples, staged.rows)
+        self._staging.release(staged)
+        return staged, states
+
+    def _chain(self, samples: Tensor, rows: Rows) -> Tensor:
+        return self._encoder(self._features(samples, rows), rows)
+
+    @torch.inference_mode()
+    def _searched(
+        self,
+        states: Tensor,
+        done: Any,
+        plan: Plan,
+        slots: Sequence[int],
+        broken: frozenset[int],
+    ) -> list[Outcome]:
+        """Runs in the search's thread."""
+        with self._within(self._searching):
+            if done is not None:
+                self._searching.wait_event(done)
+            found = self._search.decode(states, plan.tokens, slots)
+        return [
+            self._outcome(emissions)
+            if finite and row not in broken
+            else NonFiniteStates(plan.samples[row] / self._sample_rate)
+            for row, (emissions, finite) in enumerate(zip(found.rows, found.finite, strict=True))
+        ]
+
+    def _outcome(self, emissions: Emissions) -> Hypothesis:
+        tokens = LazyTokens(len(emissions), lambda: _tokens(emissions, self._vocabulary))
+        return Hypothesis(tokens, self.frame_seconds)
+
+    @property
+    def _token_samples(self) -> int:
+        return FACTOR * self._hop_samples
+
+    def _within(self, stream: Any) -> AbstractContextManager[object]:
+        return torch.cuda.stream(stream) if self._cuda else nullcontext()
+
+
+def _script_scores(vocabulary: Vocabulary, script: Script) -> Tensor:
+    """(tokens + blank,): minus infinity for the tokens of other scripts, 0 for the rest."""
+    scores = [0.0 if allowed(piece, script) else -np.inf for piece in vocabulary.pieces]
+    return torch.tensor([*scores, 0.0])
+
+
+def _tokens(emissions: Emissions, vocabulary: Vocabulary) -> tuple[Token, ...]:
+    columns = (emissions.tokens, emissions.frames, emissions.durations, emissions.logprobs)
+    return tuple(
+        Token(vocabulary.text(token), frame, duration, logprob)
+        for token, frame, duration, logprob in zip(
+            *(column.tolist() for column in columns), strict=True
+        )
+    )
