@@ -90,7 +90,7 @@ class Plan:
         groups: list[Group] = []
         first = end = 0
         for tokens in self.tokens:
-            if end > first and end + tokens - first > limit_tokens:
+            if tokens and end > first and end + tokens - first > limit_tokens:
                 groups.append(Group(first, end - first))
                 first = end
             end += tokens
