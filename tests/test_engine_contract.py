@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpu_on_cpu import gpu_engine
 from parakeet_worker import transcript
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.engine.base import Engine, Hypothesis, Samples, Waveform
@@ -47,6 +48,15 @@ def native_demo(_: Path) -> Case:
     return Case(NativeEngine.open(find("demo"), "cpu"), speech())
 
 
+def gpu_random(folder: Path) -> Case:
+    path = write_nemo(folder / "tiny.nemo", tensors=weights(config(), seed=3))
+    return Case(gpu_engine(path), [hiss(length) for length in (3.0, 0.8, 1.7, 4.2)])
+
+
+def gpu_demo(_: Path) -> Case:
+    return Case(gpu_engine(find("demo")), speech())
+
+
 def nemo_demo(_: Path) -> Case:
     if find_spec("nemo") is None:
         pytest.skip("NeMo is not in this environment: scripts/test --oracle has it")
@@ -62,7 +72,9 @@ def hiss(seconds: float) -> Samples:
     return (chance.standard_normal(round(seconds * SAMPLE_RATE)) * 0.1).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=[scripted, native_random, native_demo, nemo_demo])
+@pytest.fixture(
+    scope="module", params=[scripted, native_random, native_demo, gpu_random, gpu_demo, nemo_demo]
+)
 def case(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Case]:

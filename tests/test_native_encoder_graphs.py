@@ -37,7 +37,7 @@ def chain() -> PackedEncoder:
 
 @pytest.fixture(scope="module")
 def graphs(chain: PackedEncoder) -> EncoderGraphs:
-    captured = EncoderGraphs(chain, CPU, CHUNK_TOKENS, 160)  # type: ignore[arg-type]
+    captured = EncoderGraphs(chain, CPU, CHUNK_TOKENS, 160, (128, 64, 256))  # type: ignore[arg-type]
     captured.capture()
     return captured
 

@@ -23,6 +23,13 @@ def padded(device: torch.device, run: Callable[[], object], chunk_seconds: float
     """
     if device.type != "cuda":
         return Capacity(_FULL_CHUNKS_ON_CPU * chunk_seconds, _MOST_CHUNKS, packed=False)
+    fitting = 2 * batches_that_fit(device, run)
+    seconds = chunk_seconds * min(max(fitting, 1.0), _MOST_FULL_CHUNKS)
+    return Capacity(seconds, _MOST_CHUNKS, packed=False)
+
+
+def batches_that_fit(device: torch.device, run: Callable[[], object]) -> float:
+    """How often what `run` allocates on a GPU fits into the memory that is free."""
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -31,9 +38,7 @@ def padded(device: torch.device, run: Callable[[], object], chunk_seconds: float
     used = max(1, torch.cuda.max_memory_allocated(device) - before)
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    fitting = _SHARE * free / (used / 2)
-    seconds = chunk_seconds * min(max(fitting, 1.0), _MOST_FULL_CHUNKS)
-    return Capacity(seconds, _MOST_CHUNKS, packed=False)
+    return _SHARE * free / used
 
 
 def noise(seconds: float, sample_rate: int) -> Samples:

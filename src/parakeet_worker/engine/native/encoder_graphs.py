@@ -4,7 +4,7 @@ Each bucket of tokens has a graph of the whole chain from samples to encoded fra
 copied into its bucket's buffers; rows and tokens that it does not fill are empty.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,15 +33,21 @@ class EncoderGraphs:
     """Graphs by bucket, all captured in `capture` and none while batches are served."""
 
     def __init__(
-        self, chain: Chain, device: torch.device, chunk_tokens: int, hop_samples: int
+        self,
+        chain: Chain,
+        device: torch.device,
+        chunk_tokens: int,
+        hop_samples: int,
+        bucket_tokens: Sequence[int] = BUCKET_TOKENS,
     ) -> None:
         """`chunk_tokens` are those of the longest chunk that a graph is to take."""
+        self._bucket_tokens = tuple(sorted(bucket_tokens))
         self._chain = chain
         self._device = device
         self._chunk_tokens = chunk_tokens
         self._token_samples = FACTOR * hop_samples
         # Beside whole tokens, each row has up to a hop of samples that make no frame.
-        room = BUCKET_TOKENS[-1] * self._token_samples + ROWS * hop_samples
+        room = self._bucket_tokens[-1] * self._token_samples + ROWS * hop_samples
         self._samples = torch.zeros(room, dtype=torch.int16, device=device)
         self._buckets: list[_Bucket] = []
 
@@ -49,7 +55,7 @@ class EncoderGraphs:
     def capture(self) -> None:
         """Capture every bucket, the largest first: the others then fit into its memory."""
         pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
-        buckets = [self._captured(tokens, pool) for tokens in reversed(BUCKET_TOKENS)]
+        buckets = [self._captured(tokens, pool) for tokens in reversed(self._bucket_tokens)]
         self._buckets = buckets[::-1]
 
     def shape_for(self, plan: Plan) -> Shape | None:

@@ -219,6 +219,11 @@ class NativeEngine(SynchronousEngine):
             torch.cuda.empty_cache()
 
     @property
+    def features(self) -> Features:
+        """Samples to log-mel frames."""
+        return self._features
+
+    @property
     def _sample_rate(self) -> int:
         return self._features.shape.sample_rate
 

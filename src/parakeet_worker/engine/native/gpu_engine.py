@@ -27,7 +27,7 @@ from parakeet_worker.engine.base import (
 )
 from parakeet_worker.engine.native.converted import Converted
 from parakeet_worker.engine.native.encoder import EncoderShape
-from parakeet_worker.engine.native.encoder_graphs import EncoderGraphs
+from parakeet_worker.engine.native.encoder_graphs import BUCKET_TOKENS, EncoderGraphs
 from parakeet_worker.engine.native.engine import NativeEngine
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
 from parakeet_worker.engine.native.packed_encoder import (
@@ -40,12 +40,14 @@ from parakeet_worker.engine.native.search import Emissions, GraphSearch
 from parakeet_worker.engine.native.staging import Shape, Staged, Staging
 from parakeet_worker.engine.native.tensors import below
 from parakeet_worker.engine.native.tokens import Vocabulary
-from parakeet_worker.errors import NonFiniteStates, OutOfMemory
+from parakeet_worker.errors import NotFinite, OutOfMemory
 from parakeet_worker.language import Script, allowed
 
 _MAX_CHUNKS = 512
 # More audio at once gains nothing and delays the next callers.
 _MAX_FULL_CHUNKS = 128
+# Chunks of a batch that no graph takes, and that shows what memory a larger one needs.
+_LARGE_BATCH = 32
 # Libraries choose their kernels by the number of rows: fewer numbers, fewer differences.
 _ROUNDED_TOKENS = 1024
 _SCRIPT_SLOTS: dict[Script | None, int] = {
@@ -67,6 +69,7 @@ class GpuEngine:
         search: GraphSearch,
         *,
         chunk_seconds: float,
+        bucket_tokens: Sequence[int] = BUCKET_TOKENS,
     ) -> None:
         """`model` has its tensors on `device`; chunks of `chunk_seconds` are the usual longest.
 
@@ -96,7 +99,9 @@ class GpuEngine:
             rows=_MAX_CHUNKS,
             tokens=_MAX_FULL_CHUNKS * chunk_tokens + _ROUNDED_TOKENS,
         )
-        self._graphs = EncoderGraphs(self._chain, device, chunk_tokens, self._hop_samples)
+        self._graphs = EncoderGraphs(
+            self._chain, device, chunk_tokens, self._hop_samples, bucket_tokens
+        )
         self._compute: Any = torch.cuda.Stream(device) if self._cuda else None
         self._searching: Any = torch.cuda.Stream(device, priority=-1) if self._cuda else None
         self._searcher = ThreadPoolExecutor(1, "search")
@@ -112,16 +117,16 @@ class GpuEngine:
         with self._within(self._compute):
             self._graphs.capture()
         noise = budget.noise(chunk_seconds, self._sample_rate)
-        for chunks in (1, 32):
+        for chunks in (1, _LARGE_BATCH) if self._cuda else (1,):
             self.transcribe([noise] * chunks)
 
     def capacity(self, chunk_seconds: float) -> Capacity:
         """What is free, divided by what a large batch takes."""
         seconds = _MAX_FULL_CHUNKS * chunk_seconds
         if self._cuda:
-            noise = [budget.noise(chunk_seconds, self._sample_rate)] * 32
-            fitting = budget.fitting(self._device, lambda: self.transcribe(noise))
-            seconds = min(seconds, max(chunk_seconds, fitting * 32 * chunk_seconds))
+            noise = [budget.noise(chunk_seconds, self._sample_rate)] * _LARGE_BATCH
+            batches = budget.batches_that_fit(self._device, lambda: self.transcribe(noise))
+            seconds = min(seconds, max(chunk_seconds, batches * len(noise) * chunk_seconds))
         longest_seconds = self._encoder.longest * self.frame_seconds
         return Capacity(seconds, _MAX_CHUNKS, packed=True, alone_seconds=longest_seconds)
 
@@ -191,7 +196,7 @@ class GpuEngine:
         return [
             self._outcome(emissions)
             if finite and row not in broken
-            else NonFiniteStates(plan.samples[row] / self._sample_rate)
+            else NotFinite(plan.samples[row] / self._sample_rate)
             for row, (emissions, finite) in enumerate(zip(found.rows, found.finite, strict=True))
         ]
 
@@ -201,7 +206,8 @@ class GpuEngine:
 
     @property
     def _token_samples(self) -> int:
-        return FACTOR * self._hop_samples
+        samples: int = FACTOR * self._hop_samples
+        return samples
 
     def _within(self, stream: Any) -> AbstractContextManager[object]:
         return torch.cuda.stream(stream) if self._cuda else nullcontext()

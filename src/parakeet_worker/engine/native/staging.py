@@ -4,6 +4,7 @@ Pinning memory for a batch of 64 minutes takes longer than computing it. Here pi
 made once and used in turn; a copy runs in a stream of its own while an earlier batch is computed.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,10 +18,9 @@ from parakeet_worker.engine.base import Waveform
 from parakeet_worker.engine.native.rows import Plan, Rows, layout_words, view_layout, write_layout
 
 _SLOTS = 2
-_INT16_PEAK = 32767
-_INT16_FULL_SCALE = 32768
+_FULL_SCALE = 1 << 15
 # What is quieter than this is silence, and its inverse still a number.
-_QUIETEST_PEAK = 1e-12
+_SMALLEST_EXPONENT = -40
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,25 +142,39 @@ class Staging:
     def _write(self, chunk: Waveform, target: Tensor) -> float | None:
         """Samples into an int16 buffer; what they are to be multiplied by, None if not finite.
 
-        float32 is scaled by its own peak, so that a quiet chunk keeps 15 bits.
+        float32 is scaled by a power of two, so that a quiet chunk keeps 15 bits, and one that was
+        int16 before is as it was.
         """
         if chunk.dtype == np.int16:
             target.copy_(torch.from_numpy(chunk))
-            return 1 / _INT16_FULL_SCALE
+            return 1 / _FULL_SCALE
         samples = torch.from_numpy(chunk)
-        peak = float(samples.abs().max()) if len(samples) else 0.0
-        if not np.isfinite(peak):
+        factor = _factor(samples)
+        if factor is None:
             target.zero_()
             return None
-        scale = max(peak, _QUIETEST_PEAK) / _INT16_PEAK
         if len(self._scratch) < len(samples):
             self._scratch = torch.empty(len(samples))
-        scaled = torch.mul(samples, 1 / scale, out=self._scratch[: len(samples)])
-        target.copy_(scaled.round_())
-        return scale
+        scaled = torch.mul(samples, factor, out=self._scratch[: len(samples)])
+        target.copy_(scaled.round_().clamp_(-_FULL_SCALE, _FULL_SCALE - 1))
+        return 1 / factor
 
     def _pinned(self, length: int, dtype: torch.dtype) -> Tensor:
         return torch.zeros(length, dtype=dtype, pin_memory=self._cuda)
 
     def _beside(self) -> AbstractContextManager[object]:
         return torch.cuda.stream(self._copying) if self._cuda else nullcontext()
+
+
+def _factor(samples: Tensor) -> float | None:
+    """The power of two that fills int16 with `samples`; None if they are not finite."""
+    if not len(samples):
+        return 1.0
+    low, high = (float(value) for value in torch.aminmax(samples))
+    peak = max(high, -low)
+    if not math.isfinite(peak):
+        return None
+    exponent = math.frexp(peak)[1]
+    if -low == peak > high and -low == 2.0 ** (exponent - 1):
+        exponent -= 1  # int16 reaches one further down than up
+    return _FULL_SCALE * 2.0 ** -max(exponent, _SMALLEST_EXPONENT)

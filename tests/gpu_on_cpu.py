@@ -1,0 +1,36 @@
+"""The GPU's engine on a CPU: the same stages, with each kernel's reference in its place."""
+
+from pathlib import Path
+
+import torch
+
+from parakeet_worker.engine.native.converted import open_converted
+from parakeet_worker.engine.native.decoder import JointShape
+from parakeet_worker.engine.native.gpu_engine import GpuEngine
+from parakeet_worker.engine.native.kernels.kernel_set import Kernels
+from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.search import GraphSearch, Limits, SearchModel
+from parakeet_worker.engine.native.tensors import below
+
+CPU = torch.device("cpu")
+
+
+def gpu_engine(path: Path, chunk_seconds: float = 10.0) -> GpuEngine:
+    """Without `warm_up` no batch goes through the graphs' buffers."""
+    model = open_converted(path, Precision.FP32, None)
+    networks = SearchModel(
+        below("decoder", model.tensors),
+        below("joint", model.tensors),
+        JointShape.read(model.joint).activation,
+        model.durations,
+        model.max_symbols,
+    )
+    search = GraphSearch(networks, CPU, dtype=torch.float32, limits=Limits(rows=16, tokens=2000))
+    return GpuEngine(
+        model,
+        CPU,
+        Kernels.reference(),
+        search,
+        chunk_seconds=chunk_seconds,
+        bucket_tokens=(64, 128),
+    )
