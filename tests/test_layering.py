@@ -67,6 +67,7 @@ FLOW = (
     "engine.native.kernels",
     "engine.native.kernels.launcher",
     "engine.native.kernels.tiles",
+    "engine.native.kernels.report",
     "engine.native.kernels.cache",
     "engine.native.kernels.ahead",
     "engine.native.kernels.residual_norm",
