@@ -62,6 +62,7 @@ FLOW = (
     "engine.native.tensors",
     "engine.native.checkpoint",
     "engine.native.features",
+    "engine.native.int8",
     "engine.native.precision",
     "engine.native.rows",
     "engine.native.kernels",

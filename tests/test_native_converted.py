@@ -12,6 +12,7 @@ from parakeet_worker.engine.native import NativeEngine
 from parakeet_worker.engine.native import checkpoint as checkpoints
 from parakeet_worker.engine.native.converted import convert, keep, open_converted, read, write
 from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.tensors import ALIGNMENT
 from parakeet_worker.errors import InvalidSetting, WeightsCorrupt, WeightsUnsupported
 from recordings import noise
 from tiny_model import config, weights, write_nemo, write_safetensors
@@ -36,9 +37,68 @@ def test_what_was_kept_says_the_same_as_what_was_just_converted(
         assert torch.equal(again.tensors[name], tensor), name
         assert again.tensors[name].dtype == tensor.dtype, name
     clips = [noise(2.0, level=0.1), noise(0.7, level=0.1)]
-    heard = [NativeEngine(model, CPU).transcribe(clips) for model in (converted, again)]
-    assert heard[0] == heard[1]
-    assert any(hypothesis.tokens for hypothesis in heard[0])
+    made, kept = (NativeEngine(model, CPU) for model in (converted, again))
+    for batch in (clips, clips[:1], clips[1:]):
+        heard = made.transcribe(batch)
+        assert kept.transcribe(batch) == heard
+        assert any(hypothesis.tokens for hypothesis in heard)
+
+
+def test_what_is_kept_is_read_where_it_lies_and_begins_as_new_memory_does(tmp_path: Path) -> None:
+    converted = convert(checkpoints.read(write_nemo(tmp_path / "tiny.nemo")), Precision.INT8)
+    write(converted, tmp_path / "kept.safetensors")
+    tensors = read(tmp_path / "kept.safetensors").tensors
+    assert all(tensor.data_ptr() % ALIGNMENT == 0 for tensor in tensors.values())
+    whole = [tensor for tensor in tensors.values() if tensor.nbytes % ALIGNMENT == 0]
+    assert sum(tensor.nbytes for tensor in whole) > 0.9 * sum(
+        tensor.nbytes for tensor in tensors.values()
+    )
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    spans = [line.split()[0].split("-") for line in maps if "kept.safetensors" in line]
+    mapped = [range(int(first, 16), int(after, 16)) for first, after in spans]
+    assert all(any(tensor.data_ptr() in span for span in mapped) for tensor in whole)
+
+
+IN_ANOTHER_PROCESS = """
+import sys
+from pathlib import Path
+import torch
+from parakeet_worker.engine.native import NativeEngine
+from parakeet_worker.engine.native.converted import keep
+from parakeet_worker.engine.native.precision import Precision
+from recordings import noise
+
+def states(path):
+    engine = NativeEngine.open(Path(path), "cpu")
+    return engine._encoder(*engine._mels([noise(2.0, level=0.1)]))[0]
+
+nemo, exact, mine, of_another = sys.argv[1:]
+keep(Path(nemo), Precision.INT8, Path(mine))
+wanted = states(exact)
+for path in (mine, of_another):
+    print(((states(path) - wanted).norm() / wanted.norm()).item())
+"""
+
+
+@pytest.mark.parametrize("limit", ["AVX512_CORE", "AVX2"])
+def test_a_model_that_was_converted_on_another_processor_is_right_on_this_one(
+    tmp_path: Path, limit: str
+) -> None:
+    """A volume is shared, and an image is baked, by machines with VNNI and without."""
+    nemo = write_nemo(tmp_path / "tiny.nemo")
+    here, there, exact = (tmp_path / f"{name}.safetensors" for name in ("here", "there", "exact"))
+    keep(nemo, Precision.INT8, here)
+    keep(nemo, Precision.FP32, exact)
+    told = subprocess.run(
+        [sys.executable, "-c", IN_ANOTHER_PROCESS, str(nemo), str(exact), str(there), str(here)],
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": limit, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    errors = [float(error) for error in told.stdout.split()]
+    assert len(errors) == 2
+    assert all(0 < error < 0.02 for error in errors)
+    assert there.read_bytes() == here.read_bytes()
 
 
 def test_a_converted_file_is_opened_in_the_place_of_what_it_was_made_from(tmp_path: Path) -> None:

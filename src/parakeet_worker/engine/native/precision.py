@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from parakeet_worker.engine.native import int8
 from parakeet_worker.engine.native.tensors import Tensors
 
 Linear = Callable[[Tensor], Tensor]
@@ -33,16 +34,16 @@ def fastest(device: torch.device) -> Precision:
     """The precision that wins on `device`.
 
     On a GPU bfloat16, or float16 where that is emulated (compute capability below 8.0). On a
-    processor int8 where it multiplies four bytes at once (VNNI), bfloat16 where it has tiles for
-    that (AMX), float32 else.
+    processor bfloat16 where it has tiles for that (AMX), int8 where it has AVX2, float32 else.
     """
     if device.type == "cuda":
         major, _ = torch.cuda.get_device_capability(device)
         return Precision.BF16 if major >= 8 else Precision.FP16
-    # torch tells this under private names only; the version is pinned.
+    # torch tells this under a private name only; the version is pinned.
     if torch.cpu._is_amx_tile_supported():  # noqa: SLF001
         return Precision.BF16
-    if torch.cpu._is_vnni_supported() and "onednn" in torch.backends.quantized.supported_engines:  # noqa: SLF001
+    has_avx2 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    if has_avx2 and "onednn" in torch.backends.quantized.supported_engines:
         return Precision.INT8
     return Precision.FP32
 
@@ -61,18 +62,8 @@ def linear(matrix: Tensors, precision: Precision) -> Linear:
     """The function `x -> x @ weight.T + bias` of a `packed` matrix."""
     weight, bias = matrix["weight"], matrix.get("bias")
     if precision is Precision.INT8:
-        return _int8_linear(weight, matrix["scales"], bias)
+        return int8.linear(weight, matrix["scales"], bias)
     return lambda states: functional.linear(states, weight, bias)
-
-
-def _int8_linear(weight: Tensor, scales: Tensor, bias: Tensor | None) -> Linear:
-    """Inputs are quantised at every call, by their range."""
-    torch.backends.quantized.engine = "onednn"
-    zeros = torch.zeros(len(scales), dtype=torch.int64)
-    # Again a private name: torch has no public one that takes integers as they are.
-    quantised = torch._make_per_channel_quantized_tensor(weight, scales.double(), zeros, 0)  # noqa: SLF001
-    laid_out = torch.ops.quantized.linear_prepack(quantised, bias)
-    return lambda states: torch.ops.quantized.linear_dynamic(states, laid_out, reduce_range=False)
 
 
 def linear_by_rows(matrix: Tensors, precision: Precision) -> Linear:

@@ -7,6 +7,9 @@ from torch import Tensor
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 
+ALIGNMENT = 64
+"""Bytes: where torch begins the memory of a new tensor, and where a cache line does."""
+
 
 def below(part: str, tensors: Tensors) -> dict[str, Tensor]:
     """Those whose name begins with `part.`, without that beginning."""
@@ -21,3 +24,15 @@ def below(part: str, tensors: Tensors) -> dict[str, Tensor]:
 def under(part: str, tensors: Tensors) -> dict[str, Tensor]:
     """All of them with `part.` before their names."""
     return {f"{part}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def aligned(tensors: Tensors) -> dict[str, Tensor]:
+    """All of them on memory that begins as torch's own does; what does not is copied.
+
+    MKL adds up in another order where a matrix begins in the middle of a cache line, so tensors
+    that are mapped from a file would not compute the bits of the ones that it was written from.
+    """
+    return {
+        name: tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
+        for name, tensor in tensors.items()
+    }
