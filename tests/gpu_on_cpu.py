@@ -9,13 +9,18 @@ from parakeet_worker.engine.native.decoder import JointShape
 from parakeet_worker.engine.native.gpu_engine import GpuEngine
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
 from parakeet_worker.engine.native.precision import Precision
-from parakeet_worker.engine.native.search import GraphSearch, Limits, SearchModel
+from parakeet_worker.engine.native.search import GraphSearch, Limits, SearchKernels, SearchModel
 from parakeet_worker.engine.native.tensors import below
 
 CPU = torch.device("cpu")
 
 
-def gpu_engine(path: Path, chunk_seconds: float = 10.0) -> GpuEngine:
+def gpu_engine(
+    path: Path,
+    kernels: Kernels | None = None,
+    search_kernels: SearchKernels | None = None,
+    chunk_seconds: float = 10.0,
+) -> GpuEngine:
     """Without `warm_up` no batch goes through the graphs' buffers."""
     model = open_converted(path, Precision.FP32, None)
     networks = SearchModel(
@@ -25,12 +30,18 @@ def gpu_engine(path: Path, chunk_seconds: float = 10.0) -> GpuEngine:
         model.durations,
         model.max_symbols,
     )
-    search = GraphSearch(networks, CPU, dtype=torch.float32, limits=Limits(rows=16, tokens=2000))
+    search = GraphSearch(
+        networks,
+        CPU,
+        dtype=torch.float32,
+        kernels=search_kernels,
+        limits=Limits(rows=16, tokens=2000),
+    )
     return GpuEngine(
         model,
         CPU,
-        Kernels.reference(),
+        kernels or Kernels.reference(),
         search,
         chunk_seconds=chunk_seconds,
-        bucket_tokens=(64, 128),
+        bucket_tokens=(64, 192),
     )

@@ -131,7 +131,7 @@ class NativeEngine(SynchronousEngine):
         # Counts for the thread that this is: others compute with as many as suit them.
         torch.set_num_threads(self._threads)
         try:
-            states, valid = self._encoded(samples)
+            states, valid = self.encode(samples)
             if self._search is not None:
                 return self._searched(self._search, states, valid, scripts)
             emissions = self._decoder.decode(states.float(), valid, self._added(scripts))
@@ -139,7 +139,7 @@ class NativeEngine(SynchronousEngine):
             raise OutOfMemory(max(len(piece) for piece in batch) / self._sample_rate) from failure
         return [self._hypothesis(row) for row in emissions]
 
-    def _encoded(self, batch: Sequence[Samples]) -> tuple[Tensor, Tensor]:
+    def encode(self, batch: Sequence[Samples]) -> tuple[Tensor, Tensor]:
         """(B, T, width) states, padded, and (B,) valid frames."""
         if self._device.type != "cpu":
             return self._encoder(*self._mels(batch))

@@ -5,9 +5,11 @@ in a stream and a thread of its own. `NativeEngine` computes the same in plain P
 this one is compared with at start, and what serves chunks that are too long to be packed.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from difflib import SequenceMatcher
 from typing import Any, get_args
 
 import numpy as np
@@ -30,11 +32,13 @@ from parakeet_worker.engine.native.encoder import EncoderShape
 from parakeet_worker.engine.native.encoder_graphs import BUCKET_TOKENS, EncoderGraphs
 from parakeet_worker.engine.native.engine import NativeEngine
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
+from parakeet_worker.engine.native.kernels.report import KernelReport
 from parakeet_worker.engine.native.packed_encoder import (
     GROUP_TOKENS,
     PackedEncoder,
 )
 from parakeet_worker.engine.native.packed_features import PackedFeatures
+from parakeet_worker.engine.native.precision import Precision
 from parakeet_worker.engine.native.rows import FACTOR, Plan, Rows
 from parakeet_worker.engine.native.search import Emissions, GraphSearch
 from parakeet_worker.engine.native.staging import Shape, Staged, Staging
@@ -50,10 +54,20 @@ _MAX_FULL_CHUNKS = 128
 _LARGE_BATCH = 32
 # Libraries choose their kernels by the number of rows: fewer numbers, fewer differences.
 _ROUNDED_TOKENS = 1024
+# Rows of some tokens, of one, and of none, beside the longest that fits into a small graph.
+_COMPARED_SECONDS = (3.1, 0.9, 0.005, 0.07, 6.4)
+# Roundings add up over 24 layers: on random weights bfloat16 differs from float32 by 0.07. What
+# is wrong by less than that is found in the kernel by itself.
+_CHAIN_TOLERANCE = {Precision.BF16: 0.15, Precision.FP16: 0.03, Precision.FP32: 1e-3}
+# The share of tokens that differ: sums in another order may decide a close choice otherwise.
+_SEARCH_TOLERANCE = 0.25
 _SCRIPT_SLOTS: dict[Script | None, int] = {
     None: 0,
     **{script: slot for slot, script in enumerate(get_args(Script), start=1)},
 }
+
+
+log = logging.getLogger(__name__)
 
 
 class GpuEngine:
@@ -87,7 +101,11 @@ class GpuEngine:
         self.precision = model.precision
         self._features = PackedFeatures.of(features, kernels, model.precision.dtype)
         self._encoder = PackedEncoder(below("encoder", model.tensors), shape, kernels)
+        self._width = shape.width
         self._search = search
+        self._packs = True
+        self.reports: tuple[KernelReport, ...] = ()
+        """What comparisons with plain PyTorch found; complete after `warm_up`."""
         for script, slot in _SCRIPT_SLOTS.items():
             if script is not None:
                 search.set_slot(slot, _script_scores(self._vocabulary, script).to(device))
@@ -117,8 +135,61 @@ class GpuEngine:
         with self._within(self._compute):
             self._graphs.capture()
         noise = budget.noise(chunk_seconds, self._sample_rate)
+        reports = self.compare()
+        for report in reports:
+            log.log(logging.WARNING if report.replaced else logging.INFO, "%s", report)
+        self.reports = (*self.reports, *reports)
         for chunks in (1, _LARGE_BATCH) if self._cuda else (1,):
             self.transcribe([noise] * chunks)
+
+    @torch.inference_mode()
+    def compare(self) -> tuple[KernelReport, ...]:
+        """Hold the whole chain, in and out of a graph, and the search against plain PyTorch.
+
+        What differs too much is served by plain PyTorch from then on.
+        """
+        with self._within(self._compute):
+            chain = tuple(self._compared_chain())
+        with self._within(self._searching):
+            search = self._compared_search()
+        self._packs = not any(report.replaced for report in chain)
+        if search.replaced:
+            self._search.use_plain()
+        return (*chain, search)
+
+    def _compared_chain(self) -> Iterator[KernelReport]:
+        batch = [budget.noise(seconds, self._sample_rate) for seconds in _COMPARED_SECONDS]
+        plan = Plan(tuple(len(chunk) for chunk in batch), self._hop_samples)
+        padded, _ = self._plain.encode(batch)
+        expected = [row[:tokens] for row, tokens in zip(padded, plan.tokens, strict=True)]
+        cases: list[tuple[str, Shape | None]] = [("chain", None)]
+        if (graph := self._graphs.shape_for(plan)) is not None:
+            cases.append(("chain in a graph", graph))
+        for name, shape in cases:
+            states = self._encoded_in(shape, batch, plan)[1]
+            found = states[: sum(plan.tokens)].split(plan.tokens)
+            error = max(map(_relative_error, found, expected))
+            yield KernelReport(name, error, _CHAIN_TOLERANCE[self.precision])
+
+    def _compared_search(self) -> KernelReport:
+        """On noise as states, once as it is and once with the blank forbidden, so that rows of any
+        model have tokens."""
+        chance = torch.Generator().manual_seed(0)
+        lengths = [40, 1, 17, 40]
+        states = torch.randn(sum(lengths), self._width, generator=chance).to(self._device)
+        scores = torch.zeros(self._vocabulary.blank + 1, device=self._device)
+        scores[-1] = -torch.inf
+        forced = len(_SCRIPT_SLOTS)
+        self._search.set_slot(forced, scores)
+        slots = [0, forced, 0, forced]
+        found = self._search.decode(states, lengths, slots)
+        expected = self._search.decode_plainly(states, lengths, slots)
+        pairs = zip(found.rows, expected.rows, strict=True)
+        similar = [
+            SequenceMatcher(None, mine.tokens.tolist(), theirs.tokens.tolist()).ratio()
+            for mine, theirs in pairs
+        ]
+        return KernelReport("search", 1 - min(similar), _SEARCH_TOLERANCE)
 
     def capacity(self, chunk_seconds: float) -> Capacity:
         """What is free, divided by what a large batch takes."""
@@ -142,7 +213,7 @@ class GpuEngine:
         if not batch:
             return Finished([])
         plan = Plan(tuple(len(chunk) for chunk in batch), self._hop_samples)
-        if max(plan.tokens) > self._encoder.longest:
+        if not self._packs or max(plan.tokens) > self._encoder.longest:
             return Finished(self._plain.transcribe(batch, scripts))
         if sum(plan.samples) > self._staging.samples or len(batch) > _MAX_CHUNKS:
             raise OutOfMemory(max(plan.samples) / self._sample_rate)
@@ -164,15 +235,18 @@ class GpuEngine:
 
     def _encoded(self, batch: Sequence[Waveform], plan: Plan) -> tuple[Staged, Tensor]:
         """The batch on the device, and (N, width) states of its rows."""
-        shape = self._graphs.shape_for(plan)
-        if shape is not None:
-            staged = self._staging.stage(batch, plan, shape, GROUP_TOKENS)
-            states = self._graphs(staged, shape)
-        else:
-            tokens = -(-sum(plan.tokens) // _ROUNDED_TOKENS) * _ROUNDED_TOKENS
-            shape = Shape(len(batch), tokens, max(plan.tokens))
-            staged = self._staging.stage(batch, plan, shape, GROUP_TOKENS)
+        return self._encoded_in(self._graphs.shape_for(plan), batch, plan)
+
+    def _encoded_in(
+        self, graph: Shape | None, batch: Sequence[Waveform], plan: Plan
+    ) -> tuple[Staged, Tensor]:
+        """In a graph's shape, or without one in the batch's own."""
+        shape = graph or _own_shape(plan)
+        staged = self._staging.stage(batch, plan, shape, GROUP_TOKENS)
+        if graph is None:
             states = self._chain(staged.samples, staged.rows)
+        else:
+            states = self._graphs(staged, graph)
         self._staging.release(staged)
         return staged, states
 
@@ -211,6 +285,16 @@ class GpuEngine:
 
     def _within(self, stream: Any) -> AbstractContextManager[object]:
         return torch.cuda.stream(stream) if self._cuda else nullcontext()
+
+
+def _own_shape(plan: Plan) -> Shape:
+    tokens = -(-sum(plan.tokens) // _ROUNDED_TOKENS) * _ROUNDED_TOKENS
+    return Shape(len(plan.samples), tokens, max(plan.tokens))
+
+
+def _relative_error(found: Tensor, expected: Tensor) -> float:
+    difference = (found.float() - expected.float()).norm()
+    return float(difference / expected.float().norm().clamp(min=1e-6))
 
 
 def _script_scores(vocabulary: Vocabulary, script: Script) -> Tensor:

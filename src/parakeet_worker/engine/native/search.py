@@ -169,6 +169,7 @@ class GraphSearch:
         self._buffers = _Buffers.empty(self._weights, self._limits, self._tiles, device)
         scorer = Scorer(model.predictor, model.joint, model.activation, Precision.FP32)
         self._plain = GreedyDecoder(scorer, model.durations, model.max_symbols)
+        self._uses_plain = False
         self._model = model
         self._flags = _Flags(self._buffers.running)
         self._buckets = {rows: self._bucket(rows) for rows in _BUCKETS if rows <= self._limits.rows}
@@ -212,6 +213,8 @@ class GraphSearch:
         lengths = [int(length) for length in lengths]
         slots = [int(slot) for slot in slots] if len(slots) else [0] * len(lengths)
         assert len(slots) == len(lengths)
+        if self._uses_plain:
+            return self.decode_plainly(states, lengths, slots)
         rows: list[Emissions] = []
         finite: list[bool] = []
         for group in _groups(lengths, slots, self._limits):
@@ -222,6 +225,23 @@ class GraphSearch:
             rows.extend(emissions or _NOTHING for emissions in found)
             finite.extend(emissions is not None for emissions in found)
         return SearchResult(tuple(rows), np.array(finite, bool))
+
+    @torch.inference_mode()
+    def decode_plainly(
+        self, states: Tensor, lengths: Sequence[int], slots: Sequence[int]
+    ) -> SearchResult:
+        """As `decode`, row by row in plain PyTorch: what it is compared with, and its fallback."""
+        firsts = [0, *np.cumsum(lengths[:-1], dtype=int).tolist()]
+        found = [
+            self._plain_row(states, first, length, slot)
+            for first, length, slot in zip(firsts, lengths, slots, strict=True)
+        ]
+        rows = tuple(emissions or _NOTHING for emissions in found)
+        return SearchResult(rows, np.array([emissions is not None for emissions in found], bool))
+
+    def use_plain(self) -> None:
+        """Decode in plain PyTorch from now on: what the kernels give is not right."""
+        self._uses_plain = True
 
     def _decode(self, states: Tensor, group: "_Group") -> list[Emissions | None]:
         """Of every row of a group; None for those that are not finite."""
