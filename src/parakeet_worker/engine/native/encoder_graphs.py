@@ -6,6 +6,7 @@ copied into its bucket's buffers; rows and tokens that it does not fill are empt
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,10 @@ class EncoderGraphs:
     @torch.inference_mode()
     def capture(self) -> None:
         """Capture every bucket, the largest first: the others then fit into its memory."""
-        pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
+        pool = None
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            pool = torch.cuda.graph_pool_handle()
         buckets = [self._captured(tokens, pool) for tokens in reversed(self._bucket_tokens)]
         self._buckets = buckets[::-1]
 
@@ -78,7 +82,7 @@ class EncoderGraphs:
         # The next replay writes where this one did.
         return bucket.encoded.clone()
 
-    def _captured(self, tokens: int, pool: object) -> _Bucket:
+    def _captured(self, tokens: int, pool: Any) -> _Bucket:
         shape = Shape(ROWS, tokens, min(tokens, self._chunk_tokens))
         words = torch.zeros(layout_words(ROWS, tokens), dtype=torch.int32, device=self._device)
         rows = view_layout(words, ROWS, tokens, shape.longest, (Group(0, tokens),))
@@ -92,13 +96,15 @@ class EncoderGraphs:
                 encoded,
                 lambda: encoded.copy_(self._chain(self._samples, rows)),  # type: ignore[arg-type]
             )
-        beside = torch.cuda.Stream(self._device)
-        beside.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(beside):
-            self._chain(self._samples, rows)  # so that nothing is set up while capturing
-        torch.cuda.current_stream(self._device).wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        # Speech detection may use the GPU in another thread meanwhile.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            encoded = self._chain(self._samples, rows)
+        with torch.cuda.stream(torch.cuda.Stream(self._device)):
+            self._chain(self._samples, rows)  # so that nothing is set up while capturing
+            torch.cuda.current_stream(self._device).synchronize()
+            # Speech detection may use the GPU in another thread meanwhile. The context manager
+            # of torch would collect garbage and empty the cache at each capture.
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            try:
+                encoded = self._chain(self._samples, rows)
+            finally:
+                graph.capture_end()
         return _Bucket(shape, words, rows, encoded, graph.replay)

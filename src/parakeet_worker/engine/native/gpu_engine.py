@@ -26,6 +26,7 @@ from parakeet_worker.engine.base import (
     Pending,
     Token,
     Waveform,
+    as_float,
 )
 from parakeet_worker.engine.native.converted import Converted
 from parakeet_worker.engine.native.encoder import EncoderShape
@@ -101,6 +102,7 @@ class GpuEngine:
         self.precision = model.precision
         self._features = PackedFeatures.of(features, kernels, model.precision.dtype)
         self._encoder = PackedEncoder(below("encoder", model.tensors), shape, kernels)
+        self._kernels = kernels
         self._width = shape.width
         self._search = search
         self._packs = True
@@ -115,7 +117,7 @@ class GpuEngine:
             samples=_MAX_FULL_CHUNKS * chunk_tokens * self._token_samples
             + _MAX_CHUNKS * self._hop_samples,
             rows=_MAX_CHUNKS,
-            tokens=_MAX_FULL_CHUNKS * chunk_tokens + _ROUNDED_TOKENS,
+            tokens=max(_MAX_FULL_CHUNKS * chunk_tokens + 2 * _ROUNDED_TOKENS, *bucket_tokens),
         )
         self._graphs = EncoderGraphs(
             self._chain, device, chunk_tokens, self._hop_samples, bucket_tokens
@@ -129,11 +131,14 @@ class GpuEngine:
         return f"{self._plain}, packed"
 
     def warm_up(self, chunk_seconds: float) -> None:
-        """Compile kernels, capture graphs, and run a small and a large batch."""
+        """Compile kernels, capture graphs, compare, and run a small and a large batch."""
+        if self._cuda:  # weights and buffers were filled in another stream
+            torch.cuda.synchronize(self._device)
         with self._within(self._searching):
             self._search.prepare()
-        with self._within(self._compute):
-            self._graphs.capture()
+        if not (self._cuda and self._kernels.blocks):
+            with self._within(self._compute):
+                self._graphs.capture()
         noise = budget.noise(chunk_seconds, self._sample_rate)
         reports = self.compare()
         for report in reports:
@@ -160,13 +165,12 @@ class GpuEngine:
     def _compared_chain(self) -> Iterator[KernelReport]:
         batch = [budget.noise(seconds, self._sample_rate) for seconds in _COMPARED_SECONDS]
         plan = Plan(tuple(len(chunk) for chunk in batch), self._hop_samples)
-        padded, _ = self._plain.encode(batch)
-        expected = [row[:tokens] for row, tokens in zip(padded, plan.tokens, strict=True)]
+        expected = self._plain_states(batch, plan).split(plan.tokens)
         cases: list[tuple[str, Shape | None]] = [("chain", None)]
         if (graph := self._graphs.shape_for(plan)) is not None:
             cases.append(("chain in a graph", graph))
         for name, shape in cases:
-            states = self._encoded_in(shape, batch, plan)[1]
+            states = self._encoded(shape, batch, plan)[1]
             found = states[: sum(plan.tokens)].split(plan.tokens)
             error = max(map(_relative_error, found, expected))
             yield KernelReport(name, error, _CHAIN_TOLERANCE[self.precision])
@@ -213,15 +217,19 @@ class GpuEngine:
         if not batch:
             return Finished([])
         plan = Plan(tuple(len(chunk) for chunk in batch), self._hop_samples)
-        if not self._packs or max(plan.tokens) > self._encoder.longest:
-            return Finished(self._plain.transcribe(batch, scripts))
-        if sum(plan.samples) > self._staging.samples or len(batch) > _MAX_CHUNKS:
+        packed = self._packs and max(plan.tokens) <= self._encoder.longest
+        if packed and (sum(plan.samples) > self._staging.samples or len(batch) > _MAX_CHUNKS):
             raise OutOfMemory(max(plan.samples) / self._sample_rate)
+        broken: frozenset[int] = frozenset()
         with self._within(self._compute):
-            staged, states = self._encoded(batch, plan)
+            if packed:
+                staged, states = self._encoded(self._graphs.shape_for(plan), batch, plan)
+                broken = staged.broken
+            else:
+                states = self._plain_states(batch, plan)
             done = self._compute.record_event() if self._cuda else None
         slots = [_SCRIPT_SLOTS[script] for script in scripts]
-        return self._searcher.submit(self._searched, states, done, plan, slots, staged.broken)
+        return self._searcher.submit(self._searched, states, done, plan, slots, broken)
 
     def release(self) -> None:
         """Return cached memory to the device."""
@@ -233,14 +241,10 @@ class GpuEngine:
         self._searcher.shutdown()
         self._plain.close()
 
-    def _encoded(self, batch: Sequence[Waveform], plan: Plan) -> tuple[Staged, Tensor]:
-        """The batch on the device, and (N, width) states of its rows."""
-        return self._encoded_in(self._graphs.shape_for(plan), batch, plan)
-
-    def _encoded_in(
+    def _encoded(
         self, graph: Shape | None, batch: Sequence[Waveform], plan: Plan
     ) -> tuple[Staged, Tensor]:
-        """In a graph's shape, or without one in the batch's own."""
+        """The batch on the device and (N, width) states of its rows: in a graph, or without."""
         shape = graph or _own_shape(plan)
         staged = self._staging.stage(batch, plan, shape, GROUP_TOKENS)
         if graph is None:
@@ -249,6 +253,11 @@ class GpuEngine:
             states = self._graphs(staged, graph)
         self._staging.release(staged)
         return staged, states
+
+    def _plain_states(self, batch: Sequence[Waveform], plan: Plan) -> Tensor:
+        """(N, width) states of the rows by the plain path, which pads."""
+        padded, _ = self._plain.encode([as_float(chunk) for chunk in batch])
+        return torch.cat([row[:tokens] for row, tokens in zip(padded, plan.tokens, strict=True)])
 
     def _chain(self, samples: Tensor, rows: Rows) -> Tensor:
         return self._encoder(self._features(samples, rows), rows)

@@ -74,6 +74,11 @@ class Kernels:
         """Plain PyTorch for all of them."""
         return cls(**{name: MODULES[name].reference for name in OPERATIONS})
 
+    @property
+    def blocks(self) -> bool:
+        """Whether a reference is among them: it asks the device for lengths, which no graph can."""
+        return any(getattr(self, name) is MODULES[name].reference for name in OPERATIONS)
+
 
 def _launched(name: str, tiles: Tiles) -> Operation:
     return partial(MODULES[name].launch, tile=getattr(tiles, name))
