@@ -7,6 +7,7 @@ import torch
 from comparing import assert_close
 from search_state import rows_at_random
 from torch import Tensor
+from torch.nn import functional
 
 from parakeet_worker.engine.native.kernels import joint_scores
 from parakeet_worker.engine.native.kernels.joint_scores import Partials, blocks
@@ -24,11 +25,14 @@ def partials_of(rows: int, tokens: int, tile: Tile) -> Partials:
 
 
 def both(
-    rows: SearchRows, joined: Tensor, weight: Tensor, bias: Tensor, table: Tensor, tile: Tile
+    rows: SearchRows, joined: Tensor, weight: Tensor, bias: Tensor, added: Tensor, tile: Tile
 ) -> tuple[Partials, Partials]:
-    found = tuple(partials_of(len(joined), table.shape[1], tile) for _ in range(2))
+    """By the kernel and by its reference, with (slots, tokens) additive scores."""
+    tokens = added.shape[1]
+    found = tuple(partials_of(len(joined), tokens, tile) for _ in range(2))
+    table = functional.pad(added, (0, blocks(tokens, tile) * tile.columns - tokens))
     for step, partials in zip((joint_scores.launch, joint_scores.reference), found, strict=True):
-        step(rows, joined, weight, bias, table, partials, tile=tile)
+        step(rows, joined, weight, bias, table, partials, tokens=tokens, tile=tile)
     return found
 
 
@@ -51,11 +55,11 @@ def test_partial_results_equal_the_reference(
     rows = SearchRows(*(getattr(rows, name)[:count].clone() for name in SearchRows.__slots__))
     joined = torch.randn(count, width).to(dtype)
     weight = torch.randn(tokens + durations, width).to(dtype)
-    bias, table = torch.randn(tokens + durations), torch.zeros(3, tokens)
-    table[1] = torch.randn(tokens)
-    table[2, torch.rand(tokens) < 0.5] = -math.inf
+    bias, added = torch.randn(tokens + durations), torch.zeros(3, tokens)
+    added[1] = torch.randn(tokens)
+    added[2, torch.rand(tokens) < 0.5] = -math.inf
     rows.frames[0] = 0
-    mine, theirs = both(rows, joined, weight, bias, table, tile)
+    mine, theirs = both(rows, joined, weight, bias, added, tile)
     active = rows.frames < rows.lengths
     assert active.any()
     for name in Partials.__slots__[:4]:

@@ -165,7 +165,9 @@ class GraphSearch:
         if kernels is None and device.type == "cuda":
             kernels = SearchKernels.triton(self._tiles)
         self._kernels = kernels or SearchKernels.reference()
-        self._weights = _Weights.of(model, dtype, device, self._limits.slots)
+        self._weights = _Weights.of(
+            model, dtype, device, self._limits.slots, self._tiles.joint_scores
+        )
         self._buffers = _Buffers.empty(self._weights, self._limits, self._tiles, device)
         scorer = Scorer(model.predictor, model.joint, model.activation, Precision.FP32)
         self._plain = GreedyDecoder(scorer, model.durations, model.max_symbols)
@@ -185,7 +187,7 @@ class GraphSearch:
         Log-probabilities count all tokens all the same. Slot 0 adds nothing.
         """
         assert 0 < slot < self._limits.slots
-        self._weights.table[slot].copy_(scores)
+        self._weights.table[slot, : self._weights.tokens].copy_(scores)
 
     @torch.inference_mode()
     def prepare(self) -> None:
@@ -295,7 +297,7 @@ class GraphSearch:
         if not bool(row.isfinite().all()):
             return None
         length = torch.tensor([tokens], device=row.device)
-        added = self._weights.table[slot : slot + 1] if slot else None
+        added = self._weights.table[slot : slot + 1, : self._weights.tokens] if slot else None
         return Emissions.from_objects(self._plain.decode(row, length, added)[0])
 
     def _bucket(self, rows: int) -> "_Bucket":
@@ -361,14 +363,16 @@ class _Weights:
     """(V + 1 + durations, J)."""
     outputs_bias: Tensor
     """Float32."""
+    tokens: int
+    """V + 1: the blank is the last."""
     table: Tensor
-    """(slots, V + 1) float32: additive scores."""
+    """(slots, V + 1 and padding) float32: additive scores."""
     durations: Tensor
     """(durations,) int32."""
 
     @classmethod
     def of(
-        cls, model: SearchModel, dtype: torch.dtype, device: torch.device, slots: int
+        cls, model: SearchModel, dtype: torch.dtype, device: torch.device, slots: int, tile: Tile
     ) -> "_Weights":
         joint, outputs = model.joint, joint_outputs(model.joint)
         tokens = len(model.predictor["prediction.embed.weight"])
@@ -379,7 +383,10 @@ class _Weights:
             predict_bias=(joint["pred.bias"] + joint["enc.bias"]).float(),
             outputs=joint[f"{outputs}.weight"].to(dtype).contiguous(),
             outputs_bias=joint[f"{outputs}.bias"].float(),
-            table=torch.zeros(slots, tokens, device=device),
+            tokens=tokens,
+            table=torch.zeros(
+                slots, joint_scores.blocks(tokens, tile) * tile.columns, device=device
+            ),
             durations=torch.tensor(model.durations, dtype=torch.int32, device=device),
         )
 
@@ -441,7 +448,7 @@ class _Buffers:
         rows, tokens = limits.rows, limits.tokens
         inner, width = weights.predict.shape
         layers = len(weights.layers)
-        blocks = joint_scores.blocks(weights.table.shape[1], tiles.joint_scores) + 1
+        blocks = joint_scores.blocks(weights.tokens, tiles.joint_scores) + 1
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(*shape, dtype=dtype, device=device)
@@ -519,7 +526,7 @@ class _Bucket:
         self._kernels = kernels
         self._use = tiles
         self._model = model
-        self._blank = weights.table.shape[1] - 1
+        self._blank = weights.tokens - 1
         self.tiles = -(-len(at.rows.frames) // tiles.search_step.rows)
         """Counts of running rows that a step writes."""
         self.advance: Callable[[], None] = self._steps
@@ -581,6 +588,7 @@ class _Bucket:
             weights.outputs_bias,
             weights.table,
             at.partials,
+            tokens=weights.tokens,
             tile=use.joint_scores,
         )
         self._kernels.search_step(

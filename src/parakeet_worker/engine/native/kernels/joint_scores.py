@@ -47,16 +47,18 @@ def launch(
     table: Tensor,
     partials: Partials,
     *,
+    tokens: int,
     tile: Tile,
 ) -> None:
-    """Write the partial results of all rows.
+    """Write the partial results of all rows; those that have ended have some without a meaning.
 
-    `joined` is (R, J) and `weight` (V + 1 + durations, J), float16 or float32; `bias` is float32.
-    `table` is (slots, V + 1) float32: additive scores, of which slot 0 is all zero and not read;
-    minus infinity forbids a token. Rows that have ended have results without a meaning.
+    `joined` is (R, J) and `weight` (tokens + durations, J), float16 or float32; `bias` is float32.
+    The `tokens` include the blank. `table` is (slots, blocks * tile.columns) float32: additive
+    scores, of which slot 0 is all zero and not read; minus infinity forbids a token.
     """
-    (count, width), (outputs, _), tokens = joined.shape, weight.shape, table.shape[1]
+    (count, width), (outputs, _) = joined.shape, weight.shape
     assert outputs - tokens <= tile.columns
+    assert table.shape[1] == blocks(tokens, tile) * tile.columns
     start(
         _joint_scores,
         (blocks(tokens, tile) + 1, triton.cdiv(count, tile.rows)),
@@ -75,6 +77,7 @@ def launch(
         count,
         WIDTH=width,
         TOKENS=tokens,
+        BLOCKS=len(partials.best) - 1,
         OUTPUTS=outputs,
         ROWS=tile.rows,
         COLUMNS=tile.columns,
@@ -92,17 +95,17 @@ def reference(
     table: Tensor,
     partials: Partials,
     *,
+    tokens: int,
     tile: Tile,
 ) -> None:
     """As `launch`, in plain PyTorch."""
     scores = joined.float() @ weight.float().t() + bias
-    tokens, least = table.shape[1], float("-inf")
-    padding = (0, blocks(tokens, tile) * tile.columns - tokens)
+    padding = (0, table.shape[1] - tokens)
+    padded = functional.pad(scores[:, :tokens], padding, value=float("-inf"))
     shape = (len(scores), -1, tile.columns)
-    raw = functional.pad(scores[:, :tokens], padding, value=least).view(shape)
-    added = functional.pad(scores[:, :tokens] + table[rows.slots], padding, value=least).view(shape)
+    raw = padded.view(shape)
     maximum = raw.amax(dim=2)
-    best, at = added.max(dim=2)
+    best, at = (padded + table[rows.slots]).view(shape).max(dim=2)
     first = torch.arange(0, raw.shape[1] * tile.columns, tile.columns, device=at.device)
     found = (
         (partials.maximum, maximum),
@@ -133,13 +136,14 @@ def _joint_scores(
     rows,
     WIDTH: tl.constexpr,
     TOKENS: tl.constexpr,
+    BLOCKS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
     block = tl.program_id(0)
-    durations = block * COLUMNS >= TOKENS
+    durations = block == BLOCKS
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     in_rows = row < rows
     first_column = tl.where(durations, TOKENS, block * COLUMNS)
@@ -170,18 +174,23 @@ def _joint_scores(
         _, at = tl.max(scores, 1, return_indices=True)
         tl.store(INDICES + place, at, mask=in_rows)
     else:
-        maximum = tl.max(scores, 1)
+        maximum, at = tl.max(scores, 1, return_indices=True)
         total = tl.sum(tl.exp(scores - maximum[:, None]), 1)
+        best, raw = maximum, maximum
         slot = tl.load(SLOTS + row, mask=in_rows, other=0)
-        added = tl.load(
-            TABLE + slot[:, None].to(tl.int64) * TOKENS + column[None, :],
-            mask=(slot != 0)[:, None] & in_columns[None, :],
-            other=0.0,
-        )
-        best, at = tl.max(scores + added, 1, return_indices=True)
-        here = tl.arange(0, COLUMNS)[None, :] == at[:, None]
+        if tl.max(slot, 0) != 0:
+            # Not `column`, which the compiler cannot see to be aligned: it would load one by one.
+            token = block * COLUMNS + tl.arange(0, COLUMNS)
+            added = tl.load(
+                TABLE + slot[:, None] * (BLOCKS * COLUMNS) + token[None, :],
+                mask=(slot != 0)[:, None],
+                other=0.0,
+            )
+            best, at = tl.max(scores + added, 1, return_indices=True)
+            here = tl.arange(0, COLUMNS)[None, :] == at[:, None]
+            raw = tl.sum(tl.where(here, scores, 0.0), 1)
         tl.store(MAXIMUM + place, maximum, mask=in_rows)
         tl.store(TOTAL + place, total, mask=in_rows)
         tl.store(BEST + place, best, mask=in_rows)
-        tl.store(RAW + place, tl.sum(tl.where(here, scores, 0.0), 1), mask=in_rows)
+        tl.store(RAW + place, raw, mask=in_rows)
         tl.store(INDICES + place, at + first_column, mask=in_rows)
