@@ -36,6 +36,7 @@ def both(
     return found
 
 
+@pytest.mark.parametrize("slots", [1, 2, 3])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize(
     ("count", "width", "tokens", "durations", "tile"),
@@ -47,11 +48,11 @@ def both(
     ],
 )
 def test_partial_results_equal_the_reference(
-    count: int, width: int, tokens: int, durations: int, tile: Tile, dtype: torch.dtype
+    count: int, width: int, tokens: int, durations: int, tile: Tile, dtype: torch.dtype, slots: int
 ) -> None:
-    """With additive scores of every kind in the same batch."""
+    """With additive scores of no, one and every kind in the same batch."""
     torch.manual_seed(tokens)
-    rows = rows_at_random([4, 0, 9, 5] * 10, slots=3)
+    rows = rows_at_random([4, 0, 9, 5] * 10, slots=slots)
     rows = SearchRows(*(getattr(rows, name)[:count].clone() for name in SearchRows.__slots__))
     joined = torch.randn(count, width).to(dtype)
     weight = torch.randn(tokens + durations, width).to(dtype)
