@@ -212,6 +212,21 @@ def test_one_kernel_may_be_replaced_and_is_then_called():
     assert called
 
 
+@pytest.mark.parametrize(("frames", "replays"), [(1, 1), (16, 1), (17, 2), (100, 7), (160, 10)])
+def test_no_more_steps_are_started_than_the_longest_row_needs(frames, replays):
+    called = []
+
+    def counted(*arguments, **options):
+        called.append(1)
+        return SearchKernels.reference().search_step(*arguments, **options)
+
+    kernels = dataclasses.replace(SearchKernels.reference(), search_step=counted)
+    search = GraphSearch(stubborn(10, duration=1), CPU, kernels=kernels, limits=SMALL)
+    found = search.decode(torch.randn(frames + 1, WIDTH), [1, frames])
+    assert [len(row) for row in found.rows] == [1, frames]
+    assert len(called) == 16 * replays
+
+
 def test_the_memory_of_the_buffers_is_what_they_say():
     model = tiny(0)
     small, large = (

@@ -41,10 +41,10 @@ def both(
     for step in (search_step.launch, search_step.reference):
         mine = copied(rows)
         record = torch.zeros(int(rows.lengths.sum()) + 1, 4, dtype=torch.int32)
-        running = torch.full((-(-len(rows.frames) // tile.rows),), -9, dtype=torch.int32)
-        arguments = (mine, partials, DURATIONS, record, running)
+        left = torch.full((-(-len(rows.frames) // tile.rows),), -9, dtype=torch.int32)
+        arguments = (mine, partials, DURATIONS, record, left)
         step(*arguments, blank=BLANK, max_symbols=3, tile=tile)
-        found.append((mine, record[:-1], running))
+        found.append((mine, record[:-1], left))
     return tuple(found)
 
 
@@ -57,10 +57,10 @@ def test_every_row_moves_as_in_the_reference(lengths: list[int], blocks: int, ti
     for seed in range(6):
         rows = rows_at_random(lengths, seed)
         partials = partials_at_random(len(lengths), blocks, seed)
-        (mine, record, running), (theirs, right, left) = both(rows, partials, tile)
+        (mine, record, ahead), (theirs, right, expected) = both(rows, partials, tile)
         for name in SearchRows.__slots__:
             assert torch.equal(getattr(mine, name), getattr(theirs, name)), name
-        assert torch.equal(running, left)
+        assert torch.equal(ahead, expected)
         assert torch.equal(record[:, :3], right[:, :3])
         assert_close(*(each[:, 3].view(torch.float32) for each in (record, right)), roundings=16)
         seen += int((right[:, 3] != 0).sum())
@@ -75,9 +75,9 @@ def test_a_row_whose_scores_are_not_finite_has_ended(value: float) -> None:
     partials = partials_at_random(3, 5, seed=1)
     partials.total[3, 1] = value
     partials.indices[:, 1] = 127
-    for found, record, running in both(rows, partials, Tile(rows=16)):
+    for found, record, left in both(rows, partials, Tile(rows=16)):
         assert found.counts[1] == FAILED
         assert found.frames[1] == 8
         assert found.emitted[1] == 0
         assert not record[8:16].any()
-        assert running.tolist() == [2]
+        assert left.tolist() == [int((found.lengths - found.frames).max())]

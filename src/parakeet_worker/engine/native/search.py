@@ -1,9 +1,9 @@
 """The greedy TDT search of `decoder` as five kernels a step, in CUDA graphs of several steps.
 
-A step asks the host nothing and writes to buffers that never move. A graph is replayed until a
-flag, read one replay late so that the GPU never waits for it, says that no row is active.
-`GreedyDecoder` stays the definition of correct, and decodes the rows that the buffers have no
-room for.
+A step asks the host nothing and writes to buffers that never move. A graph is replayed until no
+row has frames left. How many are left is read one replay late, so that the GPU does not wait for
+the host, until the next replay may be the last. `GreedyDecoder` stays the definition of correct,
+and decodes the rows that the buffers have no room for.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -173,7 +173,8 @@ class GraphSearch:
         self._plain = GreedyDecoder(scorer, model.durations, model.max_symbols)
         self._uses_plain = False
         self._model = model
-        self._flags = _Flags(self._buffers.running)
+        farthest = _STEPS_PER_REPLAY * max(1, *model.durations)
+        self._progress = _Progress(self._buffers.left, farthest)
         self._buckets = {rows: self._bucket(rows) for rows in _BUCKETS if rows <= self._limits.rows}
 
     @property
@@ -198,8 +199,10 @@ class GraphSearch:
         for bucket in self._buckets.values():
             bucket.capture()
 
-    def record_steps(self) -> None:
+    def record_launches(self) -> None:
         """Launch every kernel that any bucket needs: within `launcher.recording`."""
+        encode = self._weights.encode
+        self._kernels.product(encode.new_empty(1, encode.shape[1]), encode)
         for bucket in self._buckets.values():
             bucket.advance()
 
@@ -215,6 +218,7 @@ class GraphSearch:
         lengths = [int(length) for length in lengths]
         slots = [int(slot) for slot in slots] if len(slots) else [0] * len(lengths)
         assert len(slots) == len(lengths)
+        assert all(0 <= slot < self._limits.slots for slot in slots)
         if self._uses_plain:
             return self.decode_plainly(states, lengths, slots)
         rows: list[Emissions] = []
@@ -255,11 +259,10 @@ class GraphSearch:
             part, out = (each[first : first + _PROJECTED] for each in (mine, encoded))
             out.copy_(self._kernels.product(part.to(out.dtype), self._weights.encode))
         bucket.start(encoded)
-        self._flags.reset()
-        while True:
+        self._progress.begin(max(group.lengths))
+        while self._progress.unfinished:
             bucket.advance()
-            if self._flags.ended(bucket.tiles):
-                break
+            self._progress.follow(bucket.tiles)
         record, counts = self._buffers.fetch(group.tokens)
         found: list[Emissions | None] = [None] * len(group.lengths)
         offset_of = group.offsets
@@ -278,16 +281,19 @@ class GraphSearch:
         Long rows come first, so that the rows of a tile end at about the same time.
         """
         order = sorted(range(len(group.lengths)), key=lambda row: -group.lengths[row])
-        layout = self._buffers.host_layout
-        layout.zero_()
-        layout[:, : len(order)] = torch.tensor(
-            [
-                [column[row] for row in order]
-                for column in (group.offsets, group.lengths, group.slots)
-            ],
-            dtype=torch.int32,
-        ).view(len(layout), len(order))
-        self._buffers.layout[: len(layout)].copy_(layout, non_blocking=True)
+        host = self._buffers.host_layout
+        host.zero_()
+        rows = SearchRows.of(host, len(order))
+        for line, column in (
+            (rows.offsets, group.offsets),
+            (rows.lengths, group.lengths),
+            (rows.slots, group.slots),
+        ):
+            line.copy_(torch.tensor([column[row] for row in order], dtype=torch.int32))
+        # The predictor's first input is the blank, which stands for the start.
+        rows.tokens.fill_(self._weights.tokens - 1)
+        rows.emitted.fill_(1)
+        self._buffers.layout.copy_(host, non_blocking=True)
         return order
 
     def _plain_row(
@@ -377,12 +383,12 @@ class _Weights:
         joint, outputs = model.joint, joint_outputs(model.joint)
         tokens = len(model.predictor["prediction.embed.weight"])
         return cls(
-            encode=joint["enc.weight"].to(dtype).contiguous(),
+            encode=_copied(joint["enc.weight"], dtype),
             layers=tuple(_layers(model.predictor, dtype)),
             predict=_turned(joint["pred.weight"], dtype),
             predict_bias=(joint["pred.bias"] + joint["enc.bias"]).float(),
-            outputs=joint[f"{outputs}.weight"].to(dtype).contiguous(),
-            outputs_bias=joint[f"{outputs}.bias"].float(),
+            outputs=_copied(joint[f"{outputs}.weight"], dtype),
+            outputs_bias=_copied(joint[f"{outputs}.bias"], torch.float32),
             tokens=tokens,
             table=torch.zeros(
                 slots, joint_scores.blocks(tokens, tile) * tile.columns, device=device
@@ -396,6 +402,11 @@ class _Weights:
         return sum(
             part.nbytes for part in (self.encode, self.predict, self.outputs, self.table, *layers)
         )
+
+
+def _copied(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """In memory of its own, which is aligned; part of a mapped file may not be."""
+    return weight.to(dtype, copy=True).contiguous()
 
 
 def _turned(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -435,8 +446,8 @@ class _Buffers:
     """(blocks + 1, rows) int32, flat."""
     record: Tensor
     """(tokens + 1, 4) int32: what was emitted."""
-    running: Tensor
-    """(tiles,) int32: how many rows of each tile have frames left."""
+    left: Tensor
+    """(tiles,) int32: the most frames that a row of each tile has left."""
     host_layout: Tensor
     host_record: Tensor
     host_counts: Tensor
@@ -467,8 +478,8 @@ class _Buffers:
             partials=zeros(4, blocks * rows),
             indices=zeros(blocks * rows, dtype=torch.int32),
             record=zeros(tokens + 1, search_step.COLUMNS, dtype=torch.int32),
-            running=zeros(-(-rows // tiles.search_step.rows), dtype=torch.int32),
-            host_layout=on_host(3, rows),
+            left=zeros(-(-rows // tiles.search_step.rows), dtype=torch.int32),
+            host_layout=on_host(SearchRows.lines(), rows),
             host_record=on_host(tokens, search_step.COLUMNS),
             host_counts=on_host(rows),
         )
@@ -528,7 +539,7 @@ class _Bucket:
         self._model = model
         self._blank = weights.tokens - 1
         self.tiles = -(-len(at.rows.frames) // tiles.search_step.rows)
-        """Counts of running rows that a step writes."""
+        """How many numbers of frames left a step writes."""
         self.advance: Callable[[], None] = self._steps
         """Run several steps."""
 
@@ -537,10 +548,6 @@ class _Bucket:
         at, rows = self._at.whole, self._at.rows
         at.hidden[0].zero_()
         at.cell.zero_()
-        for cleared in (rows.frames, rows.repeats):
-            cleared.zero_()
-        rows.tokens.fill_(self._blank)
-        rows.emitted.fill_(1)
         # The sum of a frame is finite if all its values are: float32 has room for it.
         bad = ~encoded.sum(dim=1, dtype=torch.float32).isfinite()
         torch.cumsum(bad, dim=0, dtype=torch.int32, out=at.failing[1 : len(encoded) + 1])
@@ -596,38 +603,53 @@ class _Bucket:
             at.partials,
             weights.durations,
             at.whole.record,
-            at.whole.running[: self.tiles],
+            at.whole.left[: self.tiles],
             blank=self._blank,
             max_symbols=self._model.max_symbols,
             tile=use.search_step,
         )
 
 
-class _Flags:
-    """Tells that all rows have ended, one replay late where asking at once would stall the GPU."""
+class _Progress:
+    """Follows how many frames are left, without making the GPU wait while many are."""
 
-    def __init__(self, running: Tensor) -> None:
-        self._running = running
-        self._overlapped = running.device.type == "cuda"
-        self._asked = 0
-        if self._overlapped:
-            self._copies = [
-                torch.zeros(len(running), dtype=running.dtype).pin_memory() for _ in range(2)
-            ]
-            self._events = [torch.cuda.Event() for _ in range(2)]
+    def __init__(self, left: Tensor, farthest: int) -> None:
+        """No row moves more than `farthest` frames from one `follow` to the next."""
+        self._left = left
+        self._farthest = farthest
+        on_gpu = left.device.type == "cuda"
+        self._events = [torch.cuda.Event() for _ in range(2)] if on_gpu else []
+        self._copies = [torch.zeros(len(left), dtype=left.dtype) for _ in range(2)]
+        if on_gpu:
+            self._copies = [copy.pin_memory() for copy in self._copies]
+        self._most = self._started = 0
 
-    def reset(self) -> None:
-        self._asked = 0
+    def begin(self, longest: int) -> None:
+        """A group whose longest row has so many frames."""
+        self._most, self._started = longest, 0
 
-    def ended(self, tiles: int) -> bool:
-        """Whether the first `tiles` counts are zero."""
-        if not self._overlapped:
-            return not bool(self._running[:tiles].any())
-        turn = self._asked % 2
-        self._copies[turn].copy_(self._running, non_blocking=True)
-        self._events[turn].record()
-        self._asked += 1
-        if self._asked == 1:
-            return False
-        self._events[1 - turn].synchronize()
-        return not bool(self._copies[1 - turn][:tiles].any())
+    @property
+    def unfinished(self) -> bool:
+        """Whether any row has frames left."""
+        return self._most > 0
+
+    def follow(self, tiles: int) -> None:
+        """Once the next steps are started: look at what those before them left.
+
+        Only where that is so little that these may be the last is it their result that is
+        waited for.
+        """
+        turn = self._started % 2
+        self._copies[turn].copy_(self._left, non_blocking=True)
+        if self._events:
+            self._events[turn].record()
+        if self._started > 0:
+            self._read(1 - turn, tiles)
+        if self._most <= self._farthest:
+            self._read(turn, tiles)
+        self._started += 1
+
+    def _read(self, turn: int, tiles: int) -> None:
+        if self._events:
+            self._events[turn].synchronize()
+        self._most = int(self._copies[turn][:tiles].max())

@@ -20,7 +20,7 @@ def launch(
     partials: Partials,
     durations: Tensor,
     record: Tensor,
-    running: Tensor,
+    left: Tensor,
     *,
     blank: int,
     max_symbols: int,
@@ -30,7 +30,7 @@ def launch(
 
     `durations` is (D,) int32. What a row emits is written to (N + 1, 4) int32 `record`, from the
     row's first frame on, as far as it has room; the last line is a place for what is dropped.
-    `running` is (ceil(R / tile.rows),) int32: how many rows of each tile have frames left.
+    `left` is (ceil(R / tile.rows),) int32: the most frames that a row of each tile has left.
     """
     (count,) = rows.frames.shape
     blocks = len(partials.best) - 1
@@ -51,7 +51,7 @@ def launch(
         partials.indices,
         durations,
         record,
-        running,
+        left,
         count,
         BLOCKS=blocks,
         PADDED=triton.next_power_of_2(blocks),
@@ -70,7 +70,7 @@ def reference(
     partials: Partials,
     durations: Tensor,
     record: Tensor,
-    running: Tensor,
+    left: Tensor,
     *,
     blank: int,
     max_symbols: int,
@@ -105,9 +105,9 @@ def reference(
     rows.frames.copy_(torch.where(failed, rows.lengths, rows.frames))
     rows.tokens.copy_(token)
     rows.emitted.copy_(emitted)
-    left = (rows.frames < rows.lengths).int()
-    padded = functional.pad(left, (0, -len(left) % tile.rows))
-    running.copy_(padded.view(-1, tile.rows).sum(dim=1))
+    ahead = (rows.lengths - rows.frames).clamp(min=0)
+    padded = functional.pad(ahead, (0, -len(ahead) % tile.rows))
+    left.copy_(padded.view(-1, tile.rows).amax(dim=1))
 
 
 def _move(
@@ -136,7 +136,7 @@ def _search_step(
     INDICES,
     DURATION_OF,
     RECORD,
-    RUNNING,
+    LEFT,
     rows,
     BLOCKS: tl.constexpr,
     PADDED: tl.constexpr,
@@ -195,4 +195,4 @@ def _search_step(
     tl.store(REPEATS + row, tl.where(stuck, 0, repeats), mask=in_rows)
     tl.store(TOKENS + row, token, mask=in_rows)
     tl.store(EMITTED + row, emitted.to(tl.int32), mask=in_rows)
-    tl.store(RUNNING + tl.program_id(0), tl.sum((frame < length).to(tl.int32), 0))
+    tl.store(LEFT + tl.program_id(0), tl.max(tl.maximum(length - frame, 0), 0))
