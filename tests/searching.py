@@ -91,7 +91,7 @@ def demo_states(languages: Sequence[str]) -> tuple[Tensor, list[int]]:
     """Encoder states of the samples in these languages, packed, and the length of each."""
     engine = NativeEngine.open(DEMO, "cpu", "fp32", "plain")
     with torch.inference_mode():
-        states, valid = engine._encoded([_samples(language) for language in languages])
+        states, valid = engine.encode([_samples(language) for language in languages])
     lengths = valid.tolist()
     return torch.cat([row[:length] for row, length in zip(states, lengths, strict=True)]), lengths
 

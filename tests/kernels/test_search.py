@@ -117,7 +117,7 @@ def test_a_step_can_be_recorded_to_be_compiled_ahead(reproducible: bool, row_til
         kernels=SearchKernels.triton(Tiles(), reproducible=reproducible),
     )
     with recording(launches.append):
-        search.record_launches()
+        search.record_steps()
     kinds = {(each.kernel.fn.__name__, tuple(each.options.items())) for each in launches}
     names = [name for name, _ in kinds]
     # The LSTM has two: its first layer reads a table.

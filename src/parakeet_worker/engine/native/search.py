@@ -199,8 +199,8 @@ class GraphSearch:
         for bucket in self._buckets.values():
             bucket.capture()
 
-    def record_launches(self) -> None:
-        """Launch every kernel that any bucket needs: within `launcher.recording`."""
+    def record_steps(self) -> None:
+        """Launch every kernel that a search needs, to record it: see `launcher.recording`."""
         encode = self._weights.encode
         self._kernels.product(encode.new_empty(1, encode.shape[1]), encode)
         for bucket in self._buckets.values():
