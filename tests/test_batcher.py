@@ -2,19 +2,41 @@
 
 import itertools
 import logging
+import queue
 import threading
+import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher, plan
-from parakeet_worker.engine.base import Capacity, Hypothesis, Samples, SynchronousEngine, Token
-from parakeet_worker.errors import ContractBroken, EngineLost, OutOfMemory, Overloaded
+from parakeet_worker.engine.base import (
+    Capacity,
+    Finished,
+    Hypothesis,
+    LazyTokens,
+    Outcome,
+    Pending,
+    Samples,
+    SynchronousEngine,
+    Token,
+)
+from parakeet_worker.engine.failures import translated
+from parakeet_worker.errors import (
+    ContractBroken,
+    EngineLost,
+    NotFinite,
+    OutOfMemory,
+    Overloaded,
+)
 
 PATIENCE_SECONDS = 20.0
 
@@ -110,6 +132,61 @@ def said(answer: Answer) -> str:
 
 def failure(answer: Answer) -> BaseException | None:
     return answer.exception(PATIENCE_SECONDS)
+
+
+class Flight:
+    """A batch that comes back when the test says so."""
+
+    def __init__(self, batch: Sequence[Samples]) -> None:
+        self.names = [name(samples) for samples in batch]
+        self._outcomes = [hypothesis(samples) for samples in batch]
+        self._back: Future[list[Outcome]] = Future()
+
+    def result(self) -> list[Outcome]:
+        return self._back.result(PATIENCE_SECONDS)
+
+    def land(self, outcomes: list[Outcome] | None = None) -> None:
+        self._back.set_result(self._outcomes if outcomes is None else outcomes)
+
+    def fail(self, failure: BaseException) -> None:
+        self._back.set_exception(failure)
+
+
+class Deep(Engine):
+    """Takes a second batch while the first is in flight; the test lands them."""
+
+    depth = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._flights: queue.Queue[Flight] = queue.Queue()
+        self.flying: list[Flight] = []
+        self.released_beside: list[int] = []
+        """For each release of memory, how many batches were in flight."""
+
+    def submit(self, batch: Sequence[Samples], _scripts: object = ()) -> Flight:
+        self.threads.add(threading.get_ident())
+        flight = Flight(batch)
+        self.batches.append(list(batch))
+        self._flights.put(flight)
+        return flight
+
+    def release(self) -> None:
+        flying = sum(not flight._back.done() for flight in self.flying)
+        self.released_beside.append(flying)
+
+    def next(self) -> Flight:
+        flight = self._flights.get(timeout=PATIENCE_SECONDS)
+        self.flying.append(flight)
+        return flight
+
+    def has_no_more(self) -> bool:
+        """Whether nothing is submitted for a moment."""
+        try:
+            self._flights.put(self._flights.get(timeout=0.05))
+        except queue.Empty:
+            return True
+        return False
 
 
 @contextmanager
@@ -474,7 +551,7 @@ def test_only_the_piece_that_does_not_fit_alone_is_blamed_for_it():
 
 
 @pytest.mark.parametrize(
-    "kind", [RuntimeError, MemoryError, ValueError, EngineLost, SystemExit, KeyboardInterrupt]
+    "kind", [RuntimeError, OSError, ValueError, EngineLost, SystemExit, KeyboardInterrupt]
 )
 def test_an_unknown_failure_is_the_loss_of_the_engine_for_all_that_wait_and_come(kind):
     def scheme(_: object) -> list[Hypothesis]:
@@ -521,6 +598,21 @@ def test_a_loss_in_the_second_half_of_a_split_batch_leaves_nobody_waiting():
         assert isinstance(failure(waiting), EngineLost)
         assert batcher.lost
     assert "5" not in engine.heard
+
+
+def test_a_loss_leaves_no_part_of_a_split_batch_waiting_for_its_turn():
+    failures = iter([OutOfMemory(1.0), RuntimeError("illegal memory access")])
+
+    def scheme(_: object) -> list[Hypothesis]:
+        raise next(failures)
+
+    engine = Scheming(scheme)
+    with batching(engine, batch_seconds=4) as batcher:
+        occupy(batcher, engine)
+        split = batcher.submit(pieces(1, 2, 3, 4))
+        engine.released.set()
+        errors = [failure(answer) for answer in split]
+    assert all(isinstance(error, EngineLost) for error in errors)
 
 
 # turns
@@ -628,7 +720,7 @@ def test_an_engine_that_comes_back_too_late_does_no_harm():
     with watching(engine, 0.3) as batcher:
         answers = batcher.submit(pieces(1, 2, 3))
         errors = [failure(answer) for answer in answers]
-        thread = batcher._thread
+        thread = batcher._threads[0]
         engine.released.set()
         thread.join(PATIENCE_SECONDS)
         assert not thread.is_alive()
@@ -644,7 +736,7 @@ def test_an_engine_that_runs_out_of_memory_too_late_does_no_harm():
         answers = batcher.submit(pieces(1, 2))
         errors = [failure(answer) for answer in answers]
         engine.released.set()
-        batcher._thread.join(PATIENCE_SECONDS)
+        batcher._threads[0].join(PATIENCE_SECONDS)
         assert [failure(answer) for answer in answers] == errors
     assert len(engine.batches) == 1
 
@@ -691,7 +783,7 @@ def test_a_watch_that_ends_when_its_batch_is_done_gives_nothing_up():
     with watching(engine, PATIENCE_SECONDS) as batcher:
         answers = batcher.submit(pieces(1, 2, 3, 4))
         assert engine.entered.acquire(timeout=PATIENCE_SECONDS)
-        done = batcher._working
+        done = batcher._watched
         engine.released.release()
         assert engine.entered.acquire(timeout=PATIENCE_SECONDS), "the second batch has begun"
         batcher._give_up(done)
@@ -724,3 +816,427 @@ def test_a_slow_engine_that_comes_back_in_time_is_not_given_up():
         engine.released.set()
         assert [said(answer) for answer in answers] == ["1", "2", "3"]
         assert not batcher.lost
+
+
+# two batches in flight
+
+
+def test_the_next_batch_is_submitted_while_one_is_in_flight_and_no_third():
+    engine = Deep()
+    with batching(engine, batch_seconds=1) as batcher:
+        answers = batcher.submit(pieces(1, 2, 3, 4))
+        first, second = engine.next(), engine.next()
+        assert engine.has_no_more()
+        first.land()
+        assert said(answers[0]) == "1"
+        third = engine.next()
+        assert not answers[1].done()
+        for flight in (second, third):
+            flight.land()
+        engine.next().land()
+        assert [said(answer) for answer in answers] == ["1", "2", "3", "4"]
+    assert len(engine.threads) == 1
+
+
+def test_results_are_waited_for_beside_the_thread_that_submits_and_tokens_are_not_built():
+    engine = Deep()
+    built: list[int] = []
+    resolved: list[int] = []
+
+    def tokens() -> tuple[Token, ...]:
+        built.append(threading.get_ident())
+        return (Token("▁lazy", 0, 1, -0.1),)
+
+    with batching(engine) as batcher:
+        (answer,) = batcher.submit(pieces(1))
+        answer.add_done_callback(lambda _: resolved.append(threading.get_ident()))
+        engine.next().land([Hypothesis(LazyTokens(1, tokens), 0.08)])
+        found = answer.result(PATIENCE_SECONDS)
+        assert built == []
+        assert found.tokens[0].piece == "▁lazy"
+    assert built == [threading.get_ident()]
+    assert not engine.threads & {*resolved, *built}
+
+
+def test_a_batch_that_comes_back_before_an_older_one_waits_for_it():
+    engine = Deep()
+    with batching(engine, batch_seconds=1) as batcher:
+        answers = batcher.submit(pieces(1, 2))
+        first, second = engine.next(), engine.next()
+        second.land()
+        first.land()
+        assert [said(answer) for answer in answers] == ["1", "2"]
+
+
+def test_out_of_memory_in_one_batch_does_not_blame_the_one_beside_it():
+    engine = Deep()
+    with batching(engine, batch_seconds=2) as batcher:
+        answers = batcher.submit(pieces(1, 2, 3, 4, 5), caller=engine)
+        first, second = engine.next(), engine.next()
+        assert (first.names, second.names) == (["1", "2"], ["3", "4"])
+        first.fail(OutOfMemory(1))
+        assert engine.has_no_more(), "the parts have the device to themselves"
+        second.land()
+        assert [said(answer) for answer in answers[2:4]] == ["3", "4"]
+        for expected in ("1", "2"):
+            part = engine.next()
+            assert part.names == [expected]
+            assert engine.has_no_more()
+            part.land()
+        engine.next().land()
+        assert [said(answer) for answer in answers] == ["1", "2", "3", "4", "5"]
+    assert engine.released_beside == [0, 0]
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_chunk_that_did_not_fit_beside_another_batch_is_blamed_only_if_it_does_not_alone(fits):
+    engine = Deep()
+    with batching(engine, batch_seconds=1) as batcher:
+        answers = batcher.submit([piece(1, 1), piece(2, 3), piece(3)], caller=engine)
+        first, second = engine.next(), engine.next()
+        first.land()
+        third = engine.next()
+        second.fail(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+        assert engine.has_no_more()
+        third.land()
+        alone = engine.next()
+        assert alone.names == ["2"]
+        assert engine.has_no_more()
+        if fits:
+            alone.land()
+            assert said(answers[1]) == "2"
+        else:
+            alone.fail(OutOfMemory(3))
+            error = failure(answers[1])
+            assert isinstance(error, OutOfMemory)
+            assert error.facts == {"seconds": 3}
+        assert [said(answers[0]), said(answers[2])] == ["1", "3"]
+        assert not batcher.lost
+
+
+class Refusing(Deep):
+    """Has no memory to begin a second batch beside another."""
+
+    def submit(self, batch: Sequence[Samples], _scripts: object = ()) -> Flight:
+        if any(not flight._back.done() for flight in self.flying):
+            raise OutOfMemory(1)
+        self.flying.append(super().submit(batch))
+        return self.flying[-1]
+
+
+def test_a_batch_that_there_is_no_memory_to_begin_is_tried_again_when_nothing_is_in_flight():
+    engine = Refusing()
+    with batching(engine, batch_seconds=2) as batcher:
+        answers = batcher.submit(pieces(1, 2, 3, 4), caller=engine)
+        first = engine._flights.get(timeout=PATIENCE_SECONDS)
+        assert engine.has_no_more()
+        first.land()
+        for _ in range(2):
+            engine._flights.get(timeout=PATIENCE_SECONDS).land()
+        assert [said(answer) for answer in answers] == ["1", "2", "3", "4"]
+    assert [len(batch) for batch in engine.batches] == [2, 1, 1]
+
+
+def test_a_loss_answers_all_that_is_in_flight_and_all_that_waits():
+    engine = Deep()
+    with batching(engine, batch_seconds=1) as batcher:
+        answers = batcher.submit(pieces(1, 2, 3, 4))
+        first, second = engine.next(), engine.next()
+        first.fail(RuntimeError("CUDA error: an illegal memory access was encountered"))
+        errors = [failure(answer) for answer in answers]
+        assert batcher.lost
+        second.land()
+        with pytest.raises(EngineLost, match="illegal memory access"):
+            batcher.submit(pieces(5))
+    assert all(isinstance(error, EngineLost) for error in errors)
+    assert len(engine.batches) == 2
+
+
+def test_a_failure_to_submit_is_the_loss_of_the_batch_in_flight_too():
+    class Broken(Deep):
+        def submit(self, batch: Sequence[Samples], _scripts: object = ()) -> Flight:
+            if self.batches:
+                raise RuntimeError("CUDA error: misaligned address")
+            return super().submit(batch)
+
+    engine = Broken()
+    with batching(engine, batch_seconds=1) as batcher:
+        answers = batcher.submit(pieces(1, 2, 3))
+        errors = [failure(answer) for answer in answers]
+        engine.next().land()
+    assert all(isinstance(error, EngineLost) for error in errors)
+    assert all("misaligned" in str(error) for error in errors)
+
+
+def test_closing_finishes_both_batches_in_flight():
+    engine = Deep()
+    with batching(engine, batch_seconds=1) as batcher:
+        answers = batcher.submit(pieces(1, 2, 3))
+        first, second = engine.next(), engine.next()
+        closing = threading.Thread(target=batcher.close)
+        closing.start()
+        while not batcher._closed:
+            closing.join(0.001)
+        first.land()
+        assert said(answers[0]) == "1"
+        closing.join(0.05)
+        assert closing.is_alive()
+        second.land()
+        closing.join(PATIENCE_SECONDS)
+        assert not closing.is_alive()
+        assert said(answers[1]) == "2"
+        assert isinstance(failure(answers[2]), EngineLost)
+        assert not batcher.lost
+        assert not any(thread.is_alive() for thread in batcher._threads)
+
+
+def test_closing_finishes_the_parts_of_a_batch_that_did_not_fit():
+    engine = Deep()
+    with batching(engine, batch_seconds=2) as batcher:
+        answers = batcher.submit(pieces(1, 2, 3), caller=engine)
+        first, second = engine.next(), engine.next()
+        closing = threading.Thread(target=batcher.close)
+        closing.start()
+        while not batcher._closed:
+            closing.join(0.001)
+        second.land()
+        first.fail(MemoryError())
+        for _ in range(2):
+            engine.next().land()
+        closing.join(PATIENCE_SECONDS)
+        assert [said(answer) for answer in answers] == ["1", "2", "3"]
+
+
+def test_work_cancelled_while_two_batches_are_in_flight_never_reaches_the_engine():
+    engine = Deep()
+    with batching(engine, batch_seconds=1) as batcher:
+        answers = batcher.submit(pieces(1, 2, 3, 4))
+        first, second = engine.next(), engine.next()
+        assert answers[2].cancel()
+        assert not answers[1].cancel()
+        first.land()
+        second.land()
+        engine.next().land()
+        assert said(answers[3]) == "4"
+    assert engine.heard == ["1", "2", "4"]
+
+
+def test_the_time_of_a_batch_counts_from_when_it_is_the_oldest():
+    engine = Deep()
+    with watching(engine, PATIENCE_SECONDS) as batcher:
+        answers = batcher.submit([piece(1, 2), piece(2, 2)])
+        first, second = engine.next(), engine.next()
+        watched, watch = batcher._watched, batcher._watch
+        first.land()
+        assert said(answers[0]) == "1"
+        assert batcher._watched is not watched
+        assert batcher._watch is not watch
+        assert watch.finished.is_set(), "of the first, nothing is waited for any more"
+        batcher._give_up(watched)
+        assert not batcher.lost
+        second.land()
+        assert said(answers[1]) == "2"
+
+
+def test_a_batch_that_does_not_come_back_is_the_loss_of_all_in_flight():
+    engine = Deep()
+    with watching(engine, 0.3) as batcher:
+        answers = batcher.submit(pieces(*range(1, 8)))
+        first, second = engine.next(), engine.next()
+        first.land()
+        assert said(answers[0]) == "1"
+        errors = [failure(answer) for answer in answers[2:]]
+        assert batcher.lost
+    assert all("did not come back" in str(error) for error in errors)
+    second.land()
+    assert all(not thread.join(PATIENCE_SECONDS) for thread in batcher._threads)
+    assert [failure(answer) for answer in answers[2:]] == errors
+
+
+def land_by_chance(engine: Deep, chance: np.random.Generator) -> None:
+    """Whatever is submitted, until a batch of nothing."""
+    while True:
+        flight = engine.next()
+        fate = chance.integers(8)
+        if not flight.names:
+            return
+        if fate == 0:
+            flight.fail(RuntimeError("CUDA error: out of memory"))
+        else:
+            flight.land([] if fate == 1 else None)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_every_chunk_is_answered_exactly_once_with_many_batches_in_flight(depth):
+    engine = Deep()
+    engine.depth = depth
+    device = threading.Thread(target=land_by_chance, args=[engine, np.random.default_rng(depth)])
+    device.start()
+    told: list[int] = []
+    answers: dict[int, Answer] = {}
+
+    def caller(first: int) -> None:
+        for number in range(first, first + 50):
+            (answers[number],) = batcher.submit([piece(number, 0.1)])
+            answers[number].add_done_callback(lambda _, number=number: told.append(number))
+            if number % 3 == 0:
+                answers[number].cancel()
+
+    with batching(engine, batch_seconds=0.8) as batcher:
+        threads = [threading.Thread(target=caller, args=(first,)) for first in range(1, 401, 50)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_SECONDS)
+        assert wait(answers.values(), PATIENCE_SECONDS).not_done == set()
+        assert not batcher.lost
+    engine._flights.put(Flight([]))
+    device.join(PATIENCE_SECONDS)
+    assert sorted(told) == list(range(1, 401))
+    outcomes = Counter(outcome(number, answer) for number, answer in answers.items())
+    assert outcomes.keys() <= {"right", "cancelled", "OutOfMemory", "ContractBroken"}
+    assert outcomes["right"] > 100
+
+
+# a device that fails outside the engine
+
+
+@pytest.mark.parametrize("engine_class", [Held, Deep])
+def test_an_engine_that_is_given_up_from_outside_answers_all_and_is_not_called_again(engine_class):
+    engine = engine_class()
+    with batching(engine, batch_seconds=1) as batcher:
+        answers = batcher.submit(pieces(1, 2, 3, 4))
+        if isinstance(engine, Deep):
+            flights = [engine.next(), engine.next()]
+        else:
+            assert engine.entered.wait(PATIENCE_SECONDS)
+        batcher.lose("CUDA error in voice activity detection")
+        batcher.lose("and again")
+        errors = [failure(answer) for answer in answers]
+        assert batcher.lost
+        with pytest.raises(EngineLost, match="voice activity detection"):
+            batcher.submit(pieces(5))
+        batcher.close()  # does not wait for what may never come back
+        asked = len(engine.batches)
+        if isinstance(engine, Deep):
+            for flight in flights:
+                flight.land()
+        else:
+            engine.released.set()
+        for thread in batcher._threads:
+            thread.join(PATIENCE_SECONDS)
+            assert not thread.is_alive()
+    assert all("voice activity" in str(error) for error in errors)
+    assert [failure(answer) for answer in answers] == errors
+    assert len(engine.batches) == max(asked, 1)
+
+
+# errors of one chunk
+
+
+@pytest.mark.parametrize("error", [NotFinite(1.0), OutOfMemory(1.0)])
+def test_an_error_that_an_engine_answers_is_of_its_chunk_alone(error):
+    def scheme(heard: list[Outcome]) -> list[Outcome]:
+        return [heard[0], error, heard[2]]
+
+    engine = Scheming(scheme)
+    with batching(engine) as batcher:
+        occupy(batcher, engine)
+        answers = batcher.submit(pieces(1, 2, 3))
+        engine.released.set()
+        assert failure(answers[1]) is error
+        assert [said(answers[0]), said(answers[2])] == ["1", "3"]
+        assert not batcher.lost
+    assert len(engine.batches) == 2, "it is not tried again"
+
+
+# what is kept
+
+
+class Filling(Engine):
+    """Has room for one chunk; fails with tensors in hand, and looks for them the next time."""
+
+    def __init__(self, fails_in: str) -> None:
+        super().__init__()
+        self.fails_in = fails_in
+        self.depth = 2 if fails_in == "result" else 1
+        self.held: list[weakref.ref[torch.Tensor]] = []
+        self.alive: list[int] = []
+        """For each attempt, how many tensors of those before it were alive."""
+
+    def submit(self, batch: Sequence[Samples], _scripts: object = ()) -> Pending:
+        self.alive.append(sum(reference() is not None for reference in self.held))
+        states = self.allocated()
+        if self.fails_in == "submit":
+            return Finished(self.computed(states, batch))
+        return Late(self, states, batch)
+
+    def allocated(self) -> torch.Tensor:
+        tensor = torch.zeros(1000)
+        self.held.append(weakref.ref(tensor))
+        return tensor
+
+    def computed(self, states: torch.Tensor, batch: Sequence[Samples]) -> list[Outcome]:
+        # As an engine reports it: with the library's failure behind it, and its frames.
+        with translated(1.0):
+            self.compute(states, len(batch))
+        return self.transcribe(batch)
+
+    def compute(self, states: torch.Tensor, count: int) -> None:
+        scratch = self.allocated()
+        # A variable of the frame that the traceback holds: only a collection would end this cycle.
+        failure = torch.OutOfMemoryError(f"no room beside {len(states)} and {len(scratch)}")
+        if count > 1:
+            raise failure
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Late:
+    """Holds states until its result is asked for."""
+
+    engine: Filling
+    states: torch.Tensor
+    batch: Sequence[Samples]
+
+    def result(self) -> list[Outcome]:
+        return self.engine.computed(self.states, self.batch)
+
+
+@pytest.mark.parametrize("fails_in", ["submit", "result"])
+def test_what_a_failed_attempt_holds_is_gone_before_the_next(fails_in):
+    engine = Filling(fails_in)
+    with batching(engine) as batcher:
+        answers = batcher.submit(pieces(*range(8)))
+        assert [said(answer) for answer in answers] == [str(number) for number in range(8)]
+    assert [len(batch) for batch in engine.batches] == [1] * 8
+    assert engine.alive == [0] * 15
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("timeout_seconds", [None, PATIENCE_SECONDS])
+def test_an_idle_batcher_keeps_nothing_of_its_last_batches(depth, timeout_seconds):
+    class Quick(SynchronousEngine):
+        def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Outcome]:
+            return [hypothesis(samples) for samples in batch]
+
+    engine = Quick()
+    engine.depth = depth
+    kept: list[weakref.ref[object]] = []
+    with Batcher(
+        engine,
+        capacity=Capacity(1.0, 512, packed=False),
+        queue_seconds=100,
+        timeout_seconds=timeout_seconds,
+    ) as batcher:
+        chunks = pieces(1, 2, 3)
+        answers = batcher.submit(chunks)
+        for answer in answers:
+            kept.append(weakref.ref(answer))
+            found = answer.result(PATIENCE_SECONDS)
+            assert found is not None
+        kept += [weakref.ref(samples) for samples in chunks]
+        del chunks, answers, answer, found
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while any(one() is not None for one in kept) and time.monotonic() < deadline:
+            time.sleep(0.001)  # until its threads wait again
+        assert [one() for one in kept] == [None] * 6

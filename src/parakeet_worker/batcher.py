@@ -1,22 +1,26 @@
-"""Many callers' pieces to batches for one engine; every piece is answered exactly once."""
+"""Many callers' chunks to batches for one engine; every chunk is answered exactly once."""
 
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from parakeet_worker.audio import SAMPLE_RATE
-from parakeet_worker.engine.base import Capacity, Engine, Hypothesis, Outcome, Waveform
+from parakeet_worker.engine import failures
+from parakeet_worker.engine.base import Capacity, Engine, Hypothesis, Outcome, Pending, Waveform
 from parakeet_worker.errors import ContractBroken, EngineLost, OutOfMemory, Overloaded
 from parakeet_worker.language import Script
 
 log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
 
 
 def plan(waiting_seconds: Sequence[float], capacity: Capacity) -> list[int]:
@@ -52,7 +56,7 @@ def plan(waiting_seconds: Sequence[float], capacity: Capacity) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Waiting:
+class _Chunk:
     samples: Waveform
     script: Script | None
     turn: float
@@ -68,6 +72,27 @@ def _seconds(samples: Waveform) -> float:
     return len(samples) / SAMPLE_RATE
 
 
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """Chunks on their way through the engine."""
+
+    chunks: Sequence[_Chunk]
+    again: bool = False
+    """Whether it is part of a batch that did not fit; nothing else is in flight beside it."""
+    shared: bool = False
+    """Whether another batch was in flight at any moment of its attempt."""
+    began: float = 0.0
+    pending: Pending | None = None
+    """None until the engine has taken it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _NoRoom:
+    """The engine had no memory for an attempt."""
+
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """What waits, and what the engine has been given since the start."""
@@ -75,13 +100,13 @@ class Load:
     waiting_seconds: float
     """Audio that waits for the engine."""
     budget_seconds: float
-    """What one batch has room for, padding counted."""
+    """What one batch has room for, padding counted where the engine pads."""
     batches: int
-    pieces: int
-    padded_seconds: float
-    """Of all batches, what the engine computed: padding counted where it pads."""
+    chunks: int
+    computed_seconds: float
+    """Of all batches, padding counted where the engine pads."""
     busy_seconds: float
-    """How long the engine worked on them."""
+    """For how long at least one batch was in flight."""
 
 
 class _Anonymous:
@@ -112,12 +137,16 @@ class _Turns:
 
 
 class Batcher:
-    """One queue and one thread in front of an engine.
+    """One queue in front of an engine, and the thread that calls it.
 
-    Nobody waits for company: while the engine works, the next batch gathers by itself. Callers
-    get fair turns. A failure that the engine does not name is taken for the loss of the engine:
-    all that wait are answered with `EngineLost`, and so is everybody after them. So is an engine
-    that works on one batch for longer than `timeout_seconds`.
+    A batch is never delayed to become fuller: while the engine works, the next one gathers.
+    Callers get fair turns. Where the engine takes more than one batch at once (`Engine.depth`),
+    a second thread waits for the results, so that the first only submits.
+
+    A batch that does not fit in memory is halved until it fits. A failure of any other kind is
+    the loss of the engine: all that wait are answered with `EngineLost`, and so is all that is
+    submitted later. So is an engine whose oldest batch is in flight for more than
+    `timeout_seconds`.
     """
 
     def __init__(
@@ -129,22 +158,31 @@ class Batcher:
         timeout_seconds: float | None = None,
     ) -> None:
         self.engine = engine
+        self._depth = engine.depth
         self._capacity = capacity
         self._queue_seconds = queue_seconds
         self._timeout_seconds = timeout_seconds
-        self._waiting: list[_Waiting] = []  # by turn
-        self._working: list[_Waiting] = []  # what the engine was given last
+        self._waiting: list[_Chunk] = []  # by turn
+        self._again: deque[_Batch] = deque()  # what did not fit, in parts, before all that waits
+        self._flying: list[_Batch] = []  # oldest first
+        self._watched: _Batch | None = None
+        self._watch: threading.Timer | None = None
         self._turns = _Turns()
         self._changed = threading.Condition()
         self._closed = False
+        self._ended = False
         self._lost: str | None = None
-        self._batches, self._pieces = 0, 0
-        self._padded_seconds, self._busy_seconds = 0.0, 0.0
-        self._stuck = False
+        self._batches, self._chunks = 0, 0
+        self._computed_seconds, self._busy_seconds, self._busy_until = 0.0, 0.0, 0.0
         self._over = threading.Event()
-        """The thread has ended, or is given up together with the engine."""
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
+        """The engine thread has ended, or is given up together with the engine."""
+        self._threads = [threading.Thread(target=self._run, name="engine", daemon=True)]
+        if self._depth > 1:
+            self._threads.append(
+                threading.Thread(target=self._collect, name="results", daemon=True)
+            )
+        for thread in self._threads:
+            thread.start()
 
     @property
     def lost(self) -> bool:
@@ -155,53 +193,63 @@ class Batcher:
     def load(self) -> Load:
         """How much there is to do, and how full the batches were."""
         with self._changed:
-            waiting = sum(piece.seconds for piece in self._waiting if not piece.answer.cancelled())
             return Load(
-                waiting_seconds=waiting,
+                waiting_seconds=self._waiting_seconds(),
                 budget_seconds=self._capacity.seconds,
                 batches=self._batches,
-                pieces=self._pieces,
-                padded_seconds=self._padded_seconds,
+                chunks=self._chunks,
+                computed_seconds=self._computed_seconds,
                 busy_seconds=self._busy_seconds,
             )
 
     def submit(
         self,
-        pieces: Sequence[Waveform],
+        chunks: Sequence[Waveform],
         *,
         script: Script | None = None,
         caller: object = None,
         admitted: bool = False,
     ) -> "list[Future[Hypothesis]]":
-        """Queue all pieces of a request, or none; raises `Overloaded` or `EngineLost`.
+        """Queue all chunks of a request, or none; raises `Overloaded` or `EngineLost`.
 
-        Where nothing waits, a request of any length is taken. Pieces of one `caller` take turns
-        with those of others; without one, a submission is a caller of its own. Who is `admitted`,
-        because pieces of his were taken before, is not refused in the middle of his recording.
+        Where nothing waits, a request of any length is taken. Chunks of one `caller` take turns
+        with those of others; without one, a submission is a caller of its own. A caller that is
+        `admitted`, because earlier chunks of the same recording were taken, is not refused.
         """
         caller = _Anonymous() if caller is None else caller
         with self._changed:
             if self._lost is not None or self._closed:
                 raise EngineLost(self._lost or "the worker is closing")
-            waiting = sum(piece.seconds for piece in self._waiting if not piece.answer.cancelled())
-            asked = sum(_seconds(samples) for samples in pieces)
+            waiting = self._waiting_seconds()
+            asked = sum(_seconds(samples) for samples in chunks)
             if waiting and not admitted and waiting + asked > self._queue_seconds:
                 raise Overloaded(waiting, self._queue_seconds)
             queued = [
-                _Waiting(samples, script, self._turns.next(caller, _seconds(samples)))
-                for samples in pieces
+                _Chunk(samples, script, self._turns.next(caller, _seconds(samples)))
+                for samples in chunks
             ]
             self._waiting.extend(queued)
-            self._waiting.sort(key=lambda piece: piece.turn)
-            self._changed.notify()
-        return [piece.answer for piece in queued]
+            self._waiting.sort(key=lambda chunk: chunk.turn)
+            self._changed.notify_all()
+        return [chunk.answer for chunk in queued]
+
+    def lose(self, reason: str) -> None:
+        """Give the engine up; from any thread, as for a CUDA error outside the engine.
+
+        All that is in flight or waits is answered with `EngineLost`, and the engine is not called
+        again; a thread that is inside it is not waited for. A no-op if the engine is lost.
+        """
+        self._lose(reason)
 
     def close(self) -> None:
-        """Finish what is running, answer what waits with `EngineLost`, and end the thread."""
+        """Finish what is in flight, answer what waits with `EngineLost`, and end the threads."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._over.wait()
+        if self._lost is None:
+            for thread in self._threads:
+                thread.join()
 
     def __enter__(self) -> Self:
         return self
@@ -214,121 +262,222 @@ class Batcher:
     ) -> None:
         self.close()
 
+    # The engine thread.
+
     def _run(self) -> None:
-        batch: list[_Waiting] = []
         try:
-            while batch := self._next():
-                started = time.monotonic()
-                with self._watched(batch):
-                    self._transcribe(batch)
-                self._count(batch, time.monotonic() - started)
-        except BaseException as failure:  # whatever it is, nobody may be left waiting
-            log.exception("the engine is lost")
-            self._lost = f"{type(failure).__name__}: {failure}"
+            while self._begin_next():
+                pass
+        except BaseException as failure:  # noqa: BLE001  # whatever it is, all that wait are answered
+            self._lose_by(failure)
         finally:
-            self._leave(batch)
+            self._end()
             self._over.set()
 
-    def _next(self) -> list[_Waiting]:
-        """Wait for work; an empty list means that the batcher is closed."""
+    def _begin_next(self) -> bool:
+        """Submit one batch as soon as there is one; False where there will be none."""
+        batch = self._next()
+        if batch is None:
+            return False
+        if batch.again:
+            self.engine.release()
+        samples = [chunk.samples for chunk in batch.chunks]
+        scripts = [chunk.script for chunk in batch.chunks]
+        submitted = _attempted(lambda: self.engine.submit(samples, scripts))
+        if isinstance(submitted, _NoRoom):
+            self._finish(batch, submitted)
+            return True
+        with self._changed:
+            batch.pending = submitted
+            self._changed.notify_all()
+        if self._depth == 1:
+            self._finish(batch, _attempted(submitted.result))
+        return True
+
+    def _next(self) -> _Batch | None:
+        """Wait for a batch that may begin; None means that the batcher is closed or lost."""
         with self._changed:
             while True:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
-                if self._closed:
-                    return []
-                chosen = plan([piece.seconds for piece in self._waiting], self._capacity)
-                batch = [self._waiting[index] for index in chosen]
-                self._turns.served(self._waiting[0].turn)
-                taken = set(chosen)
-                self._waiting = [
-                    piece for index, piece in enumerate(self._waiting) if index not in taken
-                ]
-                live = [piece for piece in batch if piece.answer.set_running_or_notify_cancel()]
-                if live:
-                    self._working = live
-                    return live
+                self._changed.wait_for(self._may_begin)
+                if self._lost is not None:
+                    return None
+                if not self._again and self._closed:
+                    return None
+                batch = self._again.popleft() if self._again else self._planned()
+                if batch is not None:
+                    self._fly(batch)
+                    return batch
 
-    def _count(self, batch: list[_Waiting], busy_seconds: float) -> None:
-        with self._changed:
-            self._batches += 1
-            self._pieces += len(batch)
-            self._padded_seconds += self._computed_seconds(batch)
-            self._busy_seconds += busy_seconds
+    def _may_begin(self) -> bool:
+        if self._lost is not None:
+            return True
+        if self._again or self._closed:
+            return not self._flying
+        room = len(self._flying) < self._depth
+        return bool(self._waiting) and room and not any(batch.again for batch in self._flying)
 
-    def _computed_seconds(self, batch: list[_Waiting]) -> float:
-        if self._capacity.packed:
-            return sum(piece.seconds for piece in batch)
-        return len(batch) * max(piece.seconds for piece in batch)
+    def _planned(self) -> _Batch | None:
+        """The next batch of what waits; None if all of it was cancelled."""
+        chosen = plan([chunk.seconds for chunk in self._waiting], self._capacity)
+        chunks = [self._waiting[index] for index in chosen]
+        self._turns.served(self._waiting[0].turn)
+        taken = set(chosen)
+        self._waiting = [chunk for index, chunk in enumerate(self._waiting) if index not in taken]
+        live = [chunk for chunk in chunks if chunk.answer.set_running_or_notify_cancel()]
+        if not live:
+            return None
+        self._batches += 1
+        self._chunks += len(live)
+        lengths = [chunk.seconds for chunk in live]
+        self._computed_seconds += (
+            sum(lengths) if self._capacity.packed else len(live) * max(lengths)
+        )
+        return _Batch(live)
 
-    @contextmanager
-    def _watched(self, batch: list[_Waiting]) -> Iterator[None]:
-        """Give the engine up where it does not come back; its thread then stays with it."""
-        if self._timeout_seconds is None:
-            yield
-            return
-        watch = threading.Timer(self._timeout_seconds, self._give_up, [batch])
-        watch.daemon = True
-        watch.start()
+    def _fly(self, batch: _Batch) -> None:
+        batch.began = time.monotonic()
+        if self._flying:
+            for other in (*self._flying, batch):
+                other.shared = True
+        self._flying.append(batch)
+        self._watch_oldest()
+
+    # The thread that waits for results, where there is one.
+
+    def _collect(self) -> None:
         try:
-            yield
-        finally:
-            watch.cancel()
+            while self._finish_oldest():
+                pass
+        except BaseException as failure:  # noqa: BLE001  # as in the engine thread
+            self._lose_by(failure)
 
-    def _give_up(self, batch: list[_Waiting]) -> None:
-        reason = f"it did not come back from a batch within {self._timeout_seconds:g} s"
-        with self._changed:  # from here on the engine is given nothing more
-            if self._working is not batch:  # it came back in this very moment, and works on
+    def _finish_oldest(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(self._may_finish)
+            if self._lost is not None or not self._flying:
+                return False
+            batch = self._flying[0]
+        assert batch.pending is not None
+        # No variable for it: it would keep what a failed attempt holds during the next one.
+        self._finish(batch, _attempted(batch.pending.result))
+        return True
+
+    def _may_finish(self) -> bool:
+        if self._lost is not None or self._ended:
+            return True
+        return bool(self._flying) and self._flying[0].pending is not None
+
+    # Both threads.
+
+    def _finish(self, batch: _Batch, found: list[Outcome] | _NoRoom) -> None:
+        """Answer a batch that is back, or have it tried again in parts."""
+        with self._changed:
+            if self._lost is not None:  # it came back after all, to find its chunks answered
                 return
-            self._stuck = True
-            self._lost = reason
-            self._leave(batch)
-        self._over.set()
-        log.error("the engine is lost: %s", reason)
+            self._land(batch)
+            alone = len(batch.chunks) == 1 and not batch.shared
+            if isinstance(found, _NoRoom) and not alone:
+                self._again.extendleft(reversed(_parts(batch)))
+            self._changed.notify_all()
+        if isinstance(found, _NoRoom):
+            log.warning("no memory for a batch of %d: %s", len(batch.chunks), found.reason)
+            if alone:
+                _settle(batch.chunks[0], OutOfMemory(batch.chunks[0].seconds))
+            return
+        given, answered = len(batch.chunks), len(found)
+        for index, chunk in enumerate(batch.chunks):
+            _settle(chunk, found[index] if given == answered else ContractBroken(given, answered))
 
-    def _transcribe(self, batch: list[_Waiting]) -> None:
-        try:
-            outcomes = self.engine.submit(
-                [piece.samples for piece in batch], [piece.script for piece in batch]
-            ).result()
-        except OutOfMemory as failure:
-            self._transcribe_halves(batch, failure)
-            return
-        if self._stuck:  # it came back after all, to find everybody answered
-            return
-        if len(outcomes) != len(batch):
-            for piece in batch:
-                self._settle(piece, ContractBroken(len(batch), len(outcomes)))
-            return
-        for piece, outcome in zip(batch, outcomes, strict=True):
-            self._settle(piece, outcome)
+    def _land(self, batch: _Batch) -> None:
+        now = time.monotonic()
+        self._busy_seconds += now - max(batch.began, self._busy_until)
+        self._busy_until = now
+        batch.pending = None
+        self._flying.remove(batch)
+        self._watch_oldest()
 
-    def _transcribe_halves(self, batch: list[_Waiting], failure: OutOfMemory) -> None:
-        if self._stuck:
-            return
-        if len(batch) == 1:
-            self._settle(batch[0], failure)
-            return
-        half = len(batch) // 2
-        self._transcribe(batch[:half])
-        self._transcribe(batch[half:])
+    def _lose_by(self, failure: BaseException) -> None:
+        self._lose(f"{type(failure).__name__}: {failure}", failure=failure)
+        failures.forget(failure)
 
-    def _leave(self, batch: list[_Waiting]) -> None:
-        """Refuse new work and answer everybody who has no answer yet."""
+    def _lose(
+        self, reason: str, *, failure: BaseException | None = None, late: _Batch | None = None
+    ) -> None:
         with self._changed:
-            self._closed = True
-            left, self._waiting = self._waiting, []
-        reason = self._lost or "the worker is closing"
-        for piece in left:
-            piece.answer.set_running_or_notify_cancel()
-        for piece in (*batch, *left):
-            self._settle(piece, EngineLost(reason))
+            if self._lost is not None or (late is not None and late is not self._watched):
+                return
+            self._lost = reason
+        log.error("the engine is lost: %s", reason, exc_info=failure)
+        self._end()
+        self._over.set()
 
-    @staticmethod
-    def _settle(piece: _Waiting, answer: Outcome) -> None:
-        """Give the piece its answer, unless it has one: an engine may come back from a batch in
-        the moment in which it is given up."""
-        with suppress(InvalidStateError):
-            if isinstance(answer, Exception):
-                piece.answer.set_exception(answer)
-            else:
-                piece.answer.set_result(answer)
+    def _end(self) -> None:
+        """Refuse new work, and answer all chunks that have no answer yet."""
+        with self._changed:
+            self._closed = self._ended = True
+            begun = [chunk for batch in (*self._flying, *self._again) for chunk in batch.chunks]
+            left, self._waiting = self._waiting, []
+            self._flying.clear()
+            self._again.clear()
+            self._watch_oldest()
+            self._changed.notify_all()
+        reason = self._lost or "the worker is closing"
+        for chunk in left:
+            chunk.answer.set_running_or_notify_cancel()
+        for chunk in (*begun, *left):
+            _settle(chunk, EngineLost(reason))
+
+    def _watch_oldest(self) -> None:
+        """Give the engine up if the oldest batch is not back in time, from now if it is new."""
+        oldest = self._flying[0] if self._flying else None
+        if self._timeout_seconds is None or oldest is self._watched:
+            return
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watched, self._watch = oldest, None
+        if oldest is not None:
+            self._watch = threading.Timer(self._timeout_seconds, self._give_up, [oldest])
+            self._watch.daemon = True
+            self._watch.start()
+
+    def _give_up(self, batch: _Batch) -> None:
+        """A no-op if the batch came back in this very moment."""
+        reason = f"it did not come back from a batch within {self._timeout_seconds:g} s"
+        self._lose(reason, late=batch)
+
+    def _waiting_seconds(self) -> float:
+        return sum(chunk.seconds for chunk in self._waiting if not chunk.answer.cancelled())
+
+
+def _parts(batch: _Batch) -> list[_Batch]:
+    """What to try next: both halves, or a chunk by itself that had another batch beside it."""
+    if len(batch.chunks) == 1:
+        return [_Batch(batch.chunks, again=True)]
+    half = len(batch.chunks) // 2
+    return [_Batch(batch.chunks[:half], again=True), _Batch(batch.chunks[half:], again=True)]
+
+
+def _attempted(work: Callable[[], Value]) -> Value | _NoRoom:
+    """What it returns, or that there was no memory for it; whatever else it raises, raised.
+
+    Nothing of a failed attempt outlives this call: as long as its exception did, the traceback
+    would keep the attempt's tensors, and every smaller attempt would find them in its way.
+    """
+    try:
+        return work()
+    except Exception as failure:
+        if not failures.is_out_of_memory(failure):
+            raise
+        reason = str(failure)
+        failures.forget(failure)
+    return _NoRoom(reason)
+
+
+def _settle(chunk: _Chunk, answer: Outcome) -> None:
+    """Give the chunk its answer, unless it has one: a batch may come back in the moment in which
+    the engine is given up."""
+    with suppress(InvalidStateError):
+        if isinstance(answer, Exception):
+            chunk.answer.set_exception(answer)
+        else:
+            chunk.answer.set_result(answer)

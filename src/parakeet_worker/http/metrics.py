@@ -92,7 +92,8 @@ class _Load(Collector):
         gauges = {
             "parakeet_queue_seconds": ("Audio that waits for the engine.", load.waiting_seconds),
             "parakeet_batch_budget_seconds": (
-                "What a batch has room for, padding counted.", load.budget_seconds,
+                "What a batch has room for, padding counted where the engine pads.",
+                load.budget_seconds,
             ),
             "parakeet_engine_lost": (
                 "Whether the engine has failed for good.", float(self._batcher.lost),
@@ -100,10 +101,10 @@ class _Load(Collector):
         }  # fmt: skip
         counters = {
             "parakeet_batches": ("Batches that the engine was given.", load.batches),
-            "parakeet_batch_pieces": ("Pieces in all batches.", load.pieces),
+            "parakeet_batch_pieces": ("Pieces in all batches.", load.chunks),
             "parakeet_batch_padded_seconds": (
-                "Audio in all batches, padding counted; over batches and budget: how full they "
-                "were.", load.padded_seconds,
+                "Audio in all batches, padding counted where the engine pads; over batches and "
+                "budget: how full they were.", load.computed_seconds,
             ),
             "parakeet_engine_busy_seconds": ("How long the engine worked.", load.busy_seconds),
         }  # fmt: skip

@@ -1,0 +1,50 @@
+"""Which device computes, what it is capable of, and in what precision float32 is computed there."""
+
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+_KERNEL_CAPABILITY = (8, 0)
+
+
+def choose(device: str) -> torch.device:
+    """The device of that name; `auto` is the GPU where there is one, else the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def supports_kernels(device: torch.device) -> bool:
+    """Whether the Triton kernels run on `device`: CUDA with compute capability 8.0 or later.
+
+    Earlier cards have no bfloat16 and too little shared memory.
+    """
+    if device.type != "cuda":
+        return False
+    return torch.cuda.get_device_capability(device) >= _KERNEL_CAPABILITY
+
+
+def compute_exactly() -> None:
+    """Compute products and convolutions of float32 in float32, for the whole process.
+
+    A GPU from Ampere on otherwise rounds the inputs of convolutions and LSTMs to the 10 bits of
+    TF32. To be called once at start, before anything is computed.
+    """
+    cudnn: Any = torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    if hasattr(cudnn, "conv"):  # torch 2.9 and later, where the older names warn
+        for products in (matmul, cudnn.conv, cudnn.rnn):
+            products.fp32_precision = "ieee"
+        return
+    matmul.allow_tf32 = False
+    cudnn.allow_tf32 = False
+
+
+def release_cache(device: torch.device) -> None:
+    """Return torch's cached memory to the device, if the device can still be reached."""
+    if device.type != "cuda":
+        return
+    # After a CUDA error every call raises, at once; there is nothing left to return then.
+    with suppress(RuntimeError):
+        torch.cuda.empty_cache()
