@@ -45,7 +45,7 @@ class FaultyEngine(ScriptedEngine):
             raise RuntimeError("an illegal memory access was encountered")
         self._left = self._left and self._left - 1
         found = super().transcribe(batch, scripts)
-        impossible = any(_is_too_high(hypothesis) for hypothesis in found)
+        impossible = any(is_too_high(hypothesis) for hypothesis in found)
         unlucky = len(batch) > 1 and self._chance.random() < _OUT_OF_MEMORY_SHARE
         if impossible or unlucky:
             self.faults += 1
@@ -82,7 +82,7 @@ class HeldEngine(ScriptedEngine):
         )
 
 
-def _is_too_high(hypothesis: Hypothesis) -> bool:
+def is_too_high(hypothesis: Hypothesis) -> bool:
     return any(token.piece == f"▁{TOO_HIGH}" for token in hypothesis.tokens)
 
 

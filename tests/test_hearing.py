@@ -15,7 +15,7 @@ import pytest
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Capacity, Hypothesis, Samples, SynchronousEngine, Token
-from parakeet_worker.errors import EngineLost, OutOfMemory, Overloaded
+from parakeet_worker.errors import EngineLost, NotFinite, OutOfMemory, Overloaded
 from parakeet_worker.hearing import Hearing
 from parakeet_worker.segments import Segment, Span, split
 from parakeet_worker.speech.base import FRAME_SAMPLES, Detector, Probabilities
@@ -412,6 +412,19 @@ async def test_an_engine_without_time_for_a_second_hearing_fails_nobody():
         found = await hearing.next_stretch()
     assert found.words == ()
     assert found.uncovered == (Span(0.0, 4.0),)
+
+
+async def test_a_second_hearing_whose_states_are_not_finite_loses_no_word():
+    class Overflowing(Reader):
+        def transcribe(self, batch: Sequence[Samples], scripts: Sequence[object] = ()):
+            found = super().transcribe(batch, scripts)
+            return found if len(self.pieces) == 1 else [NotFinite(1.0) for _ in batch]
+
+    engine = Overflowing(lambda _, tokens: tokens[:1])
+    found = await heard(engine, [segment(recording(6, *every_second(6)))])
+    assert found.text == "1"
+    assert found.uncovered != ()
+    assert len(engine.pieces) == 2
 
 
 async def test_a_second_hearing_that_memory_runs_out_in_loses_no_word():

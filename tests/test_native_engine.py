@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,14 @@ import torch
 
 from parakeet_worker.engine.base import Hypothesis, Samples
 from parakeet_worker.engine.native import NativeEngine
-from parakeet_worker.errors import NotFinite, WeightsCorrupt, WeightsUnsupported
+from parakeet_worker.engine.native import engine as engine_module
+from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.errors import (
+    NotFinite,
+    OutOfMemory,
+    WeightsCorrupt,
+    WeightsUnsupported,
+)
 from parakeet_worker.language import Script
 from tiny_model import config, weights, write_nemo, write_safetensors
 
@@ -55,6 +63,63 @@ def test_every_piece_is_answered_even_those_without_a_single_frame(tmp_path: Pat
     heard = engine.transcribe(pieces)
     assert len(heard) == 3
     assert heard[2].tokens == ()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_chunk_whose_states_are_not_finite_fails_alone(
+    tmp_path: Path, batch: list[Samples], monkeypatch: pytest.MonkeyPatch, bad: float
+) -> None:
+    engine = NativeEngine.open(write_nemo(tmp_path / "tiny.nemo"), "cpu", "fp32")
+    expected = engine.transcribe(batch)
+    broken = batch[2].copy()
+    broken[len(broken) // 2] = bad
+    searched: list[list[int]] = []
+    decode = engine._decoder.decode
+
+    def watched(states: torch.Tensor, valid: torch.Tensor, *rest: object) -> object:
+        searched.append(valid.tolist())
+        return decode(states, valid, *rest)
+
+    monkeypatch.setattr(engine._decoder, "decode", watched)
+    found = engine.transcribe([*batch[:2], broken, *batch[3:]])
+    assert [frames > 0 for frames in searched[0]] == [True, True, False, True, True]
+    assert isinstance(found[2], NotFinite)
+    assert found[2].facts == {"seconds": 1.7}
+    assert [*found[:2], *found[3:]] == [*expected[:2], *expected[3:]]
+    assert engine.transcribe(batch) == expected, "nothing of it stays"
+
+
+def test_memory_that_is_not_there_is_told_in_seconds(tmp_path: Path, batch: list[Samples]) -> None:
+    engine = NativeEngine.open(write_nemo(tmp_path / "tiny.nemo"), "cpu", "fp32")
+
+    def encoder(*_: object) -> object:
+        return torch.empty(1 << 60)
+
+    engine._encoder = encoder
+    with pytest.raises(OutOfMemory) as raised:
+        engine.transcribe(batch)
+    assert raised.value.facts == {"seconds": 4.2}
+    assert "DefaultCPUAllocator" in str(raised.value.__cause__)
+
+
+def test_weights_beyond_the_range_of_fp16_are_refused_or_served_in_fp32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tensors = weights(config())
+    name = "encoder.layers.0.feed_forward1.linear1.weight"
+    tensors[name] = tensors[name].clone()
+    tensors[name][0, 0] = 70_000.0
+    path = write_nemo(tmp_path / "tiny.nemo", tensors=tensors)
+    with pytest.raises(WeightsUnsupported, match=r"layers\.0\.first\.widen\.weight.*fp16"):
+        NativeEngine.open(path, "cpu", "fp16")
+    # A card that has no bfloat16 would choose fp16.
+    monkeypatch.setattr(engine_module, "fastest", lambda _: Precision.FP16)
+    with caplog.at_level(logging.WARNING):
+        engine = NativeEngine.open(path, "cpu", converted=tmp_path / "kept")
+    assert engine.precision is Precision.FP32
+    assert "computing in fp32" in caplog.text
+    assert "layers.0.first.widen.weight" in caplog.text
+    assert [each.name.split("-")[1] for each in (tmp_path / "kept").iterdir()] == ["fp32"]
 
 
 def test_log_probabilities_are_over_the_tokens_and_differ(

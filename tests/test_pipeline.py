@@ -10,16 +10,24 @@ import numpy as np
 import pytest
 
 import recordings
-from faulty_worker import HeldEngine, faulty_pipeline
+from faulty_worker import TOO_HIGH, HeldEngine, faulty_pipeline, is_too_high
 from parakeet_worker import answers
-from parakeet_worker.audio import find_ffmpeg
+from parakeet_worker.audio import SAMPLE_RATE, find_ffmpeg
 from parakeet_worker.batcher import Batcher
-from parakeet_worker.engine.base import Capacity, Hypothesis, Samples, SynchronousEngine
-from parakeet_worker.errors import EngineLost, InvalidRequest
+from parakeet_worker.engine.base import (
+    Capacity,
+    Hypothesis,
+    Outcome,
+    Samples,
+    SynchronousEngine,
+)
+from parakeet_worker.errors import EngineLost, InvalidRequest, NotFinite
+from parakeet_worker.language import Script
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import Clip, FileSource, Request, SamplesSource
 from parakeet_worker.settings import Settings
 from parakeet_worker.stopwatch import Stopwatch
+from parakeet_worker.transcript import Transcript
 from parakeet_worker.worker import open_detectors, open_pipeline
 from speech import named, sample
 from test_plan import word_errors
@@ -252,6 +260,45 @@ async def test_a_cancelled_request_takes_its_waiting_pieces_back_and_leaves_noth
         assert (await first).text == "300."
     assert list(tmp_path.iterdir()) == []
     assert engine.heard.split(" ") == ["▁300", ".", "▁1000", "."]
+
+
+class Overflowing(HeldEngine):
+    """Its states are not finite where it is given a tone of 4,000 Hz."""
+
+    def transcribe(
+        self, batch: Sequence[Samples], scripts: Sequence[Script | None] = ()
+    ) -> list[Outcome]:
+        found = super().transcribe(batch, scripts)
+        return [
+            NotFinite(len(samples) / SAMPLE_RATE) if is_too_high(outcome) else outcome
+            for samples, outcome in zip(batch, found, strict=True)
+        ]
+
+
+async def test_a_chunk_that_is_not_finite_fails_its_request_and_none_beside_it(
+    tmp_path: Path,
+) -> None:
+    engine = Overflowing()
+    settings = Settings(engine="scripted", scratch=tmp_path, segment_seconds=2.0)
+    with faulty_pipeline(settings, engine) as pipeline:
+        first = asyncio.create_task(pipeline.transcribe(request_of(melody(300))))
+        await asyncio.to_thread(engine.held.wait)
+        pitches = (400, TOO_HIGH, 500)
+        beside = [
+            asyncio.create_task(pipeline.transcribe(request_of(melody(pitch)))) for pitch in pitches
+        ]
+        while pipeline.batcher.load.waiting_seconds < 2.4:  # noqa: ASYNC110  # in threads
+            await asyncio.sleep(0.01)
+        engine.released.set()
+        low, failed, high = await asyncio.gather(*beside, return_exceptions=True)
+        assert [len(batch) for batch in engine.batches] == [1, 3]
+        assert isinstance(low, Transcript)
+        assert isinstance(high, Transcript)
+        assert [low.text, high.text] == ["400.", "500."]
+        assert isinstance(failed, NotFinite)
+        assert (await first).text == "300."
+        assert not pipeline.batcher.lost
+        assert (await pipeline.transcribe(request_of(melody(600)))).text == "600."
 
 
 class Broken(SynchronousEngine):

@@ -1,7 +1,9 @@
 """Many recordings through one network: each is heard as alone."""
 
+import gc
 import logging
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from parakeet_worker.engine.base import Samples
+from parakeet_worker.engine.device import compute_exactly
 from parakeet_worker.speech import silero
 from parakeet_worker.speech.base import BLOCK_SAMPLES, Probabilities
 from parakeet_worker.speech.listening import (
@@ -152,6 +155,85 @@ def test_a_failure_reaches_all_of_its_batch_and_nobody_after(network, alone):
     assert len(heard(together, stretches(1)[0])) > 250
 
 
+MISALIGNED = "CUDA error: misaligned address"
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, torch.AcceleratorError])
+def test_a_device_that_fails_is_reported_once_and_the_processor_hears_from_there_on(
+    network, alone, batches, caplog, kind
+):
+    def fail(*_: Any) -> None:
+        if len(batches) > 1:
+            raise kind(MISALIGNED)
+
+    network.register_forward_pre_hook(fail)
+    reported: list[str] = []
+    together = Together(network, alone, reported.append)
+    recordings = stretches(4)
+    with caplog.at_level(logging.WARNING):
+        found = heard_together(together, recordings)
+    for samples, each in zip(recordings, found, strict=True):
+        assert each.result() == pytest.approx(heard(alone, samples), abs=1e-4)
+    assert reported == [f"in voice activity detection: {MISALIGNED}"]
+    assert "on the processor from here on" in caplog.text
+    device_batches = list(batches)
+    assert heard(together, recordings[0]) == pytest.approx(heard(alone, recordings[0]), abs=1e-4)
+    assert batches == device_batches, "the device is not touched again"
+    assert len(reported) == 1
+
+
+def test_a_state_that_lies_on_a_device_that_has_failed_is_begun_anew(network, alone):
+    """A tensor of the meta device stands in for one that can be copied from no more."""
+    together = Together(network, alone)
+    block = stretches(1)[0][: 64 + 512 * 128]
+    lost = tuple(part.to("meta") for part in network.silence())
+    network.register_forward_pre_hook(lambda *_: raise_(RuntimeError(MISALIGNED)))
+    with pytest.raises(NotImplementedError):
+        alone.hear(block, lost)
+    together.hear(block, None)  # in which the device fails
+    found, after = together.hear(block, lost)
+    assert found == pytest.approx(alone.hear(block, None)[0], abs=1e-6)
+    assert after[0].device.type == "cpu"
+    again, _ = together.hear(block, after)
+    assert again == pytest.approx(alone.hear(block, after)[0], abs=1e-6)
+
+
+def test_a_failure_that_is_not_of_the_device_is_reported_to_nothing(network, alone):
+    reported: list[str] = []
+    together = Together(network, alone, reported.append)
+    hook = network.register_forward_pre_hook(lambda *_: raise_(ValueError("a bug")))
+    with pytest.raises(ValueError, match="a bug"):
+        heard(together, silence(1))
+    hook.remove()
+    assert len(heard(together, silence(1))) > 30
+    assert reported == []
+
+
+def raise_(failure: Exception) -> None:
+    raise failure
+
+
+def test_what_a_failed_batch_held_is_gone_when_the_next_begins(network, alone):
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def refuse(*_: Any) -> None:
+        scratch = torch.zeros(1000)
+        held.append(weakref.ref(scratch))
+        # In a variable, so that the traceback and its own frame keep each other.
+        failure = RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+        raise failure
+
+    hook = network.register_forward_pre_hook(refuse)
+    gc.disable()
+    try:
+        heard(Together(network, alone), silence(1))
+        assert held
+        assert [one() for one in held] == [None] * len(held)
+    finally:
+        gc.enable()
+        hook.remove()
+
+
 def test_on_a_processor_each_listens_alone():
     assert isinstance(open_listener("cpu"), Alone)
 
@@ -173,6 +255,7 @@ def test_a_network_that_errs_is_told_from_one_that_does_not(network, alone):
 
 @gpu
 def test_a_gpu_hears_the_same_for_all_at_once(alone):
+    compute_exactly()
     recordings = stretches(8)
     listener = open_listener("cuda")
     assert isinstance(listener, Together)

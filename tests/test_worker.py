@@ -1,8 +1,28 @@
-"""Opening a worker: what it leaves running."""
+"""Opening a worker: what it leaves running, and what it does when its device fails."""
 
+import asyncio
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from parakeet_worker.batcher import Batcher
+from parakeet_worker.engine.base import Capacity
+from parakeet_worker.engine.scripted import ScriptedEngine
+from parakeet_worker.errors import EngineLost
+from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.request import FileSource, Request
+from parakeet_worker.settings import Settings
+from parakeet_worker.speech import listening, silero
+from parakeet_worker.worker import _losing, open_engine, open_pipeline, warmed_up
+from speech import sample
 
 # Torch's other pool of threads begins with the first `set_num_threads`, whoever computes.
 _OPENED = """
@@ -32,3 +52,74 @@ def test_loading_leaves_no_thread_that_computes_beside_the_engine() -> None:
         [sys.executable, "-c", _OPENED], env=environment, capture_output=True, text=True, check=True
     )
     assert int(opened.stdout) == 1, "the engine's thread alone may be new"
+
+
+def on_a_failing_device(
+    _device: str, on_device_failure: Callable[[str], None]
+) -> listening.Listener:
+    """Detection as on a GPU, whose every batch ends in a CUDA error."""
+
+    def fail(*_: Any) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    network = silero.load()
+    network.register_forward_pre_hook(fail)
+    return listening.Together(network, listening.Alone(silero.load()), on_device_failure)
+
+
+def transcribe(pipeline: Pipeline) -> str:
+    return asyncio.run(pipeline.transcribe(Request(source=FileSource(sample("en").path)))).text
+
+
+def test_a_device_that_fails_in_detection_is_the_loss_of_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(listening, "open_listener", on_a_failing_device)
+    closed: list[str] = []
+    with open_pipeline(Settings(model="demo", scratch=tmp_path)) as pipeline:
+        monkeypatch.setattr(pipeline.batcher.engine, "close", lambda: closed.append("engine"))
+        assert not pipeline.batcher.lost
+        with (
+            caplog.at_level(logging.ERROR),
+            pytest.raises(EngineLost, match=r"voice activity detection.*illegal memory access"),
+        ):
+            transcribe(pipeline)
+        assert pipeline.batcher.lost
+        assert "on the processor from here on" in caplog.text
+        with pytest.raises(EngineLost):
+            transcribe(pipeline)
+    assert closed == [], "a device that has failed is not touched again"
+
+
+def test_an_engine_that_is_not_lost_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    with open_pipeline(Settings(engine="scripted")) as pipeline:
+        monkeypatch.setattr(pipeline.batcher.engine, "close", lambda: closed.append("engine"))
+    assert closed == ["engine"]
+
+
+def test_a_device_may_fail_before_there_is_a_batcher_to_lose() -> None:
+    made: Future[Batcher] = Future()
+    _losing(made)("a CUDA error while the engine was warmed up")
+    capacity = Capacity(1.0, 1, packed=False)
+    with Batcher(ScriptedEngine(), capacity=capacity, queue_seconds=1.0) as batcher:
+        assert not batcher.lost
+        made.set_result(batcher)
+        assert batcher.lost
+
+
+def test_the_operators_limit_of_a_batch_counts() -> None:
+    settings = Settings(engine="scripted", segment_seconds=20.0)
+    assert warmed_up(ScriptedEngine(), settings) == ScriptedEngine().capacity(20.0)
+    limited = settings.model_copy(update={"batch_seconds": 7.0})
+    assert warmed_up(ScriptedEngine(), limited).seconds == 7.0
+
+
+def test_float32_is_exact_before_a_model_is_loaded() -> None:
+    flags = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        open_engine(Settings(model="demo", device="cpu")).close()
+        assert not torch.backends.cudnn.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32 = flags

@@ -72,18 +72,18 @@ def _seconds(samples: Waveform) -> float:
     return len(samples) / SAMPLE_RATE
 
 
-@dataclass(slots=True, eq=False)
 class _Batch:
     """Chunks on their way through the engine."""
 
-    chunks: Sequence[_Chunk]
-    again: bool = False
-    """Whether it is part of a batch that did not fit; nothing else is in flight beside it."""
-    shared: bool = False
-    """Whether another batch was in flight at any moment of its attempt."""
-    began: float = 0.0
-    pending: Pending | None = None
-    """None until the engine has taken it."""
+    def __init__(self, chunks: Sequence[_Chunk], *, again: bool = False) -> None:
+        self.chunks = chunks
+        self.again = again
+        """Whether it is part of a batch that did not fit; nothing else is in flight beside it."""
+        self.shared = False
+        """Whether another batch was in flight at any moment of its attempt."""
+        self.began = 0.0
+        self.pending: Pending | None = None
+        """None until the engine has taken it."""
 
 
 @dataclass(frozen=True, slots=True)

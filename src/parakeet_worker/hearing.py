@@ -12,7 +12,7 @@ from parakeet_worker import coverage, language, seams, transcript
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Hypothesis, Samples
-from parakeet_worker.errors import OutOfMemory, Overloaded
+from parakeet_worker.errors import NotFinite, OutOfMemory, Overloaded
 from parakeet_worker.segments import Segment, Span
 from parakeet_worker.stopwatch import Stopwatch
 from parakeet_worker.transcript import Account, Transcript, Word
@@ -185,7 +185,7 @@ class Hearing:
         try:
             (answer,) = self._submitted([extra.samples])
             return await self._watch.timed("hear", answer)
-        except (Overloaded, OutOfMemory):
+        except (Overloaded, OutOfMemory, NotFinite):
             return None
 
     def _drifted(self, heard: Transcript) -> bool:

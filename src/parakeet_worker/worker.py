@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from threading import Thread
 from typing import TypeVar
@@ -39,9 +39,11 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     started = time.monotonic()
     _share_heaps()
     ffmpeg = audio.find_ffmpeg(settings.ffmpeg)
-    with closing(_apart(lambda: open_engine(settings))) as engine:
-        # First, as what is free afterwards is the batches'.
-        detectors = _apart(lambda: open_detectors(settings))
+    engine = _apart(lambda: open_engine(settings))
+    made: Future[Batcher] = Future()
+    try:
+        # Detectors first, as what is free afterwards is the batches'.
+        detectors = _apart(lambda: open_detectors(settings, _losing(made)))
         capacity = _apart(lambda: warmed_up(engine, settings))
         with Batcher(
             engine,
@@ -49,12 +51,22 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             queue_seconds=settings.queue_seconds,
             timeout_seconds=settings.engine_timeout_seconds,
         ) as batcher:
+            made.set_result(batcher)
             seconds = time.monotonic() - started
             log.info(
                 "ready after %.1f s: %s from %s, batches of %.0f s",
                 seconds, engine, settings.model, capacity.seconds,
             )  # fmt: skip
             yield Pipeline(settings, batcher, ffmpeg, detectors)
+    finally:
+        # Of an engine that is lost nothing is touched any more: its device may never answer.
+        if not made.done() or not made.result().lost:
+            engine.close()
+
+
+def _losing(made: "Future[Batcher]") -> Callable[[str], None]:
+    """Gives up the engine for a reason outside it: at once, or as soon as there is a batcher."""
+    return lambda reason: made.add_done_callback(lambda done: done.result().lose(reason))
 
 
 def warmed_up(engine: Engine, settings: Settings) -> Capacity:
@@ -107,14 +119,19 @@ def give_back_memory() -> None:
         trim(0)
 
 
-def open_detectors(settings: Settings) -> Callable[[Vad], Detector]:
-    """What listens for speech; pure tones, which the scripted engine hears, are none."""
+def open_detectors(
+    settings: Settings, on_device_failure: Callable[[str], None] | None = None
+) -> Callable[[Vad], Detector]:
+    """What listens for speech; pure tones, which the scripted engine hears, are none.
+
+    `on_device_failure` is called with the reason where the GPU fails while it is listened on.
+    """
     if settings.engine == "scripted":
         return lambda _: EnergyDetector()
     from parakeet_worker.speech import listening
 
     on_cpu = "cpu" in (settings.device, settings.vad_device)
-    listener = listening.open_listener("cpu" if on_cpu else "auto")
+    listener = listening.open_listener("cpu" if on_cpu else "auto", on_device_failure)
     return lambda vad: EnergyDetector() if vad == "off" else listening.SileroDetector(listener)
 
 
@@ -127,6 +144,9 @@ def open_engine(settings: Settings) -> Engine:
     # Before torch is imported: a model that is not there is said at once.
     wanted: tuple[weights.Kind, ...] = ("nemo",) if settings.engine == "nemo" else weights.ANY_KIND
     checkpoint = weights.find(settings.model, wanted, revision=settings.model_revision)
+    from parakeet_worker.engine import device
+
+    device.compute_exactly()
     if settings.engine == "nemo":
         from parakeet_worker.engine.nemo import NemoEngine
 

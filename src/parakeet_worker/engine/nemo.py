@@ -10,7 +10,7 @@ import copy
 import math
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -21,7 +21,8 @@ import torch
 import yaml
 from torch.nn.utils.rnn import pad_sequence
 
-from parakeet_worker.engine import budget
+from parakeet_worker.engine import budget, failures
+from parakeet_worker.engine import device as devices
 from parakeet_worker.engine.base import (
     Capacity,
     Hypothesis,
@@ -32,10 +33,12 @@ from parakeet_worker.engine.base import (
     Waveform,
     as_float,
 )
+from parakeet_worker.engine.native.ranges import finite_rows
 from parakeet_worker.engine.native.tokens import Vocabulary
 from parakeet_worker.errors import (
+    EngineError,
     InvalidSetting,
-    OutOfMemory,
+    NotFinite,
     WeightsCorrupt,
     WeightsUnsupported,
 )
@@ -77,9 +80,7 @@ class NemoEngine(SynchronousEngine):
             raise InvalidSetting("PARAKEET_PRECISION", f"NeMo is run in fp32, not in {precision}")
         if path.is_dir():
             raise WeightsCorrupt(str(path), "NeMo reads .nemo files only, and this is a folder")
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(_restored(path), torch.device(device))
+        return cls(_restored(path), devices.choose(device))
 
     @torch.inference_mode()
     def transcribe(
@@ -89,19 +90,19 @@ class NemoEngine(SynchronousEngine):
 
         Of a piece with a script, tokens in others are left out: NeMo cannot be kept from them.
         """
-        heard = [Hypothesis(tokens=(), frame_seconds=self.frame_seconds) for _ in batch]
+        nothing = Hypothesis(tokens=(), frame_seconds=self.frame_seconds)
+        heard: list[Outcome] = [nothing for _ in batch]
         rows = [row for row, piece in enumerate(batch) if len(piece) >= self._fewest_samples]
         groups = [rows] if rows and self._in_graphs else [[row] for row in rows]
-        try:
+        longest = max((len(piece) for piece in batch), default=0)
+        with failures.translated(longest / self._sample_rate):
             for group in groups:
                 found = self._decoded([as_float(batch[row]) for row in group])
                 for row, hypothesis in zip(group, found, strict=True):
                     heard[row] = hypothesis
-        except torch.OutOfMemoryError as failure:
-            raise OutOfMemory(max(len(piece) for piece in batch) / self._sample_rate) from failure
         return [
-            hypothesis if script is None else _in_script(hypothesis, script)
-            for hypothesis, script in zip_longest(heard, scripts)
+            outcome if script is None else _in_script(outcome, script)
+            for outcome, script in zip_longest(heard, scripts)
         ]
 
     def warm_up(self, chunk_seconds: float) -> None:
@@ -115,15 +116,15 @@ class NemoEngine(SynchronousEngine):
 
     def close(self) -> None:
         # In this order: to empty the cache while NeMo's graphs live breaks them.
-        self._computer.reset_cuda_graphs_state()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # where the device has failed
+            self._computer.reset_cuda_graphs_state()
+        devices.release_cache(self._device)
 
     @property
     def _in_graphs(self) -> bool:
         return self._device.type == "cuda" and self._computer.cuda_graphs_mode is not None
 
-    def _decoded(self, pieces: Sequence[Samples]) -> list[Hypothesis]:
+    def _decoded(self, pieces: Sequence[Samples]) -> list[Outcome]:
         states, valid = self._model.forward(
             input_signal=pad_sequence(
                 [torch.from_numpy(piece) for piece in pieces], batch_first=True
@@ -133,7 +134,11 @@ class NemoEngine(SynchronousEngine):
         found = self._model.decoding.rnnt_decoder_predictions_tensor(
             states, valid, return_hypotheses=True
         )
-        return [self._hypothesis(hypothesis) for hypothesis in found]
+        finite = finite_rows(states.transpose(1, 2), valid).tolist()
+        return [
+            self._hypothesis(hypothesis) if sound else NotFinite(len(piece) / self._sample_rate)
+            for hypothesis, sound, piece in zip(found, finite, pieces, strict=True)
+        ]
 
     def _hypothesis(self, found: Any) -> Hypothesis:
         said = zip(
@@ -177,9 +182,11 @@ def _decoding(model: Any, device: torch.device) -> Any:
     return section
 
 
-def _in_script(hypothesis: Hypothesis, script: Script) -> Hypothesis:
-    kept = tuple(token for token in hypothesis.tokens if allowed(token.piece, script))
-    return replace(hypothesis, tokens=kept)
+def _in_script(outcome: Outcome, script: Script) -> Outcome:
+    if isinstance(outcome, EngineError):
+        return outcome
+    kept = tuple(token for token in outcome.tokens if allowed(token.piece, script))
+    return replace(outcome, tokens=kept)
 
 
 def _restored(path: Path) -> Any:

@@ -112,6 +112,10 @@ export const MEANINGS = {
     passes: true,
   },
   contract_broken: later("The server made a mistake"),
+  not_finite: {
+    title: "The model failed on a part of this recording",
+    advice: "Try again, or tell whoever runs the server.",
+  },
   internal_error: {
     title: "The server made a mistake",
     advice: "Its log says what it was; tell whoever runs it.",

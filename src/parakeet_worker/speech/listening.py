@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from parakeet_worker.engine import failures
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.speech import silero
 from parakeet_worker.speech.base import (
@@ -63,16 +64,21 @@ class SileroDetector(Detector):
         return found
 
 
-def open_listener(device: Literal["auto", "cpu", "cuda"]) -> Listener:
+def open_listener(
+    device: Literal["auto", "cpu", "cuda"],
+    on_device_failure: Callable[[str], None] | None = None,
+) -> Listener:
     """The packaged network for `device`, for the processor where a GPU fails or errs.
 
-    Raises `WeightsMissing` or `WeightsCorrupt`.
+    `on_device_failure` is called, from any thread and at most once, with the reason of a CUDA
+    error: nothing else in the process can use the device any more. Raises `WeightsMissing` or
+    `WeightsCorrupt`.
     """
     alone = Alone(silero.load())
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return alone
     try:
-        together = Together(silero.load("cuda"), alone)
+        together = Together(silero.load("cuda"), alone, on_device_failure)
         apart = _difference(together, alone)
     except (RuntimeError, AssertionError) as failure:  # the latter where torch has no CUDA
         log.warning("speech is detected on the processor, the GPU fails at it: %s", failure)
@@ -87,7 +93,7 @@ def _difference(together: "Together", alone: "Alone") -> float:
     """By how much both differ on noise, in as large a batch as there will ever be."""
     noise = np.random.default_rng(1).normal(0, 0.1, CONTEXT_SAMPLES + BLOCK_SAMPLES)
     block = noise.astype(np.float32)
-    found = together.heard([_Waiting(block, None)] * MOST_TOGETHER)
+    found = together.on_device([_Waiting(block, None)] * MOST_TOGETHER)
     expected, _ = alone.hear(block, None)
     return max(float(np.abs(probabilities - expected).max()) for probabilities, _ in found)
 
@@ -120,12 +126,20 @@ class Together:
     """For a GPU: blocks that wait at the same time are heard in one batch, beside the engine.
 
     Who comes while nobody listens does it for all that wait; they find it done. A batch that the
-    GPU has no memory for is heard by `alone`.
+    GPU has no memory for is heard by `alone`; so is every batch from the one on in which the
+    device fails.
     """
 
-    def __init__(self, network: Silero, alone: Alone) -> None:
+    def __init__(
+        self,
+        network: Silero,
+        alone: Alone,
+        on_device_failure: Callable[[str], None] | None = None,
+    ) -> None:
         self._network = network
         self._alone = alone
+        self._on_device_failure = on_device_failure
+        self._failed = False
         self._waiting: list[_Waiting] = []
         self._arriving = threading.Lock()
         self._listening = threading.Lock()
@@ -160,12 +174,43 @@ class Together:
 
     def heard(self, batch: Sequence[_Waiting]) -> list[tuple[Probabilities, State]]:
         """Each of a batch; the state after a block shorter than the longest means nothing."""
-        try:
-            with self._beside():
-                return self._heard([each.block for each in batch], [each.state for each in batch])
-        except torch.OutOfMemoryError:
-            log.warning("no memory to detect speech in %d recordings at once", len(batch))
-        return [self._alone.hear(each.block, each.state) for each in batch]
+        if not self._failed:
+            try:
+                return self.on_device(batch)
+            except (RuntimeError, MemoryError) as failure:
+                self._fall_back(failure, len(batch))
+        return [self._alone.hear(each.block, self._reachable(each.state)) for each in batch]
+
+    def on_device(self, batch: Sequence[_Waiting]) -> list[tuple[Probabilities, State]]:
+        """The same on the network's own device, raising what it raises."""
+        with self._beside():
+            return self._heard([each.block for each in batch], [each.state for each in batch])
+
+    def _fall_back(self, failure: Exception, count: int) -> None:
+        """Prepare to hear a batch without the device; raises the failure if it is a bug."""
+        if failures.is_out_of_memory(failure):
+            log.warning("no memory to detect speech in %d recordings at once", count)
+        elif failures.is_device_failure(failure):
+            self._failed = True
+            reason = f"in voice activity detection: {failure}"
+            log.error("speech is detected on the processor from here on: %s", reason)
+            if self._on_device_failure is not None:
+                self._on_device_failure(reason)
+        else:
+            raise failure
+        # What the traceback holds on the device would be in the way of the next batch.
+        failures.forget(failure)
+
+    def _reachable(self, state: State | None) -> State | None:
+        """The state, or None to begin anew where it lies on a device that has failed.
+
+        Nothing can be copied from there any more. A recording in the middle of which that happens
+        loses what the network remembers of the seconds before, and no sample: the block brings
+        its own context.
+        """
+        if self._failed and state is not None and state[0].device.type != "cpu":
+            return None
+        return state
 
     @torch.inference_mode()
     def _heard(

@@ -79,9 +79,6 @@ def load(device: str = "cpu", path: Path | None = None) -> Silero:
         network.load_state_dict({ours: stored[theirs] for ours, theirs in _NAMES.items()})
     except (RuntimeError, KeyError) as failure:
         raise WeightsCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
-    if device != "cpu":
-        # Of float32 the convolutions of a GPU keep ten bits otherwise.
-        torch.backends.cudnn.allow_tf32 = False
     return network.to(device).eval().requires_grad_(False)
 
 

@@ -25,6 +25,7 @@ from parakeet_worker.engine.native.encoder import Encoder
 from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.folding import fold
 from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.ranges import check_float16
 from parakeet_worker.engine.native.tensors import ALIGNMENT, Tensors, aligned, below, under
 from parakeet_worker.engine.native.tokens import Vocabulary
 from parakeet_worker.errors import WeightsCorrupt, WeightsUnsupported
@@ -114,8 +115,11 @@ def _converted(checkpoint: Checkpoint, precision: Precision) -> Converted:
     _fill(encoder, checkpoint, "encoder")
     _fill(predictor, checkpoint, "decoder")
     _fill(joint, checkpoint, "joint")
+    folded = fold(encoder, precision)
+    if precision is Precision.FP16:
+        check_float16(folded)
     tensors = (
-        under("encoder", fold(encoder, precision))
+        under("encoder", folded)
         | under("preprocessor", features.state_dict())
         | under("decoder", predictor.state_dict())
         | under("joint", joint.state_dict())

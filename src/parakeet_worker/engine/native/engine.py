@@ -1,5 +1,6 @@
 """The engine of this project: samples to hypotheses in plain PyTorch."""
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from parakeet_worker.engine import budget
+from parakeet_worker.engine import budget, failures
+from parakeet_worker.engine import device as devices
 from parakeet_worker.engine.base import (
     Capacity,
     Hypothesis,
@@ -31,17 +33,18 @@ from parakeet_worker.engine.native.encoder import EncoderShape
 from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.fused import FusedEncoder
 from parakeet_worker.engine.native.precision import Precision, fastest
+from parakeet_worker.engine.native.ranges import finite_rows
 from parakeet_worker.engine.native.tensors import Tensors, below
 from parakeet_worker.engine.native.tokens import Vocabulary
-from parakeet_worker.errors import InvalidSetting, NotFinite, OutOfMemory
+from parakeet_worker.errors import InvalidSetting, NotFinite, WeightsUnsupported
 from parakeet_worker.language import Script, allowed
 
 if TYPE_CHECKING:
     from parakeet_worker.engine.native.search import Emissions, GraphSearch
 
-_SCRIPTS: tuple[Script, ...] = get_args(Script)
+log = logging.getLogger(__name__)
 
-_KERNELS_FROM = (8, 0)  # compute capability
+_SCRIPTS: tuple[Script, ...] = get_args(Script)
 
 
 class NativeEngine(SynchronousEngine):
@@ -104,39 +107,45 @@ class NativeEngine(SynchronousEngine):
         `auto` for CUDA graphs where the GPU has kernels for them; `converted` is a folder where
         the model is kept as it is served, for the next start.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        where = torch.device(device)
+        where = devices.choose(device)
         if path.suffix == ".safetensors":
             model = read(path)
             if precision not in ("auto", model.precision):
                 reason = f"{path} was converted to {model.precision}"
                 raise InvalidSetting("PARAKEET_PRECISION", reason)
         else:
-            chosen = fastest(where) if precision == "auto" else Precision(precision)
-            _check_precision(chosen, where)
-            model = open_converted(path, chosen, converted)
+            model = _opened(path, where, precision, converted)
         _check_precision(model.precision, where)
-        graph = decoder == "graph" or (decoder == "auto" and _has_kernels(where))
+        graph = decoder == "graph" or (decoder == "auto" and devices.supports_kernels(where))
         return cls(model, where, graph=graph)
 
     @torch.inference_mode()
     def transcribe(
         self, batch: Sequence[Waveform], scripts: Sequence[Script | None] = ()
     ) -> list[Outcome]:
-        """One hypothesis per piece; raises `OutOfMemory` if the batch is too large."""
+        """One hypothesis per piece, or `NotFinite` for a piece that has states like that.
+
+        Raises `OutOfMemory` if the batch is too large.
+        """
         if not batch:
             return []
-        samples = [as_float(piece) for piece in batch]
         # Counts for the thread that this is: others compute with as many as suit them.
         torch.set_num_threads(self._threads)
-        try:
-            states, valid = self.encode(samples)
-            if self._search is not None:
-                return self._searched(self._search, states, valid, scripts)
-            emissions = self._decoder.decode(states.float(), valid, self._added(scripts))
-        except torch.OutOfMemoryError as failure:
-            raise OutOfMemory(max(len(piece) for piece in batch) / self._sample_rate) from failure
+        seconds = [len(piece) / self._sample_rate for piece in batch]
+        with failures.translated(max(seconds)):
+            states, valid = self.encode([as_float(piece) for piece in batch])
+            finite = finite_rows(states, valid)
+            # What is not finite would be searched like speech, and at its length.
+            outcomes = self._decoded(states, valid * finite, scripts)
+        rows = zip(outcomes, finite.tolist(), seconds, strict=True)
+        return [outcome if sound else NotFinite(length) for outcome, sound, length in rows]
+
+    def _decoded(
+        self, states: Tensor, valid: Tensor, scripts: Sequence[Script | None]
+    ) -> list[Outcome]:
+        if self._search is not None:
+            return self._searched(self._search, states, valid, scripts)
+        emissions = self._decoder.decode(states.float(), valid, self._added(scripts))
         return [self._hypothesis(row) for row in emissions]
 
     def encode(self, batch: Sequence[Samples]) -> tuple[Tensor, Tensor]:
@@ -215,8 +224,10 @@ class NativeEngine(SynchronousEngine):
         self.transcribe([budget.noise(seconds, self._sample_rate)] * 2)
 
     def close(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        devices.release_cache(self._device)
+
+    def release(self) -> None:
+        devices.release_cache(self._device)
 
     @property
     def features(self) -> Features:
@@ -237,8 +248,20 @@ class NativeEngine(SynchronousEngine):
         return Hypothesis(tokens=tokens, frame_seconds=self.frame_seconds)
 
 
-def _has_kernels(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _KERNELS_FROM
+def _opened(path: Path, device: torch.device, precision: str, converted: Path | None) -> Converted:
+    """In the precision of that name, or in the fastest that the weights have the range for."""
+    if precision != "auto":
+        chosen = Precision(precision)
+        _check_precision(chosen, device)
+        return open_converted(path, chosen, converted)
+    chosen = fastest(device)
+    try:
+        return open_converted(path, chosen, converted)
+    except WeightsUnsupported as failure:
+        if chosen is not Precision.FP16:
+            raise
+        log.warning("computing in fp32, half as fast as fp16 or slower: %s", failure)
+    return open_converted(path, Precision.FP32, converted)
 
 
 def _check_precision(precision: Precision, device: torch.device) -> None:

@@ -1,0 +1,69 @@
+"""The device that is chosen, and the precision of float32 on it."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from parakeet_worker.engine import device
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+def test_auto_is_the_gpu_where_there_is_one():
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert device.choose("auto") == torch.device(expected)
+    assert device.choose("cpu") == torch.device("cpu")
+    assert device.choose("cuda:1") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("capability", "supported"),
+    [((7, 5), False), ((8, 0), True), ((8, 9), True), ((9, 0), True), ((12, 0), True)],
+)
+def test_kernels_are_for_compute_capability_8_and_later(monkeypatch, capability, supported):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert device.supports_kernels(torch.device("cuda")) is supported
+    assert not device.supports_kernels(torch.device("cpu"))
+
+
+def test_float32_is_computed_in_float32():
+    # In a process of its own: the flags are of the whole process.
+    code = (
+        "import torch\n"
+        "from parakeet_worker.engine.device import compute_exactly\n"
+        "torch.backends.cuda.matmul.allow_tf32 = True\n"
+        "assert torch.backends.cudnn.allow_tf32\n"
+        "compute_exactly()\n"
+        "assert not torch.backends.cuda.matmul.allow_tf32\n"
+        "assert not torch.backends.cudnn.allow_tf32\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
+
+
+@needs_gpu
+def test_products_and_convolutions_of_a_gpu_keep_float32():
+    device.compute_exactly()
+    chance = torch.Generator().manual_seed(0)
+    left, right = torch.randn(2, 512, 512, generator=chance)
+    exact = left.double() @ right.double()
+    found = (left.cuda() @ right.cuda()).cpu().double()
+    assert (found - exact).norm() / exact.norm() < 1e-6
+    frames, weight = torch.randn(4, 128, 256, generator=chance), torch.randn(64, 128, 3)
+    exact = torch.nn.functional.conv1d(frames.double(), weight.double())
+    found = torch.nn.functional.conv1d(frames.cuda(), weight.cuda()).cpu().double()
+    assert (found - exact).norm() / exact.norm() < 1e-6
+
+
+def test_a_device_that_has_failed_does_not_fail_to_be_released(monkeypatch):
+    calls = []
+
+    def empty_cache():
+        calls.append("empty_cache")
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    device.release_cache(torch.device("cuda"))
+    device.release_cache(torch.device("cpu"))
+    assert calls == ["empty_cache"]
