@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from bench import recording
+from parakeet_worker.engine.base import Samples
 from parakeet_worker.engine.native.decoder import GreedyDecoder, Joint, Predictor, Scorer
 from parakeet_worker.engine.native.encoder import Encoder
 from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.precision import Precision
 
+_SAMPLE_RATE = 16_000
 _DURATIONS = (0, 1, 2, 3, 4)
 _MAX_SYMBOLS = 10
 _HALVINGS = 14
@@ -87,11 +88,11 @@ def set_pace(
     *,
     tokens_per_second: float,
     duration_biases: Sequence[float],
-    seconds: float,
-    pieces: int,
+    pieces: Sequence[Samples],
 ) -> Pace:
-    """Find the blank's bias at which the greedy search says `tokens_per_second`."""
-    mels, mel_lengths = _mels(parts, seconds, pieces)
+    """Find the blank's bias at which the greedy search says `tokens_per_second` of the pieces."""
+    seconds = sum(map(len, pieces)) / _SAMPLE_RATE
+    mels, mel_lengths = _mels(parts, pieces)
     _standardise(parts.subsampled, lambda: parts.encoder.pre_encode(mels, mel_lengths))
     states, lengths = parts.encoder(mels, mel_lengths)
     _standardise(parts.joint.enc, lambda: parts.joint.enc(states))
@@ -102,7 +103,7 @@ def set_pace(
     low, high = -_WIDEST_BIAS, _WIDEST_BIAS
     for _ in range(_HALVINGS):
         bias[blank] = middle = (low + high) / 2
-        tried.append(_pace(parts, states, lengths, seconds * pieces, middle))
+        tried.append(_pace(parts, states, lengths, seconds, middle))
         if tried[-1].tokens_per_second > tokens_per_second:
             low = middle
         else:
@@ -112,8 +113,8 @@ def set_pace(
     return closest
 
 
-def _mels(parts: Parts, seconds: float, pieces: int) -> tuple[Tensor, Tensor]:
-    samples = [torch.from_numpy(piece) for piece in recording.pieces(seconds, pieces)]
+def _mels(parts: Parts, pieces: Sequence[Samples]) -> tuple[Tensor, Tensor]:
+    samples = [torch.from_numpy(piece) for piece in pieces]
     lengths = torch.tensor([len(piece) for piece in samples])
     mels, valid = parts.features(pad_sequence(samples, batch_first=True), lengths)
     return mels, valid

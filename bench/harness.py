@@ -93,12 +93,12 @@ def versions() -> dict[str, str | None]:
     """Of Python, of everything that is measured, and of the project itself."""
     return {
         "python": platform.python_version(),
-        **{package: _version(package) for package in _PACKAGES},
+        **{package: version(package) for package in _PACKAGES},
         "commit": _commit(),
     }
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

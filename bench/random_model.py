@@ -15,18 +15,21 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import harness
 from bench.harness import ROOT
+
+if TYPE_CHECKING:
+    from parakeet_worker.engine.base import Samples
 
 _SEED = 20251124
 _TOKENS_PER_SECOND = 3.5
 """What 25 languages of read speech come to with a vocabulary of 8,192 pieces, roughly."""
 # Speech has few tokens that share a frame, and more short waits than long ones.
 _DURATION_BIASES = (-2.0, 0.5, 0.5, 0.25, 0.0)
-_CALIBRATION_SECONDS = 30.0
-_CALIBRATION_PIECES = 2
+CALIBRATION_SECONDS = 30.0
+CALIBRATION_PIECES = 2
 
 _SMALL = {"n_layers": 2, "d_model": 128, "n_heads": 4, "subsampling_conv_channels": 32}
 _SMALL_HIDDEN, _SMALL_PIECES = 64, 256
@@ -111,13 +114,13 @@ def _pieces(count: int) -> list[str]:
     return ["<unk>", *(f"▁{number}" for number in range(count - 1))]
 
 
-def write_nemo(size: str, folder: Path) -> None:
-    """Draw the weights, set how often they speak, and write them as NeMo's file."""
+def write_nemo(size: str, folder: Path, pieces: "Sequence[Samples]") -> None:
+    """Draw the weights, set how often they speak of `pieces`, and write them as NeMo's file."""
     import torch
     import yaml
 
     sections = config(size)
-    weights, facts = _weights(size, sections)
+    weights, facts = _weights(size, sections, pieces)
     tokenizer = _tokenizer(sections["labels"])
     folder.mkdir(parents=True, exist_ok=True)
     saved = io.BytesIO()
@@ -137,7 +140,9 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(member, io.BytesIO(content))
 
 
-def _weights(size: str, sections: dict[str, Any]) -> tuple[dict[str, Any], Facts]:
+def _weights(
+    size: str, sections: dict[str, Any], pieces: "Sequence[Samples]"
+) -> tuple[dict[str, Any], Facts]:
     """NeMo's names to tensors, by torch's own initialisation of our modules."""
     import torch
 
@@ -158,8 +163,7 @@ def _weights(size: str, sections: dict[str, Any]) -> tuple[dict[str, Any], Facts
         parts,
         tokens_per_second=_TOKENS_PER_SECOND,
         duration_biases=_DURATION_BIASES,
-        seconds=_CALIBRATION_SECONDS,
-        pieces=_CALIBRATION_PIECES,
+        pieces=pieces,
     )
     weights = parts.state()
     facts = Facts(
@@ -246,7 +250,10 @@ def main() -> None:
     harness.die_first()
     kind, size, folder = sys.argv[1:]
     if kind == "nemo":
-        write_nemo(size, Path(folder))
+        from bench import recording
+
+        pieces = recording.pieces(CALIBRATION_SECONDS, CALIBRATION_PIECES)
+        write_nemo(size, Path(folder), pieces)
     elif kind == "transformers":
         write_transformers(Path(folder))
     else:

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.harness import ROOT
-from parakeet_worker.audio import SAMPLE_RATE, Decoding, find_ffmpeg
-from parakeet_worker.engine.base import Samples
+from parakeet_worker.engine.base import Samples, Waveform
 
+_SAMPLE_RATE = 16_000
 _RECORDING = ROOT / "samples" / "minute.mp3"
 # Pieces begin in different places, so that no two of a batch are alike.
 _STEP_SECONDS = 7.3
@@ -16,14 +16,20 @@ _STEP_SECONDS = 7.3
 
 def pieces(seconds: float, count: int) -> list[Samples]:
     """`count` stretches of `seconds`, each from its own place in the recording, which repeats."""
-    minute = decoded(_RECORDING)
-    length = round(seconds * SAMPLE_RATE)
-    starts = (round(index * _STEP_SECONDS * SAMPLE_RATE) for index in range(count))
-    return [np.take(minute, range(start, start + length), mode="wrap") for start in starts]
+    return stretches(decoded(_RECORDING), seconds, count)
+
+
+def stretches(samples: Waveform, seconds: float, count: int) -> list[Waveform]:
+    """The same of any samples."""
+    length = round(seconds * _SAMPLE_RATE)
+    starts = (round(index * _STEP_SECONDS * _SAMPLE_RATE) for index in range(count))
+    return [np.take(samples, range(start, start + length), mode="wrap") for start in starts]
 
 
 def decoded(path: Path) -> Samples:
     """A whole file as the worker hears it."""
+    # Here, as the GPU's bench has no ffmpeg and not all that the worker is made of.
+    from parakeet_worker.audio import Decoding, find_ffmpeg
 
     async def whole() -> list[Samples]:
         decoding = Decoding(path, ffmpeg=find_ffmpeg(), max_seconds=3600, timeout_seconds=600)

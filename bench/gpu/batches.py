@@ -1,0 +1,82 @@
+"""Part `batches`: random batches in every precision; none may fail."""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from bench.gpu import sounds
+from bench.gpu.figures import Report
+from bench.gpu.opening import plain, random_nemo, served, settle
+from bench.gpu.parts import Setup
+from bench.gpu.sounds import SAMPLE_RATE, Pcm
+from bench.gpu.timing import heard
+from parakeet_worker.engine.base import Engine
+
+_EACH = 1000
+_ROWS = 512
+_LONGEST_SECONDS = 82.0  # over 81.9 s a chunk takes the plain path
+_PACKED_SECONDS = 1200.0
+_PADDED_SECONDS = 60.0
+"""Bounds on the audio of one batch, so that a thousand fit into the time."""
+
+
+def run(setup: Setup, report: Report) -> None:
+    """1,000 batches in each precision; those before a fault are counted as they are done."""
+    each = setup.count(_EACH, 250, 2)
+    for number, precision in enumerate(("bf16", "fp16", "fp32")):
+        with (
+            plain(random_nemo(setup), precision, setup.device)
+            if precision == "fp32"
+            else served(setup, random_nemo(setup), precision)
+        ) as engine:
+            seconds = _PADDED_SECONDS if precision == "fp32" else _PACKED_SECONDS
+            rows = _ROWS
+            if setup.small:
+                seconds, rows = 3.0, 8
+            drawn = random_batches(each, rows, seconds, padded=precision == "fp32", seed=number)
+            started = time.perf_counter()
+            right = 0
+            try:
+                for batch in drawn:
+                    right += _answered(engine, batch)
+                settle(setup)
+            finally:  # a fault is an exception, and no number must be lost to it
+                report.check(
+                    f"random batches answered, {precision}", right, "batches", at_least=each
+                )
+            report.measure(f"in, {precision}", time.perf_counter() - started, "s")
+
+
+def random_batches(
+    count: int, most_rows: int, seconds: float, *, padded: bool, seed: int
+) -> Iterator[list[Pcm]]:
+    """1 to `most_rows` chunks of one sample to the longest, both drawn evenly on a logarithmic scale.
+
+    All together have at most `seconds`, counted with padding where it is computed.
+    """
+    chance = np.random.default_rng(seed)
+    speech = np.resize(sounds.speech(), round(2 * _LONGEST_SECONDS * SAMPLE_RATE))
+    longest = min(_LONGEST_SECONDS, seconds) * SAMPLE_RATE
+    for _ in range(count):
+        rows = round(np.exp(chance.uniform(0, np.log(most_rows))))
+        top = np.exp(chance.uniform(0, np.log(longest)))
+        lengths = np.exp(chance.uniform(0, np.log(top + 1), rows)).astype(int)
+        room = seconds * SAMPLE_RATE
+        kept = room // lengths.max() if padded else int((np.cumsum(lengths) <= room).sum())
+        starts = chance.integers(0, len(speech) - lengths.max(), rows)
+        chosen = zip(starts[: max(1, int(kept))], lengths, strict=False)
+        yield [speech[start : start + length] for start, length in chosen]
+
+
+def _answered(engine: Engine, batch: list[Pcm]) -> bool:
+    """Whether each chunk has a hypothesis whose tokens lie within it."""
+    outcomes = engine.transcribe(batch)
+    if len(outcomes) != len(batch):
+        return False
+    for chunk, outcome in zip(batch, outcomes, strict=True):
+        found = heard(outcome)
+        frames = len(chunk) / SAMPLE_RATE / found.frame_seconds + 1
+        if any(not 0 <= token.frame < frames for token in found.tokens):
+            return False
+    return True

@@ -1,0 +1,106 @@
+"""Part `chain`: packed rows against padded ones, and graphs against single launches.
+
+In 16 bits every path has errors against float32. The plain path's own error is the measure of the
+others: random weights magnify roundings, whatever computes them.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.gpu.comparing import relative
+from bench.gpu.figures import Report
+from bench.gpu.kernels import PRECISIONS, chain, chunks_of, laid_out
+from bench.gpu.opening import CHUNK_SECONDS, Loaded, loaded, random_nemo
+from bench.gpu.parts import Setup
+from bench.gpu.sounds import Pcm, SAMPLE_RATE
+from parakeet_worker.engine.base import as_float
+from parakeet_worker.engine.native.encoder_graphs import EncoderGraphs
+from parakeet_worker.engine.native.engine import NativeEngine
+from parakeet_worker.engine.native.packed_encoder import GROUP_TOKENS
+from parakeet_worker.engine.native.rows import FACTOR, Plan
+from parakeet_worker.engine.native.staging import Staging
+
+_MIXED = (128_000, 16_000, 80_000, 400_000, 51_200, 12_345, 1280)
+_SMALL = (32_000, 16_000, 12_345, 1280)
+_NO_WORSE = 1.5
+"""Times the plain path's error."""
+_HOP = 160
+_SMALL_BUCKETS = (64, 128)
+
+
+@torch.inference_mode()
+def run(setup: Setup, report: Report) -> None:
+    """Errors against float32 in every precision, as multiples of the padded plain path's."""
+    batch = chunks_of(_SMALL if setup.small else _MIXED)
+    exact = padded_states(loaded(setup, random_nemo(setup), "fp32"), batch)
+    for precision in PRECISIONS:
+        model = loaded(setup, random_nemo(setup), precision)
+        plain = relative(padded_states(model, batch), exact)
+        report.measure(f"padded, {precision}, error against fp32", plain, "of the norm")
+        for name, found in (
+            ("packed", packed_states(model, batch)),
+            ("packed, references", packed_states(model.with_references(), batch)),
+            ("packed, in a graph", graph_states(setup, model, batch)),
+        ):
+            error = relative(found, exact) / plain
+            report.check(f"{name}, {precision}, error", error, "x padded", at_most=_NO_WORSE)
+    _check_reproducible(setup, report, batch)
+
+
+def _check_reproducible(setup: Setup, report: Report, batch: list[Pcm]) -> None:
+    """Bit for bit: alone, packed with others, and in a graph's bucket."""
+    model = loaded(setup, random_nemo(setup), "bf16", reproducible=True)
+    together = packed_states(model, batch)
+    alone = torch.cat([packed_states(model, [chunk]) for chunk in batch])
+    graphed = graph_states(setup, model, batch)
+    # References on a CPU are libraries' products, which promise no order of sums.
+    limit = 0 if setup.cuda else None
+    for name, found in (("alone", alone), ("in a graph", graphed)):
+        different = float((found != together).any(dim=1).sum())
+        report.check(f"reproducible, {name}, other frames", different, "frames", at_most=limit)
+
+
+def padded_states(model: Loaded, batch: list[Pcm]) -> Tensor:
+    """(N, width) valid states of all chunks, by the plain path on a padded batch."""
+    engine: Any = NativeEngine(model.model, model.device)
+    states, valid = engine._encoded([as_float(chunk) for chunk in batch])  # noqa: SLF001
+    rows = zip(states, valid.tolist(), strict=True)
+    return torch.cat([row[:length] for row, length in rows]).float()
+
+
+def packed_states(model: Loaded, batch: list[Pcm]) -> Tensor:
+    """The same by the packed path, launch by launch."""
+    features, encoder = chain(model, model.kernels)
+    samples, rows = laid_out(batch, model.device)
+    return encoder(features(samples, rows), rows).float()
+
+
+def graph_states(setup: Setup, model: Loaded, batch: list[Pcm]) -> Tensor:
+    """The same from CUDA graphs, in batches of one and two chunks; on a CPU in their buckets."""
+    features, encoder = chain(model, model.kernels)
+    tokens = round(CHUNK_SECONDS * SAMPLE_RATE) // (FACTOR * _HOP)
+    graphs: Any = EncoderGraphs(
+        lambda samples, rows: encoder(features(samples, rows), rows), model.device, tokens, _HOP
+    )
+    if setup.cuda:
+        graphs.capture()
+    else:  # all buckets would take minutes
+        graphs._buckets = [graphs._captured(size, None) for size in _SMALL_BUCKETS]  # noqa: SLF001
+    staging = Staging(model.device, samples=1_000_000, rows=16, tokens=8192)
+    found = []
+    for first, last in pairwise([*range(0, len(batch), 2), len(batch)]):
+        found.append(_replayed(graphs, staging, batch[first:last]))
+    return torch.cat(found).float()
+
+
+def _replayed(graphs: EncoderGraphs, staging: Staging, chunks: list[Pcm]) -> Tensor:
+    plan = Plan(tuple(len(chunk) for chunk in chunks), _HOP)
+    shape = graphs.shape_for(plan)
+    assert shape is not None
+    staged = staging.stage(chunks, plan, shape, GROUP_TOKENS)
+    states = graphs(staged, shape)
+    staging.release(staged)
+    return states[: sum(plan.tokens)]

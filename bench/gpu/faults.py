@@ -1,0 +1,25 @@
+"""Parts that fail, for the test of what that does to the others."""
+
+import os
+import signal
+import time
+
+from bench.gpu.figures import Report
+from bench.gpu.parts import Setup
+
+
+def crash(_: Setup, report: Report) -> None:
+    """Report a figure and be killed, as by a fault in a driver."""
+    report.measure("before the crash", 1.0, "figures")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(_: Setup, report: Report) -> None:
+    """Report a figure and never return, as a kernel that waits for itself."""
+    report.measure("before the hang", 1.0, "figures")
+    time.sleep(3600)
+
+
+def wrong(_: Setup, report: Report) -> None:
+    """A result that is not right."""
+    report.check("wrong results", 1.0, "results", at_most=0.0)

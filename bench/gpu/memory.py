@@ -1,0 +1,52 @@
+"""Part `memory`: what an engine holds, and its peak for a full batch."""
+
+from pathlib import Path
+
+import torch
+
+from bench.gpu import sounds
+from bench.gpu.figures import Report
+from bench.gpu.opening import CHUNK_SECONDS, random_nemo, served
+from bench.gpu.parts import Setup
+from bench.gpu.timing import pipelined
+
+_GIB = 2**30
+_GOAL = 7.0
+
+
+def run(setup: Setup, report: Report) -> None:
+    """On a GPU what torch has reserved there, graphs included; on a CPU resident memory."""
+    count, seconds = (2, 2.0) if setup.small else (128, CHUNK_SECONDS)
+    with served(setup, random_nemo(setup), "bf16") as engine:
+        if setup.cuda:
+            torch.cuda.empty_cache()
+        report.measure("warm and idle", _held(setup), "GiB")
+        _forget(setup)
+        batch = sounds.chunks(seconds, count)
+        pipelined(engine, [batch, batch, batch])
+        report.measure(f"peak, {count} x {seconds:g} s", _peak(setup), "GiB", at_most=_GOAL)
+        if setup.cuda:
+            free, total = torch.cuda.mem_get_info()
+            report.measure("taken of the device, with its context", (total - free) / _GIB, "GiB")
+
+
+def _held(setup: Setup) -> float:
+    return torch.cuda.memory_reserved() / _GIB if setup.cuda else _status("VmRSS")
+
+
+def _forget(setup: Setup) -> None:
+    if setup.cuda:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak(setup: Setup) -> float:
+    return torch.cuda.max_memory_reserved() / _GIB if setup.cuda else _status("VmHWM")
+
+
+def _status(field: str) -> float:
+    """GiB, from the kernel's own account of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(field + ":"))
+    return int(line.split()[1]) / 2**20

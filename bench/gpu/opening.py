@@ -1,0 +1,134 @@
+"""Models and engines for the parts, on a GPU or, with plain PyTorch for its kernels, on a CPU."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from bench.gpu import sounds
+from bench.gpu.parts import Setup
+from bench.harness import ROOT
+from bench.random_model import Files
+from parakeet_worker.engine.native.converted import Converted, open_converted
+from parakeet_worker.engine.native.decoder import JointShape
+from parakeet_worker.engine.native.engine import NativeEngine
+from parakeet_worker.engine.native.gpu_engine import GpuEngine
+from parakeet_worker.engine.native.kernels.kernel_set import Kernels
+from parakeet_worker.engine.native.kernels.tiles import Tiles, tiles_for
+from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.search import GraphSearch, SearchKernels, SearchModel
+from parakeet_worker.engine.native.tensors import below
+
+DEMO = ROOT / "src" / "parakeet_worker" / "checkpoints" / "demo.nemo"
+CHUNK_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    """A model with its tensors on the device, and the kernels that it runs on there."""
+
+    model: Converted
+    device: torch.device
+    kernels: Kernels
+    search_kernels: SearchKernels
+    tiles: Tiles
+
+    def search(self, *, kernels: SearchKernels | None = None) -> GraphSearch:
+        """A search of its own; `kernels` are those of the engine unless others are given."""
+        # Products of float16 on a CPU take seconds.
+        exact = self.model.precision is Precision.FP32 or self.device.type == "cpu"
+        return GraphSearch(
+            search_model(self.model),
+            self.device,
+            dtype=torch.float32 if exact else torch.float16,
+            kernels=kernels or self.search_kernels,
+            tiles=self.tiles,
+        )
+
+    def engine(self) -> GpuEngine:
+        """An engine that is not warm."""
+        return GpuEngine(
+            self.model, self.device, self.kernels, self.search(), chunk_seconds=CHUNK_SECONDS
+        )
+
+    def with_references(self) -> "Loaded":
+        """The same on plain PyTorch."""
+        return replace(
+            self, kernels=Kernels.reference(), search_kernels=SearchKernels.reference()
+        )
+
+
+def random_nemo(setup: Setup) -> Path:
+    """Where the part `model` writes the random model."""
+    return Files(setup.work / setup.size).nemo
+
+
+def loaded(
+    setup: Setup, path: Path, precision: str, *, reproducible: bool = False
+) -> Loaded:
+    """The checkpoint at `path` as it is served on the device of the setup."""
+    device = torch.device(setup.device)
+    model = open_converted(path, Precision(precision), setup.work / "converted")
+    tensors = {name: tensor.to(device) for name, tensor in model.tensors.items()}
+    tiles = tiles_for(torch.cuda.get_device_capability(device)) if setup.cuda else Tiles()
+    return Loaded(
+        model=replace(model, tensors=tensors),
+        device=device,
+        kernels=Kernels.triton(tiles, reproducible=reproducible)
+        if setup.cuda
+        else Kernels.reference(),
+        search_kernels=SearchKernels.triton(tiles, reproducible=reproducible)
+        if setup.cuda
+        else SearchKernels.reference(),
+        tiles=tiles,
+    )
+
+
+def search_model(model: Converted) -> SearchModel:
+    """The part of a model that the search needs."""
+    return SearchModel(
+        below("decoder", model.tensors),
+        below("joint", model.tensors),
+        JointShape.read(model.joint).activation,
+        model.durations,
+        model.max_symbols,
+    )
+
+
+@contextmanager
+def served(
+    setup: Setup, path: Path, precision: str, *, reproducible: bool = False
+) -> Iterator[GpuEngine]:
+    """An engine that is warm, as a worker has it."""
+    engine = loaded(setup, path, precision, reproducible=reproducible).engine()
+    try:
+        warm(setup, engine)
+        yield engine
+    finally:
+        engine.close()
+
+
+@contextmanager
+def plain(path: Path, precision: str, device: str) -> Iterator[NativeEngine]:
+    """The definition of correct: padded batches, plain PyTorch, the plain search."""
+    engine = NativeEngine.open(path, device, precision, decoder="plain")
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def warm(setup: Setup, engine: GpuEngine) -> None:
+    """Compile and capture; on a CPU, which has neither, a second of noise through the engine."""
+    if setup.cuda:
+        engine.warm_up(CHUNK_SECONDS)
+    else:
+        engine.transcribe(sounds.chunks(1.0, 1))
+
+
+def settle(setup: Setup) -> None:
+    """Wait for the device."""
+    if setup.cuda:
+        torch.cuda.synchronize()

@@ -1,0 +1,77 @@
+"""The parts by name, in the order in which they run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """On what a part runs."""
+
+    device: str
+    """`cuda` or `cpu`."""
+    size: str
+    """`full` or `small`: of the random model and of all counts."""
+    quick: bool
+    """A quarter of the repeats."""
+    work: Path
+    """Folder of models and caches."""
+
+    @property
+    def cuda(self) -> bool:
+        return self.device == "cuda"
+
+    @property
+    def small(self) -> bool:
+        return self.size == "small"
+
+    def count(self, full: int, quick: int, small: int) -> int:
+        """The number for this run."""
+        if self.small:
+            return small
+        return quick if self.quick else full
+
+    def document(self) -> dict[str, Any]:
+        """As it is handed to a part's process."""
+        return {
+            "device": self.device, "size": self.size, "quick": self.quick, "work": str(self.work),
+        }  # fmt: skip
+
+    @classmethod
+    def read(cls, document: dict[str, Any]) -> "Setup":
+        """What `document` wrote."""
+        return cls(**{**document, "work": Path(document["work"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One module of this package: its `run(setup, report)` in a process of its own."""
+
+    name: str
+    limit_seconds: float
+    """Its process is killed after this time."""
+    quick: bool = True
+    """Whether `--quick` runs it."""
+
+
+PARTS = (
+    Part("model", 90),
+    Part("kernels", 60),
+    Part("chain", 60),
+    Part("searching", 60),
+    Part("words", 120),
+    Part("batches", 150),
+    Part("throughput", 60),
+    Part("mix", 60),
+    Part("stages", 45),
+    Part("latency", 45),
+    Part("reproducible", 60, quick=False),
+    Part("memory", 45),
+    Part("cold_start", 120, quick=False),
+    Part("nemo", 90, quick=False),
+    Part("transformers", 60, quick=False),
+)
+
+FAULTS = (Part("crash", 30), Part("hang", 30), Part("wrong", 30))
+"""Never run unless they are named: with them a test shows what a failing part does to a run."""

@@ -1,0 +1,115 @@
+"""Part `searching`: the search in kernels and graphs against the plain loop, and how long it takes."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from bench.gpu import sounds
+from bench.gpu.comparing import Said, differing_tokens
+from bench.gpu.figures import Report
+from bench.gpu.kernels import chain, laid_out
+from bench.gpu.opening import DEMO, Loaded, loaded, random_nemo, search_model, settle
+from bench.gpu.parts import Setup
+from bench.harness import median
+from parakeet_worker.engine.native.decoder import GreedyDecoder, Scorer
+from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.search import Emissions, GraphSearch, SearchKernels
+
+_EXACT = 1.0
+_HALF = 3.0
+"""Tokens of a thousand that may differ: two scores that are equal but for roundings."""
+_REPEATS = 10
+_TOKENS = 375  # 30 s
+
+
+@torch.inference_mode()
+def run(setup: Setup, report: Report) -> None:
+    """Tokens of the demo checkpoint in both types of weights, then the full size's speed."""
+    _check_tokens(setup, report)
+    _measure(setup, report)
+
+
+def _check_tokens(setup: Setup, report: Report) -> None:
+    model = loaded(setup, DEMO, "fp32")
+    batch = sounds.utterances(setup.count(200, 60, 6))
+    states, lengths = _states(model, batch)
+    expected = _plainly(model, states, lengths)
+    report.measure("tokens compared", sum(map(len, expected)), "tokens")
+    exact, half = ("fp32", torch.float32, _EXACT), ("fp16", torch.float16, _HALF)
+    for name, dtype, limit in (exact, half) if setup.cuda else (exact,):
+        for kind, kernels in (("", model.search_kernels), (", references", _REFERENCES)):
+            search = _search(model, dtype, kernels)
+            # The references write to the host and cannot be captured: they run step by step.
+            if not kind:
+                search.prepare()
+            found = [_said(row) for row in search.decode(states, lengths).rows]
+            report.check(
+                f"search, {name}{kind}, other tokens",
+                differing_tokens(found, expected), "of 1,000", at_most=limit,
+            )  # fmt: skip
+
+
+_REFERENCES = SearchKernels.reference()
+
+
+def _search(model: Loaded, dtype: torch.dtype, kernels: SearchKernels) -> GraphSearch:
+    return GraphSearch(
+        search_model(model.model), model.device, dtype=dtype, kernels=kernels, tiles=model.tiles
+    )
+
+
+def _states(model: Loaded, batch: list[sounds.Pcm]) -> tuple[Tensor, list[int]]:
+    """Packed states of all chunks by plain PyTorch in float32, and the length of each row."""
+    features, encoder = chain(model, model.with_references().kernels)
+    samples, rows = laid_out(batch, model.device)
+    return encoder(features(samples, rows), rows), rows.offsets.diff().tolist()
+
+
+def _plainly(model: Loaded, states: Tensor, lengths: Sequence[int]) -> list[Said]:
+    """What the plain loop says of the same states."""
+    parts = search_model(model.model)
+    scorer = Scorer(parts.predictor, parts.joint, parts.activation, Precision.FP32)
+    decoder = GreedyDecoder(scorer, parts.durations, parts.max_symbols)
+    padded = pad_sequence(states.split(list(lengths)), batch_first=True)
+    found = decoder.decode(padded, torch.tensor(lengths, device=model.device))
+    return [tuple((str(one.token), one.frame, one.duration) for one in row) for row in found]
+
+
+def _said(row: Emissions) -> Said:
+    columns: Any = (row.tokens, row.frames, row.durations)
+    return tuple(
+        (str(token), int(frame), int(duration))
+        for token, frame, duration in zip(*columns, strict=True)
+    )
+
+
+def _measure(setup: Setup, report: Report) -> None:
+    """The search alone, on noise in the place of states, from the device to the host."""
+    model = loaded(setup, random_nemo(setup), "bf16")
+    search = model.search()
+    search.prepare()
+    report.measure("search, memory", search.memory_bytes / 2**20, "MiB")
+    counts, tokens = ((1, 2), 20) if setup.small else ((1, 16, 128, 256), _TOKENS)
+    width = model.model.encoder["d_model"]
+    chance = torch.Generator().manual_seed(0)
+    noise = torch.randn(max(counts) * tokens, width, generator=chance)
+    states = noise.to(model.device, model.model.precision.dtype)
+    for rows in counts:
+        mine, lengths = states[: rows * tokens], [tokens] * rows
+        found = search.decode(mine, lengths)
+        seconds = []
+        for _ in range(setup.count(_REPEATS, 5, 2)):
+            settle(setup)
+            started = time.perf_counter()
+            search.decode(mine, lengths)
+            seconds.append(time.perf_counter() - started)
+        emitted = sum(map(len, found.rows))
+        report.measure(
+            f"search, {rows} x {tokens} frames, {emitted / (rows * tokens * 0.08):.1f} tokens/s",
+            1000 * median(seconds), "ms", values=1000 * np.array(seconds),
+        )  # fmt: skip
