@@ -2,11 +2,14 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from bench.harness import ROOT
-from parakeet_worker.engine.base import Samples, Waveform
+from parakeet_worker.engine.base import Samples
+
+Sounds = TypeVar("Sounds", bound="np.ndarray[Any, Any]")
 
 _SAMPLE_RATE = 16_000
 _RECORDING = ROOT / "samples" / "minute.mp3"
@@ -19,11 +22,12 @@ def pieces(seconds: float, count: int) -> list[Samples]:
     return stretches(decoded(_RECORDING), seconds, count)
 
 
-def stretches(samples: Waveform, seconds: float, count: int) -> list[Waveform]:
+def stretches(samples: Sounds, seconds: float, count: int) -> list[Sounds]:
     """The same of any samples."""
     length = round(seconds * _SAMPLE_RATE)
     starts = (round(index * _STEP_SECONDS * _SAMPLE_RATE) for index in range(count))
-    return [np.take(samples, range(start, start + length), mode="wrap") for start in starts]
+    taken: Any = (samples.take(range(start, start + length), mode="wrap") for start in starts)
+    return list(taken)
 
 
 def decoded(path: Path) -> Samples:

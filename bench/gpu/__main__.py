@@ -58,7 +58,9 @@ def chosen(arguments: argparse.Namespace) -> list[Part]:
     """The parts to run; those that were named need the model too."""
     if not arguments.parts:
         return [part for part in PARTS if part.quick or not arguments.quick]
-    return [part for part in (*PARTS, *FAULTS) if part.name in {"model", *arguments.parts}]
+    # Those that fail come before the others, which must not suffer from it.
+    model, *others = PARTS
+    return [part for part in (model, *FAULTS, *others) if part.name in {"model", *arguments.parts}]
 
 
 def all_ran(

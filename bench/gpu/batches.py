@@ -51,7 +51,7 @@ def run(setup: Setup, report: Report) -> None:
 def random_batches(
     count: int, most_rows: int, seconds: float, *, padded: bool, seed: int
 ) -> Iterator[list[Pcm]]:
-    """1 to `most_rows` chunks of one sample to the longest, both drawn evenly on a logarithmic scale.
+    """1 to `most_rows` chunks of one sample to the longest, both drawn on a logarithmic scale.
 
     All together have at most `seconds`, counted with padding where it is computed.
     """

@@ -13,9 +13,9 @@ from torch import Tensor
 from bench.gpu.comparing import relative
 from bench.gpu.figures import Report
 from bench.gpu.kernels import PRECISIONS, chain, chunks_of, laid_out
-from bench.gpu.opening import CHUNK_SECONDS, Loaded, loaded, random_nemo
+from bench.gpu.opening import CHUNK_SECONDS, Loaded, buckets, loaded, random_nemo
 from bench.gpu.parts import Setup
-from bench.gpu.sounds import Pcm, SAMPLE_RATE
+from bench.gpu.sounds import SAMPLE_RATE, Pcm
 from parakeet_worker.engine.base import as_float
 from parakeet_worker.engine.native.encoder_graphs import EncoderGraphs
 from parakeet_worker.engine.native.engine import NativeEngine
@@ -28,7 +28,6 @@ _SMALL = (32_000, 16_000, 12_345, 1280)
 _NO_WORSE = 1.5
 """Times the plain path's error."""
 _HOP = 160
-_SMALL_BUCKETS = (64, 128)
 
 
 @torch.inference_mode()
@@ -43,7 +42,7 @@ def run(setup: Setup, report: Report) -> None:
         for name, found in (
             ("packed", packed_states(model, batch)),
             ("packed, references", packed_states(model.with_references(), batch)),
-            ("packed, in a graph", graph_states(setup, model, batch)),
+            ("packed, in a graph", graph_states(model, batch)),
         ):
             error = relative(found, exact) / plain
             report.check(f"{name}, {precision}, error", error, "x padded", at_most=_NO_WORSE)
@@ -55,7 +54,7 @@ def _check_reproducible(setup: Setup, report: Report, batch: list[Pcm]) -> None:
     model = loaded(setup, random_nemo(setup), "bf16", reproducible=True)
     together = packed_states(model, batch)
     alone = torch.cat([packed_states(model, [chunk]) for chunk in batch])
-    graphed = graph_states(setup, model, batch)
+    graphed = graph_states(model, batch)
     # References on a CPU are libraries' products, which promise no order of sums.
     limit = 0 if setup.cuda else None
     for name, found in (("alone", alone), ("in a graph", graphed)):
@@ -78,17 +77,18 @@ def packed_states(model: Loaded, batch: list[Pcm]) -> Tensor:
     return encoder(features(samples, rows), rows).float()
 
 
-def graph_states(setup: Setup, model: Loaded, batch: list[Pcm]) -> Tensor:
-    """The same from CUDA graphs, in batches of one and two chunks; on a CPU in their buckets."""
+def graph_states(model: Loaded, batch: list[Pcm]) -> Tensor:
+    """The same from CUDA graphs, in batches of one and two chunks; on a CPU in their buffers."""
     features, encoder = chain(model, model.kernels)
     tokens = round(CHUNK_SECONDS * SAMPLE_RATE) // (FACTOR * _HOP)
-    graphs: Any = EncoderGraphs(
-        lambda samples, rows: encoder(features(samples, rows), rows), model.device, tokens, _HOP
+    graphs = EncoderGraphs(
+        lambda samples, rows: encoder(features(samples, rows), rows),
+        model.device,
+        tokens,
+        _HOP,
+        buckets(model.device),
     )
-    if setup.cuda:
-        graphs.capture()
-    else:  # all buckets would take minutes
-        graphs._buckets = [graphs._captured(size, None) for size in _SMALL_BUCKETS]  # noqa: SLF001
+    graphs.capture()
     staging = Staging(model.device, samples=1_000_000, rows=16, tokens=8192)
     found = []
     for first, last in pairwise([*range(0, len(batch), 2), len(batch)]):

@@ -65,7 +65,7 @@ def differing_tokens(found: Sequence[Said], expected: Sequence[Said]) -> float:
     """Tokens that were replaced, left out or added, of a thousand."""
     different = 0
     for mine, right in zip(found, expected, strict=True):
-        pieces = [[piece for piece, _, _ in row] for row in (mine, right)]
-        for kind, a, b, c, d in SequenceMatcher(None, *pieces, autojunk=False).get_opcodes():
+        left, other = ([piece for piece, _, _ in row] for row in (mine, right))
+        for kind, a, b, c, d in SequenceMatcher(None, left, other, autojunk=False).get_opcodes():
             different += 0 if kind == "equal" else max(b - a, d - c)
     return 1000 * different / max(1, sum(map(len, expected)))

@@ -53,7 +53,7 @@ class Compared:
 
     def kernels(self) -> Kernels:
         """The same operations, each compared with its reference at every call."""
-        beside = {
+        beside: dict[str, Any] = {
             name: self._compared(name, getattr(self._kernels, name)) for name in OPERATIONS
         }
         return replace(self._kernels, **beside)

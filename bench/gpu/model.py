@@ -16,7 +16,8 @@ def run(setup: Setup, report: Report) -> None:
     path = random_nemo(setup)
     started = time.perf_counter()
     if not path.exists():
-        pieces = sounds.chunks(CALIBRATION_SECONDS, CALIBRATION_PIECES)
+        seconds = 6.0 if setup.small else CALIBRATION_SECONDS
+        pieces = sounds.chunks(seconds, CALIBRATION_PIECES)
         random_model.write_nemo(setup.size, path.parent, [as_float(piece) for piece in pieces])
     facts = Files(path.parent).facts
     report.measure("random model made in", time.perf_counter() - started, "s")

@@ -73,5 +73,5 @@ PARTS = (
     Part("transformers", 60, quick=False),
 )
 
-FAULTS = (Part("crash", 30), Part("hang", 30), Part("wrong", 30))
+FAULTS = (Part("crash", 30), Part("hang", 8), Part("wrong", 30))
 """Never run unless they are named: with them a test shows what a failing part does to a run."""

@@ -93,7 +93,7 @@ def _status(code: int | None) -> Status:
 def _reason(code: int | None, log: Path) -> str | None:
     if code == 0:
         return None
-    lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
+    lines = log.read_text(errors="replace").strip().splitlines() or ["its log is empty"]
     if code is not None and code < 0:
         return f"ended by {signal.Signals(-code).name}: {lines[-1]}"
     return lines[-1]

@@ -82,7 +82,9 @@ def seconds_of(batch: Sequence[npt.NDArray[Any]]) -> float:
 
 def main() -> None:
     decoded = {name: recording.decoded(_SAMPLES / name) for name in _KEPT}
-    pcm = {name: np.round(each * _FULL_SCALE).astype(np.int16) for name, each in decoded.items()}
+    pcm: Any = {
+        name: np.round(each * _FULL_SCALE).astype(np.int16) for name, each in decoded.items()
+    }
     np.savez_compressed(_FILE, **pcm)
 
 

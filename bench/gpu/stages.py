@@ -93,9 +93,7 @@ def spent(setup: Setup, batch: list[Pcm], repeats: int) -> list[dict[str, float]
     search.prepare()
     plan = Plan(tuple(len(chunk) for chunk in batch), _HOP)
     shape = Shape(len(batch), sum(plan.tokens), max(plan.tokens))
-    staging = Staging(
-        model.device, samples=sum(plan.samples), rows=shape.rows, tokens=shape.tokens
-    )
+    staging = Staging(model.device, samples=sum(plan.samples), rows=shape.rows, tokens=shape.tokens)
     runs = []
     for _ in range(repeats + 1):
         settle(setup)
@@ -118,7 +116,7 @@ def spent(setup: Setup, batch: list[Pcm], repeats: int) -> list[dict[str, float]
 
 def _timed(kernels: Kernels, clock: Clock) -> Kernels:
     """Kernels of which each call is counted; those of the features are part of `features`."""
-    beside = {
+    beside: dict[str, Any] = {
         name: clock.around(f"kernel {name}", getattr(kernels, name)) for name in OPERATIONS
     }
     return replace(kernels, **beside)

@@ -12,10 +12,15 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 CONFIGURATION = Path(__file__).with_name("demo_configuration.json")
 """The SHA-256 of the demo checkpoint's `model_config.yaml`, and its content."""
 
 
+_DTYPES = {
+    "F32": "float32", "BF16": "bfloat16", "F16": "float16", "I64": "int64", "I8": "int8",
+}  # fmt: skip
 _REPLACED = ("yaml", "safetensors")
 
 
@@ -57,41 +62,40 @@ def _yaml() -> None:
 
 
 class SafetensorError(Exception):
-    """Never raised; callers name it in `except`."""
-
-
-def save_file(tensors: dict[str, Any], path: Path, metadata: dict[str, str]) -> None:
-    """In torch's own format."""
-    import torch
-
-    torch.save({"tensors": dict(tensors), "metadata": metadata}, path)
-
-
-def load_file(path: Path) -> dict[str, Any]:
-    """The tensors of `save_file`."""
-    with safe_open(path, framework="pt") as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    """A file that is not in the safetensors format."""
 
 
 class safe_open:  # noqa: N801  # the name that safetensors gives it
-    """What `save_file` wrote, mapped into memory."""
+    """A safetensors file, its tensors mapped into memory."""
 
     def __init__(self, path: Path, framework: str) -> None:
-        import torch
-
+        """Raises `SafetensorError` and `OSError`."""
         assert framework == "pt"
-        # Raises RuntimeError or UnpicklingError for other files.
-        self._content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with path.open("rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+            if not 0 < size < path.stat().st_size:
+                raise SafetensorError("the header is longer than the file")
+            try:
+                self._header: dict[str, Any] = json.loads(opened.read(size))
+            except ValueError as failure:
+                raise SafetensorError("the header is not JSON") from failure
+        self._metadata = self._header.pop("__metadata__", {})
+        # Copied on write, as torch has no tensors that cannot be written to.
+        self._content = np.memmap(path, np.uint8, "c", offset=8 + size)
 
     def metadata(self) -> dict[str, str]:
-        found: dict[str, str] = self._content["metadata"]
-        return found
+        return dict(self._metadata)
 
     def keys(self) -> list[str]:
-        return list(self._content["tensors"])
+        return list(self._header)
 
     def get_tensor(self, name: str) -> Any:
-        return self._content["tensors"][name]
+        import torch
+
+        entry = self._header[name]
+        first, end = entry["data_offsets"]
+        dtype = getattr(torch, _DTYPES[entry["dtype"]])
+        return torch.from_numpy(self._content[first:end]).view(dtype).view(entry["shape"])
 
     def __enter__(self) -> Self:
         return self
@@ -105,11 +109,17 @@ class safe_open:  # noqa: N801  # the name that safetensors gives it
         """Nothing to close: the tensors keep the mapping."""
 
 
+def load_file(path: Path) -> dict[str, Any]:
+    """All tensors of a file."""
+    with safe_open(path, framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+
+
 def _safetensors() -> None:
     module: Any = ModuleType("safetensors")
     nested: Any = ModuleType("safetensors.torch")
     module.SafetensorError = SafetensorError
     module.safe_open = safe_open
     module.torch = nested
-    nested.save_file, nested.load_file = save_file, load_file
+    nested.load_file = load_file
     sys.modules |= {"safetensors": module, "safetensors.torch": nested}

@@ -36,9 +36,7 @@ def cut(chunks: Sequence[Pcm]) -> list[list[Pcm]]:
     return [list(chunks[first : first + _AT_ONCE]) for first in range(0, len(chunks), _AT_ONCE)]
 
 
-def measured(
-    setup: Setup, engine: Engine, batches: list[list[Pcm]]
-) -> tuple[list[float], float]:
+def measured(setup: Setup, engine: Engine, batches: list[list[Pcm]]) -> tuple[list[float], float]:
     """Audio seconds per second of each repeat, and tokens per second of audio.
 
     A repeat has several batches, so that the first and the last, which nothing overlaps, count

@@ -1,0 +1,44 @@
+"""Part `cold_start`: from the start of a process to its first transcript, by stage.
+
+Once with an empty cache of compiled kernels, then with what that start has compiled.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.gpu.figures import Report
+from bench.gpu.parts import Setup
+
+_GOAL = 5.0
+_STAGES = ("start", "imports", "weights", "warm", "transcript")
+
+
+def run(setup: Setup, report: Report) -> None:
+    """The model is already converted, and its file in the page cache: it was read before."""
+    with tempfile.TemporaryDirectory(dir=setup.work) as folder:
+        started(setup, Path(folder) / "not counted")
+        for name in ("cold", "warm"):
+            stages = started(setup, Path(folder) / "counted")
+            for stage in _STAGES:
+                report.measure(f"{name} kernels, {stage}", stages[stage], "s")
+            goal = _GOAL if name == "warm" else None
+            total = sum(stages[stage] for stage in _STAGES)
+            report.measure(f"{name} kernels, process to transcript", total, "s", at_most=goal)
+
+
+def started(setup: Setup, kernel_cache: Path) -> dict[str, float]:
+    """Seconds by stage of a process that transcribes one clip of 8 s."""
+    asked = {**setup.document(), "asked_at": time.time()}
+    ran = subprocess.run(
+        [sys.executable, "-m", "bench.gpu.starting", json.dumps(asked)],
+        env=os.environ | {"TRITON_CACHE_DIR": str(kernel_cache)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    found: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    return found
