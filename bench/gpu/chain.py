@@ -5,7 +5,6 @@ others: random weights magnify roundings, whatever computes them.
 """
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,8 +63,8 @@ def _check_reproducible(setup: Setup, report: Report, batch: list[Pcm]) -> None:
 
 def padded_states(model: Loaded, batch: list[Pcm]) -> Tensor:
     """(N, width) valid states of all chunks, by the plain path on a padded batch."""
-    engine: Any = NativeEngine(model.model, model.device)
-    states, valid = engine._encoded([as_float(chunk) for chunk in batch])  # noqa: SLF001
+    engine = NativeEngine(model.model, model.device)
+    states, valid = engine.encode([as_float(chunk) for chunk in batch])
     rows = zip(states, valid.tolist(), strict=True)
     return torch.cat([row[:length] for row, length in rows]).float()
 

@@ -103,7 +103,7 @@ def chain(model: Loaded, kernels: Kernels) -> tuple[PackedFeatures, PackedEncode
     """The packed chain of a model on these kernels."""
     plain = NativeEngine(model.model, model.device)
     return (
-        PackedFeatures.of(plain._features, kernels, model.model.precision.dtype),  # noqa: SLF001
+        PackedFeatures.of(plain.features, kernels, model.model.precision.dtype),
         PackedEncoder(
             below("encoder", model.model.tensors), EncoderShape.read(model.model.encoder), kernels
         ),

@@ -4,7 +4,7 @@ import time
 
 from bench.gpu import sounds
 from bench.gpu.figures import Report
-from bench.gpu.opening import random_nemo, served
+from bench.gpu.opening import check_in_use, random_nemo, served
 from bench.gpu.parts import Setup
 from bench.gpu.timing import heard
 from bench.harness import median, percentile
@@ -16,6 +16,7 @@ _GOALS = {8.0: 8.0}
 def run(setup: Setup, report: Report) -> None:
     """Median and 95th percentile for three lengths."""
     with served(setup, random_nemo(setup), "bf16") as engine:
+        check_in_use(report, engine)
         for seconds in (0.5, 1.0) if setup.small else _CLIPS:
             clips = sounds.chunks(seconds, 10)
             spent = []

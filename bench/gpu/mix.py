@@ -4,7 +4,7 @@ import time
 
 from bench.gpu import sounds
 from bench.gpu.figures import Report
-from bench.gpu.opening import CHUNK_SECONDS, random_nemo, served, settle
+from bench.gpu.opening import CHUNK_SECONDS, check_in_use, random_nemo, served, settle
 from bench.gpu.parts import Setup
 from bench.gpu.sounds import seconds_of
 from bench.harness import median
@@ -19,6 +19,7 @@ def run(setup: Setup, report: Report) -> None:
     count = setup.count(_CHUNKS, _CHUNKS, 5)
     chunks = sounds.mixed(count, *((0.5, 2.0) if setup.small else (1.0, CHUNK_SECONDS)))
     with served(setup, random_nemo(setup), "bf16") as engine:
+        check_in_use(report, engine)
         capacity = engine.capacity(CHUNK_SECONDS)
         report.measure("capacity of a batch", capacity.seconds, "audio s")
         rates = []

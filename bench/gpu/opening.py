@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from bench.gpu.figures import Report
 from bench.gpu.parts import Setup
 from bench.harness import ROOT
 from bench.random_model import Files
@@ -114,6 +115,12 @@ def served(
         yield engine
     finally:
         engine.close()
+
+
+def check_in_use(report: Report, engine: GpuEngine) -> None:
+    """Whether what is measured are the kernels: what differed at start is served without them."""
+    replaced = sum(one.replaced for one in engine.reports)
+    report.check("replaced by plain PyTorch", replaced, "kernels", at_most=0)
 
 
 @contextmanager

@@ -58,6 +58,7 @@ class Part:
 PARTS = (
     Part("model", 90),
     Part("kernels", 60),
+    Part("self_check", 60),
     Part("chain", 60),
     Part("searching", 60),
     Part("words", 120),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from bench.gpu import sounds
 from bench.gpu.figures import Report
-from bench.gpu.opening import CHUNK_SECONDS, random_nemo, served
+from bench.gpu.opening import CHUNK_SECONDS, check_in_use, random_nemo, served
 from bench.gpu.parts import Setup
 from bench.gpu.sounds import Pcm, seconds_of
 from bench.gpu.timing import pipelined
@@ -20,6 +20,7 @@ _GOALS = {128: 24_000.0}
 def run(setup: Setup, report: Report) -> None:
     """Seconds of audio per second, by chunks that are there at once."""
     with served(setup, random_nemo(setup), "bf16") as engine:
+        check_in_use(report, engine)
         for count in (1, 2) if setup.small else _COUNTS:
             seconds = 2.0 if setup.small else CHUNK_SECONDS
             batches = cut(sounds.chunks(seconds, count))
