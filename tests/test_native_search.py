@@ -119,6 +119,13 @@ def test_rows_and_tokens_beyond_the_buffers_are_split_into_groups():
     assert_equal(by_tokens.decode(states, lengths).rows, expected)
 
 
+def test_more_frames_than_are_projected_at_once():
+    model, lengths = tiny(2), [300] * 60
+    states = torch.randn(sum(lengths), WIDTH, generator=torch.Generator().manual_seed(6)) * 2
+    search = GraphSearch(model, CPU, dtype=torch.float32, limits=Limits(64, 20_000))
+    assert assert_equal(search.decode(states, lengths).rows, plainly(model, states, lengths)) > 5000
+
+
 def test_a_row_longer_than_the_buffers_goes_to_the_plain_loop():
     model = tiny(2)
     search = GraphSearch(model, CPU, dtype=torch.float32, limits=Limits(16, 100))
@@ -212,8 +219,11 @@ def test_one_kernel_may_be_replaced_and_is_then_called():
     assert called
 
 
-@pytest.mark.parametrize(("frames", "replays"), [(1, 1), (16, 1), (17, 2), (100, 7), (160, 10)])
-def test_no_more_steps_are_started_than_the_longest_row_needs(frames, replays):
+@pytest.mark.parametrize(
+    ("frames", "duration", "replays"),
+    [(1, 1, 1), (16, 1, 1), (17, 1, 2), (160, 1, 10), (64, 4, 1), (65, 4, 2), (160, 4, 3)],
+)
+def test_no_more_steps_are_started_than_the_longest_row_needs(frames, duration, replays):
     called = []
 
     def counted(*arguments, **options):
@@ -221,9 +231,9 @@ def test_no_more_steps_are_started_than_the_longest_row_needs(frames, replays):
         return SearchKernels.reference().search_step(*arguments, **options)
 
     kernels = dataclasses.replace(SearchKernels.reference(), search_step=counted)
-    search = GraphSearch(stubborn(10, duration=1), CPU, kernels=kernels, limits=SMALL)
+    search = GraphSearch(stubborn(10, duration), CPU, kernels=kernels, limits=SMALL)
     found = search.decode(torch.randn(frames + 1, WIDTH), [1, frames])
-    assert [len(row) for row in found.rows] == [1, frames]
+    assert [len(row) for row in found.rows] == [1, math.ceil(frames / duration)]
     assert len(called) == 16 * replays
 
 
