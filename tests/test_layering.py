@@ -106,6 +106,7 @@ FLOW = (
     "engine.native.compilation",
     "engine.native.engine",
     "engine.native.gpu_engine",
+    "engine.native.opening",
     "engine.native",
     "engine.nemo",
     "engine.scripted",
