@@ -101,15 +101,6 @@ def test_narrow_weights_are_the_nearest_of_at_most_64() -> None:
     assert 2 * 255 * 64 < 2**15 < 2 * 255 * 65
 
 
-def test_the_silu_is_that_of_the_product() -> None:
-    torch.manual_seed(0)
-    weight, scales, bias = matrix(64, 128, "random"), torch.rand(64) / 100, torch.randn(64)
-    states = torch.randn(7, 128)
-    plain = int8.linear(weight, scales, bias)(states)
-    fused = int8.linear(weight, scales, bias, silu=True)(states)
-    assert torch.allclose(fused, torch.nn.functional.silu(plain), atol=1e-5)
-
-
 @pytest.mark.parametrize("constant", [0.0, 1e-38, 3.5, -2e30])
 def test_inputs_without_a_range_are_products_like_others(constant: float) -> None:
     weight, scales = matrix(64, 64, "random").abs(), torch.ones(64)

@@ -31,10 +31,8 @@ _onednn, _mkldnn = torch.ops.onednn, torch.ops.mkldnn
 _MKLDNN_LAYOUT = 3  # c10::Layout::Mkldnn
 
 
-def linear(
-    weight: Tensor, scales: Tensor, bias: Tensor | None, *, silu: bool = False
-) -> Callable[[Tensor], Tensor]:
-    """The function `x -> x @ (weight * scales).T + bias`, or the SiLU of that, on float32 `x`.
+def linear(weight: Tensor, scales: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """The function `x -> x @ (weight * scales).T + bias` on float32 `x`.
 
     `weight` is (outputs, inputs) in -127 to 127; `scales` has one float32 per output.
     """
@@ -42,15 +40,13 @@ def linear(
         weight, scales = narrowed(weight, scales)
     matrix = _layouts.laid_out(weight)
     zeros = torch.zeros(len(scales), dtype=torch.int32)
-    then = "swish" if silu else "none"
 
     def product(states: Tensor) -> Tensor:
         scale, zero = _range(states)
         if not math.isfinite(scale):
             return states.new_full((*states.shape[:-1], len(scales)), math.nan)
-        quantised = torch.quantize_per_tensor(states, scale, zero, torch.quint8).int_repr()
-        given = (quantised, scale, zero, matrix.tensor, scales, zeros, bias)
-        found: Tensor = _onednn.qlinear_pointwise(*given, 1.0, 0, torch.float32, then, [], "")
+        given = (_quantised(states, scale, zero), scale, zero, matrix.tensor, scales, zeros, bias)
+        found: Tensor = _onednn.qlinear_pointwise(*given, 1.0, 0, torch.float32, "none", [], "")
         return found
 
     return product
@@ -62,6 +58,13 @@ def _range(states: Tensor) -> tuple[float, int]:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / _GREATEST_INPUT, 1e-30)
     return scale, round(-low / scale) if math.isfinite(scale) else 0
+
+
+def _quantised(states: Tensor, scale: float, zero: int) -> Tensor:
+    """As bytes on the memory of torch's quantised tensor, whose `int_repr` is a slow copy."""
+    found = torch.quantize_per_tensor(states, scale, zero, torch.quint8)
+    plain = torch.empty(0, dtype=torch.uint8)
+    return plain.set_(found.untyped_storage(), 0, found.shape, found.stride())
 
 
 def narrowed(weight: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
