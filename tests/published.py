@@ -5,7 +5,10 @@ ones. The sections of a `.nemo` file are those of NeMo's recipe for a FastConfor
 (`fastconformer_hybrid_tdt_ctc_bpe.yaml`), with the sizes that are known of each model.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from parakeet_worker.engine.native.checkpoint import Description
 
 V3_CONFIG = """\
 {
@@ -309,3 +312,19 @@ def decoding_as_changed() -> dict[str, Any]:
         "durations": [0, 1, 2, 3, 4],
         "big_blank_durations": [],
     }
+
+
+def described(sections: dict[str, Any]) -> "Description":
+    """Sections such as those of `nemo_config`, as the engine reads them from a file."""
+    from parakeet_worker.engine.native.checkpoint import Description
+    from parakeet_worker.engine.native.tokens import Vocabulary
+
+    return Description(
+        preprocessor=sections["preprocessor"],
+        encoder=sections["encoder"],
+        decoder=sections["decoder"],
+        joint=sections["joint"],
+        durations=tuple(sections["decoding"]["durations"]),
+        max_symbols=sections["decoding"]["greedy"]["max_symbols"],
+        vocabulary=Vocabulary(tuple(sections["joint"]["vocabulary"])),
+    )

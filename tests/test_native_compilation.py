@@ -14,17 +14,15 @@ import torch
 from parakeet_worker.engine.native import compilation
 from parakeet_worker.engine.native.compilation import CompileRequest, Target, compiled, missing
 from parakeet_worker.engine.native.kernels import ahead, residual_norm
-from parakeet_worker.engine.native.kernels.cases import Widths
 from parakeet_worker.engine.native.kernels.launcher import Launch, recording
 from parakeet_worker.engine.native.kernels.tiles import CAPABILITIES, shared_bytes, tiles_for
-from parakeet_worker.engine.native.launches import launches
+from parakeet_worker.engine.native.launches import ModelShape, launches
 from parakeet_worker.engine.native.precision import Precision
+from published import described
+from tiny_model import config
 
-WIDTHS = Widths(
-    fft_samples=512, hop_samples=160, preemphasis=0.97, log_guard=2**-24,
-    mels=80, channels=8, width=32, heads=4, taps=9,
-)  # fmt: skip
-HOPPER = Target(WIDTHS, Precision.BF16, (9, 0))
+SHAPE = ModelShape.of(described(config()))
+HOPPER = Target(SHAPE, Precision.BF16, (9, 0))
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("gcc") is None and not os.environ.get("CI"), reason="there is no C compiler"
@@ -51,7 +49,8 @@ def test_what_is_compiled_is_missing_no_more_and_what_differs_still_is(
     other = [
         replace(HOPPER, precision=Precision.FP16),
         replace(HOPPER, capability=(8, 9)),
-        replace(HOPPER, widths=replace(WIDTHS, width=64)),
+        replace(HOPPER, shape=replace(SHAPE, max_symbols=7)),
+        replace(HOPPER, reproducible=True),
     ]
     assert missing([HOPPER, *other], [tmp_path, kept]) == other
     assert missing([HOPPER], [tmp_path]) == [HOPPER]
@@ -90,7 +89,7 @@ hits = []
 knobs.compilation.listener = lambda *, cache_hit, **_: hits.append(cache_hit)
 cache.use([Path(each) for each in sys.argv[1:]])
 driver.set_active(Driver())
-recorded = launches(HOPPER.widths, HOPPER.precision, tiles_for(HOPPER.capability))
+recorded = launches(HOPPER.shape, HOPPER.precision, tiles_for(HOPPER.capability))
 for one in recorded:
     launcher.launch(one.kernel, (1,), *one.arguments, **one.options)
 print(json.dumps({"launches": len(recorded), "hits": hits}))
@@ -239,7 +238,7 @@ def test_what_varies_between_batches_may_not_decide_what_is_compiled() -> None:
 def test_launches_of_every_card_depend_on_nothing_that_varies(
     capability: ahead.Capability, precision: Precision
 ) -> None:
-    recorded = launches(WIDTHS, precision, tiles_for(capability))
+    recorded = launches(SHAPE, precision, tiles_for(capability))
     assert len(ahead.variants(recorded)) > 10
     assert shared_bytes(capability) >= 99 * 1024
 

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from parakeet_worker.engine.native.kernels import ahead, cache
-from parakeet_worker.engine.native.kernels.cases import Widths
 from parakeet_worker.engine.native.kernels.launcher import Launch
 from parakeet_worker.engine.native.kernels.tiles import tiles_for
-from parakeet_worker.engine.native.launches import launches
+from parakeet_worker.engine.native.launches import ModelShape, launches
 from parakeet_worker.engine.native.precision import Precision
 
 Job = tuple["Target", Launch]
@@ -35,15 +34,16 @@ _SOURCES = Path(__file__).parent
 class Target:
     """What one set of compiled kernels is for."""
 
-    widths: Widths
+    shape: ModelShape
     precision: Precision
     capability: ahead.Capability
+    reproducible: bool = False
 
     @property
     def fingerprint(self) -> str:
         """Another one for other kernels, another Triton or another Python."""
         digest = sha256(repr((self, ahead.VERSION, _suffix())).encode())
-        for path in [_SOURCES / "launches.py", *sorted((_SOURCES / "kernels").glob("*.py"))]:
+        for path in sorted(_SOURCES.rglob("*.py")):
             digest.update(path.read_bytes())
         return digest.hexdigest()[:16]
 
@@ -140,7 +140,8 @@ def _request(read: dict[str, Any]) -> CompileRequest:
 
 def _target(read: dict[str, Any]) -> Target:
     major, minor = read["capability"]
-    return Target(Widths(**read["widths"]), Precision(read["precision"]), (major, minor))
+    shape, precision = ModelShape.from_dict(read["shape"]), Precision(read["precision"])
+    return Target(shape, precision, (major, minor), read["reproducible"])
 
 
 def _result(read: dict[str, Any]) -> Compiled:
@@ -155,13 +156,7 @@ def main() -> None:
     """The child: a request on standard input, one result per line on standard output."""
     request = _request(json.load(sys.stdin))
     ahead.prepare()
-    jobs = [
-        (target, launch)
-        for target in request.targets
-        for launch in ahead.variants(
-            launches(target.widths, target.precision, tiles_for(target.capability))
-        )
-    ]
+    jobs = [(target, launch) for target in request.targets for launch in _launches(target)]
     with ExitStack() as stack:
         if request.startable:
             # Nothing is lost if the modules are in the cache; if not, each fork says it.
@@ -169,6 +164,12 @@ def main() -> None:
                 stack.enter_context(ahead.stub_driver())
         for result in _forked(jobs, request):
             print(json.dumps(asdict(result)), flush=True)  # noqa: T201
+
+
+def _launches(target: Target) -> list[Launch]:
+    tiles = tiles_for(target.capability)
+    recorded = launches(target.shape, target.precision, tiles, reproducible=target.reproducible)
+    return ahead.variants(recorded)
 
 
 def _forked(jobs: Sequence[Job], request: CompileRequest) -> Iterator[Compiled]:

@@ -1,69 +1,111 @@
-"""Every kernel launch that a model makes, recorded without a device."""
+"""Every kernel launch that a model makes, recorded without a device.
 
-from types import ModuleType
+What is recorded is what the product's own code launches: it runs on meta tensors, which have
+shapes and no memory.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from parakeet_worker.engine.native.checkpoint import Description
-from parakeet_worker.engine.native.encoder import EncoderShape
-from parakeet_worker.engine.native.features import FeaturesShape
-from parakeet_worker.engine.native.kernels import (
-    attention,
-    depthwise,
-    frames,
-    glu,
-    mel_norm,
-    position_query,
-    power,
-    residual_norm,
-    subsampling_first,
-    subsampling_next,
-)
-from parakeet_worker.engine.native.kernels.cases import Widths, cases
+from parakeet_worker.engine.native.decoder import Joint, JointShape, Predictor, PredictorShape
+from parakeet_worker.engine.native.encoder import Encoder, EncoderShape
+from parakeet_worker.engine.native.features import Features, FeaturesShape
+from parakeet_worker.engine.native.folding import fold
+from parakeet_worker.engine.native.kernels.kernel_set import Kernels
 from parakeet_worker.engine.native.kernels.launcher import Launch, recording
 from parakeet_worker.engine.native.kernels.tiles import Tiles
+from parakeet_worker.engine.native.packed_encoder import PackedEncoder
+from parakeet_worker.engine.native.packed_features import PackedFeatures
 from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.rows import Plan, rows_of
+from parakeet_worker.engine.native.search import GraphSearch, SearchKernels, SearchModel
 
 PRECISIONS = (Precision.BF16, Precision.FP16)
-"""Those that kernels serve in."""
+"""Those that the encoder has kernels for; the search has some in any."""
 
-_MODULES: dict[str, ModuleType] = {
-    "frames": frames,
-    "power": power,
-    "mel_norm": mel_norm,
-    "subsampling_first": subsampling_first,
-    "subsampling_next": subsampling_next,
-    "residual_norm": residual_norm,
-    "position_query": position_query,
-    "attention": attention,
-    "glu": glu,
-    "depthwise": depthwise,
-}
+_META = torch.device("meta")
+_LAYERS = 2  # the others launch what these do
+_SECONDS = (3, 1)
 
 
-def widths_of(model: Description) -> Widths:
-    """What its kernels are compiled for; raises `WeightsUnsupported`."""
-    features, encoder = FeaturesShape.read(model.preprocessor), EncoderShape.read(model.encoder)
-    return Widths(
-        fft_samples=features.fft_samples,
-        hop_samples=features.hop_samples,
-        preemphasis=features.preemphasis,
-        log_guard=features.log_guard,
-        mels=encoder.mels,
-        channels=encoder.subsampling_channels,
-        width=encoder.width,
-        heads=encoder.heads,
-        taps=encoder.conv_kernel,
-    )
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What of a model decides its kernels' constants."""
+
+    features: FeaturesShape
+    encoder: EncoderShape
+    predictor: PredictorShape
+    joint: JointShape
+    durations: tuple[int, ...]
+    max_symbols: int
+
+    @classmethod
+    def of(cls, model: Description) -> "ModelShape":
+        """Raises `WeightsUnsupported`."""
+        return cls(
+            features=FeaturesShape.read(model.preprocessor),
+            encoder=EncoderShape.read(model.encoder),
+            predictor=PredictorShape.read(model.decoder),
+            joint=JointShape.read(model.joint),
+            durations=tuple(model.durations),
+            max_symbols=model.max_symbols,
+        )
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "ModelShape":
+        """What `dataclasses.asdict` made of one, also where it went through JSON."""
+        return cls(
+            features=FeaturesShape(**fields["features"]),
+            encoder=EncoderShape(**fields["encoder"]),
+            predictor=PredictorShape(**fields["predictor"]),
+            joint=JointShape(**fields["joint"]),
+            durations=tuple(fields["durations"]),
+            max_symbols=fields["max_symbols"],
+        )
 
 
-def launches(widths: Widths, precision: Precision, tiles: Tiles) -> list[Launch]:
+def launches(
+    shape: ModelShape, precision: Precision, tiles: Tiles, *, reproducible: bool = False
+) -> list[Launch]:
     """Of one batch: its size and lengths change nothing that a kernel is compiled for."""
     recorded: list[Launch] = []
-    with recording(recorded.append):
-        for case in cases(widths, precision.dtype, torch.device("meta")):
-            launch, tile = _MODULES[case.kernel].launch, getattr(tiles, case.kernel)
-            case.run(
-                lambda *given, call=launch, tile=tile, **named: call(*given, tile=tile, **named)
-            )
+    with recording(recorded.append), torch.inference_mode():
+        if precision in PRECISIONS:
+            _encode(shape, precision, Kernels.triton(tiles, reproducible=reproducible))
+        _search(shape, precision, tiles, reproducible=reproducible)
     return recorded
+
+
+def _encode(shape: ModelShape, precision: Precision, kernels: Kernels) -> None:
+    features = PackedFeatures.of(Features(shape.features).to(_META), kernels, precision.dtype)
+    with _META:
+        encoder = Encoder(replace(shape.encoder, layers=min(_LAYERS, shape.encoder.layers))).eval()
+        packed = PackedEncoder(fold(encoder, precision), encoder.shape, kernels)
+    rate, hop = shape.features.sample_rate, shape.features.hop_samples
+    plan = Plan(tuple(seconds * rate for seconds in _SECONDS), hop)
+    rows = rows_of(plan, [1.0] * len(_SECONDS), _META)
+    samples = torch.empty(sum(plan.samples), dtype=torch.int16, device=_META)
+    packed(features(samples, rows), rows)
+
+
+def _search(shape: ModelShape, precision: Precision, tiles: Tiles, *, reproducible: bool) -> None:
+    with _META:
+        model = SearchModel(
+            dict(Predictor(shape.predictor).state_dict()),
+            dict(Joint(shape.joint).state_dict()),
+            shape.joint.activation,
+            shape.durations,
+            shape.max_symbols,
+        )
+        search = GraphSearch(
+            model,
+            _META,
+            dtype=torch.float32 if precision is Precision.FP32 else torch.float16,
+            kernels=SearchKernels.triton(tiles, reproducible=reproducible),
+            tiles=tiles,
+        )
+        search.record_steps()

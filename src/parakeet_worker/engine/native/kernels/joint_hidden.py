@@ -36,6 +36,7 @@ def launch(
     `weight` and `joined` are float16 or float32. `activation` is relu, sigmoid or tanh. The lines
     of rows that have ended hold values without a meaning.
     """
+    tile = tile.of_type(weight.dtype)
     (count, inner), width = predicted.shape, joined.shape[1]
     start(
         _joint_hidden,

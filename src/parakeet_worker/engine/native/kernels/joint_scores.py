@@ -56,6 +56,7 @@ def launch(
     The `tokens` include the blank. `table` is (slots, blocks * tile.columns) float32: additive
     scores, of which slot 0 is all zero and not read; minus infinity forbids a token.
     """
+    tile = tile.of_type(weight.dtype)
     (count, width), (outputs, _) = joined.shape, weight.shape
     assert outputs - tokens <= tile.columns
     assert table.shape[1] == blocks(tokens, tile) * tile.columns

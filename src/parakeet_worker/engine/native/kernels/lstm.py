@@ -43,6 +43,7 @@ def launch(
     `inputs` are (R,) int32 tokens for the first layer, for others (R, H) float32 hidden states
     of the layer before. `emitted` is (R,) int32; `hidden`, `cell`, `advanced` are (R, H) float32.
     """
+    tile = tile.of_type(layer.from_hidden.dtype)
     rows, width = hidden.shape
     start(
         _lstm,

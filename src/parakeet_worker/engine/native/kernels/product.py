@@ -31,6 +31,7 @@ def launch(
     With `silu` of that. Sums are float32; of float32 inputs no bit is dropped. The matrices of a
     batch of weights may lie apart; all else is contiguous.
     """
+    tile = tile.of_type(states.dtype)
     assert weight.stride()[-2:] == (weight.shape[-1], 1)
     batch = states.shape[0] if states.dim() == 3 else 1
     rows, depth = states.shape[-2:]

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+import torch
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -15,6 +17,15 @@ class Tile:
     """Elements of the inner dimension that a product reads at once."""
     warps: int = 4
     stages: int = 3
+
+    def of_type(self, dtype: torch.dtype) -> "Tile":
+        """The tile of a product of `dtype`: smaller for float32, which has no tensor cores.
+
+        Its columns stay, since what kernels pass to each other is cut by them.
+        """
+        if dtype != torch.float32:
+            return self
+        return replace(self, rows=min(self.rows, 32), depth=min(self.depth, 16))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +50,16 @@ class Tiles:
 
 
 _HOPPER = Tiles()
-# With Hopper's tiles attention would spill hundreds of bytes a thread: scripts/check-kernels.
-_AMPERE = replace(_HOPPER, attention=Tile(rows=64, columns=32, warps=4, stages=2))
+# With Hopper's tiles the others would spill hundreds of bytes a thread: scripts/check-kernels.
+_OTHERS = replace(_HOPPER, product=Tile(rows=128, columns=64, depth=64, warps=8, stages=3))
+_AMPERE = replace(_OTHERS, attention=Tile(rows=64, columns=32, warps=4, stages=2))
 _BY_CAPABILITY = {
     (8, 0): _AMPERE,
     (8, 6): _AMPERE,
     (8, 9): _AMPERE,
     (9, 0): _HOPPER,
-    (10, 0): replace(_HOPPER, attention=Tile(rows=128, columns=32, warps=8, stages=2)),
-    (12, 0): replace(_HOPPER, attention=Tile(rows=64, columns=64, warps=8, stages=2)),
+    (10, 0): replace(_OTHERS, attention=Tile(rows=128, columns=32, warps=8, stages=2)),
+    (12, 0): replace(_OTHERS, attention=Tile(rows=64, columns=64, warps=8, stages=2)),
 }
 CAPABILITIES = tuple(_BY_CAPABILITY)
 """Compute capabilities that kernels are compiled ahead and checked for."""

@@ -1,0 +1,121 @@
+"""Which kernels serve a model on its device: compiled first, compared with plain PyTorch after."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from parakeet_worker.engine.native.encoder import EncoderShape
+from parakeet_worker.engine.native.features import Features
+from parakeet_worker.engine.native.kernels.check import Comparison, replaced
+from parakeet_worker.engine.native.kernels.kernel_set import OPERATIONS, Kernels
+from parakeet_worker.engine.native.kernels.report import KernelReport
+from parakeet_worker.engine.native.kernels.tiles import Tiles
+from parakeet_worker.engine.native.packed_encoder import PackedEncoder
+from parakeet_worker.engine.native.packed_features import PackedFeatures
+from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.rows import Plan, rows_of
+from parakeet_worker.engine.native.search import GraphSearch, Limits, SearchKernels, SearchModel
+from parakeet_worker.engine.native.tensors import Tensors
+
+log = logging.getLogger(__name__)
+
+_LAYERS = 2  # a middle one and the last; the others are like the first
+_SECONDS = (11.03, 0.005, 0.07, 0.9)
+"""Rows longer than any tile, shorter than a frame, and in between."""
+_LOUDNESS = 3000
+_SEARCHED_ROWS = (16, 32, 64)
+"""Each of these has tiles of its own."""
+_SEARCHED_TOKENS = 12
+_SEARCHED_CALLS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderParts:
+    """What the packed encoder is made of, on the device."""
+
+    features: Features
+    shape: EncoderShape
+    folded: Tensors
+    precision: Precision
+
+
+@torch.inference_mode()
+def checked_encoder(
+    parts: EncoderParts, kernels: Kernels
+) -> tuple[Kernels, tuple[KernelReport, ...]]:
+    """`kernels`, of which those that differ from plain PyTorch on noise are replaced by it."""
+    references = Kernels.reference()
+    # Without `reproducible` the product is the library's, and not a kernel.
+    names = [name for name in OPERATIONS if name != "product" or kernels.reproducible]
+    comparison = Comparison()
+    compared = comparison.of(kernels, references, names)
+    device = parts.features.window.device
+    with _exact_references():
+        shape = replace(parts.shape, layers=min(_LAYERS, parts.shape.layers))
+        rate, hop = parts.features.shape.sample_rate, parts.features.shape.hop_samples
+        plan = Plan(tuple(round(seconds * rate) for seconds in _SECONDS), hop)
+        rows = rows_of(plan, [1 / (1 << 15)] * len(_SECONDS), device)
+        noise = _noise(sum(plan.samples)) * _LOUDNESS
+        features = PackedFeatures.of(parts.features, compared, parts.precision.dtype)
+        encoder = PackedEncoder(parts.folded, shape, compared, longest=rows.longest)
+        encoder(features(noise.to(torch.int16).to(device), rows), rows)
+    reports = comparison.reports()
+    return replaced(kernels, references, reports), reports
+
+
+@torch.inference_mode()
+def checked_search(
+    model: SearchModel, kernels: SearchKernels, tiles: Tiles, dtype: torch.dtype
+) -> tuple[SearchKernels, tuple[KernelReport, ...]]:
+    """As `checked_encoder`, of a search in `dtype`."""
+    references = SearchKernels.reference()
+    names = ["lstm", "joint_hidden", "joint_scores", "search_step"]
+    comparison = Comparison(_SEARCHED_CALLS)
+    weight = model.joint["enc.weight"]
+    search = GraphSearch(
+        model,
+        weight.device,
+        dtype=dtype,
+        kernels=comparison.of(kernels, references, names),
+        tiles=tiles,
+        limits=Limits(max(_SEARCHED_ROWS), max(_SEARCHED_ROWS) * _SEARCHED_TOKENS, slots=2),
+    )
+    # Rows of any model say something where they may not be silent.
+    scores = torch.zeros(len(model.predictor["prediction.embed.weight"]), device=weight.device)
+    scores[-1] = -torch.inf
+    search.set_slot(1, scores)
+    with _exact_references():
+        for rows in _SEARCHED_ROWS:
+            lengths = [1 + row % _SEARCHED_TOKENS for row in range(rows)]
+            states = _noise(sum(lengths), weight.shape[1]).to(weight)
+            search.decode(states, lengths, [row % 2 for row in range(rows)])
+    reports = comparison.reports()
+    return replaced(kernels, references, reports), reports
+
+
+def announce(reports: Sequence[KernelReport]) -> None:
+    """What was replaced, as warnings."""
+    for report in reports:
+        if report.replaced:
+            log.warning("%s", report)
+
+
+def _noise(*shape: int) -> Tensor:
+    """The same on every device."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@contextmanager
+def _exact_references() -> Iterator[None]:
+    """Without the tensor cores' short form of float32, and without loading cuDNN for a moment."""
+    kept = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = kept
