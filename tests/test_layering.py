@@ -107,6 +107,7 @@ FLOW = (
     "engine.native.kernel_choice",
     "engine.native.engine",
     "engine.native.gpu_engine",
+    "engine.native.opening",
     "engine.native",
     "engine.nemo",
     "engine.scripted",

@@ -15,7 +15,6 @@ from parakeet_worker.errors import (
     WeightsCorrupt,
     WeightsUnsupported,
 )
-from parakeet_worker.language import Script
 from tiny_model import config, weights, write_nemo, write_safetensors
 
 
@@ -162,24 +161,10 @@ def test_a_vocabulary_of_another_size_is_refused(tmp_path: Path) -> None:
         NativeEngine.open(write_nemo(tmp_path / "short.nemo", sections), "cpu")
 
 
-def test_the_steps_of_the_graph_search_hear_what_the_plain_loop_hears(
-    tmp_path: Path, batch: list[Samples]
-) -> None:
-    path = write_nemo(tmp_path / "tiny.nemo")
-    plain, graph = (
-        NativeEngine.open(path, "cpu", "fp32", decoder) for decoder in ("plain", "graph")
-    )
-    scripts: list[Script | None] = [None, "Latin", None, "Cyrillic", None]
-    for chosen in ((), scripts):
-        expected, found = (engine.transcribe(batch, chosen) for engine in (plain, graph))
-        assert [said(each) for each in found] == [said(each) for each in expected]
-    assert any(said(each) for each in found)
-
-
 def test_a_piece_whose_states_are_not_finite_fails_alone(
     tmp_path: Path, batch: list[Samples]
 ) -> None:
-    engine = NativeEngine.open(write_nemo(tmp_path / "tiny.nemo"), "cpu", "fp32", "graph")
+    engine = NativeEngine.open(write_nemo(tmp_path / "tiny.nemo"), "cpu", "fp32")
     broken = [*batch[:2], np.full(16_000, np.nan, np.float32)]
     outcomes = engine.transcribe(broken)
     assert [isinstance(each, NotFinite) for each in outcomes] == [False, False, True]

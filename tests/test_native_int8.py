@@ -64,6 +64,18 @@ def test_the_layout_of_avx_512_and_avx_vnni_is_known() -> None:
     assert known is ("avx512bw" in flags or "avx_vnni" in flags)
 
 
+@pytest.mark.parametrize("sides", [(64, 64), (192, 128), (24, 64), (64, 24)])
+def test_a_blocked_matrix_is_the_same_matrix(sides: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    weight, scales = matrix(*sides, "random"), torch.rand(sides[0])
+    states = torch.randn(3, sides[1])
+    kept = int8.blocked(weight)
+    assert torch.equal(int8.plain(kept, sides[0]), weight)
+    for _ in range(2):
+        product = int8.linear(kept, scales, None)(states)
+        assert torch.equal(product, int8.linear(weight, scales, None)(states))
+
+
 def test_where_torch_makes_no_tensor_of_foreign_memory_onednn_does_it_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -82,8 +94,7 @@ def test_a_layout_that_is_not_known_is_left_to_onednn(monkeypatch: pytest.Monkey
     scales, states, weight = torch.rand(64), torch.randn(5, 64), matrix(64, 64, "random")
     wanted = int8.linear(weight, scales, None)(states)
     int8._layouts.descriptions.clear()
-    right = int8._blocked
-    monkeypatch.setattr(int8, "_blocked", lambda weight: right(weight).flip(0))
+    monkeypatch.setattr(int8._mkldnn, "_nbytes", lambda _: 64)
     for _ in range(2):
         assert torch.equal(int8.linear(weight, scales, None)(states), wanted)
     int8._layouts.descriptions.clear()
@@ -99,15 +110,6 @@ def test_narrow_weights_are_the_nearest_of_at_most_64() -> None:
     assert error.mean().abs() < 1e-6
     # What makes 64 the greatest that two products of the greatest input fit with.
     assert 2 * 255 * 64 < 2**15 < 2 * 255 * 65
-
-
-def test_the_silu_is_that_of_the_product() -> None:
-    torch.manual_seed(0)
-    weight, scales, bias = matrix(64, 128, "random"), torch.rand(64) / 100, torch.randn(64)
-    states = torch.randn(7, 128)
-    plain = int8.linear(weight, scales, bias)(states)
-    fused = int8.linear(weight, scales, bias, silu=True)(states)
-    assert torch.allclose(fused, torch.nn.functional.silu(plain), atol=1e-5)
 
 
 @pytest.mark.parametrize("constant", [0.0, 1e-38, 3.5, -2e30])

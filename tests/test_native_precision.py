@@ -42,7 +42,7 @@ def test_a_row_by_itself_is_what_it_is_among_others(precision: str) -> None:
     chosen = Precision(precision)
     weight, bias, rows = torch.randn(77, 64), torch.randn(77), torch.randn(9, 64)
     rows[3] *= 1000
-    product = linear_by_rows(packed(weight, bias, chosen), chosen)
+    product = linear_by_rows(weight, bias, chosen)
     together = product(rows)
     for number, row in enumerate(rows):
         exact = torch.nn.functional.linear(row, weight, bias)

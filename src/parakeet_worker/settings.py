@@ -51,9 +51,12 @@ class Settings(BaseModel):
     case on the processor, each by itself."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     """The encoder's arithmetic; `auto` takes what is fastest on the device."""
-    decoder: Literal["auto", "plain", "graph"] = "auto"
-    """How tokens are searched for: `plain`, step by step, or `graph`, by Triton kernels in CUDA
-    graphs; `auto` takes those on a GPU of compute capability 8.0 or later."""
+    kernels: Literal["auto", "off"] = "auto"
+    """Whether a GPU computes in Triton kernels where it can, or in plain PyTorch, several times
+    slower, in any case."""
+    reproducible: bool = False
+    """Give a chunk the same text alone and beside any others on a GPU: otherwise libraries choose
+    their kernels by the size of a batch, and in bfloat16 a few chunks differ."""
     converted: Path = Path("~/.cache/parakeet-worker")
     """Folder for the model as it is served, made once: later starts read that instead."""
     concurrency: Count = 16

@@ -151,12 +151,14 @@ def open_engine(settings: Settings) -> Engine:
         from parakeet_worker.engine.nemo import NemoEngine
 
         return NemoEngine.open(checkpoint, device=settings.device, precision=settings.precision)
-    from parakeet_worker.engine.native import NativeEngine
+    from parakeet_worker.engine.native.opening import open_native
 
-    return NativeEngine.open(
+    return open_native(
         checkpoint,
         device=settings.device,
         precision=settings.precision,
-        decoder=settings.decoder,
         converted=settings.converted.expanduser(),
+        kernels=settings.kernels == "auto",
+        reproducible=settings.reproducible,
+        chunk_seconds=settings.segment_seconds,
     )

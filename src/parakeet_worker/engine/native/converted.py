@@ -33,7 +33,7 @@ from parakeet_worker.errors import WeightsCorrupt, WeightsUnsupported
 log = logging.getLogger(__name__)
 
 # To be raised whenever `fold` gives other tensors, or the description other keys.
-_FORMAT = 2
+_FORMAT = 3
 _HEADER = "parakeet_worker"
 _DTYPES = {
     torch.float32: "F32",

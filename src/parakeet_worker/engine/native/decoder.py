@@ -17,7 +17,6 @@ from parakeet_worker.engine.native.precision import (
     Precision,
     linear,
     linear_by_rows,
-    packed,
 )
 from parakeet_worker.engine.native.tensors import Tensors, below
 
@@ -250,7 +249,7 @@ def joint_outputs(joint: Tensors) -> str:
 
 
 def _rows_by(matrix: Tensors, precision: Precision) -> Linear:
-    return linear_by_rows(packed(matrix["weight"], matrix["bias"], precision), precision)
+    return linear_by_rows(matrix["weight"], matrix["bias"], precision)
 
 
 class GreedyDecoder:

@@ -3,8 +3,8 @@
 import logging
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor
@@ -39,12 +39,7 @@ from parakeet_worker.engine.native.tokens import Vocabulary
 from parakeet_worker.errors import InvalidSetting, NotFinite, WeightsUnsupported
 from parakeet_worker.language import Script, allowed
 
-if TYPE_CHECKING:
-    from parakeet_worker.engine.native.search import Emissions, GraphSearch
-
 log = logging.getLogger(__name__)
-
-_SCRIPTS: tuple[Script, ...] = get_args(Script)
 
 
 class NativeEngine(SynchronousEngine):
@@ -55,7 +50,11 @@ class NativeEngine(SynchronousEngine):
     batch is padded and encoded at once.
     """
 
-    def __init__(self, model: Converted, device: torch.device, *, graph: bool = False) -> None:
+    def __init__(
+        self, model: Converted, device: torch.device, *, reproducible: bool = False
+    ) -> None:
+        """With `reproducible` a GPU computes chunk by chunk too: slow, and never another text."""
+        self._padded = device.type != "cpu" and not reproducible
         self._device = device
         self._threads = torch.get_num_threads()
         self.precision = model.precision
@@ -67,16 +66,15 @@ class NativeEngine(SynchronousEngine):
             below("encoder", model.tensors), shape, model.precision, device
         )
         # Without the modules: their initial values would take a second to make up.
-        networks = (
+        scorer = Scorer(
             _moved(below("decoder", model.tensors), device),
             _moved(below("joint", model.tensors), device),
             JointShape.read(model.joint).activation,
+            model.precision,
         )
-        scorer = Scorer(*networks, model.precision)
         self._decoder = GreedyDecoder(scorer, model.durations, model.max_symbols)
         self._vocabulary = model.vocabulary
         self._outside: dict[Script | None, Tensor] = {}
-        self._search = self._graph_search(model, networks) if graph else None
         hop_seconds = self._features.shape.hop_samples / self._features.shape.sample_rate
         self.frame_seconds = hop_seconds * shape.subsampling_factor
 
@@ -95,29 +93,14 @@ class NativeEngine(SynchronousEngine):
         path: Path,
         device: str = "auto",
         precision: str = "auto",
-        decoder: str = "auto",
         converted: Path | None = None,
+        *,
+        reproducible: bool = False,
     ) -> "NativeEngine":
-        """Load a `.nemo` file, a `safetensors` folder, or what was converted from one of them.
-
-        Raises `SetupError`s.
-
-        `device` is torch's name of one, or `auto` for the GPU where there is one; `precision` is
-        a `Precision`, or `auto` for the fastest of the device; `decoder` is `plain`, `graph` or
-        `auto` for CUDA graphs where the GPU has kernels for them; `converted` is a folder where
-        the model is kept as it is served, for the next start.
-        """
+        """`load` a model for the device of that name; `auto` is the GPU where there is one."""
         where = devices.choose(device)
-        if path.suffix == ".safetensors":
-            model = read(path)
-            if precision not in ("auto", model.precision):
-                reason = f"{path} was converted to {model.precision}"
-                raise InvalidSetting("PARAKEET_PRECISION", reason)
-        else:
-            model = _opened(path, where, precision, converted)
-        _check_precision(model.precision, where)
-        graph = decoder == "graph" or (decoder == "auto" and devices.supports_kernels(where))
-        return cls(model, where, graph=graph)
+        model = load(path, where, precision, converted)
+        return cls(model, where, reproducible=reproducible)
 
     @torch.inference_mode()
     def transcribe(
@@ -129,6 +112,8 @@ class NativeEngine(SynchronousEngine):
         """
         if not batch:
             return []
+        if self._device.type != "cpu" and not self._padded and len(batch) > 1:
+            return self._one_by_one(batch, scripts)
         # Counts for the thread that this is: others compute with as many as suit them.
         torch.set_num_threads(self._threads)
         seconds = [len(piece) / self._sample_rate for piece in batch]
@@ -140,17 +125,22 @@ class NativeEngine(SynchronousEngine):
         rows = zip(outcomes, finite.tolist(), seconds, strict=True)
         return [outcome if sound else NotFinite(length) for outcome, sound, length in rows]
 
+    def _one_by_one(
+        self, batch: Sequence[Waveform], scripts: Sequence[Script | None]
+    ) -> list[Outcome]:
+        """Libraries on a GPU choose their kernels, and orders of sums, by the number of rows."""
+        pairs = zip_longest(batch, scripts)
+        return [self.transcribe([chunk], [script])[0] for chunk, script in pairs]
+
     def _decoded(
         self, states: Tensor, valid: Tensor, scripts: Sequence[Script | None]
     ) -> list[Outcome]:
-        if self._search is not None:
-            return self._searched(self._search, states, valid, scripts)
         emissions = self._decoder.decode(states.float(), valid, self._added(scripts))
         return [self._hypothesis(row) for row in emissions]
 
     def encode(self, batch: Sequence[Samples]) -> tuple[Tensor, Tensor]:
         """(B, T, width) states, padded, and (B,) valid frames."""
-        if self._device.type != "cpu":
+        if self._padded:
             return self._encoder(*self._mels(batch))
         rows = [self._encoder(*self._mels([piece])) for piece in batch]
         states = pad_sequence([states[0] for states, _ in rows], batch_first=True)
@@ -177,43 +167,8 @@ class NativeEngine(SynchronousEngine):
             self._outside[script] = torch.tensor(scores, device=self._device)
         return self._outside[script]
 
-    def _graph_search(
-        self, model: Converted, networks: tuple[Tensors, Tensors, str]
-    ) -> "GraphSearch":
-        from parakeet_worker.engine.native.kernels.tiles import tiles_for
-        from parakeet_worker.engine.native.search import GraphSearch, SearchModel
-
-        on_gpu = self._device.type == "cuda"
-        search = GraphSearch(
-            SearchModel(*networks, model.durations, model.max_symbols),
-            self._device,
-            dtype=torch.float32 if model.precision is Precision.FP32 else torch.float16,
-            tiles=tiles_for(torch.cuda.get_device_capability(self._device)) if on_gpu else None,
-        )
-        for slot, script in enumerate(_SCRIPTS, start=1):
-            search.set_slot(slot, self._outside_of(script))
-        return search
-
-    def _searched(
-        self,
-        search: "GraphSearch",
-        states: Tensor,
-        valid: Tensor,
-        scripts: Sequence[Script | None],
-    ) -> list[Outcome]:
-        lengths = valid.tolist()
-        packed = torch.cat([row[:length] for row, length in zip(states, lengths, strict=True)])
-        slots = [0 if script is None else 1 + _SCRIPTS.index(script) for script in scripts]
-        found = search.decode(packed, lengths, slots)
-        return [
-            self._heard(row) if finite else NotFinite(length * self.frame_seconds)
-            for row, finite, length in zip(found.rows, found.finite, lengths, strict=True)
-        ]
-
     def warm_up(self, chunk_seconds: float) -> None:
         self._encoder.prepare(math.ceil(chunk_seconds / self.frame_seconds))
-        if self._search is not None:
-            self._search.prepare()
         # On a CPU a second is enough: there, nothing depends on the length any more.
         self._run(1.0 if self._device.type == "cpu" else chunk_seconds)
 
@@ -238,14 +193,28 @@ class NativeEngine(SynchronousEngine):
     def _sample_rate(self) -> int:
         return self._features.shape.sample_rate
 
-    def _heard(self, emissions: "Emissions") -> Hypothesis:
-        columns = (emissions.tokens, emissions.frames, emissions.durations, emissions.logprobs)
-        rows = zip(*(column.tolist() for column in columns), strict=True)
-        return self._hypothesis([Emission(*row) for row in rows])
-
     def _hypothesis(self, emissions: Sequence[Emission]) -> Hypothesis:
         tokens = tuple(_token(emission, self._vocabulary) for emission in emissions)
         return Hypothesis(tokens=tokens, frame_seconds=self.frame_seconds)
+
+
+def load(
+    path: Path, device: torch.device, precision: str = "auto", converted: Path | None = None
+) -> Converted:
+    """The model in a `.nemo` file, a `safetensors` folder, or what was converted from them.
+
+    `precision` is a `Precision`, or `auto` for the fastest of the device; `converted` is a folder
+    where the model is kept as it is served, for the next start. Raises `SetupError`s.
+    """
+    if path.suffix == ".safetensors":
+        model = read(path)
+        if precision not in ("auto", model.precision):
+            reason = f"{path} was converted to {model.precision}"
+            raise InvalidSetting("PARAKEET_PRECISION", reason)
+    else:
+        model = _opened(path, device, precision, converted)
+    _check_precision(model.precision, device)
+    return model
 
 
 def _opened(path: Path, device: torch.device, precision: str, converted: Path | None) -> Converted:

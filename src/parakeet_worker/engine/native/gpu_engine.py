@@ -6,17 +6,19 @@ this one is compared with at start, and what serves chunks that are too long to 
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from difflib import SequenceMatcher
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from parakeet_worker.engine import budget
+from parakeet_worker.engine import budget, failures
 from parakeet_worker.engine.base import (
     Capacity,
     Finished,
@@ -29,11 +31,13 @@ from parakeet_worker.engine.base import (
     as_float,
 )
 from parakeet_worker.engine.native.converted import Converted
+from parakeet_worker.engine.native.decoder import JointShape
 from parakeet_worker.engine.native.encoder import EncoderShape
 from parakeet_worker.engine.native.encoder_graphs import BUCKET_TOKENS, EncoderGraphs
 from parakeet_worker.engine.native.engine import NativeEngine
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
 from parakeet_worker.engine.native.kernels.report import KernelReport
+from parakeet_worker.engine.native.kernels.tiles import tiles_for
 from parakeet_worker.engine.native.packed_encoder import (
     GROUP_TOKENS,
     PackedEncoder,
@@ -41,7 +45,12 @@ from parakeet_worker.engine.native.packed_encoder import (
 from parakeet_worker.engine.native.packed_features import PackedFeatures
 from parakeet_worker.engine.native.precision import Precision
 from parakeet_worker.engine.native.rows import FACTOR, Plan, Rows
-from parakeet_worker.engine.native.search import Emissions, GraphSearch
+from parakeet_worker.engine.native.search import (
+    Emissions,
+    GraphSearch,
+    SearchKernels,
+    SearchModel,
+)
 from parakeet_worker.engine.native.staging import Shape, Staged, Staging
 from parakeet_worker.engine.native.tensors import below
 from parakeet_worker.engine.native.tokens import Vocabulary
@@ -70,6 +79,8 @@ _SCRIPT_SLOTS: dict[Script | None, int] = {
 
 log = logging.getLogger(__name__)
 
+Work = Callable[[], list[Outcome]]
+
 
 class GpuEngine:
     """Transcribes packed batches, two of them in flight."""
@@ -92,7 +103,7 @@ class GpuEngine:
         """
         self._device = device
         self._cuda = device.type == "cuda"
-        self._plain = NativeEngine(model, device)
+        self._plain = NativeEngine(model, device, reproducible=kernels.reproducible)
         self._vocabulary = model.vocabulary
         shape = EncoderShape.read(model.encoder)
         features = self._plain.features
@@ -124,7 +135,37 @@ class GpuEngine:
         )
         self._compute: Any = torch.cuda.Stream(device) if self._cuda else None
         self._searching: Any = torch.cuda.Stream(device, priority=-1) if self._cuda else None
-        self._searcher = ThreadPoolExecutor(1, "search")
+        self._searcher = _Searcher()
+
+    @classmethod
+    def on_device(
+        cls,
+        model: Converted,
+        device: torch.device,
+        *,
+        reproducible: bool = False,
+        chunk_seconds: float = 30.0,
+    ) -> "GpuEngine":
+        """With the kernels of the device; `model` has its tensors there.
+
+        Raises `ValueError` for a model that packed rows are not made for.
+        """
+        tiles = tiles_for(torch.cuda.get_device_capability(device))
+        search_model = SearchModel(
+            below("decoder", model.tensors),
+            below("joint", model.tensors),
+            JointShape.read(model.joint).activation,
+            model.durations,
+            model.max_symbols,
+        )
+        search = GraphSearch(
+            search_model,
+            device,
+            kernels=SearchKernels.triton(tiles, reproducible=reproducible),
+            tiles=tiles,
+        )
+        kernels = Kernels.triton(tiles, reproducible=reproducible)
+        return cls(model, device, kernels, search, chunk_seconds=chunk_seconds)
 
     def __str__(self) -> str:
         """What it is, for logs and people."""
@@ -219,9 +260,9 @@ class GpuEngine:
         plan = Plan(tuple(len(chunk) for chunk in batch), self._hop_samples)
         packed = self._packs and max(plan.tokens) <= self._encoder.longest
         if packed and (sum(plan.samples) > self._staging.samples or len(batch) > _MAX_CHUNKS):
-            raise OutOfMemory(max(plan.samples) / self._sample_rate)
+            raise OutOfMemory(self._longest_seconds(plan))
         broken: frozenset[int] = frozenset()
-        with self._within(self._compute):
+        with failures.translated(self._longest_seconds(plan)), self._within(self._compute):
             if packed:
                 staged, states = self._encoded(self._graphs.shape_for(plan), batch, plan)
                 broken = staged.broken
@@ -229,16 +270,15 @@ class GpuEngine:
                 states = self._plain_states(batch, plan)
             done = self._compute.record_event() if self._cuda else None
         slots = [_SCRIPT_SLOTS[script] for script in scripts]
-        return self._searcher.submit(self._searched, states, done, plan, slots, broken)
+        return self._searcher.submit(lambda: self._searched(states, done, plan, slots, broken))
 
     def release(self) -> None:
         """Return cached memory to the device."""
-        if self._cuda:
-            torch.cuda.empty_cache()
+        self._plain.release()
 
     def close(self) -> None:
         """End the search's thread and return memory."""
-        self._searcher.shutdown()
+        self._searcher.close()
         self._plain.close()
 
     def _encoded(
@@ -272,7 +312,7 @@ class GpuEngine:
         broken: frozenset[int],
     ) -> list[Outcome]:
         """Runs in the search's thread."""
-        with self._within(self._searching):
+        with failures.translated(self._longest_seconds(plan)), self._within(self._searching):
             if done is not None:
                 self._searching.wait_event(done)
             found = self._search.decode(states, plan.tokens, slots)
@@ -287,6 +327,9 @@ class GpuEngine:
         tokens = LazyTokens(len(emissions), lambda: _tokens(emissions, self._vocabulary))
         return Hypothesis(tokens, self.frame_seconds)
 
+    def _longest_seconds(self, plan: Plan) -> float:
+        return max(plan.samples) / self._sample_rate
+
     @property
     def _token_samples(self) -> int:
         samples: int = FACTOR * self._hop_samples
@@ -294,6 +337,38 @@ class GpuEngine:
 
     def _within(self, stream: Any) -> AbstractContextManager[object]:
         return torch.cuda.stream(stream) if self._cuda else nullcontext()
+
+
+class _Searcher:
+    """One thread that runs what it is given, in order.
+
+    A daemon, unlike those of an executor: where the device never answers, the process can end.
+    """
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[tuple[Future[list[Outcome]], Work] | None] = SimpleQueue()
+        self._thread = Thread(target=self._run, name="search", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work) -> "Future[list[Outcome]]":
+        """Queue `work`; the future has what it returns or raises."""
+        future: Future[list[Outcome]] = Future()
+        self._work.put((future, work))
+        return future
+
+    def close(self) -> None:
+        """Finish what is queued and end the thread."""
+        self._work.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._work.get()) is not None:
+            future, work = item
+            try:
+                future.set_result(work())
+            except BaseException as failure:  # noqa: BLE001  # raised again by `result`
+                future.set_exception(failure)
+            del item, future, work  # they hold the batch's tensors
 
 
 def _own_shape(plan: Plan) -> Shape:

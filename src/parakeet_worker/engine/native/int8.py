@@ -21,36 +21,59 @@ _GREATEST_INPUT = 255
 # stay below 2^15; and none of them falls in the middle between two integers.
 _NARROWING = 129
 
-# The blocks in which oneDNN's kernels for AVX-512 and AVX-VNNI read a matrix: 64 outputs by 64
-# inputs, four inputs of one output beside each other. Behind the matrix, in the same memory,
-# come minus the sums of its outputs' weights, which take an input's zero point out of the product.
-_BLOCK, _TOGETHER = 64, 4
+# The sides of the blocks in which oneDNN's kernels for AVX-512 and AVX-VNNI read a matrix.
+_BLOCK = 64
 
 # Names that torch has for its own compilers, and no others for this; its version is pinned.
 _onednn, _mkldnn = torch.ops.onednn, torch.ops.mkldnn
 _MKLDNN_LAYOUT = 3  # c10::Layout::Mkldnn
 
 
-def linear(
-    weight: Tensor, scales: Tensor, bias: Tensor | None, *, silu: bool = False
-) -> Callable[[Tensor], Tensor]:
-    """The function `x -> x @ (weight * scales).T + bias`, or the SiLU of that, on float32 `x`.
+def blocked(weight: Tensor) -> Tensor:
+    """(outputs, inputs) to the bytes that oneDNN's kernels read; a part of a block stays plain.
 
-    `weight` is (outputs, inputs) in -127 to 127; `scales` has one float32 per output.
+    Blocks are 64 outputs by 64 inputs, with four inputs of one output beside each other. Behind
+    them come minus the sums of each output's weights, in 32 bits, which take the inputs' zero
+    point out of the product.
+    """
+    outputs, inputs = weight.shape
+    if outputs % _BLOCK or inputs % _BLOCK:
+        return weight
+    fours = weight.view(torch.int32).view(outputs // _BLOCK, _BLOCK, inputs // _BLOCK, -1)
+    sums = weight.sum(dim=1, dtype=torch.int32).neg_()
+    return torch.cat((fours.permute(0, 2, 3, 1).flatten(), sums)).view(torch.int8)
+
+
+def _shape(matrix: Tensor, outputs: int) -> torch.Size:
+    """(outputs, inputs) of what may be `blocked`."""
+    return matrix.shape if matrix.dim() == 2 else torch.Size((outputs, len(matrix) // outputs - 4))
+
+
+def plain(matrix: Tensor, outputs: int) -> Tensor:
+    """(outputs, inputs) weights of what may be `blocked`."""
+    if matrix.dim() == 2:
+        return matrix
+    fours = matrix[: -4 * outputs].view(torch.int32).view(outputs // _BLOCK, -1, 16, _BLOCK)
+    return fours.permute(0, 3, 1, 2).contiguous().view(torch.int8).view(outputs, -1)
+
+
+def linear(matrix: Tensor, scales: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """The function `x -> x @ (weight * scales).T + bias` on float32 `x`.
+
+    `matrix` is the weight, (outputs, inputs) in -127 to 127, or `blocked`; `scales` has one
+    float32 per output.
     """
     if saturates():
-        weight, scales = narrowed(weight, scales)
-    matrix = _layouts.laid_out(weight)
+        matrix, scales = narrowed(plain(matrix, len(scales)), scales)
+    laid_out = _layouts.laid_out(matrix, len(scales))
     zeros = torch.zeros(len(scales), dtype=torch.int32)
-    then = "swish" if silu else "none"
 
     def product(states: Tensor) -> Tensor:
         scale, zero = _range(states)
         if not math.isfinite(scale):
             return states.new_full((*states.shape[:-1], len(scales)), math.nan)
-        quantised = torch.quantize_per_tensor(states, scale, zero, torch.quint8).int_repr()
-        given = (quantised, scale, zero, matrix.tensor, scales, zeros, bias)
-        found: Tensor = _onednn.qlinear_pointwise(*given, 1.0, 0, torch.float32, then, [], "")
+        given = (_quantised(states, scale, zero), scale, zero, laid_out.tensor, scales, zeros, bias)
+        found: Tensor = _onednn.qlinear_pointwise(*given, 1.0, 0, torch.float32, "none", [], "")
         return found
 
     return product
@@ -62,6 +85,13 @@ def _range(states: Tensor) -> tuple[float, int]:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / _GREATEST_INPUT, 1e-30)
     return scale, round(-low / scale) if math.isfinite(scale) else 0
+
+
+def _quantised(states: Tensor, scale: float, zero: int) -> Tensor:
+    """As bytes on the memory of torch's quantised tensor, whose `int_repr` is a slow copy."""
+    found = torch.quantize_per_tensor(states, scale, zero, torch.quint8)
+    plain = torch.empty(0, dtype=torch.uint8)
+    return plain.set_(found.untyped_storage(), 0, found.shape, found.stride())
 
 
 def narrowed(weight: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,49 +135,38 @@ class _Layouts:
     """Brings matrices into the layout that oneDNN wants them in.
 
     oneDNN itself does that byte by byte, 2 s for a large model. So it does it once for each shape;
-    where its bytes are those of `_blocked`, `_blocked` lays out the others of that shape.
+    where its bytes are those of `blocked`, other matrices of that shape are used as they are.
     """
 
     descriptions: dict[torch.Size, Tensor | None] = field(default_factory=dict)
     """By shape, oneDNN's own description of its layout; none where that is an unknown one."""
 
-    def laid_out(self, weight: Tensor) -> _Matrix:
-        if weight.shape not in self.descriptions:
-            theirs = _onednn.qlinear_prepack(weight, None)
-            self.descriptions[weight.shape] = _description(weight, theirs)
-            return _Matrix(theirs)
-        description = self.descriptions[weight.shape]
-        if description is None:
-            return _Matrix(_onednn.qlinear_prepack(weight, None))
-        memory = _blocked(weight)
-        return _Matrix(_described(memory, weight.shape, description), memory)
+    def laid_out(self, matrix: Tensor, outputs: int) -> _Matrix:
+        shape = _shape(matrix, outputs)
+        description = self.descriptions.get(shape)
+        if shape in self.descriptions and description is None:
+            return _Matrix(_onednn.qlinear_prepack(plain(matrix, outputs), None))
+        memory = blocked(matrix) if matrix.dim() == 2 else matrix
+        if description is not None:
+            return _Matrix(_described(memory, shape, description), memory)
+        theirs = _onednn.qlinear_prepack(plain(matrix, outputs), None)
+        self.descriptions[shape] = _description(memory, theirs)
+        return _Matrix(theirs)
 
 
 _layouts = _Layouts()
 
 
-def _description(weight: Tensor, theirs: Tensor) -> Tensor | None:
-    """Of a matrix that oneDNN has laid out as `_blocked` does."""
-    if any(length % _BLOCK for length in weight.shape) or _tensor_maker() is None:
+def _description(matrix: Tensor, theirs: Tensor) -> Tensor | None:
+    """Of a matrix that oneDNN has laid out as `blocked` does."""
+    if matrix.dim() == 2 or _tensor_maker() is None:
         return None
     length, place = _mkldnn._nbytes(theirs), _mkldnn.data_ptr(theirs)  # noqa: SLF001
     laid_out = torch.frombuffer((ctypes.c_int8 * length).from_address(place), dtype=torch.int8)
-    if not torch.equal(laid_out, _blocked(weight)):
+    if not torch.equal(laid_out, matrix):
         return None
     description: Tensor = _mkldnn._get_mkldnn_serialized_md(theirs)  # noqa: SLF001
     return description
-
-
-def _blocked(weight: Tensor) -> Tensor:
-    """The bytes of a matrix whose sides are whole blocks, and of its sums."""
-    outputs, inputs = weight.shape
-    memory = torch.empty(weight.nbytes + 4 * outputs, dtype=torch.int8)
-    fours = weight.view(torch.int32).view(outputs // _BLOCK, _BLOCK, inputs // _BLOCK, -1)
-    blocks = memory[: weight.nbytes].view(torch.int32).view(fours.permute(0, 2, 3, 1).shape)
-    blocks.copy_(fours.permute(0, 2, 3, 1))
-    torch.sum(weight, dim=1, dtype=torch.int32, out=memory[weight.nbytes :].view(torch.int32))
-    memory[weight.nbytes :].view(torch.int32).neg_()
-    return memory
 
 
 @cache

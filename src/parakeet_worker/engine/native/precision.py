@@ -53,9 +53,14 @@ def packed(weight: Tensor, bias: Tensor | None, precision: Precision) -> dict[st
     kept = {} if bias is None else {"bias": bias.to(precision.dtype)}
     if precision is not Precision.INT8:
         return {"weight": weight.to(precision.dtype), **kept}
+    quantised, scales = _quantised(weight)
+    return {"weight": int8.blocked(quantised), "scales": scales, **kept}
+
+
+def _quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(outputs, inputs) in -127 to 127, and a scale per output."""
     scales = weight.abs().amax(dim=1).clamp(min=1e-8) / 127
-    quantised = (weight / scales.unsqueeze(1)).round().to(torch.int8)
-    return {"weight": quantised, "scales": scales, **kept}
+    return (weight / scales.unsqueeze(1)).round().to(torch.int8), scales
 
 
 def linear(matrix: Tensors, precision: Precision) -> Linear:
@@ -66,19 +71,20 @@ def linear(matrix: Tensors, precision: Precision) -> Linear:
     return lambda states: functional.linear(states, weight, bias)
 
 
-def linear_by_rows(matrix: Tensors, precision: Precision) -> Linear:
-    """As `linear`, for a few rows that must not depend on each other.
+def linear_by_rows(weight: Tensor, bias: Tensor, precision: Precision) -> Linear:
+    """The function `x -> x @ weight.T + bias` for a few rows that must not depend on each other.
 
     The int8 of `linear` measures all its inputs to quantise them. Here only the weights are
     int8, and the inputs bfloat16.
     """
     if precision is not Precision.INT8:
-        return linear(matrix, precision)
-    weight, scales, bias = matrix["weight"], matrix["scales"].bfloat16(), matrix["bias"]
+        return linear(packed(weight, bias, precision), precision)
+    quantised, scales = _quantised(weight)
+    rounded = scales.bfloat16()
 
     def product(rows: Tensor) -> Tensor:
         # A private name, of a pinned version, for what torch offers in no other way.
-        found: Tensor = torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), weight, scales)  # noqa: SLF001
+        found: Tensor = torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), quantised, rounded)  # noqa: SLF001
         return found.float() + bias
 
     return product
