@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from parakeet_worker.engine.base import Samples
+from parakeet_worker.engine.base import SAMPLE_RATE, Samples
 from parakeet_worker.engine.native.decoder import GreedyDecoder, Joint, Predictor, Scorer
 from parakeet_worker.engine.native.encoder import Encoder
 from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.precision import Precision
 
-_SAMPLE_RATE = 16_000
 _DURATIONS = (0, 1, 2, 3, 4)
 _MAX_SYMBOLS = 10
 _HALVINGS = 14
@@ -91,7 +90,7 @@ def set_pace(
     pieces: Sequence[Samples],
 ) -> Pace:
     """Find the blank's bias at which the greedy search says `tokens_per_second` of the pieces."""
-    seconds = sum(map(len, pieces)) / _SAMPLE_RATE
+    seconds = sum(map(len, pieces)) / SAMPLE_RATE
     mels, mel_lengths = _mels(parts, pieces)
     _standardise(parts.subsampled, lambda: parts.encoder.pre_encode(mels, mel_lengths))
     states, lengths = parts.encoder(mels, mel_lengths)

@@ -7,11 +7,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bench.harness import ROOT
-from parakeet_worker.engine.base import Samples
+from parakeet_worker.engine.base import SAMPLE_RATE, Samples
 
 Sounds = TypeVar("Sounds", bound="np.ndarray[Any, Any]")
 
-_SAMPLE_RATE = 16_000
 _RECORDING = ROOT / "samples" / "minute.mp3"
 # Pieces begin in different places, so that no two of a batch are alike.
 _STEP_SECONDS = 7.3
@@ -24,8 +23,8 @@ def pieces(seconds: float, count: int) -> list[Samples]:
 
 def stretches(samples: Sounds, seconds: float, count: int) -> list[Sounds]:
     """The same of any samples."""
-    length = round(seconds * _SAMPLE_RATE)
-    starts = (round(index * _STEP_SECONDS * _SAMPLE_RATE) for index in range(count))
+    length = round(seconds * SAMPLE_RATE)
+    starts = (round(index * _STEP_SECONDS * SAMPLE_RATE) for index in range(count))
     taken: Any = (samples.take(range(start, start + length), mode="wrap") for start in starts)
     return list(taken)
 

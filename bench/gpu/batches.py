@@ -9,9 +9,9 @@ from bench.gpu import sounds
 from bench.gpu.figures import Report
 from bench.gpu.opening import plain, random_nemo, served, settle
 from bench.gpu.parts import Setup
-from bench.gpu.sounds import SAMPLE_RATE, Pcm
+from bench.gpu.sounds import Pcm
 from bench.gpu.timing import heard
-from parakeet_worker.engine.base import Engine
+from parakeet_worker.engine.base import SAMPLE_RATE, Engine
 
 _EACH = 1000
 _ROWS = 512

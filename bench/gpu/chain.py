@@ -14,8 +14,8 @@ from bench.gpu.figures import Report
 from bench.gpu.kernels import PRECISIONS, chain, chunks_of, laid_out
 from bench.gpu.opening import CHUNK_SECONDS, Loaded, buckets, loaded, random_nemo
 from bench.gpu.parts import Setup
-from bench.gpu.sounds import SAMPLE_RATE, Pcm
-from parakeet_worker.engine.base import as_float
+from bench.gpu.sounds import Pcm
+from parakeet_worker.engine.base import SAMPLE_RATE, as_float
 from parakeet_worker.engine.native.encoder_graphs import EncoderGraphs
 from parakeet_worker.engine.native.engine import NativeEngine
 from parakeet_worker.engine.native.packed_encoder import GROUP_TOKENS

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from bench import recording
 from bench.harness import ROOT
+from parakeet_worker.engine.base import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 Pcm: TypeAlias = npt.NDArray[np.int16]
 
 _SAMPLES = ROOT / "samples"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from parakeet_worker.engine import base
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import (
     AudioEmpty,
@@ -29,7 +30,7 @@ from parakeet_worker.errors import (
 )
 from parakeet_worker.request import Channels, Clip
 
-SAMPLE_RATE = 16_000
+SAMPLE_RATE = base.SAMPLE_RATE
 """Samples per second of everything after this stage: what the model was trained on."""
 
 MIN_SECONDS = 0.1

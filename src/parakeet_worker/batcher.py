@@ -12,9 +12,16 @@ from types import TracebackType
 from typing import Self, TypeVar
 from weakref import WeakKeyDictionary
 
-from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.engine import failures
-from parakeet_worker.engine.base import Capacity, Engine, Hypothesis, Outcome, Pending, Waveform
+from parakeet_worker.engine.base import (
+    SAMPLE_RATE,
+    Capacity,
+    Engine,
+    Hypothesis,
+    Outcome,
+    Pending,
+    Waveform,
+)
 from parakeet_worker.errors import ContractBroken, EngineLost, OutOfMemory, Overloaded
 from parakeet_worker.language import Script
 

@@ -12,6 +12,9 @@ import numpy.typing as npt
 from parakeet_worker.errors import EngineError
 from parakeet_worker.language import Script
 
+SAMPLE_RATE = 16_000
+"""Samples per second of all audio that an engine takes."""
+
 Samples: TypeAlias = npt.NDArray[np.float32]
 """Mono samples at 16 kHz, full scale at 1.0."""
 
