@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from parakeet_worker.engine import device
+from parakeet_worker.errors import DeviceMissing
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -16,6 +17,17 @@ def test_auto_is_the_gpu_where_there_is_one():
     assert device.choose("auto") == torch.device(expected)
     assert device.choose("cpu") == torch.device("cpu")
     assert device.choose("cuda:1") == torch.device("cuda", 1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(("built_for", "said"), [(None, "processors alone"), ("12.8", "12.8")])
+def test_a_gpu_that_is_asked_for_and_is_not_there_is_an_error_with_a_code(
+    monkeypatch, built_for, said
+):
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    with pytest.raises(DeviceMissing, match=said) as caught:
+        device.choose("cuda")
+    assert caught.value.code == "device_missing"
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ EXAMPLES: list[ParakeetError] = [
     errors.EngineLost("RuntimeError: CUDA error: device-side assert triggered"),
     errors.InvalidSetting("PARAKEET_MODLE", "no such setting", "PARAKEET_MODEL"),
     errors.EndpointDenied("https://example.com/v2/abc/run", 401),
+    errors.DeviceMissing("cuda", "this torch is built for processors alone"),
     errors.WeightsMissing("demo", ["/models/demo.nemo"]),
     errors.WeightsCorrupt("/models/demo.nemo", "it is no tar archive"),
     errors.WeightsUnsupported("encoder", "subsampling", "stacking"),

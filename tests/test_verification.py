@@ -1,10 +1,13 @@
 from hashlib import sha1
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from parakeet_worker import verification
+from parakeet_worker.engine.base import Hypothesis, SynchronousEngine, Token
 from parakeet_worker.entrypoints.cli import main
 from parakeet_worker.settings import Settings
 from tiny_model import config, weights, write_nemo, write_safetensors
@@ -24,6 +27,58 @@ def test_the_command_tells_files_engine_and_words_and_ends_well() -> None:
     assert done.exit_code == 0, done.output
     for part in ("demo.nemo", "unknown", "native engine", "said", "heard", "ready"):
         assert part in done.output
+
+
+def test_a_cpu_is_measured_where_it_is_asked_for() -> None:
+    """Plain PyTorch serves there; no chunk has another text in a batch in float32."""
+    workload = verification.Workload(compared=3, together=1, repeats=2, seconds=1.0)
+    settings = Settings(model="demo", precision="fp32", device="cpu")
+    measured = verification.measure(settings, workload)
+    assert measured.engine == "native engine: 4 layers of width 128, 893 tokens, fp32 on cpu"
+    assert measured.comparisons == ()
+    assert measured.replaced == 0
+    assert (measured.compared, measured.different) == (3, 0)
+    assert 0 < measured.alone_seconds <= measured.alone_p95_seconds
+    assert measured.audio_seconds_per_second > 0
+    assert measured.peak_mebibytes > 100
+
+
+def test_texts_that_differ_in_a_batch_are_counted() -> None:
+    """With an engine that hears something else as soon as a chunk is not alone."""
+    clip = np.ones(16_000, np.float32)
+    assert verification._different(Fickle(fickle=False), clip, 5) == 0
+    assert verification._different(Fickle(fickle=True), clip, 5) == 5
+
+
+class Fickle(SynchronousEngine):
+    def __init__(self, *, fickle: bool) -> None:
+        self._fickle = fickle
+
+    def transcribe(self, batch, scripts=()):  # noqa: ARG002
+        piece = str(len(batch)) if self._fickle else "same"
+        return [Hypothesis((Token(piece, 0, 1, 0.0),), 0.08) for _ in batch]
+
+
+def test_the_command_measures_a_device_and_names_one_that_is_not_there() -> None:
+    done = CliRunner().invoke(main, ["verify", "--model", "demo", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    for part in ("there are no kernels", "0 of 12 chunks", "95th percentile", "2 x 30 s", "MiB"):
+        assert part in done.output
+    if not torch.cuda.is_available():
+        done = CliRunner().invoke(main, ["verify", "--model", "demo", "--device", "cuda"])
+        assert done.exit_code == 2
+        assert "device_missing" in done.stderr
+
+
+def test_a_kernel_that_was_replaced_is_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As what a GPU would report; the rest of the figures does not matter here."""
+    line = "attention: replaced by plain PyTorch (relative error 0.4, at most 0.02)"
+    found = verification.Performance("engine", (line,), 1, 1, 0, 0.008, 0.009, 32, 20_000.0, 7.0)
+    monkeypatch.setattr(verification, "measure", lambda _: found)
+    done = CliRunner().invoke(main, ["verify", "--model", "demo", "--device", "cpu"])
+    assert done.exit_code == 1
+    assert line in done.output
+    assert "plain PyTorch serves" in done.stderr
 
 
 def test_a_corrupt_file_of_a_cache_is_status_1_and_named(tmp_path: Path) -> None:

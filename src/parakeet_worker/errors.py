@@ -45,6 +45,7 @@
     └── SetupError            the operator must change the deployment; no job is taken
         ├── InvalidSetting        an environment variable is unknown or has an impossible value
         ├── EndpointDenied        there is no such endpoint, or the key does not open it
+        ├── DeviceMissing         no device where one was asked for
         ├── WeightsMissing        no model where one was named
         ├── WeightsCorrupt        a model that cannot be read
         ├── WeightsUnsupported    a model with an option that the engine does not implement
@@ -459,6 +460,13 @@ class EndpointDenied(SetupError):
     def __init__(self, endpoint: str, status: int) -> None:
         what = "there is no such endpoint" if status == 404 else "check the API key"
         super().__init__(f"{endpoint} answered {status}: {what}", endpoint=endpoint, status=status)
+
+
+class DeviceMissing(SetupError):
+    code = "device_missing"
+
+    def __init__(self, device: str, reason: str) -> None:
+        super().__init__(f"there is no {device} here: {reason}", device=device)
 
 
 class WeightsMissing(SetupError):

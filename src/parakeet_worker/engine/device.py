@@ -5,14 +5,28 @@ from typing import Any
 
 import torch
 
+from parakeet_worker.errors import DeviceMissing
+
 _KERNEL_CAPABILITY = (8, 0)
 
 
 def choose(device: str) -> torch.device:
-    """The device of that name; `auto` is the GPU where there is one, else the CPU."""
+    """The device of that name; `auto` is the GPU where there is one, else the CPU.
+
+    Raises `DeviceMissing` for `cuda` where there is none.
+    """
+    available = torch.cuda.is_available()
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if available else "cpu"
+    if device == "cuda" and not available:
+        raise DeviceMissing(device, _why_no_cuda())
     return torch.device(device)
+
+
+def _why_no_cuda() -> str:
+    if torch.version.cuda is None:
+        return "this torch is built for processors alone"
+    return f"torch for CUDA {torch.version.cuda} finds no GPU with a driver for it"
 
 
 def supports_kernels(device: torch.device) -> bool:

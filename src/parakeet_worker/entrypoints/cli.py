@@ -138,32 +138,64 @@ def cost(places: tuple[Path, ...], gpu: str | None) -> None:
 
 @main.command()
 @click.option("--model", "-m", help="Hugging Face name, path, or 'demo'.  [default: the settings']")
-def verify(model: str | None) -> None:
+@click.option(
+    "--device", type=click.Choice(["auto", "cuda", "cpu"]),
+    help="Also measure the engine there: what its comparison with plain PyTorch found, texts that "
+    "differ in a batch, speed and memory.",
+)  # fmt: skip
+def verify(model: str | None, device: str | None) -> None:
     """Check the model's files, load it, and let it hear a clip that comes with the package.
 
-    Exit status: 0 if all is well, 1 if a file is corrupt or nothing was heard, 2 if the model
-    cannot be found or loaded.
+    Exit status: 0 if all is well, 1 if a file is corrupt, nothing was heard, or a kernel differs
+    from plain PyTorch, 2 if the model cannot be found or loaded or the device is not there.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     with _setup_errors_told():
         settings = _settings(model)
+        if device is not None:
+            settings = settings.model_copy(update={"device": device})
         checks = []
         for check in verification.check_weights(settings):
             click.echo(f"file    {check.path}\n        {check.size_bytes:,} bytes, {check.verdict}")
             click.echo(f"        {check.digest}")
             checks.append(check)
         hearing = verification.hear_clip(settings)
+        measured = None if device is None else verification.measure(settings)
     click.echo(f"engine  {hearing.engine}")
     click.echo(f"ready   after {hearing.ready_seconds:.1f} s")
     click.echo(f"said    {hearing.said}")
     click.echo(f"heard   {hearing.heard}")
     click.echo(f"speed   {hearing.clip_seconds:.1f} s of audio in {hearing.hear_seconds:.2f} s")
+    for line in () if measured is None else _performance_lines(measured):
+        click.echo(line)
     corrupt = [check for check in checks if check.verdict == "corrupt"]
     for check in corrupt:
         click.echo(f"parakeet: {check.path} is not what it was named for: delete it", err=True)
     if not hearing.heard:
         click.echo("parakeet: nothing was heard in a clip of clear speech", err=True)
-    sys.exit(_SOME_FAILED if corrupt or not hearing.heard else 0)
+    replaced = measured is not None and measured.replaced > 0
+    if replaced:
+        click.echo("parakeet: plain PyTorch serves in place of kernels, slower", err=True)
+    sys.exit(_SOME_FAILED if corrupt or not hearing.heard or replaced else 0)
+
+
+def _performance_lines(measured: verification.Performance) -> Iterator[str]:
+    yield f"device  {measured.engine}"
+    for line in measured.comparisons or ("plain PyTorch serves: there are no kernels",):
+        yield f"kernel  {line}"
+    yield (
+        f"texts   {measured.different} of {measured.compared} chunks differ between alone and "
+        "in batches"
+    )
+    yield (
+        f"alone   8 s of audio in {1000 * measured.alone_seconds:.1f} ms "
+        f"(95th percentile {1000 * measured.alone_p95_seconds:.1f} ms)"
+    )
+    yield (
+        f"batch   {measured.audio_seconds_per_second:,.0f} s of audio per second, "
+        f"{measured.together} x 30 s at once"
+    )
+    yield f"memory  {measured.peak_mebibytes:,.0f} MiB at most"
 
 
 @main.command()
