@@ -12,11 +12,11 @@ from torch import Tensor
 from bench.gpu.comparing import relative
 from bench.gpu.figures import Report
 from bench.gpu.kernels import PRECISIONS, chain, chunks_of, laid_out
-from bench.gpu.opening import CHUNK_SECONDS, Loaded, buckets, loaded, random_nemo
+from bench.gpu.opening import CHUNK_SECONDS, CPU_BUCKETS, Loaded, loaded, random_nemo
 from bench.gpu.parts import Setup
 from bench.gpu.sounds import Pcm
 from parakeet_worker.engine.base import SAMPLE_RATE, as_float
-from parakeet_worker.engine.native.encoder_graphs import EncoderGraphs
+from parakeet_worker.engine.native.encoder_graphs import BUCKET_TOKENS, EncoderGraphs
 from parakeet_worker.engine.native.engine import NativeEngine
 from parakeet_worker.engine.native.packed_encoder import GROUP_TOKENS
 from parakeet_worker.engine.native.rows import FACTOR, Plan
@@ -85,7 +85,7 @@ def graph_states(model: Loaded, batch: list[Pcm]) -> Tensor:
         model.device,
         tokens,
         _HOP,
-        buckets(model.device),
+        BUCKET_TOKENS if model.device.type == "cuda" else CPU_BUCKETS,
     )
     graphs.capture()
     staging = Staging(model.device, samples=1_000_000, rows=16, tokens=8192)

@@ -18,8 +18,16 @@ def main() -> None:
     figures = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     stand_ins.install()
+    _compute_exactly()
     report = Report(figures.write, judged=setup.cuda and not setup.small)
     _named(name)(setup, report)
+
+
+def _compute_exactly() -> None:
+    """As a worker does before it computes anything."""
+    from parakeet_worker.engine import device
+
+    device.compute_exactly()
 
 
 def _named(name: str) -> Callable[[Setup, Report], None]:

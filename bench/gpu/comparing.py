@@ -3,34 +3,12 @@
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-import torch
 from torch import Tensor
 
 from bench.gpu.timing import heard
 from parakeet_worker.engine.base import Outcome
 
-_COARSEST = 2.0**-17
-"""Sums of thousands of float32 differ by this much if they are taken in another order."""
-
 Said = tuple[tuple[str, int, int], ...]
-
-
-def roundings(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, in roundings of the largest value in the type of `expected`.
-
-    Infinite where one has other values that are not finite, another shape or another type.
-    """
-    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
-        return float("inf")
-    if not expected.numel():
-        return 0.0
-    if not expected.is_floating_point():
-        return 0.0 if torch.equal(found, expected) else float("inf")
-    mine, right = found.float(), expected.float()
-    if not bool(mine.isfinite().all()):
-        return float("inf")
-    rounding = max(torch.finfo(expected.dtype).eps, _COARSEST) * float(right.abs().max())
-    return float((mine - right).abs().max()) / max(rounding, 1e-12)
 
 
 def relative(found: Tensor, expected: Tensor) -> float:

@@ -1,37 +1,35 @@
 """Part `kernels`: each kernel of the encoder beside its reference, on the device.
 
-The whole chain runs on noise and speech of mixed lengths. At every call the kernel and its
-reference are given the same tensors; the kernel's result is what the chain continues with.
+The whole chain and the search run on rows of mixed lengths. At every call the kernel and its
+reference are given the same tensors; see `parakeet_worker.engine.native.kernels.check`.
 """
-
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench.gpu import sounds
-from bench.gpu.comparing import roundings
 from bench.gpu.figures import Report
-from bench.gpu.opening import Loaded, loaded, random_nemo
+from bench.gpu.opening import Loaded, loaded, random_nemo, search_model
 from bench.gpu.parts import Setup
 from bench.gpu.sounds import Pcm
 from parakeet_worker.engine.native.encoder import EncoderShape
 from parakeet_worker.engine.native.engine import NativeEngine
-from parakeet_worker.engine.native.kernels.kernel_set import MODULES, OPERATIONS, Kernels
+from parakeet_worker.engine.native.kernels.check import Comparison
+from parakeet_worker.engine.native.kernels.kernel_set import OPERATIONS, Kernels
+from parakeet_worker.engine.native.kernels.report import KernelReport
 from parakeet_worker.engine.native.packed_encoder import PackedEncoder
 from parakeet_worker.engine.native.packed_features import PackedFeatures
 from parakeet_worker.engine.native.rows import Plan, Rows, rows_of
+from parakeet_worker.engine.native.search import GraphSearch, Limits, SearchKernels
 from parakeet_worker.engine.native.tensors import below
 
 PRECISIONS = ("bf16", "fp16")
 """Those that the kernels serve in."""
 
-_LIMIT = 16.0
-"""Roundings of the largest value: a kernel with an error in it is off by dozens."""
-
+_SEARCH = ("product", "lstm", "joint_hidden", "joint_scores", "search_step")
+_SEARCHED_ROWS = (16, 64, 256)
+_SEARCHED_CALLS = 24
 _HOP = 160
 _LAYOUTS: tuple[tuple[int, ...], ...] = (
     (1,),
@@ -44,59 +42,50 @@ _LAYOUTS: tuple[tuple[int, ...], ...] = (
 """Samples of each row: less than a frame, one frame, one token, empty rows, one row, mixed."""
 
 
-class Compared:
-    """Stands for a set of kernels and keeps the largest error of each."""
-
-    def __init__(self, kernels: Kernels) -> None:
-        self._kernels = kernels
-        self.errors = dict.fromkeys(OPERATIONS, 0.0)
-
-    def kernels(self) -> Kernels:
-        """The same operations, each compared with its reference at every call."""
-        beside: dict[str, Any] = {
-            name: self._compared(name, getattr(self._kernels, name)) for name in OPERATIONS
-        }
-        return replace(self._kernels, **beside)
-
-    def _compared(self, name: str, kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        reference = MODULES[name].reference
-
-        def call(states: Tensor, *others: Any, **named: Any) -> Tensor:
-            # The first argument is the only one that an operation may write to.
-            apart = states.clone()
-            expected = reference(apart, *others, **named)
-            found = kernel(states, *others, **named)
-            error = max(roundings(found, expected), roundings(states, apart))
-            self.errors[name] = max(self.errors[name], error)
-            return found
-
-        return call
-
-
 def run(setup: Setup, report: Report) -> None:
-    """Every kernel in every precision that is served, with cuBLAS's products and with ours."""
+    """Every kernel in every precision that is served, with libraries' products and with ours."""
     for precision in PRECISIONS:
         for reproducible in (False, True):
             model = loaded(setup, random_nemo(setup), precision, reproducible=reproducible)
-            errors = largest_errors(model, small=setup.small)
-            # The rest is the same in both, except that the features' products are ours too.
-            names = ["product"] if reproducible else list(OPERATIONS)
-            kind = ", reproducible" if reproducible else ""
-            for name in names:
-                report.check(
-                    f"{name}, {precision}{kind}", errors[name], "roundings", at_most=_LIMIT
-                )
+            kind = f"{precision}, reproducible" if reproducible else precision
+            for one in (*encoder_reports(model, small=setup.small), *search_reports(model)):
+                report.check(f"{one.name}, {kind}", one.error, "of the norm", at_most=one.tolerance)
 
 
 @torch.inference_mode()
-def largest_errors(model: Loaded, *, small: bool = False) -> dict[str, float]:
-    """Of each kernel over all layouts; `small` leaves out the two that take long on a CPU."""
-    compared = Compared(model.kernels)
-    features, encoder = chain(model, compared.kernels())
+def encoder_reports(model: Loaded, *, small: bool) -> tuple[KernelReport, ...]:
+    """Of each kernel over all layouts; `small` leaves out those that take long on a CPU.
+
+    Products are compared too: a library's are what it says they are.
+    """
+    comparison = Comparison()
+    compared = comparison.of(model.kernels, Kernels.reference(), OPERATIONS)
+    features, encoder = chain(model, compared)
     for lengths in _LAYOUTS[:4] if small else _LAYOUTS:
         samples, rows = laid_out(chunks_of(lengths), model.device)
         encoder(features(samples, rows), rows)
-    return compared.errors
+    return comparison.reports()
+
+
+@torch.inference_mode()
+def search_reports(model: Loaded) -> tuple[KernelReport, ...]:
+    """Of each kernel of the search on noise, in rows of many lengths and in each bucket's tiles."""
+    comparison = Comparison(_SEARCHED_CALLS)
+    search = GraphSearch(
+        search_model(model.model),
+        model.device,
+        dtype=model.search_dtype,
+        kernels=comparison.of(model.search_kernels, SearchKernels.reference(), _SEARCH),
+        tiles=model.tiles,
+        limits=Limits(max(_SEARCHED_ROWS), 20 * max(_SEARCHED_ROWS), slots=2),
+    )
+    width = model.model.encoder["d_model"]
+    chance = torch.Generator().manual_seed(0)
+    for count in _SEARCHED_ROWS:
+        lengths = [row % 20 for row in range(count)]
+        states = torch.randn(sum(lengths), width, generator=chance).to(model.device)
+        search.decode(states, lengths)
+    return comparison.reports()
 
 
 def chain(model: Loaded, kernels: Kernels) -> tuple[PackedFeatures, PackedEncoder]:

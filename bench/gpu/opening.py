@@ -13,7 +13,6 @@ from bench.harness import ROOT
 from bench.random_model import Files
 from parakeet_worker.engine.native.converted import Converted, open_converted
 from parakeet_worker.engine.native.decoder import JointShape
-from parakeet_worker.engine.native.encoder_graphs import BUCKET_TOKENS
 from parakeet_worker.engine.native.engine import NativeEngine
 from parakeet_worker.engine.native.gpu_engine import GpuEngine
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
@@ -24,6 +23,8 @@ from parakeet_worker.engine.native.tensors import below
 
 DEMO = ROOT / "src" / "parakeet_worker" / "checkpoints" / "demo.nemo"
 CHUNK_SECONDS = 30.0
+CPU_BUCKETS = (64, 128)
+"""Tokens of the encoder's graphs: on a CPU all of them would take minutes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,37 +37,44 @@ class Loaded:
     search_kernels: SearchKernels
     tiles: Tiles
 
-    def search(self, *, kernels: SearchKernels | None = None) -> GraphSearch:
-        """A search of its own; `kernels` are those of the engine unless others are given."""
+    @property
+    def search_dtype(self) -> torch.dtype:
+        """Of the search's weights."""
         # Products of float16 on a CPU take seconds.
         exact = self.model.precision is Precision.FP32 or self.device.type == "cpu"
+        return torch.float32 if exact else torch.float16
+
+    def search(self, *, kernels: SearchKernels | None = None) -> GraphSearch:
+        """A search of its own; `kernels` are those of the engine unless others are given."""
         return GraphSearch(
             search_model(self.model),
             self.device,
-            dtype=torch.float32 if exact else torch.float16,
+            dtype=self.search_dtype,
             kernels=kernels or self.search_kernels,
             tiles=self.tiles,
         )
 
     def engine(self) -> GpuEngine:
-        """An engine that is not warm."""
+        """An engine that is not warm: on a GPU the one that a worker opens."""
+        if self.device.type == "cuda":
+            return GpuEngine.on_device(
+                self.model,
+                self.device,
+                reproducible=self.kernels.reproducible,
+                chunk_seconds=CHUNK_SECONDS,
+            )
         return GpuEngine(
             self.model,
             self.device,
             self.kernels,
             self.search(),
             chunk_seconds=CHUNK_SECONDS,
-            bucket_tokens=buckets(self.device),
+            bucket_tokens=CPU_BUCKETS,
         )
 
     def with_references(self) -> "Loaded":
         """The same on plain PyTorch."""
         return replace(self, kernels=Kernels.reference(), search_kernels=SearchKernels.reference())
-
-
-def buckets(device: torch.device) -> tuple[int, ...]:
-    """Tokens of the encoder's graphs: on a CPU all of them would take minutes."""
-    return BUCKET_TOKENS if device.type == "cuda" else BUCKET_TOKENS[:2]
 
 
 def random_nemo(setup: Setup) -> Path:
@@ -126,7 +134,7 @@ def check_in_use(report: Report, engine: GpuEngine) -> None:
 @contextmanager
 def plain(path: Path, precision: str, device: str) -> Iterator[NativeEngine]:
     """The definition of correct: padded batches, plain PyTorch, the plain search."""
-    engine = NativeEngine.open(path, device, precision, decoder="plain")
+    engine = NativeEngine.open(path, device, precision)
     try:
         yield engine
     finally:
