@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from parakeet_worker.engine.native import NativeEngine
 from parakeet_worker.engine.native.converted import open_converted
 from parakeet_worker.engine.native.decoder import JointShape
 from parakeet_worker.engine.native.gpu_engine import GpuEngine
@@ -39,7 +40,7 @@ def gpu_engine(
     )
     return GpuEngine(
         model,
-        CPU,
+        NativeEngine(model, CPU),
         kernels or Kernels.reference(),
         search,
         chunk_seconds=chunk_seconds,

@@ -89,7 +89,7 @@ def assert_equal(
 
 def demo_states(languages: Sequence[str]) -> tuple[Tensor, list[int]]:
     """Encoder states of the samples in these languages, packed, and the length of each."""
-    engine = NativeEngine.open(DEMO, "cpu", "fp32", "plain")
+    engine = NativeEngine.open(DEMO, "cpu", "fp32")
     with torch.inference_mode():
         states, valid = engine.encode([_samples(language) for language in languages])
     lengths = valid.tolist()

@@ -15,8 +15,11 @@ import torch
 from gpu_on_cpu import gpu_engine
 from parakeet_worker.engine.base import Hypothesis, Waveform
 from parakeet_worker.engine.native import NativeEngine
+from parakeet_worker.engine.native.converted import open_converted
 from parakeet_worker.engine.native.gpu_engine import GpuEngine
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
+from parakeet_worker.engine.native.kernels.tiles import Tiles
+from parakeet_worker.engine.native.precision import Precision
 from parakeet_worker.engine.native.search import SearchKernels
 from parakeet_worker.errors import NotFinite, OutOfMemory
 from tiny_model import config, weights, write_nemo
@@ -150,3 +153,47 @@ def test_a_wrong_search_is_replaced_by_the_plain_one(path: Path, engine: GpuEngi
     broken.close()
     assert [tokens(one) for one in found] == [tokens(one) for one in engine.transcribe(batch)]
     assert [report.name for report in broken.reports if report.replaced] == ["search"]
+
+
+def test_kernels_are_checked_before_they_serve(path: Path, engine: GpuEngine) -> None:
+    """A wrong one is replaced by itself: the packed chain still serves, with the right words."""
+    model = open_converted(path, Precision.FP32, None)
+    reference = Kernels.reference()
+
+    def wrong(*given: Any, **named: Any) -> torch.Tensor:
+        return reference.glu(*given, **named) * 1.1
+
+    checked = GpuEngine.checked(
+        model,
+        torch.device("cpu"),
+        replace(reference, glu=wrong),
+        SearchKernels.reference(),
+        Tiles(),
+        chunk_seconds=10.0,
+        bucket_tokens=(64, 192),
+    )
+    checked.warm_up(10.0)
+    batch: list[Waveform] = [noise(3.0), noise(1.0)]
+    assert checked.transcribe(batch) == engine.transcribe(batch)
+    checked.close()
+    assert [report.name for report in checked.reports if report.replaced] == ["glu"]
+    assert [report.name for report in checked.reports][-1] == "search"
+
+
+def test_graphs_that_cannot_be_captured_are_done_without(path: Path) -> None:
+    """Named among the reports; batches of any size are computed one kernel after another."""
+    reference = Kernels.reference()
+    failing = True
+
+    def refused(*given: Any, **named: Any) -> torch.Tensor:
+        if failing:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        return reference.glu(*given, **named)
+
+    broken = gpu_engine(path, kernels=replace(reference, glu=refused))
+    (report,) = broken._captured()
+    failing = False
+    assert (report.name, report.replaced) == ("graphs", True)
+    assert str(report).endswith("operation not permitted when stream is capturing)")
+    assert tokens(broken.transcribe([noise(1.0)])[0])
+    broken.close()

@@ -185,6 +185,11 @@ class NativeEngine(SynchronousEngine):
         devices.release_cache(self._device)
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._device
+
+    @property
     def features(self) -> Features:
         """Samples to log-mel frames."""
         return self._features

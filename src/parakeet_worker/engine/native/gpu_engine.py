@@ -5,11 +5,11 @@ in a stream and a thread of its own. `NativeEngine` computes the same in plain P
 this one is compared with at start, and what serves chunks that are too long to be packed.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from difflib import SequenceMatcher
+from math import inf
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, get_args
@@ -35,9 +35,15 @@ from parakeet_worker.engine.native.decoder import JointShape
 from parakeet_worker.engine.native.encoder import EncoderShape
 from parakeet_worker.engine.native.encoder_graphs import BUCKET_TOKENS, EncoderGraphs
 from parakeet_worker.engine.native.engine import NativeEngine
+from parakeet_worker.engine.native.kernel_choice import (
+    EncoderParts,
+    announce,
+    checked_encoder,
+    checked_search,
+)
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
 from parakeet_worker.engine.native.kernels.report import KernelReport
-from parakeet_worker.engine.native.kernels.tiles import tiles_for
+from parakeet_worker.engine.native.kernels.tiles import Tiles, tiles_for
 from parakeet_worker.engine.native.packed_encoder import (
     GROUP_TOKENS,
     PackedEncoder,
@@ -77,8 +83,6 @@ _SCRIPT_SLOTS: dict[Script | None, int] = {
 }
 
 
-log = logging.getLogger(__name__)
-
 Work = Callable[[], list[Outcome]]
 
 
@@ -90,20 +94,23 @@ class GpuEngine:
     def __init__(
         self,
         model: Converted,
-        device: torch.device,
+        plain: NativeEngine,
         kernels: Kernels,
         search: GraphSearch,
         *,
         chunk_seconds: float,
         bucket_tokens: Sequence[int] = BUCKET_TOKENS,
+        reports: Sequence[KernelReport] = (),
     ) -> None:
-        """`model` has its tensors on `device`; chunks of `chunk_seconds` are the usual longest.
+        """`model` has its tensors on the device of `plain`, which serves the same model.
 
+        Chunks of `chunk_seconds` are the usual longest; `reports` tell what the kernels are.
         Raises `ValueError` for an encoder that packed rows are not made for.
         """
+        device = plain.device
         self._device = device
         self._cuda = device.type == "cuda"
-        self._plain = NativeEngine(model, device, reproducible=kernels.reproducible)
+        self._plain = plain
         self._vocabulary = model.vocabulary
         shape = EncoderShape.read(model.encoder)
         features = self._plain.features
@@ -117,7 +124,7 @@ class GpuEngine:
         self._width = shape.width
         self._search = search
         self._packs = True
-        self.reports: tuple[KernelReport, ...] = ()
+        self.reports = tuple(reports)
         """What comparisons with plain PyTorch found; complete after `warm_up`."""
         for script, slot in _SCRIPT_SLOTS.items():
             if script is not None:
@@ -150,7 +157,33 @@ class GpuEngine:
 
         Raises `ValueError` for a model that packed rows are not made for.
         """
-        tiles = tiles_for(torch.cuda.get_device_capability(device))
+        capability = torch.cuda.get_device_capability(device)
+        return cls.checked(
+            model,
+            device,
+            Kernels.triton(tiles_for(capability), reproducible=reproducible),
+            SearchKernels.triton(tiles_for(capability), reproducible=reproducible),
+            tiles_for(capability),
+            chunk_seconds=chunk_seconds,
+        )
+
+    @classmethod
+    def checked(
+        cls,
+        model: Converted,
+        device: torch.device,
+        kernels: Kernels,
+        search_kernels: SearchKernels,
+        tiles: Tiles,
+        **options: Any,
+    ) -> "GpuEngine":
+        """With those of the kernels that agree with plain PyTorch, which replaces the others."""
+        plain = NativeEngine(model, device, reproducible=kernels.reproducible)
+        folded = below("encoder", model.tensors)
+        parts = EncoderParts(
+            plain.features, EncoderShape.read(model.encoder), folded, model.precision
+        )
+        kernels, reports = checked_encoder(parts, kernels)
         search_model = SearchModel(
             below("decoder", model.tensors),
             below("joint", model.tensors),
@@ -158,14 +191,12 @@ class GpuEngine:
             model.durations,
             model.max_symbols,
         )
-        search = GraphSearch(
-            search_model,
-            device,
-            kernels=SearchKernels.triton(tiles, reproducible=reproducible),
-            tiles=tiles,
-        )
-        kernels = Kernels.triton(tiles, reproducible=reproducible)
-        return cls(model, device, kernels, search, chunk_seconds=chunk_seconds)
+        dtype = torch.float32 if model.precision is Precision.FP32 else torch.float16
+        search_kernels, search_reports = checked_search(search_model, search_kernels, tiles, dtype)
+        search = GraphSearch(search_model, device, dtype=dtype, kernels=search_kernels, tiles=tiles)
+        reports = (*reports, *search_reports)
+        announce(reports)
+        return cls(model, plain, kernels, search, reports=reports, **options)
 
     def __str__(self) -> str:
         """What it is, for logs and people."""
@@ -177,16 +208,25 @@ class GpuEngine:
             torch.cuda.synchronize(self._device)
         with self._within(self._searching):
             self._search.prepare()
-        if not (self._cuda and self._kernels.blocks):
-            with self._within(self._compute):
-                self._graphs.capture()
-        noise = budget.noise(chunk_seconds, self._sample_rate)
-        reports = self.compare()
-        for report in reports:
-            log.log(logging.WARNING if report.replaced else logging.INFO, "%s", report)
+        reports = (*self._captured(), *self.compare())
+        announce(reports)
         self.reports = (*self.reports, *reports)
+        noise = budget.noise(chunk_seconds, self._sample_rate)
         for chunks in (1, _LARGE_BATCH) if self._cuda else (1,):
             self.transcribe([noise] * chunks)
+
+    def _captured(self) -> Iterator[KernelReport]:
+        """Capture the graphs of small batches, which are computed without them where that fails."""
+        if self._cuda and self._kernels.blocks:
+            return
+        try:
+            with self._within(self._compute):
+                self._graphs.capture()
+        except RuntimeError as failure:
+            if failures.is_out_of_memory(failure):
+                raise
+            reason = f"{type(failure).__name__}: {failure}".partition("\n")[0]
+            yield KernelReport("graphs", inf, _CHAIN_TOLERANCE[self.precision], reason)
 
     @torch.inference_mode()
     def compare(self) -> tuple[KernelReport, ...]:

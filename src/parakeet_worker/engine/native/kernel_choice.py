@@ -54,7 +54,7 @@ def checked_encoder(
     comparison = Comparison()
     compared = comparison.of(kernels, references, names)
     device = parts.features.window.device
-    with _exact_references():
+    with _without_cudnn():
         shape = replace(parts.shape, layers=min(_LAYERS, parts.shape.layers))
         rate, hop = parts.features.shape.sample_rate, parts.features.shape.hop_samples
         plan = Plan(tuple(round(seconds * rate) for seconds in _SECONDS), hop)
@@ -88,7 +88,7 @@ def checked_search(
     scores = torch.zeros(len(model.predictor["prediction.embed.weight"]), device=weight.device)
     scores[-1] = -torch.inf
     search.set_slot(1, scores)
-    with _exact_references():
+    with _without_cudnn():
         for rows in _SEARCHED_ROWS:
             lengths = [1 + row % _SEARCHED_TOKENS for row in range(rows)]
             states = _noise(sum(lengths), weight.shape[1]).to(weight)
@@ -110,12 +110,11 @@ def _noise(*shape: int) -> Tensor:
 
 
 @contextmanager
-def _exact_references() -> Iterator[None]:
-    """Without the tensor cores' short form of float32, and without loading cuDNN for a moment."""
-    kept = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+def _without_cudnn() -> Iterator[None]:
+    """The references' convolutions and LSTMs: loading cuDNN for a moment takes a start's time."""
+    kept = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
     try:
-        with torch.backends.cudnn.flags(enabled=False):
-            yield
+        yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = kept
+        torch.backends.cudnn.enabled = kept

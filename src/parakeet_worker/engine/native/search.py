@@ -50,6 +50,13 @@ class SearchKernels:
     reproducible: bool = False
     """Whether a row has the same result beside any others: the same tiles for any number."""
 
+    @property
+    def blocks(self) -> bool:
+        """Whether a reference is among them, which no CUDA graph can hold."""
+        modules = (lstm, joint_hidden, joint_scores, search_step)
+        steps = (self.lstm, self.joint_hidden, self.joint_scores, self.search_step)
+        return any(step is module.reference for step, module in zip(steps, modules, strict=True))
+
     @classmethod
     def triton(cls, tiles: Tiles, *, reproducible: bool = False) -> "SearchKernels":
         """The Triton kernels; the product is cuBLAS's, unless it must be `reproducible`."""
@@ -192,8 +199,11 @@ class GraphSearch:
 
     @torch.inference_mode()
     def prepare(self) -> None:
-        """Compile the kernels and capture a CUDA graph for each bucket; on a CPU a no-op."""
-        if self._device.type != "cuda":
+        """Compile the kernels and capture a CUDA graph for each bucket.
+
+        On a CPU, and with a reference among the kernels, steps run one by one.
+        """
+        if self._device.type != "cuda" or self._kernels.blocks:
             return
         self._buffers.layout.zero_()
         for bucket in self._buckets.values():
