@@ -79,3 +79,11 @@ def test_a_device_that_has_failed_does_not_fail_to_be_released(monkeypatch):
     device.release_cache(torch.device("cuda"))
     device.release_cache(torch.device("cpu"))
     assert calls == ["empty_cache"]
+
+
+def test_a_peak_of_memory_is_counted_in_bytes():
+    before = device.peak_bytes(torch.device("cpu"))
+    kept = torch.ones(64 << 18)  # 64 MiB
+    assert before > 50 << 20
+    assert device.peak_bytes(torch.device("cpu")) >= before
+    assert kept.sum() > 0

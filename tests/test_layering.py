@@ -185,6 +185,7 @@ OWNERS = {
         "speech.base",
         "speech.energy",
         "speech.listening",
+        "verification",
     ),
     "omegaconf": ("engine.nemo",),
     "py3langid": ("language",),

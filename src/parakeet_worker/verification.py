@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -112,10 +111,13 @@ def measure(settings: Settings, workload: Workload | None = None) -> Performance
 
     Takes a minute or two on a GPU. By default the workload is that of the device.
     """
+    from parakeet_worker.engine import device as devices  # which imports torch
+
     clip = asyncio.run(_decoded(CLIP, settings))
+    device = devices.choose(settings.device)
     with closing(open_engine(settings)) as engine:
         warmed_up(engine, settings)
-        chosen = workload or (ON_GPU if _on_gpu(settings) else ON_CPU)
+        chosen = workload or (ON_GPU if device.type == "cuda" else ON_CPU)
         alone, rate = _speed(engine, clip, chosen)
         # Engines without kernels compare nothing.
         reports = getattr(engine, "reports", ())
@@ -129,7 +131,7 @@ def measure(settings: Settings, workload: Workload | None = None) -> Performance
             alone_p95_seconds=sorted(alone)[math.ceil(0.95 * len(alone)) - 1],
             together=chosen.together,
             audio_seconds_per_second=rate,
-            peak_mebibytes=_peak_mebibytes(settings),
+            peak_mebibytes=devices.peak_bytes(device) / _MEBIBYTE,
         )
 
 
@@ -190,17 +192,3 @@ def _hypothesis(outcome: Outcome) -> Hypothesis:
 
 def _stretched(samples: Samples, seconds: float) -> Samples:
     return np.resize(samples, round(seconds * SAMPLE_RATE))
-
-
-def _on_gpu(settings: Settings) -> bool:
-    import torch
-
-    return settings.device != "cpu" and torch.cuda.is_available()
-
-
-def _peak_mebibytes(settings: Settings) -> float:
-    if _on_gpu(settings):
-        import torch
-
-        return torch.cuda.max_memory_reserved() / _MEBIBYTE
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,5 +1,6 @@
 """Which device computes, what it is capable of, and in what precision float32 is computed there."""
 
+import resource
 from contextlib import suppress
 from typing import Any
 
@@ -62,3 +63,10 @@ def release_cache(device: torch.device) -> None:
     # After a CUDA error every call raises, at once; there is nothing left to return then.
     with suppress(RuntimeError):
         torch.cuda.empty_cache()
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory since the start: reserved on a GPU by torch, on a CPU of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
