@@ -6,12 +6,10 @@ import torch
 
 from parakeet_worker.engine.native import NativeEngine
 from parakeet_worker.engine.native.converted import open_converted
-from parakeet_worker.engine.native.decoder import JointShape
-from parakeet_worker.engine.native.gpu_engine import GpuEngine
+from parakeet_worker.engine.native.gpu_engine import GpuEngine, search_model
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
 from parakeet_worker.engine.native.precision import Precision
-from parakeet_worker.engine.native.search import GraphSearch, Limits, SearchKernels, SearchModel
-from parakeet_worker.engine.native.tensors import below
+from parakeet_worker.engine.native.search import GraphSearch, Limits, SearchKernels
 
 CPU = torch.device("cpu")
 
@@ -24,15 +22,8 @@ def gpu_engine(
 ) -> GpuEngine:
     """Without `warm_up` no batch goes through the graphs' buffers."""
     model = open_converted(path, Precision.FP32, None)
-    networks = SearchModel(
-        below("decoder", model.tensors),
-        below("joint", model.tensors),
-        JointShape.read(model.joint).activation,
-        model.durations,
-        model.max_symbols,
-    )
     search = GraphSearch(
-        networks,
+        search_model(model),
         CPU,
         dtype=torch.float32,
         kernels=search_kernels,

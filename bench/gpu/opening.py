@@ -12,14 +12,12 @@ from bench.gpu.parts import Setup
 from bench.harness import ROOT
 from bench.random_model import Files
 from parakeet_worker.engine.native.converted import Converted, open_converted
-from parakeet_worker.engine.native.decoder import JointShape
 from parakeet_worker.engine.native.engine import NativeEngine
-from parakeet_worker.engine.native.gpu_engine import GpuEngine
+from parakeet_worker.engine.native.gpu_engine import GpuEngine, search_model
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
 from parakeet_worker.engine.native.kernels.tiles import Tiles, tiles_for
 from parakeet_worker.engine.native.precision import Precision
-from parakeet_worker.engine.native.search import GraphSearch, SearchKernels, SearchModel
-from parakeet_worker.engine.native.tensors import below
+from parakeet_worker.engine.native.search import GraphSearch, SearchKernels
 
 DEMO = ROOT / "src" / "parakeet_worker" / "checkpoints" / "demo.nemo"
 CHUNK_SECONDS = 30.0
@@ -65,7 +63,7 @@ class Loaded:
             )
         return GpuEngine(
             self.model,
-            self.device,
+            NativeEngine(self.model, self.device),
             self.kernels,
             self.search(),
             chunk_seconds=CHUNK_SECONDS,
@@ -98,17 +96,6 @@ def loaded(setup: Setup, path: Path, precision: str, *, reproducible: bool = Fal
         if setup.cuda
         else SearchKernels.reference(),
         tiles=tiles,
-    )
-
-
-def search_model(model: Converted) -> SearchModel:
-    """The part of a model that the search needs."""
-    return SearchModel(
-        below("decoder", model.tensors),
-        below("joint", model.tensors),
-        JointShape.read(model.joint).activation,
-        model.durations,
-        model.max_symbols,
     )
 
 

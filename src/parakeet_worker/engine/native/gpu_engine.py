@@ -184,16 +184,10 @@ class GpuEngine:
             plain.features, EncoderShape.read(model.encoder), folded, model.precision
         )
         kernels, reports = checked_encoder(parts, kernels)
-        search_model = SearchModel(
-            below("decoder", model.tensors),
-            below("joint", model.tensors),
-            JointShape.read(model.joint).activation,
-            model.durations,
-            model.max_symbols,
-        )
+        searched = search_model(model)
         dtype = torch.float32 if model.precision is Precision.FP32 else torch.float16
-        search_kernels, search_reports = checked_search(search_model, search_kernels, tiles, dtype)
-        search = GraphSearch(search_model, device, dtype=dtype, kernels=search_kernels, tiles=tiles)
+        search_kernels, search_reports = checked_search(searched, search_kernels, tiles, dtype)
+        search = GraphSearch(searched, device, dtype=dtype, kernels=search_kernels, tiles=tiles)
         reports = (*reports, *search_reports)
         announce(reports)
         return cls(model, plain, kernels, search, reports=reports, **options)
@@ -377,6 +371,17 @@ class GpuEngine:
 
     def _within(self, stream: Any) -> AbstractContextManager[object]:
         return torch.cuda.stream(stream) if self._cuda else nullcontext()
+
+
+def search_model(model: Converted) -> SearchModel:
+    """The part of a model that the search needs."""
+    return SearchModel(
+        below("decoder", model.tensors),
+        below("joint", model.tensors),
+        JointShape.read(model.joint).activation,
+        model.durations,
+        model.max_symbols,
+    )
 
 
 class _Searcher:
