@@ -3,13 +3,13 @@ import pytest
 import torch
 
 from parakeet_worker.engine.base import Capacity
-from parakeet_worker.engine.budget import noise, padded
+from parakeet_worker.engine.budget import capacity, noise
 
 
 def test_a_cpu_takes_four_full_chunks_at_a_time_and_runs_nothing_to_know_it() -> None:
     runs = []
-    found = padded(torch.device("cpu"), lambda: runs.append(1), 30.0)
-    assert found == Capacity(120.0, 512, packed=False)
+    found = capacity(torch.device("cpu"), lambda: runs.append(1), 30.0)
+    assert found == Capacity(120.0, 512, packed=True)
     assert runs == []
 
 
@@ -20,7 +20,7 @@ def test_a_gpu_takes_what_its_free_memory_holds() -> None:
     megabytes = 1 << 20
 
     def holding(bytes_: int) -> float:
-        return padded(
+        return capacity(
             device, lambda: torch.empty(bytes_, dtype=torch.uint8, device=device), 30.0
         ).seconds
 

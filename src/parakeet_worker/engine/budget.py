@@ -16,13 +16,14 @@ _MOST_CHUNKS = 512
 _FULL_CHUNKS_ON_CPU = 4
 
 
-def padded(device: torch.device, run: Callable[[], object], chunk_seconds: float) -> Capacity:
-    """What one padded batch may hold on `device`, where `run` computes two full chunks.
+def capacity(device: torch.device, run: Callable[[], object], chunk_seconds: float) -> Capacity:
+    """What one batch may hold on `device`, where `run` computes two full chunks.
 
-    `run` is called only where its memory can be measured.
+    A GPU pads, a CPU computes chunk by chunk. `run` is called only where its memory can be
+    measured.
     """
     if device.type != "cuda":
-        return Capacity(_FULL_CHUNKS_ON_CPU * chunk_seconds, _MOST_CHUNKS, packed=False)
+        return Capacity(_FULL_CHUNKS_ON_CPU * chunk_seconds, _MOST_CHUNKS, packed=True)
     fitting = 2 * batches_that_fit(device, run)
     seconds = chunk_seconds * min(max(fitting, 1.0), _MOST_FULL_CHUNKS)
     return Capacity(seconds, _MOST_CHUNKS, packed=False)

@@ -112,7 +112,7 @@ class NemoEngine(SynchronousEngine):
 
     def capacity(self, chunk_seconds: float) -> Capacity:
         full = [budget.noise(chunk_seconds, self._sample_rate)] * 2
-        return budget.padded(self._device, lambda: self.transcribe(full), chunk_seconds)
+        return budget.capacity(self._device, lambda: self.transcribe(full), chunk_seconds)
 
     def close(self) -> None:
         # In this order: to empty the cache while NeMo's graphs live breaks them.

@@ -173,7 +173,7 @@ class NativeEngine(SynchronousEngine):
         self._run(1.0 if self._device.type == "cpu" else chunk_seconds)
 
     def capacity(self, chunk_seconds: float) -> Capacity:
-        return budget.padded(self._device, lambda: self._run(chunk_seconds), chunk_seconds)
+        return budget.capacity(self._device, lambda: self._run(chunk_seconds), chunk_seconds)
 
     def _run(self, seconds: float) -> None:
         self.transcribe([budget.noise(seconds, self._sample_rate)] * 2)
