@@ -50,7 +50,8 @@ class Settings(BaseModel):
     """Where speech is detected: beside the engine, all recordings in one batch on a GPU, or in any
     case on the processor, each by itself."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
-    """The encoder's arithmetic; `auto` takes what is fastest on the device."""
+    """The encoder's arithmetic; `auto` takes what is fastest on the device: `bf16` on a GPU, or
+    `fp16` where that is older; `int8` on a processor, or `bf16` where it has AMX."""
     kernels: Literal["auto", "off"] = "auto"
     """Whether a GPU computes in Triton kernels where it can, or in plain PyTorch, several times
     slower, in any case."""
