@@ -29,13 +29,12 @@ from parakeet_worker.engine.native.compilation import (  # noqa: E402
 )
 from parakeet_worker.engine.native.kernels.tiles import CAPABILITIES, shared_bytes  # noqa: E402
 from parakeet_worker.engine.native.launches import ModelShape  # noqa: E402
-from parakeet_worker.engine.native.precision import Precision  # noqa: E402
+from parakeet_worker.engine.native.precision import KERNEL_PRECISIONS, Precision  # noqa: E402
 from published import described, nemo_config  # noqa: E402  # where the tests are is known only now
 
 DEMO = Path(str(files("parakeet_worker") / "checkpoints" / "demo.nemo"))
 MODEL = "parakeet-tdt-0.6b-v3"
 CACHE = ROOT / ".cache" / "kernels"
-PRECISIONS = (Precision.BF16, Precision.FP16, Precision.FP32)
 MOST_SPILLED_BYTES = 64
 
 
@@ -51,9 +50,7 @@ def main() -> None:
         measured=True,
     )
     # Of both precisions, the search is the same.
-    results = list(
-        {(one.kernel, one.variant, _card(one)): one for one in compiled(request)}.values()
-    )
+    results = list({(one.kernel, one.variant, one.card): one for one in compiled(request)}.values())
     print("\n".join(_table(results)))
     if chosen.results:
         chosen.results.write_text(json.dumps(_document(results), indent=1) + "\n")
@@ -72,7 +69,7 @@ def _targets() -> Iterator[Target]:
     """Every card in all that an operator may choose; the demo model, which tests use, on two."""
     shape = ModelShape.of(described(nemo_config(MODEL)))
     for capability in CAPABILITIES:
-        for precision in PRECISIONS:
+        for precision in KERNEL_PRECISIONS:
             for reproducible in (False, True):
                 yield Target(shape, precision, capability, reproducible)
     demo = ModelShape.of(checkpoint.read(DEMO))
@@ -80,17 +77,12 @@ def _targets() -> Iterator[Target]:
         yield Target(demo, Precision.BF16, capability)
 
 
-def _card(result: Compiled) -> str:
-    major, minor = result.target.capability
-    return f"sm_{major}{minor}"
-
-
 def _table(results: Sequence[Compiled]) -> Iterator[str]:
     """A line for each kernel and card: the most that any of its variants takes."""
     yield "kernel              card     variants registers spilled  shared      s"
     groups: dict[tuple[str, str], list[Compiled]] = {}
     for result in results:
-        groups.setdefault((result.kernel, _card(result)), []).append(result)
+        groups.setdefault((result.kernel, result.card), []).append(result)
     for (kernel, card), group in sorted(groups.items()):
         taken = [one.usage for one in group if one.usage]
         if not taken:
@@ -106,7 +98,7 @@ def _table(results: Sequence[Compiled]) -> Iterator[str]:
 
 def _faults(results: Sequence[Compiled]) -> Iterator[str]:
     for result in results:
-        named = f"{result.kernel} on {_card(result)} ({result.variant})"
+        named = f"{result.kernel} on {result.card} ({result.variant})"
         if result.usage is None:
             yield f"{named} does not compile: {result.failure}"
             continue
@@ -127,7 +119,7 @@ def _document(results: Sequence[Compiled]) -> dict[str, Any]:
         "kernels": [
             {
                 "kernel": one.kernel,
-                "card": _card(one),
+                "card": one.card,
                 "variant": one.variant,
                 **(asdict(one.usage) if one.usage else {"failure": one.failure}),
                 "compile_seconds": round(one.seconds, 2),

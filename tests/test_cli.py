@@ -18,6 +18,7 @@ from parakeet_worker.client.files import Recording, plan_tasks
 from parakeet_worker.entrypoints.cli import main
 from parakeet_worker.request import Format
 from recordings import encode, silence, tone, wav
+from test_native_compilation import needs_compiler
 
 Ran = subprocess.CompletedProcess[str]
 Parakeet = Callable[..., Ran]
@@ -386,6 +387,34 @@ def test_silence_is_an_empty_line(invoke, tmp_path):
     (tmp_path / "quiet.wav").write_bytes(wav(silence(1)))
     ran = invoke(tmp_path / "quiet.wav")
     assert (ran.stdout, ran.stderr, ran.exit_code) == ("\n", "", 0)
+
+
+@needs_compiler
+def test_kernels_are_compiled_for_a_card_that_is_not_here(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    folder = tmp_path / "kernels"
+    asked = ["compile-kernels", str(folder), "--model", "demo", "--card", "8.9"]
+    made = CliRunner().invoke(main, asked, env=environment)
+    assert made.exit_code == 0, made.output
+    assert re.fullmatch(r"sm_89   \d+ kernels, [\d.]+ s\n", made.stdout)
+    assert len(list(folder.glob("sm_89-bf16-*.json"))) == 2, "one is reproducible"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--card", "7.5"], "no kernels for compute capability 7.5"),
+        (["--card", "hopper"], "no compute capability such as 9.0"),
+    ],
+)
+def test_cards_without_kernels_are_refused(
+    tmp_path: Path, environment: dict[str, str], options: list[str], said: str
+) -> None:
+    asked = ["compile-kernels", str(tmp_path / "kernels"), "--model", "demo", *options]
+    refused = CliRunner().invoke(main, asked, env=environment)
+    assert refused.exit_code == 2
+    assert said in refused.output
 
 
 def test_a_model_that_was_converted_hears_what_its_checkpoint_hears(

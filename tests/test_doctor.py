@@ -1,9 +1,11 @@
 """The checklist finds what is wrong, says what to do, and changes nothing."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from click.testing import CliRunner
 from loopback import S3Server, WebServer, answers
 from parakeet_worker import doctor
 from parakeet_worker.doctor import Check, examine
+from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.entrypoints import cli
 from wheelhouse import Site
 
@@ -169,3 +172,83 @@ def test_the_commands_install_on_a_volume_and_find_it_whole(tmp_path, monkeypatc
 def test_the_versions_that_a_report_needs_are_told_nemos_too():
     packages = {"torch": "2.8.0", "nemo_toolkit": "3.0.0", "aiohttp": "3.14.5"}
     assert doctor._versions({"packages": packages}) == ", torch 2.8.0, nemo_toolkit 3.0.0"
+
+
+GPU = """#!/bin/sh
+case "$1" in
+    *compute_cap*) echo "{capability}" ;;
+    *) echo "81559, NVIDIA H100 80GB HBM3" ;;
+esac
+"""
+
+
+@pytest.fixture
+def gpu(tmp_path, monkeypatch):
+    """Puts an `nvidia-smi` on the path that tells of one GPU, and no compiler beside it."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+
+    def answering(capability: str, *others: str) -> dict[str, str]:
+        for name, script in (
+            ("nvidia-smi", GPU.format(capability=capability)),
+            *((other, "#!/bin/sh") for other in others),
+        ):
+            (tools / name).write_text(script)
+            (tools / name).chmod(0o755)
+        monkeypatch.setenv("PATH", str(tools))
+        return {**NATIVE, "PARAKEET_CONVERTED": str(tmp_path / "converted")}
+
+    return answering
+
+
+def kernels_of(variables, root):
+    return [check for check in examine(variables, root) if check.name == "kernels"]
+
+
+def test_without_a_gpu_there_is_nothing_to_say_of_kernels(tmp_path, gpu):
+    variables = gpu("9.0")
+    (tmp_path / "tools" / "nvidia-smi").unlink()
+    assert kernels_of(variables, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("capability", "variables", "said"),
+    [
+        ("7.5", {}, "compute capability 7.5 is below 8.0"),
+        ("9.0", {"PARAKEET_KERNELS": "off"}, "switched off"),
+        ("9.0", {}, "none for sm_90, and there is no C compiler"),
+        ("9.0", {"CC": "/opt/cc"}, "none are compiled for sm_90 yet"),
+    ],
+)
+def test_what_serves_slower_is_foretold(tmp_path, gpu, capability, variables, said):
+    (check,) = kernels_of({**gpu(capability), **variables}, tmp_path)
+    assert (check.verdict, bool(check.remedy)) == ("warning", True)
+    assert said in check.found
+
+
+def test_a_compiler_or_kernels_in_the_image_will_do(tmp_path, gpu):
+    variables = gpu("12.0", "gcc")
+    (check,) = kernels_of(variables, tmp_path)
+    assert check.found == "none are compiled for sm_120 yet"
+    image = tmp_path / "image"
+    image.mkdir()
+    (image / "sm_120-bf16-0123.json").write_text("[]")
+    (check,) = kernels_of({**variables, "PARAKEET_KERNEL_CACHE": str(image)}, tmp_path)
+    assert (check.verdict, check.found) == ("ok", f"compiled for sm_120 in {image}")
+
+
+def test_kernels_that_were_replaced_at_the_last_start_are_named_with_their_error(tmp_path, gpu):
+    variables = gpu("9.0")
+    folder = tmp_path / "converted" / "kernels"
+    folder.mkdir(parents=True)
+    reports = [
+        KernelReport("glu", 0.001, 0.02),
+        KernelReport("attention", 0.4, 0.02),
+        KernelReport("lstm", inf, 0.0, "it crashed"),
+    ]
+    text = json.dumps([report.document() for report in reports])
+    (folder / "compared-sm_90.json").write_text(text)
+    assert [check.found for check in kernels_of(variables, tmp_path)] == [
+        "attention was replaced by plain PyTorch: relative error 0.4",
+        "lstm was replaced by plain PyTorch: it crashed",
+    ]

@@ -5,6 +5,7 @@ import json
 import subprocess
 from base64 import b64encode
 from collections.abc import AsyncIterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import recordings
 from faulty_worker import TOO_HIGH, FaultyEngine
 from http_server import Serving, serving, until
 from loopback import WebServer, sends, stalls
+from parakeet_worker.engine.kernel_report import KernelReport
 from test_load import melody
 
 TONE = melody([440, 500])
@@ -204,6 +206,35 @@ async def test_a_lost_engine_is_told_everywhere(tmp_path: Path) -> None:
         assert (await upload(server)).json()["code"] == "engine_lost"
         assert await server.metric("parakeet_engine_lost") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_kernels_that_were_replaced_are_named_in_health_and_figures(tmp_path: Path) -> None:
+    engine = FaultyEngine(0)
+    engine.reports = (
+        KernelReport("glu", 0.001, 0.02),
+        KernelReport("attention", 0.4, 0.02),
+        KernelReport("lstm", inf, 0.0, "it crashed"),
+    )
+    async with serving(tmp_path, engine) as server:
+        health = (await server.client.get("/health")).json()
+        assert health["status"] == "ready", "it serves all the same"
+        assert health["kernels"] == {
+            "compared": 3,
+            "replaced": [
+                {
+                    "name": "attention", "error": 0.4, "tolerance": 0.02, "reason": None,
+                    "replaced": True,
+                },
+                {
+                    "name": "lstm", "error": None, "tolerance": 0.0, "reason": "it crashed",
+                    "replaced": True,
+                },
+            ],
+        }  # fmt: skip
+        for kernel, fallback in (("glu", 0), ("attention", 1), ("lstm", 1)):
+            assert (
+                await server.metric(f'parakeet_kernel_fallbacks{{kernel="{kernel}"}}') == fallback
+            )
 
 
 async def test_thirty_two_callers_share_batches_and_each_gets_his_own_words(

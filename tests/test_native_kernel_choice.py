@@ -1,27 +1,39 @@
 """A kernel that is wrong, or does not run, is replaced by plain PyTorch, named and measured."""
 
+import json
+import logging
+import re
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from math import inf, isinf
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from packed import parts
+from parakeet_worker.engine.kernel_report import NoKernels
+from parakeet_worker.engine.native.compilation import Target, missing
+from parakeet_worker.engine.native.converted import Converted, open_converted
 from parakeet_worker.engine.native.folding import fold
+from parakeet_worker.engine.native.gpu_engine import GpuEngine
 from parakeet_worker.engine.native.kernel_choice import (
     EncoderParts,
-    announce,
     checked_encoder,
     checked_search,
+    prepared,
 )
 from parakeet_worker.engine.native.kernels.kernel_set import OPERATIONS, Kernels
 from parakeet_worker.engine.native.kernels.search_rows import SearchRows
-from parakeet_worker.engine.native.kernels.tiles import Tiles
+from parakeet_worker.engine.native.kernels.tiles import Tiles, tiles_for
+from parakeet_worker.engine.native.launches import ModelShape
 from parakeet_worker.engine.native.precision import Precision
 from parakeet_worker.engine.native.search import SearchKernels
 from searching import tiny
+from test_native_compilation import needs_compiler
+from tiny_model import write_nemo
 
 REFERENCES = replace(Kernels.reference(), reproducible=True)
 SEARCH = SearchKernels.reference()
@@ -101,9 +113,7 @@ def test_what_is_no_number_is_found(bad: float) -> None:
     assert report.name == "glu"
 
 
-def test_a_kernel_that_does_not_compile_is_replaced_with_its_reason(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_kernel_that_does_not_run_is_replaced_with_its_reason() -> None:
     def broken(*_: object, **__: object) -> torch.Tensor:
         raise RuntimeError("ptxas failed")
 
@@ -112,8 +122,18 @@ def test_a_kernel_that_does_not_compile_is_replaced_with_its_reason(
     (report,) = [one for one in reports if one.replaced]
     assert isinf(report.error)
     assert report.reason == "RuntimeError: ptxas failed"
-    announce(reports)
-    assert caplog.messages == ["depthwise: replaced by plain PyTorch (RuntimeError: ptxas failed)"]
+
+
+def test_a_kernel_that_did_not_compile_is_not_tried() -> None:
+    def never(*_: object, **__: object) -> torch.Tensor:
+        raise AssertionError
+
+    kernels, reports = checked_encoder(
+        encoder_parts(), replace(REFERENCES, glu=never), {"glu": "it crashed", "lstm": "too"}
+    )
+    assert kernels == REFERENCES
+    (report,) = [one for one in reports if one.replaced]
+    assert (report.name, report.reason) == ("glu", "it crashed")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
@@ -179,3 +199,67 @@ def test_what_ended_rows_hold_has_no_meaning() -> None:
         tiny(0), replace(SEARCH, joint_hidden=wrong), Tiles(), torch.float16
     )
     assert [one.name for one in reports if one.replaced] == []
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Converted:
+    return open_converted(write_nemo(tmp_path / "tiny.nemo"), Precision.BF16, None)
+
+
+def test_where_no_kernel_runs_all_are_replaced(
+    model: Converted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Triton has no driver for a CPU. The engine says it, in a file for the doctor too."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a driver")
+    tiles = tiles_for((9, 0))
+    engine = GpuEngine.checked(
+        model,
+        torch.device("cpu"),
+        Kernels.triton(tiles, reproducible=True),
+        SearchKernels.triton(tiles, reproducible=True),
+        tiles,
+        broken={"glu": "it crashed"},
+        chunk_seconds=2.0,
+        bucket_tokens=(64,),
+        remembered=tmp_path / "compared.json",
+    )
+    with closing(engine):
+        assert sorted(one.name for one in engine.reports) == sorted([*OPERATIONS, *SEARCHED])
+        assert all(one.replaced and one.reason for one in engine.reports)
+        engine.warm_up(2.0)
+    remembered = json.loads((tmp_path / "compared.json").read_text())
+    assert remembered == [one.document() for one in engine.reports]
+    assert {"chain", "search", "glu"} < {one["name"] for one in remembered}
+    assert "glu: replaced by plain PyTorch (it crashed)" in caplog.messages
+
+
+def target(model: Converted) -> Target:
+    return Target(ModelShape.of(model), Precision.BF16, (9, 0))
+
+
+@needs_compiler
+def test_kernels_are_compiled_once_and_found_after(
+    model: Converted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says what a cold cache cost, and where it is kept."""
+    caplog.set_level(logging.INFO)
+    folder = tmp_path / "kernels"
+    assert prepared(target(model), [tmp_path / "none", folder]) == {}
+    (first,) = caplog.messages
+    assert re.fullmatch(
+        rf"compiled \d+ kernels for sm_90 in bf16 within [\d.]+ s, \d at a time; kept in {folder}",
+        first,
+    )
+    assert prepared(target(model), [folder, tmp_path / "other"]) == {}
+    assert caplog.messages[1:] == ["the kernels for sm_90 in bf16 are compiled"]
+
+
+def test_without_a_compiler_and_a_cache_there_are_no_kernels(
+    model: Converted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(NoKernels, match="no gcc and no clang"):
+        prepared(target(model), [tmp_path / "kernels"])
+    assert missing([target(model)], [tmp_path / "kernels"]) == [target(model)]

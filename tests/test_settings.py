@@ -19,6 +19,7 @@ READ: dict[str, tuple[str, str, Any]] = {
     "vad_device": ("PARAKEET_VAD_DEVICE", "cpu", "cpu"),
     "precision": ("PARAKEET_PRECISION", "bf16", "bf16"),
     "kernels": ("PARAKEET_KERNELS", "off", "off"),
+    "kernel_cache": ("PARAKEET_KERNEL_CACHE", "/opt/kernels", Path("/opt/kernels")),
     "reproducible": ("PARAKEET_REPRODUCIBLE", "true", True),
     "converted": ("PARAKEET_CONVERTED", "/models", Path("/models")),
     "concurrency": ("PARAKEET_CONCURRENCY", "3", 3),

@@ -1,12 +1,13 @@
 """Is everything in place? The operator's checklist, each point with what to do about it."""
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ from parakeet_worker.errors import FfmpegMissing, SetupError
 from parakeet_worker.settings import Settings
 
 _LEAST_GPU_MIB = 6_000
+_KERNELS_FROM = 8  # compute capability, before its dot
 _ANSWER_SECONDS = 30.0
 _REACH_SECONDS = 10.0
 _HUB = "https://huggingface.co"
@@ -56,6 +58,7 @@ def examine(variables: Mapping[str, str], root: Path) -> Iterator[Check]:
     yield from _model(settings, Volume(choices.home), variables)
     yield _ffmpeg(settings)
     yield _gpu(settings)
+    yield from _kernels(settings, variables)
     yield _s3(settings)
 
 
@@ -200,6 +203,53 @@ def _gpu(settings: Settings) -> Check:
         remedy = "choose a GPU with more memory, or a smaller PARAKEET_BATCH_SECONDS"
         return Check("gpu", "warning", f"{name} with {mebibytes} MiB", remedy)
     return Check("gpu", "ok", f"{name} with {mebibytes} MiB")
+
+
+def _kernels(settings: Settings, variables: Mapping[str, str]) -> Iterator[Check]:
+    """What the next start on this GPU has to expect; nothing where none will be used."""
+    said = _answer(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"])
+    if settings.engine != "native" or settings.device == "cpu" or not said:
+        return
+    capability = said.split()[0]
+    slower = "plain PyTorch serves, several times slower"
+    if settings.kernels == "off":
+        yield Check("kernels", "warning", f"switched off: {slower}", "remove PARAKEET_KERNELS")
+    elif int(capability.partition(".")[0]) < _KERNELS_FROM:
+        found = f"compute capability {capability} is below {_KERNELS_FROM}.0: {slower}"
+        yield Check(
+            "kernels", "warning", found, "choose a newer GPU: A40, L4, A100, H100 and later"
+        )
+    else:
+        card = "sm_" + capability.replace(".", "")
+        replaced = _replaced(settings.kernel_folders[-1] / f"compared-{card}.json")
+        for found in replaced:
+            yield Check("kernels", "warning", found, "report it, with what `parakeet verify` says")
+        if not replaced:
+            yield _compiled(card, settings.kernel_folders, variables)
+
+
+def _replaced(remembered: Path) -> list[str]:
+    """What the last start on this kind of card wrote down, of kernels that were not used."""
+    found = []
+    for one in json.loads(remembered.read_text()) if remembered.exists() else []:
+        if one["replaced"]:
+            error = "" if one["error"] is None else f"relative error {one['error']:.2g}"
+            found.append(f"{one['name']} was replaced by plain PyTorch: {one['reason'] or error}")
+    return found
+
+
+def _compiled(card: str, folders: Sequence[Path], variables: Mapping[str, str]) -> Check:
+    for folder in folders:
+        if any(folder.glob(f"{card}-*.json")):
+            return Check("kernels", "ok", f"compiled for {card} in {folder}")
+    if variables.get("CC") or shutil.which("gcc") or shutil.which("clang"):
+        remedy = "the next start compiles them, beside reading the weights, and keeps them"
+        return Check("kernels", "warning", f"none are compiled for {card} yet", remedy)
+    remedy = (
+        "name a folder that `parakeet compile-kernels` made in PARAKEET_KERNEL_CACHE, or install "
+        "gcc and Python's headers; without, plain PyTorch serves, several times slower"
+    )
+    return Check("kernels", "warning", f"none for {card}, and there is no C compiler", remedy)
 
 
 def _s3(settings: Settings) -> Check:

@@ -13,6 +13,7 @@ import numpy as np
 
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
+from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.errors import InvalidRequest
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import Clip, FileSource, Request, SamplesSource, Source
@@ -34,6 +35,11 @@ class Model:
     def engine(self) -> str:
         """What transcribes, in words."""
         return str(self._pipeline.batcher.engine)
+
+    @property
+    def kernels(self) -> tuple[KernelReport, ...]:
+        """What comparisons of a GPU's kernels with plain PyTorch found at start."""
+        return tuple(self._pipeline.batcher.engine.reports)
 
     def transcribe(
         self,

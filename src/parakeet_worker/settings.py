@@ -55,6 +55,9 @@ class Settings(BaseModel):
     kernels: Literal["auto", "off"] = "auto"
     """Whether a GPU computes in Triton kernels where it can, or in plain PyTorch, several times
     slower, in any case."""
+    kernel_cache: Path | None = None
+    """Folder of kernels that `parakeet compile-kernels` made, which is only read; others are
+    compiled at the first start on a card, and kept in `kernels/` beside the converted model."""
     reproducible: bool = False
     """Give a chunk the same text alone and beside any others on a GPU: otherwise libraries choose
     their kernels by the size of a batch, and in bfloat16 a few chunks differ."""
@@ -132,6 +135,12 @@ class Settings(BaseModel):
     """How long a request's body may take to come."""
     stop_timeout_seconds: Seconds = 300.0
     """How long the HTTP server goes on with what it has begun when it is told to stop."""
+
+    @property
+    def kernel_folders(self) -> tuple[Path, ...]:
+        """Where compiled kernels are looked for, in this order; new ones go to the last."""
+        own = self.converted.expanduser() / "kernels"
+        return (own,) if self.kernel_cache is None else (self.kernel_cache.expanduser(), own)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":

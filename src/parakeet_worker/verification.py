@@ -14,6 +14,7 @@ import numpy as np
 
 from parakeet_worker import audio, weights
 from parakeet_worker.engine.base import SAMPLE_RATE, Engine, Hypothesis, Outcome, Samples
+from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.model import open_model
 from parakeet_worker.settings import Settings
 from parakeet_worker.weights import FileCheck
@@ -34,6 +35,8 @@ class Hearing:
     hear_seconds: float
     said: str
     heard: str
+    kernels: tuple[KernelReport, ...]
+    """What comparisons of a GPU's kernels with plain PyTorch found."""
 
 
 def check_weights(settings: Settings) -> Iterator[FileCheck]:
@@ -56,6 +59,7 @@ def hear_clip(settings: Settings) -> Hearing:
             hear_seconds=time.monotonic() - ready,
             said=CLIP.with_suffix(".txt").read_text(encoding="utf-8").strip(),
             heard=heard.text,
+            kernels=model.kernels,
         )
 
 
@@ -120,7 +124,7 @@ def measure(settings: Settings, workload: Workload | None = None) -> Performance
         chosen = workload or (ON_GPU if device.type == "cuda" else ON_CPU)
         alone, rate = _speed(engine, clip, chosen)
         # Engines without kernels compare nothing.
-        reports = getattr(engine, "reports", ())
+        reports = engine.reports
         return Performance(
             engine=str(engine),
             comparisons=tuple(str(report) for report in reports),

@@ -159,6 +159,7 @@ def open_engine(settings: Settings) -> Engine:
         precision=settings.precision,
         converted=settings.converted.expanduser(),
         kernels=settings.kernels == "auto",
+        kernel_folders=settings.kernel_folders,
         reproducible=settings.reproducible,
         chunk_seconds=settings.segment_seconds,
     )

@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
+from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.errors import EngineError
 from parakeet_worker.language import Script
 
@@ -146,6 +147,10 @@ class Engine(Protocol):
     """Transcribes batches."""
 
     @property
+    def reports(self) -> Sequence[KernelReport]:
+        """What comparisons of its kernels found; complete after `warm_up`, empty without any."""
+
+    @property
     def depth(self) -> int:
         """Batches that may be in flight at once; with 1 a batch is computed inside `submit`."""
 
@@ -192,6 +197,7 @@ class SynchronousEngine(ABC):
     """An engine that computes a batch inside `submit`; what fails is raised there."""
 
     depth = 1
+    reports: Sequence[KernelReport] = ()
 
     @abstractmethod
     def transcribe(

@@ -19,6 +19,7 @@ from parakeet_worker.client.endpoint import Endpoint
 from parakeet_worker.client.files import Task, gather, plan_tasks
 from parakeet_worker.client.manifest import Wish
 from parakeet_worker.doctor import examine
+from parakeet_worker.engine import kernel_report
 from parakeet_worker.entrypoints.transcription import (
     Results,
     Run,
@@ -165,6 +166,11 @@ def verify(model: str | None, device: str | None) -> None:
     click.echo(f"ready   after {hearing.ready_seconds:.1f} s")
     click.echo(f"said    {hearing.said}")
     click.echo(f"heard   {hearing.heard}")
+    if hearing.kernels:
+        click.echo(f"kernels {kernel_report.summary(hearing.kernels)}")
+        for report in hearing.kernels:
+            if report.replaced:
+                click.echo(f"        {report}")
     click.echo(f"speed   {hearing.clip_seconds:.1f} s of audio in {hearing.hear_seconds:.2f} s")
     for line in () if measured is None else _performance_lines(measured):
         click.echo(line)
@@ -225,6 +231,50 @@ def convert(target: Path, model: str | None, precision: str) -> None:
             converted.keep(source, Precision(precision), target)
         except OSError as failure:
             raise click.UsageError(f"{target}: {failure.strerror or failure}") from failure
+
+
+@main.command("compile-kernels")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--model", "-m", help="Hugging Face name, path, or 'demo'.  [default: the settings']")
+@click.option(
+    "--precision", type=click.Choice(["bf16", "fp16"]), default="bf16", show_default=True,
+    help="What the model is served in, where it is not converted yet.",
+)  # fmt: skip
+@click.option(
+    "--card", "cards", multiple=True, metavar="X.Y",
+    help="A compute capability, as often as needed.  [default: all that have kernels]",
+)  # fmt: skip
+def compile_kernels(
+    folder: Path, model: str | None, precision: str, cards: tuple[str, ...]
+) -> None:
+    """Compile a GPU's kernels for the model into FOLDER, to name in PARAKEET_KERNEL_CACHE.
+
+    For images: a worker that has them needs no C compiler, and no seconds for it, at its first
+    start on a card. Needs no GPU, but a C compiler and Python's headers.
+    Exit status: 0 if all are there, 1 if some do not compile, 2 if none can be compiled.
+    """
+    from parakeet_worker.engine.native import compilation
+    from parakeet_worker.engine.native.precision import Precision
+
+    with _setup_errors_told():
+        settings = _settings(model)
+        source = weights.find(settings.model, weights.ANY_KIND, revision=settings.model_revision)
+        try:
+            targets = compilation.targets(source, Precision(precision), cards)
+        except ValueError as failure:
+            raise click.UsageError(str(failure)) from failure
+    processes = len(os.sched_getaffinity(0))
+    try:
+        results = compilation.compiled(compilation.CompileRequest(targets, (folder,), processes))
+    except (ChildProcessError, OSError) as failure:
+        raise click.UsageError(f"{folder}: {failure}") from failure
+    failures = [result for result in results if result.failure]
+    for result in failures:
+        click.echo(f"{result.card} {result.kernel}: {result.failure}", err=True)
+    for card in dict.fromkeys(result.card for result in results):
+        made = [result for result in results if result.card == card and not result.failure]
+        click.echo(f"{card:8}{len(made)} kernels, {sum(one.seconds for one in made):.1f} s")
+    sys.exit((_USAGE if len(failures) == len(results) else _SOME_FAILED) if failures else 0)
 
 
 @main.command()

@@ -267,7 +267,13 @@ class _Figures:
 
     async def health(self, _: Request) -> Response:
         state = self._service.state
-        document = {"status": state, "model": openai_wire.model_name(self._service.settings)}
+        document: dict[str, Any] = {
+            "status": state,
+            "model": openai_wire.model_name(self._service.settings),
+        }
+        if reports := self._service.kernels:
+            replaced = [report.document() for report in reports if report.replaced]
+            document["kernels"] = {"compared": len(reports), "replaced": replaced}
         return JSONResponse(document, 500 if state == "lost" else 200)
 
     async def ready(self, _: Request) -> Response:

@@ -108,6 +108,14 @@ class _Load(Collector):
             ),
             "parakeet_engine_busy_seconds": ("How long the engine worked.", load.busy_seconds),
         }  # fmt: skip
+        fallbacks = GaugeMetricFamily(
+            "parakeet_kernel_fallbacks",
+            "Whether plain PyTorch serves in the place of a GPU's kernel, which differed from it.",
+            labels=["kernel"],
+        )
+        for report in self._batcher.engine.reports:
+            fallbacks.add_metric([report.name], float(report.replaced))
+        yield fallbacks
         for name, (meaning, value) in gauges.items():
             yield GaugeMetricFamily(name, meaning, value)
         for name, (meaning, value) in counters.items():

@@ -164,7 +164,11 @@ PING: Said = {
 }
 HEALTH: Said = {
     "summary": "Whether the process is alive, and what it is doing",
-    "responses": _answers(_200="Warming or ready.", _500="The engine is lost."),
+    "responses": _answers(
+        _200="Warming or ready; under `kernels`, on a GPU, how many were compared with plain "
+        "PyTorch, and which were replaced by it.",
+        _500="The engine is lost.",
+    ),
 }
 READY: Said = {
     "summary": "Whether requests are answered",

@@ -1,9 +1,10 @@
 """The one pipeline behind every door: warming, ready or lost; and how many are inside."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
+from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.errors import Busy, EngineLost, Warming
 from parakeet_worker.http.keys import Keys
 from parakeet_worker.http.metrics import Metrics
@@ -35,6 +36,11 @@ class Service:
         if self._pipeline is None:
             return "warming"
         return "lost" if self._pipeline.batcher.lost else "ready"
+
+    @property
+    def kernels(self) -> Sequence[KernelReport]:
+        """What comparisons of the engine's kernels found, once it is loaded."""
+        return () if self._pipeline is None else self._pipeline.batcher.engine.reports
 
     @contextmanager
     def admitted(self, authorization: str | None) -> Iterator[Pipeline]:

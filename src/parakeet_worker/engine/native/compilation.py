@@ -10,20 +10,23 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from parakeet_worker.engine.native import checkpoint, converted
+from parakeet_worker.engine.native.checkpoint import Description
 from parakeet_worker.engine.native.kernels import ahead, cache
 from parakeet_worker.engine.native.kernels.launcher import Launch
-from parakeet_worker.engine.native.kernels.tiles import tiles_for
+from parakeet_worker.engine.native.kernels.tiles import CAPABILITIES, tiles_for
 from parakeet_worker.engine.native.launches import ModelShape, launches
-from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.precision import KERNEL_PRECISIONS, Precision
 
 Job = tuple["Target", Launch]
 
@@ -75,6 +78,44 @@ class Compiled:
     failure: str | None = None
     usage: ahead.Usage | None = None
 
+    @property
+    def card(self) -> str:
+        """`sm_90`."""
+        return ahead.card_name(self.target.capability)
+
+
+def targets(source: Path, precision: Precision, cards: Sequence[str]) -> tuple[Target, ...]:
+    """For the model at `source` on each of `cards` (`9.0`), or on all that have kernels.
+
+    A converted model has a precision of its own. Raises `ValueError` for what has no kernels, and
+    what reading the model raises.
+    """
+    model: Description
+    if source.suffix == ".safetensors":
+        model = converted.read(source)
+        precision = model.precision
+    else:
+        model = checkpoint.read(source)
+    if precision not in KERNEL_PRECISIONS:
+        raise ValueError(f"there are no kernels for {precision}")
+    chosen = [_capability(card) for card in cards] or CAPABILITIES
+    shape = ModelShape.of(model)
+    return tuple(
+        Target(shape, precision, capability, reproducible)
+        for capability in chosen
+        for reproducible in (False, True)
+    )
+
+
+def _capability(card: str) -> ahead.Capability:
+    major, dot, minor = card.partition(".")
+    if not (dot and major.isdigit() and minor.isdigit()):
+        raise ValueError(f"'{card}' is no compute capability such as 9.0")
+    found = (int(major), int(minor))
+    if found < min(CAPABILITIES):
+        raise ValueError(f"there are no kernels for compute capability {card}")
+    return found
+
 
 def missing(targets: Sequence[Target], folders: Sequence[Path]) -> list[Target]:
     """Those whose kernels are not all in one of the folders."""
@@ -108,8 +149,8 @@ def _suffix() -> str:
 
 
 def _stamp(target: Target) -> str:
-    major, minor = target.capability
-    return f"sm_{major}{minor}-{target.precision}-{target.fingerprint}.json"
+    card = ahead.card_name(target.capability)
+    return f"{card}-{target.precision}-{target.fingerprint}.json"
 
 
 def _keep(target: Target, results: Sequence[Compiled], folder: Path) -> None:
@@ -157,13 +198,25 @@ def main() -> None:
     request = _request(json.load(sys.stdin))
     ahead.prepare()
     jobs = [(target, launch) for target in request.targets for launch in _launches(target)]
-    with ExitStack() as stack:
-        if request.startable:
-            # Nothing is lost if the modules are in the cache; if not, each fork says it.
-            with suppress(ahead.NoCompiler):
-                stack.enter_context(ahead.stub_driver())
-        for result in _forked(jobs, request):
+    with _driver(request) as missing_compiler:
+        for result in _forked(jobs, request, missing_compiler):
             print(json.dumps(asdict(result)), flush=True)  # noqa: T201
+
+
+@contextmanager
+def _driver(request: CompileRequest) -> Iterator[str | None]:
+    """A driver to link C modules with; why there is none where there is no C compiler.
+
+    Nothing is lost by that if the modules are in the cache.
+    """
+    with ExitStack() as stack:
+        reason = None
+        if request.startable:
+            try:
+                stack.enter_context(ahead.stub_driver())
+            except ahead.NoCompiler as failure:
+                reason = str(failure)
+        yield reason
 
 
 def _launches(target: Target) -> list[Launch]:
@@ -172,10 +225,13 @@ def _launches(target: Target) -> list[Launch]:
     return ahead.variants(recorded)
 
 
-def _forked(jobs: Sequence[Job], request: CompileRequest) -> Iterator[Compiled]:
+def _forked(
+    jobs: Sequence[Job], request: CompileRequest, missing_compiler: str | None = None
+) -> Iterator[Compiled]:
     """Results in the order in which they are ready."""
+    work = partial(_work, request=request, missing_compiler=missing_compiler)
     waiting = list(reversed(range(len(jobs))))
-    idle = [_Worker(jobs, request) for _ in range(min(request.processes, len(jobs)))]
+    idle = [_Worker(jobs, work) for _ in range(min(request.processes, len(jobs)))]
     working: dict[Connection, tuple[_Worker, int]] = {}
     while waiting or working:
         while waiting and idle:
@@ -189,7 +245,7 @@ def _forked(jobs: Sequence[Job], request: CompileRequest) -> Iterator[Compiled]:
                 yield ready.recv()
             except EOFError:
                 yield _failed(jobs[number], "the compiler crashed")
-                worker = _Worker(jobs, request)
+                worker = _Worker(jobs, work)
             idle.append(worker)
     for worker in idle:
         worker.end()
@@ -198,10 +254,10 @@ def _forked(jobs: Sequence[Job], request: CompileRequest) -> Iterator[Compiled]:
 class _Worker:
     """A fork that does one job after the other, by number."""
 
-    def __init__(self, jobs: Sequence[Job], request: CompileRequest) -> None:
+    def __init__(self, jobs: Sequence[Job], work: Callable[[Job], Compiled]) -> None:
         context = get_context("fork")
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, jobs, request), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, jobs, work), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -210,12 +266,12 @@ class _Worker:
         self._process.join()
 
 
-def _serve(ours: Connection, jobs: Sequence[Job], request: CompileRequest) -> None:
+def _serve(ours: Connection, jobs: Sequence[Job], work: Callable[[Job], Compiled]) -> None:
     while (number := ours.recv()) is not None:
-        ours.send(_work(jobs[number], request))
+        ours.send(work(jobs[number]))
 
 
-def _work(job: Job, request: CompileRequest) -> Compiled:
+def _work(job: Job, request: CompileRequest, missing_compiler: str | None) -> Compiled:
     target, launch = job
     cache.use(request.folders, sources=request.measured)
     started = time.monotonic()
@@ -225,6 +281,8 @@ def _work(job: Job, request: CompileRequest) -> Compiled:
         if request.startable:
             ahead.build_modules(kernel)
         usage = ahead.usage(kernel, target.capability) if request.measured else None
+    except ahead.NoCompiler as failure:
+        return _failed(job, missing_compiler or str(failure))
     except Exception as failure:  # noqa: BLE001  # compilers raise anything
         return _failed(job, f"{type(failure).__name__}: {failure}"[:500])
     return Compiled(

@@ -5,11 +5,14 @@ in a stream and a thread of its own. `NativeEngine` computes the same in plain P
 this one is compared with at start, and what serves chunks that are too long to be packed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from difflib import SequenceMatcher
 from math import inf
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, get_args
@@ -30,6 +33,7 @@ from parakeet_worker.engine.base import (
     Waveform,
     as_float,
 )
+from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.engine.native.converted import Converted
 from parakeet_worker.engine.native.decoder import JointShape
 from parakeet_worker.engine.native.encoder import EncoderShape
@@ -40,9 +44,10 @@ from parakeet_worker.engine.native.kernel_choice import (
     announce,
     checked_encoder,
     checked_search,
+    worst,
 )
+from parakeet_worker.engine.native.kernels import cache
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
-from parakeet_worker.engine.native.kernels.report import KernelReport
 from parakeet_worker.engine.native.kernels.tiles import Tiles, tiles_for
 from parakeet_worker.engine.native.packed_encoder import (
     GROUP_TOKENS,
@@ -82,6 +87,7 @@ _SCRIPT_SLOTS: dict[Script | None, int] = {
     **{script: slot for slot, script in enumerate(get_args(Script), start=1)},
 }
 
+log = logging.getLogger(__name__)
 
 Work = Callable[[], list[Outcome]]
 
@@ -101,10 +107,12 @@ class GpuEngine:
         chunk_seconds: float,
         bucket_tokens: Sequence[int] = BUCKET_TOKENS,
         reports: Sequence[KernelReport] = (),
+        remembered: Path | None = None,
     ) -> None:
         """`model` has its tensors on the device of `plain`, which serves the same model.
 
         Chunks of `chunk_seconds` are the usual longest; `reports` tell what the kernels are.
+        All comparisons are written to the file `remembered`, for the operator's checks.
         Raises `ValueError` for an encoder that packed rows are not made for.
         """
         device = plain.device
@@ -124,7 +132,8 @@ class GpuEngine:
         self._width = shape.width
         self._search = search
         self._packs = True
-        self.reports = tuple(reports)
+        self._kernel_reports, self._remembered = tuple(reports), remembered
+        self.reports = self._kernel_reports
         """What comparisons with plain PyTorch found; complete after `warm_up`."""
         for script, slot in _SCRIPT_SLOTS.items():
             if script is not None:
@@ -151,7 +160,7 @@ class GpuEngine:
         device: torch.device,
         *,
         reproducible: bool = False,
-        chunk_seconds: float = 30.0,
+        **options: Any,
     ) -> "GpuEngine":
         """With the kernels of the device; `model` has its tensors there.
 
@@ -164,7 +173,7 @@ class GpuEngine:
             Kernels.triton(tiles_for(capability), reproducible=reproducible),
             SearchKernels.triton(tiles_for(capability), reproducible=reproducible),
             tiles_for(capability),
-            chunk_seconds=chunk_seconds,
+            **options,
         )
 
     @classmethod
@@ -175,20 +184,28 @@ class GpuEngine:
         kernels: Kernels,
         search_kernels: SearchKernels,
         tiles: Tiles,
+        *,
+        broken: Mapping[str, str] | None = None,
         **options: Any,
     ) -> "GpuEngine":
-        """With those of the kernels that agree with plain PyTorch, which replaces the others."""
+        """With those of the kernels that agree with plain PyTorch, which replaces the others.
+
+        `broken` are the reasons, by name, of those that did not compile. `options` are
+        `__init__`'s.
+        """
         plain = NativeEngine(model, device, reproducible=kernels.reproducible)
         folded = below("encoder", model.tensors)
         parts = EncoderParts(
             plain.features, EncoderShape.read(model.encoder), folded, model.precision
         )
-        kernels, reports = checked_encoder(parts, kernels)
+        kernels, reports = checked_encoder(parts, kernels, broken)
         searched = search_model(model)
         dtype = torch.float32 if model.precision is Precision.FP32 else torch.float16
-        search_kernels, search_reports = checked_search(searched, search_kernels, tiles, dtype)
+        search_kernels, search_reports = checked_search(
+            searched, search_kernels, tiles, dtype, broken
+        )
         search = GraphSearch(searched, device, dtype=dtype, kernels=search_kernels, tiles=tiles)
-        reports = (*reports, *search_reports)
+        reports = worst((*reports, *search_reports))
         announce(reports)
         return cls(model, plain, kernels, search, reports=reports, **options)
 
@@ -204,10 +221,20 @@ class GpuEngine:
             self._search.prepare()
         reports = (*self._captured(), *self.compare())
         announce(reports)
-        self.reports = (*self.reports, *reports)
+        self.reports = (*self._kernel_reports, *reports)
+        self._remember()
         noise = budget.noise(chunk_seconds, self._sample_rate)
         for chunks in (1, _LARGE_BATCH) if self._cuda else (1,):
             self.transcribe([noise] * chunks)
+
+    def _remember(self) -> None:
+        if self._remembered is None:
+            return
+        found = json.dumps([report.document() for report in self.reports], indent=1)
+        try:
+            cache.write(self._remembered, found.encode())
+        except OSError as failure:
+            log.warning("what comparisons found cannot be kept: %s", failure)
 
     def _captured(self) -> Iterator[KernelReport]:
         """Capture the graphs of small batches, which are computed without them where that fails."""

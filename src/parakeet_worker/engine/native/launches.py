@@ -24,9 +24,6 @@ from parakeet_worker.engine.native.precision import Precision
 from parakeet_worker.engine.native.rows import Plan, rows_of
 from parakeet_worker.engine.native.search import GraphSearch, SearchKernels, SearchModel
 
-PRECISIONS = (Precision.BF16, Precision.FP16)
-"""Those that the encoder has kernels for; the search has some in any."""
-
 _META = torch.device("meta")
 _LAYERS = 2  # the others launch what these do
 _SECONDS = (3, 1)
@@ -45,12 +42,14 @@ class ModelShape:
 
     @classmethod
     def of(cls, model: Description) -> "ModelShape":
-        """Raises `WeightsUnsupported`."""
+        """Without what decides nothing; raises `WeightsUnsupported`."""
+        encoder, joint = EncoderShape.read(model.encoder), JointShape.read(model.joint)
+        layers = min(_LAYERS, encoder.layers)
         return cls(
             features=FeaturesShape.read(model.preprocessor),
-            encoder=EncoderShape.read(model.encoder),
-            predictor=PredictorShape.read(model.decoder),
-            joint=JointShape.read(model.joint),
+            encoder=replace(encoder, layers=layers, dropout=0.0, dropout_attention=0.0),
+            predictor=replace(PredictorShape.read(model.decoder), dropout=0.0),
+            joint=replace(joint, dropout=0.0),
             durations=tuple(model.durations),
             max_symbols=model.max_symbols,
         )
@@ -74,16 +73,15 @@ def launches(
     """Of one batch: its size and lengths change nothing that a kernel is compiled for."""
     recorded: list[Launch] = []
     with recording(recorded.append), torch.inference_mode():
-        if precision in PRECISIONS:
-            _encode(shape, precision, Kernels.triton(tiles, reproducible=reproducible))
-        _search(shape, precision, tiles, reproducible=reproducible)
+        _encode(shape, precision, Kernels.triton(tiles, reproducible=reproducible))
+        _search(shape, tiles, reproducible=reproducible)
     return recorded
 
 
 def _encode(shape: ModelShape, precision: Precision, kernels: Kernels) -> None:
     features = PackedFeatures.of(Features(shape.features).to(_META), kernels, precision.dtype)
     with _META:
-        encoder = Encoder(replace(shape.encoder, layers=min(_LAYERS, shape.encoder.layers))).eval()
+        encoder = Encoder(shape.encoder).eval()
         packed = PackedEncoder(fold(encoder, precision), encoder.shape, kernels)
     rate, hop = shape.features.sample_rate, shape.features.hop_samples
     plan = Plan(tuple(seconds * rate for seconds in _SECONDS), hop)
@@ -92,7 +90,7 @@ def _encode(shape: ModelShape, precision: Precision, kernels: Kernels) -> None:
     packed(features(samples, rows), rows)
 
 
-def _search(shape: ModelShape, precision: Precision, tiles: Tiles, *, reproducible: bool) -> None:
+def _search(shape: ModelShape, tiles: Tiles, *, reproducible: bool) -> None:
     with _META:
         model = SearchModel(
             dict(Predictor(shape.predictor).state_dict()),
@@ -104,7 +102,6 @@ def _search(shape: ModelShape, precision: Precision, tiles: Tiles, *, reproducib
         search = GraphSearch(
             model,
             _META,
-            dtype=torch.float32 if precision is Precision.FP32 else torch.float16,
             kernels=SearchKernels.triton(tiles, reproducible=reproducible),
             tiles=tiles,
         )

@@ -1,6 +1,8 @@
 """A model on disk to the engine that serves it best on a device."""
 
 import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,13 +10,14 @@ import torch
 
 from parakeet_worker.engine import device as devices
 from parakeet_worker.engine.base import Engine
+from parakeet_worker.engine.kernel_report import NoKernels
 from parakeet_worker.engine.native.converted import Converted
+from parakeet_worker.engine.native.encoder import EncoderShape
 from parakeet_worker.engine.native.engine import NativeEngine, load
-from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.precision import KERNEL_PRECISIONS
+from parakeet_worker.engine.native.rows import FACTOR
 
 log = logging.getLogger(__name__)
-
-_KERNEL_PRECISIONS = (Precision.BF16, Precision.FP16)
 
 
 def open_native(
@@ -24,6 +27,7 @@ def open_native(
     converted: Path | None = None,
     *,
     kernels: bool = True,
+    kernel_folders: Sequence[Path] = (),
     reproducible: bool = False,
     chunk_seconds: float = 30.0,
 ) -> Engine:
@@ -31,19 +35,24 @@ def open_native(
 
     `device`, `precision` and `converted` are as for `NativeEngine.open`. With `kernels` a GPU of
     compute capability 8.0 or later computes packed batches in Triton kernels, for chunks of about
-    `chunk_seconds`; else, and where they cannot be had, in plain PyTorch. With `reproducible` a
-    chunk has the same text beside any others.
+    `chunk_seconds`; else, and where they cannot be had, in plain PyTorch. Compiled kernels are
+    looked for in `kernel_folders`, and kept in the last of them. With `reproducible` a chunk has
+    the same text beside any others.
     """
     where = devices.choose(device)
     model = load(path, where, precision, converted)
     reason = _without_kernels(model, where) if kernels else "they are switched off"
     if reason is None:
-        on_device = {name: tensor.to(where) for name, tensor in model.tensors.items()}
-        model = replace(model, tensors=on_device)
         try:
-            return _packed(model, where, reproducible=reproducible, chunk_seconds=chunk_seconds)
-        except (ImportError, ValueError) as failure:
-            reason = f"{type(failure).__name__}: {failure}"
+            return _packed(
+                model,
+                where,
+                kernel_folders,
+                reproducible=reproducible,
+                chunk_seconds=chunk_seconds,
+            )
+        except (ImportError, NoKernels, ValueError) as failure:
+            reason = str(failure)
     if where.type == "cuda":
         log.warning("no Triton kernels: %s; plain PyTorch serves, several times slower", reason)
     return NativeEngine(model, where, reproducible=reproducible)
@@ -56,17 +65,40 @@ def _without_kernels(model: Converted, device: torch.device) -> str | None:
     if not devices.supports_kernels(device):
         major, minor = torch.cuda.get_device_capability(device)
         return f"compute capability {major}.{minor} is below 8.0"
-    if model.precision not in _KERNEL_PRECISIONS:
+    if model.precision not in KERNEL_PRECISIONS:
         return f"they compute in bf16 and fp16, not in {model.precision}"
+    factor = EncoderShape.read(model.encoder).subsampling_factor
+    if factor != FACTOR:
+        return f"they subsample by {FACTOR}, not by {factor}"
     return None
 
 
 def _packed(
-    model: Converted, device: torch.device, *, reproducible: bool, chunk_seconds: float
+    model: Converted,
+    device: torch.device,
+    folders: Sequence[Path],
+    *,
+    reproducible: bool,
+    chunk_seconds: float,
 ) -> Engine:
-    """Raises `ImportError` without Triton, `ValueError` for another subsampling."""
+    """Raises `ImportError` without Triton, `ValueError` for another subsampling, `NoKernels`."""
+    from parakeet_worker.engine.native import kernel_choice
+    from parakeet_worker.engine.native.compilation import Target
     from parakeet_worker.engine.native.gpu_engine import GpuEngine
+    from parakeet_worker.engine.native.kernels.ahead import card_name
+    from parakeet_worker.engine.native.launches import ModelShape
 
+    capability = torch.cuda.get_device_capability(device)
+    target = Target(ModelShape.of(model), model.precision, capability, reproducible)
+    with ThreadPoolExecutor(1) as beside:
+        preparing = beside.submit(kernel_choice.prepared, target, folders)
+        on_device = {name: tensor.to(device) for name, tensor in model.tensors.items()}
+        broken = preparing.result()
     return GpuEngine.on_device(
-        model, device, reproducible=reproducible, chunk_seconds=chunk_seconds
+        replace(model, tensors=on_device),
+        device,
+        reproducible=reproducible,
+        chunk_seconds=chunk_seconds,
+        broken=broken,
+        remembered=folders[-1] / f"compared-{card_name(capability)}.json" if folders else None,
     )

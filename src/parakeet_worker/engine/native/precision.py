@@ -30,6 +30,10 @@ class Precision(StrEnum):
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self, torch.float32)
 
 
+KERNEL_PRECISIONS = (Precision.BF16, Precision.FP16)
+"""Those that a GPU has kernels for."""
+
+
 def fastest(device: torch.device) -> Precision:
     """The precision that wins on `device`.
 

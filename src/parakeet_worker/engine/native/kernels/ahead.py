@@ -53,6 +53,12 @@ class Usage:
     shared_bytes: int
 
 
+def card_name(capability: Capability) -> str:
+    """`sm_90` for (9, 0)."""
+    major, minor = capability
+    return f"sm_{major}{minor}"
+
+
 def prepare() -> None:
     """Do once what every process would, before it forks: half a second for Triton's own hash."""
     triton_key()

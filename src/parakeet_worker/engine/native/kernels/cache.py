@@ -5,13 +5,16 @@ paths. Here an image's read-only folder stands before a writable one, entries ca
 entry whose files are not whole is not there.
 """
 
+import atexit
 import json
 import os
 import platform
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from triton import knobs
@@ -66,6 +69,17 @@ def write(path: Path, content: bytes) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def writable(folders: Sequence[Path]) -> tuple[Path, ...]:
+    """`folders`, and after them one for this process alone if the last cannot be written to."""
+    if folders:
+        with suppress(OSError):
+            write(folders[-1] / ".written", b"")
+            return tuple(folders)
+    own = TemporaryDirectory(prefix="parakeet-kernels-")
+    atexit.register(own.cleanup)
+    return (*folders, Path(own.name))
 
 
 def use(folders: Sequence[Path], *, sources: bool = False) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from parakeet_worker.engine.native.kernels.report import KernelReport
+from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.engine.native.kernels.search_rows import SearchRows
 from parakeet_worker.engine.native.rows import FACTOR, Group, Rows
 
@@ -29,12 +29,16 @@ _REASON_CHARACTERS = 200
 class Comparison:
     """Operations that compare a kernel with its reference whenever they are called."""
 
-    def __init__(self, calls: int | None = None) -> None:
-        """Of each operation in each tile at most so many `calls` are compared, by default all."""
+    def __init__(self, calls: int | None = None, failures: Mapping[str, str] | None = None) -> None:
+        """Of each operation in each tile at most so many `calls` are compared, by default all.
+
+        `failures` are reasons by name for what is known not to run, and is not tried.
+        """
         self._calls = calls
         self._counts: dict[tuple[str, Any], int] = {}
         self._errors: dict[str, list[tuple[Tensor, float]]] = {}
-        self._failures: dict[str, str] = {}
+        self._failures = dict(failures or {})
+        self._called: dict[str, None] = {}
 
     def of(self, kernels: Operations, references: Operations, names: Sequence[str]) -> Operations:
         """`kernels` with the operations in `names` compared, and giving the references' results."""
@@ -46,8 +50,7 @@ class Comparison:
 
     def reports(self) -> tuple[KernelReport, ...]:
         """One for each operation that was called."""
-        names = dict.fromkeys((*self._errors, *self._failures))
-        return tuple(self._report(name) for name in names)
+        return tuple(self._report(name) for name in self._called)
 
     def _compared(
         self, name: str, kernel: Callable[..., Any], reference: Callable[..., Any]
@@ -55,6 +58,7 @@ class Comparison:
         outputs = _OUTPUTS.get(name, _result)
 
         def both(*arguments: Any, **options: Any) -> Any:
+            self._called[name] = None
             if name in self._failures or self._enough(name, options.get("tile")):
                 return reference(*arguments, **options)
             copies = _copied(arguments)

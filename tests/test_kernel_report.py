@@ -4,7 +4,7 @@ from math import inf, nan
 
 import pytest
 
-from parakeet_worker.engine.native.kernels.report import KernelReport
+from parakeet_worker.engine.kernel_report import KernelReport
 
 
 @pytest.mark.parametrize(
