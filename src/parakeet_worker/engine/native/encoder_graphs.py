@@ -96,6 +96,8 @@ class EncoderGraphs:
                 encoded,
                 lambda: encoded.copy_(self._chain(self._samples, rows)),  # type: ignore[arg-type]
             )
+        # The stream below does not wait for this one, which has just written the layout.
+        torch.cuda.current_stream(self._device).synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(torch.cuda.Stream(self._device)):
             self._chain(self._samples, rows)  # so that nothing is set up while capturing
