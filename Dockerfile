@@ -1,8 +1,8 @@
 # Two targets. `volume` is small: handler.py installs the software once, on a network volume.
 # `baked`, the last and so the default, holds environment and model. See docs/deploying.md.
 
-# Nothing is compiled and PyTorch brings its own CUDA: `base` or `runtime` in place of
-# `cudnn-devel` does as well, and is several gigabytes smaller.
+# PyTorch brings its own CUDA: `base` or `runtime` in place of `cudnn-devel` does as well, and is
+# several gigabytes smaller.
 ARG BASE=nvidia/cuda:12.8.1-cudnn-devel-ubuntu24.04
 # Where `baked` has its model from: `published` or `demo`.
 ARG WEIGHTS=published
@@ -23,6 +23,12 @@ RUN python -m venv /opt/uv \
 ENV PYTHONUNBUFFERED=1
 
 FROM system AS volume
+ARG PYTHON=3.12
+# A GPU's kernels are compiled at the first start on each kind of card, and kept on the volume.
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+        gcc libc6-dev python${PYTHON}-dev \
+    && rm -rf /var/lib/apt/lists/*
 COPY handler.py pyproject.toml README.md ./
 COPY requirements requirements
 COPY src src
@@ -56,8 +62,22 @@ COPY src/parakeet_worker/checkpoints/demo.nemo /model/
 
 FROM ${WEIGHTS} AS weights
 
+# A GPU's kernels for every card, so that `baked` needs no compiler and no seconds for them. Needs
+# no GPU.
+FROM environment AS compiled
+ARG PYTHON=3.12
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+        gcc libc6-dev python${PYTHON}-dev \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=weights /model /model
+COPY src src
+RUN PYTHONPATH=src .venv/bin/python -m parakeet_worker.entrypoints.cli compile-kernels \
+        --model /model /opt/kernels
+
 FROM environment AS baked
 COPY --from=weights /model /opt/model
+COPY --from=compiled /opt/kernels /opt/kernels
 COPY handler.py pyproject.toml README.md ./
 COPY src src
 RUN uv pip install --no-cache --python .venv/bin/python --no-deps --editable . \
@@ -66,6 +86,7 @@ RUN uv pip install --no-cache --python .venv/bin/python --no-deps --editable . \
 ARG MODEL=nvidia/parakeet-tdt-0.6b-v3
 ENV PATH=/app/.venv/bin:${PATH} \
     PARAKEET_MODEL=/opt/model \
+    PARAKEET_KERNEL_CACHE=/opt/kernels \
     PARAKEET_MODEL_NAME=${MODEL}
 USER worker
 CMD ["python", "handler.py"]

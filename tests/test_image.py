@@ -99,11 +99,39 @@ def test_every_package_is_pinned_or_comes_from_the_base() -> None:
     assert re.fullmatch(r"[0-9a-f]{40}", arguments()["REVISION"])
 
 
-def test_nothing_is_compiled() -> None:
-    (system,) = [run for run in runs() if "apt-get" in run]
-    installed = system.partition("--no-install-recommends")[2].partition("&&")[0].split()
-    assert installed == ["ca-certificates", "ffmpeg", "python${PYTHON}", "python${PYTHON}-venv"]
-    assert system.index("rm -rf /var/lib/apt/lists/*") > system.index("install")
+COMPILER = ["gcc", "libc6-dev", "python${PYTHON}-dev"]
+
+
+def installed(target: str) -> list[str]:
+    """Packages of the system, in the order in which they come."""
+    packages = []
+    for run in (each.said for each in of(target, "RUN") if "apt-get" in each.said):
+        packages += run.partition("--no-install-recommends")[2].partition("&&")[0].split()
+        assert run.index("rm -rf /var/lib/apt/lists/*") > run.index("install")
+    return packages
+
+
+def test_a_compiler_is_only_where_kernels_are_compiled() -> None:
+    """`baked` has them, for every card; `volume` compiles its own at the first start on one."""
+    base = ["ca-certificates", "ffmpeg", "python${PYTHON}", "python${PYTHON}-venv"]
+    assert installed("baked") == base
+    assert installed("volume") == [*base, *COMPILER]
+    assert installed("compiled") == [*base, *COMPILER]
+
+
+def test_kernels_are_compiled_for_the_model_that_is_baked_and_lie_where_the_settings_look() -> None:
+    (command,) = [each.said for each in of("compiled", "RUN") if "compile-kernels" in each.said]
+    assert command.endswith("--model /model /opt/kernels")
+    model = "--from=weights /model"
+    assert [each.said for each in of("compiled", "COPY") if model in each.said] == [
+        f"{model} /model"
+    ]
+    assert ("COPY", "--from=compiled /opt/kernels /opt/kernels") in [
+        (each.name, each.said) for each in of("baked", "COPY")
+    ]
+    (set_,) = [each.said for each in of("baked", "ENV") if "PARAKEET_MODEL" in each.said]
+    assert "PARAKEET_KERNEL_CACHE=/opt/kernels" in set_
+    assert [each.said for each in of("volume", "ENV") if "KERNEL_CACHE" in each.said] == []
 
 
 def test_no_secret_is_asked_for_and_none_is_kept() -> None:

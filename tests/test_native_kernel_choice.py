@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from math import inf, isinf
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from triton import knobs
 
 from packed import parts
 from parakeet_worker.engine.kernel_report import NoKernels
@@ -41,6 +42,14 @@ SEARCHED = ("lstm", "joint_hidden", "joint_scores", "search_step")
 
 Change = Callable[[Any, tuple[Any, ...]], Any]
 """A result and the arguments to what a wrong kernel leaves behind."""
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """Triton's own cache is the process's again."""
+    yield
+    knobs.cache.manager_class = None
+    knobs.compilation.store_binary_only = False
 
 
 def encoder_parts(precision: Precision = Precision.BF16) -> EncoderParts:
