@@ -86,7 +86,7 @@ def test_a_part_that_is_killed_hangs_or_is_wrong_does_not_end_the_others(
     assert parts["wrong"]["status"] == "done"
     assert [figure["holds"] for figure in parts["wrong"]["figures"]] == [False]
     assert parts["latency"]["status"] == "done"
-    assert len(parts["latency"]["figures"]) == 4
+    assert len(parts["latency"]["figures"]) == 5
     for name in ("crash", "hang"):
         assert [figure["value"] for figure in parts[name]["figures"]] == [1.0]
         assert f"{name} failed" in table
