@@ -10,12 +10,13 @@ from torch import Tensor
 
 from bench.gpu import sounds
 from bench.gpu.figures import Report
-from bench.gpu.opening import Loaded, loaded, random_nemo, search_model
+from bench.gpu.opening import Loaded, loaded, random_nemo
 from bench.gpu.parts import Setup
 from bench.gpu.sounds import Pcm
 from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.engine.native.encoder import EncoderShape
 from parakeet_worker.engine.native.engine import NativeEngine
+from parakeet_worker.engine.native.gpu_engine import search_model
 from parakeet_worker.engine.native.kernels.check import Comparison
 from parakeet_worker.engine.native.kernels.kernel_set import OPERATIONS, Kernels
 from parakeet_worker.engine.native.packed_encoder import PackedEncoder

@@ -10,7 +10,7 @@ from bench.gpu.opening import CHUNK_SECONDS, random_nemo, served
 from bench.gpu.parts import Setup
 from bench.gpu.timing import pipelined
 
-_GIB = 2**30
+_GB = 1e9
 _GOAL = 7.0
 
 
@@ -20,18 +20,18 @@ def run(setup: Setup, report: Report) -> None:
     with served(setup, random_nemo(setup), "bf16") as engine:
         if setup.cuda:
             torch.cuda.empty_cache()
-        report.measure("warm and idle", _held(setup), "GiB")
+        report.measure("warm and idle", _held(setup), "GB")
         _forget(setup)
         batch = sounds.chunks(seconds, count)
         pipelined(engine, [batch, batch, batch])
-        report.measure(f"peak, {count} x {seconds:g} s", _peak(setup), "GiB", at_most=_GOAL)
+        report.measure(f"peak, {count} x {seconds:g} s", _peak(setup), "GB", at_most=_GOAL)
         if setup.cuda:
             free, total = torch.cuda.mem_get_info()
-            report.measure("taken of the device, with its context", (total - free) / _GIB, "GiB")
+            report.measure("taken of the device, with its context", (total - free) / _GB, "GB")
 
 
 def _held(setup: Setup) -> float:
-    return torch.cuda.memory_reserved() / _GIB if setup.cuda else _status("VmRSS")
+    return torch.cuda.memory_reserved() / _GB if setup.cuda else _status("VmRSS")
 
 
 def _forget(setup: Setup) -> None:
@@ -42,11 +42,11 @@ def _forget(setup: Setup) -> None:
 
 
 def _peak(setup: Setup) -> float:
-    return torch.cuda.max_memory_reserved() / _GIB if setup.cuda else _status("VmHWM")
+    return torch.cuda.max_memory_reserved() / _GB if setup.cuda else _status("VmHWM")
 
 
 def _status(field: str) -> float:
-    """GiB, from the kernel's own account of this process."""
+    """GB, from the kernel's own account of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(field + ":"))
-    return int(line.split()[1]) / 2**20
+    return int(line.split()[1]) * 1024 / _GB

@@ -51,28 +51,31 @@ class Part:
     name: str
     limit_seconds: float
     """Its process is killed after this time."""
-    quick: bool = True
+    quick: bool = False
     """Whether `--quick` runs it."""
+    optional: bool = False
+    """Whether a run without it is whole: where it is left out for want of time."""
 
 
 PARTS = (
-    Part("model", 90),
-    Part("kernels", 60),
+    Part("model", 150, quick=True),
+    Part("kernels", 75, quick=True),
     Part("self_check", 60),
     Part("chain", 60),
     Part("searching", 60),
-    Part("words", 120),
+    Part("words", 120, quick=True),
     Part("batches", 150),
-    Part("throughput", 60),
+    Part("throughput", 75, quick=True),
     Part("mix", 60),
     Part("stages", 45),
-    Part("latency", 45),
-    Part("reproducible", 60, quick=False),
-    Part("memory", 45),
-    Part("cold_start", 120, quick=False),
-    Part("nemo", 90, quick=False),
-    Part("transformers", 60, quick=False),
+    Part("latency", 45, quick=True),
+    Part("reproducible", 75),
+    Part("memory", 45, quick=True),
+    Part("cold_start", 120),
+    Part("nemo", 90, optional=True),
+    Part("transformers", 75, optional=True),
 )
+"""On an H100 they are expected to take some 470 s together; that has not been tried."""
 
 FAULTS = (Part("crash", 30), Part("hang", 8), Part("wrong", 30))
 """Never run unless they are named: with them a test shows what a failing part does to a run."""

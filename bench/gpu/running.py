@@ -18,6 +18,8 @@ Status = Literal["done", "failed", "timed out", "absent", "skipped"]
 ABSENT = 69
 """Exit status of a part whose libraries are not on this machine: EX_UNAVAILABLE."""
 
+_LOG_CHARACTERS = 4000
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -29,11 +31,16 @@ class Outcome:
     reason: str | None
     """The last line of its log, where it is not done."""
     figures: tuple[Figure, ...]
+    log: str | None = None
+    """The end of its log, where it is not done."""
+    optional: bool = False
 
     @property
     def failed(self) -> bool:
         """Whether the run cannot be called a success."""
         ended_badly = self.status not in ("done", "absent")
+        if self.status == "skipped" and self.optional:
+            return False
         return ended_badly or any(one.required and one.holds is False for one in self.figures)
 
     def document(self) -> dict[str, Any]:
@@ -43,13 +50,14 @@ class Outcome:
             "status": self.status,
             "seconds": round(self.seconds, 1),
             "reason": self.reason,
+            "log": self.log,
             "figures": [figure.document() for figure in self.figures],
         }
 
 
 def skipped(part: Part, reason: str) -> Outcome:
     """Of a part that was not started."""
-    return Outcome(part.name, "skipped", 0.0, reason, ())
+    return Outcome(part.name, "skipped", 0.0, reason, (), optional=part.optional)
 
 
 def ran(part: Part, setup: Setup, limit_seconds: float) -> Outcome:
@@ -70,7 +78,14 @@ def ran(part: Part, setup: Setup, limit_seconds: float) -> Outcome:
     finally:  # an interrupted run leaves nothing behind either
         _kill(process)
     seconds = time.monotonic() - started
-    return Outcome(part.name, _status(code), seconds, _reason(code, log), _figures(written))
+    return Outcome(
+        part.name,
+        _status(code),
+        seconds,
+        _reason(code, log),
+        _figures(written),
+        None if code in (0, ABSENT) else log.read_text(errors="replace")[-_LOG_CHARACTERS:],
+    )
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

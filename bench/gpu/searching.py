@@ -12,10 +12,11 @@ from bench.gpu import sounds
 from bench.gpu.comparing import Said, differing_tokens
 from bench.gpu.figures import Report
 from bench.gpu.kernels import chain, laid_out
-from bench.gpu.opening import DEMO, Loaded, loaded, random_nemo, search_model, settle
+from bench.gpu.opening import DEMO, Loaded, loaded, random_nemo, settle
 from bench.gpu.parts import Setup
 from bench.harness import median
 from parakeet_worker.engine.native.decoder import GreedyDecoder, Scorer
+from parakeet_worker.engine.native.gpu_engine import search_model
 from parakeet_worker.engine.native.precision import Precision
 from parakeet_worker.engine.native.search import Emissions, GraphSearch, SearchKernels
 
@@ -40,7 +41,7 @@ def _check_tokens(setup: Setup, report: Report) -> None:
     expected = _plainly(model, states, lengths)
     report.measure("tokens compared", sum(map(len, expected)), "tokens")
     exact, half = ("fp32", torch.float32, _EXACT), ("fp16", torch.float16, _HALF)
-    for name, dtype, limit in (exact, half) if setup.cuda else (exact,):
+    for name, dtype, limit in (half, exact) if setup.cuda else (exact,):
         for kind, kernels in (("", model.search_kernels), (", references", _REFERENCES)):
             search = _search(model, dtype, kernels)
             # The references write to the host and cannot be captured: they run step by step.

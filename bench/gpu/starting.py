@@ -25,7 +25,9 @@ def main() -> None:
     from bench.gpu import opening, sounds
     from bench.gpu.parts import Setup
     from bench.gpu.timing import heard
+    from parakeet_worker.engine import device
 
+    device.compute_exactly()
     setup = Setup.read(asked)
     lap("imports")
     engine = opening.loaded(setup, opening.random_nemo(setup), "bf16").engine()

@@ -46,7 +46,7 @@ def measured(setup: Setup, engine: Engine, batches: list[list[Pcm]]) -> tuple[li
     audio = seconds_of([chunk for batch in batches for chunk in batch])
     once, tokens = pipelined(engine, batches)
     # Some seconds together: small batches are repeated more often.
-    again = 1 if setup.small else max(4, min(200, round(1.0 / once)))
-    repeats = setup.count(5, 3, 2)
+    again = 1 if setup.small else max(8, min(200, round(1.0 / once)))
+    repeats = setup.count(3, 2, 2)
     spent = [pipelined(engine, batches * again)[0] for _ in range(repeats)]
     return [again * audio / seconds for seconds in spent], tokens / audio

@@ -15,4 +15,4 @@ def run(setup: Setup, report: Report) -> None:
     if not Files(folder).transformers.exists():
         random_model.write_transformers(folder)
     engine = "transformers-bf16" if setup.cuda else "transformers-fp32"
-    others.compared(setup, report, engine, "transformers", 2 if setup.small else 32)
+    others.compared(setup, report, engine, "transformers", 2 if setup.small else 16)
