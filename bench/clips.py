@@ -72,9 +72,7 @@ class Clip:
 def made(folder: Path, lengths: Sequence[float], seed: int) -> list[Clip]:
     """A clip of each length in seconds, written into `folder`."""
     chance = random.Random(seed)  # noqa: S311
-    spoken = [
-        recording.decoded(path) for path in sorted((ROOT / "samples").iterdir()) if _short(path)
-    ]
+    spoken = _spoken()
     clips = []
     for number, seconds in enumerate(lengths):
         ending = list(_FORMATS)[number % len(_FORMATS)]
@@ -85,6 +83,17 @@ def made(folder: Path, lengths: Sequence[float], seed: int) -> list[Clip]:
         options = _OPTIONS[number % len(_OPTIONS)]
         clips.append(Clip(path, len(samples) / SAMPLE_RATE, options, inline))
     return clips
+
+
+def row(seconds: float, seed: int) -> Samples:
+    """Samples by chance with pauses between them."""
+    return _row(_spoken(), seconds, random.Random(seed))  # noqa: S311
+
+
+def _spoken() -> list[Samples]:
+    return [
+        recording.decoded(path) for path in sorted((ROOT / "samples").iterdir()) if _short(path)
+    ]
 
 
 def lengths(count: int, shortest: float, longest: float) -> list[float]:

@@ -128,10 +128,10 @@ def worker(pipeline: Pipeline, path: Path, _: LongRecording, **options: Any) -> 
 
 def worker_cuts(pipeline: Pipeline, path: Path, _: LongRecording, **options: Any) -> Cuts:
     """The worker's own, found once more."""
-    return asyncio.run(_worker_cuts(pipeline, path, Request(FileSource(path), **options)))
+    return _worker_cuts(pipeline, path, Request(FileSource(path), **options))
 
 
-async def _worker_cuts(pipeline: Pipeline, path: Path, request: Request) -> Cuts:
+def _worker_cuts(pipeline: Pipeline, path: Path, request: Request) -> Cuts:
     in_speech: list[float] = []
     in_pauses: list[float] = []
     settings = pipeline.settings
@@ -142,11 +142,11 @@ async def _worker_cuts(pipeline: Pipeline, path: Path, request: Request) -> Cuts
         timeout_seconds=settings.decode_timeout_seconds,
     )
     pieces = segments.split(
-        decoding.samples(),
+        decoding.stretches(),
         partial(pipeline.detector, request.vad),
         max_seconds=settings.segment_seconds,
     )
-    async for segment in pieces:
+    for segment in pieces:
         (in_speech if segment.seam_after else in_pauses).append(segment.end_seconds)
     return Cuts(tuple(in_speech), tuple(in_pauses))
 

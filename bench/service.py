@@ -116,11 +116,11 @@ class Alone:
         for number, clip in enumerate(self._asked, 1):
             print(f"\ralone: {number} of {len(self._asked)}", end="", file=sys.stderr, flush=True)
             found[clip.path.name] = await answers.answer(pipeline, clip.whole())
-            self._pieces += await self._cut(pipeline, clip)
+            self._pieces += await asyncio.to_thread(self._cut, pipeline, clip)
         print(file=sys.stderr)
         return found
 
-    async def _cut(self, pipeline: Pipeline, clip: Clip) -> list[Samples]:
+    def _cut(self, pipeline: Pipeline, clip: Clip) -> list[Samples]:
         """The pieces that the engine is given of a clip, without what is heard twice."""
         (request,) = parse(clip.whole()).requests
         assert isinstance(request, Request)
@@ -129,11 +129,11 @@ class Alone:
             clip=request.clip, channels=request.channels,
         )  # fmt: skip
         pieces = segments.split(
-            decoding.samples(),
+            decoding.stretches(),
             partial(pipeline.detector, request.vad),
             max_seconds=self._settings.segment_seconds,
         )
-        return [segment.samples async for segment in pieces]
+        return [segment.samples for segment in pieces]
 
     def pace(self, batch_seconds: float | None = None) -> Pace:
         """Every piece straight through the engine, in batches that are as alike as can be."""

@@ -17,6 +17,7 @@ from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Capacity, Hypothesis, Samples, SynchronousEngine, Token
 from parakeet_worker.errors import EngineLost, NotFinite, OutOfMemory, Overloaded
 from parakeet_worker.hearing import Hearing
+from parakeet_worker.room import AudioMemory, Room
 from parakeet_worker.segments import Segment, Span, split
 from parakeet_worker.speech.base import FRAME_SAMPLES, Detector, Probabilities
 from parakeet_worker.stopwatch import Stopwatch
@@ -157,11 +158,6 @@ def is_said(found: Transcript, words: Sequence[tuple[float, int]]) -> bool:
     ] == pytest.approx(starts, abs=0.081)
 
 
-async def arriving(stretches: Iterable[Samples]) -> AsyncIterator[Samples]:
-    for stretch in stretches:
-        yield stretch
-
-
 # in order
 
 
@@ -200,17 +196,24 @@ async def test_a_stretch_is_ready_when_its_segment_is_heard():
         assert not hearing.ready
 
 
-async def test_when_many_segments_are_out_the_next_one_is_waited_for():
+@pytest.mark.parametrize("whose", ["its own", "all recordings'"])
+async def test_when_as_much_as_there_is_room_for_is_out_the_next_one_is_waited_for(whose):
     engine = Reader()
     engine.hold()
-    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch())) as hearing:
+    memory = AudioMemory(100 * 64_000 if whose == "its own" else 16 * 64_000)
+    room = Room(memory, samples=16 * SAMPLE_RATE if whose == "its own" else 100 * SAMPLE_RATE)
+    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch(), room=room)) as hearing:
         for number in range(1, 16):
             hearing.submit(segment(recording(1, (0.4, number)), number))
             assert not hearing.ready
         hearing.submit(segment(recording(1, (0.4, 16)), 16))
         assert hearing.ready
+        assert memory.held_bytes == 16 * 64_000
         engine.released.set()
         assert (await hearing.next_stretch()).text == "1"
+        assert memory.held_bytes == 15 * 64_000
+        assert Room(memory, samples=1).full is False, "one piece is always let in"
+    assert memory.held_bytes == 0
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -237,8 +240,8 @@ async def test_over_seams_every_word_is_heard_once_and_whole(seed):
     generator = np.random.default_rng(seed)
     words = chatter(generator, 70)
     max_seconds = float(generator.choice([5, 10, 30]))
-    pieces = split(arriving([recording(70, *words)]), Talk, max_seconds=max_seconds)
-    found = await heard(Reader(), [piece async for piece in pieces])
+    pieces = split([recording(70, *words)], Talk, max_seconds=max_seconds)
+    found = await heard(Reader(), [*pieces])
     assert is_said(found, words)
     assert found.account.seams == found.account.segments - 1 > 1
     for word, following in pairwise(found.words):
@@ -249,8 +252,8 @@ async def test_over_the_seams_of_two_channels_every_word_is_heard_once_and_whole
     generator = np.random.default_rng(0)
     sides = [chatter(generator, 40), chatter(generator, 40)]
     both = np.stack([recording(40, *side) for side in sides], axis=1)
-    pieces = split(arriving(np.array_split(both, 7)), Talk, max_seconds=5)
-    found = await heard(Reader(), [piece async for piece in pieces])
+    pieces = split(np.array_split(both, 7), Talk, max_seconds=5)
+    found = await heard(Reader(), [*pieces])
     assert found.account.seams > 10
     for channel, side in enumerate(sides, start=1):
         texts = [word.text for word in found.of_channel(channel)]
@@ -260,9 +263,7 @@ async def test_over_the_seams_of_two_channels_every_word_is_heard_once_and_whole
 
 async def test_a_stretch_that_ends_in_a_seam_is_ready_with_the_bridge_over_it():
     words = chatter(np.random.default_rng(0), 12)
-    pieces = [
-        piece async for piece in split(arriving([recording(12, *words)]), Talk, max_seconds=10)
-    ]
+    pieces = [*split([recording(12, *words)], Talk, max_seconds=10)]
     assert [piece.seam_after for piece in pieces] == [True, False]
     engine = Reader()
     with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch())) as hearing:
@@ -350,7 +351,69 @@ async def test_what_stays_without_words_is_said():
     assert found.words == ()
     assert found.uncovered == (Span(100.0, 120.0),)
     assert found.account.decoded_again == 1
-    assert len(engine.pieces) == 3, "it was heard twice more, and no more than that"
+    assert len(engine.pieces) == 2, "it was heard once more, and no more than that"
+
+
+async def test_all_gaps_of_a_recording_are_submitted_at_once():
+    """While the engine is at something else, the gaps of both segments and of each are queued."""
+    words = every_second(30)
+
+    def drowsy(samples: Samples, tokens: list[Token]) -> list[Token]:
+        return tokens if len(samples) < 20 * SAMPLE_RATE else [*tokens[5:12], *tokens[16:25]]
+
+    engine = Reader(drowsy)
+    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch())) as hearing:
+        hearing.submit(segment(recording(30, *words)))
+        hearing.submit(segment(recording(30, *words), 30.0))
+        await until(lambda: len(engine.pieces) == 2)
+        engine.hold()
+        batcher.submit([recording(1)])
+        await engine.occupied()
+        gaps_seconds = 2 * (5.5 + 4.7 + 5.7)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while batcher.load.waiting_seconds < gaps_seconds - 3:
+                await hearing.advance()
+                await asyncio.sleep(0.002)
+        assert not hearing.ready
+        engine.released.set()
+        found = await everything_of(hearing)
+    assert found.account.decoded_again == 6
+    assert len(found.words) == 60
+
+
+@pytest.mark.parametrize("seconds", [30, 300])
+async def test_what_is_heard_again_is_at_most_half_of_the_recording_or_a_minute(seconds):
+    """An engine that says nothing at all, though someone speaks all the time."""
+    parts = [segment(recording(30, *every_second(30)), at) for at in range(0, seconds, 30)]
+    engine = Reader(shorter_than(0))
+    found = await heard(engine, parts)
+    again = sum(len(piece) for piece in engine.pieces) / SAMPLE_RATE - seconds
+    assert 30 <= again <= max(62 + 10, 0.5 * seconds)
+    assert sum(span.seconds for span in found.uncovered) == pytest.approx(seconds)
+
+
+async def test_how_fast_the_engine_is_changes_nothing_in_what_is_heard_again():
+    """Half of what each segment says is missing, and found in second attempts only."""
+
+    def parts() -> list[Segment]:
+        return [segment(recording(30, *every_second(30)), at) for at in range(0, 600, 30)]
+
+    def drowsy(samples: Samples, tokens: list[Token]) -> list[Token]:
+        if len(samples) >= 20 * SAMPLE_RATE:
+            return tokens[:20]
+        return tokens if round(len(samples) / SAMPLE_RATE, 2) % 0.4 < 0.2 else []
+
+    at_once = await heard(Reader(drowsy), parts())
+    engine = Reader(drowsy)
+    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch())) as hearing:
+        stretches = []
+        for each in parts():
+            hearing.submit(each)
+            stretches.append(await hearing.next_stretch())
+    one_by_one = join(stretches)
+    assert at_once.words == one_by_one.words
+    assert at_once.uncovered == one_by_one.uncovered
+    assert at_once.account == one_by_one.account
 
 
 async def test_what_is_left_of_a_gap_is_said():
@@ -388,8 +451,8 @@ async def test_gaps_are_found_on_both_sides_of_a_seam():
     def drowsy(samples: Samples, tokens: list[Token]) -> list[Token]:
         return tokens if len(samples) < 10 * SAMPLE_RATE else [*tokens[:8], *tokens[-8:]]
 
-    pieces = split(arriving([recording(60, *words)]), Talk, max_seconds=20)
-    found = await heard(Reader(drowsy), [piece async for piece in pieces])
+    pieces = split([recording(60, *words)], Talk, max_seconds=20)
+    found = await heard(Reader(drowsy), [*pieces])
     assert is_said(found, words)
     assert found.account.seams >= 2
     assert heard_again(found) == (found.account.segments, 0)
@@ -540,10 +603,10 @@ async def test_what_is_closed_while_it_waits_never_reaches_the_engine():
     engine = Reader()
     engine.hold()
     words = chatter(np.random.default_rng(0), 40)
-    pieces = split(arriving([recording(40, *words)]), Talk, max_seconds=5)
+    pieces = split([recording(40, *words)], Talk, max_seconds=5)
     with batching(engine) as batcher:
         with closing(Hearing(batcher, Stopwatch())) as hearing:
-            async for piece in pieces:
+            for piece in pieces:
                 hearing.submit(piece)
             await engine.occupied()
         await asyncio.sleep(0)
@@ -596,9 +659,7 @@ async def test_a_failing_engine_is_raised_once_and_no_failure_is_left_unseen(com
 
     engine = Reader(failing)
     words = chatter(np.random.default_rng(0), 40)
-    pieces = [
-        piece async for piece in split(arriving([recording(40, *words)]), Talk, max_seconds=10)
-    ]
+    pieces = [*split([recording(40, *words)], Talk, max_seconds=10)]
     assert sum(piece.bridge is not None for piece in pieces) > 2
     with batching(engine) as batcher:
         with closing(Hearing(batcher, Stopwatch())) as hearing:

@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -19,11 +19,6 @@ EDGE_SECONDS = 0.2
 LONG_PAUSE_FRAMES = 62
 
 SPEECH, SILENCE = 0.9, 0.01
-
-
-async def arriving(stretches: Iterable[Samples]) -> AsyncIterator[Samples]:
-    for stretch in stretches:
-        yield stretch
 
 
 def noise(seconds: float, seed: int = 0) -> Samples:
@@ -451,18 +446,18 @@ def test_a_part_is_what_lies_in_the_segment(span, expected):
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_true_speech_is_cut_alike_however_it_arrives(seed):
+def test_true_speech_is_cut_alike_however_it_arrives(seed):
     recording = decode(named("pause").path)
     listener = open_listener("cpu")
 
-    async def arrives(at: Iterable[int]) -> list[Segment]:
-        stretches = arriving(np.split(recording, sorted(at)))
+    def arrives(at: Iterable[int]) -> list[Segment]:
+        stretches = np.split(recording, sorted(at))
         pieces = split(stretches, lambda: SileroDetector(listener), max_seconds=5)
-        return [piece async for piece in pieces]
+        return [*pieces]
 
-    at_once = await arrives([])
+    at_once = arrives([])
     generator = np.random.default_rng(seed)
-    bit_by_bit = await arrives(generator.integers(0, len(recording), 50).tolist())
+    bit_by_bit = arrives(generator.integers(0, len(recording), 50).tolist())
     assert at_once
     assert seconds(bit_by_bit) == seconds(at_once)
     assert all(same(one, other) for one, other in zip(bit_by_bit, at_once, strict=True))
@@ -472,21 +467,21 @@ SPOKEN = [each for each in all_samples() if each.words and each.seconds < 30]
 
 
 @pytest.mark.parametrize("spoken", SPOKEN, ids=lambda spoken: spoken.file)
-async def test_every_word_of_the_samples_is_in_a_segment(spoken):
+def test_every_word_of_the_samples_is_in_a_segment(spoken):
     recording = decode(spoken.path)
     listener = open_listener("cpu")
-    pieces = split(arriving([recording]), lambda: SileroDetector(listener), max_seconds=30)
+    pieces = split([recording], lambda: SileroDetector(listener), max_seconds=30)
     kept = np.zeros(len(recording), dtype=bool)
-    async for piece in pieces:
+    for piece in pieces:
         kept[slice(*bounds(piece))] = True
     for word in spoken.words:
         assert kept[round(word["start"] * SAMPLE_RATE) : round(word["end"] * SAMPLE_RATE)].all()
 
 
-async def test_by_energy_the_segments_tile_the_recording():
+def test_by_energy_the_segments_tile_the_recording():
     recording = decode(named("pause").path)
-    stretches = arriving(np.array_split(recording, 40))
-    pieces = [piece async for piece in split(stretches, EnergyDetector, max_seconds=5)]
+    stretches = np.array_split(recording, 40)
+    pieces = [*split(stretches, EnergyDetector, max_seconds=5)]
     assert len(pieces) > 1
     assert [bounds(piece)[0] for piece in pieces[1:]] == [bounds(piece)[1] for piece in pieces[:-1]]
     assert (bounds(pieces[0])[0], bounds(pieces[-1])[1]) == (0, len(recording))
@@ -494,11 +489,11 @@ async def test_by_energy_the_segments_tile_the_recording():
         assert np.array_equal(piece.samples, recording[slice(*bounds(piece))])
 
 
-async def test_each_channel_is_cut_by_itself_and_so_are_its_bridges():
+def test_each_channel_is_cut_by_itself_and_so_are_its_bridges():
     left, right = noise(30, 1), noise(30, 2)
     right[10 * SAMPLE_RATE :] *= 0.001
-    stretches = arriving(np.array_split(np.stack([left, right], axis=1), 25))
-    pieces = [piece async for piece in split(stretches, EnergyDetector, max_seconds=5)]
+    stretches = np.array_split(np.stack([left, right], axis=1), 25)
+    pieces = [*split(stretches, EnergyDetector, max_seconds=5)]
     for number, recording in ((1, left), (2, right)):
         own = [piece for piece in pieces if piece.channel == number]
         assert sum(len(piece.samples) for piece in own) == len(recording)
@@ -508,12 +503,12 @@ async def test_each_channel_is_cut_by_itself_and_so_are_its_bridges():
         assert {bridge.channel for bridge in bridges} == {number}
 
 
-async def test_a_segment_is_yielded_before_the_recording_has_ended():
-    async def endless() -> AsyncIterator[Samples]:
+def test_a_segment_is_yielded_before_the_recording_has_ended():
+    def endless() -> Iterator[Samples]:
         while True:
             yield noise(1)
 
     pieces = split(endless(), EnergyDetector, max_seconds=5)
-    assert (await anext(pieces)).seconds <= 5
-    assert (await anext(pieces)).seconds <= 5
-    await pieces.aclose()
+    assert next(pieces).seconds <= 5
+    assert next(pieces).seconds <= 5
+    pieces.close()

@@ -36,6 +36,7 @@ READ: dict[str, tuple[str, str, Any]] = {
     "log_text": ("PARAKEET_LOG_TEXT", "true", True),
     "segment_seconds": ("PARAKEET_SEGMENT_SECONDS", "15", 15.0),
     "batch_seconds": ("PARAKEET_BATCH_SECONDS", "480", 480.0),
+    "audio_memory_bytes": ("PARAKEET_AUDIO_MEMORY_BYTES", "1000000", 1_000_000),
     "queue_seconds": ("PARAKEET_QUEUE_SECONDS", "100", 100.0),
     "scratch": ("PARAKEET_SCRATCH", "/scratch", Path("/scratch")),
     "ffmpeg": ("PARAKEET_FFMPEG", "/opt/ffmpeg", Path("/opt/ffmpeg")),

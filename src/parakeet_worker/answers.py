@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
-from parakeet_worker import outputs, render, transcript
+from parakeet_worker import outputs, render, threads, transcript
 from parakeet_worker.errors import JobTimeout, ParakeetError
 from parakeet_worker.outcome import Observation, Observe, observed, unobserved
 from parakeet_worker.pipeline import Pipeline
@@ -87,7 +87,7 @@ async def _segments(
     so_far, count = SentencesSoFar(), 0
 
     async def rendered(sentences: Sequence[Sentence]) -> list[Document]:
-        return await asyncio.to_thread(render.segments, sentences, count)
+        return await threads.computed(render.segments, sentences, count)
 
     async with aclosing(pipeline.stretches(request, seen.watch)) as heard:
         async for stretch in heard:
@@ -97,7 +97,7 @@ async def _segments(
                 count += 1
     for segment in await rendered(so_far.rest()):
         yield {"segment": segment}
-    seen.transcript = transcript.join(stretches)
+    seen.transcript = await threads.computed(transcript.join, stretches)
 
 
 def _deadline(pipeline: Pipeline) -> float | None:
@@ -141,7 +141,7 @@ async def _document(pipeline: Pipeline, request: Request, observe: Observe) -> D
 async def _rendered(request: Request, seen: Observation) -> Document:
     assert seen.transcript is not None
     # In a thread: to find the languages of a long transcript takes its time.
-    document = await asyncio.to_thread(
+    document = await threads.computed(
         render.document, seen.transcript, request.format, timestamp=request.timestamp
     )
     if request.debug:

@@ -1,18 +1,21 @@
 """Any recording to 16 kHz samples, by ffmpeg in a child process."""
 
-import asyncio
+import itertools
 import re
 import shutil
+import signal
 import struct
 import sys
 import time
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from parakeet_worker import threads
+from parakeet_worker.children import Child, Children, Content, Stopped
 from parakeet_worker.engine import base
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import (
@@ -23,6 +26,7 @@ from parakeet_worker.errors import (
     AudioTruncated,
     AudioUndecodable,
     ClipOutside,
+    DecoderKilled,
     DecodeTimeout,
     FfmpegMissing,
     InvalidRequest,
@@ -41,8 +45,8 @@ MAX_CHANNELS = 8
 
 _SAMPLE_BYTES = 4
 _AU_HEADER_BYTES = 24
-_READ_BYTES = 1 << 18
-_REPORT_BYTES = 1 << 15
+_FIRST_READ_BYTES = 1 << 18
+_READ_BYTES = 1 << 21
 # A declared duration is rounded by some containers, and encoders add and drop a little.
 _DECLARED_SLACK_SECONDS = 0.5
 _DECLARED_SLACK_SHARE = 0.02
@@ -72,12 +76,12 @@ def find_ffmpeg(chosen: Path | None = None) -> Path:
 
 
 class Decoding:
-    """One run of ffmpeg over a file: `samples` yields the audio as it is decoded.
+    """One recording as 16 kHz samples, decoded by ffmpeg while it is read.
 
-    Raises `AudioTooLong` as soon as the cap is passed, and at the end of the file
-    `AudioUndecodable`, `AudioMissing`, `AudioEmpty`, `AudioTruncated`, `AudioTooShort`,
-    `ClipOutside` or `DecodeTimeout`. Whatever ends the
-    iteration, the child process is dead afterwards.
+    `stretches` is for a thread of its own, `samples` the same on an event loop. Raises
+    `AudioTooLong` as soon as the cap is passed, and at the end of the file `AudioUndecodable`,
+    `AudioMissing`, `AudioEmpty`, `AudioTruncated`, `AudioTooShort`, `ClipOutside`, `DecoderKilled`
+    or `DecodeTimeout`. Whatever ends the iteration, the child process is dead afterwards.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Decoding:
         self._timeout_seconds = timeout_seconds
         self._decoded = 0
         self._heard = 0
+        self._children = Children()
         self.warnings: tuple[str, ...] = ()
         """What is wrong with the file without keeping it from being heard."""
 
@@ -112,41 +117,38 @@ class Decoding:
         """How much of it was yielded: the clip, as far as it was decoded."""
         return self._heard / SAMPLE_RATE
 
+    def stop(self) -> None:
+        """From any thread: kill ffmpeg, so that `stretches` ends at once, without an error."""
+        self._children.stop()
+
     async def samples(self) -> AsyncGenerator[Samples, None]:
+        """What `stretches` yields, from a thread."""
+        produced = threads.produced(self.stretches(), self.stop)
+        async with aclosing(produced) as stretches:
+            async for stretch in stretches:
+                yield stretch
+
+    def stretches(self) -> Generator[Samples, None, None]:
         """Stretches of samples, in order; those outside the clip are left out.
 
-        Mixed they are (N,), separate (N, channels).
+        Mixed they are (N,), separate (N, channels). They grow from 4.1 s to 33 s, so that a
+        recording begins to be heard early and a long one costs little per second.
         """
-        child = await self._start()
-        report = asyncio.create_task(_report(child))
-        try:
-            async for stretch in self._clipped(child):
-                yield stretch
+        with self._children, suppress(Stopped):
+            child = self._children.start(
+                _command(self._ffmpeg, self._path, separate=self._separate)
+            )
+            yield from self._clipped(child)
             if self._clip.end_seconds is None or self.seconds < self._clip.end_seconds:
-                status = await child.wait()
-                self._judge(_Report.read(await report), status)
+                self._judge(_Report.read(child.report()), child.status())
             if self._heard < MIN_SECONDS * SAMPLE_RATE:
                 raise AudioTooShort(self._heard / SAMPLE_RATE, MIN_SECONDS)
-        finally:
-            await asyncio.shield(_end(child, report))
 
-    async def _start(self) -> asyncio.subprocess.Process:
-        try:
-            return await asyncio.create_subprocess_exec(
-                *_command(self._ffmpeg, self._path, separate=self._separate),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                limit=_READ_BYTES,
-            )
-        except OSError as failure:
-            raise FfmpegMissing from failure
-
-    async def _clipped(self, child: asyncio.subprocess.Process) -> AsyncGenerator[Samples, None]:
+    def _clipped(self, child: Child) -> Generator[Samples, None, None]:
         first = round(self._clip.start_seconds * SAMPLE_RATE)
         end = self._clip.end_seconds
         beyond = sys.maxsize if end is None else round(end * SAMPLE_RATE)
-        async for stretch in self._decoded_stretches(child):
+        for stretch in self._decoded_stretches(child):
             at = self._decoded
             self._decoded += len(stretch)
             wanted = stretch[max(0, first - at) : beyond - at]
@@ -158,32 +160,33 @@ class Decoding:
             if self._decoded >= beyond:
                 return
 
-    async def _decoded_stretches(
-        self, child: asyncio.subprocess.Process
-    ) -> AsyncGenerator[Samples, None]:
-        assert child.stdout is not None
+    def _decoded_stretches(self, child: Child) -> Generator[Samples, None, None]:
         left_seconds = self._timeout_seconds
         rest, layout = b"", None if self._separate else _MIXED
-        while True:
+        size = _FIRST_READ_BYTES
+        for number in itertools.count(1):
             asked = time.monotonic()
-            try:
-                async with asyncio.timeout(left_seconds):
-                    content = await _stretch(child.stdout)
-            except TimeoutError as failure:
-                raise DecodeTimeout(self._timeout_seconds) from failure
-            # Only the waiting counts: the pipe stands still while the engine is busy.
+            content = child.read(size, left_seconds)
+            # Only the waiting counts: ffmpeg waits while the engine is busy.
             left_seconds -= time.monotonic() - asked
+            if content is None:
+                raise DecodeTimeout(self._timeout_seconds)
             if not content:
                 return
-            rest += content
             if layout is None:
-                layout, rest = _Layout.read(rest)
+                layout, rest = _Layout.read(rest + content)
+                content = b""
             if layout is not None:
-                samples, rest = layout.samples(rest)
+                samples, rest = layout.samples(rest + content if rest else content)
                 yield samples
+            if number > 1:
+                size = min(2 * size, _READ_BYTES)
 
     def _judge(self, report: "_Report", status: int) -> None:
         """Say what the end of ffmpeg means; nothing is raised for a file that was read whole."""
+        self._children.check()
+        if status == -signal.SIGKILL:
+            raise DecoderKilled(self.seconds)
         if self._decoded == 0:
             raise report.refusal(status)
         if self._decoded <= self._clip.start_seconds * SAMPLE_RATE:
@@ -221,28 +224,17 @@ class _Layout:
             )
         return cls(channels, big_endian=True), content[length:]
 
-    def samples(self, content: bytes) -> tuple[Samples, bytes]:
+    def samples(self, content: Content) -> tuple[Samples, bytes]:
         """All whole samples, and the bytes after them."""
         size = _SAMPLE_BYTES * (self.channels or 1)
         whole = len(content) - len(content) % size
         samples = np.frombuffer(content[:whole], dtype=">f4" if self.big_endian else "<f4")
         if self.channels is not None:
             samples = samples.reshape(-1, self.channels)
-        return samples.astype(np.float32, copy=False), content[whole:]
+        return samples.astype(np.float32, copy=False), bytes(content[whole:])
 
 
 _MIXED = _Layout(channels=None)
-
-
-async def _stretch(output: asyncio.StreamReader) -> bytes:
-    """As much as a detector hears at once, less at the end, nothing after it.
-
-    ffmpeg writes little at a time; all that follows here would be done for every bit of it.
-    """
-    try:
-        return await output.readexactly(_READ_BYTES)
-    except asyncio.IncompleteReadError as ended:
-        return ended.partial
 
 
 def _command(ffmpeg: Path, path: Path, *, separate: bool) -> list[str]:
@@ -256,31 +248,9 @@ def _command(ffmpeg: Path, path: Path, *, separate: bool) -> list[str]:
         # In double precision, since what is left of sound in silence are denormal numbers in
         # single, which a processor counts with 20 times as slowly.
         *("-ar", str(SAMPLE_RATE), "-internal_sample_fmt", "dblp"),
-        # Written when a buffer is full, not packet by packet, which wakes us 14 times as often.
+        # Written when a buffer is full and not packet by packet, which is 14 writes for one.
         *(*written, "-flush_packets", "0", "pipe:1"),
     ]
-
-
-async def _report(child: asyncio.subprocess.Process) -> str:
-    """What ffmpeg says, its head and its tail: a broken file can make it say very much."""
-    assert child.stderr is not None
-    head, tail = b"", b""
-    while content := await child.stderr.read(_REPORT_BYTES):
-        room = _REPORT_BYTES - len(head)
-        head += content[:room]
-        tail = (tail + content[room:])[-_REPORT_BYTES:]
-    return (head + tail).decode(errors="replace")
-
-
-async def _end(child: asyncio.subprocess.Process, report: "asyncio.Task[str]") -> None:
-    """Kill and bury; asyncio learns of a death only once both pipes are read to their ends."""
-    assert child.stdout is not None
-    with suppress(ProcessLookupError):
-        child.kill()
-    while await child.stdout.read(_READ_BYTES):
-        pass
-    await report
-    await child.wait()
 
 
 _DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)", re.MULTILINE)

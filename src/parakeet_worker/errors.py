@@ -31,6 +31,7 @@
     │   ├── JobCancelled          somebody cancelled the job
     │   ├── JobExpired            the platform gave the job up before it was done
     │   ├── DecodeTimeout         ffmpeg took too long
+    │   ├── DecoderKilled         ffmpeg was killed, usually because memory ran out
     │   ├── JobTimeout            the whole job took too long
     │   ├── OutputUnreachable     the place for the answer cannot be written to at the moment
     │   ├── Overloaded            the queue is full
@@ -354,6 +355,16 @@ class DecodeTimeout(TransientError):
 
     def __init__(self, limit_seconds: float) -> None:
         super().__init__(f"decoding took longer than {limit_seconds:g} s", limit=limit_seconds)
+
+
+class DecoderKilled(TransientError):
+    code = "decoder_killed"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"ffmpeg was killed after {seconds:.2f} s of audio, as happens where memory runs out",
+            seconds=round(seconds, 3),
+        )
 
 
 class JobTimeout(TransientError):

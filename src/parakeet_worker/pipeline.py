@@ -1,17 +1,20 @@
 """The flow on one screen: a request in, stretches of its transcript out."""
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import aclosing, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from parakeet_worker import audio, segments, sources, transcript
+from parakeet_worker import audio, segments, sources, threads, transcript
+from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.errors import InvalidRequest, OutOfMemory
 from parakeet_worker.hearing import Hearing
 from parakeet_worker.request import Request, Vad
+from parakeet_worker.room import AudioMemory, Room
+from parakeet_worker.segments import Segment
 from parakeet_worker.settings import Settings
 from parakeet_worker.speech.base import Detector
 from parakeet_worker.stopwatch import Stopwatch
@@ -19,6 +22,9 @@ from parakeet_worker.transcript import Transcript
 
 MAX_FULL_ATTENTION_SECONDS = 24 * 60.0
 """What the model's authors give as the longest recording that it hears in one piece."""
+
+_PIECES_AHEAD = 16
+"""Of one recording, at the least, where the engine is slow: enough to fill its batches."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +36,11 @@ class Pipeline:
     ffmpeg: Path
     detector: Callable[[Vad], Detector]
     """A new listener for a recording."""
+    memory: AudioMemory = field(init=False)
+    """Of all recordings' samples at the engine."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "memory", AudioMemory(self.settings.audio_memory_bytes))
 
     async def stretches(
         self, request: Request, watch: Stopwatch
@@ -43,23 +54,35 @@ class Pipeline:
             fetching = sources.fetch(request, Path(scratch), self.settings)
             path = await watch.timed("fetch", fetching)
             decoding = self._decoding(path, request)
-            async with aclosing(decoding.samples()) as samples:
-                pieces = segments.split(
-                    samples,
-                    partial(self.detector, request.vad),
-                    max_seconds=self.settings.segment_seconds,
-                    start_seconds=request.clip.start_seconds,
-                    whole=request.attention == "full",
-                )
-                hearing = Hearing(self.batcher, watch, request.language)
+            pieces = threads.produced(self._cut(decoding, request), decoding.stop)
+            async with aclosing(pieces):
+                hearing = Hearing(self.batcher, watch, request.language, room=self._room())
                 with closing(hearing):
                     while segment := await watch.timed("decode", anext(pieces, None)):
                         hearing.submit(segment)
+                        await hearing.advance()
                         while hearing.ready:
                             yield await hearing.next_stretch()
                     while hearing:
                         yield await hearing.next_stretch()
                 yield Transcript((), seconds=decoding.heard_seconds, warnings=decoding.warnings)
+
+    def _cut(self, decoding: audio.Decoding, request: Request) -> Generator[Segment, None, None]:
+        """Decoded, listened to and cut: what a thread of the recording's own does."""
+        with closing(decoding.stretches()) as samples:
+            yield from segments.split(
+                samples,
+                partial(self.detector, request.vad),
+                max_seconds=self.settings.segment_seconds,
+                start_seconds=request.clip.start_seconds,
+                whole=request.attention == "full",
+            )
+
+    def _room(self) -> Room:
+        """How much of one recording may be at the engine: enough for two of its batches."""
+        least_seconds = _PIECES_AHEAD * self.settings.segment_seconds
+        batches_seconds = 2 * self.batcher.load.budget_seconds
+        return Room(self.memory, samples=round(SAMPLE_RATE * max(least_seconds, batches_seconds)))
 
     def _decoding(self, path: Path, request: Request) -> audio.Decoding:
         longest = self.settings.max_audio_seconds
@@ -77,7 +100,8 @@ class Pipeline:
     async def transcribe(self, request: Request, watch: Stopwatch | None = None) -> Transcript:
         """The whole transcript; raises what `stretches` does."""
         async with aclosing(self.stretches(request, watch or Stopwatch())) as stretches:
-            return transcript.join([stretch async for stretch in stretches])
+            found = [stretch async for stretch in stretches]
+        return await threads.computed(transcript.join, found)
 
 
 @contextmanager

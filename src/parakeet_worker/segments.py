@@ -1,8 +1,7 @@
 """A recording to pieces that the engine can take, cut where nobody speaks."""
 
-import asyncio
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,22 +81,22 @@ class Segment:
         return Segment(start_seconds, self.samples[first:after], channel=self.channel)
 
 
-async def split(
-    recording: AsyncIterable[Samples],
+def split(
+    recording: Iterable[Samples],
     listen: Callable[[], Detector],
     *,
     max_seconds: float,
     start_seconds: float = 0.0,
     whole: bool = False,
-) -> AsyncGenerator[Segment, None]:
+) -> Generator[Segment, None, None]:
     """Cut a recording as it arrives into segments of at most `max_seconds`.
 
     Stretches of it are (N,), or (N, channels) to be cut channel by channel. `listen` gives a
-    detector for each, which works in a thread. `start_seconds` is where the first sample lies on
-    the clock. With `whole`, nothing is cut.
+    detector for each. `start_seconds` is where the first sample lies on the clock. With `whole`,
+    nothing is cut. It computes in the calling thread, for as long as a detector does.
     """
     channels: list[_Channel] = []
-    async for samples in recording:
+    for samples in recording:
         columns = [samples] if samples.ndim == 1 else list(samples.T)
         for column in columns[len(channels) :]:
             number = None if column is samples else len(channels) + 1
@@ -110,11 +109,9 @@ async def split(
             )
             channels.append(_Channel(number, detector, splitter))
         for channel, column in zip(channels, columns, strict=True):
-            async for segment in channel.arrived(column):
-                yield segment
+            yield from channel.arrived(column)
     for channel in channels:
-        async for segment in channel.ended():
-            yield segment
+        yield from channel.ended()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,20 +120,18 @@ class _Channel:
     detector: Detector
     splitter: "Splitter"
 
-    async def arrived(self, samples: Samples) -> AsyncGenerator[Segment, None]:
+    def arrived(self, samples: Samples) -> Iterator[Segment]:
         contiguous = np.ascontiguousarray(samples)
-        heard = await asyncio.to_thread(self.detector.feed, contiguous)
-        self.splitter.add(contiguous, heard)
-        for segment in self.splitter.cut():
-            yield self._numbered(segment)
+        self.splitter.add(contiguous, self.detector.feed(contiguous))
+        return map(self._numbered, self.splitter.cut())
 
-    async def ended(self) -> AsyncGenerator[Segment, None]:
-        heard = await asyncio.to_thread(self.detector.finish)
-        self.splitter.add(np.zeros(0, dtype=np.float32), heard)
-        for segment in self.splitter.cut(ended=True):
-            yield self._numbered(segment)
+    def ended(self) -> Iterator[Segment]:
+        self.splitter.add(np.zeros(0, dtype=np.float32), self.detector.finish())
+        return map(self._numbered, self.splitter.cut(ended=True))
 
     def _numbered(self, segment: Segment) -> Segment:
+        if self.number is None:
+            return segment
         bridge = segment.bridge and replace(segment.bridge, channel=self.number)
         return replace(segment, channel=self.number, bridge=bridge)
 
@@ -164,6 +159,7 @@ class Splitter:
         self._knows_speech = deletes
         self._deletes = deletes and not whole
         self._start_seconds = start_seconds
+        self._arrived: list[tuple[Samples, Probabilities]] = []
         self._held: Samples = np.zeros(0, dtype=np.float32)
         self._begin = 0  # where the first held sample lies in the recording
         self._probabilities: Probabilities = np.zeros(0, dtype=np.float32)
@@ -172,11 +168,13 @@ class Splitter:
 
     def add(self, samples: Samples, probabilities: Probabilities) -> None:
         """More of the recording, and how probable speech is in the frames that follow."""
-        self._held = np.concatenate((self._held, samples))
-        self._probabilities = np.concatenate((self._probabilities, probabilities))
+        self._arrived.append((samples, probabilities))
 
     def cut(self, *, ended: bool = False) -> Iterator[Segment]:
         """All segments that can be cut off by now; with `ended`, all that is left."""
+        if self._limit == sys.maxsize and not ended:
+            return  # what is one piece in the end is put together once
+        self._join()
         while True:
             if self._deletes and self._before_seam is None:
                 self._leave_silence()
@@ -188,6 +186,13 @@ class Splitter:
             self._drop(end)
             if segment is not None:
                 yield segment
+
+    def _join(self) -> None:
+        """What was held and what has arrived since, as one."""
+        samples, probabilities = zip(*self._arrived, strict=True) if self._arrived else ((), ())
+        self._held = np.concatenate((self._held, *samples))
+        self._probabilities = np.concatenate((self._probabilities, *probabilities))
+        self._arrived.clear()
 
     def _leave_silence(self) -> None:
         """Begin shortly before the first frame that may be speech."""
@@ -248,7 +253,9 @@ class Splitter:
         if self._deletes and silent and not seam and self._before_seam is None:
             return None
         start_seconds = self._start_seconds + self._begin / SAMPLE_RATE
-        samples, decibels = self._louder(self._held[:end])
+        own = self._held[:end]
+        # Of its own where more is held: all of that would be kept with it as long as it lives.
+        samples, decibels = self._louder(own.copy() if end < len(self._held) else own)
         return Segment(
             start_seconds,
             samples,

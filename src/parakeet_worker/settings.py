@@ -92,6 +92,9 @@ class Settings(BaseModel):
     batch_seconds: Seconds | None = None
     """Audio in one batch, counted with its padding: longest piece times pieces; by default as
     much as the device's memory is found to have room for."""
+    audio_memory_bytes: Count = 512 << 20
+    """Decoded audio that all recordings together may have at the engine, in bytes; 64,000 are a
+    second. Each has one piece there in any case, and up to 12 MB on the way."""
     queue_seconds: Seconds = 6 * 3600.0
     """Audio that may wait for the engine before new work is refused."""
     scratch: Path = Path(gettempdir())

@@ -1,0 +1,162 @@
+"""Child processes whose output is read in a thread, in few and large reads."""
+
+import os
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Self, TypeAlias
+
+from parakeet_worker.errors import FfmpegMissing
+
+Content: TypeAlias = bytes | bytearray | memoryview
+
+_REPORT_BYTES = 1 << 15
+# How long one wait in the kernel lasts: in between, what the child says is read, of which 64 KiB
+# fit into a pipe, and the time limit is looked at.
+_WAIT_SECONDS = 0.25
+_SOCKET_BYTES = 1 << 20
+
+
+class Stopped(Exception):
+    """The children were stopped on purpose: what they were read for is not wanted any more."""
+
+
+class Child:
+    """A process that writes to us; for one thread, but for `kill`.
+
+    Its output comes through a socket and not a pipe: a thread can wait there in the kernel until
+    megabytes have come, where a pipe wakes it for every 32 KiB that ffmpeg writes.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """Raises `FfmpegMissing`."""
+        self._output, theirs = socket.socketpair()
+        with theirs:
+            wait = struct.pack("ll", 0, round(_WAIT_SECONDS * 1_000_000))
+            self._output.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
+            try:
+                self._process: subprocess.Popen[bytes] = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=theirs.fileno(),
+                    stderr=subprocess.PIPE,
+                )
+            except OSError as failure:
+                self._output.close()
+                raise FfmpegMissing from failure
+        assert self._process.stderr is not None
+        self._errors = self._process.stderr.fileno()
+        os.set_blocking(self._errors, False)
+        self._head, self._tail = b"", b""
+
+    def read(self, size: int, timeout_seconds: float) -> Content | None:
+        """`size` bytes, fewer at the end, none after it; None where they take too long."""
+        buffer = bytearray(size)
+        view, count = memoryview(buffer), 0
+        ends = time.monotonic() + timeout_seconds
+        while count < size:
+            try:
+                got = self._output.recv_into(view[count:], 0, socket.MSG_WAITALL)
+            except BlockingIOError:
+                got = None
+            except ConnectionResetError:
+                got = 0  # it ended with input unread, of which it was given none
+            if got == 0:
+                break
+            count += got or 0
+            self._listen()
+            if count < size and time.monotonic() > ends:
+                return None
+        return view[:count]
+
+    def _listen(self) -> None:
+        """Take what it says without waiting for more."""
+        with suppress(BlockingIOError):
+            while content := os.read(self._errors, _REPORT_BYTES):
+                self._note(content)
+
+    def _note(self, content: bytes) -> None:
+        """Keep the head and the tail: a broken file can make ffmpeg say very much."""
+        room = _REPORT_BYTES - len(self._head)
+        self._head += content[:room]
+        self._tail = (self._tail + content[room:])[-_REPORT_BYTES:]
+
+    def report(self) -> str:
+        """All that it said; waits for its end, and is called once."""
+        os.set_blocking(self._errors, True)
+        while content := os.read(self._errors, _REPORT_BYTES):
+            self._note(content)
+        return (self._head + self._tail).decode(errors="replace")
+
+    def status(self) -> int:
+        """Its exit status, negative for a signal; waits for its end."""
+        return self._process.wait()
+
+    def kill(self) -> None:
+        """From any thread; reads find the end then."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
+    def end(self) -> None:
+        """Kill it if it lives, reap it, and close what was open towards it."""
+        self.kill()
+        self._output.close()
+        self._process.wait()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
+
+class Children:
+    """The processes of one recording: stopped from any thread, ended with the block."""
+
+    def __init__(self) -> None:
+        self._starting = threading.Lock()
+        self._alive: list[Child] = []
+        self._stopped = False
+
+    def start(self, command: Sequence[str]) -> Child:
+        """Start one; raises `Stopped` or `FfmpegMissing`."""
+        with self._starting:
+            if self._stopped:
+                raise Stopped
+            child = Child(command)
+            self._alive.append(child)
+            return child
+
+    def end(self, child: Child) -> None:
+        """End one before the others."""
+        child.end()
+        with self._starting:
+            self._alive.remove(child)
+
+    def check(self) -> None:
+        """Raise `Stopped` where a child's end is our own doing."""
+        if self._stopped:
+            raise Stopped
+
+    def stop(self) -> None:
+        """Kill them all, and start no more."""
+        with self._starting:
+            self._stopped = True
+            for child in self._alive:
+                child.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        for child in self._alive:
+            child.end()
+        self._alive.clear()

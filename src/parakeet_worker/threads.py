@@ -1,0 +1,109 @@
+"""The values of a blocking iterator on the event loop, produced in a thread."""
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, ParamSpec, TypeVar
+
+Value = TypeVar("Value")
+Given = ParamSpec("Given")
+
+_MOST_THREADS = 1024
+
+# Threads are kept: torch sets up each of them when it first computes there.
+_pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="ingest")
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    failure: BaseException | None
+
+
+async def computed(
+    function: Callable[Given, Value], *given: Given.args, **named: Given.kwargs
+) -> Value:
+    """What the function returns, computed in a thread.
+
+    `asyncio.to_thread` has so few threads that what they wait for (S3, disks) would delay it.
+    """
+    call = partial(contextvars.copy_context().run, function, *given, **named)
+    return await asyncio.get_running_loop().run_in_executor(_pool, call)
+
+
+async def produced(
+    values: Generator[Value, None, None], stop: Callable[[], None], *, ahead: int = 1
+) -> AsyncGenerator[Value, None]:
+    """Each of `values`, which are produced in a thread, at most `ahead` of them in advance.
+
+    `stop` is called from the loop when the iteration ends early; it must make a blocked `values`
+    return or raise soon. When this generator is closed, `values` is closed and its thread is free.
+    """
+    producer = _Producer(values, ahead)
+    try:
+        while True:
+            value = await producer.next()
+            if isinstance(value, _Ended):
+                if value.failure is not None:
+                    raise value.failure
+                return
+            yield value
+    finally:
+        producer.stop()
+        stop()
+        await asyncio.shield(producer.ended)
+
+
+class _Producer(Generic[Value]):
+    """Runs the iterator in a thread of the pool."""
+
+    def __init__(self, values: Generator[Value, None, None], ahead: int) -> None:
+        self._values = values
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Value | _Ended] = asyncio.Queue()
+        self._room = threading.Semaphore(ahead)
+        self._stopped = False
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        """Done when the thread has no more to do with the iterator."""
+        _pool.submit(contextvars.copy_context().run, self._run)
+
+    async def next(self) -> Value | _Ended:
+        value = await self._queue.get()
+        self._room.release()
+        return value
+
+    def stop(self) -> None:
+        """Produce no more."""
+        self._stopped = True
+        self._room.release()
+
+    def _run(self) -> None:
+        failure: BaseException | None = None
+        try:
+            while self._room.acquire() and not self._stopped:
+                value = next(self._values)
+                self._tell(self._queue.put_nowait, value)
+                del value  # or it would be held while the next one is waited for
+        except StopIteration:
+            pass
+        except BaseException as error:  # noqa: BLE001  # raised where the values are awaited
+            failure = error
+        try:
+            self._values.close()
+        except BaseException as error:  # noqa: BLE001  # the same
+            failure = failure or error
+        self._tell(self._queue.put_nowait, _Ended(failure))
+        self._tell(self._end)
+
+    def _end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def _tell(self, function: Callable[..., object], *given: object) -> None:
+        """Call it on the loop; a loop that was closed needs no values."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *given)
