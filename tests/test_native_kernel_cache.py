@@ -124,13 +124,10 @@ def test_a_process_has_a_folder_of_its_own_where_none_can_be_written_to(tmp_path
 
 
 def test_the_key_of_a_c_module_does_not_depend_on_the_tools_of_the_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """Triton's own asks the command `file`, which an image may lack."""
     from triton.runtime import build
 
     cache.use([tmp_path])
-    before = build.platform_key()
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert build.platform_key() == before
-    assert os.uname().machine in before
+    assert build.platform_key() == f"{sys.platform}-{os.uname().machine}"
