@@ -280,7 +280,7 @@ def _work(job: Job, request: CompileRequest, missing_compiler: str | None) -> Co
         seconds = time.monotonic() - started
         if request.startable:
             ahead.build_modules(kernel)
-        usage = ahead.usage(kernel, target.capability) if request.measured else None
+        usage = _usage(kernel, target, request.folders[-1]) if request.measured else None
     except ahead.NoCompiler as failure:
         return _failed(job, missing_compiler or str(failure))
     except Exception as failure:  # noqa: BLE001  # compilers raise anything
@@ -289,6 +289,16 @@ def _work(job: Job, request: CompileRequest, missing_compiler: str | None) -> Co
         ahead.name_of(launch), ahead.label_of(launch), target, seconds,
         entries=tuple(sorted(cache.used())), usage=usage,
     )  # fmt: skip
+
+
+def _usage(kernel: Any, target: Target, folder: Path) -> ahead.Usage:
+    """Measured once: the assembler runs as long as for the machine code itself."""
+    kept = folder / f"usage-{kernel.hash}.json"
+    if kept.exists():
+        return ahead.Usage(**json.loads(kept.read_text()))
+    usage = ahead.usage(kernel, target.capability)
+    cache.write(kept, json.dumps(asdict(usage)).encode())
+    return usage
 
 
 def _failed(job: Job, reason: str) -> Compiled:
