@@ -4,7 +4,6 @@ Once with an empty cache of compiled kernels, then with what that start has comp
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -35,12 +34,12 @@ def run(setup: Setup, report: Report) -> None:
 def started(setup: Setup, kernel_cache: Path | None) -> dict[str, float]:
     """Seconds by stage of a process that transcribes one clip of 8 s.
 
-    Compiled kernels are kept in `kernel_cache`, or with None where Triton keeps them.
+    Compiled kernels are kept in `kernel_cache`, or with None where the other parts keep them.
     """
-    asked = {**setup.document(), "asked_at": time.time()}
+    kernels = None if kernel_cache is None else str(kernel_cache)
+    asked = {"setup": setup.document(), "kernels": kernels, "asked_at": time.time()}
     ran = subprocess.run(
         [sys.executable, "-m", "bench.gpu.starting", json.dumps(asked)],
-        env=os.environ | ({} if kernel_cache is None else {"TRITON_CACHE_DIR": str(kernel_cache)}),
         stdout=subprocess.PIPE,
         check=True,
     )

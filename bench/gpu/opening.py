@@ -14,8 +14,10 @@ from bench.random_model import Files
 from parakeet_worker.engine.native.converted import Converted, open_converted
 from parakeet_worker.engine.native.engine import NativeEngine
 from parakeet_worker.engine.native.gpu_engine import GpuEngine, search_model
+from parakeet_worker.engine.native.kernels import cache
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
 from parakeet_worker.engine.native.kernels.tiles import Tiles, tiles_for
+from parakeet_worker.engine.native.opening import open_native
 from parakeet_worker.engine.native.precision import Precision
 from parakeet_worker.engine.native.search import GraphSearch, SearchKernels
 
@@ -53,14 +55,7 @@ class Loaded:
         )
 
     def engine(self) -> GpuEngine:
-        """An engine that is not warm: on a GPU the one that a worker opens."""
-        if self.device.type == "cuda":
-            return GpuEngine.on_device(
-                self.model,
-                self.device,
-                reproducible=self.kernels.reproducible,
-                chunk_seconds=CHUNK_SECONDS,
-            )
+        """An engine on a CPU, as it would be on a GPU."""
         return GpuEngine(
             self.model,
             NativeEngine(self.model, self.device),
@@ -83,6 +78,8 @@ def random_nemo(setup: Setup) -> Path:
 def loaded(setup: Setup, path: Path, precision: str, *, reproducible: bool = False) -> Loaded:
     """The checkpoint at `path` as it is served on the device of the setup."""
     device = torch.device(setup.device)
+    if setup.cuda:
+        cache.use((setup.work / "kernels",))
     model = open_converted(path, Precision(precision), setup.work / "converted")
     tensors = {name: tensor.to(device) for name, tensor in model.tensors.items()}
     tiles = tiles_for(torch.cuda.get_device_capability(device)) if setup.cuda else Tiles()
@@ -99,12 +96,44 @@ def loaded(setup: Setup, path: Path, precision: str, *, reproducible: bool = Fal
     )
 
 
+class NotPacked(Exception):
+    """The engine that opened computes in plain PyTorch."""
+
+
+def opened(
+    setup: Setup,
+    path: Path,
+    precision: str,
+    *,
+    reproducible: bool = False,
+    kernels: Path | None = None,
+) -> GpuEngine:
+    """An engine that is not warm: on a GPU the one that a worker opens.
+
+    Compiled kernels are kept in the folder `kernels`, by default one that all parts share.
+    """
+    if not setup.cuda:
+        return loaded(setup, path, precision, reproducible=reproducible).engine()
+    engine = open_native(
+        path,
+        setup.device,
+        precision,
+        setup.work / "converted",
+        kernel_folders=(kernels or setup.work / "kernels",),
+        reproducible=reproducible,
+        chunk_seconds=CHUNK_SECONDS,
+    )
+    if not isinstance(engine, GpuEngine):
+        raise NotPacked(str(engine))
+    return engine
+
+
 @contextmanager
 def served(
     setup: Setup, path: Path, precision: str, *, reproducible: bool = False
 ) -> Iterator[GpuEngine]:
     """An engine that is warm, as a worker has it."""
-    engine = loaded(setup, path, precision, reproducible=reproducible).engine()
+    engine = opened(setup, path, precision, reproducible=reproducible)
     try:
         warm(setup, engine)
         yield engine

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,14 @@ import triton
 from torch import Tensor
 from triton import knobs
 from triton.backends.compiler import GPUTarget
-from triton.compiler.compiler import triton_key
 from triton.runtime.driver import driver
 
 from parakeet_worker.engine.native.kernels.launcher import ALIGNMENT_BYTES, Launch
+
+try:  # from Triton 3.5, which torch 2.9 comes with
+    from triton.runtime.cache import triton_key
+except ImportError:
+    from triton.compiler.compiler import triton_key
 
 Capability = tuple[int, int]
 
@@ -128,7 +132,9 @@ def _on(capability: Capability) -> Iterator[None]:
     try:
         yield
     finally:
-        driver.reset_active()
+        # From Triton 3.5 this looks for the machine's own driver, which may have none.
+        with suppress(RuntimeError):
+            driver.reset_active()
 
 
 def compile_launch(launch: Launch, capability: Capability) -> Any:
