@@ -1,8 +1,8 @@
 """PyYAML and safetensors where they are not installed: torch needs neither, the engine both.
 
-The stand-ins do what the bench needs of them and nothing more, in this process alone: the one
-that compiles kernels ahead has none, and kernels are compiled at their first launch. JSON is read and written in the
-place of YAML; the demo checkpoint's configuration, which is YAML, is looked up by its digest.
+The stand-ins do what the bench needs of them and nothing more. JSON is read and written in the
+place of YAML; the demo checkpoint's configuration, which is YAML, is looked up by its digest. The
+process that compiles kernels ahead has no stand-ins: they are compiled at their first launch then.
 """
 
 import hashlib
