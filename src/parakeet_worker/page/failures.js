@@ -98,6 +98,7 @@ export const MEANINGS = {
     passes: true,
   },
   decode_timeout: later("Reading the file took too long"),
+  decoder_killed: later("Reading the file was interrupted"),
   job_timeout: later("Transcribing took too long"),
   result_too_large: {
     title: "The transcript is too large to be sent",
