@@ -149,13 +149,15 @@ def compile_launch(launch: Launch, capability: Capability) -> Any:
 
 def usage(compiled: Any, capability: Capability) -> Usage:
     """What a compiled kernel takes, by the assembler's own account of it."""
-    tool = knobs.nvidia.ptxas.path
     number = 10 * capability[0] + capability[1]
+    tools = knobs.nvidia
+    # Triton 3.5 and later have one of their own for Blackwell.
+    tool = getattr(tools, "ptxas_blackwell", tools.ptxas) if number >= 100 else tools.ptxas
     target = f"sm_{number}{'a' if number >= 90 else ''}"
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(compiled.asm["ptx"])
-        command = [tool, "-v", f"--gpu-name={target}", str(source), "-o", f"{source}.o"]
+        command = [tool.path, "-v", f"--gpu-name={target}", str(source), "-o", f"{source}.o"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     return Usage(
         registers=_number(r"Used (\d+) registers", said),
