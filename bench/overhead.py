@@ -136,9 +136,10 @@ class FreeDetector(Detector):
     """Takes for speech what is not silent: as good as nothing to compute."""
 
     is_sure: ClassVar[bool] = True
+    most_blocks: ClassVar[int] = 8
 
-    def _hear(self, block: Samples) -> Probabilities:
-        levels = np.abs(block).reshape(-1, FRAME_SAMPLES).max(axis=1)
+    def _hear(self, blocks: Samples) -> Probabilities:
+        levels = np.abs(blocks).reshape(-1, FRAME_SAMPLES).max(axis=1)
         return np.where(levels > _LOUD, np.float32(0.9), np.float32(0.01))
 
 

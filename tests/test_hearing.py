@@ -118,8 +118,8 @@ class Talk(Detector):
 
     is_sure: ClassVar[bool] = True
 
-    def _hear(self, block: Samples) -> Probabilities:
-        return np.full(len(block) // FRAME_SAMPLES, 0.9, dtype=np.float32)
+    def _hear(self, blocks: Samples) -> Probabilities:
+        return np.full(len(blocks) // FRAME_SAMPLES, 0.9, dtype=np.float32)
 
 
 @contextmanager

@@ -119,7 +119,36 @@ def test_who_is_by_himself_waits_for_nobody(network, alone, batches):
     assert heard(Together(network, alone), samples) == pytest.approx(
         heard(alone, samples), abs=1e-4
     )
-    assert batches == [1, 1, 1]
+    assert batches == [1, 1], "both whole blocks at once, and the rest"
+
+
+def test_rows_of_all_lengths_carry_their_own_state(network, alone, batches):
+    """In one batch, of which each goes on with another of other lengths."""
+    lengths = (1, 8, 3, 2)
+    recordings = stretches(4, seconds=70.0)
+    together = Together(network, alone)
+    found: list[list[Probabilities]] = [[] for _ in lengths]
+    listeners = [SileroDetector(together) for _ in lengths]
+    for turn in (0, 1):
+        with ThreadPoolExecutor(4) as threads, held(together, 4):
+            told = [
+                threads.submit(listener.feed, _blocks(samples, lengths, row, turn))
+                for row, (listener, samples) in enumerate(zip(listeners, recordings, strict=True))
+            ]
+        for row, each in enumerate(told):
+            found[row].append(each.result())
+    assert batches == [4, 4]
+    for row, samples in enumerate(recordings):
+        both = np.concatenate(found[row])
+        assert both == pytest.approx(heard(alone, samples)[: len(both)], abs=1e-4)
+
+
+def _blocks(samples: Samples, lengths: Sequence[int], row: int, turn: int) -> Samples:
+    """The first blocks of a recording, as many as its length says; then as another's does."""
+    first = lengths[row] * BLOCK_SAMPLES
+    if turn == 0:
+        return samples[:first]
+    return samples[first : first + lengths[row - 1] * BLOCK_SAMPLES]
 
 
 def test_without_memory_for_a_batch_each_is_heard_alone_and_goes_on_together(

@@ -13,7 +13,7 @@ FRAME_SAMPLES = 512
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
 
 BLOCK_SAMPLES = 128 * FRAME_SAMPLES
-"""What is heard at once: 4.1 s."""
+"""What is heard at once at the least, but for the end: 4.1 s."""
 
 SPEECH_BEGINS = 0.5
 """A frame at least as probable opens a stretch of speech."""
@@ -48,9 +48,12 @@ def gain(peak: float) -> float:
 class Detector(ABC):
     """Listens to one recording as it arrives; how it is cut on the way changes nothing.
 
-    Frames are heard in blocks of 4.1 s, so that many short stretches cost no more than a long
+    Frames are heard in whole blocks of 4.1 s, so that many short stretches cost no more than a long
     one. What is no number counts as silence: one broken sample would spoil all that follows it.
     """
+
+    most_blocks: ClassVar[int] = 1
+    """Blocks that are heard at once, where there are as many."""
 
     is_sure: ClassVar[bool]
     """Whether a low probability is proof enough to leave audio out."""
@@ -62,11 +65,12 @@ class Detector(ABC):
 
     def feed(self, samples: Samples) -> Probabilities:
         """The frames that were heard now, in order; up to 4.1 s wait for what follows."""
-        held = np.concatenate((self._held, np.nan_to_num(samples, posinf=0.0, neginf=0.0)))
+        held = np.concatenate((self._held, _numbers(samples)))
         found = [np.zeros(0, dtype=np.float32)]
-        while len(held) >= self._context_samples + BLOCK_SAMPLES:
-            found.append(self._hear(held[: self._context_samples + BLOCK_SAMPLES]))
-            held = held[BLOCK_SAMPLES:]
+        while blocks := (len(held) - self._context_samples) // BLOCK_SAMPLES:
+            count = min(blocks, self.most_blocks) * BLOCK_SAMPLES
+            found.append(self._hear(held[: self._context_samples + count]))
+            held = held[count:]
         self._held = held.copy()
         return np.concatenate(found)
 
@@ -80,8 +84,16 @@ class Detector(ABC):
         return self._hear(block)
 
     @abstractmethod
-    def _hear(self, block: Samples) -> Probabilities:
-        """The frames of one block, which follows the block before it."""
+    def _hear(self, blocks: Samples) -> Probabilities:
+        """The frames of some whole blocks, or of the end, which follow those before them."""
+
+
+def _numbers(samples: Samples) -> Samples:
+    """The same samples, silence where one is no number; a copy only if there is such a one."""
+    # The sum tells it in one pass; an overflow of it costs a look at each sample and no more.
+    if np.isfinite(samples.sum()):
+        return samples
+    return np.nan_to_num(samples, posinf=0.0, neginf=0.0)
 
 
 def stretches(probabilities: Probabilities) -> list[tuple[int, int]]:

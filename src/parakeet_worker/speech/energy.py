@@ -34,8 +34,8 @@ class EnergyDetector(Detector):
         self._floor: float | None = None
         self._peak = _SILENCE_DB
 
-    def _hear(self, block: Samples) -> Probabilities:
-        levels = _levels(block)
+    def _hear(self, blocks: Samples) -> Probabilities:
+        levels = _levels(blocks)
         if self._floor is None:
             self._floor = max(float(levels[0]) - _FIRST_RANGE_DB, _SILENCE_DB)
         floors = -_sinking_peaks(-levels, -self._floor)

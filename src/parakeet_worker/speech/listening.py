@@ -27,7 +27,10 @@ from parakeet_worker.speech.silero import CONTEXT_SAMPLES, Silero, State
 log = logging.getLogger(__name__)
 
 MOST_TOGETHER = 64
-"""Blocks in one batch."""
+"""Recordings in one batch, with up to 33 s each."""
+
+MOST_BLOCKS = 8
+"""Blocks of one recording at once: 33 s."""
 
 _AGREES_WITHIN = 1e-3
 
@@ -40,7 +43,7 @@ class Listener(Protocol):
     def hear(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
         """The (T,) probabilities of (64 + 512 T) samples, and the state after them.
 
-        Without a `state` a recording begins; after a block of less than 4.1 s it has ended.
+        Without a `state` a recording begins.
         """
         ...
 
@@ -49,6 +52,7 @@ class SileroDetector(Detector):
     """One recording; very quiet ones are raised, by the peak of the last two blocks."""
 
     is_sure = True
+    most_blocks = MOST_BLOCKS
 
     def __init__(self, listener: Listener) -> None:
         super().__init__(CONTEXT_SAMPLES)
@@ -56,11 +60,26 @@ class SileroDetector(Detector):
         self._state: State | None = None
         self._peak = 0.0
 
-    def _hear(self, block: Samples) -> Probabilities:
-        peak = float(np.abs(block).max())
-        raised = block * np.float32(gain(max(peak, self._peak)))
+    def _hear(self, blocks: Samples) -> Probabilities:
+        whole = [
+            blocks[begin : begin + CONTEXT_SAMPLES + BLOCK_SAMPLES]
+            for begin in range(0, len(blocks) - CONTEXT_SAMPLES, BLOCK_SAMPLES)
+        ]
+        gains = [self._gain(block) for block in whole]
+        if all(factor == 1.0 for factor in gains):
+            return self._listened(blocks)
+        # Where two blocks meet that are raised by different factors, so is what both hear of it.
+        raised = [block * np.float32(factor) for block, factor in zip(whole, gains, strict=True)]
+        return np.concatenate([self._listened(block) for block in raised])
+
+    def _gain(self, block: Samples) -> float:
+        peak = float(max(block.max(), -block.min()))
+        factor = gain(max(peak, self._peak))
         self._peak = peak
-        found, self._state = self._listener.hear(raised, self._state)
+        return factor
+
+    def _listened(self, samples: Samples) -> Probabilities:
+        found, self._state = self._listener.hear(samples, self._state)
         return found
 
 
@@ -91,7 +110,7 @@ def open_listener(
 
 def _difference(together: "Together", alone: "Alone") -> float:
     """By how much both differ on noise, in as large a batch as there will ever be."""
-    noise = np.random.default_rng(1).normal(0, 0.1, CONTEXT_SAMPLES + BLOCK_SAMPLES)
+    noise = np.random.default_rng(1).normal(0, 0.1, CONTEXT_SAMPLES + MOST_BLOCKS * BLOCK_SAMPLES)
     block = noise.astype(np.float32)
     found = together.on_device([_Waiting(block, None)] * MOST_TOGETHER)
     expected, _ = alone.hear(block, None)
@@ -109,10 +128,15 @@ class Alone:
         """As `Listener` says."""
         _compute_alone()
         hidden, cell = state or self.network.silence()
-        before = hidden.cpu(), cell.cpu()
-        probabilities, after = self.network(torch.from_numpy(block)[None], before)
-        found: Probabilities = probabilities[0].numpy()
-        return found, after
+        after = hidden.cpu(), cell.cpu()
+        found: list[Probabilities] = []
+        # Block by block: what does not fit into a core's cache takes longer, and the last bits of
+        # a probability do not depend on how much has come at once.
+        for begin in range(0, len(block) - CONTEXT_SAMPLES, BLOCK_SAMPLES):
+            part = torch.from_numpy(block[begin : begin + CONTEXT_SAMPLES + BLOCK_SAMPLES])
+            probabilities, after = self.network(part[None], after)
+            found.append(probabilities[0].numpy())
+        return np.concatenate(found), after
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,7 +197,7 @@ class Together:
                 each.heard.set_result(answer)
 
     def heard(self, batch: Sequence[_Waiting]) -> list[tuple[Probabilities, State]]:
-        """Each of a batch; the state after a block shorter than the longest means nothing."""
+        """Each of a batch."""
         if not self._failed:
             try:
                 return self.on_device(batch)
@@ -220,9 +244,9 @@ class Together:
         before = zip(*(state or silence for state in states), strict=True)
         hidden, cell = (torch.cat([part.to(device) for part in parts], dim=1) for parts in before)
         rows = pad_sequence([torch.from_numpy(block) for block in blocks], batch_first=True)
-        probabilities, (hidden, cell) = self._network(rows.to(device), (hidden, cell))
-        found: Probabilities = probabilities.cpu().numpy()
         frames = [(len(block) - CONTEXT_SAMPLES) // FRAME_SAMPLES for block in blocks]
+        probabilities, (hidden, cell) = self._network(rows.to(device), (hidden, cell), frames)
+        found: Probabilities = probabilities.cpu().numpy()
         return [
             (found[row, :count], (hidden[:, row : row + 1], cell[:, row : row + 1]))
             for row, count in enumerate(frames)

@@ -5,12 +5,14 @@ and calls the network once per frame. Its `.jit` holds the weights that it runs 
 `.safetensors` beside it are of an older version.
 """
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from parakeet_worker.errors import WeightsCorrupt, WeightsMissing
 from parakeet_worker.speech.base import FRAME_SAMPLES
@@ -21,6 +23,8 @@ CONTEXT_SAMPLES = 64
 _FFT_SAMPLES = 256
 _HOP_SAMPLES = 128
 _WIDTH = 128
+# Frames that are encoded at once: they fill a GPU, and take 100 MB.
+_FRAMES_AT_ONCE = 8192
 
 State = tuple[Tensor, Tensor]
 """What the LSTM carries from frame to frame, (1, B, 128) each."""
@@ -43,14 +47,34 @@ class Silero(nn.Module):
         self.rnn = nn.LSTM(_WIDTH, _WIDTH, batch_first=True)
         self.output = nn.Conv1d(_WIDTH, 1, kernel_size=1)
 
-    def forward(self, samples: Tensor, state: State) -> tuple[Tensor, State]:
-        """(B, 64 + 512 T) samples and the state before them -> (B, T) and the state after them."""
+    def forward(
+        self, samples: Tensor, state: State, frames: Sequence[int] | None = None
+    ) -> tuple[Tensor, State]:
+        """(B, 64 + 512 T) samples and the state before them -> (B, T) and the state after them.
+
+        Where rows are padded at their ends, `frames` is how many each has; the state is the one
+        after those.
+        """
         batch = len(samples)
-        frames = samples.unfold(1, CONTEXT_SAMPLES + FRAME_SAMPLES, FRAME_SAMPLES).flatten(0, 1)
-        states = self.encoder(self._spectrum(frames)).view(batch, -1, _WIDTH)
-        states, state = self.rnn(states, state)
+        every = samples.unfold(1, CONTEXT_SAMPLES + FRAME_SAMPLES, FRAME_SAMPLES).flatten(0, 1)
+        parts = every.split(_FRAMES_AT_ONCE)
+        encoded = torch.cat([self.encoder(self._spectrum(part)) for part in parts])
+        states, state = self._remembered(encoded.view(batch, -1, _WIDTH), state, frames)
         logits = self.output(functional.relu(states).transpose(1, 2))
         return torch.sigmoid(logits.squeeze(1)), state
+
+    def _remembered(
+        self, encoded: Tensor, state: State, frames: Sequence[int] | None
+    ) -> tuple[Tensor, State]:
+        if frames is None or len(set(frames)) == 1:
+            found: tuple[Tensor, State] = self.rnn(encoded, state)
+            return found
+        packed = pack_padded_sequence(
+            encoded, torch.tensor(frames), batch_first=True, enforce_sorted=False
+        )
+        states, state = self.rnn(packed, state)
+        padded, _ = pad_packed_sequence(states, batch_first=True, total_length=encoded.shape[1])
+        return padded, state
 
     def silence(self, batch: int = 1) -> State:
         """The state before a recording begins."""
