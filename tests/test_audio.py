@@ -199,7 +199,7 @@ async def test_a_large_file_comes_in_stretches_and_never_lies_in_memory(
     ffmpeg: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "large.wav"
-    path.write_bytes(wav(np.tile(tone(HERTZ, 60), 10)))
+    path.write_bytes(wav(np.tile(tone(HERTZ, 60), 7)))
     run = decoding(path, ffmpeg, max_seconds=600)
     tracemalloc.start()
     try:
@@ -210,9 +210,9 @@ async def test_a_large_file_comes_in_stretches_and_never_lies_in_memory(
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert count == 600 * RATE
+    assert count == 420 * RATE
     assert 0 < first_seconds < 60
-    assert peak < count * 4 / 4
+    assert peak < count * 4 / 3
 
 
 async def test_samples_arrive_in_a_few_large_stretches_of_which_the_first_is_small(

@@ -42,6 +42,7 @@ FLOW = (
     "sources",
     "threads",
     "children",
+    "sections",
     "audio",
     "client",
     "client.endpoint",

@@ -8,14 +8,14 @@ import struct
 import sys
 import time
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from parakeet_worker import threads
-from parakeet_worker.children import Child, Children, Content, Stopped
+from parakeet_worker.children import Children, Content, Stopped
 from parakeet_worker.engine import base
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import (
@@ -33,6 +33,7 @@ from parakeet_worker.errors import (
     ParakeetError,
 )
 from parakeet_worker.request import Channels, Clip
+from parakeet_worker.sections import CORES, DecodingTooSlow, Plan, Sections
 
 SAMPLE_RATE = base.SAMPLE_RATE
 """Samples per second of everything after this stage: what the model was trained on."""
@@ -45,8 +46,16 @@ MAX_CHANNELS = 8
 
 _SAMPLE_BYTES = 4
 _AU_HEADER_BYTES = 24
+_SECOND_BYTES = SAMPLE_RATE * _SAMPLE_BYTES
 _FIRST_READ_BYTES = 1 << 18
 _READ_BYTES = 1 << 21
+# A long recording is decoded in sections, where its samples are the same: long enough that the
+# start of ffmpeg and of its decoder count little, short enough to be kept in memory (19 MB).
+_SECTION_SECONDS = 300
+# Until a decoder and a resampler that begin in the middle are in the state of those that came
+# there from the beginning, and how long that is compared then.
+_LEAD_SECONDS = 2
+_OVERLAP_SECONDS = 2
 # A declared duration is rounded by some containers, and encoders add and drop a little.
 _DECLARED_SLACK_SECONDS = 0.5
 _DECLARED_SLACK_SHARE = 0.02
@@ -104,6 +113,8 @@ class Decoding:
         self._decoded = 0
         self._heard = 0
         self._children = Children()
+        self.sections = 0
+        """From how many ffmpegs its samples came, each of which decoded another part."""
         self.warnings: tuple[str, ...] = ()
         """What is wrong with the file without keeping it from being heard."""
 
@@ -134,21 +145,23 @@ class Decoding:
         Mixed they are (N,), separate (N, channels). They grow from 4.1 s to 33 s, so that a
         recording begins to be heard early and a long one costs little per second.
         """
-        with self._children, suppress(Stopped):
+        with self._children, CORES.recording(), suppress(Stopped):
             child = self._children.start(
                 _command(self._ffmpeg, self._path, separate=self._separate)
             )
-            yield from self._clipped(child)
-            if self._clip.end_seconds is None or self.seconds < self._clip.end_seconds:
-                self._judge(_Report.read(child.report()), child.status())
+            reading = Sections(self._children, child, self._timeout_seconds)
+            with closing(reading):
+                yield from self._clipped(reading)
+                if self._clip.end_seconds is None or self.seconds < self._clip.end_seconds:
+                    self._judge(_Report.read(reading.report()), reading.status())
             if self._heard < MIN_SECONDS * SAMPLE_RATE:
                 raise AudioTooShort(self._heard / SAMPLE_RATE, MIN_SECONDS)
 
-    def _clipped(self, child: Child) -> Generator[Samples, None, None]:
+    def _clipped(self, reading: Sections) -> Generator[Samples, None, None]:
         first = round(self._clip.start_seconds * SAMPLE_RATE)
         end = self._clip.end_seconds
         beyond = sys.maxsize if end is None else round(end * SAMPLE_RATE)
-        for stretch in self._decoded_stretches(child):
+        for stretch in self._decoded_stretches(reading):
             at = self._decoded
             self._decoded += len(stretch)
             wanted = stretch[max(0, first - at) : beyond - at]
@@ -160,19 +173,25 @@ class Decoding:
             if self._decoded >= beyond:
                 return
 
-    def _decoded_stretches(self, child: Child) -> Generator[Samples, None, None]:
+    def _decoded_stretches(self, reading: Sections) -> Generator[Samples, None, None]:
         left_seconds = self._timeout_seconds
         rest, layout = b"", None if self._separate else _MIXED
         size = _FIRST_READ_BYTES
         for number in itertools.count(1):
             asked = time.monotonic()
-            content = child.read(size, left_seconds)
+            try:
+                content = reading.read(size, left_seconds)
+            except DecodingTooSlow as failure:
+                raise DecodeTimeout(self._timeout_seconds) from failure
             # Only the waiting counts: ffmpeg waits while the engine is busy.
             left_seconds -= time.monotonic() - asked
-            if content is None:
-                raise DecodeTimeout(self._timeout_seconds)
+            self.sections = reading.count
             if not content:
                 return
+            if number == 1 and not self._separate:
+                plan = self._plan(_Report.read(reading.said()))
+                if plan is not None:
+                    reading.divide(plan)
             if layout is None:
                 layout, rest = _Layout.read(rest + content)
                 content = b""
@@ -181,6 +200,29 @@ class Decoding:
                 yield samples
             if number > 1:
                 size = min(2 * size, _READ_BYTES)
+
+    def _plan(self, report: "_Report") -> Plan | None:
+        """Where to divide the recording, if it is long and can be entered in the middle."""
+        if not report.divisible or report.duration_seconds is None:
+            return None
+        clip_end = self._clip.end_seconds
+        wanted = self._clip.start_seconds + self._max_seconds
+        ends = min(report.duration_seconds, wanted if clip_end is None else clip_end)
+        bounds = range(_SECTION_SECONDS, int(ends) - _SECTION_SECONDS // 2, _SECTION_SECONDS)
+        if not bounds:
+            return None
+
+        def command(begin: int) -> list[str]:
+            seconds = begin // _SECOND_BYTES - _LEAD_SECONDS
+            return _command(self._ffmpeg, self._path, separate=False, begin_seconds=seconds)
+
+        return Plan(
+            bounds=[bound * _SECOND_BYTES for bound in bounds],
+            section_bytes=_SECTION_SECONDS * _SECOND_BYTES,
+            overlap_bytes=_OVERLAP_SECONDS * _SECOND_BYTES,
+            command=command,
+            skipped_bytes=_LEAD_SECONDS * _SECOND_BYTES,
+        )
 
     def _judge(self, report: "_Report", status: int) -> None:
         """Say what the end of ffmpeg means; nothing is raised for a file that was read whole."""
@@ -237,12 +279,15 @@ class _Layout:
 _MIXED = _Layout(channels=None)
 
 
-def _command(ffmpeg: Path, path: Path, *, separate: bool) -> list[str]:
+def _command(
+    ffmpeg: Path, path: Path, *, separate: bool, begin_seconds: int | None = None
+) -> list[str]:
     written = ("-f", "au", "-c:a", "pcm_f32be") if separate else ("-ac", "1", "-f", "f32le")
     return [
         str(ffmpeg),
         *("-nostdin", "-hide_banner", "-nostats", "-loglevel", "info"),
         *("-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS),
+        *(() if begin_seconds is None else ("-ss", str(begin_seconds))),
         *("-i", f"file:{path}"),
         *("-map", "0:a:0", "-vn", "-sn", "-dn", "-map_metadata", "-1"),
         # In double precision, since what is left of sound in silence are denormal numbers in
@@ -253,6 +298,14 @@ def _command(ffmpeg: Path, path: Path, *, separate: bool) -> list[str]:
     ]
 
 
+# Of these the samples are the same wherever ffmpeg begins: their positions are exact, and the
+# decoder remembers no more than a frame or two. Not so AAC, which may hold noise from a generator,
+# Opus, whose memory fades without an end, and Matroska, whose clock counts milliseconds.
+_CONTAINER = re.compile(
+    r"^Input #0, (?:wav|w64|aiff|caf|au|flac|mp3|ogg|mov,\S*), from ", re.MULTILINE
+)
+_CODEC = re.compile(r"^  Stream #0:\d+.*: Audio: (?:pcm_\w+|flac|mp3|alac|vorbis)\b", re.MULTILINE)
+_AUDIO = re.compile(r"^  Stream #0:\d+.*: Audio: ", re.MULTILINE)
 _DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)", re.MULTILINE)
 _VIDEO = re.compile(r"^  Stream #0:\d+.*: Video:(?!.*attached pic)", re.MULTILINE)
 _CORRUPT = re.compile(
@@ -268,20 +321,33 @@ class _Report:
     """The facts in what ffmpeg said of one file."""
 
     text: str
+    duration_seconds: float | None
+    """As ffmpeg shows it, which may be a guess."""
     declared_seconds: float | None
+    """As the file says it."""
     complaint: str | None
 
     @classmethod
     def read(cls, text: str) -> "_Report":
         estimated = "Estimating duration from bitrate" in text
-        found = None if estimated else _DURATION.search(text)
-        declared = None
-        if found is not None and _VIDEO.search(text) is None:
+        found, duration = _DURATION.search(text), None
+        if found is not None:
             hours, minutes, seconds = found.groups()
-            declared = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+            duration = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        declared = None if estimated or _VIDEO.search(text) else duration
         lines = [_PREFIX.sub("", line) for line in text.splitlines() if not _NOISE.match(line)]
         said = [line.rpartition(": ")[2] for line in lines if line.strip()]
-        return cls(text, declared, said[-1][:200] if said else None)
+        return cls(text, duration, declared, said[-1][:200] if said else None)
+
+    @property
+    def divisible(self) -> bool:
+        """Whether ffmpeg may begin in the middle of it."""
+        first = _AUDIO.search(self.text)
+        return (
+            first is not None
+            and _CODEC.match(self.text, first.start()) is not None
+            and _CONTAINER.search(self.text) is not None
+        )
 
     def refusal(self, status: int) -> ParakeetError:
         """Why not a single sample came."""

@@ -87,6 +87,11 @@ class Child:
         self._head += content[:room]
         self._tail = (self._tail + content[room:])[-_REPORT_BYTES:]
 
+    def said(self) -> str:
+        """What it has said so far."""
+        self._listen()
+        return (self._head + self._tail).decode(errors="replace")
+
     def report(self) -> str:
         """All that it said; waits for its end, and is called once."""
         os.set_blocking(self._errors, True)

@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -107,3 +107,8 @@ class _Producer(Generic[Value]):
         """Call it on the loop; a loop that was closed needs no values."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *given)
+
+
+def begun(function: Callable[[], Value]) -> "Future[Value]":
+    """Begin it in a thread; for what is in a thread itself, where no loop is."""
+    return _pool.submit(function)
