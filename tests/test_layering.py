@@ -41,6 +41,7 @@ FLOW = (
     "sources.url",
     "sources",
     "threads",
+    "json_text",
     "children",
     "sections",
     "audio",

@@ -286,7 +286,7 @@ async def answer_openai(
     if asked.stream:
         raise InvalidRequest("stream", "this endpoint answers in one piece")
     found = await answer(pipeline, asked, observe)
-    outputs.check_size(found, pipeline.settings)
+    await outputs.check_size(found, pipeline.settings)
     return found
 
 

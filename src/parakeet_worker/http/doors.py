@@ -37,6 +37,7 @@ from parakeet_worker.http.responses import (
     GONE,
     Event,
     EventStream,
+    answered,
     begun,
     error_document,
     is_openai,
@@ -135,7 +136,7 @@ class _Transcripts:
             work = answers.answer_job(pipeline, job, self._service.metrics.observe)
             answer = await while_connected(request.receive, work)
             self._service.metrics.listed(answer)
-            return JSONResponse(answer)
+            return await answered(answer)
 
     async def transcriptions(self, request: Request) -> Response:
         with ExitStack() as inside:
@@ -148,7 +149,7 @@ class _Transcripts:
             work = openai_wire.answer(pipeline, asked, observe)
             answer = await while_connected(request.receive, work)
             if not isinstance(answer, str):
-                return JSONResponse(answer)
+                return await answered(answer)
             kind = {"vtt": "text/vtt", "srt": "application/x-subrip"}
             return PlainTextResponse(
                 answer, media_type=kind.get(asked.response_format, "text/plain")

@@ -1,7 +1,6 @@
 """Answers as HTTP: documents, errors in the shape of their door, and events while they come."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import ExitStack, aclosing
 from typing import Any, TypeVar
@@ -10,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from parakeet_worker import openai_wire
+from parakeet_worker import json_text, openai_wire
 from parakeet_worker.errors import ParakeetError, TransientError
 
 Value = TypeVar("Value")
@@ -111,6 +110,11 @@ async def begun(
         raise
 
 
+async def answered(document: object) -> Response:
+    """An answer as JSON, written in a thread."""
+    return Response(await json_text.written_aside(document), media_type="application/json")
+
+
 class EventStream(Response):
     """Server-sent events; whoever goes has his work cancelled."""
 
@@ -147,21 +151,22 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": self._last, "more_body": False})
 
     async def _written(self) -> AsyncIterator[bytes]:
-        yield _written(self._first)
+        yield await _written(self._first)
         try:
             async for event in self._rest:
-                yield _written(event)
+                yield await _written(event)
         except ParakeetError as error:
-            yield _written(self._failed(error))
+            yield await _written(self._failed(error))
 
 
 async def _next(events: AsyncGenerator[Event | None, None]) -> Event | None:
     return await anext(events)
 
 
-def _written(event: Event | None) -> bytes:
+async def _written(event: Event | None) -> bytes:
     if event is None:
         return b": still here\n\n"
     name, document = event
-    data = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    aside = json_text.holds_many(document)  # the whole does, which comes last; no sentence
+    data = await json_text.written_aside(document) if aside else json_text.written(document)
     return (f"event: {name}\n" if name else "").encode() + f"data: {data}\n\n".encode()

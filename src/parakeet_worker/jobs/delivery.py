@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import stamina
 
+from parakeet_worker import json_text
 from parakeet_worker.jobs.sdk import Sdk
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Delivery:
     async def done(self, job: str, body: dict[str, Any], *, streamed: bool) -> bool:
         """The answer of a job; whether it was delivered."""
         url = _address(self._sdk.done_url, job, streamed=streamed)
-        text = json.dumps(body, ensure_ascii=False, allow_nan=False)
+        text = await json_text.written_aside(body)
         try:
             await self._post(url, text, self._timeout_seconds)
         except _Refused as refusal:

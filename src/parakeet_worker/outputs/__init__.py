@@ -2,9 +2,9 @@
 
 import asyncio
 import gzip
-import json
 from collections.abc import Sequence
 
+from parakeet_worker import json_text, threads
 from parakeet_worker.errors import ResultTooLarge
 from parakeet_worker.outputs import s3, url
 from parakeet_worker.outputs.written import Written
@@ -20,7 +20,7 @@ async def fitted(
 
     Raises `ResultTooLarge` where it has nowhere to go, and what writing it raises.
     """
-    body = encoded(answer)
+    body = await threads.computed(encoded, answer)
     if len(body) <= settings.max_result_bytes:
         return answer
     if output is None:
@@ -28,16 +28,16 @@ async def fitted(
     return {"written_to": await _write(body, output, settings)}
 
 
-def check_size(answer: Document | str, settings: Settings) -> None:
+async def check_size(answer: Document | str, settings: Settings) -> None:
     """Raise `ResultTooLarge` for an answer that can go nowhere else."""
-    size = len(encoded(answer))
+    size = len(await threads.computed(encoded, answer))
     if size > settings.max_result_bytes:
         raise ResultTooLarge(size, settings.max_result_bytes)
 
 
 def encoded(answer: Document | Sequence[Document] | str) -> bytes:
     """JSON as it is sent; a ValueError for what JSON has no word for, such as NaN."""
-    return json.dumps(answer, ensure_ascii=False, allow_nan=False).encode()
+    return json_text.written(answer).encode()
 
 
 async def _write(body: bytes, output: Output, settings: Settings) -> Document:
