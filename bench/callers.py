@@ -53,6 +53,8 @@ class Crowd:
     """Of the server and its ffmpegs."""
     engine_audio_seconds_per_second: float
     engine_processor_milliseconds: float
+    stage_milliseconds: Mapping[str, float]
+    """Processor time per second of audio, by stage."""
     p50_seconds: float
     p95_seconds: float
     batches: int
@@ -144,6 +146,7 @@ class _Count:
     padded_seconds: float
     budget_seconds: float
     processor_seconds: float
+    ffmpeg_seconds: float
 
     @classmethod
     def of(cls, process: Process) -> "_Count":
@@ -155,6 +158,7 @@ class _Count:
             figure(page, "parakeet_batch_padded_seconds_total"),
             figure(page, "parakeet_batch_budget_seconds"),
             used.user + used.system + used.children_user + used.children_system,
+            used.children_user + used.children_system,
         )
 
 
@@ -178,7 +182,17 @@ def measured(fields: Mapping[str, str], arguments: argparse.Namespace) -> list[C
             paces.append(_best(engine))
     engine_pace = harness.median([pace.audio_seconds_per_second for pace in paces])
     engine_cost = harness.median([pace.processor_milliseconds for pace in paces])
-    return [_crowd(arguments.model, run, answers, engine_pace, engine_cost) for run in runs]
+    cost = _Cost(engine_pace, engine_cost, engine.cutting_milliseconds)
+    return [_crowd(arguments.model, run, answers, cost) for run in runs]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """Of the engine by itself, and of cutting."""
+
+    engine_audio_seconds_per_second: float
+    engine_milliseconds: float
+    cutting_milliseconds: float
 
 
 def _best(engine: "Alone") -> "Pace":
@@ -191,11 +205,15 @@ def _crowd(
     model: str,
     run: tuple[int, list[Call], float, _Count, _Count],
     answers: Mapping[str, Any],
-    engine_pace: float,
-    engine_cost: float,
+    cost: _Cost,
 ) -> Crowd:
+    from bench.service import stages_of
+
     clients, calls, wall_seconds, before, after = run
     took = [call.took_seconds for call in calls]
+    audio_seconds = sum(call.clip.seconds for call in calls)
+    both = after.processor_seconds - before.processor_seconds
+    ffmpeg = after.ffmpeg_seconds - before.ffmpeg_seconds
     batches = after.batches - before.batches
     padded_seconds = after.padded_seconds - before.padded_seconds
     return Crowd(
@@ -207,11 +225,17 @@ def _crowd(
             for call in calls
             if call.answer != answers[call.clip.path.name]
         ),
-        audio_seconds=sum(call.clip.seconds for call in calls),
+        audio_seconds=audio_seconds,
         wall_seconds=wall_seconds,
-        processor_seconds=after.processor_seconds - before.processor_seconds,
-        engine_audio_seconds_per_second=engine_pace,
-        engine_processor_milliseconds=engine_cost,
+        processor_seconds=both,
+        engine_audio_seconds_per_second=cost.engine_audio_seconds_per_second,
+        engine_processor_milliseconds=cost.engine_milliseconds,
+        stage_milliseconds=stages_of(
+            worker=1000 * (both - ffmpeg) / audio_seconds,
+            ffmpeg=1000 * ffmpeg / audio_seconds,
+            engine=cost.engine_milliseconds,
+            cutting=cost.cutting_milliseconds,
+        ),
         p50_seconds=harness.percentile(took, 0.5),
         p95_seconds=harness.percentile(took, 0.95),
         batches=round(batches),
@@ -235,6 +259,10 @@ def show(found: Sequence[Crowd]) -> None:
             for one in found
         ],
     )  # fmt: skip
+    from bench.service import show_stages
+
     for one in found:
+        print(f"{one.clients} clients, ", end="")
+        show_stages(one.stage_milliseconds)
         for line in one.different[:3]:
             print(line)

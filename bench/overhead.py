@@ -42,7 +42,7 @@ from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import FileSource, Job, Request, Vad
 from parakeet_worker.settings import Settings
 from parakeet_worker.speech.base import FRAME_SAMPLES, Detector, Probabilities
-from parakeet_worker.worker import open_detectors
+from parakeet_worker.worker import loaded_is_kept, open_detectors
 
 _FRAME_SECONDS = 0.08
 _FRAMES_PER_TOKEN = 4
@@ -421,10 +421,11 @@ def main() -> None:
         pipeline = Pipeline(settings, batcher, find_ffmpeg(), detectors(arguments.detector))
         wanted = [case for case in cases if arguments.only in case.name]
         found = []
-        for case in wanted:
-            found.append(measured(pipeline, case, arguments.detector, arguments.at_a_time))
-            show(found[-1:])
-        alone, together = beside(pipeline, cases)
+        with loaded_is_kept():
+            for case in wanted:
+                found.append(measured(pipeline, case, arguments.detector, arguments.at_a_time))
+                show(found[-1:])
+            alone, together = beside(pipeline, cases)
     show(found)
     print(f"\np95 of an 8 s clip: alone {alone:.3f} s, beside a file of 3 h {together:.3f} s")
     facts = {"clip_p95_alone_seconds": alone, "clip_p95_beside_3_h_seconds": together}

@@ -87,7 +87,28 @@ class Figure:
     share_of_engine: float
     processor_share_of_engine: float
     """The same in seconds of the processors, which neighbours cannot take."""
+    stage_milliseconds: Mapping[str, float]
+    """Processor time per second of audio, by stage: see `stages_of`."""
     latency: tuple[Latency, ...]
+
+
+def stages_of(
+    *, worker: float, ffmpeg: float, engine: float, cutting: float
+) -> Mapping[str, float]:
+    """What each stage of the service costs, in processor milliseconds per second of audio.
+
+    `worker` is all of its own process; the engine and the cutting (detection with it) are measured
+    alone, and what is left of the worker is everything else: transport, batching, words, JSON.
+    """
+    rest = worker - engine - cutting
+    return {"ffmpeg": ffmpeg, "detection and cutting": cutting, "engine": engine, "rest": rest}
+
+
+def show_stages(stages: Mapping[str, float]) -> None:
+    """A line with the share of each."""
+    total = sum(stages.values())
+    shares = (f"{name} {cost:.3f} ({cost / total:.0%})" for name, cost in stages.items())
+    print("cpu ms per audio second: " + ", ".join(shares))
 
 
 class Alone:
@@ -99,6 +120,7 @@ class Alone:
         self._asked = asked
         self._capacity = warmed_up(engine, settings)
         self._pieces: list[Samples] = []
+        self._cutting_seconds = 0.0
 
     def answers(self) -> dict[str, Any]:
         """What every clip is answered, by the name of its file."""
@@ -133,7 +155,15 @@ class Alone:
             partial(pipeline.detector, request.vad),
             max_seconds=self._settings.segment_seconds,
         )
-        return [segment.samples for segment in pieces]
+        started = time.thread_time()
+        found = [segment.samples for segment in pieces]
+        self._cutting_seconds += time.thread_time() - started
+        return found
+
+    @property
+    def cutting_milliseconds(self) -> float:
+        """Processor time of reading, detecting and cutting, per second of audio."""
+        return 1000 * self._cutting_seconds / sum(clip.seconds for clip in self._asked)
 
     def pace(self, batch_seconds: float | None = None) -> Pace:
         """Every piece straight through the engine, in batches that are as alike as can be."""
@@ -201,7 +231,12 @@ def served(
 
 
 def figure(
-    model: str, run: Run, worker: Serving, answers: Mapping[str, Any], engine: Sequence[Pace]
+    model: str,
+    run: Run,
+    worker: Serving,
+    answers: Mapping[str, Any],
+    engine: Sequence[Pace],
+    cutting_milliseconds: float,
 ) -> Figure:
     """Everything counted."""
     bodies = {job: worker.api.deliveries[job].bodies for job in run.sent}
@@ -229,6 +264,12 @@ def figure(
         engine_audio_seconds_per_second=engine_pace,
         share_of_engine=service.audio_seconds_per_second / engine_pace,
         processor_share_of_engine=engine_cost / service.processor_milliseconds,
+        stage_milliseconds=stages_of(
+            worker=1000 * run.worker_seconds / audio_seconds,
+            ffmpeg=1000 * run.ffmpeg_seconds / audio_seconds,
+            engine=engine_cost,
+            cutting=cutting_milliseconds,
+        ),
         latency=tuple(_latencies(run, worker)),
     )
 
@@ -323,12 +364,14 @@ def measured(fields: Mapping[str, str], arguments: argparse.Namespace) -> Figure
                 fields, in_flight=arguments.in_flight, threads=arguments.threads, log=log
             ) as worker:
                 run = served(worker, asked, address, arguments)
-            return figure(arguments.model, run, worker, answers, (before, engine.pace()))
+            paces = (before, engine.pace())
+            cutting = engine.cutting_milliseconds
+            return figure(arguments.model, run, worker, answers, paces, cutting)
 
 
 def _show(found: Figure) -> None:
     harness.table(
-        ("model", "jobs", "jobs/s", "audio s/s", "engine", "share", "share, cpu"),
+        ("model", "jobs", "jobs/s", "service audio s/s", "engine audio s/s", "share", "share, cpu"),
         [
             (
                 found.model,
@@ -341,13 +384,8 @@ def _show(found: Figure) -> None:
             )
         ],
     )
-    per_audio = 1000 / found.service.audio_seconds
-    print(
-        f"\ncpu ms per audio second: worker "
-        f"{(found.service.processor_seconds - found.ffmpeg_processor_seconds) * per_audio:.2f}, "
-        f"ffmpeg {found.ffmpeg_processor_seconds * per_audio:.2f}, "
-        f"engine alone {harness.median([pace.processor_milliseconds for pace in found.engine]):.2f}"
-    )
+    print()
+    show_stages(found.stage_milliseconds)
     print(
         f"unanswered {found.unanswered}, answered twice {found.answered_twice}, "
         f"not as alone {len(found.different)}\n"

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from itertools import pairwise
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 import recordings
@@ -21,7 +22,7 @@ from parakeet_worker.engine.base import (
     Samples,
     SynchronousEngine,
 )
-from parakeet_worker.errors import EngineLost, InvalidRequest, NotFinite
+from parakeet_worker.errors import DecoderKilled, EngineLost, InvalidRequest, NotFinite
 from parakeet_worker.language import Script
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import Clip, FileSource, Request, SamplesSource
@@ -321,3 +322,46 @@ async def test_a_failing_engine_fails_the_request_and_leaves_nothing(tmp_path: P
             await pipeline.transcribe(request_of(melody(400, 500, 600)))
         assert batcher.lost
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_ffmpeg_that_is_killed_costs_its_recording_and_no_other(
+    tmp_path: Path, children: Callable[[], list[psutil.Process]]
+) -> None:
+    engine = HeldEngine()
+    settings = Settings(engine="scripted", scratch=tmp_path, segment_seconds=2.0)
+    with faulty_pipeline(settings, engine) as pipeline:
+        long = request_of(np.tile(melody(300, 400), 150))
+        killed = asyncio.create_task(pipeline.transcribe(long))
+        await asyncio.to_thread(engine.held.wait)
+        (ffmpeg,) = children()
+        other = asyncio.create_task(pipeline.transcribe(request_of(melody(500, 600))))
+        ffmpeg.kill()
+        engine.released.set()
+        with pytest.raises(DecoderKilled):
+            await killed
+        assert (await other).text == "500. 600."
+        assert (await pipeline.transcribe(request_of(melody(700)))).text == "700."
+        assert pipeline.memory.held_bytes == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_audio_at_the_engine_is_bounded_for_all_recordings_together(tmp_path: Path) -> None:
+    """Six minutes each, of which the engine takes nothing: what is there is within the limit, and
+    for each recording the piece that it has in any case."""
+    engine, limit = HeldEngine(), 60 * 64_000
+    settings = Settings(
+        engine="scripted", scratch=tmp_path, segment_seconds=2.0, audio_memory_bytes=limit
+    )
+    with faulty_pipeline(settings, engine) as pipeline:
+        long = [request_of(np.tile(melody(300 + 100 * n), 250)) for n in range(4)]
+        running = [asyncio.create_task(pipeline.transcribe(each)) for each in long]
+        await asyncio.to_thread(engine.held.wait)
+        peak = 0
+        for _ in range(100):
+            await asyncio.sleep(0.01)
+            peak = max(peak, pipeline.memory.held_bytes)
+        assert limit / 2 < peak <= limit + len(long) * 2 * 64_000
+        engine.released.set()
+        texts = [(await each).text.split() for each in running]
+    assert [len(text) for text in texts] == [250] * 4
+    assert pipeline.memory.held_bytes == 0

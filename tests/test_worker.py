@@ -1,6 +1,7 @@
 """Opening a worker: what it leaves running, and what it does when its device fails."""
 
 import asyncio
+import gc
 import logging
 import os
 import subprocess
@@ -123,3 +124,9 @@ def test_float32_is_exact_before_a_model_is_loaded() -> None:
         assert not torch.backends.cudnn.allow_tf32
     finally:
         torch.backends.cudnn.allow_tf32 = flags
+
+
+def test_what_was_loaded_is_not_looked_at_again_while_a_pipeline_is_open(tmp_path: Path) -> None:
+    with open_pipeline(Settings(engine="scripted", scratch=tmp_path)):
+        assert gc.get_freeze_count() > 10_000
+    assert gc.get_freeze_count() == 0
