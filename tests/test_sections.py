@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
-from parakeet_worker.audio import SAMPLE_RATE, Decoding, _command, find_ffmpeg
+from parakeet_worker.audio import SAMPLE_RATE, Decoding, find_ffmpeg
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import AudioTruncated
 from parakeet_worker.request import Clip
@@ -70,8 +70,9 @@ def decoding(path: Path, ffmpeg: Path, clip: Clip = Clip()) -> Decoding:  # noqa
 
 
 def by_one(path: Path, ffmpeg: Path) -> Samples:
-    """What a single ffmpeg makes of it, from the beginning to the end."""
-    command = _command(ffmpeg, path, separate=False)
+    """What a single ffmpeg makes of it, from the beginning to the end, frame by frame."""
+    written = ("-ac", "1", "-ar", str(SAMPLE_RATE), "-internal_sample_fmt", "dblp", "-f", "f32le")
+    command = [ffmpeg, "-v", "error", "-i", path, "-map", "0:a:0", *written, "-"]
     done = subprocess.run(command, capture_output=True, check=True)
     return np.frombuffer(done.stdout, dtype="<f4")
 
