@@ -42,6 +42,7 @@ FLOW = (
     "sources",
     "threads",
     "json_text",
+    "notices",
     "children",
     "sections",
     "audio",

@@ -618,7 +618,10 @@ WHOLE = {
     "task": "transcribe", "language": "english", "language_probability": 0.4, "duration": 4.0,
     "text": "Hello.", "segments": [SEGMENT], "words": SEGMENT["words"],
     "uncovered": [{"start": 2.0, "end": 3.75}],
-    "warnings": ["no words were found in 1.8 s of speech, at 2.0 s"],
+    "warnings": [{
+        "code": "speech_without_words", "start": 2.0, "end": 3.75,
+        "message": "no words were found in 1.8 s of speech, at 2.0 s",
+    }],
 }  # fmt: skip
 
 

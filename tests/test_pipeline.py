@@ -209,9 +209,12 @@ async def test_speech_that_no_words_are_found_in_is_told(demo: Pipeline) -> None
     assert debug["uncovered"] == [span]
     assert debug["decoded_again"] == 1
     seconds = span["end"] - span["start"]
-    assert answer["warnings"] == [
-        f"no words were found in {seconds:.1f} s of speech, at {span['start']:.1f} s"
-    ]
+    (warning,) = answer["warnings"]
+    assert warning == {
+        "code": "speech_without_words",
+        "message": f"no words were found in {seconds:.1f} s of speech, at {span['start']:.1f} s",
+        **span,
+    }
 
 
 async def test_debug_tells_how_the_words_were_come_by(demo: Pipeline) -> None:

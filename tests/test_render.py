@@ -12,6 +12,7 @@ import pytest
 from parakeet_worker import language, render
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.engine.base import Hypothesis, Token
+from parakeet_worker.notices import Notice
 from parakeet_worker.request import Format
 from parakeet_worker.segments import Segment
 from parakeet_worker.transcript import Transcript, join, stitch
@@ -33,6 +34,8 @@ def heard(
     return replace(found, seconds=seconds)
 
 
+CUT = Notice("audio_cut", "the file is cut off", 1.0, 2.5)
+NOISY = Notice("noisy", "x")
 SHORT = heard(
     ("▁Hel", 2, 2, 0.9),
     ("lo", 4, 3, 0.8),
@@ -178,17 +181,20 @@ def test_a_format_of_lines_stands_under_its_name_as_it_would_in_a_file(transcrip
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_warnings_are_in_every_answer(format_):
-    warned = Transcript(SHORT.words, SHORT.seconds, FRAME_SECONDS, ("the file is cut off", "x"))
+    warned = Transcript(SHORT.words, SHORT.seconds, FRAME_SECONDS, (CUT, NOISY))
     document = render.document(warned, format_)
-    assert document.pop("warnings") == ["the file is cut off", "x"]
+    assert document.pop("warnings") == [
+        {"code": "audio_cut", "message": "the file is cut off", "start": 1.0, "end": 2.5},
+        {"code": "noisy", "message": "x"},
+    ]
     assert document == render.document(SHORT, format_)
 
 
 @pytest.mark.parametrize("format_", ["json", "verbose_json"])
 def test_warnings_are_in_json_files_and_letters_stand_as_they_are(format_):
-    warned = Transcript(LONG.words, LONG.seconds, FRAME_SECONDS, ("gap",))
+    warned = Transcript(LONG.words, LONG.seconds, FRAME_SECONDS, (NOISY,))
     content = render.written(warned, format_)
-    assert json.loads(content)["warnings"] == ["gap"]
+    assert json.loads(content)["warnings"] == [{"code": "noisy", "message": "x"}]
     assert "Über0" in content
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.engine.base import Hypothesis, Token
+from parakeet_worker.notices import Notice
 from parakeet_worker.segments import Segment
 from parakeet_worker.transcript import (
     MAX_SENTENCE_WORDS,
@@ -249,17 +250,22 @@ def test_the_mean_log_probability_is_that_of_the_tokens_and_0_of_none():
 
 
 def test_joined_stretches_are_one_transcript_in_their_order():
-    first = Transcript(stitch(segment(8), spoken("▁a")).words, 8.0, FRAME_SECONDS, ("noisy",))
+    first = Transcript(
+        stitch(segment(8), spoken("▁a")).words, 8.0, FRAME_SECONDS, (Notice("noisy", "x"),)
+    )
     second = replace(stitch(segment(4, 8.0), spoken()), seconds=4.0)
     third = Transcript(
-        stitch(segment(2.5, 12.0), spoken("▁b")).words, 2.5, FRAME_SECONDS, ("cut off", "odd")
+        stitch(segment(2.5, 12.0), spoken("▁b")).words,
+        2.5,
+        FRAME_SECONDS,
+        (Notice("cut", "x"), Notice("odd", "x")),
     )
     whole = join([first, second, third])
     assert whole.text == "a b"
     assert whole.words == (*first.words, *third.words)
     assert whole.seconds == 14.5
     assert whole.frame_seconds == FRAME_SECONDS
-    assert whole.warnings == ("noisy", "cut off", "odd")
+    assert [warning.code for warning in whole.warnings] == ["noisy", "cut", "odd"]
 
 
 def test_one_stretch_joins_to_itself():

@@ -32,6 +32,7 @@ from parakeet_worker.errors import (
     InvalidRequest,
     ParakeetError,
 )
+from parakeet_worker.notices import Notice
 from parakeet_worker.request import Channels, Clip
 from parakeet_worker.sections import CORES, DecodingTooSlow, Plan, Sections
 
@@ -115,7 +116,7 @@ class Decoding:
         self._children = Children()
         self.sections = 0
         """From how many ffmpegs its samples came, each of which decoded another part."""
-        self.warnings: tuple[str, ...] = ()
+        self.warnings: tuple[Notice, ...] = ()
         """What is wrong with the file without keeping it from being heard."""
 
     @property
@@ -238,7 +239,7 @@ class Decoding:
             raise cut
         if status != 0:
             raise AudioUndecodable(report.complaint or f"ffmpeg ended with status {status}")
-        self.warnings = report.warnings(self.seconds) + _ogg_warnings(self._path)
+        self.warnings = report.warnings(self.seconds) + _ogg_warnings(self._path, self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,11 +373,16 @@ class _Report:
             return None
         return AudioTruncated(seconds, self.declared_seconds, f"{missing:.2f} s are missing")
 
-    def warnings(self, seconds: float) -> tuple[str, ...]:
+    def warnings(self, seconds: float) -> tuple[Notice, ...]:
         """What the caller should know of a file that could be heard all the same."""
         broken, missing = len(_BROKEN.findall(self.text)), self._missing(seconds)
-        unread = f"ffmpeg could not decode {broken} frames of the file"
-        short = f"the file ends {missing:.2f} s before it says it does"
+        unread = Notice("audio_damaged", f"ffmpeg could not decode {broken} frames of the file")
+        short = Notice(
+            "audio_cut",
+            f"the file ends {missing:.2f} s before it says it does",
+            seconds,
+            seconds + missing,
+        )
         return (unread,) * bool(broken) + (short,) * bool(missing)
 
     def _missing(self, seconds: float) -> float:
@@ -392,7 +398,7 @@ _OGG_LAST = 0x04
 _OGG_MAX_PAGE_BYTES = 65_307
 
 
-def _ogg_warnings(path: Path) -> tuple[str, ...]:
+def _ogg_warnings(path: Path, seconds: float) -> tuple[Notice, ...]:
     """Ogg has no length in front; all that tells a cut file is the mark on its last page."""
     with path.open("rb") as file:
         if file.read(len(_OGG_PAGE)) != _OGG_PAGE:
@@ -401,7 +407,8 @@ def _ogg_warnings(path: Path) -> tuple[str, ...]:
         tail = file.read()
     if _ends_ogg(tail[max(0, tail.rfind(_OGG_PAGE)) :]):
         return ()
-    return ("the Ogg stream has no end mark: the file may be cut off",)
+    reason = "the Ogg stream has no end mark: the file may be cut off"
+    return (Notice("audio_cut", reason, seconds),)
 
 
 def _ends_ogg(page: bytes) -> bool:

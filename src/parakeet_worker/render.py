@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from parakeet_worker import cues, language
 from parakeet_worker.cues import Cue
+from parakeet_worker.notices import Notice, limited
 from parakeet_worker.request import Format
 from parakeet_worker.transcript import Sentence, TimedToken, Transcript, Word, mean_logprob
 
@@ -26,16 +27,22 @@ def document(transcript: Transcript, format: Format, *, timestamp: bool = False)
         answer = {"text": transcript.text}
     else:
         answer = {"text": transcript.text, format: _WRITERS[format](transcript)}
-    warnings = [*transcript.warnings, *_warnings(transcript)]
+    warnings = limited((*transcript.warnings, *_without_words(transcript)))
     if warnings:
-        answer["warnings"] = warnings
+        answer["warnings"] = [warning.document() for warning in warnings]
     return answer
 
 
-def _warnings(transcript: Transcript) -> list[str]:
-    seconds = sum(span.seconds for span in transcript.uncovered)
-    places = ", ".join(f"{span.start_seconds:.1f}" for span in transcript.uncovered)
-    return [f"no words were found in {seconds:.1f} s of speech, at {places} s"] * bool(places)
+def _without_words(transcript: Transcript) -> list[Notice]:
+    return [
+        Notice(
+            "speech_without_words",
+            f"no words were found in {span.seconds:.1f} s of speech, at {span.start_seconds:.1f} s",
+            span.start_seconds,
+            span.end_seconds,
+        )
+        for span in transcript.uncovered
+    ]
 
 
 def written(transcript: Transcript, format: Format, *, timestamp: bool = False) -> str:  # noqa: A002  # the wire's name

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from parakeet_worker.engine.base import Hypothesis, Token
+from parakeet_worker.notices import Notice
 from parakeet_worker.segments import Segment, Span
 
 _WORD_START = "▁"
@@ -102,7 +103,7 @@ class Transcript:
     seconds: float = 0.0
     """How long the recording is, or the clip of it; of all stretches the last one has it."""
     frame_seconds: float = 0.08
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Notice, ...] = ()
     """What the caller should know about words that may be missing."""
     uncovered: tuple[Span, ...] = ()
     """Where someone speaks and no words were found, in two attempts."""

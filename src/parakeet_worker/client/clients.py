@@ -32,6 +32,7 @@ from parakeet_worker.errors import (
     PayloadTooLarge,
     SourceUnreachable,
 )
+from parakeet_worker.notices import messages
 from parakeet_worker.request import Attention, Channels, Format, Vad, parse
 from parakeet_worker.settings import Settings
 
@@ -327,6 +328,5 @@ def _answer(
     kept = dict(document)
     if not options.get("debug"):
         kept.pop("debug", None)
-    told = kept.get("warnings")
-    beside = tuple(str(warning) for warning in told) if isinstance(told, list) else ()
+    beside = messages(kept.get("warnings"))
     return Answer(kept, options.get("format", "json"), (*warnings, *beside), figures)

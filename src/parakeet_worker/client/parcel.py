@@ -135,7 +135,9 @@ async def _smaller(path: Path, limit: int, channels: Channels, ffmpeg: Path) -> 
         if content is not None:
             name = f"{path.stem}.{codec.ending}"
             form = f"as {codec.name}"
-            return Parcel(name, recoded=content, form=form, warnings=decoding.warnings)
+            return Parcel(
+                name, recoded=content, form=form, warnings=tuple(map(str, decoding.warnings))
+            )
     return None
 
 

@@ -20,6 +20,7 @@ from parakeet_worker.client.doors import Job, Listener, Stage
 from parakeet_worker.client.files import Task
 from parakeet_worker.client.manifest import Manifest, Wish
 from parakeet_worker.errors import EndpointDenied, InvalidRequest, ParakeetError
+from parakeet_worker.notices import messages
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import FileSource, Format, Request
 from parakeet_worker.stopwatch import Stopwatch
@@ -46,8 +47,7 @@ def here(pipeline: Pipeline, request: Request) -> Hear:
         document = await asyncio.to_thread(
             render.document, heard, asked.format, timestamp=asked.timestamp
         )
-        told = document.get("warnings")
-        warnings = tuple(map(str, told)) if isinstance(told, list) else ()
+        warnings = messages(document.get("warnings"))
         figures = Figures(heard.seconds, None, watch.seconds["total"], started, "here")
         return Answer(document, asked.format, warnings, figures)
 

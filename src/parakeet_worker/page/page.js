@@ -254,10 +254,11 @@ function conclude(whole) {
 }
 
 /** What the reader must know about words that may be missing, each place to be listened to. */
-function warn({ warnings = [], words, uncovered }) {
-  const lines = warnings.map((warning) => [warning]);
+function warn({ warnings = [], words }) {
+  const lines = warnings.map((warning) =>
+    warning.start === undefined ? [warning.message] : [`${warning.message} `, placeOf(warning)],
+  );
   if (!words.length) lines.unshift(["No words were heard in this recording."]);
-  if (uncovered.length) lines.push(["Listen there: ", ...uncovered.map(placeOf)]);
   at("warnings").replaceChildren(
     ...lines.map((parts) => {
       const item = document.createElement("li");

@@ -1,0 +1,27 @@
+"""Warnings: their shape on the wire, and their number."""
+
+from parakeet_worker.notices import MOST, Notice, limited, messages
+
+
+def test_a_warning_is_sent_with_its_code_and_the_place_that_it_is_about() -> None:
+    notice = Notice("audio_gap", "0.5 s are missing", 1.23456, 1.73456)
+    assert notice.document() == {
+        "code": "audio_gap", "message": "0.5 s are missing", "start": 1.235, "end": 1.735,
+    }  # fmt: skip
+    assert Notice("tracks", "2 tracks").document() == {"code": "tracks", "message": "2 tracks"}
+
+
+def test_the_sentences_of_answers_old_and_new_are_read() -> None:
+    assert messages([{"code": "a", "message": "b"}, "c", {}]) == ("b", "c", "")
+    assert messages(None) == ()
+
+
+def test_of_many_warnings_of_a_kind_the_last_says_how_many_were_left_out() -> None:
+    gaps = [Notice("audio_gap", "x", float(at), at + 0.5) for at in range(MOST + 7)]
+    found = limited([*gaps, Notice("tracks", "y")])
+    assert found[:MOST] == tuple(gaps[:MOST])
+    assert found[MOST].code == "tracks"
+    assert found[MOST + 1 :] == (
+        Notice("audio_gap", "7 more warnings of this kind", float(MOST), MOST + 6.5),
+    )
+    assert limited(gaps[:MOST]) == tuple(gaps[:MOST])
