@@ -75,6 +75,8 @@ class JobApi:
         """How long jobs are on their way to a worker; if that one hangs up, they are lost."""
         self.progress_delay_seconds = 0.0
         """How long it takes to receive progress."""
+        self.pinged: set[str] = set()
+        """Jobs that a heartbeat has named."""
         self.unhealthy: list[dict[str, str]] = []
         """What workers said of themselves when they could not work."""
         self.open_takes = 0
@@ -303,6 +305,7 @@ class JobApi:
     async def _ping(self, request: web.Request) -> web.Response:
         with self._changed:
             self.requests["ping"] += 1
+            self.pinged.update(request.query.get("job_id", "").split(","))
             if request.query.get("status") == "unhealthy":
                 self.unhealthy.append(dict(request.query))
             self._changed.notify_all()
@@ -366,13 +369,15 @@ def running_worker(
     *,
     module: Sequence[str] = ("parakeet_worker.entrypoints.serverless",),
     log: IO[str] | int = subprocess.PIPE,
+    prefix: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[str]]:
     """The worker as RunPod runs it, in a process group of its own so that all of it ends.
 
     What many jobs make it say is more than a pipe holds that nobody reads: that goes to `log`.
+    `prefix` is a command that runs it under other conditions.
     """
     worker = subprocess.Popen(
-        [sys.executable, "-m", *module],
+        [*prefix, sys.executable, "-m", *module],
         env={"PATH": os.environ["PATH"], **api.environment(home), **environment},
         cwd=home,
         start_new_session=True,

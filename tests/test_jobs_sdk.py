@@ -38,6 +38,7 @@ CHANGES = {
     "del worker_state.JobsProgress.remove": "no signature found",
     "rp_job._job_get_url = lambda size=1: ''": "has no parameter 'batch_size'",
     "rp_ping.Heartbeat.start_ping = lambda self: None": "has no parameter 'mirror'",
+    "rp_ping.Heartbeat.process_loop = lambda: None": "has no parameter 'mirror'",
 }
 CHANGED = f"""
 import json, os
@@ -104,3 +105,31 @@ def test_an_sdk_that_is_another_is_noticed_before_it_is_used(tmp_path: Path) -> 
     said = json.loads(run(CHANGED, tmp_path))
     for change, reason in CHANGES.items():
         assert reason in said[change], change
+
+
+MIRRORS = """
+import json, os
+from parakeet_worker.jobs.sdk import ForkedMirror
+mirror = ForkedMirror(8)
+ids = ["a", "a,bb", "aaaa,bbbb", None, "ccc"]
+read, write = os.pipe()
+go, told = os.pipe()
+if os.fork() == 0:
+    seen = []
+    for _ in ids:
+        os.read(go, 1)
+        seen.append(mirror.get())
+        os.write(write, b"x")
+    os.write(write, json.dumps(seen).encode())
+    os._exit(0)
+for each in ids:
+    mirror.set(each)
+    os.write(told, b"x")
+    os.read(read, 1)
+print(os.read(read, 9999).decode())
+"""
+
+
+def test_a_fork_sees_the_ids_that_are_set_after_it(tmp_path: Path) -> None:
+    # The third has no room for both.
+    assert json.loads(run(MIRRORS, tmp_path)) == ["a", "a,bb", "aaaa", None, "ccc"]

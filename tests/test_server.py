@@ -1,5 +1,6 @@
 """The server as a process of its own: how it starts, what it hears, and how it ends."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 import recordings
+from confined import held_ffmpeg
 from http_server import PATIENCE_SECONDS, Process, figure, running_server
 from speech import SAMPLES, all_samples
 from test_http_doors import TEXT, TONE
@@ -122,6 +124,25 @@ def test_a_signal_lets_what_runs_finish_and_nothing_begin(tmp_path: Path) -> Non
         assert answers[0].status_code == 200
         assert server.ended() == 0
         assert list(server.scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_process_group_lets_ffmpeg_finish(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    variables = {**SCRIPTED, "PARAKEET_FFMPEG": str(held_ffmpeg(tmp_path))}
+    with running_server(tmp_path, variables) as server, ThreadPoolExecutor(1) as caller:
+        server.wait_until_ready()
+        call = caller.submit(upload, server)
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while not (tmp_path / "started").exists():
+            assert time.monotonic() < ends
+        os.killpg(server.process.pid, number)
+        while _accepts(server):
+            assert time.monotonic() < ends
+        (tmp_path / "go").touch()
+        assert call.result(PATIENCE_SECONDS).json() == {"text": TEXT}
+        assert server.ended() == 0
 
 
 def _accepts(server: Process) -> bool:

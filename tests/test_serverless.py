@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 import recordings
+from confined import held_ffmpeg, mounted
 from endpoint_api import KEY, EndpointApi
 from job_api import JobApi, running_worker
 from loopback import WebServer, sends, trickles
@@ -360,6 +362,53 @@ async def test_sigterm_lets_running_jobs_finish_and_delivers_them(
         assert await asyncio.to_thread(worker.wait, 60) == 0
         for name in names:
             assert api.deliveries[name].bodies == [{"output": {"text": "440."}}]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_process_group_lets_ffmpeg_finish_and_the_heartbeat_go_on(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    options = {**SCRIPTED, "PARAKEET_FFMPEG": str(held_ffmpeg(tmp_path))}
+    with JobApi(hold_seconds=600) as api, running_worker(api, tmp_path, options) as worker:
+        api.submit("job", {"audio_base64": tone(440)})
+        api.wait_until((tmp_path / "started").exists)
+        os.killpg(worker.pid, number)
+        before = api.requests["ping"]
+        api.wait_until(lambda: api.requests["ping"] > before + 1)
+        assert worker.poll() is None
+        (tmp_path / "go").touch()
+        assert api.result("job") == {"output": {"text": "440."}}
+        assert worker.wait(60) == 0
+
+
+def test_the_heartbeat_ends_with_a_worker_that_is_killed(tmp_path: Path) -> None:
+    with JobApi(hold_seconds=600) as api, running_worker(api, tmp_path, SCRIPTED) as worker:
+        assert api.polled()
+        (heartbeat,) = psutil.Process(worker.pid).children()
+        worker.kill()
+        assert heartbeat.wait(60) is None
+
+
+@pytest.mark.parametrize("shared_memory", ["read-only", "missing"])
+def test_a_worker_without_shared_memory_pings_with_its_jobs(
+    tmp_path: Path, shared_memory: str
+) -> None:
+    mounts = {
+        "read-only": "mount -t tmpfs -o ro none /dev/shm",
+        "missing": f"""cd {tmp_path}; mkdir -p dev; mount -t tmpfs none dev
+            for name in null urandom; do touch dev/$name; mount --bind /dev/$name dev/$name; done
+            mount --rbind dev /dev""",
+    }
+    options = {**SCRIPTED, "PARAKEET_FFMPEG": str(held_ffmpeg(tmp_path))}
+    with (
+        JobApi(hold_seconds=600) as api,
+        running_worker(api, tmp_path, options, prefix=mounted(mounts[shared_memory])),
+    ):
+        api.submit("job", {"audio_base64": tone(440)})
+        api.wait_until((tmp_path / "started").exists)
+        api.wait_until(lambda: "job" in api.pinged)
+        (tmp_path / "go").touch()
+        assert api.result("job") == {"output": {"text": "440."}}
 
 
 def test_a_job_submitted_at_the_moment_of_sigterm_is_answered_or_stays_queued(

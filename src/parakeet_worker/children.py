@@ -46,6 +46,9 @@ class Child:
                     stdin=subprocess.DEVNULL,
                     stdout=theirs.fileno(),
                     stderr=subprocess.PIPE,
+                    # A signal to the worker's process group (Ctrl-C, systemd) must not cut a
+                    # recording short that the worker is going to finish.
+                    start_new_session=True,
                 )
             except OSError as failure:
                 self._output.close()

@@ -1,9 +1,7 @@
 """uv: where it is found, how it is run, and what its complaints mean."""
 
-import ctypes
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parakeet_worker.bootstrap.choices import Choices
+from parakeet_worker.bootstrap.owner import die_with_parent
 from parakeet_worker.bootstrap.profile import Profile
 from parakeet_worker.bootstrap.volume import Volume, remove
 from parakeet_worker.errors import (
@@ -34,7 +33,6 @@ PROGRESS_SECONDS = 10.0
 _PROBE_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
 _OPTIONAL_SECONDS = 300.0
-_PR_SET_PDEATHSIG = 1
 
 _FULL = ("no space left", "os error 28", "os error 122", "disk quota", "errno 28", "os error 27")
 _READONLY = ("read-only file system", "os error 30", "errno 30")
@@ -185,7 +183,8 @@ def _run(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        preexec_fn=_die_with_parent,  # noqa: PLW1509  # one system call, nothing is allocated
+        start_new_session=True,  # a signal to the group is this process's to handle
+        preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, nothing is allocated
     ) as running:
         try:
             while True:
@@ -204,15 +203,6 @@ def _run(
     if running.returncode != 0:
         go_on()  # who took over may have removed what this one was writing to
         raise complaint(said, running.returncode, home)
-
-
-_libc = ctypes.CDLL(None)
-
-
-def _die_with_parent() -> None:
-    """Where the kernel can: nobody's uv goes on writing after its bootstrap was killed."""
-    if hasattr(_libc, "prctl"):
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def complaint(said: str, status: int, home: Path) -> SetupError:

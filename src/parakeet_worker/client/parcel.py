@@ -180,6 +180,7 @@ async def _encoder(ffmpeg: Path, codec: Codec, channels: int) -> asyncio.subproc
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the client, which ends it
         )
     except OSError as failure:
         raise FfmpegMissing from failure

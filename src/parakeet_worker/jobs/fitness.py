@@ -20,7 +20,12 @@ async def check_ffmpeg(pipeline: Pipeline) -> None:
     command = [str(pipeline.ffmpeg), "-hide_banner", "-version"]
     try:
         ran = await asyncio.to_thread(
-            subprocess.run, command, capture_output=True, timeout=_FFMPEG_SECONDS, check=False
+            subprocess.run,
+            command,
+            capture_output=True,
+            timeout=_FFMPEG_SECONDS,
+            check=False,
+            start_new_session=True,
         )
     except (OSError, subprocess.TimeoutExpired) as failure:
         raise Unfit(f"{pipeline.ffmpeg} does not run: {failure}") from failure
