@@ -1,7 +1,4 @@
 import asyncio
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Generator
 from contextlib import aclosing
@@ -88,14 +85,3 @@ async def test_a_function_is_computed_in_another_thread_and_raises_here() -> Non
     assert await threads.computed(threading.get_ident) != threading.get_ident()
     with pytest.raises(ZeroDivisionError):
         await threads.computed(lambda: 1 // 0)
-
-
-async def test_threads_and_what_they_start_let_the_event_loop_interrupt_them() -> None:
-    def started() -> str:
-        said = "import os; print(os.sched_getscheduler(0))"
-        command = [sys.executable, "-c", said]
-        return subprocess.run(command, capture_output=True, check=True, text=True).stdout
-
-    assert await threads.computed(os.sched_getscheduler, 0) == os.SCHED_BATCH
-    assert int(await threads.computed(started)) == os.SCHED_BATCH
-    assert os.sched_getscheduler(0) == os.SCHED_OTHER

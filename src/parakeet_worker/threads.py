@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,20 +15,8 @@ Given = ParamSpec("Given")
 
 _MOST_THREADS = 1024
 
-
-def _in_batches() -> None:
-    """Ask the kernel not to let this thread, and what it starts, interrupt others when it wakes.
-
-    A decoder is several threads that wake each other for every few packets. Where each interrupts
-    the one that woke it, that is a third of its processor time; the event loop's thread, which is
-    not in this class, interrupts them all.
-    """
-    with suppress(OSError):  # not every container lets a thread choose
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-
-
 # Threads are kept: torch sets up each of them when it first computes there.
-_pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="ingest", initializer=_in_batches)
+_pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="ingest")
 
 
 @dataclass(frozen=True, slots=True)
