@@ -18,6 +18,7 @@ PACKAGE = "parakeet_worker"
 FLOW = (
     "errors",
     "language",
+    "bounded_json",
     "bootstrap.choices",
     "bootstrap.owner",
     "bootstrap.lease",

@@ -31,6 +31,7 @@ from parakeet_worker.errors import (
     FfmpegMissing,
     InvalidRequest,
     ParakeetError,
+    echo,
 )
 from parakeet_worker.notices import Notice
 from parakeet_worker.request import Channels, Clip
@@ -342,7 +343,7 @@ class _Report:
         declared = None if estimated or _VIDEO.search(text) else duration
         lines = [_PREFIX.sub("", line) for line in text.splitlines() if not _NOISE.match(line)]
         said = [line.rpartition(": ")[2] for line in lines if line.strip()]
-        return cls(text, duration, declared, said[-1][:200] if said else None)
+        return cls(text, duration, declared, echo(said[-1]) if said else None)
 
     @property
     def divisible(self) -> bool:

@@ -68,7 +68,7 @@ import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 
 class ParakeetError(Exception):
@@ -90,10 +90,32 @@ class ParakeetError(Exception):
         return {"error": str(self), "code": self.code, **self.facts}
 
 
+MAX_ECHO_CHARACTERS = 100
+_MAX_COMPARED_CHARACTERS = 64
+
+
+def echo(given: str) -> str:
+    """What a caller or a third party sent, as it is repeated: cut, and with no lone surrogates."""
+    if len(given) > MAX_ECHO_CHARACTERS:
+        given = given[: MAX_ECHO_CHARACTERS - 1] + "…"
+    return given.encode(errors="backslashreplace").decode()[:MAX_ECHO_CHARACTERS]
+
+
 def nearest(name: str, known: list[str]) -> str | None:
-    """The known name that `name` was probably meant to be."""
+    """The known name that `name` was probably meant to be; none for a long one."""
+    if len(name) > _MAX_COMPARED_CHARACTERS:
+        return None
     matches = get_close_matches(name, known, n=1)
     return matches[0] if matches else None
+
+
+Failure = TypeVar("Failure", bound=BaseException)
+
+
+def without_trace(failure: Failure) -> Failure:
+    """The same, to be kept: without the frames, and so the values, that it passed through."""
+    failure.__traceback__ = failure.__cause__ = failure.__context__ = None
+    return failure
 
 
 class RequestError(ParakeetError):
@@ -106,6 +128,7 @@ class InvalidRequest(RequestError):
     code = "invalid_request"
 
     def __init__(self, field: str, reason: str, nearest: str | None = None) -> None:
+        field = echo(field)
         hint = f"; did you mean '{nearest}'?" if nearest else ""
         super().__init__(f"{field}: {reason}{hint}", field=field, nearest=nearest)
 
@@ -115,13 +138,15 @@ class SourceForbidden(RequestError):
     http_status = 403
 
     def __init__(self, host: str, reason: str) -> None:
-        super().__init__(f"{host} may not be fetched: {reason}", host=host)
+        host = echo(host)
+        super().__init__(f"{host} may not be fetched: {echo(reason)}", host=host)
 
 
 class SourceRefused(RequestError):
     code = "source_refused"
 
     def __init__(self, source: str, status: int) -> None:
+        source = echo(source)
         super().__init__(f"{source} answered {status}", source=source, status=status)
 
 
@@ -130,6 +155,7 @@ class SourceNotFound(RequestError):
     http_status = 404
 
     def __init__(self, source: str) -> None:
+        source = echo(source)
         super().__init__(f"there is nothing at {source}", source=source)
 
 
@@ -147,8 +173,8 @@ class EndpointRefused(RequestError):
 
     def __init__(self, endpoint: str, status: int, reason: str) -> None:
         super().__init__(
-            f"{endpoint} answered {status}: {reason or 'no reason given'}",
-            endpoint=endpoint,
+            f"{echo(endpoint)} answered {status}: {echo(reason) or 'no reason given'}",
+            endpoint=echo(endpoint),
             status=status,
         )
 
@@ -217,7 +243,7 @@ class AudioTruncated(RequestError):
     def __init__(self, seconds: float, declared_seconds: float | None, reason: str) -> None:
         declared = f" of {declared_seconds:.2f} s declared" if declared_seconds else ""
         super().__init__(
-            f"the file ends after {seconds:.2f} s{declared}: {reason}",
+            f"the file ends after {seconds:.2f} s{declared}: {echo(reason)}",
             seconds=round(seconds, 3),
             declared=declared_seconds,
         )
@@ -257,7 +283,7 @@ class ModelNotFound(RequestError):
 
     def __init__(self, model: str, served: str) -> None:
         super().__init__(
-            f"'{model}' is not served here; '{served}' is", field="model", served=served
+            f"'{echo(model)}' is not served here; '{served}' is", field="model", served=served
         )
 
 
@@ -266,6 +292,7 @@ class UnknownRoute(RequestError):
     http_status = 404
 
     def __init__(self, path: str) -> None:
+        path = echo(path)
         super().__init__(f"there is nothing at {path}; /docs lists what there is", path=path)
 
 
@@ -274,7 +301,10 @@ class MethodNotAllowed(RequestError):
     http_status = 405
 
     def __init__(self, method: str, path: str) -> None:
-        super().__init__(f"{path} does not take {method}; /docs lists what it takes", path=path)
+        path = echo(path)
+        super().__init__(
+            f"{path} does not take {echo(method)}; /docs lists what it takes", path=path
+        )
 
 
 class UploadTimeout(RequestError):
@@ -289,7 +319,8 @@ class OutputRefused(RequestError):
     code = "output_refused"
 
     def __init__(self, place: str, reason: str) -> None:
-        super().__init__(f"the answer cannot be written to {place}: {reason}", place=place)
+        place = echo(place)
+        super().__init__(f"the answer cannot be written to {place}: {echo(reason)}", place=place)
 
 
 class ResultTooLarge(RequestError):
@@ -315,7 +346,8 @@ class SourceUnreachable(TransientError):
     code = "source_unreachable"
 
     def __init__(self, source: str, reason: str) -> None:
-        super().__init__(f"{source}: {reason}", source=source)
+        source = echo(source)
+        super().__init__(f"{source}: {echo(reason)}", source=source)
 
 
 class SourceTimeout(TransientError):
@@ -323,8 +355,8 @@ class SourceTimeout(TransientError):
 
     def __init__(self, source: str, limit_seconds: float) -> None:
         super().__init__(
-            f"{source} did not deliver within {limit_seconds:g} s",
-            source=source,
+            f"{echo(source)} did not deliver within {limit_seconds:g} s",
+            source=echo(source),
             limit=limit_seconds,
         )
 
@@ -333,13 +365,15 @@ class EndpointUnreachable(TransientError):
     code = "endpoint_unreachable"
 
     def __init__(self, endpoint: str, reason: str) -> None:
-        super().__init__(f"{endpoint}: {reason}", endpoint=endpoint)
+        endpoint = echo(endpoint)
+        super().__init__(f"{endpoint}: {echo(reason)}", endpoint=endpoint)
 
 
 class JobCancelled(TransientError):
     code = "job_cancelled"
 
     def __init__(self, job: str) -> None:
+        job = echo(job)
         super().__init__(f"job {job} was cancelled", job=job)
 
 
@@ -347,7 +381,8 @@ class JobExpired(TransientError):
     code = "job_expired"
 
     def __init__(self, job: str, reason: str) -> None:
-        super().__init__(f"job {job} was given up: {reason}", job=job)
+        job = echo(job)
+        super().__init__(f"job {job} was given up: {echo(reason)}", job=job)
 
 
 class DecodeTimeout(TransientError):
@@ -378,7 +413,8 @@ class OutputUnreachable(TransientError):
     code = "output_unreachable"
 
     def __init__(self, place: str, reason: str) -> None:
-        super().__init__(f"the answer cannot be written to {place}: {reason}", place=place)
+        place = echo(place)
+        super().__init__(f"the answer cannot be written to {place}: {echo(reason)}", place=place)
 
 
 class Overloaded(TransientError):
@@ -413,7 +449,8 @@ class JobFailed(EngineError):
     code = "job_failed"
 
     def __init__(self, job: str, reason: str) -> None:
-        super().__init__(f"job {job}: {reason}", job=job)
+        job = echo(job)
+        super().__init__(f"job {job}: {echo(reason)}", job=job)
 
 
 class OutOfMemory(EngineError):

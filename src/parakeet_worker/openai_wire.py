@@ -11,9 +11,9 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from parakeet_worker import answers, outputs, render, request
 from parakeet_worker.errors import (
@@ -36,6 +36,10 @@ Granularity: TypeAlias = Literal["word", "segment"]
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 MODELS = "/v1/models"
+
+_MAX_NAME_CHARACTERS = 200
+_MAX_FIELDS = 32
+_MAX_ITEMS = 32
 
 # Programs have one of these written into them; here they all mean the model that is served.
 ALIASES = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe")
@@ -68,8 +72,8 @@ class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     file: str | None = None
-    model: str | None = None
-    language: str | None = None
+    model: Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)] | None = None
+    language: Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)] | None = None
     response_format: ResponseFormat = "json"
     temperature: float = 0.0
     timestamp_granularities: list[Granularity] | None = None
@@ -165,6 +169,12 @@ def _asked(given: Mapping[str, Any], source: request.Source, settings: Settings)
 
 
 def _validated(given: Mapping[str, Any]) -> _Wire:
+    if len(given) > _MAX_FIELDS:
+        raise InvalidRequest("body", f"has {len(given)} fields, limit {_MAX_FIELDS}")
+    # Before they are validated one by one: pydantic counts at the end.
+    for name, value in given.items():
+        if isinstance(value, list | dict) and len(value) > _MAX_ITEMS:
+            raise InvalidRequest(str(name), f"has {len(value)} items, limit {_MAX_ITEMS}")
     # Forms of programs send a field that was left empty; that is no choice.
     present = {name: value for name, value in given.items() if value not in (None, "", [""], [])}
     for name in present:
@@ -177,7 +187,9 @@ def _validated(given: Mapping[str, Any]) -> _Wire:
     except ValidationError as failure:
         first = failure.errors(include_url=False)[0]
         field = str(first["loc"][0])
-        said = first["msg"].replace("Input should be", "must be")
+        said = first["msg"].replace("Input should be", "must be").replace("should", "must")
+        if first["type"] == "string_unicode":
+            said = "has a lone surrogate, which is no character"
         choices = list(get_args(_CHOICES[field])) if field in _CHOICES else []
         hint = nearest(str(first["input"]), choices)
         raise InvalidRequest(field, said, hint) from failure

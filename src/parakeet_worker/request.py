@@ -1,23 +1,39 @@
 """Wire names in, `Request` out: the only module that knows how a job is spelled."""
 
-import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
+from parakeet_worker import bounded_json
 from parakeet_worker.engine.base import Samples
-from parakeet_worker.errors import InvalidRequest, RequestError, nearest
+from parakeet_worker.errors import (
+    InvalidRequest,
+    RequestError,
+    echo,
+    nearest,
+    without_trace,
+)
 from parakeet_worker.language import LANGUAGES
 
 Format: TypeAlias = Literal["json", "verbose_json", "text", "srt", "vtt", "tsv"]
 Vad: TypeAlias = Literal["auto", "off"]
 Attention: TypeAlias = Literal["pieces", "full"]
 Channels: TypeAlias = Literal["mix", "separate"]
+
+MAX_INPUTS = 1000
+"""Recordings of one job."""
+MAX_URL_CHARACTERS = 32 << 10
+MAX_CLIP_SECONDS = 1e8
+"""Later than in any recording: a clip that ends there has no end."""
+_MAX_KEY_CHARACTERS = 1024
+_MAX_BUCKET_CHARACTERS = 255
+_MAX_NAME_CHARACTERS = 100
+_MAX_FIELDS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +102,12 @@ class Clip:
     end_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start_seconds < math.inf:
-            raise InvalidRequest("clip.start", "must be zero or more")
+        if not 0 <= self.start_seconds < MAX_CLIP_SECONDS:
+            raise InvalidRequest("clip.start", f"must be from 0 to {MAX_CLIP_SECONDS:.0f}")
         if self.end_seconds is not None and not self.end_seconds > self.start_seconds:
             raise InvalidRequest("clip.end", "must be greater than clip.start")
+        if self.end_seconds is not None and self.end_seconds >= MAX_CLIP_SECONDS:
+            object.__setattr__(self, "end_seconds", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,20 +150,33 @@ class Job:
 class _Wire(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, given: object) -> object:
+        """Each unknown field would become an error of its own."""
+        if isinstance(given, Mapping) and len(given) > _MAX_FIELDS:
+            facts = {"count": len(given), "limit": _MAX_FIELDS}
+            raise PydanticCustomError("many_fields", "has {count} fields, limit {limit}", facts)
+        return given
+
 
 class _ClipWire(_Wire):
-    start: Annotated[float, Field(ge=0)] | None = None
+    start: Annotated[float, Field(ge=0, lt=MAX_CLIP_SECONDS)] | None = None
     end: Annotated[float, Field(gt=0)] | None = None
 
 
+# A length, even where any would do, has pydantic refuse lone surrogates.
+_Url: TypeAlias = Annotated[str, Field(max_length=MAX_URL_CHARACTERS)]
+
+
 class _S3Wire(_Wire):
-    key: Annotated[str, Field(min_length=1)]
-    bucket: Annotated[str, Field(min_length=1)] | None = None
+    key: Annotated[str, Field(min_length=1, max_length=_MAX_KEY_CHARACTERS)]
+    bucket: Annotated[str, Field(min_length=1, max_length=_MAX_BUCKET_CHARACTERS)] | None = None
 
 
 class _RequestWire(_Wire):
     audio_base64: str | None = None
-    audio_url: str | None = None
+    audio_url: _Url | None = None
     audio_s3: _S3Wire | None = None
     audio_format: Annotated[str, Field(pattern=r"^\.?[A-Za-z0-9]{1,8}$")] | None = None
     clip: _ClipWire | None = None
@@ -155,10 +186,10 @@ class _RequestWire(_Wire):
     vad: Vad = "auto"
     attention: Attention = "pieces"
     channels: Channels = "mix"
-    language: str | None = None
+    language: Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)] | None = None
     stream: bool = False
     progress: bool = False
-    output_url: str | None = None
+    output_url: _Url | None = None
     output_s3: _S3Wire | None = None
 
 
@@ -230,16 +261,17 @@ def _unwritten(name: str, text: str) -> object:
     if name not in _INNER:
         return text
     try:
-        value: object = json.loads(text)
-    except ValueError as failure:
-        raise InvalidRequest(name, f"not JSON: {failure}") from failure
-    return value
+        return bounded_json.parse(text)
+    except bounded_json.NotParsed as failure:
+        raise InvalidRequest(name, str(failure)) from failure
 
 
 def _parse_list(payload: Mapping[str, object]) -> Job:
     inputs = payload["inputs"]
     if not isinstance(inputs, list) or not inputs:
         raise InvalidRequest("inputs", "must be a list of at least one object")
+    if len(inputs) > MAX_INPUTS:
+        raise InvalidRequest("inputs", f"has {len(inputs)} items, limit {MAX_INPUTS}")
     defaults = {name: value for name, value in payload.items() if name != "inputs"}
     beside = [name for name in _SOURCES if defaults.get(name) is not None]
     if beside:
@@ -263,7 +295,7 @@ def _read_one(item: object, index: int, defaults: Mapping[str, object]) -> Reque
         wire = _validated({**defaults, **given}, f"{where}.", _ITEM_FIELDS)
         return _request(wire, f"{where}.")
     except RequestError as error:
-        return error
+        return without_trace(error)
 
 
 def _request(wire: _RequestWire, prefix: str, source: Source | None = None) -> Request:
@@ -285,6 +317,10 @@ def _request(wire: _RequestWire, prefix: str, source: Source | None = None) -> R
 
 
 def _validated(payload: Mapping[str, object], prefix: str, known: list[str]) -> _RequestWire:
+    if len(payload) > _MAX_FIELDS:
+        raise InvalidRequest(
+            prefix.removesuffix(".") or "input", f"has {len(payload)} fields, limit {_MAX_FIELDS}"
+        )
     for name in payload:
         if name not in known:
             hint = nearest(str(name), known)
@@ -308,6 +344,10 @@ def _named(failure: ValidationError, prefix: str) -> InvalidRequest:
         return InvalidRequest(field, "no such field", hint)
     if kind == "missing":
         return InvalidRequest(field, "is required")
+    if kind == "many_fields":
+        return InvalidRequest(field, first["msg"])
+    if kind == "string_unicode":
+        return InvalidRequest(field, "has a lone surrogate, which is no character")
     said = "must be an object" if kind == "model_type" else first["msg"]
     said = said.replace("Input should be", "must be").replace("String should", "must")
     choices = get_args(_CHOICES.get(str(first["loc"][-1]), Format))
@@ -341,7 +381,7 @@ def _address(url: str, field: str) -> UrlSource | S3Source:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as failure:
-        raise InvalidRequest(field, f"not a URL: {failure}") from failure
+        raise InvalidRequest(field, f"not a URL: {echo(str(failure))}") from failure
     if parts.scheme not in ("http", "https") or not host:
         raise InvalidRequest(field, "must be an http, https or s3 address")
     if url != url.strip() or not url.isprintable():
@@ -370,7 +410,7 @@ def language_code(given: str | None, field: str) -> str | None:
     code = names.get(meant, meant.replace("_", "-").partition("-")[0])
     if code not in LANGUAGES:
         hint = nearest(meant, [*names, *LANGUAGES])
-        raise InvalidRequest(field, f"'{given}' is none of the model's languages", hint)
+        raise InvalidRequest(field, f"'{echo(given)}' is none of the model's languages", hint)
     return code
 
 

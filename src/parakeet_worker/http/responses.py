@@ -112,7 +112,8 @@ async def begun(
 
 async def answered(document: object) -> Response:
     """An answer as JSON, written in a thread."""
-    return Response(await json_text.written_aside(document), media_type="application/json")
+    content = (await json_text.written_aside(document)).encode(errors="backslashreplace")
+    return Response(content, media_type="application/json")
 
 
 class EventStream(Response):
@@ -169,4 +170,5 @@ async def _written(event: Event | None) -> bytes:
     name, document = event
     aside = json_text.holds_many(document)  # the whole does, which comes last; no sentence
     data = await json_text.written_aside(document) if aside else json_text.written(document)
-    return (f"event: {name}\n" if name else "").encode() + f"data: {data}\n\n".encode()
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {data}\n\n".encode(errors="backslashreplace")

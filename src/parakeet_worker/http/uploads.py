@@ -1,7 +1,6 @@
 """A request's body to disk while it arrives, under a cap of bytes and of time."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
+from parakeet_worker import bounded_json
 from parakeet_worker.errors import AudioTooLarge, InvalidRequest, UploadTimeout
 from parakeet_worker.request import FileSource, InlineSource
 from parakeet_worker.request import Request as Transcription
@@ -21,6 +21,7 @@ from parakeet_worker.sources import inline
 
 _FILE = "file"
 _MAX_PARTS = 64
+_MAX_BOUNDARY_BYTES = 70  # as RFC 2046 has it
 _MAX_FIELD_BYTES = 64 << 10
 """All fields together, which are kept in memory."""
 _FORM_SLACK_BYTES = 1 << 20
@@ -76,10 +77,9 @@ def read(path: Path) -> object:
     content = path.read_bytes()
     path.unlink()
     try:
-        document: object = json.loads(content)
-    except ValueError as failure:
-        raise InvalidRequest("body", f"not JSON: {failure}") from failure
-    return document
+        return bounded_json.parse(content)
+    except bounded_json.NotParsed as failure:
+        raise InvalidRequest("body", str(failure)) from failure
 
 
 def kept(asked: Transcription, target: Path, settings: Settings) -> Transcription:
@@ -140,6 +140,8 @@ class _FormReading:
         self._name = ""
         self._value = bytearray()
         self._has_file = self._ended = False
+        if len(boundary) > _MAX_BOUNDARY_BYTES:
+            raise InvalidRequest("content-type", "the form's boundary is longer than 70 bytes")
         self._parser = MultipartParser(
             boundary,
             {

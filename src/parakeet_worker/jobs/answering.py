@@ -8,7 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from parakeet_worker import answers, openai_wire
-from parakeet_worker.errors import EngineLost, ParakeetError
+from parakeet_worker.errors import EngineLost, ParakeetError, RequestError
 from parakeet_worker.jobs.delivery import Delivery
 from parakeet_worker.jobs.loop import Job
 from parakeet_worker.outcome import BUG, CANCELLED, Outcome
@@ -78,6 +78,8 @@ async def answered(
     """
     wanted = _wants(payload, "stream")
     try:
+        if isinstance(payload, RequestError):
+            raise payload
         if isinstance(payload, dict) and "openai_route" in payload:
             return await openai_wire.answer_openai(pipeline, payload, record.observe)
         if segment is None or not _wants(payload, "stream", "progress"):

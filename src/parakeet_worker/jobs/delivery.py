@@ -101,15 +101,18 @@ class Delivery:
         try:
             async with self._session.post(
                 url,
-                data=BytesIO(text.encode()),  # which is written in parts
+                # It is written in parts. A lone surrogate becomes JSON's escape for it.
+                data=BytesIO(text.encode(errors="backslashreplace")),
                 headers=_HEADERS,
+                allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=timeout_seconds),
             ) as response:
                 status = response.status
                 await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as failure:
             raise _NotYet(f"{type(failure).__name__}: {failure}") from failure
-        if status in _PASSING or status >= 500:
+        # A redirect, as to a login page, has taken nothing.
+        if status in _PASSING or status >= 500 or 300 <= status < 400:
             raise _NotYet(f"the platform answered {status}")
         if status >= 400:
             raise _Refused(status)

@@ -6,7 +6,6 @@ for taken jobs ten times a second, and loses what arrives in a poll that is open
 """
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -15,6 +14,8 @@ from typing import Any
 
 import aiohttp
 
+from parakeet_worker import bounded_json, threads
+from parakeet_worker.errors import InvalidRequest, without_trace
 from parakeet_worker.jobs.delivery import Delivery
 from parakeet_worker.jobs.sdk import Sdk
 
@@ -93,14 +94,18 @@ class JobLoop:
             began = time.monotonic()
             try:
                 taken = await self._take(session, free)
+                for job in taken:
+                    self._start(job, delivery)
             except _Faulty as fault:
                 pause_seconds = min(_LONGEST_PAUSE_SECONDS, 2 * pause_seconds or 1.0)
                 log.warning("no jobs for %.0f s: %s", pause_seconds, fault)
                 await self._pause(pause_seconds)
                 continue
+            except Exception:  # a bug: those that run are answered, and others are taken
+                log.exception("a bug while jobs are taken")
+                await self._pause(_LONGEST_PAUSE_SECONDS)
+                continue
             pause_seconds = 0.0
-            for job in taken:
-                self._start(job, delivery)
             if not taken:
                 await self._pause(_SHORTEST_POLL_SECONDS - (time.monotonic() - began))
 
@@ -156,8 +161,12 @@ class JobLoop:
                 await asyncio.sleep(_BUSY_SECONDS)
             except (aiohttp.ClientError, TimeoutError, OSError):
                 pass  # a poll that broke off; the next one says the same
+            except Exception as failure:  # noqa: BLE001  # an answer in no form that is known
+                log.warning("stops cannot be read: %s", type(failure).__name__)
+                await asyncio.sleep(_BUSY_SECONDS)
             for name in stopped:
-                self._stop(name)
+                if isinstance(name, str):
+                    self._stop(name)
             if not stopped:
                 await asyncio.sleep(max(0.0, _SHORTEST_POLL_SECONDS - (time.monotonic() - began)))
 
@@ -193,9 +202,36 @@ async def _jobs_in(response: aiohttp.ClientResponse) -> list[Job]:
         return []
     if response.status != 200:
         raise _Faulty(f"the platform answered {response.status}")
-    body = json.loads(await response.text() or "[]")
-    found = body if isinstance(body, list) else [body]
+    content = await response.read()
+    if len(content) > bounded_json.SMALL_BYTES:
+        return await threads.computed(jobs_of, content)
+    return jobs_of(content)
+
+
+def jobs_of(content: bytes) -> list[Job]:
+    """The jobs in what the platform answered.
+
+    Where it cannot be parsed as a whole, each job is parsed by itself; one that cannot be has an
+    `InvalidRequest` as its input. Raises `bounded_json.NotParsed` if there is no job in it.
+    """
+    try:
+        body = bounded_json.parse(content or b"[]")
+        found = body if isinstance(body, list) else [body]
+    except bounded_json.NotParsed as failure:
+        text = content.decode(errors="replace")
+        found = [_job_of(item) for item in bounded_json.items(text)]
+        if not found:
+            raise
+        log.warning("jobs are read one by one: %s", failure)
     jobs = [job for job in found if isinstance(job, dict) and isinstance(job.get("id"), str)]
     if len(jobs) != len(found):
         log.error("%d jobs came without an id and cannot be answered", len(found) - len(jobs))
     return jobs
+
+
+def _job_of(text: str) -> object:
+    try:
+        return bounded_json.parse(text)
+    except bounded_json.NotParsed as failure:
+        reason = without_trace(InvalidRequest("input", str(failure)))
+        return {"id": bounded_json.string_field(text, "id"), "input": reason}
