@@ -71,8 +71,8 @@ class JobApi:
         self.faults: dict[str, deque[Fault]] = defaultdict(deque)
         """What goes wrong with the next requests to a route: `job-take`, `job-stop`, `job-done`,
         `job-stream`, and `progress`, which the platform has on the route of answers."""
-        self.on_the_wire_seconds = 0.0
-        """How long jobs are on their way to a worker; if that one hangs up, they are lost."""
+        self.wire_open = True
+        """While it is not, jobs that were taken stay on their way."""
         self.progress_delay_seconds = 0.0
         """How long it takes to receive progress."""
         self.pinged: set[str] = set()
@@ -108,6 +108,19 @@ class JobApi:
     def submit(self, job: str, payload: object) -> None:
         with self._changed:
             self._queue.append({"id": job, "input": payload})
+            self.deliveries[job] = Delivery()
+            self._changed.notify_all()
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """What is submitted inside comes at one moment."""
+        with self._changed:
+            yield
+
+    def submit_text(self, job: str, text: str) -> None:
+        """A job whose input is this text, which need not be JSON that anybody can read."""
+        with self._changed:
+            self._queue.append({"id": job, "text": text})
             self.deliveries[job] = Delivery()
             self._changed.notify_all()
 
@@ -258,9 +271,12 @@ class JobApi:
         if not taken:
             return web.Response(status=204)
         batched = "/job-take-batch/" in request.path
-        await asyncio.sleep(self.on_the_wire_seconds)
-        response = web.json_response(taken if batched else taken[0])
+        written = ", ".join(map(_written, taken))
         try:
+            while not self.wire_open:  # noqa: ASYNC110  # tests open it in other threads
+                await asyncio.sleep(_LOOK_SECONDS)
+            text = f"[{written}]" if batched else written
+            response = web.Response(text=text, content_type="application/json")
             await response.prepare(request)
             await response.write_eof()
         finally:
@@ -347,13 +363,23 @@ class JobApi:
         return _faulty(request, fault) if fault else web.Response(text="ok")
 
 
+def _written(job: Mapping[str, Any]) -> str:
+    text = job["text"] if "text" in job else json.dumps(job["input"])
+    return f'{{"input": {text}, "id": {json.dumps(job["id"])}}}'
+
+
 def _no_json(word: str) -> None:
     raise ValueError(f"{word} is not JSON")
 
 
 def _faulty(request: web.Request, fault: Fault) -> web.StreamResponse:
     if isinstance(fault, int):
-        return web.Response(status=fault, text="so it was asked for")
+        if fault == 304:
+            return web.Response(status=fault)
+        # Where a redirect leads to, everything is answered with 200, as by a login page.
+        to = {"Location": request.path.rpartition("/job-")[0] + "/ping/login"}
+        headers = to if 300 <= fault < 400 else {}
+        return web.Response(status=fault, text="so it was asked for", headers=headers)
     if fault == "garbage":
         return web.Response(text='[{"id": "cut o', content_type="application/json")
     assert request.transport is not None

@@ -1,6 +1,7 @@
 """Whatever a job brings, it gets a sentence with a code, and the worker goes on as if new."""
 
 import asyncio
+import json
 import threading
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -409,3 +410,44 @@ async def test_a_job_that_fails_for_a_reason_nobody_knows_leaves_nothing(
     assert answer["code"] == "engine_lost"
     assert answer["refresh_worker"] is True
     check_nothing_left(settings, children)
+
+
+@pytest.mark.parametrize("field", ["language", "format", "audio_url", "\ud800"])
+async def test_a_lone_surrogate_costs_its_own_recording_alone(
+    field: str, settings: Settings, children: Children
+) -> None:
+    bad = {**good(440), field: "\ud800"}
+    with open_pipeline(settings) as pipeline:
+        answers = await handler_of(pipeline)({"input": {"inputs": [good(440), bad, good(880)]}})
+        assert isinstance(answers, list)
+        first, refused, last = answers
+        check_refusal(refused, Case("invalid_request", good))
+        json.dumps(refused, ensure_ascii=False).encode()
+        assert (first, last) == ({"text": "440."}, {"text": "880."})
+        check_nothing_left(settings, children)
+
+
+@pytest.mark.parametrize("end", [1e8, 1e305, 1.7976931348623157e308])
+async def test_a_clip_to_the_largest_number_goes_to_the_end(end: float, settings: Settings) -> None:
+    payload = {**good(440), "clip": {"start": 0.2, "end": end}}
+    with open_pipeline(settings) as pipeline:
+        assert await answer_to(pipeline, payload) == {"text": "440."}
+
+
+async def test_a_bug_in_one_recording_costs_no_other_its_answer(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_detector(vad: str) -> Any:
+        if vad == "off":
+            raise KeyError("secret")
+        return open_detectors(settings)("auto")
+
+    with open_pipeline(settings) as opened:
+        pipeline = Pipeline(settings, opened.batcher, opened.ffmpeg, no_detector)
+        listed = {"inputs": [good(440), {**good(660), "vad": "off"}, good(880)]}
+        answers = await answer_to(pipeline, listed)
+    assert isinstance(answers, list)
+    first, failed, last = answers
+    assert failed == {"error": "internal_error: see the worker's log", "code": "internal_error"}
+    assert (first, last) == ({"text": "440."}, {"text": "880."})
+    assert "a bug in one recording" in caplog.text

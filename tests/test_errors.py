@@ -233,3 +233,49 @@ def test_the_code_in_front_of_the_sentence_is_enough_to_read_an_error():
 )
 def test_what_is_none_of_our_errors_is_not_read_as_one(document):
     assert errors.read(document) is None
+
+
+# Sentences of our own, which some are made from, are not cut.
+OURS = {
+    "InvalidRequest": ["reason"],
+    "ModelNotFound": ["served"],
+    "AudioEmpty": ["reason"],
+    "AudioUndecodable": ["reason"],
+    "EngineLost": ["reason"],
+}
+
+
+def foreign_strings_of(kind: type[ParakeetError]) -> list[str]:
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    strings = [each.name for each in parameters if each.annotation is str]
+    return [name for name in strings if name not in OURS.get(kind.__name__, [])]
+
+
+ECHOING = [kind for kind in LEAVES if not issubclass(kind, SetupError) and foreign_strings_of(kind)]
+
+
+@pytest.mark.parametrize("kind", ECHOING)
+def test_what_was_sent_is_repeated_up_to_100_characters_and_can_be_sent(kind):
+    given = {"seconds": 1.0, "declared_seconds": 1.0, "limit_seconds": 1.0, "status": 400}
+    wanted = inspect.signature(kind.__init__).parameters
+    ours = OURS.get(kind.__name__, [])
+    sent = {name: "\ud800" + "x" * 10_000 for name in foreign_strings_of(kind)}
+    facts = {name: given[name] for name in wanted if name in given}
+    error = kind(**{**facts, **dict.fromkeys(ours, "ours"), **sent})
+    text = json.dumps(error.document(), ensure_ascii=False)
+    text.encode()
+    assert len(text) < 100 * 2 * len(sent) + 2 * len(str(example.document())) + 200
+    assert "x" * 101 not in text
+
+
+def test_an_echo_is_cut_and_without_lone_surrogates():
+    assert errors.echo("talk.mp3") == "talk.mp3"
+    assert errors.echo("x" * 100) == "x" * 100
+    assert errors.echo("x" * 101) == "x" * 99 + "…"
+    assert errors.echo("a\ud800b") == "a\\ud800b"
+    assert len(errors.echo("\ud800" * 100)) == 100
+
+
+def test_a_long_name_is_not_compared():
+    assert errors.nearest("formt", ["format"]) == "format"
+    assert errors.nearest("formt" + "t" * 100, ["format" + "t" * 100]) is None

@@ -191,3 +191,23 @@ async def test_what_came_as_base64_waits_on_disk(tmp_path: Path) -> None:
         answer = await server.client.post("/transcribe", json=payload)
         assert answer.json() == [{"text": TEXT}] * 3
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [71, 300, 5000])
+async def test_a_boundary_longer_than_the_standard_has_it_is_refused(
+    hasty: Serving, size: int
+) -> None:
+    kind = {"content-type": f"multipart/form-data; boundary={'b' * size}"}
+    answer = await hasty.client.post("/transcribe", content=b"x", headers=kind)
+    assert (answer.status_code, answer.json()["field"]) == (400, "content-type")
+
+
+@pytest.mark.parametrize("name", ["\ud800", "x" * 60_000, "clip"])
+async def test_a_part_of_an_odd_name_or_content_is_refused(hasty: Serving, name: str) -> None:
+    given = name.encode(errors="surrogatepass")
+    head = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n' % given
+    content = head + b"[" * 20_000 + b"\r\n" + FILE + b"\r\n--b--\r\n"
+    kind = {"content-type": "multipart/form-data; boundary=b"}
+    answer = await hasty.client.post("/transcribe", content=content, headers=kind)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+    assert len(answer.content) < 1000

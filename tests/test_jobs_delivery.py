@@ -41,6 +41,8 @@ def delivering() -> Delivering:
         [429],
         [408],
         [425],
+        [302],
+        [304],
         ["drop"],
         ["drop", "drop", "drop", "drop"],
         [500, "drop", 429, 408],

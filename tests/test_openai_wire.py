@@ -14,7 +14,14 @@ from faulty_worker import TOO_HIGH, FaultyEngine
 from http_server import Serving, serving
 from loopback import WebServer, sends
 from parakeet_worker import openai_wire as spelling
-from parakeet_worker.errors import InvalidRequest, ModelNotFound, ParakeetError, UnknownRoute
+from parakeet_worker.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    ParakeetError,
+    RequestError,
+    UnknownRoute,
+    echo,
+)
 from parakeet_worker.settings import Settings
 from parakeet_worker.worker import open_pipeline
 from test_http_doors import TEXT, TONE, encoded, events
@@ -268,3 +275,32 @@ def test_a_queue_job_that_cannot_be_honoured_is_refused(
     with pytest.raises(type(error)) as refused:
         answer(payload)
     assert re.sub(r"\W", "", str(refused.value)).startswith(re.sub(r"\W", "", str(error))[:40])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("timestamp_granularities", ["word"] * 1_000_000),
+        ("model", "x" * 10_000_000),
+        ("language", "x" * 10_000_000),
+        ("response_format", "x" * 10_000_000),
+        ("temperature", 10**400),
+        ("model", "\ud800"),
+        ("language", "\ud800"),
+        ("x" * 10_000_000, 1),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_by_name_in_few_words(field, value):
+    with pytest.raises(RequestError) as raised:
+        spelling.from_json({"file": "UklGRg==", field: value}, Settings(engine="scripted"))
+    document = raised.value.document()
+    assert document["field"] == echo(field)
+    assert len(json.dumps(document, ensure_ascii=False).encode()) < 1000
+
+
+def test_many_fields_are_refused_as_many():
+    with pytest.raises(InvalidRequest, match="has 100001 fields, limit 32"):
+        spelling.from_json(
+            {"file": "UklGRg==", **{str(index): 1 for index in range(100_000)}},
+            Settings(engine="scripted"),
+        )

@@ -17,6 +17,7 @@ from parakeet_worker.request import (
     UrlOutput,
     UrlSource,
     parse,
+    parse_form,
 )
 
 URL = "https://example.com/talk.mp3"
@@ -475,3 +476,72 @@ def test_what_concerns_the_whole_job_has_no_place_inside_a_list(field):
     (error,) = listed({"audio_url": URL, field: True})
     assert isinstance(error, InvalidRequest)
     assert error.facts["field"] == f"inputs[0].{field}"
+
+
+# bounds
+
+LONG = "x" * 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("payload", "field"),
+    [
+        ({"inputs": [{}] * 200_000}, "inputs"),
+        ({"audio_url": "https://example.com/" + LONG}, "audio_url"),
+        ({"audio_url": URL, "output_url": "https://example.com/" + LONG}, "output_url"),
+        ({"audio_s3": {"key": LONG}}, "audio_s3.key"),
+        ({"audio_s3": {"key": "a", "bucket": LONG}}, "audio_s3.bucket"),
+        ({"audio_url": URL, "language": LONG}, "language"),
+        ({"audio_url": URL, "format": LONG}, "format"),
+        ({"audio_url": URL, "audio_format": LONG}, "audio_format"),
+        ({"audio_url": URL, "clip": {str(index): 1 for index in range(100_000)}}, "clip"),
+        ({"audio_url": URL, "clip": {"end": 10**400}}, "clip.end"),
+        ({"audio_url": URL, "clip": {"start": 1e305}}, "clip.start"),
+        ({str(index): 1 for index in range(100_000)}, "input"),
+        ({"inputs": [{}], **{str(index): 1 for index in range(100_000)}}, "input"),
+        ({LONG: 1}, "x" * 99 + "…"),
+        ({"audio_url": URL, "clip": {LONG: 1}}, "clip." + "x" * 94 + "…"),
+    ],
+)
+def test_every_length_count_and_number_has_a_bound(payload, field):
+    error = refusal(payload)
+    assert error.facts["field"] == field
+    assert len(str(error.document())) < 1000
+
+
+@pytest.mark.parametrize(
+    ("payload", "field"),
+    [
+        ({"audio_url": "\ud800"}, "audio_url"),
+        ({"audio_s3": {"key": "\ud800"}}, "audio_s3.key"),
+        ({"audio_url": "s3://talks/\ud800"}, "audio_url"),
+        ({"audio_url": URL, "language": "\ud800"}, "language"),
+        ({"audio_url": URL, "format": "\ud800"}, "format"),
+        ({"audio_url": URL, "\ud800": 1}, "\\ud800"),
+        ({"audio_url": URL, "clip": {"\ud800": 1}}, "clip"),
+    ],
+)
+def test_a_lone_surrogate_is_refused_in_words_that_can_be_sent(payload, field):
+    error = refusal(payload)
+    assert error.facts["field"] == field
+    json.dumps(error.document(), ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize("end", [1.7976931348623157e308, 1e305, 1e8])
+def test_a_clip_that_ends_later_than_any_recording_has_no_end(end):
+    assert only({"audio_url": URL, "clip": {"start": 5, "end": end}}).clip == Clip(5.0, None)
+    assert Clip(5.0, end) == Clip(5.0, None)
+
+
+def test_errors_of_a_list_hold_nothing_but_themselves():
+    first, second = listed({"audio_url": URL, "clip": {"start": "x"}}, {"formt": 1})
+    for error in (first, second):
+        assert isinstance(error, InvalidRequest)
+        assert error.__traceback__ is error.__cause__ is error.__context__ is None
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "9" * 5000, '{"a":' * 900 + "1" + "}" * 900])
+def test_a_form_field_that_cannot_be_parsed_is_refused_by_name(text, tmp_path):
+    with pytest.raises(InvalidRequest) as raised:
+        parse_form([("clip", text)], tmp_path)
+    assert raised.value.facts["field"] == "clip"

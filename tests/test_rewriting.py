@@ -8,7 +8,7 @@ import pytest
 from parakeet_worker import render
 from parakeet_worker.errors import InvalidRequest
 from parakeet_worker.request import Format
-from parakeet_worker.rewriting import TextFormat, rewrite
+from parakeet_worker.rewriting import MAX_WORDS, TextFormat, rewrite
 from parakeet_worker.transcript import TimedToken, Transcript, Word, join
 
 TEXT_FORMATS = get_args(TextFormat)
@@ -91,3 +91,30 @@ def test_the_transcript_that_is_written_needs_nothing_but_words():
     shortened = replace(TALK, seconds=0.0, frame_seconds=0.01)
     for chosen in TEXT_FORMATS:
         assert render.written(shortened, chosen) == render.written(TALK, chosen)
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        ([5] * (MAX_WORDS + 1), "words"),
+        ([{"word": "x" * 501, "start": 0, "end": 1}], "words.0.word"),
+        ([{"word": "\ud800", "start": 0, "end": 1}], "words.0.word"),
+        ([{"word": "a", "start": 0, "end": 1e300}], "words.0.end"),
+        ([{"word": "a", "start": 0, "end": 10**400}], "words.0.end"),
+        ([{"word": "a", "start": 0, "end": 1, "channel": 65}], "words.0.channel"),
+        ([{"word": "a", "start": 0, "end": 1}] * 700 + [5], "words.700"),
+        ([{str(index): 1 for index in range(100_000)}], "words.0"),
+    ],
+)
+def test_every_length_count_and_number_has_a_bound(words, field):
+    with pytest.raises(InvalidRequest) as raised:
+        rewrite({"format": "srt", "words": words})
+    assert raised.value.facts["field"] == field
+
+
+def test_as_many_words_and_channels_as_are_allowed_are_written():
+    words = [
+        {"word": "a", "start": index, "end": index + 0.5, "channel": index % 64 + 1}
+        for index in range(5000)
+    ]
+    assert rewrite({"format": "tsv", "words": words}).count("\n") > 64

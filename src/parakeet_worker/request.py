@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
 
 from parakeet_worker import bounded_json
 from parakeet_worker.engine.base import Samples
@@ -155,8 +154,7 @@ class _Wire(BaseModel):
     def _few_fields(cls, given: object) -> object:
         """Each unknown field would become an error of its own."""
         if isinstance(given, Mapping) and len(given) > _MAX_FIELDS:
-            facts = {"count": len(given), "limit": _MAX_FIELDS}
-            raise PydanticCustomError("many_fields", "has {count} fields, limit {limit}", facts)
+            raise ValueError(f"has {len(given)} fields, limit {_MAX_FIELDS}")
         return given
 
 
@@ -344,8 +342,8 @@ def _named(failure: ValidationError, prefix: str) -> InvalidRequest:
         return InvalidRequest(field, "no such field", hint)
     if kind == "missing":
         return InvalidRequest(field, "is required")
-    if kind == "many_fields":
-        return InvalidRequest(field, first["msg"])
+    if kind == "value_error":
+        return InvalidRequest(field, first["msg"].removeprefix("Value error, "))
     if kind == "string_unicode":
         return InvalidRequest(field, "has a lone surrogate, which is no character")
     said = "must be an object" if kind == "model_type" else first["msg"]

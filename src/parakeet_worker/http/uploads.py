@@ -22,6 +22,7 @@ from parakeet_worker.sources import inline
 _FILE = "file"
 _MAX_PARTS = 64
 _MAX_BOUNDARY_BYTES = 70  # as RFC 2046 has it
+_MAX_HEADER_BYTES = 16 << 10
 _MAX_FIELD_BYTES = 64 << 10
 """All fields together, which are kept in memory."""
 _FORM_SLACK_BYTES = 1 << 20
@@ -141,7 +142,7 @@ class _FormReading:
         self._value = bytearray()
         self._has_file = self._ended = False
         if len(boundary) > _MAX_BOUNDARY_BYTES:
-            raise InvalidRequest("content-type", "the form's boundary is longer than 70 bytes")
+            raise InvalidRequest("content-type", "its boundary has more than 70 bytes")
         self._parser = MultipartParser(
             boundary,
             {
@@ -179,6 +180,8 @@ class _FormReading:
 
     def _head(self, which: int, content: bytes) -> None:
         self._header[which] += content
+        if len(self._header[which]) > _MAX_HEADER_BYTES:
+            raise InvalidRequest("body", f"a part has a header of over {_MAX_HEADER_BYTES} bytes")
 
     def _end_header(self) -> None:
         name, value = self._header

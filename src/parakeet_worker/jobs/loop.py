@@ -27,6 +27,8 @@ Answer = Callable[[Job, Delivery], Coroutine[Any, Any, None]]
 _EARLY_STOP_SECONDS = 60.0
 """So long a cancellation waits for its job to come. For longer would be wrong: the platform may
 hand out a job again, under its old name, after it was cancelled."""
+_ANSWERED_SECONDS = 600.0
+"""So long a cancellation of a job that has ended is known to be late, and not early."""
 _POLL_SECONDS = 90.0
 _SHORTEST_POLL_SECONDS = 1.0
 """An empty poll that comes back sooner was not held open; the next one waits for the rest."""
@@ -50,6 +52,7 @@ class JobLoop:
         *,
         slots: int,
         delivery_seconds: float,
+        on_the_wire_seconds: float = _ON_THE_WIRE_SECONDS,
         when_idle: Callable[[], object] = lambda: None,
     ) -> None:
         """`when_idle` is called, in a thread, whenever the last running job has ended."""
@@ -57,10 +60,13 @@ class JobLoop:
         self._answer = answer
         self._slots = slots
         self._delivery_seconds = delivery_seconds
+        self._on_the_wire_seconds = on_the_wire_seconds
         self._when_idle = when_idle
         self._running: dict[str, asyncio.Task[None]] = {}
         self._stopped_early: dict[str, float] = {}
         """Jobs whose cancellation overtook them, and until when that is remembered."""
+        self._ended: dict[str, float] = {}
+        """Jobs that have ended, the first first, and until when that is remembered."""
         self._freed = asyncio.Event()
         self._ending = asyncio.Event()
 
@@ -113,7 +119,7 @@ class JobLoop:
         """Jobs, if there are any; raises `_Faulty`."""
         limit = aiohttp.ClientTimeout(total=_POLL_SECONDS)
         poll = asyncio.ensure_future(session.get(self._sdk.take_url(most), timeout=limit))
-        await self._until_ending(poll, grace_seconds=_ON_THE_WIRE_SECONDS)
+        await self._until_ending(poll, grace_seconds=self._on_the_wire_seconds)
         if poll.cancelled():
             return []
         try:
@@ -142,11 +148,19 @@ class JobLoop:
         name = task.get_name()
         self._sdk.in_progress.remove(name)
         del self._running[name]
+        self._note_end(name)
         self._freed.set()
         if not self._running:
             task.get_loop().run_in_executor(None, self._when_idle)
         if not task.cancelled() and task.exception() is not None:
             log.error("a job ended in a bug", exc_info=task.exception(), extra={"job": name})
+
+    def _note_end(self, name: str) -> None:
+        now = time.monotonic()
+        while self._ended and next(iter(self._ended.values())) < now:
+            del self._ended[next(iter(self._ended))]
+        self._ended.pop(name, None)
+        self._ended[name] = now + _ANSWERED_SECONDS
 
     async def _heed_stops(self, session: aiohttp.ClientSession) -> None:
         while True:
@@ -172,7 +186,9 @@ class JobLoop:
 
     def _stop(self, name: str) -> None:
         now, task = time.monotonic(), self._running.get(name)
-        if task is None:
+        if task is None and self._ended.get(name, 0.0) > now:
+            log.info("cancelled after its end", extra={"job": name})
+        elif task is None:
             waiting = {job: until for job, until in self._stopped_early.items() if until > now}
             self._stopped_early = {**waiting, name: now + _EARLY_STOP_SECONDS}
         elif not task.cancelling():  # once is enough: a second would disturb it at its clearing up
