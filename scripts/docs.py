@@ -4,7 +4,7 @@ import inspect
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import click
 
@@ -56,7 +56,9 @@ def _configuration() -> str:
 
 
 def _kind(annotation: Any) -> str:
-    if get_origin(annotation) is types.UnionType:
+    if get_origin(annotation) is Annotated:
+        return _kind(get_args(annotation)[0])
+    if get_origin(annotation) in (types.UnionType, Union):
         return _kind(next(kind for kind in get_args(annotation) if kind is not type(None)))
     choices = get_args(annotation)
     if choices:

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import psutil
 import pytest
 import stamina
 
-from loopback import Listener, S3Server, WebServer
+from loopback import Listener, S3Server, WebServer, self_signed_certificate
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,6 +43,23 @@ def ffmpeg(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 async def web() -> AsyncIterator[WebServer]:
     async with WebServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that signs itself, with its key."""
+    path = tmp_path_factory.mktemp("certificate") / "both.pem"
+    path.write_text(self_signed_certificate())
+    return path
+
+
+@pytest.fixture
+async def secure(certificate: Path) -> AsyncIterator[WebServer]:
+    """A web server whose certificate nobody trusts."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    async with WebServer(context) as server:
         yield server
 
 

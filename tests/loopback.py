@@ -2,14 +2,20 @@
 
 import asyncio
 import gzip
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from types import TracebackType
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from types import MappingProxyType, TracebackType
 from typing import Self, TypeAlias
 
 import boto3
 from aiohttp import web
 from botocore.config import Config
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from moto.server import ThreadedMotoServer
 
 Behaviour: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -18,7 +24,8 @@ Behaviour: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class WebServer:
     """An HTTP server; `at` gives a path its behaviour."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.asked: list[str] = []
         """Paths with their queries, letter by letter, one for each request."""
         self.headers: list[Mapping[str, str]] = []
@@ -33,10 +40,15 @@ class WebServer:
         application = web.Application()
         application.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(
-            application, handler_cancellation=True, shutdown_timeout=0.1, access_log=None
+            application,
+            handler_cancellation=True,
+            shutdown_timeout=0.1,
+            access_log=None,
+            max_line_size=64 << 10,
+            max_field_size=64 << 10,
         )
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls).start()
         return self
 
     async def __aexit__(
@@ -50,7 +62,7 @@ class WebServer:
     @property
     def address(self) -> str:
         host, port = self._runner.addresses[0]
-        return f"http://{host}:{port}"
+        return f"{'https' if self._tls else 'http'}://{host}:{port}"
 
     def at(self, path: str, behaviour: Behaviour) -> str:
         """Give `path` a behaviour; its URL."""
@@ -69,11 +81,13 @@ class WebServer:
             raise
 
 
-def sends(content: bytes) -> Behaviour:
+def sends(
+    content: bytes, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})
+) -> Behaviour:
     """The content, as a server should."""
 
     async def behave(_: web.Request) -> web.StreamResponse:
-        return web.Response(body=content)
+        return web.Response(body=content, status=status, headers=headers)
 
     return behave
 
@@ -110,11 +124,13 @@ def gzips(content: bytes) -> Behaviour:
     return behave
 
 
-def answers(status: int, body: str = "") -> Behaviour:
+def answers(
+    status: int, body: str = "", headers: Mapping[str, str] = MappingProxyType({})
+) -> Behaviour:
     """A status and, it may be, a page about it."""
 
     async def behave(_: web.Request) -> web.StreamResponse:
-        return web.Response(status=status, text=body)
+        return web.Response(status=status, text=body, headers=headers)
 
     return behave
 
@@ -269,7 +285,37 @@ class S3Server:
         """What is stored in the bucket."""
         return self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
+    def content_type(self, key: str) -> str:
+        """What was said of it when it was stored."""
+        return self._client.head_object(Bucket=self.bucket, Key=key)["ContentType"]
+
     def presigned(self, key: str, method: str = "get_object") -> str:
         """An address that anybody may read, or write to, for an hour."""
         named = {"Bucket": self.bucket, "Key": key}
         return str(self._client.generate_presigned_url(method, Params=named, ExpiresIn=3600))
+
+
+def self_signed_certificate() -> str:
+    """A certificate for 127.0.0.1 and localhost, and its key, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return (certificate.public_bytes(serialization.Encoding.PEM) + private).decode()

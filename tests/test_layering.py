@@ -35,6 +35,9 @@ FLOW = (
     "engine.device",
     "request",
     "addresses",
+    "remote",
+    "remote.retries",
+    "remote.http",
     "buckets",
     "sources.inline",
     "sources.memory",
@@ -166,9 +169,19 @@ FLOW = (
 
 # Who may import what is not ours; a name stands for the modules below it too.
 OWNERS = {
-    "aiohttp": ("addresses", "jobs.delivery", "jobs.loop", "outputs.url", "sources.url"),
+    "aiohttp": (
+        "addresses",
+        "buckets",
+        "jobs.delivery",
+        "jobs.loop",
+        "outputs.s3",
+        "outputs.url",
+        "remote.http",
+        "sources.s3",
+        "sources.url",
+    ),
     "boto3": ("buckets", "client.store"),
-    "botocore": ("buckets", "client.store", "doctor", "outputs.s3", "sources.s3"),
+    "botocore": ("buckets", "client.store", "doctor"),
     "click": ("entrypoints.cli",),
     "httpx": ("client.wire", "weights"),
     "huggingface_hub": ("weights",),
@@ -205,8 +218,7 @@ OWNERS = {
         "client.clients",
         "client.wire",
         "jobs.delivery",
-        "outputs.url",
-        "sources.url",
+        "remote.retries",
         "weights",
     ),
     "starlette": ("http.connections", "http.doors", "http.responses", "http.uploads"),
@@ -222,7 +234,7 @@ OWNERS = {
     "tqdm": ("entrypoints.transcription",),
     "uvicorn": ("http.connections",),
     "yaml": ("engine.native.checkpoint", "engine.nemo"),
-    "yarl": ("addresses",),
+    "yarl": ("addresses", "buckets", "sources.url"),
 }
 
 # What takes long to import is imported where it is used, in the middle of a function.

@@ -1,5 +1,6 @@
 import asyncio
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ from loopback import (
     answers,
     chunks,
     drops,
+    gzips,
     in_turn,
     sends,
     stalls,
     trickles,
 )
+from parakeet_worker import buckets
 from parakeet_worker.errors import (
     AudioTooLarge,
     InvalidRequest,
+    InvalidSetting,
     ParakeetError,
     S3NotConfigured,
     SourceNotFound,
@@ -31,6 +35,8 @@ from parakeet_worker.errors import (
 from parakeet_worker.request import Request, S3Source, parse
 from parakeet_worker.settings import Settings
 from parakeet_worker.sources import s3 as source
+
+pytestmark = pytest.mark.usefixtures("without_waits")
 
 CONTENT = os.urandom(600_000)
 KEYS = ["talk.wav", "a talk/über+alles?#%2F.wav", "deep/er/talk.wav", "//twice.wav"]
@@ -125,6 +131,7 @@ async def test_wrong_credentials_are_refused_and_not_repeated_in_the_error(
     error = await refusal(S3Source("talk.wav"), tmp_path, settings(web.address))
     assert isinstance(error, SourceRefused)
     assert error.facts["status"] == 403
+    assert "SignatureDoesNotMatch" in str(error)
     told = str(error.document())
     assert S3Server.secret_key not in told
     assert S3Server.access_key not in told
@@ -228,9 +235,162 @@ async def test_downloads_that_stand_still_keep_nobody_else_waiting(
     asked = S3Source("talk.wav")
     downloads = [asyncio.ensure_future(source.download(asked, one, chosen)) for one in targets]
     await web.reached.wait()
-    # The loop's own threads read inline audio, listen for speech and look up addresses.
+    # The loop's own threads read inline audio and look up addresses.
     assert await asyncio.wait_for(asyncio.to_thread(str, "here"), 30) == "here"
     assert not any(download.done() for download in downloads)
     released.set()
     found = await asyncio.gather(*downloads, return_exceptions=True)
     assert all(isinstance(failure, SourceNotFound) for failure in found)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (403, "RequestTimeTooSkewed"),
+        (403, "InvalidAccessKeyId"),
+        (403, "InvalidObjectState"),
+        (400, "ExpiredToken"),
+        (403, "SecondLevelDomainForbidden"),
+        (301, "PermanentRedirect"),
+        (307, "TemporaryRedirect"),
+    ],
+)
+async def test_a_refusal_is_named_as_the_service_names_it(
+    status: int, code: str, web: WebServer, tmp_path: Path
+) -> None:
+    web.at("/recordings/talk.wav", answers(status, f"<Error><Code>{code}</Code></Error>"))
+    error = await refusal(S3Source("talk.wav"), tmp_path, settings(web.address))
+    assert isinstance(error, SourceRefused)
+    assert str(error) == f"source_refused: s3://recordings/talk.wav answered {status}: {code}"
+    assert len(web.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        answers(429, "<Error><Code>TooManyRequests</Code></Error>"),
+        answers(400, "<Error><Code>ThrottlingException</Code></Error>"),
+        answers(400, "<Error><Code>RequestTimeout</Code></Error>"),
+        answers(520),
+        drops(CONTENT[:1000], declared=len(CONTENT)),
+        drops(),
+    ],
+    ids=["429", "throttled", "timeout", "520", "cut in the body", "dropped"],
+)
+async def test_what_passes_is_tried_again(fault: Behaviour, web: WebServer, tmp_path: Path) -> None:
+    web.at("/recordings/talk.wav", in_turn(fault, fault, sends(CONTENT)))
+    assert await fetched(S3Source("talk.wav"), tmp_path, settings(web.address)) == CONTENT
+    web.at("/recordings/broken.wav", fault)
+    error = await refusal(S3Source("broken.wav"), tmp_path, settings(web.address))
+    assert isinstance(error, SourceUnreachable)
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        answers(301, "", {"x-amz-bucket-region": "eu-west-3"}),
+        answers(
+            400,
+            "<Error><Code>AuthorizationQueryParametersError</Code><Region>eu-west-3</Region></Error>",
+        ),
+    ],
+)
+async def test_a_bucket_in_another_region_is_asked_there_once(
+    elsewhere: Behaviour, web: WebServer, tmp_path: Path
+) -> None:
+    chosen = settings(web.address, s3_region="us-east-1")
+    web.at("/recordings/talk.wav", in_turn(elsewhere, sends(CONTENT)))
+    assert await fetched(S3Source("talk.wav"), tmp_path, chosen) == CONTENT
+    assert "%2Fus-east-1%2F" in web.asked[0]
+    assert "%2Feu-west-3%2F" in web.asked[1]
+    web.asked.clear()
+    web.at("/recordings/never.wav", elsewhere)
+    error = await refusal(S3Source("never.wav"), tmp_path, chosen)
+    assert isinstance(error, SourceRefused)
+    assert "eu-west-3" in str(error)
+    assert len(web.asked) == 2
+
+
+async def test_a_compressed_object_is_unpacked_and_counted_unpacked(
+    web: WebServer, tmp_path: Path
+) -> None:
+    web.at("/recordings/talk.wav", gzips(bytes(500_000)))
+    assert await fetched(S3Source("talk.wav"), tmp_path, settings(web.address)) == bytes(500_000)
+    web.at("/recordings/bomb.wav", gzips(bytes(1 << 26)))
+    error = await refusal(S3Source("bomb.wav"), tmp_path, settings(web.address))
+    assert isinstance(error, AudioTooLarge)
+
+
+async def test_temporary_keys_and_public_buckets(web: WebServer, tmp_path: Path) -> None:
+    web.at("/recordings/talk.wav", sends(CONTENT))
+    temporary = settings(web.address, s3_session_token="FwoG/token")
+    assert await fetched(S3Source("talk.wav"), tmp_path, temporary) == CONTENT
+    assert "X-Amz-Security-Token=FwoG%2Ftoken" in web.asked[0]
+    public = settings(web.address, s3_access_key=None, s3_secret_key=None, s3_anonymous=True)
+    assert await fetched(S3Source("talk.wav"), tmp_path, public) == CONTENT
+    assert web.asked[1] == "/recordings/talk.wav"
+
+
+async def test_an_untrusted_certificate_is_named_and_not_tried_again(
+    secure: WebServer, tmp_path: Path
+) -> None:
+    error = await refusal(S3Source("talk.wav"), tmp_path, settings(secure.address))
+    assert isinstance(error, SourceRefused)
+    assert "certificate" in str(error)
+    assert secure.asked == []
+
+
+def test_settings_that_no_request_can_use_are_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nope")
+    with pytest.raises(InvalidSetting, match="AWS_PROFILE"):
+        buckets.check(settings("http://127.0.0.1:9", s3_bucket="profile"))
+    buckets.check(Settings())  # without S3 settings nothing is looked at
+
+
+def test_the_addressing_style_is_the_operators() -> None:
+    virtual = settings("http://s3.test:9", s3_addressing_style="virtual")
+    asked = buckets.client(virtual).generate_presigned_url(
+        "get_object", {"Bucket": "recordings", "Key": "a"}
+    )
+    assert asked.startswith("http://recordings.s3.test:9/a?")
+
+
+async def test_slow_bodies_end_at_their_time_limit_and_leave_s3_to_others(
+    web: WebServer, tmp_path: Path
+) -> None:
+    """As many as there were threads once; each sends a byte at a time, never still for long."""
+    web.at("/recordings/slow.wav", trickles(CONTENT, 0.05))
+    web.at("/recordings/talk.wav", sends(CONTENT))
+    brief = settings(web.address, download_timeout_seconds=1.5, stall_timeout_seconds=5)
+    slow = [
+        source.download(S3Source("slow.wav"), tmp_path / f"{number}", brief) for number in range(70)
+    ]
+    found = await asyncio.gather(*slow, return_exceptions=True)
+    assert all(isinstance(failure, SourceTimeout) for failure in found)
+    assert await asyncio.wait_for(web.left.wait(), 5), "the connections are closed"
+    chosen = settings(web.address)
+    assert await fetched(S3Source("talk.wav"), tmp_path, chosen) == CONTENT
+
+
+async def test_a_process_ends_while_a_body_trickles(web: WebServer, tmp_path: Path) -> None:
+    web.at("/recordings/slow.wav", trickles(CONTENT, 0.05))
+    program = f"""
+import asyncio
+from pathlib import Path
+from parakeet_worker.request import S3Source
+from parakeet_worker.settings import Settings
+from parakeet_worker.sources import s3
+settings = Settings(s3_access_key="a", s3_secret_key="b", s3_endpoint="{web.address}",
+                    s3_bucket="recordings", download_timeout_seconds=1)
+try:
+    asyncio.run(s3.download(S3Source("slow.wav"), Path("{tmp_path}/audio"), settings))
+except Exception as error:
+    print(error.code, flush=True)
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 20)
+    assert output.split() == [b"source_timeout"]

@@ -19,7 +19,7 @@ from parakeet_worker.bootstrap.environment import candidates
 from parakeet_worker.bootstrap.installer import check_reachable
 from parakeet_worker.bootstrap.profile import Profile
 from parakeet_worker.bootstrap.volume import Volume, read_json
-from parakeet_worker.errors import FfmpegMissing, SetupError
+from parakeet_worker.errors import FfmpegMissing, SetupError, one_line
 from parakeet_worker.settings import Settings
 
 _LEAST_GPU_MIB = 6_000
@@ -278,9 +278,11 @@ def _bucket(settings: Settings, bucket: str) -> Check:
             "correct the keys, or let them list the bucket; reading files may work all the same"
         )
         return Check("s3", "warning", f"{bucket}: {code or status}", remedy)
+    except SetupError as failure:
+        return Check("s3", "failed", str(failure), "correct what is named")
     except (BotoCoreError, ValueError) as failure:
         remedy = "mend the network, S3_ENDPOINT or S3_REGION"
-        return Check("s3", "failed", str(failure), remedy)
+        return Check("s3", "failed", one_line(str(failure), 200), remedy)
     return Check("s3", "ok", f"{bucket} answers")
 
 

@@ -118,6 +118,13 @@ def without_trace(failure: Failure) -> Failure:
     return failure
 
 
+def one_line(text: str, limit: int = 100) -> str:
+    """Foreign text as it may be shown: printable, on one line, at most `limit` characters."""
+    words = " ".join(text[: 10 * limit].split())
+    shown = "".join(letter if letter.isprintable() else "?" for letter in words)
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
 class RequestError(ParakeetError):
     """The caller must change the request."""
 
@@ -145,9 +152,12 @@ class SourceForbidden(RequestError):
 class SourceRefused(RequestError):
     code = "source_refused"
 
-    def __init__(self, source: str, status: int) -> None:
+    def __init__(self, source: str, status: int | None, reason: str | None = None) -> None:
         source = echo(source)
-        super().__init__(f"{source} answered {status}", source=source, status=status)
+        said = f"{source} answered {status}" if status is not None else source
+        super().__init__(
+            f"{said}: {reason}" if reason else said, source=source, status=status, reason=reason
+        )
 
 
 class SourceNotFound(RequestError):

@@ -80,6 +80,8 @@ class UrlOutput:
     """An address that takes the answer by PUT, as a pre-signed URL does."""
 
     url: str
+    content_type: str | None = None
+    """The Content-Type to send, empty for none; None is what fits the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ class S3Output:
 
     key: str
     bucket: str | None = None
+    content_type: str | None = None
+    """The same as of a `UrlOutput`."""
 
 
 Output: TypeAlias = UrlOutput | S3Output
@@ -146,6 +150,10 @@ class Job:
     """Where an answer goes that is too large for the door it came through."""
 
 
+# A media type with parameters at will, or nothing.
+_CONTENT_TYPE = r"^([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *;[ -~]*)?)?$"
+
+
 class _Wire(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -189,6 +197,7 @@ class _RequestWire(_Wire):
     progress: bool = False
     output_url: _Url | None = None
     output_s3: _S3Wire | None = None
+    output_content_type: Annotated[str, Field(pattern=_CONTENT_TYPE, max_length=200)] | None = None
 
 
 _INNER: dict[str, type[_Wire]] = {"clip": _ClipWire, "audio_s3": _S3Wire, "output_s3": _S3Wire}
@@ -199,7 +208,7 @@ _FIELDS = list(_RequestWire.model_fields)
 _FLAGS = [name for name, field in _RequestWire.model_fields.items() if field.annotation is bool]
 _TRUTHS = {"true": True, "false": False}
 # Of the whole job, not of one recording of a list.
-_JOB_FIELDS = ("stream", "progress", "output_url", "output_s3")
+_JOB_FIELDS = ("stream", "progress", "output_url", "output_s3", "output_content_type")
 _ITEM_FIELDS = [name for name in _FIELDS if name not in _JOB_FIELDS]
 
 
@@ -224,14 +233,18 @@ def _job(requests: tuple[Request | RequestError, ...], wire: _RequestWire, *, li
 def _output(wire: _RequestWire) -> Output | None:
     if wire.output_url is not None and wire.output_s3 is not None:
         raise InvalidRequest("output_url", "cannot stand beside 'output_s3'")
+    content_type = wire.output_content_type
     if wire.output_s3 is not None:
-        return S3Output(wire.output_s3.key, wire.output_s3.bucket)
+        return S3Output(wire.output_s3.key, wire.output_s3.bucket, content_type)
     if wire.output_url is None:
+        if content_type is not None:
+            reason = "is only possible together with 'output_url' or 'output_s3'"
+            raise InvalidRequest("output_content_type", reason)
         return None
     address = _address(wire.output_url, "output_url")
     if isinstance(address, S3Source):
-        return S3Output(address.key, address.bucket)
-    return UrlOutput(address.url)
+        return S3Output(address.key, address.bucket, content_type)
+    return UrlOutput(address.url, content_type)
 
 
 def parse_form(fields: Iterable[tuple[str, str]], file: Path) -> Job:

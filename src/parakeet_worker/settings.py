@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from parakeet_worker.bootstrap.choices import NAMES as BOOTSTRAP_NAMES
-from parakeet_worker.errors import InvalidSetting, nearest
+from parakeet_worker.errors import InvalidSetting, nearest, one_line
 
 _PREFIX = "PARAKEET_"
 # Names that the plan or the platform gives without the prefix; they are common property.
@@ -18,6 +19,10 @@ _PLAIN = {
     "s3_endpoint": "S3_ENDPOINT",
     "s3_bucket": "S3_BUCKET",
     "s3_region": "S3_REGION",
+    "s3_session_token": "S3_SESSION_TOKEN",
+    "s3_addressing_style": "S3_ADDRESSING_STYLE",
+    "s3_anonymous": "S3_ANONYMOUS",
+    "s3_output_prefix": "S3_OUTPUT_PREFIX",
     "runpod_api_key": "RUNPOD_API_KEY",
     "runpod_endpoint_base_url": "RUNPOD_ENDPOINT_BASE_URL",
     "port": "PORT",
@@ -27,6 +32,28 @@ _PLAIN = {
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _header_text(value: str) -> str:
+    """Text that may travel in a header; the message never repeats it, as it may be a secret."""
+    text = value.strip()
+    if not text or not text.isascii() or not text.isprintable():
+        raise ValueError("must be printable ASCII on one line")
+    return text
+
+
+def _http_address(value: str) -> str:
+    text = value.strip()
+    parts = urlsplit(text)
+    named = parts.scheme in ("http", "https") and parts.hostname
+    if not named or not text.isprintable() or " " in text:
+        raise ValueError("must be an address such as https://s3.example.com")
+    return text
+
+
+HeaderText = Annotated[str, AfterValidator(_header_text)]
+HttpAddress = Annotated[str, AfterValidator(_http_address)]
+S3Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
 
 
 class Settings(BaseModel):
@@ -70,19 +97,22 @@ class Settings(BaseModel):
     max_audio_seconds: Seconds = 4 * 3600.0
     """Longest recording, or clip of a recording, that is accepted."""
     download_timeout_seconds: Seconds = 300.0
-    """How long a download may take, with its retries."""
+    """How long a download may take, with its retries and the waits that a server asks for."""
     stall_timeout_seconds: Seconds = 20.0
     """How long a download may stand still, or a connection may take to open."""
     decode_timeout_seconds: Seconds = 1800.0
     """How long ffmpeg may take for one file."""
     allow_private_addresses: bool = False
     """Let URLs point at private, loopback and link-local addresses."""
+    user_agent: HeaderText = "parakeet-worker"
+    """What the worker calls itself to the servers of `audio_url` and `output_url`."""
     job_timeout_seconds: Seconds | None = None
     """How long one job may take in all; by default as long as the platform lets it."""
     engine_timeout_seconds: Seconds = 900.0
     """How long the engine may work on one batch before it is taken for lost."""
     delivery_timeout_seconds: Seconds = 300.0
-    """How long the delivery of one answer is tried again."""
+    """How long the delivery of one answer is tried again, to the platform, to `output_url` or to
+    `output_s3`."""
     max_result_bytes: Count = 19_000_000
     """Largest answer that is sent; what is larger goes to `output_url` or `output_s3`."""
     log_text: bool = False
@@ -101,22 +131,34 @@ class Settings(BaseModel):
     """Folder for each job's scratch folder."""
     ffmpeg: Path | None = None
     """The ffmpeg to run; by default the system's, else the one that comes as a package."""
-    runpod_api_key: str | None = Field(default=None, repr=False)
+    runpod_api_key: HeaderText | None = Field(default=None, repr=False)
     """Key that `parakeet transcribe --endpoint` sends to RunPod."""
     runpod_endpoint_base_url: str = "https://api.runpod.ai/v2"
     """Where it finds a queue endpoint that is given by its id."""
-    api_key: str | None = Field(default=None, repr=False)
+    api_key: HeaderText | None = Field(default=None, repr=False)
     """Key that it sends to a `parakeet serve`."""
-    s3_access_key: str | None = None
+    allow_insecure_keys: bool = False
+    """Let it send a key over plain `http` to another machine."""
+    s3_access_key: HeaderText | None = Field(default=None, repr=False)
     """Access key for `audio_s3` and `s3://` addresses."""
-    s3_secret_key: str | None = Field(default=None, repr=False)
+    s3_secret_key: HeaderText | None = Field(default=None, repr=False)
     """Secret key for the same."""
-    s3_endpoint: str | None = None
-    """Endpoint of an S3 service other than Amazon's."""
+    s3_session_token: HeaderText | None = Field(default=None, repr=False)
+    """Session token that belongs to temporary keys."""
+    s3_endpoint: HttpAddress | None = None
+    """Endpoint of an S3 service other than Amazon's, with its scheme."""
     s3_bucket: str | None = None
     """Bucket of requests that name none."""
-    s3_region: str | None = None
+    s3_region: S3Word | None = None
     """Region, for services that insist on theirs."""
+    s3_addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    """Where the bucket's name goes: into the `path`, or before the host's (`virtual`); `auto` is
+    `path` where `S3_ENDPOINT` is set."""
+    s3_anonymous: bool = False
+    """Read public buckets without keys."""
+    s3_output_prefix: str = "transcripts/"
+    """What keys of `output_s3` begin with, put before those that do not, so that no request
+    overwrites other objects; `*` allows every key."""
 
     port: Port = 8000
     """Where the HTTP server listens; 0 takes a free one."""
@@ -164,7 +206,12 @@ class Settings(BaseModel):
         except ValidationError as failure:
             first = failure.errors(include_url=False)[0]
             name = variable(str(first["loc"][0]))
-            raise InvalidSetting(name, f"{first['msg']}, got '{first['input']}'") from failure
+            said = first["msg"].removeprefix("Value error, ")
+            field = cls.model_fields.get(str(first["loc"][0]))
+            secret = field is not None and not field.repr
+            got = "" if secret else f", got {one_line(repr(first['input']))}"
+            # Of a secret not even the cause may repeat the value.
+            raise InvalidSetting(name, said + got) from (None if secret else failure)
 
 
 def variable(field: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from threading import Thread
 from typing import TypeVar
 
-from parakeet_worker import audio, weights
+from parakeet_worker import audio, buckets, weights
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Capacity, Engine
 from parakeet_worker.pipeline import Pipeline
@@ -40,6 +40,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     started = time.monotonic()
     _share_heaps()
     ffmpeg = audio.find_ffmpeg(settings.ffmpeg)
+    buckets.check(settings)
     engine = _apart(lambda: open_engine(settings))
     made: Future[Batcher] = Future()
     try:

@@ -1,14 +1,19 @@
 """A bucket of the caller's own, for recordings that no request has room for."""
 
 import asyncio
+import os
+import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 from parakeet_worker import buckets
-from parakeet_worker.errors import ParakeetError, SourceRefused, SourceUnreachable
+from parakeet_worker.errors import ParakeetError, SourceRefused, SourceUnreachable, one_line
 from parakeet_worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -16,7 +21,10 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
-_PREFIX = "parakeet"
+PREFIX = "parakeet"
+"""Where the client's uploads are."""
+
+_OWN_KEY = re.compile(PREFIX + r"/[0-9a-f]{32}/[^/]+")
 # As long as RunPod keeps a job that nobody has taken.
 _READABLE_SECONDS = 24 * 3600
 
@@ -44,42 +52,104 @@ class Store:
         return cls(settings) if all(needed) else None
 
     async def put(self, path: Path) -> Stored:
-        """Upload a file; raises `SourceRefused` or `SourceUnreachable`."""
-        key = f"{_PREFIX}/{uuid4().hex}/{path.name}"
+        """Upload a file; raises `SourceRefused` or `SourceUnreachable`.
+
+        When this is cancelled, so is the upload.
+        """
+        from boto3.s3.transfer import TransferConfig
+
+        key = f"{PREFIX}/{uuid4().hex}/{_safe(path.name)}"
+        stopped = threading.Event()
+
+        def check(_: int) -> None:
+            if stopped.is_set():
+                raise _Stopped
 
         def upload() -> str:
-            self._client.upload_file(str(path), self._bucket, key)
+            # In this one thread: those that boto3 starts keep a process from ending.
+            alone = TransferConfig(use_threads=False)
+            self._client.upload_file(str(path), self._bucket, key, Callback=check, Config=alone)
             named = {"Bucket": self._bucket, "Key": key}
             return self._client.generate_presigned_url(
                 "get_object", Params=named, ExpiresIn=_READABLE_SECONDS
             )
 
-        return Stored(key, await self._asked(key, upload))
+        try:
+            return Stored(key, await self._asked(key, upload))
+        finally:
+            stopped.set()
 
     async def remove(self, key: str) -> None:
-        """Take it out again; raises `SourceRefused` or `SourceUnreachable`."""
+        """Take it out again; raises `SourceRefused` or `SourceUnreachable`.
+
+        Only what `put` may have stored there: keys are also read from manifests, which may come
+        from elsewhere.
+        """
+        if not _OWN_KEY.fullmatch(key):
+            raise SourceRefused(f"s3://{self._bucket}/{one_line(key)}", None, "not an upload")
         await self._asked(key, lambda: self._client.delete_object(Bucket=self._bucket, Key=key))
 
     async def _asked(self, key: str, ask: Callable[[], Value]) -> Value:
         from boto3.exceptions import S3UploadFailedError
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, SSLError
 
         shown = f"s3://{self._bucket}/{key}"
         try:
-            return await asyncio.get_running_loop().run_in_executor(buckets.threads, ask)
+            return await _in_daemon_thread(ask)
         except ClientError as failure:
             raise _translated(failure, shown) from failure
         except S3UploadFailedError as failure:
             cause = failure.__context__
             if isinstance(cause, ClientError):
                 raise _translated(cause, shown) from failure
-            raise SourceUnreachable(shown, str(failure)) from failure
-        except (BotoCoreError, OSError) as failure:
-            raise SourceUnreachable(shown, str(failure)) from failure
+            raise SourceUnreachable(shown, one_line(str(failure))) from failure
+        except SSLError as failure:
+            reason = "its certificate cannot be verified"
+            raise SourceRefused(shown, None, reason) from failure
+        except (BotoCoreError, OSError, ValueError) as failure:
+            # Not their text: it may hold the header with the access key.
+            raise SourceUnreachable(shown, type(failure).__name__) from failure
+
+
+class _Stopped(Exception):
+    """The upload is not wanted any more."""
+
+
+async def _in_daemon_thread(ask: Callable[[], Value]) -> Value:
+    """What `ask` returns; an unresponsive bucket does not keep the process from ending."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Value] = loop.create_future()
+
+    def settle(settled: Future[Value]) -> None:
+        if done.cancelled():
+            return
+        failure = settled.exception()
+        if failure is None:
+            done.set_result(settled.result())
+        else:
+            done.set_exception(failure)
+
+    def run() -> None:
+        result: Future[Value] = Future()
+        try:
+            result.set_result(ask())
+        except Exception as failure:  # noqa: BLE001  # raised where the result is awaited
+            result.set_exception(failure)
+        with suppress(RuntimeError):  # the loop was closed
+            loop.call_soon_threadsafe(settle, result)
+
+    threading.Thread(target=run, name="s3", daemon=True).start()
+    return await done
+
+
+def _safe(name: str) -> str:
+    """A file's name as part of a key: bytes that are no UTF-8, and control characters, replaced."""
+    text = os.fsencode(name).decode(errors="replace")
+    return "".join(letter if letter.isprintable() else "_" for letter in text)
 
 
 def _translated(failure: "ClientError", shown: str) -> ParakeetError:
     code, status = buckets.verdict(failure)
-    if buckets.passing(code, status):
+    if buckets.transient(code, status):
         return SourceUnreachable(shown, code or str(status))
-    return SourceRefused(f"{shown} ({code})", status)
+    return SourceRefused(shown, status, code or None)

@@ -33,6 +33,7 @@ FIELDS = {
     "progress": "Events that say how far it is; in a stream.",
     "output_url": "Where an answer goes that is too large to be sent.",
     "output_s3": "The same, in a bucket.",
+    "output_content_type": "The Content-Type that is sent there; empty sends none.",
 }
 _FILE = {"type": "string", "format": "binary", "description": "The audio file."}
 

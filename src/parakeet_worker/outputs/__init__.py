@@ -44,14 +44,16 @@ async def _write(body: bytes, output: Output, settings: Settings) -> Document:
     """Write it, compressed where the name ends in `.gz`, and say where it is."""
     match output:
         case UrlOutput():
-            place = await url.put(await _written(body, url.path(output)), output, settings)
+            written = await _written(body, url.path(output), output.content_type)
+            place = await url.put(written, output, settings)
         case S3Output():
-            place = await s3.put(await _written(body, output.key), output, settings)
+            written = await _written(body, output.key, output.content_type)
+            place = await s3.put(written, output, settings)
     return {**place, "bytes": len(body)}
 
 
-async def _written(body: bytes, name: str) -> Written:
+async def _written(body: bytes, name: str, content_type: str | None) -> Written:
     if not name.endswith(".gz"):
-        return Written(body, "application/json")
+        return Written(body, "application/json" if content_type is None else content_type)
     compressed = await asyncio.to_thread(gzip.compress, body, 6, mtime=0)
-    return Written(compressed, "application/gzip")
+    return Written(compressed, "application/gzip" if content_type is None else content_type)

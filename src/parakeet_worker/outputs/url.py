@@ -1,20 +1,21 @@
 """An answer by PUT, to an address that the request names: a pre-signed URL, as a rule."""
 
-import asyncio
+from functools import partial
 from io import BytesIO
 from urllib.parse import urlsplit
 
 import aiohttp
-import stamina
 
 from parakeet_worker import addresses
 from parakeet_worker.errors import OutputRefused, OutputUnreachable
 from parakeet_worker.outputs.written import Written
+from parakeet_worker.remote import http
+from parakeet_worker.remote.retries import Transient, is_transient, retried, retry_after_seconds
 from parakeet_worker.request import UrlOutput
 from parakeet_worker.settings import Settings
 
-_ATTEMPTS = 5
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_WAIT_MAX_SECONDS = 20.0
+_WRITTEN = frozenset({200, 201, 202, 204})
 
 
 def path(output: UrlOutput) -> str:
@@ -23,50 +24,55 @@ def path(output: UrlOutput) -> str:
 
 
 async def put(written: Written, output: UrlOutput, settings: Settings) -> dict[str, object]:
-    """Write it, with retries on passing faults; raises `OutputRefused` or `OutputUnreachable`."""
+    """Write it, with retries on transient failures until the delivery timeout.
+
+    Raises `OutputRefused` or `OutputUnreachable`.
+    """
     shown = addresses.shown(output.url)
+    limit_seconds = settings.delivery_timeout_seconds
     try:
-        async with asyncio.timeout(settings.download_timeout_seconds):
-            async for attempt in stamina.retry_context(
-                on=OutputUnreachable,
-                attempts=_ATTEMPTS,
-                timeout=None,
-                wait_initial=0.2,
-                wait_max=5.0,
-            ):
-                with attempt:
-                    await _attempt(written, output.url, shown, settings)
+        await retried(
+            partial(_attempt, written, output.url, shown, settings),
+            limit_seconds=limit_seconds,
+            wait_max_seconds=_WAIT_MAX_SECONDS,
+        )
     except TimeoutError as failure:
-        limit = settings.download_timeout_seconds
-        raise OutputUnreachable(shown, f"not done within {limit:g} s") from failure
+        raise OutputUnreachable(shown, f"not done within {limit_seconds:g} s") from failure
     return {"url": shown}
 
 
 async def _attempt(written: Written, url: str, shown: str, settings: Settings) -> None:
-    stall = settings.stall_timeout_seconds
+    connector = addresses.connector(allow_private=settings.allow_private_addresses)
+    typed = {"Content-Type": written.content_type} if written.content_type else {}
     try:
         async with (
-            aiohttp.ClientSession(
-                connector=addresses.connector(allow_private=settings.allow_private_addresses),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=stall, sock_read=stall),
-            ) as session,
+            http.session(settings, connector) as session,
             session.put(
                 addresses.exact(url),
                 data=BytesIO(written.body),  # which is written in parts
-                headers={"Content-Type": written.content_type},
+                headers=typed,
+                skip_auto_headers=() if typed else ("Content-Type",),
                 allow_redirects=False,
             ) as response,
         ):
-            status = response.status
+            _check_status(response, shown)
+    except aiohttp.InvalidURL as failure:
+        raise OutputRefused(shown, "it is not a URL") from failure
+    # Before ValueError, which the class of a refused certificate is too.
+    except (aiohttp.ClientError, TimeoutError, ConnectionError) as failure:
+        refused = addresses.forbidden(failure) or http.untrusted(failure)
+        if refused is not None:
+            raise OutputRefused(shown, refused) from failure
+        reason = http.reason(failure, settings.stall_timeout_seconds)
+        raise Transient(OutputUnreachable(shown, reason)) from failure
     except ValueError as failure:
         raise OutputRefused(shown, "it is not a URL") from failure
-    except (aiohttp.ClientError, TimeoutError, ConnectionError) as failure:
-        forbidden = addresses.forbidden(failure)
-        if forbidden is not None:
-            raise OutputRefused(shown, forbidden) from failure
-        # Their own text holds the whole URL, and with it the signature.
-        raise OutputUnreachable(shown, type(failure).__name__) from failure
-    if status in _PASSING:
-        raise OutputUnreachable(shown, f"the server answered {status}")
-    if status not in (200, 201, 204):
-        raise OutputRefused(shown, f"the server answered {status}")
+
+
+def _check_status(response: aiohttp.ClientResponse, shown: str) -> None:
+    status, said = response.status, f"the server answered {response.status}"
+    if is_transient(status):
+        wait_seconds = retry_after_seconds(response.headers.get("Retry-After"))
+        raise Transient(OutputUnreachable(shown, said), wait_seconds)
+    if status not in _WRITTEN:
+        raise OutputRefused(shown, said)

@@ -9,3 +9,4 @@ class Written:
 
     body: bytes
     content_type: str
+    """Empty for none."""

@@ -1,14 +1,13 @@
 """Audio in an S3 bucket, with the operator's credentials."""
 
-import asyncio
-import threading
-from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
+
+import aiohttp
 
 from parakeet_worker import buckets
 from parakeet_worker.errors import (
-    AudioTooLarge,
     InvalidRequest,
     ParakeetError,
     SourceNotFound,
@@ -16,67 +15,53 @@ from parakeet_worker.errors import (
     SourceTimeout,
     SourceUnreachable,
 )
+from parakeet_worker.remote import http
+from parakeet_worker.remote.retries import Transient, retried
 from parakeet_worker.request import S3Source
 from parakeet_worker.settings import Settings
 
-if TYPE_CHECKING:
-    from botocore.exceptions import ClientError
-
-_CHUNK_BYTES = 1 << 18
+_ATTEMPTS = 5
 
 
 async def download(source: S3Source, target: Path, settings: Settings) -> None:
-    """Fetch into `target`.
+    """Fetch into `target`, with retries on transient failures, also in the middle of the body.
 
     Raises `S3NotConfigured`, `InvalidRequest` where no bucket is known, `SourceNotFound`,
     `SourceRefused`, `SourceUnreachable`, `SourceTimeout` or `AudioTooLarge`.
     """
     bucket = buckets.named(source.bucket, settings, "audio_s3.bucket")
-    stopped = threading.Event()
-    shown = f"s3://{bucket}/{source.key}"
-    # Opened here, because a thread that outlives its job may not create files in the job's folder.
+    limit_seconds = settings.download_timeout_seconds
     with target.open("wb") as file:
         try:
-            async with asyncio.timeout(settings.download_timeout_seconds):
-                await asyncio.get_running_loop().run_in_executor(
-                    buckets.threads, _save, bucket, source.key, file, settings, stopped
-                )
+            await retried(
+                partial(_attempt, bucket, source.key, file, settings),
+                attempts=_ATTEMPTS,
+                limit_seconds=limit_seconds,
+            )
         except TimeoutError as failure:
-            raise SourceTimeout(shown, settings.download_timeout_seconds) from failure
-        finally:
-            stopped.set()
+            raise SourceTimeout(f"s3://{bucket}/{source.key}", limit_seconds) from failure
 
 
-def _save(
-    bucket: str, key: str, file: BinaryIO, settings: Settings, stopped: threading.Event
-) -> None:
-    import botocore.exceptions
-
+async def _attempt(bucket: str, key: str, file: BinaryIO, settings: Settings) -> None:
     shown = f"s3://{bucket}/{key}"
     try:
-        answer = buckets.client(settings).get_object(Bucket=bucket, Key=key)
-        with closing(answer["Body"]) as body:
-            declared = answer.get("ContentLength", 0)
-            if declared > settings.max_audio_bytes:
-                raise AudioTooLarge(settings.max_audio_bytes, declared)
-            for chunk in body.iter_chunks(_CHUNK_BYTES):
-                if stopped.is_set():
-                    return
-                file.write(chunk)
-                if file.tell() > settings.max_audio_bytes:
-                    raise AudioTooLarge(settings.max_audio_bytes)
-    except botocore.exceptions.ClientError as failure:
-        raise _translated(failure, shown) from failure
-    except botocore.exceptions.ParamValidationError as failure:
+        async with buckets.requested("get_object", bucket, key, settings) as answer:
+            if isinstance(answer, buckets.Refusal):
+                raise _refused(answer, shown)
+            await http.save(answer, file, settings.max_audio_bytes)
+    except buckets.ImpossibleAddress as failure:
         raise InvalidRequest("audio_s3", f"{shown} is no possible address") from failure
-    except (botocore.exceptions.BotoCoreError, OSError) as failure:
-        raise SourceUnreachable(shown, str(failure)) from failure
+    except (aiohttp.ClientError, TimeoutError, ConnectionError) as failure:
+        untrusted = http.untrusted(failure)
+        if untrusted is not None:
+            raise SourceRefused(shown, None, untrusted) from failure
+        reason = http.reason(failure, settings.stall_timeout_seconds)
+        raise Transient(SourceUnreachable(shown, reason)) from failure
 
 
-def _translated(failure: "ClientError", shown: str) -> ParakeetError:
-    code, status = buckets.verdict(failure)
-    if code in ("NoSuchKey", "NoSuchBucket") or status == 404:
+def _refused(refusal: buckets.Refusal, shown: str) -> ParakeetError | Transient:
+    if refusal.missing:
         return SourceNotFound(shown)
-    if buckets.passing(code, status):
-        return SourceUnreachable(shown, code or str(status))
-    return SourceRefused(shown, status)
+    if refusal.transient:
+        return Transient(SourceUnreachable(shown, str(refusal)), refusal.wait_seconds)
+    return SourceRefused(shown, refusal.status, refusal.reason)

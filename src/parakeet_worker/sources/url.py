@@ -1,101 +1,152 @@
 """Audio behind http or https, fetched so that no request reaches where it may not."""
 
-import asyncio
+from base64 import b64encode
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote, urljoin, urlsplit
 
 import aiohttp
-import stamina
+from yarl import URL
 
 from parakeet_worker import addresses
 from parakeet_worker.errors import (
-    AudioTooLarge,
     InvalidRequest,
+    ParakeetError,
     SourceForbidden,
     SourceNotFound,
     SourceRefused,
     SourceTimeout,
     SourceUnreachable,
 )
+from parakeet_worker.remote import http
+from parakeet_worker.remote.retries import Transient, is_transient, retried, retry_after_seconds
 from parakeet_worker.request import UrlSource
 from parakeet_worker.settings import Settings
 
-_ATTEMPTS = 3
-_MAX_REDIRECTS = 5
-_CHUNK_BYTES = 1 << 16
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_ATTEMPTS = 5
+_MAX_REDIRECTS = 10
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({404, 410})
+# All of printable ASCII: what a server has written so is asked for to the letter.
+_LITERAL = "".join(map(chr, range(0x21, 0x7F)))
 
 
 async def download(source: UrlSource, target: Path, settings: Settings) -> None:
-    """Fetch into `target`, with retries on passing faults.
+    """Fetch into `target`, with retries on transient failures.
 
     Raises `SourceForbidden`, `SourceNotFound`, `SourceRefused`, `SourceUnreachable`,
     `SourceTimeout` or `AudioTooLarge`.
     """
     limit_seconds = settings.download_timeout_seconds
     try:
-        async with asyncio.timeout(limit_seconds):
-            async for attempt in stamina.retry_context(
-                on=SourceUnreachable,
-                attempts=_ATTEMPTS,
-                timeout=None,
-                wait_initial=0.2,
-                wait_max=5.0,
-            ):
-                with attempt:
-                    await _attempt(source.url, target, settings)
+        await retried(
+            partial(_attempt, source.url, target, settings),
+            attempts=_ATTEMPTS,
+            limit_seconds=limit_seconds,
+        )
     except TimeoutError as failure:
         raise SourceTimeout(addresses.shown(source.url), limit_seconds) from failure
 
 
 async def _attempt(url: str, target: Path, settings: Settings) -> None:
     shown = addresses.shown(url)
-    stall = settings.stall_timeout_seconds
+    connector = addresses.connector(allow_private=settings.allow_private_addresses)
     try:
         async with (
-            aiohttp.ClientSession(
-                connector=addresses.connector(allow_private=settings.allow_private_addresses),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=stall, sock_read=stall),
-            ) as session,
-            session.get(addresses.exact(url), max_redirects=_MAX_REDIRECTS) as response,
+            http.session(settings, connector) as session,
+            _followed(session, url, shown) as response,
         ):
-            _check_status(response.status, shown)
-            await _save(response, target, settings.max_audio_bytes)
-    except (aiohttp.RedirectClientError, aiohttp.TooManyRedirects) as failure:
-        raise SourceForbidden(shown, "it redirects too often or away from http") from failure
+            _check_status(response, shown)
+            with target.open("wb") as file:
+                await http.save(response, file, settings.max_audio_bytes)
+    except aiohttp.InvalidURL as failure:
+        raise InvalidRequest("audio_url", f"{shown} is not a URL") from failure
+    # Before ValueError, which the class of a refused certificate is too.
+    except (aiohttp.ClientError, TimeoutError, ConnectionError) as failure:
+        raise _failed(failure, shown, settings) from failure
     except ValueError as failure:
         raise InvalidRequest("audio_url", f"{shown} is not a URL") from failure
-    except (aiohttp.ClientError, TimeoutError, ConnectionError) as failure:
-        raise _unreachable(failure, shown) from failure
 
 
-def _check_status(status: int, shown: str) -> None:
+@asynccontextmanager
+async def _followed(
+    session: aiohttp.ClientSession, url: str, shown: str
+) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+    """The answer at the end of the redirects, each asked for to the letter.
+
+    aiohttp's own redirects encode `%2F` and `%7E` anew, which breaks signatures over the text.
+    Every hop passes the connector, and with it the check of its address.
+    """
+    headers: dict[str, str] = {}
+    for _ in range(_MAX_REDIRECTS + 1):
+        address = addresses.exact(url)
+        if address.user is not None:
+            headers = {"Authorization": _basic(address.user, address.password or "")}
+            address = address.with_user(None)
+        async with session.get(address, allow_redirects=False, headers=headers) as response:
+            location = response.headers.get("Location")
+            if response.status not in _REDIRECTS or not location:
+                yield response
+                return
+        url = _next(url, location)
+        if not _same_origin(address, url, shown):
+            headers = {}
+    raise SourceForbidden(shown, f"it redirects more than {_MAX_REDIRECTS} times")
+
+
+def _basic(user: str, password: str) -> str:
+    return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+
+
+def _next(url: str, location: str) -> str:
+    """Where a `Location` points; bytes that no address may hold become percent signs."""
+    parts = urlsplit(location)
+
+    def encoded(text: str) -> str:
+        return quote(text.encode(errors="surrogateescape"), safe=_LITERAL)
+
+    target = parts._replace(path=encoded(parts.path), query=encoded(parts.query)).geturl()
+    # urljoin takes `http:` without a host for a relative address.
+    return target if parts.scheme else urljoin(url, target)
+
+
+def _same_origin(before: URL, url: str, shown: str) -> bool:
+    """Whether a redirect stays there; raises `SourceForbidden` for what is not http."""
+    try:
+        after = addresses.exact(url)
+        if after.scheme in ("http", "https") and after.host:
+            return after.origin() == before.origin()
+    except ValueError as failure:
+        raise SourceForbidden(shown, "it redirects to what is not a URL") from failure
+    raise SourceForbidden(shown, "it redirects away from http")
+
+
+def _check_status(response: aiohttp.ClientResponse, shown: str) -> None:
+    status = response.status
     if status in _GONE:
         raise SourceNotFound(shown)
-    if status in _PASSING:
-        raise SourceUnreachable(shown, f"the server answered {status}")
-    if status != 200:
+    if is_transient(status):
+        unreachable = SourceUnreachable(shown, f"the server answered {status}")
+        raise Transient(unreachable, retry_after_seconds(response.headers.get("Retry-After")))
+    # 203: what a proxy has changed on the way; a 206 that nobody asked for may be the whole.
+    if status not in (200, 203) and not (status == 206 and _is_whole(response)):
         raise SourceRefused(shown, status)
 
 
-async def _save(response: aiohttp.ClientResponse, target: Path, max_bytes: int) -> None:
-    if (response.content_length or 0) > max_bytes:
-        raise AudioTooLarge(max_bytes, response.content_length)
-    size = 0
-    with target.open("wb") as file:
-        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-            size += len(chunk)
-            if size > max_bytes:
-                raise AudioTooLarge(max_bytes)
-            file.write(chunk)
+def _is_whole(response: aiohttp.ClientResponse) -> bool:
+    """Whether a partial answer's range is all of the file."""
+    unit, _, said = response.headers.get("Content-Range", "").partition(" ")
+    part, _, total = said.partition("/")
+    return unit == "bytes" and total.isdecimal() and part == f"0-{int(total) - 1}"
 
 
-def _unreachable(failure: Exception, shown: str) -> SourceForbidden | SourceUnreachable:
-    forbidden = addresses.forbidden(failure)
+def _failed(failure: Exception, shown: str, settings: Settings) -> ParakeetError | Transient:
+    forbidden, untrusted = addresses.forbidden(failure), http.untrusted(failure)
     if forbidden is not None:
         return SourceForbidden(shown, forbidden)
-    if isinstance(failure, TimeoutError):
-        return SourceUnreachable(shown, "the server stood still for too long")
-    # Its own text holds the whole URL, and with it what `shown` leaves out.
-    reason = failure.message if isinstance(failure, aiohttp.ClientResponseError) else str(failure)
-    return SourceUnreachable(shown, reason or type(failure).__name__)
+    if untrusted is not None:
+        return SourceRefused(shown, None, untrusted)
+    reason = http.reason(failure, settings.stall_timeout_seconds)
+    return Transient(SourceUnreachable(shown, reason))

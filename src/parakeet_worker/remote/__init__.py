@@ -1,0 +1,1 @@
+"""Requests to other servers: what sources and outputs share."""
