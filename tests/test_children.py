@@ -1,5 +1,7 @@
 """Real processes; `sh` stands in for ffmpeg."""
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -82,3 +84,23 @@ def test_a_program_that_is_not_there_leaves_nothing_open(tmp_path: Path) -> None
     with pytest.raises(FfmpegMissing):
         Child([str(tmp_path / "none")])
     assert open_files() == before
+
+
+def test_the_worker_s_own_threads_come_before_all_threads_of_its_children() -> None:
+    two_threads = (
+        "import os, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "print(f'{os.getpid():8}', flush=True)"
+    )
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    with Children() as children:
+        child = children.start([sys.executable, "-c", two_threads])
+        process = psutil.Process(int(bytes(child.read(8, PATIENCE_SECONDS) or b"")))
+        assert niceness(process) == [min(own + 5, 19)] * 2
+        child.step_back()
+        assert niceness(process) == [min(own + 15, 19)] * 2
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
+
+
+def niceness(process: psutil.Process) -> list[int]:
+    return [os.getpriority(os.PRIO_PROCESS, thread.id) for thread in process.threads()]

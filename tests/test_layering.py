@@ -45,6 +45,7 @@ FLOW = (
     "sources.url",
     "sources",
     "threads",
+    "scratch",
     "json_text",
     "notices",
     "children",

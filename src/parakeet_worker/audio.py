@@ -190,10 +190,8 @@ class Decoding:
             self.sections = reading.count
             if not content:
                 return
-            if number == 1 and not self._separate:
-                plan = self._plan(_Report.read(reading.said()))
-                if plan is not None:
-                    reading.divide(plan)
+            if number == 1:
+                self._arrange(reading, _Report.read(reading.said()))
             if layout is None:
                 layout, rest = _Layout.read(rest + content)
                 content = b""
@@ -203,16 +201,22 @@ class Decoding:
             if number > 1:
                 size = min(2 * size, _READ_BYTES)
 
-    def _plan(self, report: "_Report") -> Plan | None:
-        """Where to divide the recording, if it is long and can be entered in the middle."""
-        if not report.divisible or report.duration_seconds is None:
-            return None
+    def _arrange(self, reading: Sections, report: "_Report") -> None:
+        """Let a long recording wait for short ones, and divide it, if it can be entered anywhere.
+
+        Where cores are scarce, a clip would take several times as long beside it as alone.
+        """
         clip_end = self._clip.end_seconds
         wanted = self._clip.start_seconds + self._max_seconds
-        ends = min(report.duration_seconds, wanted if clip_end is None else clip_end)
+        ends = min(report.duration_seconds or 0.0, wanted if clip_end is None else clip_end)
         bounds = range(_SECTION_SECONDS, int(ends) - _SECTION_SECONDS // 2, _SECTION_SECONDS)
-        if not bounds:
-            return None
+        if bounds:
+            reading.step_back()
+        if bounds and report.divisible and not self._separate:
+            reading.divide(self._plan(bounds))
+
+    def _plan(self, bounds: range) -> Plan:
+        """How a recording is divided there."""
 
         def command(begin: int) -> list[str]:
             seconds = begin // _SECOND_BYTES - _LEAD_SECONDS

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -20,6 +21,11 @@ _REPORT_BYTES = 1 << 15
 # fit into a pipe, and the time limit is looked at.
 _WAIT_SECONDS = 0.25
 _SOCKET_BYTES = 1 << 20
+# What is added to a child's niceness. 5 is a third of the worker's share of a core that both want,
+# 15 a ninth of that: a thread of the worker that waits for a core may hold the interpreter's lock,
+# and the event loop would wait with it, in a crowd of ffmpegs for 100 ms and more.
+_STEPS_BACK = 5
+_LONG_STEPS_BACK = 15
 
 
 class Stopped(Exception):
@@ -47,12 +53,14 @@ class Child:
                     stdout=theirs.fileno(),
                     stderr=subprocess.PIPE,
                     # A signal to the worker's process group (Ctrl-C, systemd) must not cut a
-                    # recording short that the worker is going to finish.
-                    start_new_session=True,
+                    # recording short that the worker is going to finish. A session would do so
+                    # too, but Linux gives each as much of the processor as the whole worker.
+                    process_group=0,
                 )
             except OSError as failure:
                 self._output.close()
                 raise FfmpegMissing from failure
+        self.step_back(_STEPS_BACK)
         assert self._process.stderr is not None
         self._errors = self._process.stderr.fileno()
         os.set_blocking(self._errors, False)
@@ -105,6 +113,16 @@ class Child:
     def status(self) -> int:
         """Its exit status, negative for a signal; waits for its end."""
         return self._process.wait()
+
+    def step_back(self, by: int = _LONG_STEPS_BACK) -> None:
+        """Let it have a core when others of the worker have no use for it.
+
+        `by` is what is added to the niceness that it has from the worker.
+        """
+        niceness = os.getpriority(os.PRIO_PROCESS, 0) + by
+        with suppress(OSError):  # it may have ended
+            for thread in Path(f"/proc/{self._process.pid}/task").iterdir():
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
 
     def kill(self) -> None:
         """From any thread; reads find the end then."""

@@ -5,9 +5,8 @@ from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from parakeet_worker import audio, segments, sources, threads, transcript
+from parakeet_worker import audio, scratch, segments, sources, threads, transcript
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.errors import InvalidRequest, OutOfMemory
@@ -49,23 +48,30 @@ class Pipeline:
 
         Raises `RequestError`, `TransientError` or `EngineError`.
         """
-        scratches = TemporaryDirectory(prefix="parakeet-", dir=self.settings.scratch)
-        with _room_for(request), scratches as scratch:
-            fetching = sources.fetch(request, Path(scratch), self.settings)
-            path = await watch.timed("fetch", fetching)
-            decoding = self._decoding(path, request)
-            pieces = threads.produced(self._cut(decoding, request), decoding.stop)
-            async with aclosing(pieces):
-                hearing = Hearing(self.batcher, watch, request.language, room=self._room())
-                with closing(hearing):
-                    while segment := await watch.timed("decode", anext(pieces, None)):
-                        hearing.submit(segment)
-                        await hearing.advance()
-                        while hearing.ready:
-                            yield await hearing.next_stretch()
-                    while hearing:
+        async with scratch.folder(self.settings.scratch) as folder:
+            path = await watch.timed("fetch", sources.fetch(request, folder, self.settings))
+            with _room_for(request):
+                async with aclosing(self._heard(path, request, watch)) as heard:
+                    async for stretch in heard:
+                        yield stretch
+
+    async def _heard(
+        self, path: Path, request: Request, watch: Stopwatch
+    ) -> AsyncGenerator[Transcript, None]:
+        """The stretches of a file."""
+        decoding = self._decoding(path, request)
+        pieces = threads.produced(self._cut(decoding, request), decoding.stop)
+        async with aclosing(pieces):
+            hearing = Hearing(self.batcher, watch, request.language, room=self._room())
+            with closing(hearing):
+                while segment := await watch.timed("decode", anext(pieces, None)):
+                    hearing.submit(segment)
+                    await hearing.advance()
+                    while hearing.ready:
                         yield await hearing.next_stretch()
-                yield Transcript((), seconds=decoding.heard_seconds, warnings=decoding.warnings)
+                while hearing:
+                    yield await hearing.next_stretch()
+            yield Transcript((), seconds=decoding.heard_seconds, warnings=decoding.warnings)
 
     def _cut(self, decoding: audio.Decoding, request: Request) -> Generator[Segment, None, None]:
         """Decoded, listened to and cut: what a thread of the recording's own does."""

@@ -110,6 +110,7 @@ class _Ahead(Source):
 
     def __init__(self, children: Children, plan: Plan, begin: int, timeout_seconds: float) -> None:
         super().__init__(children.start(plan.command(begin)))
+        self.child.step_back()
         self._size = plan.section_bytes + plan.overlap_bytes
         self._skipped_bytes = plan.skipped_bytes
         self._timeout_seconds = timeout_seconds
@@ -179,6 +180,10 @@ class Sections:
         """Decode what lies behind its bounds ahead, where there are cores for it."""
         self._plan = plan
         self._unstarted.extend(plan.bounds)
+
+    def step_back(self) -> None:
+        """Leave the cores to recordings that are done sooner."""
+        self._source.child.step_back()
 
     def said(self) -> str:
         """What the decoder that is read now has said so far."""

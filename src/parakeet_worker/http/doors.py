@@ -2,10 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import ExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 from starlette.applications import Starlette
@@ -22,7 +21,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ExceptionHandler
 
-from parakeet_worker import answers, openai_wire, rewriting
+from parakeet_worker import answers, openai_wire, rewriting, scratch
 from parakeet_worker.errors import (
     EngineLost,
     InvalidRequest,
@@ -126,8 +125,8 @@ class _Transcripts:
         self._reading = asyncio.Semaphore(_READERS)
 
     async def transcribe(self, request: Request) -> Response:
-        with ExitStack() as inside:
-            pipeline, folder = self._enter(inside, request, "transcribe")
+        async with AsyncExitStack() as inside:
+            pipeline, folder = await self._enter(inside, request, "transcribe")
             job = await self._job(request, folder)
             if job.stream:
                 return await self._streamed(request, self._segments(pipeline, job), inside)
@@ -139,8 +138,8 @@ class _Transcripts:
             return await answered(answer)
 
     async def transcriptions(self, request: Request) -> Response:
-        with ExitStack() as inside:
-            pipeline, folder = self._enter(inside, request, "openai")
+        async with AsyncExitStack() as inside:
+            pipeline, folder = await self._enter(inside, request, "openai")
             asked = await self._asked(request, folder)
             observe = self._service.metrics.observe
             if asked.stream:
@@ -157,20 +156,22 @@ class _Transcripts:
 
     async def render(self, request: Request) -> Response:
         self._service.keys.check(request.headers.get("authorization"))
-        with TemporaryDirectory(prefix="parakeet-", dir=self._settings.scratch) as folder:
-            path = await uploads.body(request, Path(folder), self._settings)
+        async with scratch.folder(self._settings.scratch) as folder:
+            path = await uploads.body(request, folder, self._settings)
             async with self._reading:
                 payload = await asyncio.to_thread(uploads.read, path)
                 content = await asyncio.to_thread(rewriting.rewrite, payload)
         return PlainTextResponse(content)
 
-    def _enter(self, inside: ExitStack, request: Request, door: str) -> tuple[Pipeline, Path]:
+    async def _enter(
+        self, inside: AsyncExitStack, request: Request, door: str
+    ) -> tuple[Pipeline, Path]:
         """A place, and a folder for what is uploaded."""
         self._service.metrics.asked(door)
         admitted = self._service.admitted(request.headers.get("authorization"))
         pipeline = inside.enter_context(admitted)
-        folder = TemporaryDirectory(prefix="parakeet-", dir=self._settings.scratch)
-        return pipeline, Path(inside.enter_context(folder))
+        folder = await inside.enter_async_context(scratch.folder(self._settings.scratch))
+        return pipeline, folder
 
     async def _job(self, request: Request, folder: Path) -> Job:
         if _is_form(request):
@@ -225,7 +226,7 @@ class _Transcripts:
         self,
         request: Request,
         events: AsyncGenerator[Event, None],
-        inside: ExitStack,
+        inside: AsyncExitStack,
         last: bytes = b"",
     ) -> EventStream:
         path = request.url.path

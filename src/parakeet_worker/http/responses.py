@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import ExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -126,7 +126,7 @@ class EventStream(Response):
         first: Event | None,
         rest: AsyncGenerator[Event | None, None],
         *,
-        inside: ExitStack,
+        inside: AsyncExitStack,
         failed: Callable[[ParakeetError], Event],
         last: bytes = b"",
     ) -> None:
@@ -143,7 +143,7 @@ class EventStream(Response):
             return
         finally:
             await self._rest.aclose()
-            self._inside.close()
+            await self._inside.aclose()
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
