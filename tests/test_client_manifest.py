@@ -190,3 +190,34 @@ def test_results_beside_and_below_keep_the_folders():
 def test_a_folder_that_cannot_be_read_stands_for_itself(tmp_path):
     (tmp_path / "secret").mkdir(mode=0)
     assert [recording.path for recording in gather([tmp_path])] == [tmp_path / "secret"]
+
+
+@pytest.mark.parametrize("planted", ["link", "dangling link", "file", "hard link"])
+def test_nothing_is_written_through_what_was_planted_in_the_results_place(
+    planted, source, target, tmp_path_factory
+):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "precious"
+    if planted != "dangling link":
+        elsewhere.write_text("precious")
+    if "hard" in planted:
+        aside(target).hardlink_to(elsewhere)
+    elif "link" in planted:
+        aside(target).symlink_to(elsewhere)
+    else:
+        aside(target).write_text("half")
+    with Manifest(target.parent) as kept:
+        kept.keep(source, target, WISH, "said", Figures())
+    assert target.read_text() == "said"
+    assert not target.is_symlink()
+    assert not aside(target).exists()
+    assert planted == "dangling link" or elsewhere.read_text() == "precious"
+    assert planted != "dangling link" or not elsewhere.exists()
+
+
+def test_a_manifest_that_is_a_link_is_refused(target, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "precious"
+    elsewhere.write_text("precious")
+    (target.parent / manifest.NAME).symlink_to(elsewhere)
+    with pytest.raises(InvalidRequest):
+        Manifest(target.parent)
+    assert elsewhere.read_text() == "precious"

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ from parakeet_worker.errors import (
     AudioUndecodable,
     PayloadTooLarge,
     SourceNotFound,
+    SourceRefused,
     SourceUnreachable,
 )
 from parakeet_worker.settings import Settings
@@ -190,3 +192,60 @@ async def test_who_is_cancelled_while_he_packs_leaves_no_ffmpeg_behind(tmp_path,
     with pytest.raises(asyncio.CancelledError):
         await packing
     assert children() == []
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "recordings/precious.wav",
+        "parakeet/precious.wav",
+        "parakeet/../precious.wav",
+        f"parakeet/{'a' * 32}/deep/er.wav",
+        f"x/parakeet/{'a' * 32}/talk.wav",
+    ],
+)
+async def test_only_uploads_are_removed_from_a_bucket(key, s3, store):
+    s3.put(key, b"precious")
+    with pytest.raises(SourceRefused):
+        await store.remove(key)
+    assert s3.get(key) == b"precious"
+
+
+async def test_a_name_that_is_not_utf_8_goes_under_a_safe_key(tmp_path, store):
+    path = tmp_path / os.fsdecode(b"bad\xff\x01name.wav")
+    path.write_bytes(wav(MELODY))
+    parcel = await pack(path, limited(3000), store=store)
+    assert parcel.stored is not None
+    assert parcel.stored.key.endswith("/bad\ufffd_name.wav")
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(parcel.url or "")).content == path.read_bytes()
+    await store.remove(parcel.stored.key)
+    assert (await pack(path, limited(400_000))).name.encode()
+
+
+async def test_a_silent_bucket_keeps_no_process_from_ending(tmp_path):
+    path = tmp_path / "talk.wav"
+    path.write_bytes(bytes(1 << 20))
+    server = await asyncio.start_server(lambda *_: asyncio.sleep(60), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    program = f"""
+import asyncio
+from pathlib import Path
+from parakeet_worker.client.store import Store
+from parakeet_worker.settings import Settings
+settings = Settings(s3_access_key="a", s3_secret_key="b", s3_bucket="talks",
+                    s3_endpoint="http://127.0.0.1:{port}", stall_timeout_seconds=600)
+async def main():
+    async with asyncio.timeout(1):
+        await Store.of(settings).put(Path({str(path)!r}))
+try:
+    asyncio.run(main())
+except TimeoutError:
+    print("given up", flush=True)
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert output.split() == [b"given", b"up"]
+    server.close()

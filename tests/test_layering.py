@@ -37,8 +37,9 @@ FLOW = (
     "addresses",
     "remote",
     "remote.retries",
-    "remote.http",
     "buckets",
+    "remote.http",
+    "remote.objects",
     "sources.inline",
     "sources.memory",
     "sources.s3",
@@ -172,12 +173,12 @@ FLOW = (
 OWNERS = {
     "aiohttp": (
         "addresses",
-        "buckets",
         "jobs.delivery",
         "jobs.loop",
         "outputs.s3",
         "outputs.url",
         "remote.http",
+        "remote.objects",
         "sources.s3",
         "sources.url",
     ),
@@ -235,7 +236,7 @@ OWNERS = {
     "tqdm": ("entrypoints.transcription",),
     "uvicorn": ("http.connections",),
     "yaml": ("engine.native.checkpoint", "engine.nemo"),
-    "yarl": ("addresses", "buckets", "sources.url"),
+    "yarl": ("addresses", "remote.objects", "sources.url"),
 }
 
 # What takes long to import is imported where it is used, in the middle of a function.

@@ -364,6 +364,7 @@ async def test_slow_bodies_end_at_their_time_limit_and_leave_s3_to_others(
     web.at("/recordings/slow.wav", trickles(CONTENT, 0.05))
     web.at("/recordings/talk.wav", sends(CONTENT))
     brief = settings(web.address, download_timeout_seconds=1.5, stall_timeout_seconds=5)
+    buckets.client(brief)  # whose libraries take a while to load, the first time
     slow = [
         source.download(S3Source("slow.wav"), tmp_path / f"{number}", brief) for number in range(70)
     ]

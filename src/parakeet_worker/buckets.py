@@ -1,25 +1,11 @@
-"""The operator's S3 service: signed requests, and what its refusals mean.
+"""The operator's S3 service: which bucket, who may sign, and what its codes mean."""
 
-Objects travel over aiohttp with addresses that boto3 signs: a request that is cancelled or out of
-time ends at once, where a thread inside boto3 would go on reading.
-"""
-
-import asyncio
-import re
 import ssl
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
-
-import aiohttp
-from yarl import URL
+from typing import TYPE_CHECKING
 
 from parakeet_worker.errors import InvalidRequest, InvalidSetting, S3NotConfigured, one_line
-from parakeet_worker.remote import http, retries
+from parakeet_worker.remote import retries
 from parakeet_worker.settings import Settings, variable
 
 if TYPE_CHECKING:
@@ -28,10 +14,6 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 3
 _SIGNED_SECONDS = 3600
-_REFUSAL_BYTES = 1 << 16
-_CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]{1,64})\s*</Code>")
-_REGION = re.compile(rb"<Region>\s*([A-Za-z0-9-]{1,64})\s*</Region>")
-_REGION_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 # Besides those of `retries.is_transient`; the services that throttle have no status in common.
 _TRANSIENT_CODES = frozenset(
     {"BandwidthLimitExceeded", "InternalError", "OperationAborted", "RequestLimitExceeded"}
@@ -39,47 +21,10 @@ _TRANSIENT_CODES = frozenset(
     | {"ServiceUnavailable", "SlowDown", "Throttled", "ThrottledException", "Throttling"}
     | {"ThrottlingException", "TooManyRequests", "TooManyRequestsException"}
 )
-# A bucket in another region is told by any of these.
-_ELSEWHERE = frozenset({301, 302, 307, 400})
-
-Operation: TypeAlias = Literal["get_object", "put_object"]
-_METHODS: Mapping[Operation, str] = {"get_object": "GET", "put_object": "PUT"}
 
 
 class ImpossibleAddress(Exception):
     """No bucket or key can have that name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """How the service refused a request."""
-
-    status: int
-    code: str
-    """Its own word for it, such as `NoSuchKey`; empty where it gives none."""
-    region: str | None = None
-    """Where the bucket is, if the service says so."""
-    wait_seconds: float | None = None
-    """How long the service asks to wait."""
-
-    @property
-    def transient(self) -> bool:
-        """Whether the same request may succeed later."""
-        return transient(self.code, self.status)
-
-    @property
-    def missing(self) -> bool:
-        """Whether there is no such bucket or object."""
-        return self.status == 404 or self.code in ("NoSuchKey", "NoSuchBucket")
-
-    @property
-    def reason(self) -> str | None:
-        """What is known beside the status."""
-        where = f"the bucket is in region {self.region}" if self.region else ""
-        return ", ".join(filter(None, (self.code, where))) or None
-
-    def __str__(self) -> str:
-        return self.reason or f"the service answered {self.status}"
 
 
 def named(bucket: str | None, settings: Settings, field: str) -> str:
@@ -99,7 +44,7 @@ def check(settings: Settings) -> None:
     if not (settings.s3_anonymous or settings.s3_access_key or settings.s3_secret_key):
         return
     client(settings)
-    _authorities()
+    authorities()
 
 
 def verdict(failure: "ClientError") -> tuple[str, int]:
@@ -114,63 +59,10 @@ def transient(code: str, status: int) -> bool:
     return retries.is_transient(status) or code in _TRANSIENT_CODES
 
 
-@asynccontextmanager
-async def requested(
-    operation: Operation,
-    bucket: str,
-    key: str,
-    settings: Settings,
-    *,
-    content_type: str | None = None,
-    **content: Any,
-) -> AsyncGenerator[aiohttp.ClientResponse | Refusal, None]:
-    """Ask for an object, or write one; asked once more where the bucket is in another region.
-
-    Raises `ImpossibleAddress`, `InvalidSetting`, and what aiohttp raises.
-    """
-    typed = {} if content_type is None else {"ContentType": content_type}
-    headers = {} if content_type is None else {"Content-Type": content_type}
-    region = settings.s3_region
-    connector = aiohttp.TCPConnector(force_close=True, ssl=_authorities())
-    async with http.session(settings, connector) as session:
-        for first in (True, False):
-            named_object = {"Bucket": bucket, "Key": key, **typed}
-            address = await asyncio.to_thread(_signed, settings, region, operation, named_object)
-            async with session.request(
-                _METHODS[operation],
-                URL(address, encoded=True),
-                headers=headers,
-                skip_auto_headers=() if headers else ("Content-Type",),
-                allow_redirects=False,
-                proxy=_proxy(address),
-                **{name: make() for name, make in content.items()},
-            ) as response:
-                if 200 <= response.status < 300:
-                    yield response
-                    return
-                refusal = await _refusal(response)
-            elsewhere = refusal.status in _ELSEWHERE and refusal.region not in (None, region)
-            if not (first and elsewhere):
-                break
-            region = refusal.region
-        yield refusal
-
-
-async def _refusal(response: aiohttp.ClientResponse) -> Refusal:
-    body = await response.content.read(_REFUSAL_BYTES)
-    code, told = _CODE.search(body), _REGION.search(body)
-    region = response.headers.get("x-amz-bucket-region") or (told[1].decode() if told else "")
-    return Refusal(
-        response.status,
-        code[1].decode() if code else "",
-        region if _REGION_NAME.fullmatch(region) else None,
-        retries.retry_after_seconds(response.headers.get("Retry-After")),
-    )
-
-
-def _signed(
-    settings: Settings, region: str | None, operation: Operation, params: dict[str, str]
+def signed(
+    operation: str, params: dict[str, str], settings: Settings, region: str | None = None
 ) -> str:
+    """An address that allows one operation for an hour; raises `ImpossibleAddress`."""
     from botocore.exceptions import BotoCoreError
 
     service = client(settings, region)
@@ -180,16 +72,8 @@ def _signed(
         raise ImpossibleAddress(type(failure).__name__) from failure
 
 
-def _proxy(address: str) -> str | None:
-    """The proxy of the environment, as boto3 finds it."""
-    parts = urlsplit(address)
-    if proxy_bypass(parts.netloc):
-        return None
-    return getproxies().get(parts.scheme)
-
-
 @lru_cache(maxsize=1)
-def _authorities() -> ssl.SSLContext:
+def authorities() -> ssl.SSLContext:
     """Who may sign the service's certificate: `AWS_CA_BUNDLE`, else what the system trusts."""
     import botocore.session
 

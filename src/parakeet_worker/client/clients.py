@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from parakeet_worker.client.doors import Document, Fields, HttpDoor, Job, Listen
 from parakeet_worker.client.endpoint import RUNPOD, Endpoint
 from parakeet_worker.client.parcel import Parcel, pack
 from parakeet_worker.client.store import Store
-from parakeet_worker.client.wire import RETRY_SECONDS, Wire
+from parakeet_worker.client.wire import RETRY_SECONDS, Wire, checked_key
 from parakeet_worker.errors import (
     AudioTooLarge,
     EndpointRefused,
@@ -39,6 +39,9 @@ from parakeet_worker.settings import Settings
 log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
+
+ANSWER_SECONDS = 6 * 3600.0
+"""How long the client waits for the answer to one recording, with its retries."""
 
 _JOB_ATTEMPTS = 3
 _JOB_WAIT_SECONDS = 1.0
@@ -66,7 +69,10 @@ class AsyncClient:
     """Has recordings transcribed by an endpoint; any number at once.
 
     `endpoint` is the id of a RunPod endpoint, the URL of one, or the address of `parakeet serve`.
-    `settings` says where a bucket is, for recordings that no request has room for.
+    `settings` says where a bucket is, for recordings that no request has room for. An answer that
+    is not there after `answer_seconds` is given up (`EndpointUnreachable`, the job is cancelled);
+    None waits without a limit. A key is sent over https or on this machine only, unless the
+    settings allow otherwise.
     """
 
     def __init__(
@@ -76,17 +82,20 @@ class AsyncClient:
         *,
         settings: Settings | None = None,
         retry_seconds: float = RETRY_SECONDS,
-        answer_seconds: float | None = None,
+        answer_seconds: float | None = ANSWER_SECONDS,
     ) -> None:
         base = settings.runpod_endpoint_base_url if settings else RUNPOD
         if isinstance(endpoint, str):
             endpoint = Endpoint.read(endpoint, base)
-        if endpoint.runpod and not api_key:
+        self._settings = settings or Settings()
+        insecure = self._settings.allow_insecure_keys
+        key = checked_key(api_key, endpoint.url, insecure=insecure)
+        if endpoint.runpod and not key:
             raise InvalidRequest("api_key", f"{endpoint.url} wants one; RunPod's console has it")
         self.endpoint = endpoint
-        self._settings = settings or Settings()
+        self._answer_seconds = answer_seconds
         self._store = Store.of(self._settings)
-        self._wire = Wire(api_key, retry_seconds)
+        self._wire = Wire(endpoint.url, key, retry_seconds)
         self._queue = QueueDoor(self._wire, endpoint)
         self._http = HttpDoor(self._wire, endpoint, answer_seconds)
         # What is packed or sent lies in memory, with its base64.
@@ -173,7 +182,8 @@ class AsyncClient:
     ) -> Answer:
         """The answer to a parcel, sent again where the worker, and not the recording, failed."""
         try:
-            document, figures = await _asked_again(self._asked, parcel, fields, listener)
+            async with self._in_time():
+                document, figures = await _asked_again(self._asked, parcel, fields, listener)
         except EndpointUnreachable:
             # The job may still be worked on, and its audio be needed; who resumes it tidies up.
             raise
@@ -182,6 +192,16 @@ class AsyncClient:
             raise
         await self._tidied(parcel.stored.key if parcel.stored else None)
         return _answer(document, figures, parcel.warnings, options)
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncGenerator[None, None]:
+        """Raise `EndpointUnreachable` where the answer is not there in time."""
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                yield
+        except TimeoutError as failure:
+            reason = f"no answer within {self._answer_seconds:g} s"
+            raise EndpointUnreachable(self.endpoint.url, reason) from failure
 
     async def _asked(
         self, parcel: Parcel, fields: Fields, listener: Listener
@@ -205,7 +225,8 @@ class AsyncClient:
     async def _fetched(self, job: Job, listener: Listener) -> tuple[Document, Figures]:
         """The outcome of a job from an earlier run, whose audio is removed from the bucket."""
         try:
-            outcome = await self._looked_after(job, listener)
+            async with self._in_time():
+                outcome = await self._looked_after(job, listener)
         except EndpointUnreachable:
             raise
         except BaseException:
@@ -233,7 +254,7 @@ class Client:
         *,
         settings: Settings | None = None,
         retry_seconds: float = RETRY_SECONDS,
-        answer_seconds: float | None = None,
+        answer_seconds: float | None = ANSWER_SECONDS,
     ) -> None:
         self._client = AsyncClient(
             endpoint,

@@ -22,6 +22,7 @@ from parakeet_worker.errors import (
     JobExpired,
     JobFailed,
     ParakeetError,
+    one_line,
 )
 
 Stage: TypeAlias = Literal["packing", "sending", "waiting", "hearing"]
@@ -195,7 +196,7 @@ def _reason(said: object) -> str:
         told = json.loads(text)
         if isinstance(told, dict) and "error_message" in told:
             text = f"{told.get('error_type', '')}: {told['error_message']}"
-    return " ".join(text.split())[:_MAX_REASON_CHARACTERS]
+    return one_line(text, _MAX_REASON_CHARACTERS)
 
 
 def _queue_figures(job: Job, answer: Mapping[str, Any]) -> Figures:

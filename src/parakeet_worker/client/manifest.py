@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, BinaryIO, Self, TypeAlias
 
 from parakeet_worker.client.answer import Figures
 from parakeet_worker.client.doors import Job
@@ -48,7 +48,7 @@ class Manifest:
         path = folder / NAME
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as failure:
             raise InvalidRequest(str(path), f"cannot be written: {failure.strerror}") from failure
         if not _locked(self._file):
@@ -77,7 +77,7 @@ class Manifest:
         if done is None or not _matches(done, self._asked(source, target, wish)):
             return False
         aside = _aside(target)
-        if _digest(aside) == done["digest"]:
+        if not aside.is_symlink() and _digest(aside) == done["digest"]:
             aside.replace(target)
         return target.exists()
 
@@ -111,7 +111,7 @@ class Manifest:
         aside, whole = _aside(target), content.encode()
         asked = self._asked(source, target, wish)
         try:
-            with aside.open("wb") as file:
+            with _created(aside) as file:
                 file.write(whole)
                 file.flush()
                 os.fsync(file.fileno())
@@ -177,6 +177,13 @@ def _matches(line: Line, asked: Line) -> bool:
 
 def _aside(target: Path) -> Path:
     return target.with_name(f".{target.name}.part")
+
+
+def _created(path: Path) -> BinaryIO:
+    """A new file under that name; what stands there, such as a link elsewhere, is removed."""
+    path.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
 
 
 def _digest(path: Path) -> str | None:

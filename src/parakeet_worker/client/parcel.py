@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from parakeet_worker.audio import SAMPLE_RATE, Decoding, find_ffmpeg
 from parakeet_worker.client.endpoint import Endpoint
-from parakeet_worker.client.store import Store, Stored
+from parakeet_worker.client.store import Store, Stored, sent_name
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import (
     AudioEmpty,
@@ -92,7 +92,7 @@ async def pack(
     """
     size = _size(path)
     if endpoint.route(size) is not None:
-        return Parcel(path.name, path=path)
+        return Parcel(sent_name(path.name), path=path)
     limit = endpoint.max_audio_bytes
     assert limit is not None
     try:
@@ -107,7 +107,7 @@ async def pack(
     if store is None:
         raise PayloadTooLarge(size, limit, [FLAC.name, OPUS.name])
     stored = await store.put(path)
-    return Parcel(path.name, url=stored.url, stored=stored, form="through a bucket")
+    return Parcel(sent_name(path.name), url=stored.url, stored=stored, form="through a bucket")
 
 
 def _size(path: Path) -> int:
@@ -133,7 +133,7 @@ async def _smaller(path: Path, limit: int, channels: Channels, ffmpeg: Path) -> 
         )
         content = await _encoded(decoding, codec, limit, ffmpeg)
         if content is not None:
-            name = f"{path.stem}.{codec.ending}"
+            name = f"{sent_name(path.stem)}.{codec.ending}"
             form = f"as {codec.name}"
             return Parcel(
                 name, recoded=content, form=form, warnings=tuple(map(str, decoding.warnings))

@@ -58,7 +58,7 @@ class Store:
         """
         from boto3.s3.transfer import TransferConfig
 
-        key = f"{PREFIX}/{uuid4().hex}/{_safe(path.name)}"
+        key = f"{PREFIX}/{uuid4().hex}/{sent_name(path.name)}"
         stopped = threading.Event()
 
         def check(_: int) -> None:
@@ -142,8 +142,8 @@ async def _in_daemon_thread(ask: Callable[[], Value]) -> Value:
     return await done
 
 
-def _safe(name: str) -> str:
-    """A file's name as part of a key: bytes that are no UTF-8, and control characters, replaced."""
+def sent_name(name: str) -> str:
+    """A file's name as it is sent: bytes that are no UTF-8, and control characters, replaced."""
     text = os.fsencode(name).decode(errors="replace")
     return "".join(letter if letter.isprintable() else "_" for letter in text)
 

@@ -1,8 +1,12 @@
 """One call to an endpoint, tried again for as long as that may help."""
 
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from ipaddress import ip_address
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 import stamina
@@ -13,9 +17,13 @@ from parakeet_worker.errors import (
     EndpointRefused,
     EndpointUnreachable,
     EngineLost,
+    InvalidRequest,
+    InvalidSetting,
     ParakeetError,
     TransientError,
+    one_line,
 )
+from parakeet_worker.remote.retries import retry_after_seconds
 
 RETRY_SECONDS = 300.0
 """How long a call that fails in passing is tried again."""
@@ -48,13 +56,14 @@ def json_body(content: bytes) -> AbstractContextManager[Mapping[str, Any]]:
 class Wire:
     """An open connection pool with the caller's key."""
 
-    def __init__(self, api_key: str | None, retry_seconds: float = RETRY_SECONDS) -> None:
+    def __init__(self, url: str, api_key: str | None, retry_seconds: float = RETRY_SECONDS) -> None:
+        """To the endpoint at `url`; raises `InvalidSetting` for proxies or certificates."""
         self._retry_seconds = retry_seconds
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx.AsyncClient(
             headers=headers,
             timeout=httpx.Timeout(_STALL_SECONDS, connect=_CONNECT_SECONDS, pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            transport=_transport(url),
         )
 
     async def close(self) -> None:
@@ -99,13 +108,83 @@ class Wire:
         try:
             response = await self._http.request(method, url, timeout=timeout, **body)
         except httpx.TimeoutException as failure:
-            raise _Passing(EndpointUnreachable(url, "it stood still for too long")) from failure
+            raise _Passing(EndpointUnreachable(url, "no answer within the time limit")) from failure
+        except httpx.LocalProtocolError as failure:
+            # Without its text, which holds the header that it complains about.
+            raise EndpointRefused(url, 0, "the request cannot be sent as HTTP") from failure
         except httpx.TransportError as failure:
-            reason = str(failure) or type(failure).__name__
+            reason = one_line(str(failure), _REASON_CHARACTERS) or type(failure).__name__
             raise _Passing(EndpointUnreachable(url, reason)) from failure
         except (httpx.InvalidURL, httpx.DecodingError) as failure:
-            raise EndpointRefused(url, 0, str(failure)) from failure
+            raise EndpointRefused(url, 0, one_line(str(failure))) from failure
         return _judged(response, url)
+
+
+def checked_key(api_key: str | None, url: str, *, insecure: bool) -> str | None:
+    """The key without blanks around it, if it may be sent to `url`.
+
+    Raises `InvalidRequest`, which never repeats it, where it cannot be a header, or where it would
+    travel over plain http to another machine and `insecure` does not allow that.
+    """
+    key = (api_key or "").strip()
+    if not key:
+        return None
+    if not key.isascii() or not key.isprintable():
+        raise InvalidRequest("api_key", "must be printable ASCII on one line")
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not is_loopback(url) and not insecure:
+        reason = (
+            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]} is plain http, over which a key "
+            "can be read on the way; use https, leave the key out, or set "
+            "PARAKEET_ALLOW_INSECURE_KEYS=true"
+        )
+        raise InvalidRequest("endpoint", reason)
+    return key
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the address is on this machine, by its name alone."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _transport(url: str) -> httpx.AsyncHTTPTransport:
+    """Connections to one endpoint, through the proxy of the environment if it names one.
+
+    Given to httpx and not left to it, which takes no socket options together with proxies.
+    """
+    parts = urlsplit(url)
+    proxy = None
+    if not is_loopback(url) and not proxy_bypass(parts.netloc):
+        proxy = getproxies().get(parts.scheme) or getproxies().get("all")
+    try:
+        return httpx.AsyncHTTPTransport(
+            proxy=proxy,
+            # No certificate is looked at without TLS, and so none is read.
+            verify=parts.scheme == "https" or proxy is not None,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            socket_options=_keepalive(),
+        )
+    except OSError as failure:
+        reason = f"certificates cannot be read: {failure.strerror}"
+        raise InvalidSetting("SSL_CERT_FILE or SSL_CERT_DIR", reason) from failure
+    except (ImportError, ValueError, httpx.InvalidURL) as failure:
+        variables = f"{parts.scheme.upper()}_PROXY or ALL_PROXY"
+        raise InvalidSetting(variables, one_line(str(failure), _REASON_CHARACTERS)) from failure
+
+
+def _keepalive() -> list[tuple[int, int, int]]:
+    """A peer that is gone without a word is noticed after two minutes."""
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):  # macOS names the first one otherwise
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return options
 
 
 class _Passing(Exception):
@@ -153,10 +232,10 @@ def _document(response: httpx.Response) -> Any:
 def _reason(response: httpx.Response, answer: Any) -> str:
     said = answer.get("error", answer.get("detail")) if isinstance(answer, dict) else None
     text = said if isinstance(said, str) else response.text
-    return " ".join(text.split())[:_REASON_CHARACTERS]
+    return one_line(text, _REASON_CHARACTERS)
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """What the server asks for, in seconds; a date counts as not said."""
-    said = response.headers.get("Retry-After", "")
-    return min(float(said), 10 * _WAIT_MAX_SECONDS) if said.isdecimal() else None
+    """What the server asks for, in seconds."""
+    asked = retry_after_seconds(response.headers.get("Retry-After"))
+    return None if asked is None else min(asked, 10 * _WAIT_MAX_SECONDS)

@@ -8,7 +8,7 @@ import aiohttp
 from parakeet_worker import buckets
 from parakeet_worker.errors import OutputRefused, OutputUnreachable
 from parakeet_worker.outputs.written import Written
-from parakeet_worker.remote import http
+from parakeet_worker.remote import http, objects
 from parakeet_worker.remote.retries import Transient, retried
 from parakeet_worker.request import S3Output
 from parakeet_worker.settings import Settings
@@ -45,7 +45,7 @@ def prefixed(key: str, prefix: str) -> str:
 async def _attempt(written: Written, bucket: str, key: str, settings: Settings) -> None:
     shown = f"s3://{bucket}/{key}"
     try:
-        async with buckets.requested(
+        async with objects.requested(
             "put_object",
             bucket,
             key,
@@ -53,7 +53,7 @@ async def _attempt(written: Written, bucket: str, key: str, settings: Settings) 
             content_type=written.content_type or None,
             data=lambda: BytesIO(written.body),  # which is written in parts
         ) as answer:
-            if isinstance(answer, buckets.Refusal):
+            if isinstance(answer, objects.Refusal):
                 raise _refused(answer, shown)
     except buckets.ImpossibleAddress as failure:
         raise OutputRefused(shown, "it is no possible address") from failure
@@ -65,7 +65,7 @@ async def _attempt(written: Written, bucket: str, key: str, settings: Settings) 
         raise Transient(OutputUnreachable(shown, reason)) from failure
 
 
-def _refused(refusal: buckets.Refusal, shown: str) -> OutputRefused | Transient:
+def _refused(refusal: objects.Refusal, shown: str) -> OutputRefused | Transient:
     if refusal.transient:
         return Transient(OutputUnreachable(shown, str(refusal)), refusal.wait_seconds)
     return OutputRefused(shown, str(refusal))

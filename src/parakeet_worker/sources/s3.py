@@ -15,7 +15,7 @@ from parakeet_worker.errors import (
     SourceTimeout,
     SourceUnreachable,
 )
-from parakeet_worker.remote import http
+from parakeet_worker.remote import http, objects
 from parakeet_worker.remote.retries import Transient, retried
 from parakeet_worker.request import S3Source
 from parakeet_worker.settings import Settings
@@ -45,8 +45,8 @@ async def download(source: S3Source, target: Path, settings: Settings) -> None:
 async def _attempt(bucket: str, key: str, file: BinaryIO, settings: Settings) -> None:
     shown = f"s3://{bucket}/{key}"
     try:
-        async with buckets.requested("get_object", bucket, key, settings) as answer:
-            if isinstance(answer, buckets.Refusal):
+        async with objects.requested("get_object", bucket, key, settings) as answer:
+            if isinstance(answer, objects.Refusal):
                 raise _refused(answer, shown)
             await http.save(answer, file, settings.max_audio_bytes)
     except buckets.ImpossibleAddress as failure:
@@ -59,7 +59,7 @@ async def _attempt(bucket: str, key: str, file: BinaryIO, settings: Settings) ->
         raise Transient(SourceUnreachable(shown, reason)) from failure
 
 
-def _refused(refusal: buckets.Refusal, shown: str) -> ParakeetError | Transient:
+def _refused(refusal: objects.Refusal, shown: str) -> ParakeetError | Transient:
     if refusal.missing:
         return SourceNotFound(shown)
     if refusal.transient:
