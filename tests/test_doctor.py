@@ -252,3 +252,16 @@ def test_kernels_that_were_replaced_at_the_last_start_are_named_with_their_error
         "attention was replaced by plain PyTorch: relative error 0.4",
         "lstm was replaced by plain PyTorch: it crashed",
     ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "verdict"),
+    [
+        ({"PARAKEET_SCRATCH": "/nowhere"}, "failed"),
+        ({"PARAKEET_SCRATCH_LEAST_BYTES": str(1 << 60)}, "failed"),
+        ({"PARAKEET_MAX_AUDIO_BYTES": str(1 << 60)}, "warning"),
+        ({"PARAKEET_MAX_AUDIO_BYTES": "1", "PARAKEET_SCRATCH_LEAST_BYTES": "0"}, "ok"),
+    ],
+)
+def test_the_folder_for_jobs_is_looked_at(tmp_path, variables, verdict):
+    assert found({**QUIET, **variables}, tmp_path)["scratch"].verdict == verdict

@@ -42,6 +42,8 @@ EXAMPLES: list[ParakeetError] = [
     errors.JobExpired("abc-e1", "it took longer than the endpoint lets it"),
     errors.DecodeTimeout(1800.0),
     errors.DecoderKilled(61.5),
+    errors.ScratchFull("/tmp", 0),
+    errors.ScratchUnusable("/tmp", "Read-only file system"),
     errors.Overloaded(21_000.0, 21_600.0),
     errors.JobFailed("abc-e1", "KeyError: 'input'"),
     errors.InvalidApiKey(),

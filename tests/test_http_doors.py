@@ -18,6 +18,7 @@ from http_server import Serving, serving, until
 from loopback import WebServer, sends, stalls
 from parakeet_worker.engine.kernel_report import KernelReport
 from test_load import melody
+from test_scratch import full_disk
 
 TONE = melody([440, 500])
 TEXT = "440. 500."
@@ -351,3 +352,23 @@ async def test_curl_is_answered(server: Serving, tmp_path_factory: pytest.TempPa
     said, _ = await curl.communicate()
     assert curl.returncode == 0
     assert json.loads(said)["srt"].startswith("1\n00:00:00,000 --> ")
+
+
+async def test_a_full_disk_takes_the_server_out_of_service(tmp_path: Path) -> None:
+    async with serving(tmp_path, scratch_least_bytes=1 << 60) as server:
+        assert (await server.client.get("/ping")).status_code == 503
+        for path in ("/ready", "/health"):
+            assert (await server.client.get(path)).status_code == 503
+        answer = await server.client.post("/transcribe", files={"file": TONE})
+        assert (answer.status_code, answer.json()["code"]) == (503, "scratch_full")
+        assert "retry-after" in answer.headers
+
+
+async def test_a_disk_that_fills_up_refuses_the_upload_as_the_servers_own_state(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path) as server:
+        with full_disk():
+            answer = await server.client.post("/transcribe", files={"file": TONE})
+        assert (answer.status_code, answer.json()["code"]) == (503, "scratch_full")
+        assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ import pytest
 from faulty_worker import FaultyEngine, faulty_pipeline
 from odd_workers import DeafEngine
 from parakeet_worker.engine.scripted import ScriptedEngine
-from parakeet_worker.jobs.fitness import Unfit, check_ffmpeg, check_hearing
+from parakeet_worker.jobs.fitness import Unfit, check_ffmpeg, check_hearing, check_scratch
 from parakeet_worker.settings import Settings
 from parakeet_worker.worker import open_pipeline
 
@@ -67,3 +67,12 @@ async def test_the_scripted_engine_which_hears_no_speech_is_fit(tmp_path: Path) 
     settings = Settings(engine="scripted", scratch=tmp_path)
     with faulty_pipeline(settings, DeafEngine()) as pipeline:
         await check_hearing(pipeline)
+
+
+async def test_a_worker_without_room_for_a_jobs_files_is_unfit(tmp_path: Path) -> None:
+    settings = Settings(engine="scripted", scratch=tmp_path, scratch_least_bytes=1 << 60)
+    with (
+        faulty_pipeline(settings, ScriptedEngine()) as pipeline,
+        pytest.raises(Unfit, match="scratch_full"),
+    ):
+        await check_scratch(pipeline)

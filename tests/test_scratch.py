@@ -1,11 +1,20 @@
-"""A request's folder: gone whatever happens, and not by the event loop's thread."""
+"""The folder for jobs' files, on a real disk; a full one is made by a limit on file sizes."""
 
 import asyncio
+import resource
+import shutil
+import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from parakeet_worker import scratch
+import pytest
+
+from parakeet_worker.errors import InvalidSetting, ScratchFull, ScratchUnusable
+from parakeet_worker.scratch import Scratch
+from test_children import open_files
 
 removing: dict[str, int] = {}
 
@@ -17,9 +26,150 @@ def note(event: str, given: tuple[object, ...]) -> None:
 
 sys.addaudithook(note)
 
+HOLDER = """
+import asyncio, sys
+from pathlib import Path
+from parakeet_worker.scratch import Scratch
+async def main():
+    disk = Scratch(Path(sys.argv[1]), least_bytes=0, timeout_seconds=1.0)
+    async with disk.made() as folder:
+        (folder / "audio").write_bytes(bytes(1000))
+        print(folder, flush=True)
+        sys.stdin.read()
+asyncio.run(main())
+"""
+
+
+def scratch(folder: Path, *, least_bytes: int = 0, timeout_seconds: float = 30.0) -> Scratch:
+    return Scratch(folder, least_bytes=least_bytes, timeout_seconds=timeout_seconds)
+
+
+@contextmanager
+def full_disk(room_bytes: int = 1000) -> Iterator[None]:
+    """No file can grow beyond so much; the error is one of those of a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_jobs_folder_is_gone_after_the_block(tmp_path: Path) -> None:
+    before = open_files()
+    async with scratch(tmp_path).made() as folder:
+        (folder / "audio").write_bytes(b"a")
+        assert list(tmp_path.iterdir()) == [folder]
+    assert list(tmp_path.iterdir()) == []
+    assert open_files() == before
+
+
+@pytest.mark.parametrize("kind", ["missing", "a file"])
+def test_a_folder_that_cannot_be_written_to_is_a_setting_to_correct(
+    tmp_path: Path, kind: str
+) -> None:
+    if kind == "a file":
+        (tmp_path / "place").touch()
+    with pytest.raises(InvalidSetting, match="place cannot be written to"):
+        scratch(tmp_path / "place").prepare()
+
+
+def test_what_a_killed_worker_left_is_removed_and_what_lives_is_not(tmp_path: Path) -> None:
+    holders = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(tmp_path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    try:
+        folders = [Path(holder.stdout.readline().strip()) for holder in holders if holder.stdout]
+        holders[0].kill()
+        holders[0].wait()
+        (tmp_path / "parakeet-kernels").mkdir()  # not a job's
+        scratch(tmp_path).prepare()
+        assert sorted(tmp_path.iterdir()) == sorted([folders[1], tmp_path / "parakeet-kernels"])
+        assert (folders[1] / "audio").stat().st_size == 1000
+        holders[1].communicate()
+        assert not folders[1].exists()
+    finally:
+        for holder in holders:
+            holder.kill()
+            holder.communicate()
+
+
+async def test_a_full_disk_is_the_workers_state_and_nothing_is_taken_for_a_while(
+    tmp_path: Path,
+) -> None:
+    disk = scratch(tmp_path)
+    assert disk.shortage() is None
+    with (
+        full_disk(),
+        pytest.raises(ScratchFull, match="scratch_full: no room in"),
+        disk.made() as folder,
+    ):
+        (folder / "audio").write_bytes(bytes(2000))
+    assert isinstance(disk.shortage(), ScratchFull)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_other_failures_of_files_pass(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        async with scratch(tmp_path).made() as folder:
+            (folder / "none").read_bytes()
+
+
+def test_too_little_room_is_a_shortage(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    shortage = scratch(tmp_path, least_bytes=2 * free).shortage()
+    assert isinstance(shortage, ScratchFull)
+    assert isinstance(scratch(tmp_path / "gone").shortage(), ScratchUnusable)
+
+
+async def test_what_may_be_written_together_fits_on_the_disk(tmp_path: Path) -> None:
+    disk, order = scratch(tmp_path), []
+    most = int(shutil.disk_usage(tmp_path).free * 0.6)
+
+    async def job(name: str) -> None:
+        async with disk.reserved(most):
+            order.append(f"{name} begins")
+            await asyncio.sleep(0.2)
+            order.append(f"{name} ends")
+
+    await asyncio.gather(job("a"), job("b"))
+    assert order == ["a begins", "a ends", "b begins", "b ends"]
+
+
+async def test_one_alone_may_try_and_one_more_is_refused_in_time(tmp_path: Path) -> None:
+    disk = scratch(tmp_path, timeout_seconds=0.3)
+    huge = shutil.disk_usage(tmp_path).free * 2
+    async with disk.reserved(huge):
+        with pytest.raises(ScratchFull):
+            async with disk.reserved(1):
+                pass
+    async with disk.reserved(1), disk.reserved(1):
+        pass
+
+
+async def test_a_cancelled_wait_does_not_hold_up_others(tmp_path: Path) -> None:
+    disk = scratch(tmp_path)
+    huge = shutil.disk_usage(tmp_path).free * 2
+
+    async def job() -> None:
+        async with disk.reserved(huge):
+            await asyncio.sleep(60)
+
+    jobs = [asyncio.create_task(job()) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    for each in jobs:
+        each.cancel()
+    await asyncio.gather(*jobs, return_exceptions=True)
+    async with asyncio.timeout(5), disk.reserved(huge):
+        pass
+
 
 async def test_a_folder_is_removed_with_what_is_in_it_by_another_thread(tmp_path: Path) -> None:
-    async with scratch.folder(tmp_path) as folder:
+    async with scratch(tmp_path).made() as folder:
         (folder / "recording").write_bytes(bytes(100_000))
         assert folder.parent == tmp_path
     assert not folder.exists()
@@ -30,7 +180,7 @@ async def test_a_folder_is_removed_of_a_request_that_is_cancelled_twice(tmp_path
     entered = asyncio.Event()
 
     async def request() -> None:
-        async with scratch.folder(tmp_path) as folder:
+        async with scratch(tmp_path).made() as folder:
             (folder / "recording").write_bytes(bytes(100_000))
             entered.set()
             await asyncio.sleep(60)

@@ -450,6 +450,37 @@ def test_a_job_submitted_at_the_moment_of_sigterm_is_answered_or_stays_queued(
     assert became["answered"] > 0
 
 
+# its disk
+
+
+def test_a_worker_whose_disk_is_full_leaves_the_other_jobs_in_the_queue(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    options = {**SCRIPTED, "PARAKEET_SCRATCH": str(disk), "PARAKEET_SCRATCH_LEAST_BYTES": "65536",
+               "PARAKEET_CONCURRENCY": "2"}  # fmt: skip
+    prefix = mounted(f"mount -t tmpfs -o size=200k none {disk}")
+    names = [f"job-{number}" for number in range(10)]
+    with JobApi(hold_seconds=600) as api:
+        for name in names:
+            api.submit(name, {"audio_base64": tone(440, 10)})  # 320 KB
+        with running_worker(api, tmp_path, options, prefix=prefix):
+            bodies = [api.result(name) for name in names[:2]]
+            time.sleep(1)
+            assert api.queued == len(names) - 2
+    for body in bodies:
+        assert body["error"].startswith(f"scratch_full: no room in {disk} on this worker; ")
+        assert body["output"]["code"] == "scratch_full"
+
+
+def test_a_worker_without_its_scratch_folder_does_not_start(tmp_path: Path) -> None:
+    with JobApi() as api:
+        nowhere = {**SCRIPTED, "PARAKEET_SCRATCH": str(tmp_path / "nowhere")}
+        with running_worker(api, tmp_path, nowhere) as worker:
+            said, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 1
+    assert said.splitlines()[-1].startswith("parakeet: invalid_setting: PARAKEET_SCRATCH: ")
+
+
 # its beginning
 
 

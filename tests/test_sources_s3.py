@@ -27,14 +27,17 @@ from parakeet_worker.errors import (
     InvalidSetting,
     ParakeetError,
     S3NotConfigured,
+    ScratchFull,
     SourceNotFound,
     SourceRefused,
     SourceTimeout,
     SourceUnreachable,
 )
 from parakeet_worker.request import Request, S3Source, parse
+from parakeet_worker.scratch import Scratch
 from parakeet_worker.settings import Settings
 from parakeet_worker.sources import s3 as source
+from test_scratch import full_disk
 
 pytestmark = pytest.mark.usefixtures("without_waits")
 
@@ -395,3 +398,11 @@ except Exception as error:
     )
     output, _ = await asyncio.wait_for(process.communicate(), 20)
     assert output.split() == [b"source_timeout"]
+
+
+async def test_a_full_disk_is_not_the_buckets_fault(s3: S3Server, tmp_path: Path) -> None:
+    s3.put("talk.wav", CONTENT)
+    disk = Scratch(tmp_path, least_bytes=0, timeout_seconds=1.0)
+    with full_disk(), pytest.raises(ScratchFull):
+        async with disk.made() as folder:
+            await fetched(S3Source("talk.wav"), folder, settings(s3.endpoint))

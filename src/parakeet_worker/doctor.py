@@ -56,6 +56,7 @@ def examine(variables: Mapping[str, str], root: Path) -> Iterator[Check]:
     yield _network(choices)
     yield _engine(settings)
     yield from _model(settings, Volume(choices.home), variables)
+    yield _scratch(settings)
     yield _ffmpeg(settings)
     yield _gpu(settings)
     yield from _kernels(settings, variables)
@@ -176,6 +177,24 @@ def _hub(variables: Mapping[str, str]) -> Check:
         )
         return Check("hub", "warning", f"{url}: {getattr(failure, 'reason', failure)}", remedy)
     return Check("hub", "ok", f"{url} answers")
+
+
+def _scratch(settings: Settings) -> Check:
+    folder = settings.scratch
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        found = f"{folder} is no folder that can be written to"
+        return Check(
+            "scratch", "failed", found, "correct PARAKEET_SCRATCH, or give the user access"
+        )
+    free = shutil.disk_usage(folder).free
+    found = f"{folder}, {free / 2**30:.1f} GiB free"
+    if free < settings.scratch_least_bytes:
+        remedy = "make room, give the container a larger disk, or name another PARAKEET_SCRATCH"
+        return Check("scratch", "failed", f"{found}: no job is taken", remedy)
+    if free < settings.max_audio_bytes:
+        remedy = "give the container a larger disk, or lower PARAKEET_MAX_AUDIO_BYTES"
+        return Check("scratch", "warning", f"{found}: less than one recording may have", remedy)
+    return Check("scratch", "ok", found)
 
 
 def _ffmpeg(settings: Settings) -> Check:

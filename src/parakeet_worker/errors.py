@@ -34,6 +34,8 @@
     │   ├── DecoderKilled         ffmpeg was killed, usually because memory ran out
     │   ├── JobTimeout            the whole job took too long
     │   ├── OutputUnreachable     the place for the answer cannot be written to at the moment
+    │   ├── ScratchFull           the worker's disk has no room for the recording
+    │   ├── ScratchUnusable       the worker's disk cannot be written to
     │   ├── Overloaded            the queue is full
     │   ├── Busy                  the server has as many requests as it takes at a time
     │   └── Warming               the model is still being loaded
@@ -425,6 +427,21 @@ class OutputUnreachable(TransientError):
     def __init__(self, place: str, reason: str) -> None:
         place = echo(place)
         super().__init__(f"the answer cannot be written to {place}: {echo(reason)}", place=place)
+
+
+class ScratchFull(TransientError):
+    code = "scratch_full"
+
+    def __init__(self, folder: str, free_bytes: int | None) -> None:
+        free = "" if free_bytes is None else f"; {free_bytes} bytes are free"
+        super().__init__(f"no room in {folder} on this worker{free}", bytes=free_bytes)
+
+
+class ScratchUnusable(TransientError):
+    code = "scratch_unusable"
+
+    def __init__(self, folder: str, reason: str) -> None:
+        super().__init__(f"{folder} cannot be written to on this worker: {reason}")
 
 
 class Overloaded(TransientError):

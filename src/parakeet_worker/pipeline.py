@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from parakeet_worker import audio, scratch, segments, sources, threads, transcript
+from parakeet_worker import audio, segments, sources, threads, transcript
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.errors import InvalidRequest, OutOfMemory
 from parakeet_worker.hearing import Hearing
 from parakeet_worker.request import Request, Vad
 from parakeet_worker.room import AudioMemory, Room
+from parakeet_worker.scratch import Scratch, scratch_of
 from parakeet_worker.segments import Segment
 from parakeet_worker.settings import Settings
 from parakeet_worker.speech.base import Detector
@@ -37,8 +38,11 @@ class Pipeline:
     """A new listener for a recording."""
     memory: AudioMemory = field(init=False)
     """Of all recordings' samples at the engine."""
+    scratch: Scratch = field(init=False)
+    """Of all recordings' files."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "scratch", scratch_of(self.settings))
         object.__setattr__(self, "memory", AudioMemory(self.settings.audio_memory_bytes))
 
     async def stretches(
@@ -48,8 +52,8 @@ class Pipeline:
 
         Raises `RequestError`, `TransientError` or `EngineError`.
         """
-        async with scratch.folder(self.settings.scratch) as folder:
-            path = await watch.timed("fetch", sources.fetch(request, folder, self.settings))
+        async with self.scratch.made() as folder:
+            path = await watch.timed("fetch", self._fetched(request, folder))
             with _room_for(request):
                 async with aclosing(self._heard(path, request, watch)) as heard:
                     async for stretch in heard:
@@ -72,6 +76,12 @@ class Pipeline:
                 while hearing:
                     yield await hearing.next_stretch()
             yield Transcript((), seconds=decoding.heard_seconds, warnings=decoding.warnings)
+
+    async def _fetched(self, request: Request, folder: Path) -> Path:
+        """Into the folder, once there is room for the most that it may be."""
+        size = sources.most_bytes(request, self.settings.max_audio_bytes)
+        async with self.scratch.reserved(size):
+            return await sources.fetch(request, folder, self.settings)
 
     def _cut(self, decoding: audio.Decoding, request: Request) -> Generator[Segment, None, None]:
         """Decoded, listened to and cut: what a thread of the recording's own does."""

@@ -1,24 +1,185 @@
-"""A folder for the files of one request, removed in a thread."""
+"""The folder for each job's files: checked at the start, never filled beyond what is free.
+
+What killed workers left there is removed. A job's folder is locked for as long as its process
+lives, which the kernel sees to, also across process namespaces; so an unlocked one is abandoned.
+"""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import errno
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from parakeet_worker import threads
+from parakeet_worker.errors import InvalidSetting, ScratchFull, ScratchUnusable
+from parakeet_worker.settings import Settings, variable
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "parakeet-job-"
+_NEW = ".parakeet-new-"
+"""Before it is locked; a worker that is killed in between leaves it empty."""
+_NEW_SECONDS = 3600.0
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_UNUSABLE = frozenset({errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE})
+_POLL_SECONDS = 0.1
+_PAUSE_SECONDS = 30.0
+"""After a job that found no room: what comes next would find none either."""
 
 
-@asynccontextmanager
-async def folder(parent: Path | None) -> AsyncGenerator[Path, None]:
-    """A new folder in `parent`; it is gone when the block is left, cancelled or not.
+class Scratch:
+    """One folder on disk, and how much of what is free there is spoken for."""
 
-    A disk that is told which blocks are free (`discard`) takes 100 ms for a file and more, in which
-    the event loop would do nothing else.
-    """
-    made = TemporaryDirectory(prefix="parakeet-", dir=parent)
-    try:
-        yield Path(made.name)
-    finally:
-        removed = asyncio.wrap_future(threads.begun(made.cleanup))
-        await asyncio.shield(removed)
+    def __init__(self, folder: Path, *, least_bytes: int, timeout_seconds: float) -> None:
+        self.folder = folder
+        self._least_bytes = least_bytes
+        self._timeout_seconds = timeout_seconds
+        self._reserved_bytes = 0
+        self._waiting: deque[object] = deque()
+        self._full_until = 0.0
+
+    def prepare(self) -> None:
+        """Prove that it can be written to, and remove what killed workers left.
+
+        Raises `InvalidSetting`.
+        """
+        probe = self.folder / f".parakeet-{secrets.token_hex(4)}"
+        try:
+            probe.mkdir()
+            probe.rmdir()
+        except OSError as failure:
+            reason = f"{self.folder} cannot be written to: {failure.strerror}"
+            raise InvalidSetting(variable("scratch"), reason) from failure
+        try:
+            tempfile.gettempdir()
+        except FileNotFoundError:
+            # Libraries ask for it as well.
+            tempfile.tempdir = str(self.folder)
+        self._sweep()
+
+    def shortage(self) -> ScratchFull | ScratchUnusable | None:
+        """Why no job may be taken now; None where there is room."""
+        free = self._free_bytes()
+        if isinstance(free, ScratchUnusable):
+            return free
+        if free < self._least_bytes or time.monotonic() < self._full_until:
+            return ScratchFull(str(self.folder), free)
+        return None
+
+    @asynccontextmanager
+    async def made(self) -> AsyncGenerator[Path, None]:
+        """A new folder for one job; it is gone when the block is left, cancelled or not.
+
+        It is removed in a thread: a disk that is told which blocks are free (`discard`) takes
+        100 ms for a file and more. An `OSError` of the disk inside the block becomes `ScratchFull`
+        or `ScratchUnusable`.
+        """
+        with self.problems_translated():
+            path, lock = self._locked_folder()
+            try:
+                yield path
+            finally:
+                removed = threads.begun(partial(_remove, path, lock))
+                await asyncio.shield(asyncio.wrap_future(removed))
+
+    @contextmanager
+    def problems_translated(self) -> Iterator[None]:
+        """Translate an `OSError` of the local disk; others pass."""
+        try:
+            yield
+        except OSError as failure:
+            if failure.errno in _FULL:
+                self._full_until = time.monotonic() + _PAUSE_SECONDS
+                free = self._free_bytes()
+                known = None if isinstance(free, ScratchUnusable) else free
+                raise ScratchFull(str(self.folder), known) from failure
+            if failure.errno in _UNUSABLE:
+                raise ScratchUnusable(str(self.folder), failure.strerror or "") from failure
+            raise
+
+    @asynccontextmanager
+    async def reserved(self, size: int) -> AsyncGenerator[None, None]:
+        """Wait until `size` bytes may be written, beside what others still write; in turn.
+
+        One alone may write in any case: what there is room for shows when it is written. Raises
+        `ScratchFull` after the time limit of downloads.
+        """
+        ticket = object()
+        self._waiting.append(ticket)
+        ends = time.monotonic() + self._timeout_seconds
+        try:
+            while self._waiting[0] is not ticket or not self._fits(size):
+                if time.monotonic() > ends:
+                    raise ScratchFull(str(self.folder), None)
+                await asyncio.sleep(_POLL_SECONDS)
+        finally:
+            self._waiting.remove(ticket)
+        self._reserved_bytes += size
+        try:
+            yield
+        finally:
+            self._reserved_bytes -= size
+
+    def _fits(self, size: int) -> bool:
+        free = self._free_bytes()
+        if not self._reserved_bytes or isinstance(free, ScratchUnusable):
+            return True
+        return free - self._reserved_bytes >= size
+
+    def _free_bytes(self) -> int | ScratchUnusable:
+        try:
+            return shutil.disk_usage(self.folder).free
+        except OSError as failure:
+            return ScratchUnusable(str(self.folder), failure.strerror or "")
+
+    def _locked_folder(self) -> tuple[Path, int]:
+        new = Path(tempfile.mkdtemp(prefix=_NEW, dir=self.folder))
+        lock = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with suppress(OSError):  # without locks nothing is swept, either
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return new.rename(self.folder / f"{_PREFIX}{secrets.token_hex(6)}"), lock
+        except OSError:
+            os.close(lock)
+            raise
+
+    def _sweep(self) -> None:
+        for new in self.folder.glob(f"{_NEW}*"):
+            with suppress(OSError):
+                if time.time() - new.stat().st_mtime > _NEW_SECONDS:
+                    new.rmdir()
+        for abandoned in self.folder.glob(f"{_PREFIX}*"):
+            with suppress(OSError):
+                lock = os.open(abandoned, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    log.info("removing %s, which a killed worker left", abandoned)
+                    shutil.rmtree(abandoned, ignore_errors=True)
+                finally:
+                    os.close(lock)
+
+
+def _remove(path: Path, lock: int) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    os.close(lock)
+
+
+@lru_cache
+def _shared(folder: Path, least_bytes: int, timeout_seconds: float) -> Scratch:
+    return Scratch(folder, least_bytes=least_bytes, timeout_seconds=timeout_seconds)
+
+
+def scratch_of(settings: Settings) -> Scratch:
+    """The one object of this process for the settings' folder: all jobs share its disk."""
+    return _shared(
+        settings.scratch, settings.scratch_least_bytes, settings.download_timeout_seconds
+    )

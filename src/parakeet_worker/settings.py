@@ -56,6 +56,14 @@ HttpAddress = Annotated[str, AfterValidator(_http_address)]
 S3Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
 
 
+def _temporary_folder() -> Path:
+    try:
+        return Path(gettempdir())
+    except FileNotFoundError as failure:
+        reason = "no temporary folder can be written to; name one"
+        raise InvalidSetting("PARAKEET_SCRATCH", reason) from failure
+
+
 class Settings(BaseModel):
     """What an operator may choose; every field is an environment variable, see `variable`."""
 
@@ -127,8 +135,10 @@ class Settings(BaseModel):
     second. Each has one piece there in any case, and up to 12 MB on the way."""
     queue_seconds: Seconds = 6 * 3600.0
     """Audio that may wait for the engine before new work is refused."""
-    scratch: Path = Path(gettempdir())
+    scratch: Path = Field(default_factory=_temporary_folder)
     """Folder for each job's scratch folder."""
+    scratch_least_bytes: Annotated[int, Field(ge=0)] = 64 << 20
+    """Bytes that must be free in that folder for a job to be taken."""
     ffmpeg: Path | None = None
     """The ffmpeg to run; by default the system's, else the one that comes as a package."""
     runpod_api_key: HeaderText | None = Field(default=None, repr=False)

@@ -16,6 +16,7 @@ from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Capacity, Engine
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import Vad
+from parakeet_worker.scratch import scratch_of
 from parakeet_worker.settings import Settings
 from parakeet_worker.speech.base import Detector
 from parakeet_worker.speech.energy import EnergyDetector
@@ -39,6 +40,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     """A pipeline whose engine is loaded and warm; raises `SetupError`s."""
     started = time.monotonic()
     _share_heaps()
+    scratch_of(settings).prepare()
     ffmpeg = audio.find_ffmpeg(settings.ffmpeg)
     buckets.check(settings)
     engine = _apart(lambda: open_engine(settings))

@@ -70,8 +70,10 @@ async def serve_queue(pipeline: Pipeline, parts: sdk.Sdk) -> None:
         slots=settings.concurrency,
         delivery_seconds=settings.delivery_timeout_seconds,
         when_idle=give_back_memory,
+        shortage=pipeline.scratch.shortage,
     )
-    _register(partial(fitness.check_ffmpeg, pipeline), partial(fitness.check_hearing, pipeline))
+    checks = (fitness.check_scratch, fitness.check_ffmpeg, fitness.check_hearing)
+    _register(*(partial(check, pipeline) for check in checks))
     await parts.check_fitness()
     # The heartbeat is a process that is forked off here, and ended by a signal when this one is
     # done: it must not inherit that the signal is none of its business.
@@ -81,6 +83,8 @@ async def serve_queue(pipeline: Pipeline, parts: sdk.Sdk) -> None:
     log.info("taking jobs, %d at a time", settings.concurrency)
     await loop.run()
     log.info("no more jobs are taken, and all that were are answered")
+    if loop.unusable is not None:
+        sys.exit(f"parakeet: {loop.unusable}; the process ends so that it is replaced")
 
 
 def _register(*checks: Callable[[], Awaitable[None]]) -> None:

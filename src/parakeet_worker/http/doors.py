@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ExceptionHandler
 
-from parakeet_worker import answers, openai_wire, rewriting, scratch
+from parakeet_worker import answers, openai_wire, rewriting
 from parakeet_worker.errors import (
     EngineLost,
     InvalidRequest,
@@ -57,6 +57,7 @@ _PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_PING = {"warming": 204, "ready": 200, "full": 503, "lost": 500}
 Door: TypeAlias = Callable[[Request], Awaitable[Response]]
 _READERS = 2
 """Bodies of JSON that are read at a time: each is in memory several times over while it is."""
@@ -156,8 +157,8 @@ class _Transcripts:
 
     async def render(self, request: Request) -> Response:
         self._service.keys.check(request.headers.get("authorization"))
-        async with scratch.folder(self._settings.scratch) as folder:
-            path = await uploads.body(request, folder, self._settings)
+        async with self._service.scratch.made() as folder:
+            path = await self._body(request, folder)
             async with self._reading:
                 payload = await asyncio.to_thread(uploads.read, path)
                 content = await asyncio.to_thread(rewriting.rewrite, payload)
@@ -170,14 +171,25 @@ class _Transcripts:
         self._service.metrics.asked(door)
         admitted = self._service.admitted(request.headers.get("authorization"))
         pipeline = inside.enter_context(admitted)
-        folder = await inside.enter_async_context(scratch.folder(self._settings.scratch))
-        return pipeline, folder
+        return pipeline, await inside.enter_async_context(self._service.scratch.made())
+
+    async def _form(self, request: Request, folder: Path) -> uploads.Form:
+        async with self._service.scratch.reserved(
+            uploads.most_bytes(request, self._settings.max_audio_bytes)
+        ):
+            return await uploads.form(request, folder, self._settings)
+
+    async def _body(self, request: Request, folder: Path) -> Path:
+        async with self._service.scratch.reserved(
+            uploads.most_bytes(request, self._settings.max_json_bytes)
+        ):
+            return await uploads.body(request, folder, self._settings)
 
     async def _job(self, request: Request, folder: Path) -> Job:
         if _is_form(request):
-            form = await uploads.form(request, folder, self._settings)
+            form = await self._form(request, folder)
             return parse_form(form.fields, form.file)
-        path = await uploads.body(request, folder, self._settings)
+        path = await self._body(request, folder)
         async with self._reading:
             return await asyncio.to_thread(self._read_job, path)
 
@@ -201,9 +213,9 @@ class _Transcripts:
 
     async def _asked(self, request: Request, folder: Path) -> openai_wire.Asked:
         if _is_form(request):
-            form = await uploads.form(request, folder, self._settings)
+            form = await self._form(request, folder)
             return openai_wire.from_form(form.fields, form.file, self._settings)
-        path = await uploads.body(request, folder, self._settings)
+        path = await self._body(request, folder)
         async with self._reading:
             return await asyncio.to_thread(self._read_asked, path)
 
@@ -263,9 +275,7 @@ class _Figures:
         self._service = service
 
     async def ping(self, _: Request) -> Response:
-        return Response(
-            status_code={"warming": 204, "ready": 200, "lost": 500}[self._service.state]
-        )
+        return Response(status_code=_PING[self._service.state])
 
     async def health(self, _: Request) -> Response:
         state = self._service.state
@@ -276,7 +286,7 @@ class _Figures:
         if reports := self._service.kernels:
             replaced = [report.document() for report in reports if report.replaced]
             document["kernels"] = {"compared": len(reports), "replaced": replaced}
-        return JSONResponse(document, 500 if state == "lost" else 200)
+        return JSONResponse(document, {"lost": 500, "full": 503}.get(state, 200))
 
     async def ready(self, _: Request) -> Response:
         state = self._service.state
@@ -284,6 +294,8 @@ class _Figures:
             raise Warming
         if state == "lost":
             raise EngineLost("this worker is being replaced")
+        if (shortage := self._service.scratch.shortage()) is not None:
+            raise shortage
         return JSONResponse({"status": state})
 
     async def models(self, request: Request) -> Response:

@@ -9,9 +9,11 @@ from parakeet_worker.errors import Busy, EngineLost, Warming
 from parakeet_worker.http.keys import Keys
 from parakeet_worker.http.metrics import Metrics
 from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.scratch import scratch_of
 from parakeet_worker.settings import Settings
 
-State: TypeAlias = Literal["warming", "ready", "lost"]
+State: TypeAlias = Literal["warming", "ready", "full", "lost"]
+"""`full`: its disk has no room for another request."""
 
 
 class Service:
@@ -20,6 +22,7 @@ class Service:
     def __init__(self, settings: Settings, on_lost: Callable[[], None] = lambda: None) -> None:
         """`on_lost` is called when the engine has failed for good."""
         self.settings = settings
+        self.scratch = scratch_of(settings)
         self.metrics = Metrics()
         self.keys = Keys(settings.api_keys)
         self._on_lost = on_lost
@@ -35,7 +38,9 @@ class Service:
     def state(self) -> State:
         if self._pipeline is None:
             return "warming"
-        return "lost" if self._pipeline.batcher.lost else "ready"
+        if self._pipeline.batcher.lost:
+            return "lost"
+        return "full" if self.scratch.shortage() else "ready"
 
     @property
     def kernels(self) -> Sequence[KernelReport]:
@@ -46,7 +51,8 @@ class Service:
     def admitted(self, authorization: str | None) -> Iterator[Pipeline]:
         """A place for one request while it is answered.
 
-        Raises `InvalidApiKey`, `Warming`, `EngineLost` or `Busy`, before its body is read.
+        Before its body is read it raises `InvalidApiKey`, `Warming`, `EngineLost`, `Busy`,
+        `ScratchFull` or `ScratchUnusable`.
         """
         self.keys.check(authorization)
         if self._pipeline is None:
@@ -55,6 +61,8 @@ class Service:
             raise EngineLost("this worker is being replaced")
         if self._inside >= self.settings.max_requests:
             raise Busy(self.settings.max_requests)
+        if (shortage := self.scratch.shortage()) is not None:
+            raise shortage
         self._inside += 1
         self.metrics.running(1)
         try:

@@ -102,6 +102,11 @@ def _json_too_large(limit: int) -> InvalidRequest:
     )
 
 
+def most_bytes(request: Request, limit: int) -> int:
+    """The most that a body may take on disk where so many bytes are accepted."""
+    return min(_declared_bytes(request) or limit, limit)
+
+
 def _declared_bytes(request: Request) -> int:
     """The `Content-Length`; zero where there is none, or none that can be read."""
     declared = request.headers.get("content-length", "")

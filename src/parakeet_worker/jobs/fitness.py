@@ -15,6 +15,13 @@ class Unfit(Exception):
     """This worker cannot do its work."""
 
 
+async def check_scratch(pipeline: Pipeline) -> None:
+    """There is room for a job's files; raises `Unfit`."""
+    shortage = pipeline.scratch.shortage()
+    if shortage is not None:
+        raise Unfit(str(shortage))
+
+
 async def check_ffmpeg(pipeline: Pipeline) -> None:
     """ffmpeg runs on this machine; raises `Unfit`."""
     command = [str(pipeline.ffmpeg), "-hide_banner", "-version"]

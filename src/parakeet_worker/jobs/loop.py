@@ -7,6 +7,7 @@ for taken jobs ten times a second, and loses what arrives in a poll that is open
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -15,7 +16,7 @@ from typing import Any
 import aiohttp
 
 from parakeet_worker import bounded_json, threads
-from parakeet_worker.errors import InvalidRequest, without_trace
+from parakeet_worker.errors import InvalidRequest, ParakeetError, without_trace
 from parakeet_worker.jobs.delivery import Delivery
 from parakeet_worker.jobs.sdk import Sdk
 
@@ -34,6 +35,10 @@ _SHORTEST_POLL_SECONDS = 1.0
 """An empty poll that comes back sooner was not held open; the next one waits for the rest."""
 _BUSY_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 30.0
+_TELL_SECONDS = 60.0
+"""What goes on is told no more often."""
+_SHORTAGE_SECONDS = 300.0
+"""An idle worker that has no room for so long is of no use."""
 _ON_THE_WIRE_SECONDS = 0.25
 """At the end an open poll is given so long: a job that is on its way is taken and answered."""
 
@@ -54,19 +59,28 @@ class JobLoop:
         delivery_seconds: float,
         on_the_wire_seconds: float = _ON_THE_WIRE_SECONDS,
         when_idle: Callable[[], object] = lambda: None,
+        shortage: Callable[[], ParakeetError | None] = lambda: None,
     ) -> None:
-        """`when_idle` is called, in a thread, whenever the last running job has ended."""
+        """`when_idle` is called, in a thread, whenever the last running job has ended.
+
+        While there is a `shortage`, no job is taken.
+        """
         self._sdk = sdk
         self._answer = answer
         self._slots = slots
         self._delivery_seconds = delivery_seconds
         self._on_the_wire_seconds = on_the_wire_seconds
         self._when_idle = when_idle
+        self._shortage = shortage
+        self.unusable: ParakeetError | None = None
+        """The shortage that lasted for too long, and ended the loop."""
         self._running: dict[str, asyncio.Task[None]] = {}
         self._stopped_early: dict[str, float] = {}
         """Jobs whose cancellation overtook them, and until when that is remembered."""
         self._ended: dict[str, float] = {}
         """Jobs that have ended, the first first, and until when that is remembered."""
+        self._short_since: float | None = None
+        self._shortage_told = -math.inf
         self._freed = asyncio.Event()
         self._ending = asyncio.Event()
 
@@ -97,6 +111,8 @@ class JobLoop:
                 self._freed.clear()
                 await self._until_ending(self._freed.wait())
                 continue
+            if not await self._roomy():
+                continue
             began = time.monotonic()
             try:
                 taken = await self._take(session, free)
@@ -114,6 +130,27 @@ class JobLoop:
             pause_seconds = 0.0
             if not taken:
                 await self._pause(_SHORTEST_POLL_SECONDS - (time.monotonic() - began))
+
+    async def _roomy(self) -> bool:
+        """Whether there is room for a job; waits for a moment where there is none.
+
+        Where that lasts while nothing runs, the loop ends, so that the worker is replaced.
+        """
+        shortage = self._shortage()
+        now = time.monotonic()
+        if shortage is None:
+            self._short_since = None
+            return True
+        if self._short_since is None or self._running:
+            self._short_since = now
+        if now - self._shortage_told > _TELL_SECONDS:
+            self._shortage_told = now
+            log.warning("no jobs are taken: %s", shortage)
+        if now - self._short_since > _SHORTAGE_SECONDS:
+            self.unusable = shortage
+            self.end()
+        await self._pause(_SHORTEST_POLL_SECONDS)
+        return False
 
     async def _take(self, session: aiohttp.ClientSession, most: int) -> list[Job]:
         """Jobs, if there are any; raises `_Faulty`."""

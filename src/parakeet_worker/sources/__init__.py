@@ -36,3 +36,16 @@ async def fetch(request: Request, scratch: Path, settings: Settings) -> Path:
     if target.stat().st_size == 0:
         raise AudioEmpty("the file is empty")
     return target
+
+
+def most_bytes(request: Request, limit: int) -> int:
+    """The most that `fetch` may write for it."""
+    match request.source:
+        case InlineSource(text):
+            return min(limit, len(text) * 3 // 4)
+        case SamplesSource() as source:
+            return 4 * source.samples.size
+        case FileSource():
+            return 0
+        case UrlSource() | S3Source():
+            return limit
