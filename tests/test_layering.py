@@ -29,6 +29,7 @@ FLOW = (
     "bootstrap.environment",
     "bootstrap",
     "settings",
+    "scratch",
     "engine.kernel_report",
     "engine.base",
     "engine.failures",
