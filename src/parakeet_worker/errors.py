@@ -432,16 +432,16 @@ class OutputUnreachable(TransientError):
 class ScratchFull(TransientError):
     code = "scratch_full"
 
-    def __init__(self, folder: str, free_bytes: int | None) -> None:
+    def __init__(self, free_bytes: int | None = None) -> None:
         free = "" if free_bytes is None else f"; {free_bytes} bytes are free"
-        super().__init__(f"no room in {folder} on this worker{free}", bytes=free_bytes)
+        super().__init__(f"no room on this worker's disk{free}", bytes=free_bytes)
 
 
 class ScratchUnusable(TransientError):
     code = "scratch_unusable"
 
-    def __init__(self, folder: str, reason: str) -> None:
-        super().__init__(f"{folder} cannot be written to on this worker: {reason}")
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"this worker's disk cannot be written to: {echo(reason)}")
 
 
 class Overloaded(TransientError):

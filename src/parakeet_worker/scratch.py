@@ -72,7 +72,7 @@ class Scratch:
         if isinstance(free, ScratchUnusable):
             return free
         if free < self._least_bytes or time.monotonic() < self._full_until:
-            return ScratchFull(str(self.folder), free)
+            return ScratchFull(free)
         return None
 
     @asynccontextmanager
@@ -101,9 +101,9 @@ class Scratch:
                 self._full_until = time.monotonic() + _PAUSE_SECONDS
                 free = self._free_bytes()
                 known = None if isinstance(free, ScratchUnusable) else free
-                raise ScratchFull(str(self.folder), known) from failure
+                raise ScratchFull(known) from failure
             if failure.errno in _UNUSABLE:
-                raise ScratchUnusable(str(self.folder), failure.strerror or "") from failure
+                raise ScratchUnusable(failure.strerror or "") from failure
             raise
 
     @asynccontextmanager
@@ -119,7 +119,7 @@ class Scratch:
         try:
             while self._waiting[0] is not ticket or not self._fits(size):
                 if time.monotonic() > ends:
-                    raise ScratchFull(str(self.folder), None)
+                    raise ScratchFull
                 await asyncio.sleep(_POLL_SECONDS)
         finally:
             self._waiting.remove(ticket)
@@ -139,7 +139,7 @@ class Scratch:
         try:
             return shutil.disk_usage(self.folder).free
         except OSError as failure:
-            return ScratchUnusable(str(self.folder), failure.strerror or "")
+            return ScratchUnusable(failure.strerror or "")
 
     def _locked_folder(self) -> tuple[Path, int]:
         new = Path(tempfile.mkdtemp(prefix=_NEW, dir=self.folder))
