@@ -29,7 +29,6 @@ FLOW = (
     "bootstrap.environment",
     "bootstrap",
     "settings",
-    "scratch",
     "engine.kernel_report",
     "engine.base",
     "engine.failures",

@@ -103,12 +103,9 @@ async def test_a_full_disk_is_the_workers_state_and_nothing_is_taken_for_a_while
 ) -> None:
     disk = scratch(tmp_path)
     assert disk.shortage() is None
-    with (
-        full_disk(),
-        pytest.raises(ScratchFull, match="scratch_full: no room on"),
-        disk.made() as folder,
-    ):
-        (folder / "audio").write_bytes(bytes(2000))
+    with full_disk(), pytest.raises(ScratchFull, match="scratch_full: no room on"):
+        async with disk.made() as folder:
+            (folder / "audio").write_bytes(bytes(2000))
     assert isinstance(disk.shortage(), ScratchFull)
     assert list(tmp_path.iterdir()) == []
 
