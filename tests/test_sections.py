@@ -43,6 +43,14 @@ WHOLE: dict[str, tuple[str, ...]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def nothing_taken() -> Iterator[None]:
+    """However a recording ends, it gives back what it took."""
+    before = CORES._busy, CORES._left_bytes
+    yield
+    assert (CORES._busy, CORES._left_bytes) == before
+
+
 @pytest.fixture(scope="module")
 def spoken() -> Samples:
     """Eleven minutes of speech, in which no minute is like another."""
@@ -145,7 +153,6 @@ def test_an_ffmpeg_ahead_that_is_killed_costs_no_sample(
 def test_who_stops_listening_leaves_no_ffmpeg_and_no_core_taken(
     shelf: Callable[[str, tuple[str, ...]], Path], children: Children
 ) -> None:
-    busy = CORES._busy
     run = decoding(shelf("44100.flac", DIVIDED["44100.flac"]), find_ffmpeg())
     stretches = run.stretches()
     for _ in range(3):
@@ -153,7 +160,6 @@ def test_who_stops_listening_leaves_no_ffmpeg_and_no_core_taken(
     assert len(children()) == 2
     stretches.close()
     assert children() == []
-    assert CORES._busy == busy
 
 
 def test_a_clip_is_exact_over_a_bound(
@@ -199,10 +205,19 @@ def counted(run: Decoding, children: Children) -> Iterator[int]:
 
 
 def test_cores_are_taken_while_there_are_free_ones() -> None:
-    cores = Cores(2)
+    cores = Cores(2, memory_bytes=100)
     with cores.recording():
-        assert [cores.taken(), cores.taken(), cores.taken()] == [True, True, False]
+        assert [cores.taken(10), cores.taken(10), cores.taken(10)] == [True, True, False]
         cores.given()
-        assert cores.taken()
+        assert cores.taken(10)
     with cores.recording(), cores.recording(), cores.recording():
-        assert not cores.taken(), "as many recordings as there are cores have them"
+        assert not cores.taken(10), "as many recordings as there are cores have them"
+
+
+def test_what_was_decoded_ahead_takes_its_room_until_it_is_dropped() -> None:
+    cores = Cores(4, memory_bytes=100)
+    assert [cores.taken(60), cores.taken(60), cores.taken(40)] == [True, False, True]
+    cores.given()
+    assert not cores.taken(60), "it is decoded, but not read yet"
+    cores.dropped(60)
+    assert cores.taken(60)

@@ -52,8 +52,11 @@ _SECOND_BYTES = SAMPLE_RATE * _SAMPLE_BYTES
 _FIRST_READ_BYTES = 1 << 18
 _READ_BYTES = 1 << 21
 # A long recording is decoded in sections, where its samples are the same: long enough that the
-# start of ffmpeg and of its decoder count little, short enough to be kept in memory (19 MB).
+# start of ffmpeg and of its decoder count little, short enough to be kept in memory (19 MB). To
+# find the beginning of one, an MP3 is read up to there, so that of several hours they are longer.
 _SECTION_SECONDS = 300
+_LONG_SECTION_SECONDS = 600
+_LONG_SECONDS = 3600.0
 # Until a decoder and a resampler that begin in the middle are in the state of those that came
 # there from the beginning, and how long that is compared then.
 _LEAD_SECONDS = 2
@@ -209,7 +212,8 @@ class Decoding:
         clip_end = self._clip.end_seconds
         wanted = self._clip.start_seconds + self._max_seconds
         ends = min(report.duration_seconds or 0.0, wanted if clip_end is None else clip_end)
-        bounds = range(_SECTION_SECONDS, int(ends) - _SECTION_SECONDS // 2, _SECTION_SECONDS)
+        each = _SECTION_SECONDS if ends < _LONG_SECONDS else _LONG_SECTION_SECONDS
+        bounds = range(each, int(ends) - each // 2, each)
         if bounds:
             reading.step_back()
         if bounds and report.divisible and not self._separate:
@@ -224,7 +228,7 @@ class Decoding:
 
         return Plan(
             bounds=[bound * _SECOND_BYTES for bound in bounds],
-            section_bytes=_SECTION_SECONDS * _SECOND_BYTES,
+            section_bytes=bounds.step * _SECOND_BYTES,
             overlap_bytes=_OVERLAP_SECONDS * _SECOND_BYTES,
             command=command,
             skipped_bytes=_LEAD_SECONDS * _SECOND_BYTES,

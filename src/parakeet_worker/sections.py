@@ -17,6 +17,9 @@ READ_BYTES = 1 << 21
 _READY_AHEAD = 8
 """Sections of one recording that are decoded or kept beyond the one that is read."""
 
+_KEPT_BYTES = 512 << 20
+"""Of all recordings' sections that are decoded ahead, until they were read."""
+
 
 class DecodingTooSlow(Exception):
     """A decoder did not deliver in time."""
@@ -38,26 +41,38 @@ class Plan:
     """What such a decoder writes before the section begins: its state is not that of one that
     came from the beginning yet."""
 
+    @property
+    def kept_bytes(self) -> int:
+        """How much of a section is read ahead."""
+        return self.section_bytes + self.overlap_bytes
+
 
 class Cores:
-    """How many decoders the machine has cores for, counted over all recordings."""
+    """How many decoders the machine has cores for, and memory, counted over all recordings."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, memory_bytes: int) -> None:
         self._count = count
         self._busy = 0
+        self._left_bytes = memory_bytes
         self._changing = threading.Lock()
 
-    def taken(self) -> bool:
-        """Take one if one is free; sections are decoded ahead on those alone."""
+    def taken(self, size_bytes: int) -> bool:
+        """Take one for a section of that size, if one is free and there is room to keep it."""
         with self._changing:
-            free = self._busy <= self._count
+            free = self._busy <= self._count and size_bytes <= self._left_bytes
             self._busy += free
+            self._left_bytes -= size_bytes * free
             return free
 
     def given(self) -> None:
-        """Give one back."""
+        """Give one back; what was decoded on it is kept until it is `dropped`."""
         with self._changing:
             self._busy -= 1
+
+    def dropped(self, size_bytes: int) -> None:
+        """A section was read, or is not wanted any more."""
+        with self._changing:
+            self._left_bytes += size_bytes
 
     @contextmanager
     def recording(self) -> Generator[None, None, None]:
@@ -70,7 +85,7 @@ class Cores:
             self.given()
 
 
-CORES = Cores(len(os.sched_getaffinity(0)))
+CORES = Cores(len(os.sched_getaffinity(0)), _KEPT_BYTES)
 
 
 class Source:
@@ -111,7 +126,7 @@ class _Ahead(Source):
     def __init__(self, children: Children, plan: Plan, begin: int, timeout_seconds: float) -> None:
         super().__init__(children.start(plan.command(begin)))
         self.child.step_back()
-        self._size = plan.section_bytes + plan.overlap_bytes
+        self._size = plan.kept_bytes
         self._skipped_bytes = plan.skipped_bytes
         self._timeout_seconds = timeout_seconds
         self._queue: queue.SimpleQueue[Content | None] = queue.SimpleQueue()
@@ -134,6 +149,13 @@ class _Ahead(Source):
         finally:
             self._queue.put(None)
             CORES.given()
+
+    def close(self) -> None:
+        """What is still in it is not wanted any more; its decoder is dead. To be called once."""
+        try:
+            self.done.result()
+        finally:
+            CORES.dropped(self._size)
 
     def read(self, size: int, timeout_seconds: float) -> Content:
         while not self.kept and not self._ended:
@@ -202,7 +224,7 @@ class Sections:
         if self._plan is not None:
             self._look_ahead(self._plan)
             if self._at in self._ahead:
-                self._hand_over(self._plan, self._ahead.pop(self._at), timeout_seconds)
+                self._hand_over(self._plan, timeout_seconds)
             size = min([size, *(bound - self._at for bound in self._ahead)])
         content = self._source.read(size, timeout_seconds)
         self._at += len(content)
@@ -213,26 +235,29 @@ class Sections:
         self._children.stop()
         for source in (self._source, *self._ahead.values()):
             if isinstance(source, _Ahead):
-                source.done.result()
+                source.close()
 
     def _look_ahead(self, plan: Plan) -> None:
         """Begin with sections that will be wanted, while there are cores for them."""
         while self._unstarted and self._unstarted[0] <= self._at:
             self._unstarted.popleft()
-        while self._unstarted and len(self._ahead) < _READY_AHEAD and CORES.taken():
+        size = plan.kept_bytes
+        while self._unstarted and len(self._ahead) < _READY_AHEAD and CORES.taken(size):
             begin = self._unstarted.popleft()
             try:
                 ahead = _Ahead(self._children, plan, begin, self._timeout_seconds)
             except BaseException:
                 CORES.given()
+                CORES.dropped(size)
                 raise
             self._ahead[begin] = ahead
 
-    def _hand_over(self, plan: Plan, following: _Ahead, timeout_seconds: float) -> None:
-        """Read from the following one, if both agree in what lies after the bound."""
-        size = plan.overlap_bytes
+    def _hand_over(self, plan: Plan, timeout_seconds: float) -> None:
+        """Read from the section that begins here, if both agree in what lies after the bound."""
+        size, following = plan.overlap_bytes, self._ahead[self._at]
         ours = self._source.read_whole(size, timeout_seconds)
         theirs = following.read_whole(size, timeout_seconds)
+        del self._ahead[self._at]
         if len(ours) == size and ours == theirs and ours.strip(b"\0"):
             self._source.child.kill()
             self._said.append(self._source.child.report())
@@ -248,7 +273,7 @@ class Sections:
     def _end(self, source: Source) -> None:
         source.child.kill()
         if isinstance(source, _Ahead):
-            source.done.result()
+            source.close()
         self._children.end(source.child)
 
     def _stay(self) -> None:
