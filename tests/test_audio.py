@@ -1,7 +1,9 @@
 import asyncio
+import json
 import os
 import re
 import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from contextlib import aclosing
@@ -642,3 +644,51 @@ async def test_an_ffmpeg_that_does_not_exist_is_the_operator_s_affair(
 ) -> None:
     error = await refusal(shelf("plain.wav"), tmp_path / "no-ffmpeg")
     assert isinstance(error, FfmpegMissing)
+
+
+# memory
+
+_DECODE = """
+import json, resource, sys
+from pathlib import Path
+from parakeet_worker.audio import Decoding
+from parakeet_worker.errors import ParakeetError
+
+ffmpeg, *paths = map(Path, sys.argv[1:])
+for path in paths:
+    decoding = Decoding(path, ffmpeg=ffmpeg, max_seconds=600, timeout_seconds=60)
+    try:
+        became = sum(map(len, decoding.stretches()))
+    except ParakeetError as error:
+        became = error.code
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+    print(json.dumps([path.name, became, peak]))
+"""
+
+
+def with_rate(path: Path, rate: int) -> Path:
+    """The WAV file with another sample rate in its header."""
+    content = bytearray(wav(noise(0.25)))
+    content[24:28] = rate.to_bytes(4, "little")
+    content[28:32] = (2 * rate & 0xFFFFFFFF).to_bytes(4, "little")
+    path.write_bytes(content)
+    return path
+
+
+def with_cover(path: Path, ffmpeg: Path) -> Path:
+    """An MP3 of 2 s with a picture of 16,000 by 16,000."""
+    picture = ("-f", "lavfi", "-i", "color=red:s=16000x16000:d=1:r=1")
+    subprocess.run([ffmpeg, "-v", "error", "-f", "lavfi", "-i", "sine=440:d=2", *picture,
+                    "-map", "0", "-map", "1", "-c:v", "png", "-frames:v", "1", path],
+                   check=True)  # fmt: skip
+    return path
+
+
+def test_no_header_makes_ffmpeg_take_more_than_its_memory(ffmpeg: Path, tmp_path: Path) -> None:
+    odd = [with_rate(tmp_path / f"{rate}.wav", rate) for rate in (1, 2, 10, 10**8, 2 * 10**9)]
+    paths = [with_cover(tmp_path / "cover.mp3", ffmpeg), *odd]
+    run = [sys.executable, "-c", _DECODE, str(ffmpeg), *map(str, paths)]
+    said = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+    told = {name: (became, peak) for name, became, peak in map(json.loads, said.splitlines())}
+    assert told["cover.mp3"][0] > RATE / 2
+    assert max(peak for _, peak in told.values()) < 300, told

@@ -451,3 +451,20 @@ async def test_a_bug_in_one_recording_costs_no_other_its_answer(
     assert failed == {"error": "internal_error: see the worker's log", "code": "internal_error"}
     assert (first, last) == ({"text": "440."}, {"text": "880."})
     assert "a bug in one recording" in caplog.text
+
+
+async def test_no_more_recordings_are_decoded_at_a_time_than_there_are_places(
+    held: tuple[Pipeline, Held], tmp_path: Path, children: Children
+) -> None:
+    opened, engine = held
+    path = encode(tmp_path / "long.wav", samples=tone(440, 300))
+    chosen = {"decoders": 2, "max_audio_seconds": 3600, "segment_seconds": 2}
+    settings = opened.settings.model_copy(update=chosen)
+    pipeline = Pipeline(settings, opened.batcher, opened.ffmpeg, opened.detector)
+    work = [asyncio.create_task(pipeline.transcribe(Request(FileSource(path)))) for _ in range(6)]
+    await asyncio.to_thread(engine.hears.wait, 10)
+    await asyncio.sleep(0.5)
+    assert len(children()) == 2
+    engine.let_go.set()
+    for transcript in await asyncio.gather(*work):
+        assert transcript.seconds == 300

@@ -104,3 +104,19 @@ def test_the_worker_s_own_threads_come_before_all_threads_of_its_children() -> N
 
 def niceness(process: psutil.Process) -> list[int]:
     return [os.getpriority(os.PRIO_PROCESS, thread.id) for thread in process.threads()]
+
+
+def test_a_child_has_as_much_memory_as_it_is_given() -> None:
+    with Children(memory_bytes=64 << 20) as children:
+        child = children.start(shell("sleep 0.2; grep 'Max data size' /proc/self/limits"))
+        said = bytes(child.read(1000, PATIENCE_SECONDS) or b"").decode()
+    assert said.split()[3:5] == [str(64 << 20)] * 2
+
+
+def test_a_child_that_asks_for_more_memory_gets_none() -> None:
+    script = "import time; time.sleep(0.3); b = bytearray(200 << 20); print(len(b))"
+    with Children(memory_bytes=64 << 20) as children:
+        child = children.start([sys.executable, "-c", script])
+        assert bytes(child.read(1000, PATIENCE_SECONDS) or b"") == b""
+        assert "MemoryError" in child.report()
+        assert child.status() == 1

@@ -50,6 +50,9 @@ _SAMPLE_BYTES = 4
 _AU_HEADER_BYTES = 24
 _SECOND_BYTES = SAMPLE_RATE * _SAMPLE_BYTES
 _FIRST_READ_BYTES = 1 << 18
+# Of one buffer. Those that a header asks for (pictures, filters for odd rates) are far larger,
+# those of recordings far smaller: the index of 100 hours of AAC has 400 MB, that of 4 hours 16.
+_MAX_ALLOCATION_BYTES = 128 << 20
 _READ_BYTES = 1 << 21
 # A long recording is decoded in sections, where its samples are the same: long enough that the
 # start of ffmpeg and of its decoder count little, short enough to be kept in memory (19 MB). To
@@ -107,7 +110,9 @@ class Decoding:
         timeout_seconds: float,
         clip: Clip = Clip(),  # noqa: B008  # frozen
         channels: Channels = "mix",
+        memory_bytes: int = 512 << 20,
     ) -> None:
+        """`memory_bytes` is what each ffmpeg may allocate."""
         self._path = path
         self._ffmpeg = ffmpeg
         self._clip = clip
@@ -117,7 +122,7 @@ class Decoding:
         self._timeout_seconds = timeout_seconds
         self._decoded = 0
         self._heard = 0
-        self._children = Children()
+        self._children = Children(memory_bytes)
         self.sections = 0
         """From how many ffmpegs its samples came, each of which decoded another part."""
         self.warnings: tuple[Notice, ...] = ()
@@ -296,6 +301,7 @@ def _command(
     return [
         str(ffmpeg),
         *("-nostdin", "-hide_banner", "-nostats", "-loglevel", "info"),
+        *("-max_alloc", str(_MAX_ALLOCATION_BYTES), "-filter_threads", "1"),
         *("-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS),
         *(() if begin_seconds is None else ("-ss", str(begin_seconds))),
         # One thread decodes: several wait for each other longer than a frame takes.

@@ -1,6 +1,7 @@
 """Child processes whose output is read in a thread, in few and large reads."""
 
 import os
+import resource
 import socket
 import struct
 import subprocess
@@ -39,8 +40,8 @@ class Child:
     megabytes have come, where a pipe wakes it for every 32 KiB that ffmpeg writes.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
-        """Raises `FfmpegMissing`."""
+    def __init__(self, command: Sequence[str], memory_bytes: int | None = None) -> None:
+        """With at most so much memory of its own; raises `FfmpegMissing`."""
         self._output, theirs = socket.socketpair()
         with theirs:
             wait = struct.pack("ll", 0, round(_WAIT_SECONDS * 1_000_000))
@@ -61,6 +62,8 @@ class Child:
                 self._output.close()
                 raise FfmpegMissing from failure
         self.step_back(_STEPS_BACK)
+        if memory_bytes is not None:
+            _limit_memory(self._process.pid, memory_bytes)
         assert self._process.stderr is not None
         self._errors = self._process.stderr.fileno()
         os.set_blocking(self._errors, False)
@@ -138,10 +141,25 @@ class Child:
         self._process.stderr.close()
 
 
+def _limit_memory(pid: int, limit_bytes: int) -> None:
+    """What it allocates is counted, and the stacks of its threads; its libraries are not.
+
+    Set from outside, a moment after its start: to run code between fork and exec is not safe in a
+    process with threads.
+    """
+    # It may have ended, or the container may forbid it.
+    with suppress(OSError):
+        _, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
+        limit = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+        resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
+
+
 class Children:
     """The processes of one recording: stopped from any thread, ended with the block."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory_bytes: int | None = None) -> None:
+        """Each with at most so much memory of its own."""
+        self._memory_bytes = memory_bytes
         self._starting = threading.Lock()
         self._alive: list[Child] = []
         self._stopped = False
@@ -151,7 +169,7 @@ class Children:
         with self._starting:
             if self._stopped:
                 raise Stopped
-            child = Child(command)
+            child = Child(command, self._memory_bytes)
             self._alive.append(child)
             return child
 

@@ -1,5 +1,6 @@
 """The flow on one screen: a request in, stretches of its transcript out."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, field
@@ -40,8 +41,11 @@ class Pipeline:
     """Of all recordings' samples at the engine."""
     scratch: Scratch = field(init=False)
     """Of all recordings' files."""
+    decoders: asyncio.Semaphore = field(init=False)
+    """One place for each recording that is decoded."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "decoders", asyncio.Semaphore(self.settings.decoders))
         object.__setattr__(self, "scratch", scratch_of(self.settings))
         object.__setattr__(self, "memory", AudioMemory(self.settings.audio_memory_bytes))
 
@@ -64,8 +68,7 @@ class Pipeline:
     ) -> AsyncGenerator[Transcript, None]:
         """The stretches of a file."""
         decoding = self._decoding(path, request)
-        pieces = threads.produced(self._cut(decoding, request), decoding.stop)
-        async with aclosing(pieces):
+        async with aclosing(self._pieces(decoding, request)) as pieces:
             hearing = Hearing(self.batcher, watch, request.language, room=self._room())
             with closing(hearing):
                 while segment := await watch.timed("decode", anext(pieces, None)):
@@ -82,6 +85,16 @@ class Pipeline:
         size = sources.most_bytes(request, self.settings.max_audio_bytes)
         async with self.scratch.reserved(size):
             return await sources.fetch(request, folder, self.settings)
+
+    async def _pieces(
+        self, decoding: audio.Decoding, request: Request
+    ) -> AsyncGenerator[Segment, None]:
+        """Cut in a thread, once there is a place for another decoder, until the last is there."""
+        async with self.decoders:
+            produced = threads.produced(self._cut(decoding, request), decoding.stop)
+            async with aclosing(produced) as pieces:
+                async for piece in pieces:
+                    yield piece
 
     def _cut(self, decoding: audio.Decoding, request: Request) -> Generator[Segment, None, None]:
         """Decoded, listened to and cut: what a thread of the recording's own does."""
@@ -111,6 +124,7 @@ class Pipeline:
             timeout_seconds=self.settings.decode_timeout_seconds,
             clip=request.clip,
             channels=request.channels,
+            memory_bytes=self.settings.decoder_memory_bytes,
         )
 
     async def transcribe(self, request: Request, watch: Stopwatch | None = None) -> Transcript:

@@ -110,6 +110,12 @@ class Settings(BaseModel):
     """How long a download may stand still, or a connection may take to open."""
     decode_timeout_seconds: Seconds = 1800.0
     """How long ffmpeg may take for one file."""
+    decoders: Count = 32
+    """Recordings that are decoded at a time; those beyond wait. A long one has more ffmpegs than
+    one, while processors are free."""
+    decoder_memory_bytes: Annotated[int, Field(ge=128 << 20)] = 512 << 20
+    """Memory that one ffmpeg may allocate, of which recordings take about 90 MB; what needs more is
+    `audio_undecodable`."""
     allow_private_addresses: bool = False
     """Let URLs point at private, loopback and link-local addresses."""
     user_agent: HeaderText = "parakeet-worker"
