@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 from base64 import b64encode
 from collections.abc import AsyncIterator
@@ -131,7 +132,9 @@ BAD: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"json": []}, 400, "invalid_request", "input"),
     ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "invalid_request",
      "body"),
-    ({"content": b""}, 400, "invalid_request", "body"),
+    ({"content": b"", "headers": {"content-type": "application/json"}}, 400, "invalid_request",
+     "body"),
+    ({"content": b"{}"}, 400, "invalid_request", "content-type"),
     ({"content": TONE, "headers": {"content-type": "audio/wav"}}, 400, "invalid_request",
      "content-type"),
     ({"data": {"file": "x"}}, 400, "invalid_request", "content-type"),
@@ -195,12 +198,16 @@ async def test_while_the_model_is_loaded_everybody_is_told_to_wait(tmp_path: Pat
         assert (await upload(server)).json() == {"text": TEXT}
 
 
-async def test_a_lost_engine_is_told_everywhere(tmp_path: Path) -> None:
+async def test_a_lost_engine_is_told_everywhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     lost: list[bool] = []
     async with serving(tmp_path, FaultyEngine(0, batches=0)) as server:
         server.service._on_lost = lambda: lost.append(True)
         first = await upload(server)
         assert (first.status_code, first.json()["code"]) == (500, "engine_lost")
+        assert "illegal memory access" not in first.text
+        assert "illegal memory access" in caplog.text
         assert lost == [True]
         for path in ("/ping", "/health", "/ready"):
             assert (await server.client.get(path)).status_code == 500, path
@@ -296,6 +303,30 @@ async def test_words_are_rewritten_as_subtitles(server: Serving) -> None:
     assert (refused.status_code, refused.json()["field"]) == (400, "format")
 
 
+async def test_rewriting_counts_among_the_requests_and_has_readers_of_its_own(
+    tmp_path: Path,
+) -> None:
+    words = {"format": "srt", "words": []}
+    head = (
+        b"POST /render HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 100\r\n\r\n"
+    )
+    async with serving(tmp_path, max_requests=2) as server:
+        held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
+        for _, writer in held:
+            writer.write(head)
+        await until(lambda: server.inside == 2)
+        for path, document in (("/render", words), ("/transcribe", {})):
+            shed = await server.client.post(path, json=document)
+            assert (shed.status_code, shed.json()["code"]) == (503, "busy")
+        for _, writer in held:
+            writer.close()
+        await until(lambda: server.inside == 0)
+        # Before the model is there too, since none is needed.
+        assert (await server.client.post("/render", json=words)).status_code == 200
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_the_page_and_the_reference_come_with_the_server(server: Serving) -> None:
     index = await server.client.get("/")
     assert index.headers["content-type"].startswith("text/html")
@@ -340,6 +371,30 @@ async def test_a_bug_is_answered_without_its_inside_and_stands_in_the_log(
     assert "the inside" in caplog.text
     openai = await server.client.post("/v1/audio/transcriptions", files={"file": TONE})
     assert openai.json()["error"]["type"] == "server_error"
+
+
+async def test_after_a_bug_the_connection_is_used_again(
+    server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*_: object) -> None:
+        raise KeyError("the inside")
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    request = (
+        b"POST /transcribe HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 2\r\n\r\n{}"
+    )
+    statuses = []
+    monkeypatch.setattr(server.service.metrics, "asked", bug)
+    for _ in range(3):
+        writer.write(request)
+        async with asyncio.timeout(30):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"connection: close" not in head.lower()
+            await reader.readexactly(int(re.findall(rb"(?i)content-length: (\d+)", head)[0]))
+        statuses.append(head.split()[1])
+    writer.close()
+    assert statuses == [b"500"] * 3
 
 
 async def test_curl_is_answered(server: Serving, tmp_path_factory: pytest.TempPathFactory) -> None:

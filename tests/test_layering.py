@@ -160,6 +160,7 @@ FLOW = (
     "http.uploads",
     "http.responses",
     "http.connections",
+    "http.origins",
     "http.doors",
     "entrypoints",
     "entrypoints.server",
@@ -223,7 +224,13 @@ OWNERS = {
         "remote.retries",
         "weights",
     ),
-    "starlette": ("http.connections", "http.doors", "http.responses", "http.uploads"),
+    "starlette": (
+        "http.connections",
+        "http.doors",
+        "http.origins",
+        "http.responses",
+        "http.uploads",
+    ),
     "torch": (
         "engine.budget",
         "engine.device",

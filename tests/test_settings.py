@@ -64,6 +64,8 @@ READ: dict[str, tuple[str, str, Any]] = {
     "port": ("PORT", "80", 80),
     "port_health": ("PORT_HEALTH", "81", 81),
     "api_keys": ("PARAKEET_API_KEYS", "one,two", "one,two"),
+    "allowed_hosts": ("PARAKEET_ALLOWED_HOSTS", "desk.local", "desk.local"),
+    "cors_origins": ("PARAKEET_CORS_ORIGINS", "https://example.com", "https://example.com"),
     "max_requests": ("PARAKEET_MAX_REQUESTS", "8", 8),
     "max_connections": ("PARAKEET_MAX_CONNECTIONS", "100", 100),
     "max_json_bytes": ("PARAKEET_MAX_JSON_BYTES", "1000", 1000),

@@ -18,6 +18,8 @@
     │   ├── AudioUndecodable      ffmpeg cannot read it
     │   ├── ClipOutside           the clip starts after the recording ends
     │   ├── InvalidApiKey         the server wants a key, and this is none
+    │   ├── HostForbidden         the server does not answer to that name
+    │   ├── OriginForbidden       web pages of that site may not use the server
     │   ├── ModelNotFound         a model was named that is not the one that is served
     │   ├── UnknownRoute          the server has nothing at that path
     │   ├── MethodNotAllowed      it has, but not for that method
@@ -89,7 +91,7 @@ class ParakeetError(Exception):
 
     def document(self) -> dict[str, object]:
         """The answer to the caller, the same shape at every door."""
-        return {"error": str(self), "code": self.code, **self.facts}
+        return {"error": f"{self.code}: {self.sentence}", "code": self.code, **self.facts}
 
 
 MAX_ECHO_CHARACTERS = 100
@@ -287,6 +289,31 @@ class InvalidApiKey(RequestError):
 
     def __init__(self) -> None:
         super().__init__("send one of the operator's keys as 'Authorization: Bearer KEY'")
+
+
+class HostForbidden(RequestError):
+    code = "host_forbidden"
+    http_status = 403
+
+    def __init__(self, host: str) -> None:
+        host = echo(host)
+        super().__init__(
+            f"this server does not answer to '{host}'; PARAKEET_ALLOWED_HOSTS lists what it does",
+            host=host,
+        )
+
+
+class OriginForbidden(RequestError):
+    code = "origin_forbidden"
+    http_status = 403
+
+    def __init__(self, origin: str) -> None:
+        origin = echo(origin)
+        super().__init__(
+            f"web pages of '{origin}' may not use this server; PARAKEET_CORS_ORIGINS lists those "
+            "that may",
+            origin=origin,
+        )
 
 
 class ModelNotFound(RequestError):
@@ -511,10 +538,17 @@ class ContractBroken(EngineError):
 
 
 class EngineLost(EngineError):
+    """`reason` is for the log: it holds what a driver or a library says of this machine."""
+
     code = "engine_lost"
+    reason = ""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"the engine failed and must be replaced: {reason}")
+        super().__init__("the engine failed and must be replaced; the worker's log says why")
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}: {self.reason}" if self.reason else super().__str__()
 
 
 class SetupError(ParakeetError):

@@ -183,6 +183,13 @@ class Settings(BaseModel):
     api_keys: str | None = Field(default=None, repr=False)
     """Keys, with commas between them, of which the HTTP server wants one; without, it wants
     none."""
+    allowed_hosts: str | None = None
+    """Names, with commas between them, that the HTTP server answers to, `*` for any; other
+    `Host` headers get 403. Where it listens on loopback, loopback names are among them; elsewhere
+    it answers to any name unless there is a list."""
+    cors_origins: str | None = None
+    """Sites, such as `https://example.com`, with commas between them, whose web pages may use the
+    HTTP server; `*` for all."""
     max_requests: Count = 64
     """Requests that the HTTP server answers at a time; those beyond get 503."""
     max_connections: Count = 4096

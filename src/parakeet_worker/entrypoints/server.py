@@ -59,13 +59,14 @@ def serve(settings: Settings, host: str, opening: Open = open_pipeline) -> None:
     sockets = _listen(host, settings)
     _raise_descriptor_limit()
     # Only now: who asks before this is imported waits for a moment, and is not refused.
-    from parakeet_worker.http import connections, doors
+    from parakeet_worker.http import connections, doors, origins
 
     def stop() -> None:
         server.should_exit = True
 
     service = Service(settings, on_lost=stop)
-    server = connections.server(doors.application(service), settings)
+    app = origins.guarded(doors.application(service), origins.for_address(settings, host))
+    server = connections.server(app, settings)
     model = _Model(service, opening, on_failure=stop)
     model.start()
     server.run(sockets)

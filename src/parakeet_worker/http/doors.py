@@ -1,6 +1,7 @@
 """Every route of the server: what is asked of the one pipeline, and in whose words."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any, TypeAlias
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import (
     FileResponse,
@@ -19,7 +21,7 @@ from starlette.responses import (
 )
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ExceptionHandler
+from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
 from parakeet_worker import answers, openai_wire, rewriting
 from parakeet_worker.errors import (
@@ -30,6 +32,7 @@ from parakeet_worker.errors import (
     RequestError,
     UnknownRoute,
     Warming,
+    echo,
 )
 from parakeet_worker.http import reference, uploads
 from parakeet_worker.http.responses import (
@@ -47,6 +50,8 @@ from parakeet_worker.http.service import Service
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import Job, parse, parse_form
 from parakeet_worker.request import Request as Transcription
+
+log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).resolve().parent.parent / "page"
 # What the page may load, it says itself; what may hold the page, only a header can. It is asked for
@@ -85,6 +90,7 @@ def application(service: Service) -> Starlette:
     app = Starlette(
         routes=[*routes, *_pages(reference.document(described))],
         exception_handlers=_refusals(service),
+        middleware=[Middleware(_Bugs, service=service)],
     )
     app.router.redirect_slashes = False
     return app
@@ -124,6 +130,7 @@ class _Transcripts:
         self._service = service
         self._settings = service.settings
         self._reading = asyncio.Semaphore(_READERS)
+        self._rewriting = asyncio.Semaphore(_READERS)
 
     async def transcribe(self, request: Request) -> Response:
         async with AsyncExitStack() as inside:
@@ -156,13 +163,18 @@ class _Transcripts:
             )
 
     async def render(self, request: Request) -> Response:
-        self._service.keys.check(request.headers.get("authorization"))
+        admitted = self._service.admitted_without_engine(request.headers.get("authorization"))
+        with admitted:
+            if _is_form(request):
+                raise InvalidRequest("content-type", "must be application/json")
+            return PlainTextResponse(await self._rewritten(request))
+
+    async def _rewritten(self, request: Request) -> str:
         async with self._service.scratch.made() as folder:
             path = await self._body(request, folder)
-            async with self._reading:
+            async with self._rewriting:
                 payload = await asyncio.to_thread(uploads.read, path)
-                content = await asyncio.to_thread(rewriting.rewrite, payload)
-        return PlainTextResponse(content)
+                return await asyncio.to_thread(rewriting.rewrite, payload)
 
     async def _enter(
         self, inside: AsyncExitStack, request: Request, door: str
@@ -261,9 +273,10 @@ async def _unnamed(
 
 def _is_form(request: Request) -> bool:
     """Whether the body is a form; what is neither that nor JSON is refused."""
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    # A body without a type is not taken for JSON: any web page may send one to any server.
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("multipart/form-data", "application/json"):
-        reason = f"must be multipart/form-data or application/json, got '{kind}'"
+        reason = f"must be multipart/form-data or application/json, got '{echo(kind)}'"
         raise InvalidRequest("content-type", reason)
     return kind == "multipart/form-data"
 
@@ -332,17 +345,42 @@ def _refusals(service: Service) -> dict[Any, ExceptionHandler]:
     async def gone(_: Request, __: Exception) -> Response:
         return Response(status_code=GONE)
 
-    async def bug(request: Request, _: Exception) -> Response:
-        """The server's log has what it was; the caller is told no more than that it is ours."""
-        service.metrics.failed("internal_error")
-        sentence = "the server made a mistake, which its log describes"
-        document: dict[str, Any] = {
-            "error": f"internal_error: {sentence}",
-            "code": "internal_error",
-        }
-        if is_openai(request.url.path):
-            document = {"error": {"message": sentence, "type": "server_error", "param": None,
-                                  "code": "internal_error"}}  # fmt: skip
-        return JSONResponse(document, 500)
+    return {ParakeetError: ours, HTTPException: routing, ClientDisconnect: gone}
 
-    return {ParakeetError: ours, HTTPException: routing, ClientDisconnect: gone, Exception: bug}
+
+class _Bugs:
+    """Answers 500 where a route raises what nobody expects; the connection can be used again.
+
+    The server's log has what it was; the caller is told no more than that it is ours. Left to
+    uvicorn, the connection would be closed without a word of it in the answer, and the caller's
+    next request on it be lost.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        except Exception:
+            if begun:
+                raise  # half an answer must not look like a whole one
+            log.exception("a bug at %s", scope["path"])
+            self._service.metrics.failed("internal_error")
+            await _bug(scope["path"])(scope, receive, send)
+
+
+def _bug(path: str) -> Response:
+    sentence = "the server made a mistake, which its log describes"
+    document: dict[str, Any] = {"error": f"internal_error: {sentence}", "code": "internal_error"}
+    if is_openai(path):
+        document = {"error": {"message": sentence, "type": "server_error", "param": None,
+                              "code": "internal_error"}}  # fmt: skip
+    return JSONResponse(document, 500)

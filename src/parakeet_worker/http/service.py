@@ -59,6 +59,23 @@ class Service:
             raise Warming
         if self._pipeline.batcher.lost:
             raise EngineLost("this worker is being replaced")
+        try:
+            with self._place():
+                yield self._pipeline
+        finally:
+            # Only work can lose an engine, so here is where it shows.
+            if self._pipeline.batcher.lost:
+                self._on_lost()
+
+    @contextmanager
+    def admitted_without_engine(self, authorization: str | None) -> Iterator[None]:
+        """A place for a request that needs no model; raises `InvalidApiKey` or `Busy`."""
+        self.keys.check(authorization)
+        with self._place():
+            yield
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
         if self._inside >= self.settings.max_requests:
             raise Busy(self.settings.max_requests)
         if (shortage := self.scratch.shortage()) is not None:
@@ -66,10 +83,7 @@ class Service:
         self._inside += 1
         self.metrics.running(1)
         try:
-            yield self._pipeline
+            yield
         finally:
             self._inside -= 1
             self.metrics.running(-1)
-            # Only work can lose an engine, so here is where it shows.
-            if self._pipeline.batcher.lost:
-                self._on_lost()

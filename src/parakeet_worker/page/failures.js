@@ -89,6 +89,14 @@ export const MEANINGS = {
     title: "This server asks for an API key",
     advice: "Whoever runs it can give you one.",
   },
+  host_forbidden: {
+    title: "The server does not answer to this address",
+    advice: "Open it as localhost, or have the name added to PARAKEET_ALLOWED_HOSTS.",
+  },
+  origin_forbidden: {
+    title: "This page may not use the server",
+    advice: "Open the server's own page, or have this one added to PARAKEET_CORS_ORIGINS.",
+  },
   model_not_found: { title: "That model is not served here", advice: "Leave it to the server." },
   unknown_route: { title: "The server lacks a part of this page", advice: "Reload the page." },
   method_not_allowed: { title: "The server lacks a part of this page", advice: "Reload the page." },
