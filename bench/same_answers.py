@@ -1,7 +1,7 @@
 """Whether a change of the pipeline changed any answer: text, times or confidences.
 
-Every sample, and clips of up to ten minutes in many formats and with all kinds of options, are
-transcribed one after the other in float32. `--write FILE` keeps the answers,
+Every sample, clips of up to ten minutes in many formats and with all kinds of options, and forty
+minutes of MP3 are transcribed one after the other in float32. `--write FILE` keeps the answers,
 `--against FILE` compares with those that another commit wrote: text and
 times exactly, probabilities but for their last digit.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import recordings
 from bench import clips, harness
 from parakeet_worker import answers
 from parakeet_worker.errors import ParakeetError
@@ -28,6 +29,7 @@ _ONE_PIECE_SECONDS = 0.01
 _PROBABILITIES = ("avg_logprob", "confidence")
 _LAST_DIGITS = 3e-4
 _CLIPS, _SHORTEST_SECONDS, _LONGEST_SECONDS = 16, 3.0, 600.0
+_LONG_SECONDS = 2400.0
 
 
 def main() -> None:
@@ -42,7 +44,7 @@ def main() -> None:
     )
     with TemporaryDirectory() as kept, open_pipeline(settings) as pipeline:
         lengths = clips.lengths(_CLIPS, _SHORTEST_SECONDS, _LONGEST_SECONDS)
-        made = clips.made(Path(kept), lengths, _SEED)
+        made = [*clips.made(Path(kept), lengths, _SEED), _long(Path(kept))]
         found = asyncio.run(_answers(pipeline, made))
     if arguments.write:
         arguments.write.write_text(json.dumps(found, indent=1, sort_keys=True))
@@ -53,6 +55,13 @@ def main() -> None:
         )
         print(f"{len(found)} answers, {len(different)} different: {' '.join(different)}")
         sys.exit(bool(different))
+
+
+def _long(folder: Path) -> clips.Clip:
+    """Long enough to be decoded in several places at once."""
+    path = folder / "long.mp3"
+    recordings.encode(path, "-b:a", "64k", samples=clips.row(_LONG_SECONDS, _SEED))
+    return clips.Clip(path, _LONG_SECONDS, {}, inline=True)
 
 
 def _same(one: Any, other: Any) -> bool:
