@@ -1,8 +1,13 @@
 """RunPod's entry point: starts the worker under the Python that has it installed."""
 
-import importlib.util
 import os
 import signal
+
+if __name__ == "__main__":
+    # Process 1 of a container loses a signal that it has no handler for: before all else.
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+
+import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.machinery import PathFinder
@@ -46,8 +51,7 @@ def python_on_volume() -> tuple[str, dict[str, str]]:
     from parakeet_worker.bootstrap import prepare
     from parakeet_worker.errors import SetupError
 
-    # The first process of a container is not ended by a signal that it has no handler for; and
-    # so the lease is given back. `exec` forgets the handler.
+    # So that the lease is given back.
     signal.signal(signal.SIGTERM, _end)
     try:
         prepared = prepare(os.environ, _ROOT, _tell)
@@ -70,6 +74,8 @@ def main() -> None:
     python, variables = environment_python(), dict(os.environ)
     if python is None:
         python, variables = python_on_volume()
+    # `exec` forgets handlers and keeps the mask: the module unblocks it once it has a handler.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     os.execve(python, [python, "-m", module, *sys.argv[1:]], variables)  # noqa: S606  # the point
 
 

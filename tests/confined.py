@@ -15,7 +15,7 @@ def mounted(script: str) -> list[str]:
     return _checked(["unshare", "--user", "--map-root-user", "--mount"], script)
 
 
-def first() -> list[str]:
+def process_one() -> list[str]:
     """A prefix: what follows it is process 1, which no signal ends that it has no handler for."""
     alone = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
     return _checked(alone, "true")

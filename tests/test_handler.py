@@ -5,12 +5,15 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from confined import process_one
+from job_api import JobApi
 from wheelhouse import Site
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,12 +88,8 @@ def test_a_signal_while_installing_ends_the_first_process_and_gives_the_lease_ba
     uv = tmp_path / "uv"
     uv.write_text(_SLOW_UV)
     uv.chmod(0o755)
-    # In a space of its own it is process 1, which a signal without a handler does not end.
-    alone = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
-    if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode != 0:
-        pytest.skip("this machine makes no process spaces")
     waiting = subprocess.Popen(
-        [*alone, "sh", "-c", 'exec "$@"', "sh", *site.command],
+        [*process_one(), *site.command],
         env={**site.environment, "PARAKEET_UV": str(uv)},
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -112,3 +111,68 @@ def test_a_signal_while_installing_ends_the_first_process_and_gives_the_lease_ba
 def children(pid: int) -> list[int]:
     told = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in told.split()]
+
+
+def _catches(pid: int, number: signal.Signals) -> bool | None:
+    """Whether a process has a handler for a signal, or blocks it until it has; None: it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    masks = [int(line.split()[1], 16) for line in status.splitlines()
+             if line.startswith(("SigCgt", "SigBlk"))]  # fmt: skip
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
+@pytest.mark.parametrize("entry", ["queue", "server"])
+def test_from_its_first_line_on_sigterm_is_caught_or_blocked(tmp_path: Path, entry: str) -> None:
+    with JobApi(hold_seconds=600) as api:
+        jobs = api.environment(tmp_path) if entry == "queue" else {"PORT": "0"}
+        ready = "taking jobs" if entry == "queue" else "ready after"
+        with (tmp_path / "log").open("w") as log:
+            worker = subprocess.Popen(
+                [sys.executable, str(ROOT / "handler.py")],
+                env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), **jobs,
+                     "PARAKEET_ENGINE": "scripted"},
+                cwd=tmp_path, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        try:
+            caught: list[bool] = []
+            while ready not in (tmp_path / "log").read_text():
+                found = _catches(worker.pid, signal.SIGTERM)
+                assert found is not None, (tmp_path / "log").read_text()
+                caught.append(found)
+                time.sleep(0.001)
+            first = caught.index(True)
+            assert all(caught[first:])
+            assert first < len(caught) / 4
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(30) == 0
+        finally:
+            if worker.poll() is None:
+                os.killpg(worker.pid, signal.SIGKILL)
+                worker.wait()
+
+
+@pytest.mark.parametrize("delay_seconds", [0.15, 0.5, 1.0])
+def test_as_process_1_it_ends_by_a_signal_at_any_moment_of_its_start(
+    tmp_path: Path, delay_seconds: float
+) -> None:
+    with JobApi(hold_seconds=600) as api:
+        waiting = subprocess.Popen(
+            [*process_one(), sys.executable, str(ROOT / "handler.py")],
+            env={"PATH": os.environ["PATH"], **api.environment(tmp_path),
+                 "PARAKEET_ENGINE": "scripted"},
+            cwd=tmp_path, start_new_session=True,
+        )  # fmt: skip
+        try:
+            ends = time.monotonic() + 30
+            while not (found := children(waiting.pid)) or not _catches(found[0], signal.SIGTERM):
+                assert time.monotonic() < ends
+                time.sleep(0.01)
+            time.sleep(delay_seconds)
+            os.kill(found[0], signal.SIGTERM)
+            waiting.wait(30)
+        finally:
+            waiting.kill()
+            waiting.wait()

@@ -3,8 +3,16 @@
 Exit status: 0 after a signal, 1 where the model cannot be loaded or the engine is lost.
 """
 
-import logging
 import os
+import signal
+
+if __name__ == "__main__":
+    # Process 1 of a container loses a signal that it has no handler for, and importing takes
+    # seconds from a slow volume. `handler.py` has blocked it until now.
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+import logging
 import resource
 import socket
 import sys
@@ -109,6 +117,8 @@ def _raise_descriptor_limit() -> None:
 
 def main(host: str = EVERY_ADDRESS, *, port: int | None = None, model: str | None = None) -> None:
     """Read the settings, of which the arguments take the place of their variables, and serve."""
+    # Until the server has its own handler.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)

@@ -1,9 +1,16 @@
 """RunPod's way in: `python -m parakeet_worker.entrypoints.serverless`."""
 
-import asyncio
-import logging
 import os
 import signal
+
+if __name__ == "__main__":
+    # Process 1 of a container loses a signal that it has no handler for, and importing takes
+    # seconds from a slow volume. `handler.py` has blocked it until now.
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+import asyncio
+import logging
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -117,7 +124,6 @@ def serve(pipeline: Pipeline, *, local: bool = False) -> None:
 
 def main() -> None:
     """Load the model, then take jobs, or hand over to the SDK's local API or `--test_input`."""
-    # The first process of a container is not ended by a signal that it has no handler for.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # The SDK reads this once, at import; its default prints every transcript to the log.
     for name, value in {"RUNPOD_LOG_LEVEL": "INFO", **VARIABLES}.items():
