@@ -48,8 +48,11 @@ def python_on_volume() -> tuple[str, dict[str, str]]:
         sys.exit("parakeet: neither the worker nor its sources are beside handler.py")
     package = sys.modules[_PACKAGE] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(package)
-    from parakeet_worker.bootstrap import prepare
+    from parakeet_worker.bootstrap import prepare, variables
     from parakeet_worker.errors import SetupError
+
+    for warning in variables.clean(os.environ):
+        _tell(f"warning: {warning}")
 
     # So that the lease is given back.
     signal.signal(signal.SIGTERM, _end)

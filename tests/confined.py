@@ -21,6 +21,11 @@ def process_one() -> list[str]:
     return _checked(alone, "true")
 
 
+def without_user() -> list[str]:
+    """A prefix: what follows it is run by a user who has no entry in passwd."""
+    return _checked(["unshare", "--user", "--map-user=12345"], "true")
+
+
 def _checked(space: Sequence[str], script: str) -> list[str]:
     prefix = [*space, "sh", "-ec", f'{script}\nexec "$@"', "sh"]
     ran = subprocess.run([*prefix, "true"], check=False, capture_output=True, text=True)

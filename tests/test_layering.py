@@ -19,6 +19,7 @@ FLOW = (
     "errors",
     "language",
     "bounded_json",
+    "bootstrap.variables",
     "bootstrap.choices",
     "bootstrap.owner",
     "bootstrap.lease",

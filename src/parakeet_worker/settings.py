@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from parakeet_worker.bootstrap import variables
 from parakeet_worker.bootstrap.choices import NAMES as BOOTSTRAP_NAMES
 from parakeet_worker.errors import InvalidSetting, nearest, one_line
 
@@ -215,11 +216,12 @@ class Settings(BaseModel):
         """Read `environment`; raises `InvalidSetting` for an unknown name or a bad value."""
         known = {variable(field): field for field in cls.model_fields}
         for name in environment:
-            if name.startswith(_PREFIX) and name not in known and name not in BOOTSTRAP_NAMES:
+            ours = name in known or name in BOOTSTRAP_NAMES or not name.startswith(_PREFIX)
+            if not ours and not variables.foreign(name, environment[name]):
                 every = [*known, *BOOTSTRAP_NAMES]
                 raise InvalidSetting(name, "no such setting", _nearest(name, every))
-        given = {field: environment[name] for name, field in known.items() if environment.get(name)}
-        return cls.of(given)
+        given = {field: variables.value(environment, name) for name, field in known.items()}
+        return cls.of({field: value for field, value in given.items() if value is not None})
 
     @classmethod
     def of(cls, fields: Mapping[str, object]) -> "Settings":

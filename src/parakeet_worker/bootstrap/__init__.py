@@ -69,7 +69,8 @@ def _variables(variables: Mapping[str, str], volume: Volume, root: Path) -> dict
     if os.access(volume.home, os.W_OK):
         ours["PARAKEET_CONVERTED"] = str(volume.converted)
     paths = [str(root / "src"), *filter(None, [variables.get("PYTHONPATH")])]
-    return {**ours, **variables, "PYTHONPATH": os.pathsep.join(paths)}
+    named = {name: value for name, value in variables.items() if value or name not in ours}
+    return {**ours, **named, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 @dataclass(frozen=True, slots=True)

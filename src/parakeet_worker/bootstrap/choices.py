@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from parakeet_worker.bootstrap.variables import expanded, value
 from parakeet_worker.errors import InvalidSetting
 
 MOUNT = Path("/runpod-volume")
@@ -95,10 +96,10 @@ class Choices:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Choices":
         """Read `environment`; raises `InvalidSetting`."""
-        said = {each.name: environment.get(each.name) or each.default for each in VARIABLES}
+        said = {each.name: value(environment, each.name) or each.default for each in VARIABLES}
         uv = said["PARAKEET_UV"]
         named = said["PARAKEET_HOME"]
-        home = Path(named).expanduser() if named else _default_home()
+        home = _absolute(named, "PARAKEET_HOME") if named else _default_home()
         return cls(
             home=home,
             home_is_volume=bool(named) or MOUNT in home.parents,
@@ -107,7 +108,7 @@ class Choices:
             find_links=said["PARAKEET_FIND_LINKS"],
             optional_wheels=_wheels(said["PARAKEET_OPTIONAL_WHEELS"]),
             local=_local(said["PARAKEET_LOCAL"]),
-            uv=Path(uv).expanduser() if uv else None,
+            uv=expanded(uv, "PARAKEET_UV") if uv else None,
             lease_seconds=_positive(said, "PARAKEET_LEASE_SECONDS"),
             install_timeout_seconds=_positive(said, "PARAKEET_INSTALL_TIMEOUT_SECONDS"),
             keep_days=_positive(said, "PARAKEET_KEEP_DAYS", zero=True),
@@ -118,7 +119,14 @@ def _default_home() -> Path:
     # A cache of models may be mounted there alone, and not be for us to write to.
     if (MOUNT / "Parakeet").is_dir() or os.access(MOUNT, os.W_OK):
         return MOUNT / "Parakeet"
-    return Path("~/.cache/parakeet-worker/home").expanduser()
+    return expanded("~/.cache/parakeet-worker/home", "PARAKEET_HOME")
+
+
+def _absolute(text: str, name: str) -> Path:
+    path = expanded(text, name)
+    if not path.is_absolute():
+        raise InvalidSetting(name, f"must be an absolute path, got {text!r}")
+    return path
 
 
 def _wheels(said: str | None) -> tuple[str, ...] | None:
@@ -128,7 +136,7 @@ def _wheels(said: str | None) -> tuple[str, ...] | None:
 
 
 def _local(said: str | None) -> Path | None:
-    return None if said is None or said == "none" else Path(said).expanduser()
+    return None if said is None or said == "none" else _absolute(said, "PARAKEET_LOCAL")
 
 
 def _positive(said: Mapping[str, str | None], name: str, *, zero: bool = False) -> float:
@@ -136,7 +144,7 @@ def _positive(said: Mapping[str, str | None], name: str, *, zero: bool = False) 
     try:
         number = float(text)
     except ValueError:
-        raise InvalidSetting(name, f"must be a number, got '{text}'") from None
+        raise InvalidSetting(name, f"must be a number, got {text!r}") from None
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
-        raise InvalidSetting(name, f"must be above zero, got '{text}'")
+        raise InvalidSetting(name, f"must be above zero, got {text!r}")
     return number

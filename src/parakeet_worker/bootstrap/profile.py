@@ -32,7 +32,7 @@ class Profile:
             raise PythonUnsupported(platform.python_version())
         rows = tomllib.loads((requirements / "profiles.toml").read_text())
         if name not in rows:
-            reason = f"must be one of {', '.join(rows)}, got '{name}'"
+            reason = f"must be one of {', '.join(rows)}, got {name!r}"
             raise InvalidSetting("PARAKEET_PROFILE", reason, nearest(name, list(rows)))
         row = rows[name]
         lock = requirements / row["lock"]

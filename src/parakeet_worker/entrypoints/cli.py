@@ -12,7 +12,7 @@ from typing import get_args
 import click
 
 from parakeet_worker import verification, weights
-from parakeet_worker.bootstrap import prepare
+from parakeet_worker.bootstrap import prepare, variables
 from parakeet_worker.client import cost as cost_table
 from parakeet_worker.client.clients import AsyncClient, Options
 from parakeet_worker.client.endpoint import Endpoint
@@ -44,6 +44,8 @@ _AT_ONCE_THERE = 32
 @click.version_option(package_name="parakeet-worker")
 def main() -> None:
     """Speech to text with NVIDIA Parakeet TDT 0.6B v3."""
+    for warning in variables.clean(os.environ):
+        click.echo(f"parakeet: warning: {warning}", err=True)
 
 
 @main.command()

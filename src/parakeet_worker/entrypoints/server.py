@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager
 from threading import Event, Thread
 from typing import TypeAlias
 
+from parakeet_worker.bootstrap import variables
 from parakeet_worker.errors import InvalidSetting, SetupError
 from parakeet_worker.http.service import Service
 from parakeet_worker.pipeline import Pipeline
@@ -120,6 +121,8 @@ def main(host: str = EVERY_ADDRESS, *, port: int | None = None, model: str | Non
     # Until the server has its own handler.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    for warning in variables.clean(os.environ):
+        log.warning("%s", warning)
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
     try:

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from parakeet_worker.bootstrap import variables
 from parakeet_worker.errors import SetupError
 from parakeet_worker.jobs import fitness, sdk
 from parakeet_worker.jobs.answering import Record, answer_job, answered
@@ -125,14 +126,17 @@ def serve(pipeline: Pipeline, *, local: bool = False) -> None:
 def main() -> None:
     """Load the model, then take jobs, or hand over to the SDK's local API or `--test_input`."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    warnings = variables.clean(os.environ)
     # The SDK reads this once, at import; its default prints every transcript to the log.
     for name, value in {"RUNPOD_LOG_LEVEL": "INFO", **VARIABLES}.items():
         os.environ.setdefault(name, value)
     lines = logging.StreamHandler(sys.stdout if os.environ.get("RUNPOD_ENDPOINT_ID") else None)
     lines.setFormatter(JsonLines() if os.environ.get("RUNPOD_ENDPOINT_ID") else PlainLines())
     logging.basicConfig(level=logging.INFO, handlers=[lines])
+    for warning in warnings:
+        log.warning("%s", warning)
     asked = any(argument.startswith(_LOCAL) for argument in sys.argv[1:])
-    local = asked or "RUNPOD_WEBHOOK_GET_JOB" not in os.environ
+    local = asked or not os.environ.get("RUNPOD_WEBHOOK_GET_JOB")
     try:
         settings = Settings.from_environment(os.environ)
         with open_pipeline(settings) as pipeline:
