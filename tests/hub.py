@@ -1,6 +1,7 @@
 """A model hub on loopback: what `huggingface_hub` asks of Hugging Face, for one model."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -9,8 +10,17 @@ from aiohttp import web
 from loopback import WebServer
 
 MODEL = "nvidia/tiny"
+
+
+def _weights(content: bytes) -> bytes:
+    """A safetensors file with one tensor."""
+    offsets = {"dtype": "U8", "shape": [len(content)], "data_offsets": [0, len(content)]}
+    header = json.dumps({"a": offsets}).encode()
+    return len(header).to_bytes(8, "little") + header + content
+
+
 FILES = {
-    "model.safetensors": b"weights" * 100_000,
+    "model.safetensors": _weights(b"weights" * 100_000),
     "config.json": b'{"a": 1}',
     "tokenizer.json": b"{}",
     "preprocessor_config.json": b'{"b": 2}',
@@ -30,12 +40,20 @@ class Hub:
     spoilt: int = 0
     """So many downloads of the weights have another content of the same size."""
     failing: int = 0
-    """So many questions are answered with 503."""
+    """So many questions are answered with `failing_status`."""
+    failing_status: int = 503
+    failing_headers: Mapping[str, str] = field(default_factory=dict)
+    cas: str | None = None
+    """Where xet's host is said to be, for the weights."""
+    gone: bool = False
+    """Everything is answered by another server: a page in HTML."""
     ranges: list[str] = field(default_factory=list)
 
     def open(self, revisions: tuple[str, ...] = ("main",)) -> None:
         """Answer for these revisions and for the commit."""
+        self.server.at("/xet-token", self._token)
         for revision in (*revisions, self.commit):
+            self.server.at(f"/api/models/{MODEL}/xet-read-token/{revision}", self._token)
             self.server.at(f"/api/models/{MODEL}/revision/{revision}", self._info)
             self.server.at(f"/api/models/{MODEL}/tree/{revision}", self._tree)
             for name in self.files:
@@ -46,17 +64,28 @@ class Hub:
         return self.failing >= 0
 
     async def _info(self, _: web.Request) -> web.StreamResponse:
+        if self.gone:
+            return web.Response(text="<html>log in</html>", content_type="text/html")
         if self._down():
-            return web.Response(status=503)
+            return web.Response(status=self.failing_status, headers=self.failing_headers)
         siblings = [_sibling(name, content) for name, content in self.files.items()]
         return web.json_response({"id": MODEL, "sha": self.commit, "siblings": siblings})
+
+    async def _token(self, _: web.Request) -> web.StreamResponse:
+        token = {"casUrl": self.cas, "accessToken": "token", "exp": 2_000_000_000}
+        headers = {
+            "X-Xet-Cas-Url": str(self.cas),
+            "X-Xet-Access-Token": "token",
+            "X-Xet-Token-Expiration": "2000000000",
+        }
+        return web.json_response(token, headers=headers)
 
     async def _tree(self, _: web.Request) -> web.StreamResponse:
         return web.json_response([_entry(name, content) for name, content in self.files.items()])
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         if self._down():
-            return web.Response(status=503)
+            return web.Response(status=self.failing_status, headers=self.failing_headers)
         name = request.path.rpartition("/")[2]
         content = self.files[name]
         start = int(request.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
@@ -66,9 +95,14 @@ class Hub:
         if large and self.spoilt > 0:
             self.spoilt -= 1
             content = b"!" + content[1:]
+        xet = {
+            "X-Xet-Hash": "c" * 64,
+            "X-Xet-Refresh-Route": f"{self.server.address}/xet-token",
+        }
         answer = web.StreamResponse(
             status=206 if start else 200,
             headers={
+                **(xet if self.cas and name == "model.safetensors" else {}),
                 "ETag": f'"{_digest(name, self.files[name])}"',
                 "X-Repo-Commit": self.commit,
                 "Accept-Ranges": "bytes",

@@ -23,6 +23,14 @@ def test_an_address_inside_an_address_is_the_one_that_counts(host: str, public: 
     assert addresses._is_public(host) is public
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["192.0.0.1", "192.0.0.9", "192.0.0.255", "3fff::1", "3fff:fff::1", "5f00::1", "fec0::1"],
+)
+def test_what_was_set_apart_is_not_public_whatever_this_python_says(host: str) -> None:
+    assert not addresses._is_public(host)
+
+
 def test_an_address_is_shown_without_what_may_be_secret() -> None:
     shown = addresses.shown("https://me:hush@example.com/talk.mp3?X-Amz-Signature=hush")
     assert shown == "https://example.com/talk.mp3"

@@ -5,8 +5,11 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,7 +42,9 @@ async def hub() -> AsyncIterator[Hub]:
         yield made
 
 
-async def starting(cache: Path, hub: Hub | None, *arguments: str, **variables: str):
+async def starting(
+    cache: Path, hub: Hub | None, *arguments: str, program: str = _FIND, **variables: str
+):
     """A fresh process: the hub's library reads its variables once."""
     address = hub.server.address if hub else "http://127.0.0.1:9"
     environment = {
@@ -47,13 +52,15 @@ async def starting(cache: Path, hub: Hub | None, *arguments: str, **variables: s
         "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", **variables,
     }  # fmt: skip
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _FIND, *arguments,
+        sys.executable, "-c", program, *arguments,
         env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
 
 
-async def find(cache: Path, hub: Hub | None, *arguments: str, **variables: str) -> str:
-    process = await starting(cache, hub, *(arguments or (MODEL,)), **variables)
+async def find(
+    cache: Path, hub: Hub | None, *arguments: str, program: str = _FIND, **variables: str
+) -> str:
+    process = await starting(cache, hub, *(arguments or (MODEL,)), program=program, **variables)
     output, told = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 0, told.decode()
     return output.decode().strip()
@@ -164,3 +171,143 @@ async def test_runpods_cache_comes_first_and_is_not_written_to(hub, tmp_path, mo
     assert weights.find(MODEL) == snapshot
     assert weights.find(f"{MODEL}@{hub.commit}") == snapshot
     assert sorted(tmp_path.rglob("*")) == before
+
+
+# What the hub's libraries raise
+
+
+async def test_where_xets_host_is_closed_plain_http_is_taken(hub, tmp_path):
+    hub.cas = "http://127.0.0.1:9"
+    whole(await find(tmp_path, hub, HF_HUB_DISABLE_XET="0"), hub)
+    assert "/xet-token" in hub.server.asked or any("xet-read" in each for each in hub.server.asked)
+
+
+async def test_another_servers_page_is_no_model_and_a_cache_is_taken_instead(hub, tmp_path):
+    hub.gone = True
+    said = await find(tmp_path / "empty", hub)
+    assert code(said) == "weights_missing"
+    assert "\\n" not in said
+    hub.gone = False
+    snapshot = whole(await find(tmp_path / "filled", hub), hub)
+    shutil.rmtree(snapshot.parent.parent / ".parakeet")
+    hub.gone = True
+    assert await find(tmp_path / "filled", hub) == str(snapshot)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"SSL_CERT_FILE": "/missing/ca.pem"},
+        {"ALL_PROXY": "socks5://127.0.0.1:9"},
+        {"ALL_PROXY": "socks://127.0.0.1:9"},
+        {"NO_PROXY": "::1,fd00::/8"},
+    ],
+    ids=["certificates", "socks5", "socks", "no proxy"],
+)
+async def test_variables_of_the_network_end_in_one_line_with_a_code(hub, tmp_path, variables):
+    said = await find(tmp_path, hub, **variables)
+    if not said.startswith("{"):
+        whole(said, hub)  # the variable does not matter to this library
+        return
+    assert code(said) == "weights_missing"
+    assert "\\n" not in said
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refusal_of_many_lines_is_told_in_one(hub, tmp_path, status):
+    hub.failing, hub.failing_status = 1000, status
+    hub.failing_headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "ask\tfor access"}
+    said = await find(tmp_path, hub)
+    assert code(said) == "weights_missing"
+    assert "\\n" not in said
+
+
+async def test_the_hub_is_asked_again_when_it_says(hub, tmp_path):
+    hub.failing, hub.failing_status, hub.failing_headers = 1, 429, {"Retry-After": "1"}
+    whole(await find(tmp_path, hub), hub)
+
+
+# Caches that are not whole
+
+
+async def test_a_link_whose_content_is_gone_is_no_checkpoint(hub, tmp_path, monkeypatch):
+    folder = tmp_path / f"models--{MODEL.replace('/', '--')}"
+    snapshot = folder / "snapshots" / hub.commit
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(hub.commit)
+    (snapshot / "tiny.nemo").symlink_to(folder / "blobs" / "gone")
+    assert code(await find(tmp_path, None)) == "weights_missing"
+    monkeypatch.setattr(weights, "_RUNPOD_CACHE", tmp_path)
+    assert not list(filter(None, (weights._checkpoint_in(one, ["nemo"]) for one in [snapshot])))
+
+
+def made_whole(path: Path) -> bytes:
+    """A safetensors file with one tensor."""
+    header = json.dumps({"a": {"dtype": "U8", "shape": [100], "data_offsets": [0, 100]}}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(100)
+    path.write_bytes(content)
+    return content
+
+
+def test_the_length_of_a_checkpoint_is_known_without_reading_it(tmp_path):
+    path = tmp_path / "model.safetensors"
+    content = made_whole(path)
+    assert weights._is_whole(tmp_path)
+    for cut in (0, 4, 20, len(content) - 1):
+        path.write_bytes(content[:cut])
+        assert not weights._is_whole(tmp_path)
+    demo = weights.find("demo")
+    assert weights._is_whole(demo)
+    for share in (0.0, 0.3, 0.9):
+        short = tmp_path / "short.nemo"
+        short.write_bytes(demo.read_bytes()[: int(share * demo.stat().st_size)])
+        assert not weights._is_whole(short)
+
+
+async def test_a_blob_cut_short_in_runpods_cache_is_passed_over(hub, tmp_path):
+    snapshot = tmp_path / "runpod" / f"models--{MODEL.replace('/', '--')}" / "snapshots" / "b"
+    snapshot.mkdir(parents=True)
+    content = made_whole(snapshot / "model.safetensors")
+    for name in ("config.json", "tokenizer.json"):
+        (snapshot / name).write_text("{}")
+    chosen = (
+        f"from pathlib import Path\nweights._RUNPOD_CACHE = Path({str(tmp_path / 'runpod')!r})\n"
+    )
+    program = _FIND.replace("from parakeet_worker.errors", f"{chosen}from parakeet_worker.errors")
+    assert await find(tmp_path / "cache", hub, program=program) == str(snapshot)
+    (snapshot / "model.safetensors").write_bytes(content[:-1])
+    whole(await find(tmp_path / "cache", hub, program=program), hub)
+
+
+# A disk without room
+
+
+async def test_a_full_disk_with_a_whole_model_is_used_and_waits_for_nobody(hub, small_disk):
+    snapshot = whole(await find(small_disk, hub), hub)
+    shutil.rmtree(snapshot.parent.parent / ".parakeet")
+    fill(small_disk)
+    started = time.monotonic()
+    assert await find(small_disk, hub) == str(snapshot)
+    assert await find(small_disk, None) == str(snapshot)
+    assert time.monotonic() - started < 2 * weights._PATIENCE_SECONDS
+
+
+def fill(folder: Path) -> None:
+    with suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["/bin/mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if mounted.returncode != 0:
+        pytest.skip("this machine lets no test mount a file system")
+    yield folder
+    subprocess.run(["/bin/umount", "-l", str(folder)], check=True)

@@ -10,8 +10,9 @@ from yarl import URL
 
 # IPv6 forms that carry an IPv4 address, which is then the one that must be public.
 _NAT64 = ip_network("64:ff9b::/96")
-# Private once, and taken for public by `ipaddress` since that use was given up.
-_SITE_LOCAL = ip_network("fec0::/10")
+# Taken for public by `ipaddress`, of some versions of Python or of all: site-local addresses, and
+# what was set apart for protocols and for documentation since.
+_NOT_PUBLIC = tuple(map(ip_network, ("fec0::/10", "192.0.0.0/24", "3fff::/20", "5f00::/16")))
 
 
 def exact(url: str) -> URL:
@@ -63,7 +64,7 @@ def _is_public(host: str) -> bool:
             inner = IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             address = inner
-    odd = address.is_multicast or address.is_reserved or address in _SITE_LOCAL
+    odd = address.is_multicast or address.is_reserved or any(address in net for net in _NOT_PUBLIC)
     return address.is_global and not odd
 
 

@@ -4,10 +4,14 @@ What was fetched is verified against the hub's own digests and noted down. Whoev
 note asks no hub any more: later starts are offline.
 """
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import re
+import struct
+import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,10 +26,15 @@ from parakeet_worker.bootstrap.lease import Fenced, Leases
 from parakeet_worker.bootstrap.volume import problems_told, read_json, write_whole
 from parakeet_worker.errors import (
     InvalidSetting,
+    SetupError,
+    VolumeFull,
     VolumeReadonly,
+    VolumeUnusable,
     WeightsCorrupt,
     WeightsMissing,
+    one_line,
 )
+from parakeet_worker.remote.retries import is_transient, retry_after_seconds
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +57,21 @@ _PUBLISHED: Mapping[str, str] = {
 _SHA256_DIGITS = 64
 _DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _MAIN = "main"
+_MAX_HEADER_BYTES = 100 << 20
+_GZIP = b"\x1f\x8b"
 # Beside the hub's own folders of a model in a cache.
 _OURS = ".parakeet"
 _PATIENCE_SECONDS = 30.0
 _POLL_SECONDS = 0.5
 _ATTEMPTS = 5
 _WAIT_SECONDS = 0.5
+# What a hub may ask for between two attempts.
+_MAX_WAIT_SECONDS = 300.0
+_REASON_CHARACTERS = 300
+_DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+    | {errno.EIO, errno.ESTALE, errno.ENOTDIR, errno.ENAMETOOLONG}
+)
 _ABANDONED_SECONDS = 3600.0
 
 # What `parakeet convert` writes into an image, by the name that it has in a folder.
@@ -83,8 +101,11 @@ def find(model: str, kinds: Sequence[Kind] = ANY_KIND, *, revision: str | None =
     wanted = said or revision
     for snapshot in _snapshots(_RUNPOD_CACHE, name, wanted):
         found = _checkpoint_in(snapshot, kinds)
-        if found is not None:
+        if found is None:
+            continue
+        if _is_whole(found):
             return found
+        log.warning("%s is incomplete; looking elsewhere", found)
     return _in_hub_cache(name, wanted, kinds)
 
 
@@ -102,9 +123,40 @@ def _checkpoint_in(folder: Path, kinds: Sequence[Kind]) -> Path | None:
     held: dict[Kind, Path | None] = {
         "served": served if served.exists() else None,
         "safetensors": folder if all((folder / name).exists() for name in _SAFETENSORS) else None,
-        "nemo": next(iter(sorted(folder.glob("*.nemo"))), None),
+        # A link whose content is gone is in the folder, and does not exist.
+        "nemo": next((path for path in sorted(folder.glob("*.nemo")) if path.exists()), None),
     }
     return next((held[kind] for kind in kinds if held[kind] is not None), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether its files are as long as their own headers say; their content is not read."""
+    paths = [checkpoint] if checkpoint.is_file() else sorted(checkpoint.glob("*.safetensors"))
+    return all(_has_its_length(path) for path in paths)
+
+
+def _has_its_length(path: Path) -> bool:
+    try:
+        if path.suffix == ".nemo":
+            return _tar_has_its_length(path)
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            tensors = json.loads(file.read(min(length, _MAX_HEADER_BYTES)))
+        ends = [each["data_offsets"][1] for name, each in tensors.items() if name[:2] != "__"]
+        return bool(path.stat().st_size == 8 + length + max(ends, default=0))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        return False
+
+
+def _tar_has_its_length(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.read(2) == _GZIP:
+            return True  # to know it, all of it would have to be unpacked
+    try:
+        with tarfile.open(path, "r:") as archive:
+            return bool(archive.getmembers())
+    except tarfile.TarError:
+        return False
 
 
 def _snapshots(cache: Path, model: str, revision: str | None = None) -> Iterator[Path]:
@@ -147,7 +199,7 @@ def _in_hub_cache(model: str, revision: str | None, kinds: Sequence[Kind]) -> Pa
                 if lease is not None:
                     with suppress(Fenced), lease:
                         return _noted(folder, wanted, kinds) or _fetch(model, wanted, kinds, folder)
-        except (VolumeReadonly, WeightsMissing) as failure:
+        except (VolumeFull, VolumeReadonly, VolumeUnusable, WeightsMissing) as failure:
             return _unproven(folder, wanted, kinds, failure)
         if not told:
             log.info("waiting for %s, who fetches %s", leases.holder(), model)
@@ -171,9 +223,7 @@ def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def _unproven(
-    folder: Path, revision: str, kinds: Sequence[Kind], failure: VolumeReadonly | WeightsMissing
-) -> Path:
+def _unproven(folder: Path, revision: str, kinds: Sequence[Kind], failure: SetupError) -> Path:
     """What others laid into the cache, where no hub can be asked about it; raises `failure`."""
     snapshot = _snapshot(folder, revision)
     found = _checkpoint_in(snapshot, kinds) if snapshot is not None else None
@@ -188,11 +238,9 @@ def _unproven(
 
 def _fetch(model: str, revision: str, kinds: Sequence[Kind], folder: Path) -> Path:
     """Into the cache, file by file; raises `WeightsMissing`, `WeightsCorrupt` and `OSError`."""
-    import httpx
-    from huggingface_hub import errors
-
     _clear_abandoned(folder)
-    failures = (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx.HTTPError, OSError)
+    # Its own retries would take minutes before plain HTTP is tried.
+    os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "2")
     try:
         for attempt in stamina.retry_context(
             on=_passes, attempts=_ATTEMPTS, timeout=None, wait_initial=_WAIT_SECONDS
@@ -201,25 +249,46 @@ def _fetch(model: str, revision: str, kinds: Sequence[Kind], folder: Path) -> Pa
                 return _fetch_once(model, revision, kinds, folder)
     except _Mismatch as failure:
         raise WeightsCorrupt(str(failure), "is not what the hub says it is, fetched anew") from None
-    except failures as failure:
-        if isinstance(failure, OSError) and failure.errno is not None:
-            raise  # of the volume
+    except SetupError:
+        raise
+    # What the hub's libraries raise is no closed list: RuntimeError, JSONDecodeError and others.
+    except Exception as failure:
+        if isinstance(failure, OSError) and _of_the_volume(failure, folder):
+            raise
         searched = [
             str(_RUNPOD_CACHE),
             str(folder),
-            f"Hugging Face, revision {revision}: {failure}",
+            f"Hugging Face, revision {revision}: {_reason(failure)}",
         ]
         raise WeightsMissing(model, searched) from failure
     raise AssertionError  # the last attempt returns or raises
 
 
-def _passes(failure: Exception) -> bool:
-    """Whether the hub may do better the next time."""
+def _of_the_volume(failure: OSError, folder: Path) -> bool:
+    """Whether the cache's disk failed, and not the network or another file."""
+    if failure.filename is not None:
+        return str(failure.filename).startswith(str(folder.parent))
+    return failure.errno in _DISK_ERRORS
+
+
+def _reason(failure: Exception) -> str:
+    """What the hub's library says, in one line."""
+    said = one_line(str(failure), _REASON_CHARACTERS)
+    kind = type(failure).__name__
+    return f"{kind}: {said}" if said else kind
+
+
+def _passes(failure: Exception) -> bool | float:
+    """Whether the hub may do better the next time, and in how many seconds if it says so."""
     import httpx
     from huggingface_hub import errors
 
     if isinstance(failure, errors.HfHubHTTPError):
-        return failure.response.status_code in (408, 429) or failure.response.status_code >= 500
+        response = failure.response
+        asked = retry_after_seconds(response.headers.get("Retry-After"))
+        if not is_transient(response.status_code):
+            return False
+        return True if asked is None else min(asked, _MAX_WAIT_SECONDS)
     if isinstance(failure, errors.OfflineModeIsEnabled):
         return False
     if isinstance(failure, (errors.LocalEntryNotFoundError, httpx.TransportError, _Mismatch)):
@@ -240,10 +309,7 @@ def _fetch_once(model: str, revision: str, kinds: Sequence[Kind], folder: Path) 
         wanted = _wanted(kind, list(offered))
         if not wanted:
             continue
-        paths = {
-            name: Path(huggingface_hub.hf_hub_download(model, name, revision=revision))
-            for name in wanted
-        }
+        paths = {name: _downloaded(model, name, revision) for name in wanted}
         for name, path in paths.items():
             _compare(path, offered[name])
         snapshot = next(iter(paths.values())).parent
@@ -256,6 +322,24 @@ def _fetch_once(model: str, revision: str, kinds: Sequence[Kind], folder: Path) 
         if found is not None:
             return found
     raise WeightsMissing(model, [f"Hugging Face, revision {revision}: it holds no checkpoint"])
+
+
+def _downloaded(model: str, name: str, revision: str) -> Path:
+    """One file, by plain HTTP where xet, whose host is another one, does not deliver it."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    def download() -> Path:
+        return Path(huggingface_hub.hf_hub_download(model, name, revision=revision))
+
+    try:
+        return download()
+    except RuntimeError as failure:  # hf_xet has no class of its own
+        if constants.HF_HUB_DISABLE_XET:
+            raise
+        log.warning("%s; trying plain HTTP", _reason(failure))
+        constants.HF_HUB_DISABLE_XET = True
+    return download()
 
 
 def _wanted(kind: Kind, offered: Sequence[str]) -> list[str]:

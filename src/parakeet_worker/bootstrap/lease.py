@@ -17,6 +17,7 @@ from types import TracebackType
 from parakeet_worker.bootstrap.owner import Owner
 
 _BEATS_PER_PATIENCE = 10
+_RELEASED = ".released"
 
 
 class Fenced(Exception):
@@ -51,8 +52,15 @@ class Lease:
         self._ended.set()
         self._thread.join()
         self._step = ""
-        with suppress(OSError):
+        self._release()
+
+    def _release(self) -> None:
+        """Say that it is free; by its name alone where a full disk takes no content."""
+        try:
             self._write(released=True)
+        except OSError:
+            with suppress(OSError):
+                self._path.rename(self._path.with_name(f"{self._path.name}{_RELEASED}"))
 
     def tell(self, step: str) -> None:
         """What those who wait are told."""
@@ -119,8 +127,9 @@ class Leases:
         if _highest(self._folder) != number + 1:  # the list of the folder was an old one
             return None
         for older in range(max(1, number - 100), number + 1):
-            with suppress(OSError):
-                (self._folder / str(older)).unlink()
+            for name in (str(older), f"{older}{_RELEASED}"):
+                with suppress(OSError):
+                    (self._folder / name).unlink()
         return Lease(taken, self._patience)
 
     def holder(self) -> str:
@@ -132,6 +141,8 @@ class Leases:
             return "another worker"
 
     def _free(self, number: int) -> bool:
+        if (self._folder / f"{number}{_RELEASED}").exists():
+            return True
         try:
             content = (self._folder / str(number)).read_text()
         except OSError:
@@ -150,4 +161,5 @@ def _released(content: str) -> bool:
 
 
 def _highest(folder: Path) -> int:
-    return max((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), default=0)
+    names = [path.name.removesuffix(_RELEASED) for path in folder.iterdir()]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
