@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from hub import MODEL, Hub
 from loopback import WebServer
-from parakeet_worker import weights
+from parakeet_worker import weights, worker
 from parakeet_worker.errors import InvalidSetting
 
 _FIND = """
@@ -49,7 +49,8 @@ async def starting(
     address = hub.server.address if hub else "http://127.0.0.1:9"
     environment = {
         **os.environ, "HF_ENDPOINT": address, "HF_HUB_CACHE": str(cache),
-        "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", **variables,
+        "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        **worker.VARIABLES, **variables,
     }  # fmt: skip
     return await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, *arguments,

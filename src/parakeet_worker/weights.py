@@ -8,7 +8,6 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import re
 import struct
 import tarfile
@@ -239,8 +238,6 @@ def _unproven(folder: Path, revision: str, kinds: Sequence[Kind], failure: Setup
 def _fetch(model: str, revision: str, kinds: Sequence[Kind], folder: Path) -> Path:
     """Into the cache, file by file; raises `WeightsMissing`, `WeightsCorrupt` and `OSError`."""
     _clear_abandoned(folder)
-    # Its own retries would take minutes before plain HTTP is tried.
-    os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "2")
     try:
         for attempt in stamina.retry_context(
             on=_passes, attempts=_ATTEMPTS, timeout=None, wait_initial=_WAIT_SECONDS

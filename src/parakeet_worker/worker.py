@@ -27,8 +27,12 @@ Value = TypeVar("Value")
 
 _M_ARENA_MAX = -8  # from malloc.h
 
-VARIABLES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
-"""What a server sets before torch is loaded, where the operator has not.
+VARIABLES = {
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    # The retries of hf_xet would take minutes before plain HTTP is tried.
+    "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2",
+}
+"""What a server sets before libraries are loaded, where the operator has not.
 
 On a processor every new length of audio leaves a product's plan and code behind, 1,024 of them by
 default; what one batch needs is a fraction of these.
