@@ -38,8 +38,9 @@ from parakeet_worker.engine.base import (
     Token,
     Waveform,
 )
+from parakeet_worker.options import Vad
 from parakeet_worker.pipeline import Pipeline
-from parakeet_worker.request import FileSource, Job, Request, Vad
+from parakeet_worker.request import FileSource, Job, Request
 from parakeet_worker.settings import Settings
 from parakeet_worker.speech.base import FRAME_SAMPLES, Detector, Probabilities
 from parakeet_worker.worker import loaded_is_kept, open_detectors

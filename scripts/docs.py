@@ -116,13 +116,13 @@ def _leaves(family: type[ParakeetError]) -> Iterator[tuple[type[ParakeetError], 
 
 def _cli() -> str:
     parts = ["# Command line\n"]
-    context = click.Context(cli.main, info_name="parakeet", max_content_width=100)
+    context = click.Context(cli.main, info_name="parakeet", **cli.CONTEXT)
     for name in [None, *sorted(cli.main.commands)]:
         command: click.Command = cli.main if name is None else cli.main.commands[name]
         at = (
             context
             if name is None
-            else click.Context(command, info_name=name, parent=context, max_content_width=100)
+            else click.Context(command, info_name=name, parent=context, **cli.CONTEXT)
         )
         title = "parakeet" if name is None else f"parakeet {name}"
         parts.append(f"\n## {title}\n\n```text\n{command.get_help(at)}\n```\n")

@@ -30,8 +30,9 @@ from parakeet_worker.engine.base import Capacity, Hypothesis, Samples, Synchrono
 from parakeet_worker.engine.scripted import ScriptedEngine
 from parakeet_worker.entrypoints.serverless import handler_of
 from parakeet_worker.errors import ParakeetError
+from parakeet_worker.options import Format
 from parakeet_worker.pipeline import Pipeline
-from parakeet_worker.request import FileSource, Format, Request
+from parakeet_worker.request import FileSource, Request
 from parakeet_worker.settings import Settings
 from parakeet_worker.worker import open_detectors, open_pipeline
 from recordings import cut, encode, noise, silence, tone, wav

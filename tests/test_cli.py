@@ -1,7 +1,9 @@
+import asyncio
 import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 import termios
@@ -13,10 +15,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from loopback import WebServer, sends
 from parakeet_worker.client import manifest
-from parakeet_worker.client.files import Recording, plan_tasks
+from parakeet_worker.client.files import Recording, gather, plan_tasks
 from parakeet_worker.entrypoints.cli import main
-from parakeet_worker.request import Format
+from parakeet_worker.options import Format
+from parakeet_worker.version import __version__
 from recordings import encode, silence, tone, wav
 from test_native_compilation import needs_compiler
 
@@ -71,14 +75,15 @@ def invoke(folder: Path, environment: dict[str, str], monkeypatch: pytest.Monkey
 
     def run(*arguments: str | Path, **settings: str) -> Result:
         return CliRunner().invoke(
-            main, ["transcribe", *map(str, arguments)], env={**environment, **settings}
+            main, ["transcribe", "--quiet", *map(str, arguments)], env={**environment, **settings}
         )
 
     return run
 
 
 def command(*arguments: str | bytes) -> list[str | bytes]:
-    return [sys.executable, "-m", "parakeet_worker.entrypoints.cli", "transcribe", *arguments]
+    program = [sys.executable, "-m", "parakeet_worker.entrypoints.cli"]
+    return [*program, "transcribe", "--quiet", *arguments]
 
 
 def files_in(folder: Path) -> dict[str, str]:
@@ -194,12 +199,12 @@ def test_a_reader_that_goes_away_is_no_traceback(folder, environment):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "Missing argument 'FILES...'"),
+        ([], "Missing argument 'INPUT...'"),
         (["a.wav", "--format", "jsn"], "Invalid value for '--format'"),
         (["a.wav", "--fromat", "json"], "--fromat"),
-        (["a.wav", "--timestamps", "--format", "text"], "--timestamps needs --format json"),
-        (["a.wav", "--timestamps", "--format", "srt"], "--timestamps needs --format json"),
-        (["a.wav", "--overwrite"], "--overwrite needs --output"),
+        (["a.wav", "--timestamps", "--format", "text"], "--timestamps requires --format json"),
+        (["a.wav", "--timestamps", "--format", "srt"], "--timestamps requires --format json"),
+        (["a.wav", "--overwrite"], "--overwrite requires --output"),
         (["a.wav", "-o", __file__], "Directory"),
     ],
 )
@@ -280,7 +285,9 @@ def test_a_result_that_cannot_be_written_is_a_failed_file_and_leaves_nothing(inv
     (output / "a.txt").mkdir(parents=True)
     ran = invoke("a.wav", "b.wav", "-o", output, "--overwrite")
     assert ran.exit_code == 1
-    assert re.fullmatch(r".*a\.wav: invalid_request: .*a\.txt: cannot be written: .+\n", ran.stderr)
+    assert re.fullmatch(
+        r".*a\.wav: result_not_written: .*a\.txt cannot be written: .+\n", ran.stderr
+    )
     assert sorted(files_in(output)) == ["b.txt"]
     assert list((output / "a.txt").iterdir()) == []
 
@@ -308,29 +315,174 @@ def test_a_result_that_cannot_be_written_is_a_failed_file_and_leaves_nothing(inv
     ],
 )
 def test_results_are_named_after_their_files(files, names):
-    tasks = plan_tasks([Recording(Path(file)) for file in files], "srt", Path("out"))
-    assert [task.target for task in tasks] == [Path("out") / f"{name}.srt" for name in names]
+    tasks = plan_tasks([Recording(Path(file)) for file in files], ["srt"], Path("out"))
+    assert [task.targets["srt"] for task in tasks] == [
+        Path("out") / f"{name}.srt" for name in names
+    ]
     assert [task.path for task in tasks] == [Path(file) for file in files]
 
 
-@pytest.mark.parametrize("seed", range(200))
-def test_no_two_files_share_a_result(seed):
-    generator = np.random.default_rng(seed)
+def test_no_two_files_share_a_result():
     parts = ["a", "A", "a.b", "a.b-2", "a.b-3", "b", ".b", "a-2", "a.b.b"]
-    count = int(generator.integers(2, 12))
-    files = [
-        Path(f"{generator.integers(3)}")
-        / "".join(generator.choice(parts, generator.integers(1, 3)))
-        for _ in range(count)
-    ]
-    tasks = plan_tasks([Recording(file) for file in files], "text", Path("out"))
-    targets = [task.target for task in tasks]
-    assert len({str(target).casefold() for target in targets}) == count
-    assert all(target and target.parent == Path("out") for target in targets)
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        count = int(generator.integers(2, 12))
+        files = [
+            Path(f"{generator.integers(3)}")
+            / "".join(generator.choice(parts, generator.integers(1, 3)))
+            for _ in range(count)
+        ]
+        tasks = plan_tasks([Recording(file) for file in files], ["text", "srt"], Path("out"))
+        targets = [target for task in tasks for target in task.targets.values()]
+        assert len({str(target).casefold() for target in targets}) == 2 * count, seed
+        assert all(target.parent == Path("out") for target in targets), seed
 
 
 def test_without_a_folder_results_go_to_standard_output():
-    assert [task.target for task in plan_tasks([Recording(Path("a.mp3"))], "text", None)] == [None]
+    assert [task.targets for task in plan_tasks([Recording(Path("a.mp3"))], ["text"], None)] == [{}]
+
+
+def test_a_pipe_and_a_url_are_beside_no_file(tmp_path):
+    inputs = ["-", "/dev/stdin", "https://user:key@example.com/talks/one.mp3?signature=secret"]
+    tasks = plan_tasks(gather(inputs), ["text"], None, beside=True)
+    assert [task.targets for task in tasks] == [{}, {}, {}]
+    assert [task.name for task in tasks] == [
+        "-", "/dev/stdin", "https://example.com/talks/one.mp3",
+    ]  # fmt: skip
+    named = plan_tasks(gather(inputs), ["text"], tmp_path)
+    assert [task.targets["text"].name for task in named] == [
+        "stdin.txt", "stdin-2.txt", "one.txt",
+    ]  # fmt: skip
+
+
+# pipes and addresses
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_standard_input_is_read(folder, environment, name):
+    with (folder / "b.wav").open("rb") as file:
+        ran = subprocess.run(
+            command(name), cwd=folder, env=environment, stdin=file, capture_output=True, check=False
+        )
+    assert (ran.stdout, ran.stderr, ran.returncode) == (b"880.\n", b"", 0)
+
+
+def test_a_fifo_is_read_once_and_never_counts_as_finished(folder, environment, tmp_path):
+    fifo = folder / "pipe.wav"
+    os.mkfifo(fifo)
+    for hertz in (880, 440):
+        process = subprocess.Popen(
+            command("pipe.wav", "-o", str(tmp_path / "out")), cwd=folder, env=environment
+        )
+        fifo.write_bytes(wav(tone(hertz, 1)))
+        assert process.wait() == 0
+        assert files_in(tmp_path / "out") == {"stdin.txt": f"{hertz}.\n"}
+
+
+def test_a_pipe_that_is_too_large_is_refused(folder, environment):
+    ran = subprocess.run(
+        command("-", "b.wav"), cwd=folder, input=bytes(200_000), capture_output=True, check=False,
+        env={**environment, "PARAKEET_MAX_AUDIO_BYTES": "100000"},
+    )  # fmt: skip
+    assert ran.stderr.startswith(b"-: audio_too_large: ")
+    assert (ran.stdout.splitlines()[-1], ran.returncode) == (b"880.", 1)
+
+
+async def test_a_url_is_an_input(parakeet, folder, web: WebServer, tmp_path):
+    web.at("/talk.wav", sends((folder / "b.wav").read_bytes()))
+
+    async def run(*arguments: str | Path) -> Ran:
+        settings = {"PARAKEET_ALLOW_PRIVATE_ADDRESSES": "true"}
+        return await asyncio.to_thread(parakeet, *map(str, arguments), **settings)
+
+    address = f"{web.address}/talk.wav?key=secret"
+    ran = await run(address)
+    assert (ran.stdout, ran.stderr, ran.returncode) == ("880.\n", "", 0)
+    arguments = (address, "a.wav", "-o", tmp_path / "out")
+    assert (await run(*arguments)).returncode == 0
+    assert files_in(tmp_path / "out") == {"a.txt": "440.\n", "talk.txt": "880.\n"}
+    assert "secret" not in (tmp_path / "out" / manifest.NAME).read_text()
+    asked = len(web.asked)
+    assert (await run(*arguments)).returncode == 0
+    assert len(web.asked) == asked
+    # Another query may be another recording.
+    assert (await run(address + "2", "-o", tmp_path / "out", "--overwrite")).returncode == 0
+    assert len(web.asked) == asked + 1
+
+
+# several formats
+
+
+def test_several_formats_are_written_from_one_transcription(invoke, tmp_path):
+    formats = ["srt", "vtt", "txt", "tsv", "json"]
+    arguments = [argument for name in formats for argument in ("-f", name)]
+    ran = invoke("b.wav", *arguments, "-o", tmp_path / "out")
+    assert (ran.stderr, ran.exit_code) == ("", 0)
+    expected = {f"b.{name}": invoke("b.wav", "-f", name).stdout for name in formats}
+    assert files_in(tmp_path / "out") == expected
+    lines = list(manifest.read(tmp_path / "out" / manifest.NAME))
+    assert [line.get("same_job_as") for line in lines] == [None] + ["b.srt"] * 4
+    (tmp_path / "out" / "b.vtt").unlink()
+    assert invoke("b.wav", *arguments, "-o", tmp_path / "out").exit_code == 0
+    assert files_in(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["-f", "srt", "-f", "vtt"], "several formats require --output or --beside"),
+        (["-f", "json", "-f", "verbose_json", "--beside"], "to the same file"),
+        (["--wait"], "--wait requires --endpoint"),
+        (["-e", "abc", "--model", "demo"], "--model cannot be combined with --endpoint"),
+    ],
+)
+def test_options_that_contradict_each_other(invoke, arguments, complaint):
+    ran = invoke("b.wav", *arguments)
+    assert (ran.stdout, ran.exit_code) == ("", 2)
+    assert complaint in ran.stderr
+
+
+# before the model loads, and after the run
+
+
+def test_missing_files_are_reported_without_loading_a_model(invoke):
+    ran = invoke("none.wav", "nothing*", PARAKEET_ENGINE="native", PARAKEET_MODEL="/none/such.nemo")
+    assert (ran.stdout, ran.exit_code) == ("", 1)
+    assert ran.stderr.splitlines() == [
+        "none.wav: source_not_found: there is nothing at none.wav",
+        "nothing*: source_not_found: there is nothing at nothing*",
+    ]
+
+
+def test_a_run_ends_with_a_summary(folder, environment, monkeypatch, tmp_path):
+    monkeypatch.chdir(folder)
+
+    def summary(*arguments: str) -> str:
+        ran = CliRunner().invoke(main, ["transcribe", *arguments], env=environment)
+        return ran.stderr.splitlines()[-1]
+
+    first = summary("a.wav", "b.wav", "-o", str(tmp_path))
+    assert re.fullmatch(
+        r"parakeet: 2 transcribed; 22\.0 s of audio in \d+\.\d s, \d+\.\dx real time", first
+    )
+    again = summary("a.wav", "b.wav", "none.wav", "-o", str(tmp_path))
+    assert again == "parakeet: 0 transcribed, 2 already there, 1 failed"
+
+
+def test_a_full_disk_ends_the_run_with_its_reason(folder, environment, tmp_path):
+    (tmp_path / "out").mkdir()
+    arguments = shlex.join(command(*PITCHES, "-j", "1", "-f", "json", "--timestamps", "-o", "out"))
+    with_small_disk = f"mount -t tmpfs -o size=4k none out && exec {arguments}"
+    for name in PITCHES:
+        (folder / name).rename(tmp_path / name)
+    ran = subprocess.run(
+        ["/usr/bin/unshare", "--mount", "--map-root-user", "sh", "-c", with_small_disk],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("parakeet: result_not_written: out/")
+    assert "No space left on device" in ran.stderr
+    assert ran.stderr.count("\n") == 1
 
 
 # on a terminal
@@ -377,10 +529,29 @@ def test_on_a_terminal_results_do_not_mix_with_the_progress_bar(folder, environm
 def test_the_installed_command_knows_its_version_and_shows_its_options():
     parakeet = Path(sys.executable).with_name("parakeet")
     shown = subprocess.run([parakeet, "--version"], capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"parakeet, version \d+\.\d+\.\d+\n", shown.stdout)
+    assert shown.stdout == f"parakeet, version {__version__}\n"
+    short = subprocess.run([parakeet, "-h"], capture_output=True, text=True, check=True)
+    assert "..." not in short.stdout.replace("COMMAND [ARGS]...", "")
     usage = CliRunner().invoke(main, ["transcribe", "--help"])
     for option in ("--format", "--timestamps", "--model", "--output", "--overwrite"):
         assert option in usage.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_script_names_the_command(shell):
+    script = CliRunner().invoke(main, ["completion", shell])
+    assert script.exit_code == 0
+    assert "_PARAKEET_COMPLETE" in script.stdout
+
+
+def test_help_imports_no_heavy_module():
+    code = (
+        "import sys; from parakeet_worker.entrypoints.cli import main\n"
+        "main(['transcribe', '-h'], standalone_mode=False)\n"
+        "heavy = {'numpy', 'torch', 'httpx', 'pydantic', 'aiohttp', 'asyncio'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_silence_is_an_empty_line(invoke, tmp_path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,12 +16,15 @@ from click.testing import CliRunner
 
 from loopback import WebServer, answers, drops, in_turn, sends
 from parakeet_worker import AsyncClient, Client
+from parakeet_worker.client.doors import Listener
+from parakeet_worker.client.wire import Retry
 from parakeet_worker.entrypoints.cli import main
 from parakeet_worker.errors import (
     AudioTooLarge,
     AudioUndecodable,
     EndpointDenied,
     EndpointRefused,
+    EndpointUnreachable,
     EngineLost,
     OutOfMemory,
     Overloaded,
@@ -130,6 +134,41 @@ async def test_who_is_cancelled_hangs_up(web: WebServer, talk):
 ANSWER = b'{"text": "440."}'
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+async def test_a_refused_connection_is_repeated_for_a_time_of_its_own(talk):
+    retries: list[Retry] = []
+    address = f"http://127.0.0.1:{free_port()}"
+    async with AsyncClient(address, retry_seconds=300, refused_seconds=1.0) as client:
+        with pytest.raises(EndpointUnreachable, match="onnect"):
+            await client.transcribe(talk, listener=Listener(retrying=retries.append))
+    assert retries
+    assert all(0 < retry.seconds_left <= 1.0 for retry in retries)
+    assert {retry.url for retry in retries} == {f"{address}/transcribe"}
+
+
+def test_the_command_line_shows_what_it_retries(talk):
+    address = f"http://127.0.0.1:{free_port()}"
+    program = [sys.executable, "-m", "parakeet_worker.entrypoints.cli"]
+    process = subprocess.Popen(
+        [*program, "transcribe", talk, "-e", address], stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert re.fullmatch(rf"parakeet: {address}/transcribe: .+; retrying for up to 1[45] s\n", line)
+    assert (rest, process.returncode) == (
+        "parakeet: interrupted; run the same command again to resume\n", 130,
+    )  # fmt: skip
+
+
 @pytest.mark.usefixtures("without_waits")
 @pytest.mark.parametrize(
     "fault",
@@ -190,7 +229,7 @@ def test_a_folder_is_transcribed_by_a_server_and_a_second_run_asks_nothing(
     def run(**settings: str) -> tuple[int, str, str]:
         environment = {"PARAKEET_API_KEY": KEY, **settings}
         ran = CliRunner().invoke(
-            main, ["transcribe", ".", "-e", server, "-f", "vtt"], env=environment
+            main, ["transcribe", ".", "-q", "-e", server, "-f", "vtt"], env=environment
         )
         return ran.exit_code, ran.stdout, ran.stderr
 

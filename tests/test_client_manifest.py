@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from parakeet_worker.client import manifest
-from parakeet_worker.client.answer import Figures
+from parakeet_worker.client.answer import LOCAL, Figures
 from parakeet_worker.client.cost import DOLLARS_PER_SECOND, account, find
 from parakeet_worker.client.doors import Job
 from parakeet_worker.client.files import ENDINGS, Recording, gather, plan_tasks
@@ -138,12 +138,32 @@ def test_jobs_that_one_worker_did_side_by_side_are_billed_once(tmp_path):
         + json.dumps({"event": "failed", "target": "c", "code": "audio_empty"})
     )
     told = account(find([tmp_path, tmp_path / "below"]))
-    assert (told.results, told.failures, told.unfinished, told.untold) == (7, 1, 0, 1)
+    assert (told.results, told.failures, told.unfinished, told.unknown) == (7, 1, 0, 1)
     assert told.audio_seconds == 3600
     assert told.job_seconds == 38.5
     assert told.worker_seconds == 15 + 5 + 10 + 1.5
     assert told.dollars("L4") == pytest.approx(31.5 * 0.00019)
     assert max(DOLLARS_PER_SECOND.values()) < 0.01
+
+
+def test_what_this_machine_transcribed_costs_nothing(tmp_path):
+    (tmp_path / manifest.NAME).write_text(
+        line(audio_seconds=3600, worker=LOCAL, started=1.0, executed_seconds=100.0)
+        + line(target="b", audio_seconds=60, worker="one", started=1.0, executed_seconds=2.0)
+        + line(target="c", same_job_as="b")
+    )
+    totals = account(find([tmp_path]))
+    assert (totals.results, totals.local, totals.unknown) == (2, 1, 0)
+    assert (totals.audio_seconds, totals.remote_audio_seconds) == (3660, 60)
+    assert totals.worker_seconds == totals.job_seconds == 2.0
+
+
+def test_a_manifest_has_no_blank_lines(source, target):
+    with Manifest(target.parent) as kept:
+        kept.keep(source, target, WISH, "said", Figures())
+        kept.keep(source, target.with_suffix(".vtt"), WISH, "more", Figures(), same_job_as=target)
+    lines = (target.parent / manifest.NAME).read_text().splitlines()
+    assert [json.loads(text)["event"] for text in lines] == ["done", "done"]
 
 
 # files
@@ -176,12 +196,12 @@ def test_results_beside_and_below_keep_the_folders():
         Recording(Path("talks/sub/a.mp3"), Path("sub")),
         Recording(Path("talks/sub/a.wav"), Path("sub")),
     ]
-    beside = plan_tasks(recordings, "text", None, beside=True)
-    assert [str(task.target) for task in beside] == [
+    beside = plan_tasks(recordings, ["text"], None, beside=True)
+    assert [str(task.targets["text"]) for task in beside] == [
         "talks/a.txt", "talks/sub/a.mp3.txt", "talks/sub/a.wav.txt",
     ]  # fmt: skip
-    below = plan_tasks(recordings, "text", Path("out"))
-    assert [str(task.target) for task in below] == [
+    below = plan_tasks(recordings, ["text"], Path("out"))
+    assert [str(task.targets["text"]) for task in below] == [
         "out/a.txt", "out/sub/a.mp3.txt", "out/sub/a.wav.txt",
     ]  # fmt: skip
 

@@ -1,6 +1,7 @@
 import inspect
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,7 @@ EXAMPLES: list[ParakeetError] = [
     errors.SourceUnreachable("https://example.com/a.mp3", "connection refused"),
     errors.SourceTimeout("https://example.com/a.mp3", 300.0),
     errors.EndpointUnreachable("https://example.com/v2/abc/run", "it answered 503"),
+    errors.ResultNotWritten(Path("out/talk.txt"), "No space left on device", disk_full=True),
     errors.JobCancelled("abc-e1"),
     errors.JobExpired("abc-e1", "it took longer than the endpoint lets it"),
     errors.DecodeTimeout(1800.0),
@@ -60,6 +62,7 @@ EXAMPLES: list[ParakeetError] = [
     errors.ContractBroken(8, 7),
     errors.EngineLost("RuntimeError: CUDA error: device-side assert triggered"),
     errors.InvalidSetting("PARAKEET_MODLE", "no such setting", "PARAKEET_MODEL"),
+    errors.ExtraMissing("torch", "engine"),
     errors.EndpointDenied("https://example.com/v2/abc/run", 401),
     errors.DeviceMissing("cuda", "this torch is built for processors alone"),
     errors.WeightsMissing("demo", ["/models/demo.nemo"]),
@@ -262,6 +265,7 @@ ECHOING = [kind for kind in LEAVES if not issubclass(kind, SetupError) and forei
 def test_what_was_sent_is_repeated_up_to_100_characters_and_can_be_sent(kind):
     example = next(error for error in EXAMPLES if type(error) is kind)
     given = {"seconds": 1.0, "declared_seconds": 1.0, "limit_seconds": 1.0, "status": 400}
+    given["path"] = Path("out")
     wanted = inspect.signature(kind.__init__).parameters
     ours = OURS.get(kind.__name__, [])
     sent = dict.fromkeys(foreign_strings_of(kind), "�" + "x" * 10000)

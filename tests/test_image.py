@@ -16,7 +16,6 @@ import pytest
 from hub import MODEL, Hub
 from loopback import WebServer
 from parakeet_worker import weights
-from parakeet_worker.http import reference
 from parakeet_worker.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -228,7 +227,6 @@ def test_the_build_is_given_all_that_it_copies() -> None:
 
 def test_nothing_asks_for_the_installed_package_which_a_volume_does_not_have() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["version"] == reference.VERSION
     sources = sorted((ROOT / "src").rglob("*.py"))
     assert len(sources) > 50
     named = re.compile(rf"""(version|distribution|requires|files)\(["']{project["name"]}["']""")

@@ -13,7 +13,7 @@ from parakeet_worker import language, render
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.engine.base import Hypothesis, Token
 from parakeet_worker.notices import Notice
-from parakeet_worker.request import Format
+from parakeet_worker.options import Format
 from parakeet_worker.segments import Segment
 from parakeet_worker.transcript import Transcript, join, stitch
 

@@ -7,7 +7,7 @@ import pytest
 
 from parakeet_worker import render
 from parakeet_worker.errors import InvalidRequest
-from parakeet_worker.request import Format
+from parakeet_worker.options import Format
 from parakeet_worker.rewriting import MAX_WORDS, TextFormat, rewrite
 from parakeet_worker.transcript import TimedToken, Transcript, Word, join
 

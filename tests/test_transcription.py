@@ -20,7 +20,7 @@ from endpoint_api import KEY, EndpointApi
 from job_api import running_worker
 from parakeet_worker.client import manifest
 from parakeet_worker.entrypoints.cli import main
-from parakeet_worker.request import Format
+from parakeet_worker.options import Format
 from recordings import tone, wav
 
 Parakeet = Callable[..., "Ran"]
@@ -79,7 +79,10 @@ def parakeet(
     monkeypatch.chdir(folder)
 
     def run(*arguments: str | Path, **settings: str) -> Ran:
-        ran = CliRunner().invoke(main, [*map(str, arguments)], env={**environment, **settings})
+        quiet = ["--quiet"] if arguments[0] == "transcribe" else []
+        ran = CliRunner().invoke(
+            main, [*map(str, arguments), *quiet], env={**environment, **settings}
+        )
         assert ran.exception is None or isinstance(ran.exception, SystemExit), ran.exception
         return Ran(ran.stdout, ran.stderr, ran.exit_code)
 
@@ -134,6 +137,25 @@ def test_an_endpoint_writes_what_the_local_engine_writes(parakeet):
         assert said(*chosen, "-e", "loopback", "-o", "-") == said(*chosen)
     several = ("a.wav", "below/b.wav", "--timestamps")
     assert said(*several, "-e", "loopback", "-o", "-") == said(*several)
+
+
+def test_an_endpoint_writes_several_formats_from_one_job(parakeet, folder, api):
+    def written(*arguments: str) -> dict[str, str]:
+        ran = parakeet("transcribe", "a.wav", *arguments, PARAKEET_ENGINE="scripted")
+        assert (ran.stderr, ran.returncode) == ("", 0)
+        found = results(folder)
+        for name in found:
+            (folder / name).unlink()
+        (folder / manifest.NAME).unlink()
+        return found
+
+    chosen = ("-f", "vtt", "-f", "srt", "-f", "text", "-f", "tsv")
+    for more in (("-f", "json"), ("-f", "json", "--timestamps"), ("-f", "verbose_json"), ()):
+        since = len(api.posted)
+        remote = written(*chosen, *more, "-e", "loopback")
+        assert len(api.posted) == since + 1
+        assert remote == written(*chosen, *more, "--beside")
+        assert len(remote) == (5 if more else 4)
 
 
 def test_the_local_engine_takes_folders_and_goes_on_too(parakeet, folder, api):
@@ -207,7 +229,7 @@ def test_an_interrupted_run_takes_its_jobs_back_and_says_how_to_go_on(
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said == "parakeet: interrupted; the same command goes on from here\n"
+    assert said == "parakeet: interrupted; run the same command again to resume\n"
     assert sorted(api.cancelled[-2:]) == sorted(list(api.posted)[since:])
     assert results(folder) == {}
 
@@ -228,7 +250,7 @@ def test_failures_are_listed_at_the_end_and_tried_again_by_the_next_run(parakeet
         "below/b.txt": "880.\n",
         "text.mp3": (folder / "text.mp3").read_text(),
     }
-    assert events(folder) == {"sent": 2, "failed": 3}
+    assert events(folder) == {"sent": 2, "failed": 2}
     before = len(api.posted)
     assert parakeet("transcribe", "a.wav", "below", "-e", "loopback").returncode == 0
     assert results(folder)["a.txt"] == "440.\n"

@@ -9,6 +9,8 @@ with open_model("demo") as model:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from parakeet_worker.version import __version__
+
 if TYPE_CHECKING:
     from parakeet_worker.client.answer import Answer
     from parakeet_worker.client.clients import AsyncClient, Client
@@ -45,6 +47,7 @@ __all__ = [
     "TimedToken",
     "Transcript",
     "Word",
+    "__version__",
     "open_model",
     "written",
 ]
@@ -53,5 +56,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
-        raise AttributeError(name)
-    return getattr(import_module(f"parakeet_worker.{home}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from parakeet_worker.extras import required
+
+    with required("engine"):  # the client has what it needs
+        return getattr(import_module(f"parakeet_worker.{home}"), name)

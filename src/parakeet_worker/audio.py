@@ -34,7 +34,8 @@ from parakeet_worker.errors import (
     echo,
 )
 from parakeet_worker.notices import Notice
-from parakeet_worker.request import Channels, Clip
+from parakeet_worker.options import Channels
+from parakeet_worker.request import Clip
 from parakeet_worker.sections import CORES, DecodingTooSlow, Plan, Sections
 
 SAMPLE_RATE = base.SAMPLE_RATE

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from parakeet_worker.errors import InvalidRequest, InvalidSetting, S3NotConfigured, one_line
+from parakeet_worker.extras import required
 from parakeet_worker.remote import retries
 from parakeet_worker.settings import Settings, variable
 
@@ -86,11 +87,15 @@ def authorities() -> ssl.SSLContext:
 
 @lru_cache(maxsize=4)
 def client(settings: Settings, region: str | None = None) -> "S3Client":
-    """One client per worker, since making one is slow; raises `InvalidSetting`."""
-    import boto3
-    from botocore import UNSIGNED
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError
+    """One client per worker, since making one is slow.
+
+    Raises `ExtraMissing` or `InvalidSetting`.
+    """
+    with required():
+        import boto3
+        from botocore import UNSIGNED
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
 
     region = region or settings.s3_region or ("us-east-1" if settings.s3_endpoint else None)
     style = settings.s3_addressing_style

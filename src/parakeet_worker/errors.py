@@ -30,6 +30,7 @@
     │   ├── SourceUnreachable     no answer, a dropped connection or a 5xx
     │   ├── SourceTimeout         the download took too long
     │   ├── EndpointUnreachable   the endpoint did not answer, however often it was asked
+    │   ├── ResultNotWritten      a result cannot be written to the caller's own disk
     │   ├── JobCancelled          somebody cancelled the job
     │   ├── JobExpired            the platform gave the job up before it was done
     │   ├── DecodeTimeout         ffmpeg took too long
@@ -49,6 +50,7 @@
     │   └── EngineLost            the engine failed in a way that it cannot come back from
     └── SetupError            the operator must change the deployment; no job is taken
         ├── InvalidSetting        an environment variable is unknown or has an impossible value
+        ├── ExtraMissing          a package that an optional part needs is not installed
         ├── EndpointDenied        there is no such endpoint, or the key does not open it
         ├── DeviceMissing         no device where one was asked for
         ├── WeightsMissing        no model where one was named
@@ -408,6 +410,14 @@ class EndpointUnreachable(TransientError):
         super().__init__(f"{endpoint}: {echo(reason)}", endpoint=endpoint)
 
 
+class ResultNotWritten(TransientError):
+    code = "result_not_written"
+
+    def __init__(self, path: Path, reason: str, *, disk_full: bool = False) -> None:
+        super().__init__(f"{path} cannot be written: {echo(reason)}", path=str(path))
+        self.disk_full = disk_full
+
+
 class JobCancelled(TransientError):
     code = "job_cancelled"
 
@@ -561,6 +571,17 @@ class InvalidSetting(SetupError):
     def __init__(self, name: str, reason: str, nearest: str | None = None) -> None:
         hint = f"; did you mean {nearest}?" if nearest else ""
         super().__init__(f"{name}: {reason}{hint}", setting=name, nearest=nearest)
+
+
+class ExtraMissing(SetupError, ImportError):
+    code = "extra_missing"
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(
+            f"the package '{module}' is not installed: pip install 'parakeet-worker[{extra}]'",
+            module=module,
+            extra=extra,
+        )
 
 
 class EndpointDenied(SetupError):

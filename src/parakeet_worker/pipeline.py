@@ -12,7 +12,8 @@ from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.errors import InvalidRequest, OutOfMemory
 from parakeet_worker.hearing import Hearing
-from parakeet_worker.request import Request, Vad
+from parakeet_worker.options import Vad
+from parakeet_worker.request import Request
 from parakeet_worker.room import AudioMemory, Room
 from parakeet_worker.scratch import Scratch, scratch_of
 from parakeet_worker.segments import Segment

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from parakeet_worker import cues, language
 from parakeet_worker.cues import Cue
 from parakeet_worker.notices import Notice, limited
-from parakeet_worker.request import Format
+from parakeet_worker.options import Format
 from parakeet_worker.transcript import Sentence, TimedToken, Transcript, Word, mean_logprob
 
 Document: TypeAlias = dict[str, object]

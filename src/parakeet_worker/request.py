@@ -3,13 +3,12 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from parakeet_worker import bounded_json
-from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import (
     InvalidRequest,
     RequestError,
@@ -18,11 +17,10 @@ from parakeet_worker.errors import (
     without_trace,
 )
 from parakeet_worker.language import LANGUAGES
+from parakeet_worker.options import Attention, Channels, Format, Vad
 
-Format: TypeAlias = Literal["json", "verbose_json", "text", "srt", "vtt", "tsv"]
-Vad: TypeAlias = Literal["auto", "off"]
-Attention: TypeAlias = Literal["pieces", "full"]
-Channels: TypeAlias = Literal["mix", "separate"]
+if TYPE_CHECKING:
+    from parakeet_worker.engine.base import Samples  # numpy, which a client needs not have
 
 MAX_INPUTS = 1000
 """Recordings of one job."""
@@ -68,7 +66,7 @@ class FileSource:
 class SamplesSource:
     """Audio in memory, mono at `sample_rate`; Python makes it, the wire cannot."""
 
-    samples: Samples
+    samples: "Samples"
     sample_rate: int
 
 

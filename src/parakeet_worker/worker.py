@@ -14,8 +14,8 @@ from typing import TypeVar
 from parakeet_worker import audio, buckets, weights
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Capacity, Engine
+from parakeet_worker.options import Vad
 from parakeet_worker.pipeline import Pipeline
-from parakeet_worker.request import Vad
 from parakeet_worker.scratch import scratch_of
 from parakeet_worker.settings import Settings
 from parakeet_worker.speech.base import Detector

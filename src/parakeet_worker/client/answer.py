@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from parakeet_worker.request import Format
+from parakeet_worker.options import Format
+
+LOCAL = "here"
+"""`Figures.worker` of what this machine transcribed itself."""
 
 
 @dataclass(frozen=True, slots=True)

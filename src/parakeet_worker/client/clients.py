@@ -33,7 +33,8 @@ from parakeet_worker.errors import (
     SourceUnreachable,
 )
 from parakeet_worker.notices import messages
-from parakeet_worker.request import Attention, Channels, Format, Vad, parse
+from parakeet_worker.options import Attention, Channels, Format, Vad
+from parakeet_worker.request import parse
 from parakeet_worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -69,10 +70,11 @@ class AsyncClient:
     """Has recordings transcribed by an endpoint; any number at once.
 
     `endpoint` is the id of a RunPod endpoint, the URL of one, or the address of `parakeet serve`.
-    `settings` says where a bucket is, for recordings that no request has room for. An answer that
-    is not there after `answer_seconds` is given up (`EndpointUnreachable`, the job is cancelled);
-    None waits without a limit. A key is sent over https or on this machine only, unless the
-    settings allow otherwise.
+    `settings` has the bucket for recordings that are too large for a request. Calls that fail are
+    repeated for `retry_seconds`, refused connections for `refused_seconds` (None: the same). An
+    answer that is not there after `answer_seconds` is `EndpointUnreachable`, and its job is
+    cancelled; None waits without a limit. A key is sent over https or on this machine only, unless
+    the settings allow otherwise.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class AsyncClient:
         *,
         settings: Settings | None = None,
         retry_seconds: float = RETRY_SECONDS,
+        refused_seconds: float | None = None,
         answer_seconds: float | None = ANSWER_SECONDS,
     ) -> None:
         base = settings.runpod_endpoint_base_url if settings else RUNPOD
@@ -95,7 +98,7 @@ class AsyncClient:
         self.endpoint = endpoint
         self._answer_seconds = answer_seconds
         self._store = Store.of(self._settings)
-        self._wire = Wire(endpoint.url, key, retry_seconds)
+        self._wire = Wire(endpoint.url, key, retry_seconds, refused_seconds)
         self._queue = QueueDoor(self._wire, endpoint)
         self._http = HttpDoor(self._wire, endpoint, answer_seconds)
         # What is packed or sent lies in memory, with its base64.
@@ -210,8 +213,14 @@ class AsyncClient:
             return await self._http.ask(parcel, fields, listener)
         async with self._sending:
             listener.stage("sending")
-            job = await self._queue.send(parcel, fields)
-        listener.sent(job)
+            job = await self._queue.send(parcel, fields, listener)
+        try:
+            listener.sent(job)
+        except BaseException:
+            # Nothing will ask for its answer.
+            with suppress(ParakeetError):
+                await self._queue.cancel(job)
+            raise
         return await self._looked_after(job, listener)
 
     async def _looked_after(self, job: Job, listener: Listener) -> tuple[Document, Figures]:
@@ -254,6 +263,7 @@ class Client:
         *,
         settings: Settings | None = None,
         retry_seconds: float = RETRY_SECONDS,
+        refused_seconds: float | None = None,
         answer_seconds: float | None = ANSWER_SECONDS,
     ) -> None:
         self._client = AsyncClient(
@@ -261,6 +271,7 @@ class Client:
             api_key,
             settings=settings,
             retry_seconds=retry_seconds,
+            refused_seconds=refused_seconds,
             answer_seconds=answer_seconds,
         )
         self._loop = asyncio.new_event_loop()

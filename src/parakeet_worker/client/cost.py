@@ -1,4 +1,4 @@
-"""What a run cost: seconds of audio, seconds of workers, and RunPod's price for them."""
+"""Cost of earlier runs: seconds of audio, seconds of workers, and RunPod's price for them."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -6,47 +6,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parakeet_worker.client import manifest
+from parakeet_worker.client.answer import LOCAL
 from parakeet_worker.client.manifest import Line
-
-PRICED = "August 2026"
-"""When these prices stood in RunPod's documents; the console has today's."""
-
-DOLLARS_PER_SECOND = {
-    "RTX 4000": 0.00016,
-    "RTX A4000": 0.00016,
-    "RTX A4500": 0.00016,
-    "L4": 0.00019,
-    "RTX 3090": 0.00019,
-    "RTX A5000": 0.00019,
-    "RTX 4090": 0.00031,
-    "A40": 0.00034,
-    "RTX A6000": 0.00034,
-    "L40": 0.00053,
-    "L40S": 0.00053,
-    "RTX 6000 Ada": 0.00053,
-    "A100": 0.00076,
-    "RTX PRO 6000": 0.00111,
-    "H100": 0.00116,
-    "H200": 0.00155,
-    "B200": 0.00240,
-}
-"""Serverless, flex workers."""
+from parakeet_worker.client.prices import DOLLARS_PER_SECOND
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What the manifests say of all that was ever transcribed there."""
+    """Totals of manifests."""
 
     results: int
     failures: int
     unfinished: int
+    local: int
+    """Results that were transcribed on the user's own machine, at no price."""
     audio_seconds: float
+    remote_audio_seconds: float
+    """Of that, what endpoints transcribed."""
     job_seconds: float
-    """Jobs one by one, though a worker works on many at a time."""
+    """Sum over jobs, although a worker runs many at a time."""
     worker_seconds: float
-    """At least this is billed: the time in which a worker had any job at all."""
-    untold: int
-    """Results of which nobody told how long they took."""
+    """Seconds in which a worker had at least one job: the least that is billed."""
+    unknown: int
+    """Results of endpoints that did not report a duration."""
 
     def dollars(self, gpu: str) -> float:
         """The price of that on a GPU type; raises `KeyError`."""
@@ -60,35 +42,42 @@ def find(folders: Sequence[Path]) -> list[Path]:
 
 
 def account(manifests: Iterable[Path]) -> Account:
-    """Add up every result that was paid for, also one that was replaced later."""
+    """Totals over every result, including those that were replaced later."""
     done: list[Line] = []
     failures = unfinished = 0
     for path in manifests:
         last: dict[str, str] = {}
         for line in manifest.read(path):
             last[line["target"]] = line["event"]
-            if line["event"] == "done":
+            if line["event"] == "done" and "same_job_as" not in line:
                 done.append(line)
         failures += sum(event == "failed" for event in last.values())
         unfinished += sum(event == "sent" for event in last.values())
+    remote = [line for line in done if line.get("worker") != LOCAL]
     return Account(
-        len(done),
-        failures,
-        unfinished,
-        sum(line.get("audio_seconds") or 0.0 for line in done),
-        sum(line.get("executed_seconds") or 0.0 for line in done),
-        _busy(done),
-        sum(line.get("executed_seconds") is None for line in done),
+        results=len(done),
+        failures=failures,
+        unfinished=unfinished,
+        local=len(done) - len(remote),
+        audio_seconds=_audio_seconds(done),
+        remote_audio_seconds=_audio_seconds(remote),
+        job_seconds=sum(line.get("executed_seconds") or 0.0 for line in remote),
+        worker_seconds=_busy(remote),
+        unknown=sum(line.get("executed_seconds") is None for line in remote),
     )
 
 
+def _audio_seconds(lines: Iterable[Line]) -> float:
+    return sum(line.get("audio_seconds") or 0.0 for line in lines)
+
+
 def _busy(lines: Iterable[Line]) -> float:
-    """Seconds in which a worker had a job: what overlaps on one counts once."""
+    """Seconds in which a worker had at least one job."""
     spans: dict[object, list[tuple[float, float]]] = defaultdict(list)
     for line in lines:
         started, seconds = line.get("started"), line.get("executed_seconds")
         if seconds is not None:
-            # Without a start nothing is known to overlap with it.
+            # Without a start, no overlap can be found.
             where = line.get("worker") if started is not None else object()
             spans[where].append((started or 0.0, (started or 0.0) + seconds))
     return sum(_union(each) for each in spans.values())

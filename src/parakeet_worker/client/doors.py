@@ -14,7 +14,7 @@ from parakeet_worker import errors
 from parakeet_worker.client.answer import Figures
 from parakeet_worker.client.endpoint import Endpoint
 from parakeet_worker.client.parcel import Parcel
-from parakeet_worker.client.wire import Wire, json_body
+from parakeet_worker.client.wire import OnRetry, Wire, json_body
 from parakeet_worker.errors import (
     EndpointDenied,
     EndpointRefused,
@@ -55,6 +55,7 @@ class Listener:
 
     stage: Callable[[Stage], None] = lambda _: None
     sent: Callable[[Job], None] = lambda _: None
+    retrying: OnRetry = lambda _: None
 
 
 class QueueDoor:
@@ -64,9 +65,9 @@ class QueueDoor:
         self._wire = wire
         self._endpoint = endpoint
 
-    async def send(self, parcel: Parcel, fields: Fields) -> Job:
+    async def send(self, parcel: Parcel, fields: Fields, listener: Listener) -> Job:
         """Post a job; when this is cancelled, so is the job."""
-        posting = asyncio.ensure_future(self._post(parcel, fields))
+        posting = asyncio.ensure_future(self._post(parcel, fields, listener.retrying))
         try:
             return await asyncio.shield(posting)
         except asyncio.CancelledError:
@@ -76,7 +77,7 @@ class QueueDoor:
                 await self.cancel(job)
             raise
 
-    async def _post(self, parcel: Parcel, fields: Fields) -> Job:
+    async def _post(self, parcel: Parcel, fields: Fields, on_retry: OnRetry) -> Job:
         if parcel.url is not None:
             path, source = self._endpoint.routes[0].path, {"audio_url": parcel.url}
         else:
@@ -87,7 +88,9 @@ class QueueDoor:
         content = json.dumps({"input": {**source, **fields}}).encode()
         url = f"{self._endpoint.url}/{path}"
         try:
-            answer = await self._wire.call("POST", url, partial(json_body, content))
+            answer = await self._wire.call(
+                "POST", url, partial(json_body, content), on_retry=on_retry
+            )
         except EndpointRefused as refused:
             raise _denied(refused, url) from refused
         if not isinstance(answer, dict) or not answer.get("id"):
@@ -101,7 +104,7 @@ class QueueDoor:
         url = f"{self._endpoint.url}/status/{job.id}"
         pause = _POLL_FIRST_SECONDS
         while True:
-            answer = await self._wire.call("GET", url)
+            answer = await self._wire.call("GET", url, on_retry=listener.retrying)
             status = answer.get("status") if isinstance(answer, dict) else None
             if status == "IN_QUEUE":
                 listener.stage("waiting")
@@ -139,6 +142,7 @@ class HttpDoor:
                 url,
                 partial(self._body, parcel, fields),
                 answer_seconds=self._answer_seconds,
+                on_retry=listener.retrying,
             )
         except EndpointRefused as refused:
             raise _denied(refused, url) from refused

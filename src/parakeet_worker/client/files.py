@@ -1,12 +1,16 @@
-"""Folders and globs to recordings, and where each result goes."""
+"""Files, folders, patterns, pipes and URLs to recordings, and where each result goes."""
 
 import glob
 import os
+import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from parakeet_worker.options import Format
 
 _AUDIO = frozenset(
     {"aac", "ac3", "aif", "aiff", "amr", "ape", "au", "caf", "flac", "m4a", "m4b", "mka", "mp2"}
@@ -17,53 +21,107 @@ _VIDEO = frozenset(
     | {"wmv"}
 )
 ENDINGS = _AUDIO | _VIDEO
-"""What is taken for a recording in a folder; a file that is named is taken whatever its ending."""
+"""Endings of recordings in folders; a file that is named is taken whatever its ending."""
+
+RESULT_ENDINGS: Mapping[Format, str] = {
+    "json": "json",
+    "verbose_json": "json",
+    "text": "txt",
+    "srt": "srt",
+    "vtt": "vtt",
+    "tsv": "tsv",
+}
+
+STDIN = "-"
 
 _WILD = frozenset("*?[")
-_RESULT_ENDINGS = {"text": "txt", "verbose_json": "json"}
+_SCHEMES = ("http://", "https://", "s3://")
+# Descriptors of this process, which ffmpeg's does not have.
+_DESCRIPTORS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A file, and where it was found below the folder that was named."""
+    """An input: a file and its place below the folder that was named, a pipe, or a URL."""
 
     path: Path
     below: Path = Path()
+    url: str | None = None
+
+    @property
+    def piped(self) -> bool:
+        """Whether it can be read only once: standard input, a FIFO, a device."""
+        if self.url is not None:
+            return False
+        name = str(self.path)
+        if name == STDIN or name.startswith(_DESCRIPTORS):
+            return True
+        try:
+            mode = self.path.stat().st_mode
+        except OSError:
+            return False
+        return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One file to transcribe, and where its result goes; None is standard output."""
+    """One recording to transcribe, and a file for each format; none is standard output."""
 
-    path: Path
-    target: Path | None
+    recording: Recording
+    targets: Mapping[Format, Path]
+    copied: Path | None = None
+    """The content of a pipe in a file."""
 
     @property
     def name(self) -> str:
-        """The file as the user named it, in letters that can be printed."""
-        return os.fsencode(self.path).decode(errors="replace")
+        """The recording as the user named it, printable; a URL without its query."""
+        if self.recording.url is not None:
+            return redacted(self.recording.url)
+        return os.fsencode(self.recording.path).decode(errors="replace")
 
     @property
     def size(self) -> int:
-        """Bytes of the file, if it is one."""
+        """Bytes of the file; 0 if it is none."""
         try:
-            return self.path.stat().st_size
+            return 0 if self.recording.url else self.path.stat().st_size
         except OSError:
             return 0
 
+    @property
+    def path(self) -> Path:
+        """The file to read."""
+        return self.copied or self.recording.path
 
-def gather(given: Sequence[Path]) -> list[Recording]:
-    """Files as they are named, those in folders, and those that a pattern means.
+    @property
+    def exists(self) -> bool:
+        """False for a file that is missing; of a URL nothing is known."""
+        recording = self.recording
+        return recording.url is not None or recording.piped or recording.path.is_file()
 
-    A folder or pattern without recordings stands for itself, and will be told as missing.
+
+def redacted(url: str) -> str:
+    """The URL without credentials and query, which may hold a signature."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def gather(inputs: Sequence[str | Path]) -> list[Recording]:
+    """Files, the recordings in folders, those that match a pattern, `-` for a pipe, and URLs.
+
+    A folder or pattern without recordings stands for itself, to be reported as missing.
     """
     found: list[Recording] = []
     seen: set[Path] = set()
-    for path in given:
+    for name in inputs:
+        if str(name).lower().startswith(_SCHEMES):
+            found.append(Recording(_name_in(str(name)), url=str(name)))
+            continue
+        path = Path(name)
         if path.is_dir():
             several = _in_folder(path)
         elif _WILD & set(str(path)) and not path.exists():
-            several = [Recording(Path(name)) for name in sorted(_meant(str(path)))]
+            several = [Recording(Path(match)) for match in sorted(_matches(str(path)))]
         else:
             found.append(Recording(path))
             seen.add(path)
@@ -72,6 +130,13 @@ def gather(given: Sequence[Path]) -> list[Recording]:
         seen.update(recording.path for recording in fresh)
         found += fresh if several else [Recording(path)]
     return found
+
+
+def _name_in(url: str) -> Path:
+    """The last part of the URL's path, else its host, as the name of the results."""
+    parts = urlsplit(url)
+    last = unquote(parts.path).rstrip("/").rpartition("/")[2].replace("\0", "")
+    return Path(last or parts.hostname or "recording")
 
 
 def _in_folder(folder: Path) -> list[Recording]:
@@ -83,31 +148,37 @@ def _in_folder(folder: Path) -> list[Recording]:
     for where, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = Path(where).relative_to(folder)
-        found += [Recording(Path(where) / name, below) for name in sorted(names) if _sounds(name)]
+        found += [Recording(Path(where) / name, below) for name in sorted(names) if _is_audio(name)]
     return found
 
 
-def _sounds(name: str) -> bool:
+def _is_audio(name: str) -> bool:
     ending = Path(name).suffix.lstrip(".").lower()
     return ending in ENDINGS and not name.startswith(".")
 
 
-def _meant(pattern: str) -> Iterator[str]:
-    """What the pattern means: with an ending in it all of that, else what may be a recording."""
+def _matches(pattern: str) -> Iterator[str]:
+    """Files that match: with an ending in the pattern all of them, else what may be a recording."""
     ending = Path(pattern).suffix
     every = bool(ending) and not _WILD & set(ending)
     for name in glob.iglob(pattern, recursive=True):  # noqa: PTH207  # absolute ones as well
-        if Path(name).is_file() and (every or _sounds(Path(name).name)):
+        if Path(name).is_file() and (every or _is_audio(Path(name).name)):
             yield name
 
 
 def plan_tasks(
-    recordings: Sequence[Recording], format_: str, output: Path | None, *, beside: bool = False
+    recordings: Sequence[Recording],
+    formats: Sequence[Format],
+    output: Path | None,
+    *,
+    beside: bool = False,
 ) -> list[Task]:
-    """Where each result goes: no two to one place, not even where case makes no difference."""
+    """Each recording with the files for its results: all different, also where case is ignored.
+
+    Pipes and URLs are beside no file: without `output`, their results go to standard output.
+    """
     if output is None and not beside:
-        return [Task(recording.path, None) for recording in recordings]
-    ending = _RESULT_ENDINGS.get(format_, format_)
+        return [Task(recording, {}) for recording in recordings]
     folders = [
         recording.path.parent if output is None else output / recording.below
         for recording in recordings
@@ -119,16 +190,20 @@ def plan_tasks(
     taken: dict[Path, set[str]] = defaultdict(set)
     tasks = []
     for folder, recording in zip(folders, recordings, strict=True):
-        path = recording.path
-        names = _names(path, alone=stems[folder, path.stem.casefold()] == 1)
+        if output is None and (recording.piped or recording.url is not None):
+            tasks.append(Task(recording, {}))
+            continue
+        path = Path("stdin") if recording.piped else recording.path
+        names = _names(path, alone=stems[folder, recording.path.stem.casefold()] == 1)
         name = next(name for name in names if name.casefold() not in taken[folder])
         taken[folder].add(name.casefold())
-        tasks.append(Task(path, folder / f"{name}.{ending}"))
+        targets = {format_: folder / f"{name}.{RESULT_ENDINGS[format_]}" for format_ in formats}
+        tasks.append(Task(recording, targets))
     return tasks
 
 
 def _names(path: Path, *, alone: bool) -> Iterator[str]:
-    """What the result may be called: `talk`, or `talk.mp3` beside a `talk.wav`, or `talk.mp3-2`."""
+    """Names for a result: `talk`, or `talk.mp3` beside a `talk.wav`, or `talk.mp3-2`."""
     if alone:
         yield path.stem
     yield path.name

@@ -1,7 +1,8 @@
-"""What became of the recordings whose results stand in one folder: a line for every event.
+"""The manifest of a folder with results: a line of JSON for every event.
 
-A result is written aside, then its line, then it gets its name. Killed in between, the next run
-finds line and file by their digest and gives it its name: nothing that was finished is done again.
+A result is written to a temporary file, then its line, then the file is renamed. After a kill in
+between, the next run finds line and file by their digest and renames it: nothing that was finished
+is transcribed again.
 """
 
 import errno
@@ -10,7 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,13 @@ from typing import Any, BinaryIO, Self, TypeAlias
 
 from parakeet_worker.client.answer import Figures
 from parakeet_worker.client.doors import Job
-from parakeet_worker.errors import EndpointUnreachable, InvalidRequest, ParakeetError
+from parakeet_worker.client.files import redacted
+from parakeet_worker.errors import (
+    EndpointUnreachable,
+    InvalidRequest,
+    ParakeetError,
+    ResultNotWritten,
+)
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +33,10 @@ NAME = ".parakeet.jsonl"
 """The file in the folder of the results."""
 
 Wish: TypeAlias = Mapping[str, object]
-"""How an answer is wanted: the fields of the request but for the audio."""
+"""The fields of the request except the audio."""
+
+Source: TypeAlias = Path | str
+"""A file, or a URL."""
 
 Line: TypeAlias = dict[str, Any]
 
@@ -65,13 +75,13 @@ class Manifest:
         self.close()
 
     def close(self) -> None:
-        """Let another run have it; one without a line is left behind by nobody."""
+        """Release the folder; an empty manifest is removed."""
         if os.fstat(self._file).st_size == 0:
             with suppress(OSError):
                 (self._folder / NAME).unlink()
         os.close(self._file)
 
-    def finished(self, source: Path, target: Path, wish: Wish) -> bool:
+    def finished(self, source: Source, target: Path, wish: Wish) -> bool:
         """Whether the result is there, of this very recording, and as it is wanted."""
         done = self._of(target).done
         if done is None or not _matches(done, self._asked(source, target, wish)):
@@ -81,7 +91,7 @@ class Manifest:
             aside.replace(target)
         return target.exists()
 
-    def job(self, source: Path, target: Path, wish: Wish, endpoint: str) -> Job | None:
+    def job(self, source: Source, target: Path, wish: Wish, endpoint: str) -> Job | None:
         """The job that an earlier run has sent and not seen the end of."""
         sent = self._of(target).sent
         if sent is None or sent["endpoint"] != endpoint:
@@ -95,39 +105,59 @@ class Manifest:
         done = self._of(target).done
         return done is not None and _digest(target) == done["digest"]
 
-    def note_sent(self, source: Path, target: Path, wish: Wish, endpoint: str, job: Job) -> None:
-        """A job was taken in by the endpoint."""
+    def note_sent(self, source: Source, target: Path, wish: Wish, endpoint: str, job: Job) -> None:
+        """Record a job that the endpoint accepted. Raises `ResultNotWritten`."""
         said = {"endpoint": endpoint, "job": job.id, "sent": job.sent, "stored": job.stored}
         asked = self._asked(source, target, wish)
-        self._write("sent", {**asked, **said, "warnings": job.warnings})
+        with _writing(self._folder / NAME):
+            self._write("sent", {**asked, **said, "warnings": job.warnings})
 
-    def note_failed(self, source: Path, target: Path, wish: Wish, error: ParakeetError) -> None:
-        """It came to nothing, and why."""
+    def note_failed(self, source: Source, target: Path, wish: Wish, error: ParakeetError) -> None:
+        """Record a failure. Raises `ResultNotWritten`."""
         asked = self._asked(source, target, wish)
-        self._write("failed", {**asked, "code": error.code, "error": str(error)})
+        with _writing(self._folder / NAME):
+            self._write("failed", {**asked, "code": error.code, "error": str(error)})
 
-    def keep(self, source: Path, target: Path, wish: Wish, content: str, figures: Figures) -> None:
-        """Put a result in its place; raises `InvalidRequest` where it cannot be written."""
+    def keep(
+        self,
+        source: Source,
+        target: Path,
+        wish: Wish,
+        content: str,
+        figures: Figures,
+        *,
+        same_job_as: Path | None = None,
+    ) -> None:
+        """Write a result atomically. Raises `ResultNotWritten`.
+
+        `same_job_as` is another result of the same job, whose line has the figures of both.
+        """
         aside, whole = _aside(target), content.encode()
         asked = self._asked(source, target, wish)
+        facts = asdict(figures) if same_job_as is None else {"same_job_as": same_job_as.name}
         try:
-            with _created(aside) as file:
-                file.write(whole)
-                file.flush()
-                os.fsync(file.fileno())
-            self._write("done", {**asked, "digest": _sha256(whole), **asdict(figures)})
-            aside.replace(target)
-        except OSError as failure:
+            with _writing(target):
+                with _created(aside) as file:
+                    file.write(whole)
+                    file.flush()
+                    os.fsync(file.fileno())
+                self._write("done", {**asked, "digest": _sha256(whole), **facts})
+                aside.replace(target)
+        except ResultNotWritten:
             with suppress(OSError):
                 aside.unlink()
-            reason = f"cannot be written: {failure.strerror}"
-            raise InvalidRequest(str(target), reason) from failure
+            raise
 
-    def _asked(self, source: Path, target: Path, wish: Wish) -> Line:
-        stat = source.stat() if source.exists() else None
+    def _asked(self, source: Source, target: Path, wish: Wish) -> Line:
+        if isinstance(source, str):
+            # Without its query, which may hold a signature, and told apart by its digest.
+            named, stat = f"{redacted(source)}#{_sha256(source.encode())}", None
+        else:
+            named = os.path.relpath(source, self._folder)
+            stat = source.stat() if source.exists() else None
         return {
             "target": target.name,
-            "source": os.path.relpath(source, self._folder),
+            "source": named,
             "bytes": stat and stat.st_size,
             "mtime_ns": stat and stat.st_mtime_ns,
             "wish": dict(wish),
@@ -138,10 +168,17 @@ class Manifest:
 
     def _write(self, event: str, facts: Line) -> None:
         line = {"event": event, "at": datetime.now(UTC).isoformat(timespec="seconds"), **facts}
-        # Begun with a line break as well: the last line of a killed run may lack its own.
-        os.write(self._file, f"\n{json.dumps(line)}\n".encode())
-        os.fsync(self._file)
+        self._append(f"{json.dumps(line)}\n".encode())
         self._learn(json.loads(json.dumps(line)))
+
+    def _append(self, line: bytes) -> None:
+        size = os.fstat(self._file).st_size
+        # The last line of a killed run may lack its line break.
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        while line:
+            line = line[os.write(self._file, line) :]
+        os.fsync(self._file)
 
     def _learn(self, line: Line) -> None:
         known = self._known.get(line["target"], _Known())
@@ -152,6 +189,16 @@ class Manifest:
         elif line["code"] != EndpointUnreachable.code:
             known = _Known(known.done)
         self._known[line["target"]] = known
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as failure:
+        full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = failure.strerror or str(failure)
+        raise ResultNotWritten(path, reason, disk_full=full) from failure
 
 
 def read(path: Path) -> Iterator[Line]:

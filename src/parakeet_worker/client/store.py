@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
-from parakeet_worker import buckets
 from parakeet_worker.errors import ParakeetError, SourceRefused, SourceUnreachable, one_line
+from parakeet_worker.extras import required
 from parakeet_worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ class Store:
     """Puts recordings into the bucket of the S3 settings, and takes them out again."""
 
     def __init__(self, settings: Settings) -> None:
+        """Raises `ExtraMissing` or `InvalidSetting`."""
+        with required("s3"):
+            from parakeet_worker import buckets
         assert settings.s3_bucket is not None
         self._bucket = settings.s3_bucket
         self._client = buckets.client(settings)
@@ -149,6 +152,8 @@ def sent_name(name: str) -> str:
 
 
 def _translated(failure: "ClientError", shown: str) -> ParakeetError:
+    from parakeet_worker import buckets
+
     code, status = buckets.verdict(failure)
     if buckets.transient(code, status):
         return SourceUnreachable(shown, code or str(status))

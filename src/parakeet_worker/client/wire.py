@@ -1,8 +1,10 @@
 """One call to an endpoint, tried again for as long as that may help."""
 
 import socket
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -39,6 +41,19 @@ _NO_WORKER = "timed out waiting for worker"
 # What the endpoint says of itself, and not of the recording.
 _OF_THE_ENDPOINT = frozenset({"invalid_api_key", "unknown_route", "method_not_allowed"})
 
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A call that failed and is about to be repeated."""
+
+    url: str
+    reason: str
+    seconds_left: float
+    """Until the failure counts as final."""
+
+
+OnRetry: TypeAlias = Callable[[Retry], None]
+
 Body: TypeAlias = Callable[[], AbstractContextManager[Mapping[str, Any]]]
 """Opens the body, as arguments for httpx, anew for every attempt."""
 
@@ -56,9 +71,19 @@ def json_body(content: bytes) -> AbstractContextManager[Mapping[str, Any]]:
 class Wire:
     """An open connection pool with the caller's key."""
 
-    def __init__(self, url: str, api_key: str | None, retry_seconds: float = RETRY_SECONDS) -> None:
-        """To the endpoint at `url`; raises `InvalidSetting` for proxies or certificates."""
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None,
+        retry_seconds: float = RETRY_SECONDS,
+        refused_seconds: float | None = None,
+    ) -> None:
+        """To the endpoint at `url`; `refused_seconds` limits retries of refused connections.
+
+        Raises `InvalidSetting` for proxies or certificates.
+        """
         self._retry_seconds = retry_seconds
+        self._refused_seconds = retry_seconds if refused_seconds is None else refused_seconds
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx.AsyncClient(
             headers=headers,
@@ -78,6 +103,7 @@ class Wire:
         *,
         retry_seconds: float | None = None,
         answer_seconds: float | None = _STALL_SECONDS,
+        on_retry: OnRetry = lambda _: None,
     ) -> Any:
         """The JSON that is answered; a 4xx is not tried again, but for 408, 425 and 429.
 
@@ -85,9 +111,10 @@ class Wire:
         answer tells of.
         """
         limit = self._retry_seconds if retry_seconds is None else retry_seconds
+        policy = _RetryPolicy(url, limit, min(limit, self._refused_seconds), on_retry)
         try:
             async for attempt in stamina.retry_context(
-                on=_wait,
+                on=policy,
                 attempts=None,
                 timeout=limit,
                 wait_initial=_WAIT_INITIAL_SECONDS,
@@ -114,7 +141,8 @@ class Wire:
             raise EndpointRefused(url, 0, "the request cannot be sent as HTTP") from failure
         except httpx.TransportError as failure:
             reason = one_line(str(failure), _REASON_CHARACTERS) or type(failure).__name__
-            raise _Passing(EndpointUnreachable(url, reason)) from failure
+            refused = isinstance(failure, httpx.ConnectError)
+            raise _Passing(EndpointUnreachable(url, reason), refused=refused) from failure
         except (httpx.InvalidURL, httpx.DecodingError) as failure:
             raise EndpointRefused(url, 0, one_line(str(failure))) from failure
         return _judged(response, url)
@@ -190,16 +218,39 @@ def _keepalive() -> list[tuple[int, int, int]]:
 class _Passing(Exception):
     """A failure that may be over at the next attempt, and when that should be."""
 
-    def __init__(self, error: ParakeetError, wait_seconds: float | None = None) -> None:
+    def __init__(
+        self, error: ParakeetError, wait_seconds: float | None = None, *, refused: bool = False
+    ) -> None:
         super().__init__(str(error))
         self.error = error
         self.wait_seconds = wait_seconds
+        self.refused = refused
+        """No connection was made: a wrong address, or a server that is not up yet."""
 
 
-def _wait(failure: Exception) -> bool | float:
-    if not isinstance(failure, _Passing):
-        return False
-    return True if failure.wait_seconds is None else failure.wait_seconds
+class _RetryPolicy:
+    """Decides for stamina whether one call is repeated."""
+
+    def __init__(
+        self, url: str, limit_seconds: float, refused_seconds: float, on_retry: OnRetry
+    ) -> None:
+        self._url = url
+        self._limit_seconds = limit_seconds
+        self._refused_seconds = refused_seconds
+        self._on_retry = on_retry
+        self._started = time.monotonic()
+
+    def __call__(self, failure: Exception) -> bool | float:
+        """Whether to repeat after `failure`, or after how many seconds."""
+        if not isinstance(failure, _Passing):
+            return False
+        limit = self._refused_seconds if failure.refused else self._limit_seconds
+        left = limit - (time.monotonic() - self._started)
+        if left <= 0:
+            return False
+        reason = str(failure.error.facts.get("reason") or failure.error.sentence)
+        self._on_retry(Retry(self._url, reason, left))
+        return True if failure.wait_seconds is None else failure.wait_seconds
 
 
 def _judged(response: httpx.Response, url: str) -> Any:

@@ -6,12 +6,12 @@ from html import escape
 from typing import Any, TypeAlias
 
 from parakeet_worker import openai_wire, request
+from parakeet_worker.version import __version__
 
 Said: TypeAlias = dict[str, Any]
 """An operation, in OpenAPI's words."""
 
 # Not asked of the installed package: on a volume the sources are run as they lie.
-VERSION = "0.1.0"
 
 _JSON = "application/json"
 _FORM = "multipart/form-data"
@@ -200,7 +200,7 @@ def document(doors: Mapping[tuple[str, str], Said]) -> dict[str, Any]:
         paths.setdefault(path.replace(":path", ""), {})[method.lower()] = operation
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Parakeet", "version": VERSION},
+        "info": {"title": "Parakeet", "version": __version__},
         "paths": paths,
         "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
         "security": [{"key": []}, {}],

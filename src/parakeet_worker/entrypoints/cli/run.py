@@ -1,0 +1,162 @@
+"""Many files at once, here or at an endpoint."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from parakeet_worker.client.answer import LOCAL, Answer, Figures
+from parakeet_worker.client.clients import AsyncClient, Options
+from parakeet_worker.client.doors import Job, Listener
+from parakeet_worker.client.files import Task
+from parakeet_worker.entrypoints.cli.progress import Progress
+from parakeet_worker.entrypoints.cli.results import Answers, Results, Run, Transcribe
+from parakeet_worker.errors import ParakeetError
+from parakeet_worker.notices import messages
+from parakeet_worker.options import Format
+from parakeet_worker.request import FileSource, Request, parse
+from parakeet_worker.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from parakeet_worker.pipeline import Pipeline
+
+Value = TypeVar("Value")
+
+_TICK_SECONDS = 0.5
+
+
+def local(
+    pipeline: "Pipeline", fields: Mapping[str, object], formats: Sequence[Format]
+) -> Transcribe:
+    """Transcribe in this process, with `fields` as in a request."""
+    from parakeet_worker import render
+
+    async def transcribe(task: Task, listener: Listener, _: Job | None) -> Answers:
+        listener.stage("hearing")
+        watch, started = Stopwatch(), time.time()
+        request = _request(task, fields)
+        transcript = await pipeline.transcribe(request, watch)
+
+        def rendered() -> dict[Format, Mapping[str, Any]]:
+            return {
+                name: render.document(
+                    transcript, name, timestamp=request.timestamp and name == "json"
+                )
+                for name in formats
+            }
+
+        # In a thread: to identify the languages of a long transcript takes a while.
+        documents = await asyncio.to_thread(rendered)
+        figures = Figures(transcript.seconds, None, watch.seconds["total"], started, LOCAL)
+        return {
+            name: Answer(document, name, messages(document.get("warnings")), figures)
+            for name, document in documents.items()
+        }
+
+    return transcribe
+
+
+def _request(task: Task, fields: Mapping[str, object]) -> Request:
+    url = task.recording.url
+    source = {"audio_base64": ""} if url is None else {"audio_url": url}
+    (request,) = parse({**source, **fields}).requests
+    if isinstance(request, ParakeetError):
+        raise request
+    return request if url is not None else replace(request, source=FileSource(task.path))
+
+
+def remote(client: AsyncClient, options: Options, formats: Sequence[Format]) -> Transcribe:
+    """Transcribe at an endpoint: one job, from whose words the other formats are written."""
+    single = formats[0] if len(formats) == 1 else None
+    wire: Format = single or ("json" if "json" in formats else "verbose_json")
+    sent: Options = {**options, "format": wire}
+    if single is None and wire == "json":
+        sent["timestamp"] = True
+
+    async def transcribe(task: Task, listener: Listener, job: Job | None) -> Answers:
+        audio = task.recording.url or task.path
+        answer = await client.transcribe(audio, listener=listener, resume=job, **sent)
+        if single is not None:
+            return {single: answer}
+        # In a thread: a long transcript takes a while.
+        return await asyncio.to_thread(_rewritten, answer, formats, options)
+
+    return transcribe
+
+
+def _rewritten(answer: Answer, formats: Sequence[Format], options: Options) -> Answers:
+    """The other formats, from the words of `json` with times or of `verbose_json`."""
+    from parakeet_worker import rewriting
+
+    document = dict(answer.document)
+    timed = document.get("timestamps", document)
+    words = timed["word"] if "timestamps" in document else timed["words"]
+    if "timestamps" in document and not options.get("timestamp"):
+        del document["timestamps"]
+    kept = ("word", "start", "end", "confidence", "channel")
+    fields = [{name: word[name] for name in kept if name in word} for word in words]
+
+    def in_format(name: Format) -> Answer:
+        if name == answer.format:
+            return replace(answer, document=document)
+        content = rewriting.rewrite({"format": name, "words": fields})
+        other: dict[str, Any] = {"text": answer.text}
+        if name != "text":
+            other[name] = content
+        return replace(answer, document=other, format=name)
+
+    return {name: in_format(name) for name in formats}
+
+
+async def transcribe_all(run: Run, results: Results) -> None:
+    """Run all tasks; results are printed in the order of the files and written at once."""
+    slots = asyncio.Semaphore(run.concurrency)
+    progress = Progress(run.tasks)
+
+    async def outcome(task: Task) -> Answers | ParakeetError | None:
+        async with slots:
+            progress.begin(task)
+            ended: Answers | ParakeetError | None = None
+            try:
+                ended = await results.outcome(task, progress)
+            finally:
+                failed = isinstance(ended, ParakeetError)
+                transcribed = ended is not None and not failed
+                progress.end(task, failed=failed, transcribed=transcribed)
+            return ended
+
+    async def show() -> None:
+        while True:
+            progress.show()
+            await asyncio.sleep(_TICK_SECONDS)
+
+    showing = asyncio.create_task(show())
+    outcomes = [asyncio.create_task(outcome(task)) for task in run.tasks]
+    try:
+        for task, ready in zip(run.tasks, outcomes, strict=True):
+            results.take(task, await ready)
+    finally:
+        for ready in (*outcomes, showing):
+            ready.cancel()
+        await asyncio.gather(*outcomes, showing, return_exceptions=True)
+        progress.close()
+
+
+def interruptible(work: Coroutine[Any, Any, Value]) -> Value:
+    """Run until done; SIGTERM cancels as Ctrl-C does.
+
+    Raises `KeyboardInterrupt`.
+    """
+
+    async def run() -> Value:
+        running = asyncio.current_task()
+        assert running is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+        return await work
+
+    try:
+        return asyncio.run(run())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
