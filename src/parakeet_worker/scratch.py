@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -79,12 +80,17 @@ class Scratch:
     async def made(self) -> AsyncGenerator[Path, None]:
         """A new folder for one job; it is gone when the block is left, cancelled or not.
 
-        It is removed in a thread: a disk that is told which blocks are free (`discard`) takes
-        100 ms for a file and more. An `OSError` of the disk inside the block becomes `ScratchFull`
-        or `ScratchUnusable`.
+        It is made and removed in threads: a disk that is told which blocks are free (`discard`)
+        takes 100 ms for a file and more. An `OSError` of the disk inside the block becomes
+        `ScratchFull` or `ScratchUnusable`.
         """
         with self.problems_translated():
-            path, lock = self._locked_folder()
+            making = threads.begun(self._locked_folder)
+            try:
+                path, lock = await asyncio.shield(asyncio.wrap_future(making))
+            except asyncio.CancelledError:
+                making.add_done_callback(_remove_made)
+                raise
             try:
                 yield path
             finally:
@@ -171,6 +177,12 @@ class Scratch:
 def _remove(path: Path, lock: int) -> None:
     shutil.rmtree(path, ignore_errors=True)
     os.close(lock)
+
+
+def _remove_made(making: Future[tuple[Path, int]]) -> None:
+    """What was made for a job that was cancelled meanwhile."""
+    if making.exception() is None:
+        _remove(*making.result())
 
 
 @lru_cache
