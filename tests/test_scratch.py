@@ -17,11 +17,14 @@ from parakeet_worker.scratch import Scratch
 from test_children import open_files
 
 removing: dict[str, int] = {}
+making: dict[str, int] = {}
 
 
 def note(event: str, given: tuple[object, ...]) -> None:
     if event == "shutil.rmtree":
         removing[str(given[0])] = threading.get_ident()
+    elif event == "os.mkdir":
+        making[str(Path(str(given[0])).parent)] = threading.get_ident()
 
 
 sys.addaudithook(note)
@@ -165,8 +168,11 @@ async def test_a_cancelled_wait_does_not_hold_up_others(tmp_path: Path) -> None:
         pass
 
 
-async def test_a_folder_is_removed_with_what_is_in_it_by_another_thread(tmp_path: Path) -> None:
+async def test_a_folder_is_made_and_removed_with_what_is_in_it_by_other_threads(
+    tmp_path: Path,
+) -> None:
     async with scratch(tmp_path).made() as folder:
+        assert making[str(tmp_path)] != threading.get_ident()
         (folder / "recording").write_bytes(bytes(100_000))
         assert folder.parent == tmp_path
     assert not folder.exists()
@@ -188,8 +194,36 @@ async def test_a_folder_is_removed_of_a_request_that_is_cancelled_twice(tmp_path
     await asyncio.sleep(0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+    await emptied(tmp_path)
+
+
+async def test_a_folder_is_removed_of_a_request_that_is_cancelled_while_it_is_made(
+    tmp_path: Path,
+) -> None:
+    async def request() -> None:
+        async with scratch(tmp_path).made():
+            await asyncio.sleep(60)
+
+    before = open_files()
+    for steps in range(20):
+        running = asyncio.create_task(request())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert making[str(tmp_path)]
+    await emptied(tmp_path)
     for _ in range(2000):
-        if not list(tmp_path.iterdir()):
+        if open_files() == before:
             return
         await asyncio.sleep(0.01)
-    assert not list(tmp_path.iterdir())
+    assert open_files() == before
+
+
+async def emptied(folder: Path) -> None:
+    """Wait for the threads that remove what is in it."""
+    for _ in range(2000):
+        if not list(folder.iterdir()):
+            return
+        await asyncio.sleep(0.01)
+    assert not list(folder.iterdir())
