@@ -21,14 +21,15 @@ _SERVER = f"{_PACKAGE}.entrypoints.server"
 _ROOT = Path(__file__).resolve().parent
 
 
-def door(arguments: Sequence[str], variables: Mapping[str, str], folder: Path) -> str:
+def door(arguments: Sequence[str], variables: Mapping[str, str]) -> str:
     """The module to become: RunPod's queue and its SDK's local modes, or the HTTP server.
 
     An endpoint that balances load gives its workers no address to take jobs from.
     """
     local = any(argument.startswith(("--test_input", "--rp_")) for argument in arguments)
-    if variables.get("RUNPOD_WEBHOOK_GET_JOB") or local or (folder / "test_input.json").exists():
+    if variables.get("RUNPOD_WEBHOOK_GET_JOB") or local:
         return _QUEUE
+    # Before a test input in the folder, which an image may have by accident.
     balanced = variables.get("RUNPOD_ENDPOINT_ID") or variables.get("PORT")
     return _SERVER if balanced else _QUEUE
 
@@ -73,7 +74,7 @@ def _tell(line: str) -> None:
 
 
 def main() -> None:
-    module = door(sys.argv[1:], os.environ, Path.cwd())
+    module = door(sys.argv[1:], os.environ)
     python, variables = environment_python(), dict(os.environ)
     if python is None:
         python, variables = python_on_volume()

@@ -48,15 +48,10 @@ def handler() -> ModuleType:
     ],
 )
 def test_the_environment_decides_which_door_is_opened(
-    tmp_path: Path, arguments: list[str], variables: dict[str, str], expected: str
+    arguments: list[str], variables: dict[str, str], expected: str
 ) -> None:
-    module = handler().door(arguments, variables, tmp_path)
+    module = handler().door(arguments, variables)
     assert module == f"parakeet_worker.entrypoints.{expected}"
-
-
-def test_a_test_input_in_the_folder_is_a_local_mode(tmp_path: Path) -> None:
-    (tmp_path / "test_input.json").write_text("{}")
-    assert handler().door([], PORT, tmp_path).endswith(".serverless")
 
 
 @pytest.mark.parametrize(("variables", "expected"), [({}, "serverless"), (PORT, "server")])
@@ -65,12 +60,14 @@ def test_the_handler_becomes_the_module_behind_the_door(
 ) -> None:
     site = Site.at(tmp_path)
     doors = site.root / "src" / "parakeet_worker" / "entrypoints"
+    # An image may hold it by accident: it does not turn a server into a one-shot.
+    (tmp_path / "test_input.json").write_text("{}")
     doors.joinpath("server.py").write_text('print("server")')
     doors.joinpath("serverless.py").write_text('print("serverless")')
     ran = subprocess.run(
         site.command,
         env={**site.environment, **variables},
-        cwd=site.root, capture_output=True, text=True, timeout=120, check=True,
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert ran.stdout.splitlines() == [expected]
 

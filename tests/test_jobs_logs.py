@@ -1,13 +1,17 @@
 """Log lines for RunPod's console, which finds them by the request's id, and for people."""
 
+import contextvars
 import json
 import logging
+import os
 import sys
+import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from parakeet_worker.jobs.logs import JsonLines, PlainLines
+from parakeet_worker.jobs.logs import JOB, JsonLines, NonBlockingHandler, PlainLines
 
 
 def record(message: str, level: int = logging.INFO, **extra: object) -> logging.LogRecord:
@@ -68,3 +72,49 @@ def test_people_read_a_plain_line() -> None:
     assert plain == 'INFO parakeet: job-1: job ok {"words": 3}'
     assert PlainLines().format(record("ready")) == "INFO parakeet: ready"
     assert PlainLines().format(record("a bug", exc_info=failed())).endswith("KeyError: 'missing'")
+
+
+def test_a_lone_surrogate_in_a_jobs_id_costs_no_line() -> None:
+    for lines in (JsonLines(), PlainLines()):
+        line = lines.format(record("job ok", job="job-\ud800", facts={"codes": ["\udfff"]}))
+        assert "job-" in line
+        line.encode()
+
+
+def test_a_line_within_a_job_names_it() -> None:
+    def line() -> object:
+        JOB.set("job-1")
+        return json.loads(JsonLines().format(record("try again")))["requestId"]
+
+    assert contextvars.copy_context().run(line) == "job-1"
+    assert JOB.get() is None
+
+
+def test_a_reader_that_does_not_read_holds_up_nothing_and_hears_what_was_dropped() -> None:
+    reader, writer = os.pipe()
+    handler = NonBlockingHandler(writer, most_lines=100)
+    for number in range(1000):
+        handler.emit(record(f"{number} {'x' * 1000}"))
+    os.set_blocking(reader, False)
+    said = b""
+    ends = time.monotonic() + 20
+    while b"lines of the log were dropped" not in said:
+        assert time.monotonic() < ends
+        with suppress(BlockingIOError):
+            said += os.read(reader, 1 << 20)
+        handler.emit(record("more"))
+    handler.close()
+    assert said.startswith((b"INFO parakeet: 0 x", b"0 x"))
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_reader_that_is_gone_costs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    reader, writer = os.pipe()
+    handler = NonBlockingHandler(writer)
+    os.close(reader)
+    for number in range(100):
+        handler.emit(record(str(number)))
+    handler.close()
+    os.close(writer)
+    assert capsys.readouterr().err == ""

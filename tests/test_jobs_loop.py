@@ -156,6 +156,15 @@ async def test_a_platform_that_only_fails_is_not_asked_without_end() -> None:
     assert max(takes + stops) <= 10
 
 
+async def test_a_platform_that_answers_nothing_but_400_is_named_now_and_then(
+    api: JobApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.faults["job-take"].extend([400, 400])
+    async with looping(api, tell_seconds=0.0):
+        await until(lambda: "has answered 400 for 1 s" in caplog.text)
+        assert "check RUNPOD_WEBHOOK_GET_JOB" in caplog.text
+
+
 async def test_a_job_that_is_handed_out_twice_is_answered_once(
     api: JobApi, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -287,12 +287,22 @@ async def test_the_sdks_own_client_cancels_what_a_worker_has_begun(
     assert queue.deliveries[job.job_id].order == []
 
 
-@pytest.mark.usefixtures("log")
-def test_an_answer_reaches_a_platform_that_fails(queue: EndpointApi) -> None:
+def test_an_answer_reaches_a_platform_that_fails_and_the_log_says_what_is_tried_again(
+    queue: EndpointApi, log: Callable[[], list[dict[str, Any]]]
+) -> None:
     queue.faults["job-done"].extend([500, 429, "drop", "lose"])
     queue.submit("delivered", {"audio_base64": tone(440)})
     queue.wait_until(lambda: len(queue.deliveries["delivered"].bodies) == 2)
     assert queue.deliveries["delivered"].bodies == [{"output": {"text": "440."}}] * 2
+    failed = [line["message"] for line in log()
+              if line["requestId"] == "delivered" and "failed" in line["message"]]  # fmt: skip
+    assert len(failed) == 4
+    assert re.fullmatch(
+        r"attempt 1 failed, the next one in \d\.\d s, (300|299) s are left: "
+        r"http://127\.0\.0\.1:\d+/v2/\w+/job-done/\S+/delivered: the platform answered 500",
+        failed[0],
+    )
+    assert not any("stamina" in line["message"] for line in log())
 
 
 async def test_a_stopped_job_posts_nothing_and_its_download_ends(
@@ -448,6 +458,37 @@ def test_a_job_submitted_at_the_moment_of_sigterm_is_answered_or_stays_queued(
             became["queued" if queued else "answered"] += 1
     assert became.total() == 20
     assert became["answered"] > 0
+
+
+# its log
+
+
+def test_a_log_that_is_not_read_holds_up_neither_jobs_nor_sigterm(tmp_path: Path) -> None:
+    names = [f"{'job' * 100}-{number}" for number in range(300)]
+    with JobApi(hold_seconds=600) as api:
+        for name in names:
+            api.submit(name, {"audio_base64": "?"})
+        reader, writer = os.pipe()
+        try:
+            with running_worker(api, tmp_path, SCRIPTED, log=writer) as worker:
+                assert api.answered(names, 60)
+                worker.send_signal(signal.SIGTERM)
+                assert worker.wait(60) == 0
+        finally:
+            os.close(reader)
+            os.close(writer)
+
+
+def test_an_empty_address_for_jobs_is_none_for_handler_and_worker_alike(tmp_path: Path) -> None:
+    empty = {**plain_environment(tmp_path), "RUNPOD_WEBHOOK_GET_JOB": ""}
+    module = "parakeet_worker.entrypoints.serverless"
+    for command in ([str(ROOT / "handler.py")], ["-m", module]):
+        ended = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env=empty, capture_output=True, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+        assert "test_input.json not found" in ended.stdout
+        assert "no jobs for" not in ended.stdout + ended.stderr
 
 
 # its disk

@@ -24,7 +24,9 @@ from typing import TypeAlias
 from parakeet_worker.bootstrap import variables
 from parakeet_worker.errors import InvalidSetting, SetupError
 from parakeet_worker.http.service import Service
+from parakeet_worker.jobs.logs import NonBlockingHandler, PlainLines
 from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.remote import retries
 from parakeet_worker.settings import Settings, variable
 from parakeet_worker.worker import VARIABLES, open_pipeline
 
@@ -120,7 +122,10 @@ def main(host: str = EVERY_ADDRESS, *, port: int | None = None, model: str | Non
     """Read the settings, of which the arguments take the place of their variables, and serve."""
     # Until the server has its own handler.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    retries.log_retries()
+    lines = NonBlockingHandler(2)
+    lines.setFormatter(PlainLines())
+    logging.basicConfig(level=logging.INFO, handlers=[lines])
     for warning in variables.clean(os.environ):
         log.warning("%s", warning)
     for name, value in VARIABLES.items():
@@ -137,6 +142,8 @@ def main(host: str = EVERY_ADDRESS, *, port: int | None = None, model: str | Non
         serve(settings.model_copy(update=given), host)
     except SetupError as error:
         sys.exit(f"parakeet: {error}")
+    finally:
+        lines.close()  # before what ends the process is said
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ from parakeet_worker.errors import SetupError
 from parakeet_worker.jobs import fitness, sdk
 from parakeet_worker.jobs.answering import Record, answer_job, answered
 from parakeet_worker.jobs.delivery import Delivery
-from parakeet_worker.jobs.logs import JsonLines, PlainLines
+from parakeet_worker.jobs.logs import JsonLines, NonBlockingHandler, PlainLines
 from parakeet_worker.jobs.loop import Job, JobLoop
 from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.remote import retries
 from parakeet_worker.settings import Settings
 from parakeet_worker.worker import VARIABLES, give_back_memory, open_pipeline
 
@@ -130,7 +131,8 @@ def main() -> None:
     # The SDK reads this once, at import; its default prints every transcript to the log.
     for name, value in {"RUNPOD_LOG_LEVEL": "INFO", **VARIABLES}.items():
         os.environ.setdefault(name, value)
-    lines = logging.StreamHandler(sys.stdout if os.environ.get("RUNPOD_ENDPOINT_ID") else None)
+    retries.log_retries()
+    lines = NonBlockingHandler(1 if os.environ.get("RUNPOD_ENDPOINT_ID") else 2)
     lines.setFormatter(JsonLines() if os.environ.get("RUNPOD_ENDPOINT_ID") else PlainLines())
     logging.basicConfig(level=logging.INFO, handlers=[lines])
     for warning in warnings:
@@ -143,6 +145,8 @@ def main() -> None:
             serve(pipeline, local=local)
     except SetupError as error:
         sys.exit(f"parakeet: {error}")
+    finally:
+        lines.close()  # before what ends the process is said
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 from parakeet_worker import answers, openai_wire
 from parakeet_worker.errors import EngineLost, ParakeetError, RequestError
 from parakeet_worker.jobs.delivery import Delivery
+from parakeet_worker.jobs.logs import JOB
 from parakeet_worker.jobs.loop import Job
 from parakeet_worker.outcome import BUG, CANCELLED, Outcome
 from parakeet_worker.pipeline import Pipeline
@@ -108,6 +109,7 @@ async def answer_job(
 ) -> None:
     """Answer one job of the queue and deliver the answer."""
     name, payload, record = job["id"], job.get("input"), Record()
+    JOB.set(name)
     verdict = BUG
 
     async def segment(chunk: dict[str, Any]) -> bool:

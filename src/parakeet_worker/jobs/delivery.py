@@ -2,14 +2,16 @@
 
 import json
 import logging
+import time
 from io import BytesIO
 from typing import Any
 
 import aiohttp
 import stamina
 
-from parakeet_worker import json_text
+from parakeet_worker import addresses, json_text
 from parakeet_worker.jobs.sdk import Sdk
+from parakeet_worker.remote.retries import ENDS
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ class Delivery:
             log.warning("progress was not told: %s", failure, extra={"job": job})
 
     async def _post(self, url: str, text: str, timeout_seconds: float) -> None:
+        ENDS.set(time.monotonic() + timeout_seconds)
         async for attempt in stamina.retry_context(
             on=_NotYet,
             attempts=None,
@@ -110,10 +113,11 @@ class Delivery:
                 status = response.status
                 await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as failure:
-            raise _NotYet(f"{type(failure).__name__}: {failure}") from failure
+            reason = f"{type(failure).__name__}: {failure}"
+            raise _NotYet(f"{addresses.shown(url)}: {reason}") from failure
         # A redirect, as to a login page, has taken nothing.
         if status in _PASSING or status >= 500 or 300 <= status < 400:
-            raise _NotYet(f"the platform answered {status}")
+            raise _NotYet(f"{addresses.shown(url)}: the platform answered {status}")
         if status >= 400:
             raise _Refused(status)
 

@@ -60,6 +60,7 @@ class JobLoop:
         on_the_wire_seconds: float = _ON_THE_WIRE_SECONDS,
         when_idle: Callable[[], object] = lambda: None,
         shortage: Callable[[], ParakeetError | None] = lambda: None,
+        tell_seconds: float = _TELL_SECONDS,
     ) -> None:
         """`when_idle` is called, in a thread, whenever the last running job has ended.
 
@@ -72,6 +73,9 @@ class JobLoop:
         self._on_the_wire_seconds = on_the_wire_seconds
         self._when_idle = when_idle
         self._shortage = shortage
+        self._tell_seconds = tell_seconds
+        self._refused_since: float | None = None
+        self._refusal_told = 0.0
         self.unusable: ParakeetError | None = None
         """The shortage that lasted for too long, and ended the loop."""
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -143,7 +147,7 @@ class JobLoop:
             return True
         if self._short_since is None or self._running:
             self._short_since = now
-        if now - self._shortage_told > _TELL_SECONDS:
+        if now - self._shortage_told > self._tell_seconds:
             self._shortage_told = now
             log.warning("no jobs are taken: %s", shortage)
         if now - self._short_since > _SHORTAGE_SECONDS:
@@ -162,11 +166,26 @@ class JobLoop:
         try:
             # Once the answer begins it is read to its end: jobs in it count as taken.
             async with poll.result() as response:
+                self._note_status(response.status)
                 return await _jobs_in(response)
         except TimeoutError:  # held open for longer than anybody waits
             return []
         except (aiohttp.ClientError, OSError, ValueError) as failure:
             raise _Faulty(f"{type(failure).__name__}: {failure}") from failure
+
+    def _note_status(self, status: int) -> None:
+        """Say now and then that nothing but 400 comes, as from a wrong address."""
+        now = time.monotonic()
+        if status != 400:
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = self._refusal_told = now
+        elif now - self._refusal_told > self._tell_seconds:
+            self._refusal_told = now
+            log.warning(
+                "asked for jobs, the platform has answered 400 for %.0f s; check "
+                "RUNPOD_WEBHOOK_GET_JOB", now - self._refused_since,
+            )  # fmt: skip
 
     def _start(self, job: Job, delivery: Delivery) -> None:
         name = job["id"]

@@ -1,20 +1,43 @@
 """Retries of requests to other servers: which failures are transient, and how long to wait."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import stamina
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
-from parakeet_worker.errors import ParakeetError
+from parakeet_worker.errors import ParakeetError, one_line
+
+log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
 _WAIT_INITIAL_SECONDS = 0.2
 _TRANSIENT = frozenset({408, 425, 429})
+_MESSAGE_CHARACTERS = 300
+ENDS: ContextVar[float | None] = ContextVar("ENDS", default=None)
+"""When the retries of this task are given up, on the monotonic clock."""
+
+
+def log_retries() -> None:
+    """From now on a retry is a line with its cause, and no line of the library's own."""
+    set_on_retry_hooks([_log_retry])
+
+
+def _log_retry(details: RetryDetails) -> None:
+    ends = ENDS.get()
+    left = "" if ends is None else f", {max(0.0, ends - time.monotonic()):.0f} s are left"
+    log.warning(
+        "attempt %d failed, the next one in %.1f s%s: %s",
+        details.retry_num, details.wait_for, left,
+        one_line(str(details.caused_by), _MESSAGE_CHARACTERS),
+    )  # fmt: skip
 
 
 class Transient(Exception):
@@ -58,6 +81,7 @@ async def retried(
     than the limit leaves, and TimeoutError where an attempt is still running at the limit.
     """
     ends = time.monotonic() + limit_seconds
+    ENDS.set(ends)
 
     def wait(failure: Exception) -> bool | float:
         if not isinstance(failure, Transient):
