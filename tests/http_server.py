@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from inspect import isawaitable
@@ -101,7 +101,11 @@ class Process:
 
 @contextmanager
 def running_server(
-    home: Path, variables: Mapping[str, str], *arguments: str, module: str = ""
+    home: Path,
+    variables: Mapping[str, str],
+    *arguments: str,
+    module: str = "",
+    prefix: Sequence[str] = (),
 ) -> Iterator[Process]:
     """`parakeet serve`, or a module that serves, with these variables and nothing else."""
     scratch = home / "scratch"
@@ -119,7 +123,7 @@ def running_server(
     }
     with log.open("w") as said:
         process = subprocess.Popen(
-            [sys.executable, *command, *arguments],
+            [*prefix, sys.executable, *command, *arguments],
             env=environment,
             stdout=said,
             stderr=subprocess.STDOUT,

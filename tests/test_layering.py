@@ -33,6 +33,7 @@ FLOW = (
     "bootstrap.environment",
     "bootstrap",
     "settings",
+    "container",
     "engine.kernel_report",
     "engine.base",
     "engine.failures",

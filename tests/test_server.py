@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -143,6 +144,25 @@ def test_a_signal_to_the_process_group_lets_ffmpeg_finish(
         (tmp_path / "go").touch()
         assert call.result(PATIENCE_SECONDS).json() == {"text": TEXT}
         assert server.ended() == 0
+
+
+def test_few_descriptors_are_left_to_requests_where_connections_are_many(tmp_path: Path) -> None:
+    prefix = ["prlimit", "--nofile=256:256"]
+    with running_server(tmp_path, SCRIPTED, prefix=prefix) as server, ExitStack() as open_:
+        server.wait_until_ready()
+        address = ("127.0.0.1", httpx.URL(server.url).port or 0)
+        for _ in range(320):
+            with suppress(OSError):
+                open_.enter_context(socket.create_connection(address, timeout=5))
+        for _ in range(3):
+            answer = httpx.get(f"{server.url}/ping", timeout=10)
+            assert answer.status_code in (200, 503)
+        said = server.log.read_text()
+        open_.close()
+        server.wait_until_ready()
+        assert upload(server).json() == {"text": TEXT}
+    assert "Traceback" not in said
+    assert len(said.splitlines()) < 50
 
 
 def _accepts(server: Process) -> bool:

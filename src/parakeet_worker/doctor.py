@@ -19,6 +19,7 @@ from parakeet_worker.bootstrap.environment import candidates
 from parakeet_worker.bootstrap.installer import check_reachable
 from parakeet_worker.bootstrap.profile import Profile
 from parakeet_worker.bootstrap.volume import Volume, read_json
+from parakeet_worker.container import Container, fitted
 from parakeet_worker.errors import FfmpegMissing, SetupError, one_line
 from parakeet_worker.settings import Settings
 
@@ -56,6 +57,7 @@ def examine(variables: Mapping[str, str], root: Path) -> Iterator[Check]:
     yield _network(choices)
     yield _engine(settings)
     yield from _model(settings, Volume(choices.home), variables)
+    yield _container(settings)
     yield _scratch(settings)
     yield _ffmpeg(settings)
     yield _gpu(settings)
@@ -177,6 +179,19 @@ def _hub(variables: Mapping[str, str]) -> Check:
         )
         return Check("hub", "warning", f"{url}: {getattr(failure, 'reason', failure)}", remedy)
     return Check("hub", "ok", f"{url} answers")
+
+
+def _container(settings: Settings) -> Check:
+    granted = Container.read()
+    used = fitted(settings, granted)
+    found = (
+        f"{granted}: {used.threads or granted.threads} threads, {used.decoders} decoders, "
+        f"{used.audio_memory_bytes >> 20} MiB of audio, {used.max_connections} connections"
+    )
+    if used.max_connections < settings.max_connections:
+        remedy = "raise the container's limit on open files (ulimit -n) for more connections"
+        return Check("container", "warning", found, remedy)
+    return Check("container", "ok", found)
 
 
 def _scratch(settings: Settings) -> Check:

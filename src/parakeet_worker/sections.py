@@ -1,6 +1,5 @@
 """One long recording decoded in several places at once, with the bytes of one decoding."""
 
-import os
 import queue
 import threading
 from collections import deque
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 
 from parakeet_worker import threads
 from parakeet_worker.children import Child, Children, Content
+from parakeet_worker.container import Container
 
 READ_BYTES = 1 << 21
 
@@ -85,7 +85,7 @@ class Cores:
             self.given()
 
 
-CORES = Cores(len(os.sched_getaffinity(0)), _KEPT_BYTES)
+CORES = Cores(Container.read().threads, _KEPT_BYTES)
 
 
 class Source:

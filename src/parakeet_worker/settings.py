@@ -99,6 +99,9 @@ class Settings(BaseModel):
     their kernels by the size of a batch, and in bfloat16 a few chunks differ."""
     converted: Path = Path("~/.cache/parakeet-worker")
     """Folder for the model as it is served, made once: later starts read that instead."""
+    threads: Count | None = None
+    """Threads that the engine computes with on a processor, at most; by default as many as the
+    container's quota of processors lets run."""
     concurrency: Count = 16
     """Jobs that one worker takes at a time."""
     max_audio_bytes: Count = 1 << 30

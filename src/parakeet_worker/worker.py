@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from parakeet_worker import audio, buckets, weights
 from parakeet_worker.batcher import Batcher
+from parakeet_worker.container import Container, fitted
 from parakeet_worker.engine.base import Capacity, Engine
 from parakeet_worker.options import Vad
 from parakeet_worker.pipeline import Pipeline
@@ -47,6 +48,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     """A pipeline whose engine is loaded and warm; raises `SetupError`s."""
     started = time.monotonic()
     _share_heaps()
+    settings = fitted(settings, Container.read())
     scratch_of(settings).prepare()
     ffmpeg = audio.find_ffmpeg(settings.ffmpeg)
     buckets.check(settings)
@@ -173,6 +175,8 @@ def open_engine(settings: Settings) -> Engine:
     from parakeet_worker.engine import device
 
     device.compute_exactly()
+    if settings.threads is not None:
+        device.limit_threads(settings.threads)
     if settings.engine == "nemo":
         from parakeet_worker.engine.nemo import NemoEngine
 

@@ -40,6 +40,11 @@ def supports_kernels(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= _KERNEL_CAPABILITY
 
 
+def limit_threads(count: int) -> None:
+    """Compute with at most so many threads on a processor; to be called once at start."""
+    torch.set_num_threads(min(count, torch.get_num_threads()))
+
+
 def compute_exactly() -> None:
     """Compute products and convolutions of float32 in float32, for the whole process.
 

@@ -22,6 +22,7 @@ from threading import Event, Thread
 from typing import TypeAlias
 
 from parakeet_worker.bootstrap import variables
+from parakeet_worker.container import Container, fitted
 from parakeet_worker.errors import InvalidSetting, SetupError
 from parakeet_worker.http.service import Service
 from parakeet_worker.jobs.logs import NonBlockingHandler, PlainLines
@@ -139,7 +140,9 @@ def main(host: str = EVERY_ADDRESS, *, port: int | None = None, model: str | Non
                 "%s is what a client sends; the server reads %s, and asks nobody for a key now",
                 variable("api_key"), variable("api_keys"),
             )  # fmt: skip
-        serve(settings.model_copy(update=given), host)
+        granted = Container.read()
+        log.info("%s", granted)
+        serve(fitted(settings.model_copy(update=given), granted), host)
     except SetupError as error:
         sys.exit(f"parakeet: {error}")
     finally:

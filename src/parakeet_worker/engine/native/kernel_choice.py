@@ -1,7 +1,6 @@
 """Which kernels serve a model on its device: compiled first, compared with plain PyTorch after."""
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from parakeet_worker.container import Container
 from parakeet_worker.engine.kernel_report import KernelReport, NoKernels
 from parakeet_worker.engine.native.compilation import CompileRequest, Target, compiled, missing
 from parakeet_worker.engine.native.encoder import EncoderShape
@@ -64,7 +64,7 @@ def prepared(target: Target, folders: Sequence[Path]) -> dict[str, str]:
     if not missing([target], folders):
         log.info("the kernels for %s in %s are compiled", card, target.precision)
         return {}
-    processes = min(_MOST_PROCESSES, len(os.sched_getaffinity(0)))
+    processes = min(_MOST_PROCESSES, Container.read().threads)
     try:
         results = compiled(CompileRequest((target,), folders, processes))
     except (ChildProcessError, OSError) as failure:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from parakeet_worker.container import Container
 from parakeet_worker.entrypoints.cli.exits import FAILED, USAGE, setup_errors
 from parakeet_worker.extras import required
 
@@ -199,7 +200,7 @@ def compile_kernels(
             targets = compilation.targets(source, Precision(precision), cards)
         except ValueError as failure:
             raise click.UsageError(str(failure)) from failure
-    processes = len(os.sched_getaffinity(0))
+    processes = Container.read().threads
     try:
         results = compilation.compiled(compilation.CompileRequest(targets, (folder,), processes))
     except (ChildProcessError, OSError) as failure:

@@ -1,0 +1,106 @@
+"""Limits of containers, as files of control groups show them, and what they change."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from parakeet_worker.container import Container, fitted
+from parakeet_worker.settings import Settings
+
+VISIBLE = len(os.sched_getaffinity(0))
+GIB = 1 << 30
+
+
+def machine(root: Path, group: str, **files: str) -> Path:
+    """A tree with these files of control groups; `/` in a name is written as `__`."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(group)
+    for name, content in files.items():
+        path = root / "sys/fs/cgroup" / name.replace("__", "/").replace("-", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root
+
+
+V1 = "4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n0::/\n"
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "processors", "memory"),
+    [
+        ("0::/\n", {}, VISIBLE, None),
+        ("0::/\n", {"cpu.max": "max 100000\n", "memory.max": "max\n"}, VISIBLE, None),
+        ("0::/\n", {"cpu.max": "50000 100000\n", "memory.max": f"{GIB}\n"}, 0.5, GIB),
+        # Version 2 on the host: a group inside others, of which an outer one is the narrowest.
+        (
+            "0::/a/b\n",
+            {"a__b__cpu.max": "max 100000", "a__cpu.max": "75000 100000", "a__memory.max": "9999"},
+            0.75,
+            9999,
+        ),
+        (
+            V1,
+            {"cpu__cpu.cfs_quota_us": "50000", "cpu__cpu.cfs_period_us": "100000",
+             "memory__memory.limit_in_bytes": "9223372036854771712"},
+            0.5,
+            None,
+        ),
+        (
+            V1,
+            {"cpu__docker__abc__cpu.cfs_quota_us": "25000",
+             "cpu__docker__abc__cpu.cfs_period_us": "100000",
+             "memory__docker__abc__memory.limit_in_bytes": f"{GIB}"},
+            0.25,
+            GIB,
+        ),
+        (V1, {"cpu__cpu.cfs_quota_us": "-1", "cpu__cpu.cfs_period_us": "100000"}, VISIBLE, None),
+        ("0::/\n", {"cpu.max": "gibberish", "memory.max": ""}, VISIBLE, None),
+    ],
+)  # fmt: skip
+def test_the_narrowest_limit_of_all_groups_counts(
+    tmp_path: Path, group: str, files: dict[str, str], processors: float, memory: int | None
+) -> None:
+    found = Container.read(machine(tmp_path, group, **files))
+    assert found.processors == processors
+    assert found.memory_bytes == memory
+
+
+def test_without_control_groups_the_machine_counts(tmp_path: Path) -> None:
+    found = Container.read(tmp_path)
+    assert (found.processors, found.memory_bytes) == (VISIBLE, None)
+    assert Container.read().threads >= 1
+
+
+def container(
+    *, processors: float = 8.0, memory: int | None = None, descriptors: int = 1 << 20
+) -> Container:
+    return Container(processors, 8, memory, descriptors)
+
+
+@pytest.mark.parametrize(("processors", "threads"), [(0.5, 1), (1.0, 1), (7.65, 7), (8.0, None)])
+def test_threads_follow_the_quota(processors: float, threads: int | None) -> None:
+    assert fitted(Settings(), container(processors=processors)).threads == threads
+
+
+def test_memory_bounds_queue_decoders_and_buffers() -> None:
+    small = fitted(Settings(), container(memory=2 * GIB))
+    assert small.decoders == 5
+    assert small.audio_memory_bytes == GIB // 4
+    assert small.queue_seconds * 64_000 == GIB / 2
+    assert fitted(Settings(), container(memory=64 * GIB)) == Settings()
+
+
+def test_descriptors_bound_connections_and_requests() -> None:
+    few = fitted(Settings(), container(descriptors=256))
+    assert (few.max_connections, few.max_requests) == (96, 12)
+    assert fitted(Settings(), container(descriptors=20_000)) == Settings()
+
+
+def test_what_the_operator_has_set_stays_where_it_can() -> None:
+    chosen = Settings(
+        threads=6, decoders=30, audio_memory_bytes=GIB, queue_seconds=9e9, max_requests=50,
+        max_connections=1000,
+    )  # fmt: skip
+    narrow = fitted(chosen, container(processors=0.5, memory=GIB, descriptors=256))
+    assert narrow == chosen.model_copy(update={"max_connections": 96})
