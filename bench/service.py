@@ -31,7 +31,7 @@ from parakeet_worker.engine.base import Engine, Samples
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import Request, parse
 from parakeet_worker.settings import Settings
-from parakeet_worker.worker import open_detectors, open_engine, warmed_up
+from parakeet_worker.worker import VARIABLES, open_detectors, open_engine, warmed_up
 
 _LENGTHS_SECONDS = (0.0, 5.0, 15.0, 60.0, 180.0)
 _LOOK_SECONDS = 0.2
@@ -319,7 +319,10 @@ def main() -> None:
     arguments = harness.resolved(parser.parse_args())
     if arguments.longest is None:
         arguments.longest = 30.0 if arguments.door == "http" else 600.0
+    # Before torch is loaded, for the engine alone to compute as it does in the worker.
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    for variable, value in VARIABLES.items():
+        os.environ.setdefault(variable, value)
     fields, facts = model_of(arguments)
     if arguments.door == "http":
         _main_http(fields, facts, arguments)
