@@ -40,6 +40,7 @@ READ: dict[str, tuple[str, str, Any]] = {
     "batch_seconds": ("PARAKEET_BATCH_SECONDS", "480", 480.0),
     "audio_memory_bytes": ("PARAKEET_AUDIO_MEMORY_BYTES", "1000000", 1_000_000),
     "queue_seconds": ("PARAKEET_QUEUE_SECONDS", "100", 100.0),
+    "model_timeout_seconds": ("PARAKEET_MODEL_TIMEOUT_SECONDS", "60", 60.0),
     "threads": ("PARAKEET_THREADS", "3", 3),
     "scratch_least_bytes": ("PARAKEET_SCRATCH_LEAST_BYTES", "1000", 1000),
     "scratch": ("PARAKEET_SCRATCH", "/scratch", Path("/scratch")),

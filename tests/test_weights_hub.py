@@ -1,6 +1,7 @@
 """A model from the hub: by revision, verified, by one of many, and never again asked for."""
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from hub import MODEL, Hub
-from loopback import WebServer
+from loopback import WebServer, stalls
 from parakeet_worker import weights, worker
 from parakeet_worker.errors import InvalidSetting
 
@@ -32,6 +33,16 @@ try:
 except ParakeetError as error:
     print(json.dumps(error.document()))
 """
+
+
+# A volume without flock: the hub's library takes the file itself for the lock.
+_NO_FLOCK = """
+import errno, fcntl, os
+def flock(*_):
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+fcntl.flock = flock
+"""
+_IN_TIME = _FIND.replace("revision=revision", "timeout_seconds=2.0")
 
 
 @pytest_asyncio.fixture
@@ -312,3 +323,26 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("this machine lets no test mount a file system")
     yield folder
     subprocess.run(["/bin/umount", "-l", str(folder)], check=True)
+
+
+async def test_a_lock_that_a_killed_process_left_on_a_volume_without_flock_is_cleared(
+    hub, tmp_path
+):
+    locks = tmp_path / ".locks" / f"models--{MODEL.replace('/', '--')}"
+    locks.mkdir(parents=True)
+    for content in hub.files.values():
+        for digest in (hashlib.sha256(content), git_digest(content)):
+            (locks / f"{digest.hexdigest()}.lock").touch()
+    whole(await find(tmp_path, hub, program=_NO_FLOCK + _FIND), hub)
+
+
+def git_digest(content: bytes) -> "hashlib._Hash":
+    header = f"blob {len(content)}\0".encode()
+    return hashlib.sha1(header + content, usedforsecurity=False)
+
+
+async def test_a_hub_that_does_not_get_on_is_given_up_in_time(hub, tmp_path):
+    hub.server.at(f"/{MODEL}/resolve/main/model.safetensors", stalls(b""))
+    told = json.loads(await find(tmp_path, hub, program=_IN_TIME))
+    assert told["code"] == "weights_missing"
+    assert "it took longer than 2 s" in told["error"]

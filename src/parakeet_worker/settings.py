@@ -74,6 +74,8 @@ class Settings(BaseModel):
     """A Hugging Face name, the path of a `.nemo` file or of a `safetensors` folder, or `demo`."""
     model_revision: str | None = None
     """Branch, tag or commit of a Hugging Face name; the same as `name@revision` in the model."""
+    model_timeout_seconds: Seconds = 3600.0
+    """How long the fetch of a model may take in all."""
     model_name: str | None = None
     """What the HTTP server calls the model; by default what `model` says, of a path its last
     part."""

@@ -5,16 +5,20 @@ note asks no hub any more: later starts are offline.
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import logging
 import re
 import struct
 import tarfile
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -61,6 +65,9 @@ _GZIP = b"\x1f\x8b"
 # Beside the hub's own folders of a model in a cache.
 _OURS = ".parakeet"
 _PATIENCE_SECONDS = 30.0
+_TELL_SECONDS = 30.0
+FETCH_SECONDS = 3600.0
+"""How long a fetch may take in all."""
 _POLL_SECONDS = 0.5
 _ATTEMPTS = 5
 _WAIT_SECONDS = 0.5
@@ -80,11 +87,18 @@ Kind: TypeAlias = Literal["served", "safetensors", "nemo"]
 ANY_KIND: tuple[Kind, ...] = ("served", "safetensors", "nemo")
 
 
-def find(model: str, kinds: Sequence[Kind] = ANY_KIND, *, revision: str | None = None) -> Path:
+def find(
+    model: str,
+    kinds: Sequence[Kind] = ANY_KIND,
+    *,
+    revision: str | None = None,
+    timeout_seconds: float = FETCH_SECONDS,
+) -> Path:
     """A checkpoint of one of `kinds`, the first preferred; raises `SetupError`s.
 
     `model` is `demo`, a path, or a Hugging Face name, with `@revision` at will, which is looked for
-    in RunPod's model cache, then in the Hugging Face cache, and is downloaded last.
+    in RunPod's model cache, then in the Hugging Face cache, and is downloaded last, for as long as
+    `timeout_seconds`.
     """
     if model == DEMO:
         return Path(str(files("parakeet_worker") / "checkpoints" / "demo.nemo"))
@@ -105,7 +119,7 @@ def find(model: str, kinds: Sequence[Kind] = ANY_KIND, *, revision: str | None =
         if _is_whole(found):
             return found
         log.warning("%s is incomplete; looking elsewhere", found)
-    return _in_hub_cache(name, wanted, kinds)
+    return _in_hub_cache(name, wanted, kinds, timeout_seconds)
 
 
 def _inside(model: str, path: Path, kinds: Sequence[Kind]) -> Path:
@@ -180,7 +194,9 @@ def _snapshot(folder: Path, revision: str) -> Path | None:
     return snapshot if snapshot.is_dir() else None
 
 
-def _in_hub_cache(model: str, revision: str | None, kinds: Sequence[Kind]) -> Path:
+def _in_hub_cache(
+    model: str, revision: str | None, kinds: Sequence[Kind], timeout_seconds: float
+) -> Path:
     """From the Hugging Face cache; fetched into it by one worker while others wait."""
     from huggingface_hub import constants
 
@@ -197,7 +213,9 @@ def _in_hub_cache(model: str, revision: str | None, kinds: Sequence[Kind]) -> Pa
                 lease = leases.try_take()
                 if lease is not None:
                     with suppress(Fenced), lease:
-                        return _noted(folder, wanted, kinds) or _fetch(model, wanted, kinds, folder)
+                        fetch = partial(_fetch, model, wanted, kinds, folder)
+                        found = _noted(folder, wanted, kinds)
+                        return found or _in_time(fetch, model, timeout_seconds)
         except (VolumeFull, VolumeReadonly, VolumeUnusable, WeightsMissing) as failure:
             return _unproven(folder, wanted, kinds, failure)
         if not told:
@@ -235,9 +253,39 @@ def _unproven(folder: Path, revision: str, kinds: Sequence[Kind], failure: Setup
     return found
 
 
+def _in_time(fetch: Callable[[], Path], model: str, timeout_seconds: float) -> Path:
+    """What `fetch` returns; raises `WeightsMissing` where it takes too long.
+
+    The thread is left behind then, as no library lets go of a lock or a socket on demand: the start
+    fails, and with it the process ends.
+    """
+    done: Future[Path] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(fetch())
+        except BaseException as failure:  # noqa: BLE001  # raised again where it is waited for
+            done.set_exception(failure)
+
+    threading.Thread(target=run, name="fetch", daemon=True).start()
+    began = time.monotonic()
+    while True:
+        left = began + timeout_seconds - time.monotonic()
+        try:
+            return done.result(min(_TELL_SECONDS, max(0.0, left)))
+        except TimeoutError:
+            if done.done():
+                raise  # the fetch's own
+            if left <= _TELL_SECONDS:
+                reason = f"Hugging Face: it took longer than {timeout_seconds:g} s"
+                raise WeightsMissing(model, [reason]) from None
+            log.info("fetching %s (%.0f s)", model, time.monotonic() - began)
+
+
 def _fetch(model: str, revision: str, kinds: Sequence[Kind], folder: Path) -> Path:
     """Into the cache, file by file; raises `WeightsMissing`, `WeightsCorrupt` and `OSError`."""
     _clear_abandoned(folder)
+    _clear_locks(folder)
     try:
         for attempt in stamina.retry_context(
             on=_passes, attempts=_ATTEMPTS, timeout=None, wait_initial=_WAIT_SECONDS
@@ -357,6 +405,23 @@ def _compare(path: Path, offered: Any) -> None:
         path.unlink()
         content.unlink(missing_ok=True)
         raise _Mismatch(str(path))
+
+
+def _clear_locks(folder: Path) -> None:
+    """Remove locks of the hub's library that no process holds.
+
+    On a volume without flock its lock is the file itself, which a killed process leaves for ever.
+    The lease says that nobody else fetches; where flock works, a lock that is held is left alone.
+    """
+    for lock in (folder.parent / ".locks" / folder.name).glob("**/*.lock"):
+        with suppress(OSError), lock.open("rb") as opened:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            except OSError:  # there is no flock
+                log.warning("removing %s, which a killed process left", lock)
+            lock.unlink()
 
 
 def _clear_abandoned(folder: Path) -> None:

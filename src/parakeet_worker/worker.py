@@ -171,7 +171,10 @@ def open_engine(settings: Settings) -> Engine:
         return ScriptedEngine()
     # Before torch is imported: a model that is not there is said at once.
     wanted: tuple[weights.Kind, ...] = ("nemo",) if settings.engine == "nemo" else weights.ANY_KIND
-    checkpoint = weights.find(settings.model, wanted, revision=settings.model_revision)
+    checkpoint = weights.find(
+        settings.model, wanted, revision=settings.model_revision,
+        timeout_seconds=settings.model_timeout_seconds,
+    )  # fmt: skip
     from parakeet_worker.engine import device
 
     device.compute_exactly()

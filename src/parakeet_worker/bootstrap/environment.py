@@ -147,6 +147,10 @@ def clear(volume: Volume, lease: Lease) -> None:
     for folder in (volume.home, volume.tools, volume.environments):
         for doomed in folder.glob(f"{REMOVED}*"):
             remove(doomed)
+    # uv's lock, which a volume without flock keeps after its process was killed.
+    for lock in (*volume.uv_cache.glob(".lock"), *volume.uv_cache.glob("*/.lock")):
+        with suppress(OSError):
+            lock.unlink()
     for folder in volume.environments.glob(".*"):
         if _lease_number(folder) < lease.number:
             remove(folder)
