@@ -10,6 +10,7 @@ from typing import get_args
 
 import pytest
 
+from parakeet_worker import language as languages
 from parakeet_worker.language import LANGUAGES, Script, Spoken, allowed, find, script
 
 SENTENCES = {
@@ -330,3 +331,15 @@ def test_a_language_that_the_model_does_not_hear_has_no_script():
             script(unknown)
         with pytest.raises(KeyError):
             script(unknown)
+
+
+def test_every_language_is_understood_by_its_codes_and_names():
+    for two, name in LANGUAGES.items():
+        assert languages.code(two) == languages.code(name.upper()) == two
+    codes = languages._ISO_639_2
+    assert set(codes.values()) == set(LANGUAGES)
+    assert all(languages.code(three) == two for three, two in codes.items())
+    assert set(languages._NAMES.values()) <= set(LANGUAGES)
+    assert all(name == name.casefold() for name in languages._NAMES)
+    for unknown in ("tr", "tur", "Turkish", "", "x-klingon", "engl"):
+        assert languages.code(unknown) is None

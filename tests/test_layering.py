@@ -21,6 +21,7 @@ FLOW = (
     "version",
     "options",
     "language",
+    "formats",
     "bounded_json",
     "bootstrap.variables",
     "bootstrap.choices",

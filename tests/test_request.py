@@ -56,6 +56,7 @@ def test_a_source_alone_asks_for_the_text_of_the_whole_recording():
         attention="pieces",
         channels="mix",
         language=None,
+        headerless=None,
     )
 
 
@@ -151,6 +152,14 @@ def test_every_format_is_accepted(format_):
         ("language", "pt", "pt"),
         ("language", "pt-BR", "pt"),
         ("language", "Portuguese", "pt"),
+        ("language", "por", "pt"),
+        ("language", "GER", "de"),
+        ("language", "deu_AT", "de"),
+        ("language", "Español", "es"),
+        ("language", " Flemish ", "nl"),
+        ("language", "auto", None),
+        ("language", "AUTO", None),
+        ("language", "und", None),
     ],
 )
 def test_every_option_is_honoured(field, value, expected):

@@ -1,5 +1,6 @@
 import base64
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -27,8 +28,22 @@ def written(text: str, tmp_path: Path, max_bytes: int = 1000) -> bytes:
         f"data:;base64,{ENCODED}",
         f"data:audio/ogg;codecs=opus;base64,{ENCODED}",
         f"data:audio/wav;base64,\n{base64.encodebytes(CONTENT).decode()}",
+        f"DATA:Audio/WAV;BASE64,{ENCODED}",
+        f"  \n data:audio/wav;base64,{ENCODED}",
+        f"data:audio/wav; base64, {ENCODED}",
+        f"data:video/webm;codecs=vp8,opus;base64,{ENCODED}",
+        f'data:video/webm;codecs="vp8,opus";base64,{ENCODED}',
+        f'data:audio/ogg;name="a;base64,b";codecs="opus";base64,{ENCODED}',
+        f"data:audio/wav;base64,{quote(ENCODED, safe='')}",
+        base64.urlsafe_b64encode(CONTENT).decode(),
+        base64.urlsafe_b64encode(CONTENT).decode().rstrip("="),
+        f"data:audio/wav;base64,{base64.urlsafe_b64encode(CONTENT).decode()}",
     ],
-    ids=["plain", "MIME lines", "CRLF", "data URI", "no type", "parameters", "lines in URI"],
+    ids=[
+        *("plain", "MIME lines", "CRLF", "data URI", "no type", "parameters", "lines in URI"),
+        *("upper case", "blanks before", "blanks within", "commas", "quoted commas"),
+        *("quoted header", "percent signs", "URL-safe", "no padding", "URL-safe in URI"),
+    ],
 )
 def test_base64_is_written_down_byte_for_byte(text: str, tmp_path: Path) -> None:
     assert written(text, tmp_path) == CONTENT
@@ -37,7 +52,8 @@ def test_base64_is_written_down_byte_for_byte(text: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "text",
     [
-        "YWJj-_==",
+        "YWJj-_===",
+        "YWJj-",
         "YWJj*ZGVm",
         "YWJjé",
         "YWJj\x00ZGVm",

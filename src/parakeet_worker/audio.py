@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parakeet_worker import threads
+from parakeet_worker import formats, threads
 from parakeet_worker.children import Children, Content, Stopped
 from parakeet_worker.engine import base
 from parakeet_worker.engine.base import Samples
@@ -33,6 +33,7 @@ from parakeet_worker.errors import (
     ParakeetError,
     echo,
 )
+from parakeet_worker.formats import Headerless
 from parakeet_worker.notices import Notice
 from parakeet_worker.options import Channels
 from parakeet_worker.request import Clip
@@ -69,14 +70,6 @@ _OVERLAP_SECONDS = 2
 _DECLARED_SLACK_SECONDS = 0.5
 _DECLARED_SLACK_SHARE = 0.02
 
-# Containers and raw streams that hold audio themselves. Left out are all that name other files
-# or addresses (playlists, concat scripts, SDP), whatever a caller calls his file.
-_CONTAINERS = (
-    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,gsm,loas,"
-    "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpc,mpc8,mpeg,mpegts,mxf,nut,ogg,oma,qcp,rm,"
-    "sox,spdif,tak,truehd,tta,voc,w64,wav,wsd,wv"
-)
-
 
 def find_ffmpeg(chosen: Path | None = None) -> Path:
     """The ffmpeg to run: the chosen one, the system's, or the one that came as a package."""
@@ -112,8 +105,13 @@ class Decoding:
         clip: Clip = Clip(),  # noqa: B008  # frozen
         channels: Channels = "mix",
         memory_bytes: int = 512 << 20,
+        headerless: Headerless | None = None,
     ) -> None:
-        """`memory_bytes` is what each ffmpeg may allocate."""
+        """`memory_bytes` is what each ffmpeg may allocate, `headerless` how samples lie in a file
+        that does not say it."""
+        # A hint is never trusted: a file that has a header is read by it.
+        fits = headerless is not None and headerless.fits(path)
+        self._headerless = headerless if fits else None
         self._path = path
         self._ffmpeg = ffmpeg
         self._clip = clip
@@ -158,7 +156,12 @@ class Decoding:
         """
         with self._children, CORES.recording(), suppress(Stopped):
             child = self._children.start(
-                _command(self._ffmpeg, self._path, separate=self._separate)
+                _command(
+                    self._ffmpeg,
+                    self._path,
+                    separate=self._separate,
+                    headerless=self._headerless,
+                )
             )
             reading = Sections(self._children, child, self._timeout_seconds)
             with closing(reading):
@@ -246,7 +249,7 @@ class Decoding:
         if status == -signal.SIGKILL:
             raise DecoderKilled(self.seconds)
         if self._decoded == 0:
-            raise report.refusal(status)
+            raise clearer(report.refusal(status), report.text, self._path)
         if self._decoded <= self._clip.start_seconds * SAMPLE_RATE:
             raise ClipOutside(self._clip.start_seconds, self.seconds)
         cut = report.cut_off(self.seconds)
@@ -255,6 +258,15 @@ class Decoding:
         if status != 0:
             raise AudioUndecodable(report.complaint or f"ffmpeg ended with status {status}")
         self.warnings = report.warnings(self.seconds) + _ogg_warnings(self._path, self.seconds)
+
+
+def clearer(refusal: ParakeetError, text: str, path: Path) -> ParakeetError:
+    """The same refusal, with what is known of the file in place of ffmpeg's words."""
+    if isinstance(refusal, AudioUndecodable | AudioMissing | AudioEmpty):
+        reason = formats.clear_reason(text, path)
+        if reason is not None:
+            return AudioUndecodable(reason)
+    return refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,17 +308,22 @@ _MIXED = _Layout(channels=None)
 
 
 def _command(
-    ffmpeg: Path, path: Path, *, separate: bool, begin_seconds: int | None = None
+    ffmpeg: Path,
+    path: Path,
+    *,
+    separate: bool,
+    begin_seconds: int | None = None,
+    headerless: Headerless | None = None,
 ) -> list[str]:
     written = ("-f", "au", "-c:a", "pcm_f32be") if separate else ("-ac", "1", "-f", "f32le")
     return [
         str(ffmpeg),
         *("-nostdin", "-hide_banner", "-nostats", "-loglevel", "info"),
         *("-max_alloc", str(_MAX_ALLOCATION_BYTES), "-filter_threads", "1"),
-        *("-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS),
+        *("-protocol_whitelist", "file", "-format_whitelist", formats.WHITELIST),
         *(() if begin_seconds is None else ("-ss", str(begin_seconds))),
         # One thread decodes: several wait for each other longer than a frame takes.
-        *("-threads", "1", "-i", f"file:{path}"),
+        *("-threads", "1", *(headerless.options if headerless else ()), "-i", f"file:{path}"),
         *("-map", "0:a:0", "-vn", "-sn", "-dn", "-map_metadata", "-1"),
         # In double precision, since what is left of sound in silence are denormal numbers in
         # single, which a processor counts with 20 times as slowly.
@@ -357,8 +374,9 @@ class _Report:
             duration = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
         declared = None if estimated or _VIDEO.search(text) else duration
         lines = [_PREFIX.sub("", line) for line in text.splitlines() if not _NOISE.match(line)]
-        said = [line.rpartition(": ")[2] for line in lines if line.strip()]
-        return cls(text, duration, declared, echo(said[-1]) if said else None)
+        told = formats.telling([line for line in lines if line.strip()])
+        complaint = None if told is None else echo(told.rpartition(": ")[2] or told)
+        return cls(text, duration, declared, complaint)
 
     @property
     def divisible(self) -> bool:

@@ -45,6 +45,48 @@ LANGUAGES: Mapping[str, str] = MappingProxyType(
 )
 """The languages of Parakeet TDT 0.6B v3: ISO 639-1 code to English name."""
 
+_ISO_639_2: Mapping[str, str] = MappingProxyType(
+    {
+        "bul": "bg", "ces": "cs", "cze": "cs", "dan": "da", "deu": "de", "ger": "de", "ell": "el",
+        "gre": "el", "eng": "en", "spa": "es", "est": "et", "fin": "fi", "fra": "fr", "fre": "fr",
+        "hrv": "hr", "hun": "hu", "ita": "it", "lit": "lt", "lav": "lv", "mlt": "mt", "nld": "nl",
+        "dut": "nl", "pol": "pl", "por": "pt", "ron": "ro", "rum": "ro", "rus": "ru", "slk": "sk",
+        "slo": "sk", "slv": "sl", "swe": "sv", "ukr": "uk",
+    }
+)  # fmt: skip
+# Besides the English names: what speakers of the languages call them, and other English ones.
+_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "български": "bg", "čeština": "cs", "cestina": "cs", "dansk": "da", "deutsch": "de",
+        "ελληνικά": "el", "modern greek": "el", "español": "es", "espanol": "es",
+        "castilian": "es", "castellano": "es", "eesti": "et", "suomi": "fi", "français": "fr",
+        "francais": "fr", "hrvatski": "hr", "magyar": "hu", "italiano": "it", "lietuvių": "lt",
+        "latviešu": "lv", "malti": "mt", "nederlands": "nl", "flemish": "nl", "polski": "pl",
+        "português": "pt", "portugues": "pt", "română": "ro", "romana": "ro", "moldavian": "ro",
+        "moldovan": "ro", "русский": "ru", "slovenčina": "sk", "slovenščina": "sl",
+        "slovene": "sl", "svenska": "sv", "українська": "uk",
+    }
+)  # fmt: skip
+AUTOMATIC = frozenset({"auto", "automatic", "detect", "und"})
+"""Words for a language that is not given."""
+
+
+def code(said: str) -> str | None:
+    """The code of a language of `LANGUAGES`; None for another one.
+
+    Understood are ISO 639-1 and 639-2 with a region at will (`pt-BR`, `deu`), English names and
+    the languages' own, in upper or lower case.
+    """
+    meant = said.strip().casefold()
+    names = {name.casefold(): found for found, name in LANGUAGES.items()}
+    named = names.get(meant) or _NAMES.get(meant)
+    if named is not None:
+        return named
+    tag = meant.replace("_", "-").partition("-")[0]
+    tag = _ISO_639_2.get(tag, tag)
+    return tag if tag in LANGUAGES else None
+
+
 _NOT_LATIN: Mapping[str, Script] = {
     "bg": "Cyrillic",
     "el": "Greek",

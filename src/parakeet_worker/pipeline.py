@@ -126,6 +126,7 @@ class Pipeline:
             clip=request.clip,
             channels=request.channels,
             memory_bytes=self.settings.decoder_memory_bytes,
+            headerless=request.headerless,
         )
 
     async def transcribe(self, request: Request, watch: Stopwatch | None = None) -> Transcript:

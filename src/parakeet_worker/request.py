@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from parakeet_worker import bounded_json
+from parakeet_worker import bounded_json, language
 from parakeet_worker.errors import (
     InvalidRequest,
     RequestError,
@@ -16,7 +16,7 @@ from parakeet_worker.errors import (
     nearest,
     without_trace,
 )
-from parakeet_worker.language import LANGUAGES
+from parakeet_worker.formats import Headerless, headerless
 from parakeet_worker.options import Attention, Channels, Format, Vad
 
 if TYPE_CHECKING:
@@ -131,6 +131,8 @@ class Request:
     """`separate` hears each channel by itself, as in calls with one speaker on each."""
     language: str | None = None
     """One of `language.LANGUAGES`: no word in another script is heard."""
+    headerless: Headerless | None = None
+    """How samples lie in a file without a header, which no detection could know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,8 @@ class Job:
     """Where an answer goes that is too large for the door it came through."""
 
 
+# An ending, or a headerless format with rate and channels.
+_FORMAT = r"^\.?[A-Za-z0-9]{1,8}(:[0-9]{1,6}(:[0-9]{1,2})?)?$"
 # A media type with parameters at will, or nothing.
 _CONTENT_TYPE = r"^([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *;[ -~]*)?)?$"
 
@@ -182,7 +186,7 @@ class _RequestWire(_Wire):
     audio_base64: str | None = None
     audio_url: _Url | None = None
     audio_s3: _S3Wire | None = None
-    audio_format: Annotated[str, Field(pattern=r"^\.?[A-Za-z0-9]{1,8}$")] | None = None
+    audio_format: Annotated[str, Field(pattern=_FORMAT)] | None = None
     clip: _ClipWire | None = None
     format: Format = "json"
     timestamp: bool = False
@@ -311,9 +315,11 @@ def _request(wire: _RequestWire, prefix: str, source: Source | None = None) -> R
     source = source or _source(wire, prefix)
     if wire.timestamp and wire.format == "text":
         raise InvalidRequest(f"{prefix}timestamp", "the format 'text' has no place for times")
+    said = wire.audio_format.lstrip(".").lower() if wire.audio_format else None
     return Request(
         source=source,
-        audio_format=wire.audio_format.lstrip(".").lower() if wire.audio_format else None,
+        audio_format=None if said is None else said.partition(":")[0],
+        headerless=headerless(said, f"{prefix}audio_format"),
         clip=_clip(wire.clip, prefix),
         format=wire.format,
         timestamp=wire.timestamp,
@@ -408,17 +414,16 @@ def _clip(wire: _ClipWire | None, prefix: str) -> Clip:
 
 
 def language_code(given: str | None, field: str) -> str | None:
-    """The code of a language that is named by its code, a regional one (`pt-BR`) or in English.
+    """The code of a language as `language.code` understands it; none for `auto`.
 
     Raises `InvalidRequest` for `field`.
     """
-    if given is None:
+    if given is None or given.strip().casefold() in language.AUTOMATIC:
         return None
-    meant = given.strip().casefold()
-    names = {name.casefold(): code for code, name in LANGUAGES.items()}
-    code = names.get(meant, meant.replace("_", "-").partition("-")[0])
-    if code not in LANGUAGES:
-        hint = nearest(meant, [*names, *LANGUAGES])
+    code = language.code(given)
+    if code is None:
+        known = [*(name.casefold() for name in language.LANGUAGES.values()), *language.LANGUAGES]
+        hint = nearest(given.strip().casefold(), known)
         raise InvalidRequest(field, f"'{echo(given)}' is none of the model's languages", hint)
     return code
 

@@ -20,7 +20,7 @@ FIELDS = {
     "audio_base64": "The audio itself, as base64 or as a data URI.",
     "audio_url": "An http or https address, or s3://bucket/key.",
     "audio_s3": "An object in a bucket.",
-    "audio_format": "What the file is, such as mp3: a hint.",
+    "audio_format": "What the file is: mp3 as a hint, s16le:16000 for samples without a header.",
     "clip": "The part that is wanted, in seconds.",
     "format": "How to write the answer.",
     "timestamp": "Word, segment and token times in the format json.",

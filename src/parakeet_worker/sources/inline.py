@@ -2,7 +2,9 @@
 
 import base64
 import binascii
+import re
 from pathlib import Path
+from urllib.parse import unquote
 
 from parakeet_worker.errors import AudioEmpty, AudioTooLarge, InvalidRequest
 from parakeet_worker.request import InlineSource
@@ -14,7 +16,7 @@ def write(source: InlineSource, target: Path, max_bytes: int) -> None:
     """Decode into `target`; raises `InvalidRequest`, `AudioEmpty` or `AudioTooLarge`."""
     text = _payload(source.base64)
     # Line breaks are what the `base64` command writes; nothing else is forgiven.
-    encoded = text.translate({ord(space): None for space in "\r\n\t "})
+    encoded = _standard(text.translate({ord(space): None for space in "\r\n\t "}))
     size = len(encoded) // 4 * 3 - encoded[-2:].count("=")
     if size > max_bytes:
         raise AudioTooLarge(max_bytes, size)
@@ -29,10 +31,27 @@ def write(source: InlineSource, target: Path, max_bytes: int) -> None:
     target.write_bytes(content)
 
 
+# What ends a data URI's header. Parameters may hold commas, also unquoted as browsers' recorders
+# write them (`codecs=vp8,opus`); what follows holds no semicolon, so the last one found is it.
+_BASE64 = re.compile(r";[ \t]*base64[ \t]*,", re.IGNORECASE)
+_MAX_HEADER_CHARACTERS = 1024
+_URL_SAFE = str.maketrans("-_", "+/")
+
+
 def _payload(text: str) -> str:
-    if not text.startswith("data:"):
+    """The base64 of a text that may be a data URI (RFC 2397)."""
+    head = text[:_MAX_HEADER_CHARACTERS].lstrip()
+    if head[:5].lower() != "data:":
         return text
-    header, comma, payload = text.partition(",")
-    if not comma or not header.endswith(";base64"):
+    ends = [found.end() for found in _BASE64.finditer(text, 0, _MAX_HEADER_CHARACTERS)]
+    if not ends:
         raise InvalidRequest(_FIELD, "a data URI must be of the form data:TYPE;base64,DATA")
-    return payload
+    payload = text[ends[-1] :]
+    return unquote(payload, errors="replace") if "%" in payload else payload
+
+
+def _standard(encoded: str) -> str:
+    """The standard alphabet in place of the URL-safe one, which is written without padding."""
+    if "-" not in encoded and "_" not in encoded:
+        return encoded
+    return encoded.translate(_URL_SAFE) + "=" * (-len(encoded) % 4)
