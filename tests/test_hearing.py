@@ -458,6 +458,24 @@ async def test_gaps_are_found_on_both_sides_of_a_seam():
     assert heard_again(found) == (found.account.segments, 0)
 
 
+async def test_what_the_bridge_brings_is_not_missing_at_a_seam():
+    """The last words before a seam are heard in the window over it alone, and are no gap."""
+    seam = 10 * SAMPLE_RATE
+    whole = recording(20, *every_second(20))
+
+    def hears(samples: Samples, tokens: list[Token]) -> list[Token]:
+        return tokens[:8] if np.array_equal(samples, whole[:seam]) else tokens
+
+    bridge = Segment(7.0, whole[7 * SAMPLE_RATE : 13 * SAMPLE_RATE])
+    parts = [
+        Segment(0.0, whole[:seam], (Span(0.0, 10.0),), seam_after=True),
+        Segment(10.0, whole[seam:], (Span(10.0, 20.0),), bridge),
+    ]
+    found = await heard(Reader(hears), parts)
+    assert is_said(found, every_second(20))
+    assert heard_again(found) == (0, 0)
+
+
 async def test_an_engine_without_time_for_a_second_hearing_fails_nobody():
     engine = Reader(shorter_than(0))
     with (

@@ -68,6 +68,10 @@ class _Asked:
         self.answers = answers
         """Of the segment, and of its bridge if it has one."""
         self.heard: Transcript | None = None
+        self.alone: Transcript | None = None
+        """Its words before they were mended by those of others."""
+        self.gaps: Sequence[Span] | None = None
+        """What is missing in those."""
 
     @property
     def done(self) -> bool:
@@ -181,7 +185,9 @@ class Hearing:
         following = self._following()
         if segment.seam_after and following is not None:
             heard = await self._joined_over_seam(heard, following)
-        gaps = await threads.computed(coverage.uncovered, segment.speech, heard.words)
+        gaps = asked.gaps
+        if gaps is None or heard is not asked.alone:
+            gaps = await threads.computed(coverage.uncovered, segment.speech, heard.words)
         self._line.popleft()
         again = [_Gap.of(segment, gap, whole=not heard.words) for gap in gaps]
         again = [gap for gap in again if self._may_try(gap, 0, self._once_seconds)]
@@ -217,19 +223,23 @@ class Hearing:
         if asked.heard is None:
             hypothesis = await self._watch.timed("hear", asked.answers[0])
             self._once_seconds += asked.segment.seconds
-            heard, drifted = await threads.computed(self._words, asked.segment, hypothesis)
+            found = await threads.computed(self._words, asked.segment, hypothesis)
+            heard, drifted, asked.gaps = found
+            asked.alone = heard
             if drifted:
                 heard = await self._joined(asked.segment, heard)
             asked.heard = heard
         return asked.heard
 
-    def _words(self, segment: Segment, hypothesis: Hypothesis) -> tuple[Transcript, bool]:
-        """The words of a segment, and whether they are of another language than asked for."""
+    def _words(
+        self, segment: Segment, hypothesis: Hypothesis
+    ) -> tuple[Transcript, bool, Sequence[Span]]:
+        """The words of a segment, whether they are of another language than asked for, and gaps."""
         account = Account(
             segments=1, seams=int(segment.seam_after), raised_decibels=segment.raised_decibels
         )
         heard = replace(transcript.stitch(segment, hypothesis), account=account)
-        return heard, self._drifted(heard)
+        return heard, self._drifted(heard), coverage.uncovered(segment.speech, heard.words)
 
     async def _joined_over_seam(self, before: Transcript, following: _Asked) -> Transcript:
         """Join both sides of a seam by the words of the window over it."""

@@ -96,10 +96,10 @@ class _Producer(Generic[Value]):
             self._values.close()
         except BaseException as error:  # noqa: BLE001  # the same
             failure = failure or error
-        self._tell(self._queue.put_nowait, _Ended(failure))
-        self._tell(self._end)
+        self._tell(self._end, failure)
 
-    def _end(self) -> None:
+    def _end(self, failure: BaseException | None) -> None:
+        self._queue.put_nowait(_Ended(failure))
         if not self.ended.done():
             self.ended.set_result(None)
 
