@@ -291,7 +291,7 @@ async def test_a_chunk_that_is_not_finite_fails_its_request_and_none_beside_it(
         beside = [
             asyncio.create_task(pipeline.transcribe(request_of(melody(pitch)))) for pitch in pitches
         ]
-        while pipeline.batcher.load.waiting_seconds < 2.4:  # noqa: ASYNC110  # in threads
+        while pipeline.batcher.load.waiting_seconds < 4:  # noqa: ASYNC110  # in threads
             await asyncio.sleep(0.01)
         engine.released.set()
         low, failed, high = await asyncio.gather(*beside, return_exceptions=True)
