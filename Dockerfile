@@ -80,7 +80,9 @@ COPY --from=weights /model /opt/model
 COPY --from=compiled /opt/kernels /opt/kernels
 COPY handler.py pyproject.toml README.md ./
 COPY src src
-RUN uv pip install --no-cache --python .venv/bin/python --no-deps --editable . \
+COPY requirements/build.txt requirements/build.txt
+RUN uv pip install --no-cache --python .venv/bin/python --no-deps \
+        --build-constraints requirements/build.txt --editable . \
     && .venv/bin/python -m compileall -q src \
     && useradd --create-home --uid 10001 worker
 ARG MODEL=nvidia/parakeet-tdt-0.6b-v3

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import tomllib
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +21,10 @@ from pathlib import Path
 import pytest
 
 from parakeet_worker.bootstrap.choices import NAMES, Choices
-from parakeet_worker.bootstrap.installer import _run, complaint, without_secrets
+from parakeet_worker.bootstrap.installer import _run, complaint, redacted, without_secrets
 from parakeet_worker.bootstrap.lease import Fenced, Leases
 from parakeet_worker.bootstrap.owner import Owner
+from parakeet_worker.doctor import examine
 from parakeet_worker.errors import InvalidSetting
 from parakeet_worker.settings import Settings
 from wheelhouse import UV, Site, wheel
@@ -280,6 +282,29 @@ def test_a_holder_that_was_paused_wakes_up_fenced_and_runs_what_the_other_instal
     assert len(site.environments()) == 1
 
 
+def test_a_holder_that_was_paused_while_verifying_blames_no_volume(site, tmp_path):
+    # The first that imports it waits.
+    reached, go = tmp_path / "reached", tmp_path / "go"
+    waits = (
+        "import os, time\nVERSION = '1.0'\n"
+        f"if not os.path.exists({str(reached)!r}):\n    open({str(reached)!r}, 'w').close()\n"
+        f"    while not os.path.exists({str(go)!r}):\n        time.sleep(0.05)\n"
+    )
+    wheel(site.wheels, "ear", "1.0", files=1, data={"ear/__init__.py": waits})
+    site.lock_what_is_there("1.0")
+    paused = start(site)
+    until(reached.exists)
+    paused.send_signal(signal.SIGSTOP)
+    other = boot(site)
+    go.touch()
+    paused.send_signal(signal.SIGCONT)
+    output, told = paused.communicate(timeout=_LONG)
+    assert paused.returncode == 0, told
+    assert json.loads(output)["python"] == other["python"]
+    assert "another worker has taken over" in told
+    assert "volume_unusable" not in told
+
+
 def test_a_lease_that_was_taken_over_may_not_publish(tmp_path):
     slow, quick = Leases(tmp_path / "leases", 0.2), Leases(tmp_path / "leases", 0.2)
     first = slow.try_take()
@@ -422,12 +447,21 @@ def test_a_dead_index_is_told_before_anything_is_fetched(site):
 
 
 @contextmanager
-def simple_index(wheels: Path, cut: int) -> Iterator[str]:
+def simple_index(wheels: Path, cut: int, credentials: str = "") -> Iterator[str]:
     """A package index whose first `cut` downloads end in the middle."""
     left = [cut]
 
     class Answer(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
         def do_GET(self) -> None:
+            sent = self.headers.get("Authorization", "")
+            if credentials and sent != f"Basic {b64encode(credentials.encode()).decode()}":
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", "Basic")
+                self.end_headers()
+                return
             name = self.path.strip("/").rpartition("/")[2]
             made = wheels / name
             if made.is_file():
@@ -443,6 +477,8 @@ def simple_index(wheels: Path, cut: int) -> Iterator[str]:
             self.send_header("Content-Type", "text/html" if not made.is_file() else "binary/wheel")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            if self.command == "HEAD":
+                return
             if made.is_file() and left[0] > 0:
                 left[0] -= 1
                 body = body[: len(body) // 2]
@@ -675,6 +711,59 @@ def test_optional_wheels_come_from_where_the_operator_says(site):
     assert "nose" in site.marker()["packages"]
     shutil.rmtree(site.volume)
     assert "warning" not in boot(site, PARAKEET_OPTIONAL_WHEELS="none")["told"]
+
+
+@pytest.mark.parametrize(
+    ("fragment", "told"),
+    [
+        ("", "nothing is installed from an address without its hash"),
+        ("#sha256=" + "0" * 64, "package_untrusted"),
+        ("right", ""),
+    ],
+)
+def test_an_optional_wheel_from_an_address_must_have_its_hash(site, fragment, told):
+    nose = wheel(site.wheels, "nose", "1.0", files=1)
+    if fragment == "right":
+        fragment = f"#sha256={hashlib.sha256(nose.read_bytes()).hexdigest()}"
+    with simple_index(site.wheels, 0) as url:
+        said = boot(site, PARAKEET_OPTIONAL_WHEELS=f"{url}/{nose.name}{fragment}")["told"]
+    assert ("left out nose-1.0-py3-none-any.whl" in said) == bool(told)
+    assert told in said
+    assert ("nose" in site.marker()["packages"]) == (not told)
+
+
+def test_credentials_in_an_address_are_sent_and_never_printed(site):
+    with simple_index(site.wheels, 0, credentials="bob:s3cr/etpw") as url:
+        address = url.replace("://", "://bob:s3cr%2Fetpw@")
+        said = boot(site, PARAKEET_INDEX_URL=address, PARAKEET_FIND_LINKS="")
+        assert said["ear"] == "1.0"
+        assert "s3cr" not in str(said["told"])
+        assert index_checks(site, PARAKEET_INDEX_URL=address) == ["answers"]
+
+
+@pytest.mark.parametrize("variable", ["PARAKEET_INDEX_URL", "PARAKEET_FIND_LINKS"])
+def test_credentials_of_an_address_without_a_port_are_not_printed(site, variable):
+    # Nothing listens there; the standard library would take the password for the port.
+    address = {variable: "http://bob:s3cretpw@127.0.0.2/simple"}
+    said = refused(site, **address)
+    assert said.startswith("index_unreachable: http://127.0.0.2/simple cannot be reached")
+    assert "s3cret" not in said
+    (found,) = index_checks(site, **address)
+    assert "s3cret" not in found
+
+
+def index_checks(site, **variables):
+    checks = examine({**site.environment, **variables}, site.root)
+    return [check.found for check in checks if check.name == "index"]
+
+
+def test_an_address_is_shown_without_credentials_however_they_are_written():
+    for address in ("https://bob:pw@host/simple", "https://bob:p/w@host/simple",
+                    "https://tok@host/simple"):  # fmt: skip
+        assert without_secrets(address) == "https://host/simple"
+        assert redacted(f"not at {address}: no") == "not at https://host/simple: no"
+    assert without_secrets("https://host:8000/a@b") == "https://host:8000/a@b"
+    assert without_secrets("https://[::1]/a@b") == "https://[::1]/a@b"
 
 
 def test_without_a_network_the_index_is_said_to_be_out_of_reach(site):

@@ -66,7 +66,7 @@ class Site:
         source = site.root / "src" / "parakeet_worker"
         shutil.copytree(ROOT / "src" / "parakeet_worker" / "bootstrap", source / "bootstrap")
         shutil.copy(ROOT / "handler.py", site.root)
-        for name in ("__init__.py", "errors.py"):
+        for name in ("__init__.py", "errors.py", "version.py"):
             shutil.copy(ROOT / "src" / "parakeet_worker" / name, source)
         (source / "entrypoints").mkdir()
         (source / "entrypoints" / "serverless.py").write_text(_WORKER)

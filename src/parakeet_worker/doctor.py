@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from parakeet_worker import buckets
 from parakeet_worker.audio import find_ffmpeg
 from parakeet_worker.bootstrap.choices import Choices
 from parakeet_worker.bootstrap.environment import candidates
-from parakeet_worker.bootstrap.installer import check_reachable
+from parakeet_worker.bootstrap.installer import ask, check_reachable, without_secrets
 from parakeet_worker.bootstrap.profile import Profile
 from parakeet_worker.bootstrap.volume import Volume, read_json
 from parakeet_worker.container import Container, fitted
@@ -169,16 +167,14 @@ def _hub(variables: Mapping[str, str]) -> Check:
         remedy = "remove HF_HUB_OFFLINE, or name a model that is on disk in PARAKEET_MODEL"
         return Check("hub", "failed", "HF_HUB_OFFLINE forbids to fetch it", remedy)
     try:
-        urllib.request.urlopen(url, timeout=_REACH_SECONDS).close()  # noqa: S310  # the operator's
-    except urllib.error.HTTPError as answered:
-        answered.close()
-    except (OSError, ValueError) as failure:
+        ask(url, _REACH_SECONDS)
+    except OSError as failure:
         remedy = (
             "mend the network or HF_ENDPOINT, or take the image with the model inside; "
             "a model that is not public needs HF_TOKEN"
         )
-        return Check("hub", "warning", f"{url}: {getattr(failure, 'reason', failure)}", remedy)
-    return Check("hub", "ok", f"{url} answers")
+        return Check("hub", "warning", f"{without_secrets(url)}: {failure}", remedy)
+    return Check("hub", "ok", f"{without_secrets(url)} answers")
 
 
 def _container(settings: Settings) -> Check:

@@ -28,7 +28,13 @@ from parakeet_worker.bootstrap.volume import (
     remove,
     write_whole,
 )
-from parakeet_worker.errors import InstallFailed, InstallTimeout, PackageUntrusted, VolumeFull
+from parakeet_worker.errors import (
+    InstallFailed,
+    InstallTimeout,
+    PackageUntrusted,
+    SetupError,
+    VolumeFull,
+)
 
 _POLL_SECONDS = 0.2
 # Many who wait should not slow down the one who works.
@@ -167,7 +173,7 @@ def _installed(look: _Look, requirements: Path) -> _Ready:
         if lease is not None:
             with suppress(Fenced), lease:
                 # Between the look and the lease another may have finished.
-                return look.found() or _install(look, requirements, lease)
+                return look.found() or _install_unless_fenced(look, requirements, lease)
             tell("another worker has taken over; waiting for it")
         now = time.monotonic()
         if now - began > choices.install_timeout_seconds:
@@ -176,6 +182,18 @@ def _installed(look: _Look, requirements: Path) -> _Ready:
             told = now
             tell(f"waiting for {leases.holder()} ({now - began:.0f} s)")
         time.sleep(_POLL_SECONDS if now - began < _PATIENT_SECONDS else _SLOW_POLL_SECONDS)
+
+
+def _install_unless_fenced(look: _Look, requirements: Path, lease: Lease) -> _Ready:
+    """Raises `Fenced` for a failure that comes from another's having taken over.
+
+    A holder that was paused finds its unfinished environment removed: the volume is in order.
+    """
+    try:
+        return _install(look, requirements, lease)
+    except (SetupError, OSError):
+        lease.check()
+        raise
 
 
 def _install(look: _Look, requirements: Path, lease: Lease) -> _Ready:

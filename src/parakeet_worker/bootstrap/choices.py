@@ -43,8 +43,8 @@ VARIABLES = (
     ),
     Variable(
         "PARAKEET_OPTIONAL_WHEELS", "text", None,
-        "Wheels, by address or path with spaces between, in place of the profile's optional ones "
-        "(flash-attn); `none` for none.",
+        "Wheels, by path or by address with `#sha256=DIGEST` behind it, with spaces between, in "
+        "place of the profile's optional ones (flash-attn); `none` for none.",
     ),
     Variable(
         "PARAKEET_LOCAL", "path", "none",

@@ -1,5 +1,7 @@
 """uv: where it is found, how it is run, and what its complaints mean."""
 
+import base64
+import re
 import secrets
 import shutil
 import subprocess
@@ -10,7 +12,9 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from parakeet_worker.bootstrap.choices import Choices
 from parakeet_worker.bootstrap.owner import die_with_parent
@@ -33,6 +37,7 @@ PROGRESS_SECONDS = 10.0
 _PROBE_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
 _OPTIONAL_SECONDS = 300.0
+_HASHED = re.compile(r"#(.*&)?sha256=[0-9a-f]{64}\b")
 
 _FULL = ("no space left", "os error 28", "os error 122", "disk quota", "errno 28", "os error 27")
 _READONLY = ("read-only file system", "os error 30", "errno 30")
@@ -65,15 +70,23 @@ class Installer:
         python = str(folder / "bin" / "python")
         into = ["pip", "install", "--python", python, "--no-progress", "--compile-bytecode"]
         lock = ["--require-hashes", "--no-deps", "--requirement", str(profile.lock)]
-        self._run([*into, *lock, *_sources(self.choices)])
+        build = profile.lock.with_name("build.txt")
+        hashed = ["--build-constraints", str(build)] if build.exists() else []
+        self._run([*into, *lock, *hashed, *_sources(self.choices)])
         chosen = self.choices.optional_wheels
         for wheel in profile.optional if chosen is None else chosen:
+            name = re.split("[?#]", wheel)[0].rpartition("/")[2]
+            if "://" in wheel and not _HASHED.search(wheel):
+                self.tell(
+                    f"warning: left out {name}, nothing needs it: nothing is installed from an "
+                    "address without its hash; name it in PARAKEET_OPTIONAL_WHEELS with "
+                    "#sha256=DIGEST behind it"
+                )
+                continue
             try:
                 self._run([*into, "--no-deps", wheel], limit_seconds=_OPTIONAL_SECONDS)
             except SetupError as failure:
-                self.tell(
-                    f"warning: left out {wheel.rpartition('/')[2]}, nothing needs it: {failure}"
-                )
+                self.tell(f"warning: left out {name}, nothing needs it: {failure}")
 
     def _run(self, arguments: Sequence[str], limit_seconds: float | None = None) -> None:
         limit = limit_seconds or self.choices.install_timeout_seconds
@@ -132,19 +145,43 @@ def check_reachable(choices: Choices) -> None:
         if url is None or not url.startswith(("http://", "https://")):
             continue
         try:
-            urllib.request.urlopen(url, timeout=_PROBE_SECONDS).close()  # noqa: S310  # see above
-        except urllib.error.HTTPError as answered:
-            answered.close()
+            ask(url, _PROBE_SECONDS)
         except OSError as failure:
-            reason = getattr(failure, "reason", failure)
-            raise IndexUnreachable(without_secrets(url), str(reason)) from failure
+            raise IndexUnreachable(without_secrets(url), str(failure)) from None
+
+
+def ask(url: str, timeout_seconds: float) -> None:
+    """Ask an operator's address for any answer, with the credentials in it as a header.
+
+    Raises `OSError`, whose text and cause hold no credentials.
+    """
+    try:
+        parts, headers = urlsplit(url), {}
+        if parts.username is not None:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+        request = urllib.request.Request(without_secrets(url), headers=headers)  # noqa: S310
+        urllib.request.urlopen(request, timeout=timeout_seconds).close()  # noqa: S310  # operator's
+    except urllib.error.HTTPError as answered:
+        answered.close()
+    except (OSError, HTTPException, ValueError) as failure:
+        reason = str(getattr(failure, "reason", failure)) or type(failure).__name__
+        raise OSError(redacted(reason)) from None
 
 
 def without_secrets(url: str) -> str:
-    """A URL without the user and password in it."""
+    """A URL without the user and password in it, also where they hold a slash."""
     scheme, mark, rest = url.partition("://")
     host, slash, path = rest.partition("/")
+    port = host.rpartition(":")[2] if ":" in host and not host.endswith("]") else ""
+    if "@" not in host and port and not port.isdigit():
+        return f"{scheme}{mark}{rest.rpartition('@')[2]}"
     return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def redacted(text: str) -> str:
+    """A text without the credentials of the addresses in it."""
+    return re.sub(r"(?<=://)[^\s/@]*(/[^\s@]*)?@(?=[^\s@]*)", "", text)
 
 
 def _sources(choices: Choices) -> list[str]:
@@ -208,7 +245,7 @@ def _run(
 def complaint(said: str, status: int, home: Path) -> SetupError:
     """What an installer's last words mean."""
     lowered = said.lower()
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in redacted(said).splitlines() if line.strip()]
     last = " ".join(lines)[-600:] or f"exit status {status}"
     if any(sign in lowered for sign in _FULL):
         return VolumeFull(str(home))
