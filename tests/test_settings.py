@@ -197,3 +197,33 @@ def test_the_defaults_are_values_that_an_operator_could_give():
         if value is not None
     }
     assert Settings.from_environment(given) == Settings()
+
+
+@pytest.mark.parametrize(
+    "name", ["S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_SESSION_TOKEN", "PARAKEET_API_KEY"]
+)
+def test_a_secret_loses_the_line_break_of_its_file_and_is_never_shown(name):
+    settings = Settings.from_environment({name: "hush\n"})
+    assert "hush" in settings.model_dump().values()
+    assert "hush" not in repr(settings)
+    for value in ("hush\nX: 1", "hu\x00sh", "hush\u00fc"):
+        with pytest.raises(InvalidSetting, match=name) as raised:
+            Settings.from_environment({name: value})
+        assert "hu" not in str(raised.value).replace(name, "")
+        assert raised.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "address", ["minio:9000", "s3.example.com", "ftp://a.test", "http://", "http://a b"]
+)
+def test_an_s3_endpoint_that_is_no_address_is_refused(address):
+    with pytest.raises(InvalidSetting, match="S3_ENDPOINT"):
+        Settings.from_environment({"S3_ENDPOINT": address})
+
+
+def test_an_s3_endpoint_loses_blanks_and_a_region_has_none():
+    assert (
+        Settings.from_environment({"S3_ENDPOINT": "http://a.test\n"}).s3_endpoint == "http://a.test"
+    )
+    with pytest.raises(InvalidSetting, match="S3_REGION"):
+        Settings.from_environment({"S3_REGION": "eu west"})

@@ -37,6 +37,7 @@ from parakeet_worker.request import Request, S3Source, parse
 from parakeet_worker.scratch import Scratch
 from parakeet_worker.settings import Settings
 from parakeet_worker.sources import s3 as source
+from parakeet_worker.worker import open_pipeline
 from test_scratch import full_disk
 
 pytestmark = pytest.mark.usefixtures("without_waits")
@@ -349,6 +350,16 @@ def test_settings_that_no_request_can_use_are_refused_at_the_start(
     monkeypatch.setenv("AWS_PROFILE", "nope")
     with pytest.raises(InvalidSetting, match="AWS_PROFILE"):
         buckets.check(settings("http://127.0.0.1:9", s3_bucket="profile"))
+    with (
+        pytest.raises(InvalidSetting, match="AWS_PROFILE"),
+        open_pipeline(settings("http://127.0.0.1:9", engine="scripted")),
+    ):
+        pass
+    monkeypatch.delenv("AWS_PROFILE")
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/missing/ca.pem")
+    buckets.authorities.cache_clear()
+    with pytest.raises(InvalidSetting, match="AWS_CA_BUNDLE"):
+        buckets.check(settings("http://127.0.0.1:9", s3_bucket="authorities"))
     buckets.check(Settings())  # without S3 settings nothing is looked at
 
 

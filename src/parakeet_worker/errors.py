@@ -4,7 +4,7 @@
     ├── RequestError          the caller must change the request
     │   ├── InvalidRequest        a field is missing, unknown, of the wrong type or out of range
     │   ├── SourceForbidden       the address may not be fetched from here
-    │   ├── SourceRefused         the server refused to hand it out (401, 403, other 4xx)
+    │   ├── SourceRefused         the server refused (403, other 4xx), or is not to be trusted
     │   ├── SourceNotFound        there is nothing at that URL or key
     │   ├── S3NotConfigured       the operator gave this worker no S3 settings
     │   ├── EndpointRefused       the endpoint does not take the request

@@ -358,7 +358,9 @@ def _fetch_once(model: str, revision: str, kinds: Sequence[Kind], folder: Path) 
         for name, path in paths.items():
             _compare(path, offered[name])
         snapshot = next(iter(paths.values())).parent
-        if {path.parent.name for path in paths.values()} != {info.sha}:
+        # A mirror may not say the commit; then all files are of one.
+        commits = {path.parent.name for path in paths.values()}
+        if commits != {info.sha or snapshot.name}:
             raise _Mismatch(f"{snapshot}: the branch was moved meanwhile")
         note = {name: path.stat().st_size for name, path in paths.items()}
         write_whole(folder / _OURS / f"{snapshot.name}-{kind}.json", json.dumps(note))

@@ -105,7 +105,7 @@ class Store:
             cause = failure.__context__
             if isinstance(cause, ClientError):
                 raise _translated(cause, shown) from failure
-            raise SourceUnreachable(shown, one_line(str(failure))) from failure
+            raise SourceUnreachable(shown, type(cause or failure).__name__) from failure
         except SSLError as failure:
             reason = "its certificate cannot be verified"
             raise SourceRefused(shown, None, reason) from failure

@@ -1,5 +1,6 @@
 """HTTP to servers that a caller or the operator names: sessions, bodies, and failures as text."""
 
+import re
 from typing import BinaryIO
 
 import aiohttp
@@ -10,6 +11,8 @@ from parakeet_worker.settings import Settings
 MAX_REASON_CHARACTERS = 200
 """Of a foreign exception's text in an error of ours."""
 
+# aiohttp puts what it could not read as HTTP behind its complaint: the file's bytes, as a rule.
+_CONTENT = re.compile(r":?\s*b['\"].*", re.DOTALL)
 _HEADER_BYTES = 32 << 10
 _CHUNK_BYTES = 1 << 16
 
@@ -59,4 +62,5 @@ def reason(failure: BaseException, stall_seconds: float) -> str:
         return f"no data received for {stall_seconds:g} s"
     # An error of a response holds the whole URL in its text, and with it what is secret.
     said = failure.message if isinstance(failure, aiohttp.ClientResponseError) else str(failure)
+    said = _CONTENT.sub("", said)
     return one_line(said or type(failure).__name__, MAX_REASON_CHARACTERS)
