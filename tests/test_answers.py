@@ -46,7 +46,10 @@ def job_of(*pitches: int, **options: object) -> dict[str, object]:
 
 async def streamed(pipeline: Pipeline, payload: object, told: list[Outcome]) -> list[Any]:
     async with aclosing(answers.stream(pipeline, payload, told.append)) as parts:
-        return [part async for part in parts]
+        return [
+            {"segment" if isinstance(part, answers.SegmentPart) else "result": part.document}
+            async for part in parts
+        ]
 
 
 async def through(door: str, pipeline: Pipeline, payload: object) -> object:

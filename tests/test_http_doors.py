@@ -333,7 +333,7 @@ async def test_the_page_and_the_reference_come_with_the_server(server: Serving) 
     assert (await server.client.get("/page/page.js")).status_code == 200
     document = (await server.client.get("/openapi.json")).json()
     page = (await server.client.get("/docs")).text
-    assert len(document["paths"]) == 9
+    assert len(document["paths"]) == 10
     for path in document["paths"]:
         assert path in page
     # It needs no network: nothing in it is fetched from anywhere.

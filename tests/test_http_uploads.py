@@ -81,7 +81,8 @@ async def test_json_has_a_limit_of_its_own(hasty: Serving) -> None:
         for _ in range(4):
             yield b"A" * 50_000
 
-    answer = await hasty.client.post("/transcribe", content=parts())
+    headers = {"content-type": "application/json"}
+    answer = await hasty.client.post("/transcribe", content=parts(), headers=headers)
     assert (answer.status_code, answer.json()["field"]) == (400, "body")
 
 

@@ -109,8 +109,9 @@ async def test_a_job_in_openais_spelling_is_answered_in_it(api: JobApi, settings
         ("words", "/v1/audio/transcriptions", asked),
         ("text", "/v1/audio/transcriptions", {"file": file, "response_format": "text"}),
         ("models", "/v1/models", None),
-        ("bad", "/v1/audio/transcriptions", {"file": file, "prompt": "hm"}),
+        ("bad", "/v1/audio/transcriptions", {"file": file, "temperature": 2}),
         ("nowhere", "/v1/embeddings", {}),
+        ("stream", "/v1/audio/transcriptions", {"file": file, "stream": True}),
     ):
         api.submit(job, {"openai_route": route, "openai_input": body})
     async with working(api, settings):
@@ -118,8 +119,11 @@ async def test_a_job_in_openais_spelling_is_answered_in_it(api: JobApi, settings
         assert (words["task"], words["text"]) == ("transcribe", TEXT)
         assert await result(api, "text") == {"output": f"{TEXT}\n"}
         assert (await result(api, "models"))["output"]["data"][0]["id"] == "scripted"
-        assert (await result(api, "bad"))["error"].startswith("invalid_request: prompt: ")
+        assert (await result(api, "bad"))["error"].startswith("invalid_request: temperature: ")
         assert (await result(api, "nowhere"))["error"].startswith("unknown_route: ")
+        done = (await result(api, "stream"))["output"]
+        assert (done["type"], done["text"]) == ("transcript.text.done", TEXT)
+    assert api.deliveries["stream"].order == [*["chunk"] * len(PITCHES), "done"]
 
 
 async def test_an_answer_in_openais_spelling_has_the_same_limit(

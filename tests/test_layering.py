@@ -169,6 +169,7 @@ FLOW = (
     "http.responses",
     "http.connections",
     "http.origins",
+    "http.access",
     "http.doors",
     "entrypoints",
     "entrypoints.server",
@@ -241,6 +242,7 @@ OWNERS = {
         "weights",
     ),
     "starlette": (
+        "http.access",
         "http.connections",
         "http.doors",
         "http.origins",

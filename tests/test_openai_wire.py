@@ -118,20 +118,89 @@ async def test_thirty_two_clients_stream_at_once(client: openai.AsyncOpenAI) -> 
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"prompt": "Names: Ada."}, "prompt"),
-    ({"temperature": 0.5}, "temperature"),
-    ({"include": ["logprobs"]}, "include"),
+    ({"temperature": 1.5}, "temperature"),
     ({"language": "tlh"}, "language"),
     ({"response_format": "diarized_json"}, "response_format"),
-    ({"timestamp_granularities": ["word"]}, "timestamp_granularities"),
     ({"response_format": "verbose_json", "timestamp_granularities": ["letter"]},
      "timestamp_granularities"),
     ({"response_format": "srt", "stream": True}, "stream"),
-    ({"chunking_strategy": {"type": "server_vad"}}, "chunking_strategy"),
+    ({"chunking_strategy": {"type": "client_vad"}}, "chunking_strategy"),
     ({"extra_body": {"known_speaker_names": ["Ada"]}}, "known_speaker_names"),
     ({"extra_body": {"temprature": 0}}, "temprature"),
-    ({"extra_body": {"keywords": ["Ada"]}}, "keywords"),
 ]  # fmt: skip
+
+
+HINTS: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": "Names: Ada."}, "prompt"),
+    ({"temperature": 0.5}, "temperature"),
+    ({"include": ["item.input_audio"]}, "include"),
+    ({"include": ["logprobs"], "response_format": "verbose_json"}, "include"),
+    ({"timestamp_granularities": ["word"]}, "timestamp_granularities"),
+    ({"chunking_strategy": {"type": "server_vad", "threshold": 0.5}}, "chunking_strategy"),
+    ({"extra_body": {"chunking_strategy": '{"type": "server_vad"}'}}, "chunking_strategy"),
+    ({"extra_body": {"keywords": ["Ada"]}}, "keywords"),
+    ({"extra_body": {"languages": ["en", "de"]}}, "languages"),
+]
+
+
+@pytest.mark.parametrize(("options", "param"), HINTS)
+async def test_a_hint_without_an_effect_is_a_warning(
+    client: openai.AsyncOpenAI, options: dict[str, Any], param: str
+) -> None:
+    answer = await heard(client, **options)
+    assert answer.text == TEXT
+    (warning,) = answer.warnings
+    assert warning["code"] == "hint_ignored"
+    assert warning["message"].startswith(f"'{param}' has no effect: ")
+
+
+@pytest.mark.parametrize(("options", "param"), HINTS)
+async def test_strict_refuses_hints(tmp_path: Path, options: dict[str, Any], param: str) -> None:
+    async with (
+        serving(tmp_path, strict=True) as server,
+        openai.AsyncOpenAI(api_key="x", base_url=f"{server.url}/v1", max_retries=0) as client,
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            await heard(client, **options)
+        assert refused.value.param == param
+        assert (await heard(client, chunking_strategy="auto", temperature=0)).text == TEXT
+
+
+async def test_a_text_has_its_warnings_in_a_header(server: Serving) -> None:
+    answer = await server.client.post(
+        spelling.TRANSCRIPTIONS, files={"file": FILE},
+        data={"response_format": "srt", "prompt": "Names: Ada."},
+        headers={"authorization": "Bearer sk-right"},
+    )  # fmt: skip
+    assert answer.headers["x-warnings"].startswith("hint_ignored: 'prompt' has no effect")
+    assert answer.headers["x-model"] == "scripted"
+
+
+async def test_log_probabilities_are_those_of_the_tokens(client: openai.AsyncOpenAI) -> None:
+    answer = await heard(client, include=["logprobs"])
+    assert "".join(token.token for token in answer.logprobs) == TEXT
+    assert all(token.logprob <= 0 for token in answer.logprobs)
+    assert b"".join(bytes(map(int, token.bytes)) for token in answer.logprobs) == TEXT.encode()
+    assert (await heard(client)).logprobs is None
+    stream = await heard(client, stream=True, include=["logprobs"])
+    *deltas, done = [event async for event in stream]
+    for event in deltas:
+        assert "".join(token.token for token in event.logprobs) == event.delta
+    streamed = [token for event in deltas for token in event.logprobs]
+    assert [token.token for token in streamed] == [token.token for token in done.logprobs]
+
+
+async def test_an_answer_names_the_model_whatever_it_was_called(client: openai.AsyncOpenAI) -> None:
+    for name in spelling.ALIASES:
+        assert (await heard(client, model=name)).model == "scripted"
+    stream = await heard(client, stream=True)
+    done = [event async for event in stream][-1]
+    assert (done.model, done.usage.type, done.usage.seconds) == ("scripted", "duration", 2)
+
+
+async def test_a_translation_is_refused_with_its_reason(client: openai.AsyncOpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="the model does not translate"):
+        await client.audio.translations.create(file=FILE, model="whisper-1")
 
 
 @pytest.mark.parametrize(("options", "param"), REFUSED)
@@ -234,7 +303,9 @@ def job(**body: object) -> dict[str, Any]:
 def test_a_queue_job_is_answered_in_openais_words(tmp_path: Path) -> None:
     scratch = {"scratch": tmp_path}
     found = answer(job(file=encoded(TONE), model="whisper-1"), **scratch)
-    assert found == {"text": TEXT, "usage": {"type": "duration", "seconds": 2}}
+    assert found == {
+        "text": TEXT, "model": "scripted", "usage": {"type": "duration", "seconds": 2},
+    }  # fmt: skip
     uri = f"data:audio/wav;base64,{encoded(TONE)}"
     assert answer(job(file=uri, response_format="text"), **scratch) == f"{TEXT}\n"
     words = answer(
@@ -244,6 +315,23 @@ def test_a_queue_job_is_answered_in_openais_words(tmp_path: Path) -> None:
     assert answer({"openai_route": "/v1/models"})["data"][0]["id"] == "scripted"
     assert answer({"openai_route": "/v1/models/scripted", "openai_input": None})["id"] == "scripted"
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_queue_job_is_streamed_as_openais_events(tmp_path: Path) -> None:
+    sent: list[Any] = []
+
+    async def send(event: Any) -> bool:
+        sent.append(event)
+        return True
+
+    settings = Settings(engine="scripted", scratch=tmp_path)
+    with open_pipeline(settings) as pipeline:
+        payload = job(file=encoded(TONE), stream=True)
+        last = await spelling.answer_openai(pipeline, payload, send=send)
+    assert {event["type"] for event in sent} == {"transcript.text.delta"}
+    assert "".join(event["delta"] for event in sent) == TEXT
+    assert isinstance(last, dict)
+    assert (last["type"], last["text"]) == ("transcript.text.done", TEXT)
 
 
 async def test_a_queue_job_may_name_an_address(tmp_path: Path, web: WebServer) -> None:
@@ -260,13 +348,11 @@ async def test_a_queue_job_may_name_an_address(tmp_path: Path, web: WebServer) -
     [
         (job(), InvalidRequest("file", "is required: base64, a data URI, or an address")),
         (job(file="?"), InvalidRequest("audio_base64", "not base64: Only base64 data is allowed")),
-        (job(file=encoded(TONE), stream=True),
-         InvalidRequest("stream", "this endpoint answers in one piece")),
         (job(file=encoded(TONE), model="gpt-5"), ModelNotFound("gpt-5", "scripted")),
         ({"openai_route": "/v1/chat/completions"}, UnknownRoute("/v1/chat/completions")),
         ({"openai_route": "/v1/audio/transcriptions"},
          InvalidRequest("body", "must be a JSON object")),
-        ({**job(), "format": "srt"}, InvalidRequest("format", "cannot stand beside")),
+        ({**job(), "format": "srt"}, InvalidRequest("format", "cannot be combined with")),
     ],
 )  # fmt: skip
 def test_a_queue_job_that_cannot_be_honoured_is_refused(

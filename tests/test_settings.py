@@ -35,6 +35,7 @@ READ: dict[str, tuple[str, str, Any]] = {
     "engine_timeout_seconds": ("PARAKEET_ENGINE_TIMEOUT_SECONDS", "30", 30.0),
     "delivery_timeout_seconds": ("PARAKEET_DELIVERY_TIMEOUT_SECONDS", "20", 20.0),
     "max_result_bytes": ("PARAKEET_MAX_RESULT_BYTES", "1000", 1000),
+    "strict": ("PARAKEET_STRICT", "true", True),
     "log_text": ("PARAKEET_LOG_TEXT", "true", True),
     "segment_seconds": ("PARAKEET_SEGMENT_SECONDS", "15", 15.0),
     "batch_seconds": ("PARAKEET_BATCH_SECONDS", "480", 480.0),

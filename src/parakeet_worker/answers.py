@@ -1,9 +1,11 @@
-"""A job's `input` to its answer, whole or segment by segment: what every door asks for."""
+"""A job's `input` to its answer, whole or segment by segment, for every transport."""
 
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from parakeet_worker import outputs, render, threads, transcript
 from parakeet_worker.errors import JobTimeout, ParakeetError
@@ -14,6 +16,28 @@ from parakeet_worker.request import Job, Request, parse
 from parakeet_worker.transcript import Sentence, SentencesSoFar, Transcript
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPart:
+    """A sentence of a stream, as soon as it is complete."""
+
+    document: Document
+    """As it is sent."""
+    sentence: Sentence
+
+
+@dataclass(frozen=True, slots=True)
+class ResultPart:
+    """The last part of a stream."""
+
+    document: object
+    """The answer, as it would be without a stream."""
+    transcript: Transcript | None
+    """None for a list of recordings."""
+
+
+Part: TypeAlias = SegmentPart | ResultPart
 
 
 async def answer(
@@ -40,8 +64,8 @@ async def answer_job(
 
 async def stream(
     pipeline: Pipeline, payload: object, observe: Observe = unobserved
-) -> AsyncGenerator[Document, None]:
-    """`{"segment": ...}` for every sentence as it is done, `{"result": the answer}` last."""
+) -> AsyncGenerator[Part, None]:
+    """A `SegmentPart` for every sentence as it is done, a `ResultPart` last."""
     async with aclosing(stream_job(pipeline, await _parsed(payload), observe)) as parts:
         async for part in parts:
             yield part
@@ -49,10 +73,10 @@ async def stream(
 
 async def stream_job(
     pipeline: Pipeline, job: Job, observe: Observe = unobserved
-) -> AsyncGenerator[Document, None]:
+) -> AsyncGenerator[Part, None]:
     """The same of a job that has been read; of a list there is the answer only."""
     if job.listed:
-        yield {"result": await answer_job(pipeline, job, observe)}
+        yield ResultPart(await answer_job(pipeline, job, observe), None)
         return
     deadline = _deadline(pipeline)
     async with aclosing(_parts(pipeline, job, observe)) as parts:
@@ -79,7 +103,7 @@ async def _parsed(payload: object) -> Job:
     return parse(payload)
 
 
-async def _parts(pipeline: Pipeline, job: Job, observe: Observe) -> AsyncGenerator[Document, None]:
+async def _parts(pipeline: Pipeline, job: Job, observe: Observe) -> AsyncGenerator[Part, None]:
     request = _readable(job.requests[0])
     with observed(observe) as seen:
         async with aclosing(_segments(pipeline, request, seen)) as parts:
@@ -87,26 +111,27 @@ async def _parts(pipeline: Pipeline, job: Job, observe: Observe) -> AsyncGenerat
                 yield part
         found = await _rendered(request, seen)
         result = await outputs.fitted(found, job.output, pipeline.settings)
-    yield {"result": result}
+    yield ResultPart(result, seen.transcript)
 
 
 async def _segments(
     pipeline: Pipeline, request: Request, seen: Observation
-) -> AsyncGenerator[Document, None]:
+) -> AsyncGenerator[SegmentPart, None]:
     stretches: list[Transcript] = []
     so_far, count = SentencesSoFar(), 0
 
-    async def rendered(sentences: Sequence[Sentence]) -> list[Document]:
-        return await threads.computed(render.segments, sentences, count)
+    async def rendered(sentences: Sequence[Sentence]) -> list[SegmentPart]:
+        documents = await threads.computed(render.segments, sentences, count)
+        return [SegmentPart(*each) for each in zip(documents, sentences, strict=True)]
 
     async with aclosing(pipeline.stretches(request, seen.watch)) as heard:
         async for stretch in heard:
             stretches.append(stretch)
-            for segment in await rendered(so_far.add(stretch)):
-                yield {"segment": segment}
+            for part in await rendered(so_far.add(stretch)):
+                yield part
                 count += 1
-    for segment in await rendered(so_far.rest()):
-        yield {"segment": segment}
+    for part in await rendered(so_far.rest()):
+        yield part
     seen.transcript = await threads.computed(transcript.join, stretches)
 
 

@@ -332,9 +332,10 @@ class UnknownRoute(RequestError):
     code = "unknown_route"
     http_status = 404
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, reason: str | None = None) -> None:
         path = echo(path)
-        super().__init__(f"there is nothing at {path}; /docs lists what there is", path=path)
+        why = echo(reason) if reason else "/docs lists the routes"
+        super().__init__(f"no route {path}: {why}", path=path)
 
 
 class MethodNotAllowed(RequestError):

@@ -1,34 +1,45 @@
-"""OpenAI's spelling of a request and of its answer, for the HTTP server and for queue jobs.
+"""OpenAI's form of a request and its answer, for the HTTP server and for queue jobs.
 
-The wire is that of `POST /v1/audio/transcriptions`. What this model cannot do is refused by name;
-what OpenAI's clients always send and every value of which means the same here is accepted.
+The wire is that of `POST /v1/audio/transcriptions`. Options that cannot have an effect here but do
+not change what an answer means (hints) are accepted and listed in the answer's warnings, because
+many clients send them always; `PARAKEET_STRICT` refuses them. All else is honoured or refused.
 """
 
 import asyncio
 import math
 import zlib
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from parakeet_worker import answers, outputs, render, request
+from parakeet_worker import answers, bounded_json, outputs, render, request, threads
 from parakeet_worker.errors import (
     InvalidRequest,
     ModelNotFound,
     ParakeetError,
     TransientError,
     UnknownRoute,
+    echo,
     nearest,
 )
+from parakeet_worker.notices import Notice
 from parakeet_worker.outcome import Observe, unobserved
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import FileSource, Job, Request
 from parakeet_worker.settings import Settings
-from parakeet_worker.transcript import Transcript
+from parakeet_worker.transcript import Transcript, Word
 
 Document: TypeAlias = dict[str, object]
 ResponseFormat: TypeAlias = Literal["json", "text", "srt", "verbose_json", "vtt"]
@@ -41,18 +52,27 @@ _MAX_NAME_CHARACTERS = 200
 _MAX_FIELDS = 32
 _MAX_ITEMS = 32
 
-# Programs have one of these written into them; here they all mean the model that is served.
-ALIASES = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe")
+TRANSLATIONS = "/v1/audio/translations"
+NO_TRANSLATION = f"the model does not translate; use {TRANSCRIPTIONS}"
 
-# Fields of OpenAI's API, and why they are refused.
+# OpenAI's transcription models, which clients have as defaults: each means the model served here.
+ALIASES = (
+    "whisper-1",
+    "gpt-transcribe",
+    "gpt-4o-transcribe",
+    "gpt-4o-mini-transcribe",
+    "gpt-4o-mini-transcribe-2025-12-15",
+)
+
+DELTA = "transcript.text.delta"
+DONE = "transcript.text.done"
+
+# Fields of OpenAI's API that change what an answer holds, and why they are refused.
 _REFUSED = {
-    "prompt": "the model takes no prompt",
-    "include": "log-probabilities are in 'verbose_json' alone, as 'avg_logprob'",
-    "keywords": "the model takes no keywords",
-    "languages": "the model takes one language, or finds it",
-    "known_speaker_names": "the model does not tell speakers apart",
-    "known_speaker_references": "the model does not tell speakers apart",
+    "known_speaker_names": "speakers are not identified",
+    "known_speaker_references": "speakers are not identified",
 }
+_MAX_PROMPT_CHARACTERS = 32 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +84,11 @@ class Asked:
     granularities: frozenset[Granularity]
     """What `verbose_json` lists with its times."""
     stream: bool
+    model: str
+    """The name of the model that is served."""
+    logprobs: bool = False
+    hints: tuple[Notice, ...] = ()
+    """Options without an effect."""
 
 
 class _Wire(BaseModel):
@@ -75,13 +100,18 @@ class _Wire(BaseModel):
     model: Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)] | None = None
     language: Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)] | None = None
     response_format: ResponseFormat = "json"
-    temperature: float = 0.0
+    temperature: Annotated[float, Field(ge=0, le=1)] = 0.0
     timestamp_granularities: list[Granularity] | None = None
-    chunking_strategy: Literal["auto"] | None = None
+    chunking_strategy: str | dict[str, Any] | None = None
     stream: bool = False
+    prompt: Annotated[str, Field(max_length=_MAX_PROMPT_CHARACTERS)] | None = None
+    include: list[Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)]] | None = None
+    keywords: list[Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)]] | None = None
+    languages: list[Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)]] | None = None
 
 
 _FIELDS = list(_Wire.model_fields)
+_LISTS = ("timestamp_granularities", "include", "keywords", "languages")
 _CHOICES = {"response_format": ResponseFormat, "timestamp_granularities": Granularity}
 
 
@@ -123,7 +153,14 @@ def from_form(fields: Iterable[tuple[str, str]], file: Path, settings: Settings)
     given: dict[str, Any] = {}
     for name, value in fields:
         bare = name.removesuffix("[]")
-        if name.endswith("[]") or bare == "timestamp_granularities":
+        if name.startswith("chunking_strategy["):
+            # An object, as OpenAI's clients write one into a form.
+            inner = name.removeprefix("chunking_strategy[").removesuffix("]")
+            strategy = given.setdefault("chunking_strategy", {})
+            if not isinstance(strategy, dict):
+                raise InvalidRequest("chunking_strategy", "was given twice")
+            strategy[inner] = value
+        elif name.endswith("[]") or bare in _LISTS:
             given.setdefault(bare, []).append(value)
         elif bare in given:
             raise InvalidRequest(name, "was given twice")
@@ -152,20 +189,70 @@ def _asked(given: Mapping[str, Any], source: request.Source, settings: Settings)
     wire = _validated(given)
     if wire.model is not None:
         _check_model(wire.model, settings)
-    if wire.temperature != 0:
-        raise InvalidRequest("temperature", "must be 0: the search takes the likeliest words")
-    if wire.timestamp_granularities and wire.response_format != "verbose_json":
-        raise InvalidRequest(
-            "timestamp_granularities", "needs the response_format 'verbose_json', as at OpenAI"
-        )
     if wire.stream and wire.response_format not in ("json", "text"):
-        raise InvalidRequest("stream", "needs the response_format 'json' or 'text'")
+        raise InvalidRequest("stream", "requires the response_format 'json' or 'text'")
+    hints = tuple(_hints(wire))
+    if settings.strict and hints:
+        raise InvalidRequest(hints[0].field, f"{hints[0].reason}; leave it out")
     return Asked(
         Request(source=source, language=request.language_code(wire.language, "language")),
         response_format=wire.response_format,
         granularities=frozenset(wire.timestamp_granularities or ("segment",)),
         stream=wire.stream,
+        model=model_name(settings),
+        logprobs=_wants_logprobs(wire),
+        hints=tuple(hint.notice() for hint in hints),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Hint:
+    """An option without an effect, and why it has none."""
+
+    field: str
+    reason: str
+
+    def notice(self) -> Notice:
+        return Notice("hint_ignored", f"'{self.field}' has no effect: {self.reason}")
+
+
+def _hints(wire: _Wire) -> Iterator[_Hint]:
+    if wire.prompt:
+        yield _Hint("prompt", "the model takes no prompt")
+    if wire.keywords:
+        yield _Hint("keywords", "the model takes no keywords")
+    if wire.languages:
+        yield _Hint("languages", "the model identifies the language; 'language' is its hint")
+    if wire.temperature != 0:
+        yield _Hint("temperature", "decoding is greedy")
+    if _strategy(wire.chunking_strategy) != "auto":
+        yield _Hint("chunking_strategy", "the server's own voice activity detection cuts")
+    if wire.timestamp_granularities and wire.response_format != "verbose_json":
+        reason = f"the response_format '{wire.response_format}' has no place for it"
+        yield _Hint("timestamp_granularities", reason)
+    for name in wire.include or ():
+        if name != "logprobs":
+            yield _Hint("include", f"there is no '{echo(name)}'")
+        elif not _wants_logprobs(wire):
+            yield _Hint("include", "logprobs are in the response_format 'json' only")
+
+
+def _wants_logprobs(wire: _Wire) -> bool:
+    return wire.response_format == "json" and "logprobs" in (wire.include or ())
+
+
+def _strategy(value: str | dict[str, Any] | None) -> str:
+    """`auto` or `server_vad`, from a name, an object or its JSON. Raises `InvalidRequest`."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            parsed = bounded_json.parse(value)
+        except bounded_json.NotParsed as failure:
+            raise InvalidRequest("chunking_strategy", str(failure)) from failure
+        value = parsed if isinstance(parsed, dict) else None
+    name = value.get("type") if isinstance(value, dict) else value or "auto"
+    if name not in ("auto", "server_vad"):
+        raise InvalidRequest("chunking_strategy", "must be 'auto' or 'server_vad'")
+    return str(name)
 
 
 def _validated(given: Mapping[str, Any]) -> _Wire:
@@ -195,25 +282,50 @@ def _validated(given: Mapping[str, Any]) -> _Wire:
         raise InvalidRequest(field, said, hint) from failure
 
 
-def body(heard: Transcript, asked: Asked) -> Document | str:
-    """The answer in the shape that was asked for."""
+def body(transcript: Transcript, asked: Asked) -> Document | str:
+    """The answer in the format that was asked for."""
     if asked.response_format == "json":
-        return {"text": heard.text, **_spoken_of(heard)}
+        answer: Document = {"text": transcript.text, **_facts(transcript, asked)}
+        if asked.logprobs:
+            answer["logprobs"] = _logprobs(transcript.words)
+        return answer
     if asked.response_format == "verbose_json":
-        return _verbose(heard, asked.granularities)
-    return render.written(heard, asked.response_format)
+        return {**_verbose(transcript, asked.granularities), **_facts(transcript, asked)}
+    return render.written(transcript, asked.response_format)
 
 
-def _spoken_of(heard: Transcript) -> Document:
-    """How much was heard, and what there is to know about words that may be missing."""
-    warnings = render.document(heard, "text").get("warnings")
-    used = {"usage": {"type": "duration", "seconds": math.ceil(heard.seconds)}}
-    return {**used, "warnings": warnings} if warnings else {**used}
+def _facts(transcript: Transcript, asked: Asked) -> Document:
+    """What the answer says beside its words: model, seconds of audio, warnings."""
+    facts: Document = {
+        "model": asked.model,
+        "usage": {"type": "duration", "seconds": math.ceil(transcript.seconds)},
+    }
+    warnings = [notice.document() for notice in _notices(transcript, asked)]
+    return {**facts, "warnings": warnings} if warnings else facts
 
 
-def _verbose(heard: Transcript, granularities: frozenset[Granularity]) -> Document:
-    """Of OpenAI's fields those that can be told: `no_speech_prob` and `tokens` are left out."""
-    whole: dict[str, Any] = render.verbose_document(heard)
+def _notices(transcript: Transcript, asked: Asked) -> tuple[Notice, ...]:
+    return (*asked.hints, *render.warnings(transcript))
+
+
+def _logprobs(words: Sequence[Word], *, first: bool = True) -> list[Document]:
+    """Tokens that join to the words' text, each with its log-probability and its UTF-8 bytes.
+
+    `first`: no text comes before.
+    """
+    listed = []
+    for number, word in enumerate(words):
+        for place, token in enumerate(word.tokens):
+            blank = "" if place or (first and number == 0) else " "
+            text = blank + token.text
+            logprob = round(token.logprob, 4)
+            listed.append({"token": text, "logprob": logprob, "bytes": list(text.encode())})
+    return listed
+
+
+def _verbose(transcript: Transcript, granularities: frozenset[Granularity]) -> Document:
+    """Of OpenAI's fields those that are known: `no_speech_prob` and `tokens` are left out."""
+    whole: dict[str, Any] = render.verbose_document(transcript)
     answer = {name: whole[name] for name in ("task", "language", "duration", "text")}
     if "segment" in granularities:
         answer["segments"] = [
@@ -234,7 +346,7 @@ def _verbose(heard: Transcript, granularities: frozenset[Granularity]) -> Docume
             {name: word[name] for name in ("word", "start", "end", "confidence")}
             for word in whole["words"]
         ]
-    return {**answer, **_spoken_of(heard)}
+    return answer
 
 
 def _compression(text: str) -> float:
@@ -243,29 +355,43 @@ def _compression(text: str) -> float:
     return round(len(content) / len(zlib.compress(content)), 4)
 
 
-async def answer(pipeline: Pipeline, asked: Asked, observe: Observe = unobserved) -> Document | str:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer in one piece, and the warnings that a text has no place for."""
+
+    body: Document | str
+    warnings: tuple[Notice, ...]
+
+
+async def answer(pipeline: Pipeline, asked: Asked, observe: Observe = unobserved) -> Answer:
     """The answer in one piece: an object, or text for the formats that are text."""
-    heard = await answers.heard(pipeline, asked.request, observe)
-    # In a thread: to find the languages of a long transcript takes its time.
-    return await asyncio.to_thread(body, heard, asked)
+    transcript = await answers.heard(pipeline, asked.request, observe)
+    # In a thread: to identify the languages of a long transcript takes a while.
+    found = await asyncio.to_thread(body, transcript, asked)
+    return Answer(found, _notices(transcript, asked))
 
 
 async def events(
     pipeline: Pipeline, asked: Asked, observe: Observe = unobserved
 ) -> AsyncGenerator[Document, None]:
-    """The words as they are heard, then the whole; the deltas join to it."""
-    said = False
+    """The text while it is transcribed, then the whole; the deltas join to it."""
+    first = True
     job = Job((asked.request,), listed=False, stream=True)
     async with aclosing(answers.stream_job(pipeline, job, observe)) as parts:
         async for part in parts:
-            ((name, document),) = part.items()
-            assert isinstance(document, dict)
-            if name == "segment":
-                text = f"{' ' * said}{document['text']}"
-                said = True
-                yield {"type": "transcript.text.delta", "delta": text}
+            if isinstance(part, answers.SegmentPart):
+                sentence = part.sentence
+                delta: Document = {"type": DELTA, "delta": f"{' ' * (not first)}{sentence.text}"}
+                if asked.logprobs:
+                    delta["logprobs"] = _logprobs(sentence.words, first=first)
+                first = False
+                yield delta
             else:
-                yield {"type": "transcript.text.done", **document}
+                assert part.transcript is not None
+                json_asked = replace(asked, response_format="json")
+                whole = await asyncio.to_thread(body, part.transcript, json_asked)
+                assert isinstance(whole, dict)
+                yield {"type": DONE, **whole}
 
 
 def error(failure: ParakeetError) -> Document:
@@ -285,19 +411,29 @@ def error(failure: ParakeetError) -> Document:
 
 
 async def answer_openai(
-    pipeline: Pipeline, payload: Mapping[str, object], observe: Observe = unobserved
+    pipeline: Pipeline,
+    payload: Mapping[str, object],
+    observe: Observe = unobserved,
+    send: Callable[[Document], Awaitable[bool]] | None = None,
 ) -> object:
     """Answer a queue job's `input` that has `openai_route` and `openai_input`.
 
-    A JSON value: an object, or text for the formats that are text. A stream cannot be told in one
-    answer and is refused. Raises `RequestError`, `TransientError` or `EngineError`.
+    A JSON value: an object, or text for the formats that are text; of a stream the last event, of
+    which the others go to `send` until one does not arrive. Raises `RequestError`,
+    `TransientError` or `EngineError`.
     """
-    asked = read_openai(pipeline.settings, payload)
+    asked = await threads.computed(read_openai, pipeline.settings, payload)
     if not isinstance(asked, Asked):
         return asked
+    found: Document | str = {}
     if asked.stream:
-        raise InvalidRequest("stream", "this endpoint answers in one piece")
-    found = await answer(pipeline, asked, observe)
+        async with aclosing(events(pipeline, asked, observe)) as each:
+            async for event in each:
+                found = event
+                if send is not None and event["type"] == DELTA and not await send(event):
+                    send = None
+    else:
+        found = (await answer(pipeline, asked, observe)).body
     await outputs.check_size(found, pipeline.settings)
     return found
 
@@ -307,11 +443,13 @@ def read_openai(settings: Settings, payload: Mapping[str, object]) -> Asked | Do
     route = str(payload.get("openai_route"))
     unknown = [str(name) for name in payload if name not in ("openai_route", "openai_input")]
     if unknown:
-        raise InvalidRequest(unknown[0], "cannot stand beside 'openai_route'")
+        raise InvalidRequest(unknown[0], "cannot be combined with 'openai_route'")
     if route == MODELS:
         return models(settings)
     if route.startswith(f"{MODELS}/"):
         return model(settings, route.removeprefix(f"{MODELS}/"))
+    if route == TRANSLATIONS:
+        raise UnknownRoute(route, NO_TRANSLATION)
     if route != TRANSCRIPTIONS:
         raise UnknownRoute(route)
     return from_json(payload.get("openai_input"), settings)

@@ -27,10 +27,14 @@ def document(transcript: Transcript, format: Format, *, timestamp: bool = False)
         answer = {"text": transcript.text}
     else:
         answer = {"text": transcript.text, format: _WRITERS[format](transcript)}
-    warnings = limited((*transcript.warnings, *_without_words(transcript)))
-    if warnings:
-        answer["warnings"] = [warning.document() for warning in warnings]
+    if found := warnings(transcript):
+        answer["warnings"] = [warning.document() for warning in found]
     return answer
+
+
+def warnings(transcript: Transcript) -> tuple[Notice, ...]:
+    """What the caller should know about words that may be missing."""
+    return limited((*transcript.warnings, *_without_words(transcript)))
 
 
 def _without_words(transcript: Transcript) -> list[Notice]:

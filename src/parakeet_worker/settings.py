@@ -135,6 +135,8 @@ class Settings(BaseModel):
     `output_s3`."""
     max_result_bytes: Count = 19_000_000
     """Largest answer that is sent; what is larger goes to `output_url` or `output_s3`."""
+    strict: bool = False
+    """Refuse options of OpenAI's API that have no effect here, in place of a warning."""
     log_text: bool = False
     """Put what was heard into the log, beside each job's figures."""
     segment_seconds: Annotated[float, Field(ge=2, le=60)] = 30.0

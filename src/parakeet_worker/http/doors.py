@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ from parakeet_worker.errors import (
     Warming,
     echo,
 )
-from parakeet_worker.http import reference, uploads
+from parakeet_worker.http import access, reference, uploads
 from parakeet_worker.http.responses import (
     GONE,
     Event,
@@ -47,6 +47,8 @@ from parakeet_worker.http.responses import (
     while_connected,
 )
 from parakeet_worker.http.service import Service
+from parakeet_worker.notices import Notice
+from parakeet_worker.outcome import Observe, Outcome
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import Job, parse, parse_form
 from parakeet_worker.request import Request as Transcription
@@ -64,6 +66,7 @@ _PAGE_HEADERS = {
 }
 _PING = {"warming": 204, "ready": 200, "full": 503, "lost": 500}
 Door: TypeAlias = Callable[[Request], Awaitable[Response]]
+_MAX_HEADER_CHARACTERS = 1000
 _READERS = 2
 """Bodies of JSON that are read at a time: each is in memory several times over while it is."""
 
@@ -77,6 +80,7 @@ def application(service: Service) -> Starlette:
             transcripts.transcriptions,
             reference.TRANSCRIPTIONS,
         ),
+        ("POST", openai_wire.TRANSLATIONS): (transcripts.translations, reference.TRANSLATIONS),
         ("POST", "/render"): (transcripts.render, reference.RENDER),
         ("GET", openai_wire.MODELS): (figures.models, reference.MODELS),
         ("GET", f"{openai_wire.MODELS}/{{name:path}}"): (figures.model, reference.MODEL),
@@ -90,7 +94,7 @@ def application(service: Service) -> Starlette:
     app = Starlette(
         routes=[*routes, *_pages(reference.document(described))],
         exception_handlers=_refusals(service),
-        middleware=[Middleware(_Bugs, service=service)],
+        middleware=[Middleware(access.AccessLog), Middleware(_Bugs, service=service)],
     )
     app.router.redirect_slashes = False
     return app
@@ -137,10 +141,11 @@ class _Transcripts:
             pipeline, folder = await self._enter(inside, request, "transcribe")
             job = await self._job(request, folder)
             if job.stream:
-                return await self._streamed(request, self._segments(pipeline, job), inside)
+                segments = self._segments(pipeline, job, self._observe(request))
+                return await self._streamed(request, segments, inside)
             if job.progress:
                 raise InvalidRequest("progress", "is told in a stream; send 'stream' as well")
-            work = answers.answer_job(pipeline, job, self._service.metrics.observe)
+            work = answers.answer_job(pipeline, job, self._observe(request))
             answer = await while_connected(request.receive, work)
             self._service.metrics.listed(answer)
             return await answered(answer)
@@ -149,24 +154,30 @@ class _Transcripts:
         async with AsyncExitStack() as inside:
             pipeline, folder = await self._enter(inside, request, "openai")
             asked = await self._asked(request, folder)
-            observe = self._service.metrics.observe
+            observe = self._observe(request)
             if asked.stream:
                 events = _unnamed(openai_wire.events(pipeline, asked, observe))
                 return await self._streamed(request, events, inside, last=b"data: [DONE]\n\n")
             work = openai_wire.answer(pipeline, asked, observe)
             answer = await while_connected(request.receive, work)
-            if not isinstance(answer, str):
-                return await answered(answer)
+            if not isinstance(answer.body, str):
+                return await answered(answer.body)
             kind = {"vtt": "text/vtt", "srt": "application/x-subrip"}
             return PlainTextResponse(
-                answer, media_type=kind.get(asked.response_format, "text/plain")
+                answer.body,
+                headers=_facts_as_headers(asked.model, answer.warnings),
+                media_type=kind.get(asked.response_format, "text/plain"),
             )
+
+    async def translations(self, request: Request) -> Response:
+        raise UnknownRoute(request.url.path, openai_wire.NO_TRANSLATION)
 
     async def render(self, request: Request) -> Response:
         admitted = self._service.admitted_without_engine(request.headers.get("authorization"))
         with admitted:
             if _is_form(request):
                 raise InvalidRequest("content-type", "must be application/json")
+            _refuse_query(request)
             return PlainTextResponse(await self._rewritten(request))
 
     async def _rewritten(self, request: Request) -> str:
@@ -200,7 +211,8 @@ class _Transcripts:
     async def _job(self, request: Request, folder: Path) -> Job:
         if _is_form(request):
             form = await self._form(request, folder)
-            return parse_form(form.fields, form.file)
+            return parse_form([*_query(request), *form.fields], form.file)
+        _refuse_query(request)
         path = await self._body(request, folder)
         async with self._reading:
             return await asyncio.to_thread(self._read_job, path)
@@ -226,7 +238,9 @@ class _Transcripts:
     async def _asked(self, request: Request, folder: Path) -> openai_wire.Asked:
         if _is_form(request):
             form = await self._form(request, folder)
-            return openai_wire.from_form(form.fields, form.file, self._settings)
+            fields = [*_query(request), *form.fields]
+            return openai_wire.from_form(fields, form.file, self._settings)
+        _refuse_query(request)
         path = await self._body(request, folder)
         async with self._reading:
             return await asyncio.to_thread(self._read_asked, path)
@@ -236,15 +250,28 @@ class _Transcripts:
         kept = uploads.kept(asked.request, path.with_name("audio"), self._settings)
         return replace(asked, request=kept)
 
-    async def _segments(self, pipeline: Pipeline, job: Job) -> AsyncGenerator[Event, None]:
-        parts = answers.stream_job(pipeline, job, self._service.metrics.observe)
+    def _observe(self, request: Request) -> Observe:
+        """Counts a recording for the figures and for the request's line in the log."""
+
+        def observe(outcome: Outcome) -> None:
+            self._service.metrics.observe(outcome)
+            access.count(request.scope["state"], outcome)
+
+        return observe
+
+    async def _segments(
+        self, pipeline: Pipeline, job: Job, observe: Observe
+    ) -> AsyncGenerator[Event, None]:
+        parts = answers.stream_job(pipeline, job, observe)
         async with aclosing(parts):
             async for part in parts:
-                ((name, document),) = part.items()
-                assert isinstance(document, dict)
-                yield name, document
-                if job.progress and name == "segment":
-                    yield "progress", {"audio_seconds": document["end"]}
+                if isinstance(part, answers.SegmentPart):
+                    yield "segment", part.document
+                    if job.progress:
+                        yield "progress", {"audio_seconds": part.sentence.end_seconds}
+                else:
+                    assert isinstance(part.document, dict)
+                    yield "result", part.document
 
     async def _streamed(
         self,
@@ -269,6 +296,30 @@ async def _unnamed(
     async with aclosing(events):
         async for document in events:
             yield None, document
+
+
+def _facts_as_headers(model: str, warnings: Sequence[Notice]) -> dict[str, str]:
+    """What an answer in JSON has beside its words, for an answer that is text."""
+    headers = {"X-Model": _header(model)}
+    if warnings:
+        headers["X-Warnings"] = _header("; ".join(f"{each.code}: {each}" for each in warnings))
+    return headers
+
+
+def _header(text: str) -> str:
+    """ASCII on one line; other characters as escapes."""
+    line = " ".join(text.split()).encode("ascii", errors="backslashreplace").decode()
+    return line[:_MAX_HEADER_CHARACTERS]
+
+
+def _query(request: Request) -> list[tuple[str, str]]:
+    """Fields of a form that stand in the address; a version of the API is accepted as it is."""
+    return [item for item in request.query_params.multi_items() if item[0] != "api-version"]
+
+
+def _refuse_query(request: Request) -> None:
+    for name, _ in _query(request):
+        raise InvalidRequest(name, "is in the address; send it in the JSON body")
 
 
 def _is_form(request: Request) -> bool:

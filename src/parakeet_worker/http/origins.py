@@ -51,7 +51,7 @@ def guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
             allow_origins=origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
-            expose_headers=["Retry-After"],
+            expose_headers=["Retry-After", "X-Model", "X-Request-ID", "X-Warnings"],
             max_age=_PREFLIGHT_SECONDS,
         )
     hosts = [name.strip("[]").lower() for name in listed(settings.allowed_hosts)]

@@ -141,6 +141,10 @@ TRANSCRIPTIONS: Said = {
     ),
     "responses": _answers(_200="The transcript, or events.", **_FAILURES),
 }
+TRANSLATIONS: Said = {
+    "summary": "Refused: the model does not translate",
+    "responses": _answers(_404="The model transcribes and does not translate."),
+}
 RENDER: Said = {
     "summary": "Words of an earlier answer as text, srt, vtt or tsv",
     "description": "`words` as they stand in verbose_json, and the `format`.",

@@ -39,9 +39,9 @@ class Record:
             done.transcript.seconds for done in self.outcomes if done.transcript
         )
 
-    def heard(self, segment: dict[str, Any]) -> None:
+    def heard(self, end_seconds: float) -> None:
         """Note how far one recording is."""
-        self.audio_seconds = max(self.audio_seconds, float(segment["end"]))
+        self.audio_seconds = max(self.audio_seconds, end_seconds)
 
     def progress(self) -> dict[str, Any]:
         """How far the job is."""
@@ -77,23 +77,23 @@ async def answered(
     Where segments are wanted and `segment` takes them, it is called with each, up to one that does
     not arrive: what a caller has of a stream is its beginning, and nothing is left out of it.
     """
-    wanted = _wants(payload, "stream")
+    wanted = _streams(payload)
     try:
         if isinstance(payload, RequestError):
             raise payload
         if isinstance(payload, dict) and "openai_route" in payload:
-            return await openai_wire.answer_openai(pipeline, payload, record.observe)
+            send = segment if wanted else None
+            return await openai_wire.answer_openai(pipeline, payload, record.observe, send)
         if segment is None or not _wants(payload, "stream", "progress"):
             return await answers.answer(pipeline, payload, record.observe)
         result: object = None
         async with aclosing(answers.stream(pipeline, payload, record.observe)) as parts:
             async for part in parts:
-                if "segment" in part:
-                    found: Any = part["segment"]
-                    record.heard(found)
-                    wanted = wanted and await segment({"segment": found})
+                if isinstance(part, answers.SegmentPart):
+                    record.heard(part.sentence.end_seconds)
+                    wanted = wanted and await segment({"segment": part.document})
                 else:
-                    result = part["result"]
+                    result = part.document
     except ParakeetError as error:
         replaced = {"refresh_worker": True} if isinstance(error, EngineLost) else {}
         return {**error.document(), **replaced}
@@ -122,7 +122,7 @@ async def answer_job(
             output = await answered(pipeline, payload, record, None if listed else segment)
         body = body_of(output, stop=pipeline.batcher.lost)
         verdict = str(body.get("output", {}).get("code", "failed")) if "error" in body else "ok"
-        streamed = _wants(payload, "stream")
+        streamed = _streams(payload)
         if not await delivery.done(name, body, streamed=streamed):
             verdict = "undelivered"
     except asyncio.CancelledError:
@@ -189,3 +189,9 @@ async def _progress_told(
 def _wants(payload: object, *fields: str) -> bool:
     """Whether the job asks for one of these; a wrong type is refused where it is read."""
     return isinstance(payload, dict) and any(payload.get(field) is True for field in fields)
+
+
+def _streams(payload: object) -> bool:
+    """Whether the job asks for a stream, in its own fields or in OpenAI's."""
+    inner = payload.get("openai_input") if isinstance(payload, dict) else None
+    return _wants(payload, "stream") or _wants(inner, "stream")

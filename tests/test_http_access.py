@@ -1,0 +1,68 @@
+"""Request ids and the access log."""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from http_server import Serving, serving
+from test_http_doors import TONE
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Serving]:
+    async with serving(tmp_path) as running:
+        yield running
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.name.endswith("http.access")]
+
+
+async def test_a_request_has_the_callers_id_or_a_new_one(server, caplog):
+    caplog.set_level(logging.INFO)
+    named = await server.client.get("/v1/models", headers={"x-request-id": "abc-123"})
+    assert named.headers["x-request-id"] == "abc-123"
+    bad = await server.client.get("/nowhere", headers={"x-request-id": "a b\tc"})
+    assert re.fullmatch(r"[0-9a-f]{32}", bad.headers["x-request-id"])
+    first, second = lines(caplog)
+    assert re.fullmatch(r"abc-123 GET /v1/models status=200 seconds=[\d.]+", first)
+    assert second.startswith(f"{bad.headers['x-request-id']} GET /nowhere status=404 ")
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+async def test_a_transcription_is_one_line_with_its_seconds_of_audio(server, caplog, stream):
+    caplog.set_level(logging.INFO)
+    answer = await server.client.post(
+        "/transcribe", files={"file": ("a.wav", TONE)}, data={"stream": stream}
+    )
+    assert answer.status_code == 200
+    while not lines(caplog):  # noqa: ASYNC110  # written after the end of the stream
+        await asyncio.sleep(0.01)
+    (line,) = lines(caplog)
+    assert re.search(r"POST /transcribe status=200 seconds=[\d.]+ audio_seconds=1.\d+ rtfx=", line)
+
+
+async def test_checks_of_a_load_balancer_are_logged_only_where_they_fail(server, caplog):
+    caplog.set_level(logging.INFO)
+    for path in ("/ping", "/health", "/ready", "/metrics"):
+        assert (await server.client.get(path)).status_code == 200
+    assert lines(caplog) == []
+    server.service._pipeline = None
+    assert (await server.client.get("/ready")).status_code == 503
+    assert len(lines(caplog)) == 1
+
+
+async def test_fields_in_the_address_count_with_a_form_and_are_refused_with_json(server):
+    files = {"file": ("a.wav", TONE)}
+    answer = await server.client.post("/transcribe?format=srt", files=files)
+    assert "srt" in answer.json()
+    twice = await server.client.post("/transcribe?format=srt", files=files, data={"format": "vtt"})
+    assert (twice.status_code, twice.json()["field"]) == (400, "format")
+    refused = await server.client.post("/transcribe?format=srt", json={"audio_base64": "UklGRg=="})
+    assert (refused.status_code, refused.json()["field"]) == (400, "format")
+    version = await server.client.post("/v1/audio/transcriptions?api-version=2025", files=files)
+    assert version.status_code == 200
