@@ -9,7 +9,8 @@ import signal
 if __name__ == "__main__":
     # Process 1 of a container loses a signal that it has no handler for, and importing takes
     # seconds from a slow volume. `handler.py` has blocked it until now.
-    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+    for _early in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(_early, lambda number, _: os._exit(128 + number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 import logging
@@ -122,7 +123,8 @@ def _raise_descriptor_limit() -> None:
 def main(host: str = EVERY_ADDRESS, *, port: int | None = None, model: str | None = None) -> None:
     """Read the settings, of which the arguments take the place of their variables, and serve."""
     # Until the server has its own handler.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda number, _: sys.exit(128 + number))
     retries.log_retries()
     lines = NonBlockingHandler(2)
     lines.setFormatter(PlainLines())

@@ -6,7 +6,8 @@ import signal
 if __name__ == "__main__":
     # Process 1 of a container loses a signal that it has no handler for, and importing takes
     # seconds from a slow volume. `handler.py` has blocked it until now.
-    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+    for _early in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(_early, lambda number, _: os._exit(128 + number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 import asyncio
@@ -126,7 +127,8 @@ def serve(pipeline: Pipeline, *, local: bool = False) -> None:
 
 def main() -> None:
     """Load the model, then take jobs, or hand over to the SDK's local API or `--test_input`."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda number, _: sys.exit(128 + number))
     warnings = variables.clean(os.environ)
     # The SDK reads this once, at import; its default prints every transcript to the log.
     for name, value in {"RUNPOD_LOG_LEVEL": "INFO", **VARIABLES}.items():
