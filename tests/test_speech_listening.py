@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from parakeet_worker.container import Container
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.engine.device import compute_exactly
 from parakeet_worker.speech import silero
@@ -292,21 +294,40 @@ def test_a_gpu_hears_the_same_for_all_at_once(alone):
         assert each.result() == pytest.approx(heard(alone, samples), abs=1e-3)
 
 
-def test_who_listens_in_a_thread_computes_there_alone_and_nobody_else_does(alone):
+class Noting:
+    """The network, and in which threads it computed, with how many of torch's."""
+
+    def __init__(self) -> None:
+        self._network = silero.load()
+        self.threads: set[int] = set()
+        self.torch_threads: set[int] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+    def __call__(self, *given: Any) -> Any:
+        self.threads.add(threading.get_ident())
+        self.torch_threads.add(torch.get_num_threads())
+        return self._network(*given)
+
+
+def test_many_recordings_are_listened_to_in_few_threads_and_others_compute_as_before() -> None:
+    """What torch keeps for each thread is kept for as many as there are processors."""
     before = torch.get_num_threads()
     torch.set_num_threads(3)
+    network = Noting()
+    alone = Alone(network)  # type: ignore[arg-type]
 
-    def threads_after_listening() -> int:
+    def threads_after_listening(_: int) -> int:
         heard(alone, silence(1))
         return torch.get_num_threads()
 
     try:
-        with ThreadPoolExecutor(1) as listener, ThreadPoolExecutor(1) as early:
-            assert early.submit(torch.get_num_threads).result() == 3
-            assert listener.submit(threads_after_listening).result() == 1
-            assert early.submit(torch.get_num_threads).result() == 3
-            with ThreadPoolExecutor(1) as late:
-                assert late.submit(torch.get_num_threads).result() == 3
-        assert threads_after_listening() == 3
+        with ThreadPoolExecutor(16) as recordings:
+            assert {*recordings.map(threads_after_listening, range(64))} <= {3}
+        assert len(network.threads) <= Container.read().threads
+        assert network.torch_threads == {1}
+        with ThreadPoolExecutor(1) as late:
+            assert late.submit(torch.get_num_threads).result() == 3
     finally:
         torch.set_num_threads(before)

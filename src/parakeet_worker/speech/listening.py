@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from parakeet_worker.container import Container
 from parakeet_worker.engine import failures
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.speech import silero
@@ -33,8 +34,6 @@ MOST_BLOCKS = 8
 """Blocks of one recording at once: 33 s."""
 
 _AGREES_WITHIN = 1e-3
-
-_here = threading.local()
 
 
 class Listener(Protocol):
@@ -117,16 +116,40 @@ def _difference(together: "Together", alone: "Alone") -> float:
     return max(float(np.abs(probabilities - expected).max()) for probabilities, _ in found)
 
 
+def _compute_alone() -> None:
+    """Let torch compute in this thread and no other.
+
+    The network is small: torch's threads wait for each other longer than they work, and as many
+    recordings are listened to at once as there are processors.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # That counts for this thread, and for all that come to torch after it: another one says what
+    # is to count for those.
+    others = threading.Thread(target=torch.set_num_threads, args=(threads,))
+    others.start()
+    others.join()
+
+
+# Not in the threads of recordings, which are many: torch keeps for each thread what it has made for
+# every length of audio there, 3 MB in all.
+_computing = ThreadPoolExecutor(
+    Container.read().threads, thread_name_prefix="listening", initializer=_compute_alone
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """For a processor: each thread computes by itself, and nothing is shared but the weights."""
+    """For a processor: each recording by itself, as many at once as there are processors."""
 
     network: Silero
 
-    @torch.inference_mode()
     def hear(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
         """As `Listener` says."""
-        _compute_alone()
+        return _computing.submit(self._heard, block, state).result()
+
+    @torch.inference_mode()
+    def _heard(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
         hidden, cell = state or self.network.silence()
         after = hidden.cpu(), cell.cpu()
         found: list[Probabilities] = []
@@ -167,6 +190,8 @@ class Together:
         self._waiting: list[_Waiting] = []
         self._arriving = threading.Lock()
         self._listening = threading.Lock()
+        # CUDA's libraries keep a workspace for each thread that has ever called them.
+        self._computing = ThreadPoolExecutor(1, thread_name_prefix="listening")
         self._stream: torch.cuda.Stream | None = None
         if network.window.is_cuda:
             # The engine's kernels are long: these would wait for all of them in the same stream.
@@ -207,6 +232,9 @@ class Together:
 
     def on_device(self, batch: Sequence[_Waiting]) -> list[tuple[Probabilities, State]]:
         """The same on the network's own device, raising what it raises."""
+        return self._computing.submit(self._heard_on_device, batch).result()
+
+    def _heard_on_device(self, batch: Sequence[_Waiting]) -> list[tuple[Probabilities, State]]:
         with self._beside():
             return self._heard([each.block for each in batch], [each.state for each in batch])
 
@@ -254,21 +282,3 @@ class Together:
 
     def _beside(self) -> AbstractContextManager[object]:
         return torch.cuda.stream(self._stream) if self._stream else nullcontext()
-
-
-def _compute_alone() -> None:
-    """Let torch compute in this thread and no other, unless it is the program's own.
-
-    The network is small: torch's threads wait for each other longer than they work, and many
-    recordings are listened to at once as it is.
-    """
-    if hasattr(_here, "alone") or threading.current_thread() is threading.main_thread():
-        return
-    _here.alone = True
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    # That counts for this thread, and for all that come to torch after it: another one says what
-    # is to count for those.
-    others = threading.Thread(target=torch.set_num_threads, args=(threads,))
-    others.start()
-    others.join()
