@@ -18,6 +18,7 @@ from parakeet_worker import audio
 from parakeet_worker.audio import SAMPLE_RATE, Decoding
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import (
+    AudioDamaged,
     AudioEmpty,
     AudioMissing,
     AudioTooLong,
@@ -56,6 +57,10 @@ def decoding(path: Path, ffmpeg: Path, **chosen: Any) -> Decoding:
 async def heard(run: Decoding) -> Samples:
     async with asyncio.timeout(PATIENCE_SECONDS):
         return np.concatenate([stretch async for stretch in run.samples()])
+
+
+def codes(run: Decoding) -> list[str]:
+    return [warning.code for warning in run.warnings]
 
 
 async def refusal(path: Path, ffmpeg: Path, **chosen: Any) -> ParakeetError:
@@ -145,8 +150,10 @@ async def test_the_two_channels_of_a_call_are_both_heard(
     left, right = tone(HERTZ, SECONDS), tone(880, SECONDS)
     both = np.stack([left, right], axis=1).ravel()
     path = shelf("call.wav", samples=both, channels=2)
-    samples = await heard(decoding(path, ffmpeg))
+    run = decoding(path, ffmpeg)
+    samples = await heard(run)
     assert np.corrcoef(samples, left + right)[0, 1] > 0.999
+    assert run.origin.channels == 2
 
 
 async def test_the_content_decides_and_not_the_name(
@@ -191,7 +198,9 @@ async def test_a_cover_picture_is_not_taken_for_a_video(
     assert len(await heard(decoding(whole, ffmpeg))) / RATE == pytest.approx(SECONDS, abs=0.1)
     # A picture has no length, so the length that is declared is that of the sound.
     broken = cut(whole, tmp_path / name)
-    assert isinstance(await refusal(broken, ffmpeg), AudioTruncated)
+    run = decoding(broken, ffmpeg)
+    assert 0 < len(await heard(run)) / RATE < SECONDS - 0.5
+    assert codes(run) == ["audio_cut"]
 
 
 # Streaming
@@ -416,11 +425,16 @@ CUT = {
 
 
 @pytest.mark.parametrize("name", CUT)
-async def test_a_file_that_was_cut_is_refused(
+async def test_a_file_that_was_cut_is_heard_as_far_as_it_goes_or_refused_if_that_is_asked_for(
     name: str, ffmpeg: Path, shelf: Callable[..., Path], tmp_path: Path
 ) -> None:
     broken = cut(shelf(name, *CONTAINERS[name]), tmp_path / f"cut-{name}")
-    error = await refusal(broken, ffmpeg)
+    if CUT[name] is AudioTruncated:
+        run = decoding(broken, ffmpeg)
+        samples = await heard(run)
+        assert codes(run) == ["audio_cut"]
+        assert run.warnings[0].start_seconds == pytest.approx(len(samples) / RATE)
+    error = await refusal(broken, ffmpeg, on_damage="refuse")
     assert type(error) is CUT[name]
     if isinstance(error, AudioTruncated):
         assert 0 < float(str(error.facts["seconds"])) < SECONDS
@@ -487,6 +501,37 @@ async def test_a_length_that_is_only_guessed_from_a_quiet_beginning_counts_for_n
     assert run.warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("minute.flac", ()),
+        ("minute.flv", ("-c:a", "aac")),
+        ("minute.ts", ("-c:a", "aac")),
+    ],
+)
+async def test_a_hole_in_the_middle_keeps_its_length_and_is_named(
+    name: str, options: tuple[str, ...], ffmpeg: Path, tmp_path: Path
+) -> None:
+    """Behind it, a higher tone begins when it does in the whole file."""
+    samples = np.concatenate((tone(HERTZ, 40), tone(880, 20)))
+    content = bytearray(encode(tmp_path / name, *options, samples=samples).read_bytes())
+    first = len(content) * 2 // 5
+    content[first : first + 3000] = bytes(3000)
+    path = tmp_path / f"hurt-{name}"
+    path.write_bytes(content)
+    run = decoding(path, ffmpeg)
+    found = await heard(run)
+    assert len(found) / RATE == pytest.approx(60, abs=0.15)
+    assert pitch(found[round(39.0 * RATE) : round(39.85 * RATE)]) == pytest.approx(HERTZ, abs=5)
+    assert pitch(found[round(40.15 * RATE) : round(41.0 * RATE)]) == pytest.approx(880, abs=5)
+    assert set(codes(run)) <= {"audio_gap", "audio_damaged"}
+    (first_notice, *_) = run.warnings
+    assert first_notice.start_seconds == pytest.approx(60 * 2 / 5, abs=3)
+    error = await refusal(path, ffmpeg, on_damage="refuse")
+    assert isinstance(error, AudioDamaged)
+    assert error.facts["start"] == round(first_notice.start_seconds or 0, 3)
+
+
 async def test_a_broken_middle_is_heard_with_a_warning(
     ffmpeg: Path, shelf: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -497,7 +542,7 @@ async def test_a_broken_middle_is_heard_with_a_warning(
     path.write_bytes(content)
     run = decoding(path, ffmpeg)
     assert len(await heard(run)) / RATE == pytest.approx(60, abs=1)
-    assert "could not decode" in " ".join(map(str, run.warnings))
+    assert "could not be decoded" in " ".join(map(str, run.warnings))
 
 
 # The child process

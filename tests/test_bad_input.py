@@ -145,7 +145,7 @@ CASES: dict[str, Case] = {
     "no audio stream": Case("audio_missing", lambda around: around.encoded("film.mp4", *VIDEO)),
     "truncated": Case(
         "audio_truncated",
-        lambda around: around.encoded("talk.flac", share=0.5),
+        lambda around: {**around.encoded("talk.flac", share=0.5), "on_damage": "refuse"},
         {"declared": 5.0},
     ),
     "text named mp3": Case(

@@ -159,9 +159,12 @@ async def test_a_file_that_is_cut_off_is_found_out_before_it_is_encoded_again(
 ):
     flac = encode(tmp_path / "whole.flac", samples=MELODY)
     broken = cut(flac, tmp_path / "broken.flac")
+    (warning,) = (await pack(broken, limited(60_000))).warnings
+    assert "before it says it does" in warning
     with pytest.raises(AudioTruncated):
-        await pack(broken, limited(60_000))
-    assert (await pack(broken, limited(60_000), store=store)).form == "through a bucket"
+        await pack(broken, limited(60_000), on_damage="refuse")
+    stored = await pack(broken, limited(60_000), on_damage="refuse", store=store)
+    assert stored.form == "through a bucket"
     assert children() == []
 
 

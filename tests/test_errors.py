@@ -34,6 +34,7 @@ EXAMPLES: list[ParakeetError] = [
     errors.AudioEmpty("the file is empty"),
     errors.AudioMissing(),
     errors.AudioTruncated(3.25, 10.0, "6.75 s are missing"),
+    errors.AudioDamaged("0.50 s are missing", 1.25, 1.75),
     errors.AudioUndecodable("Invalid data found when processing input"),
     errors.ClipOutside(12.0, 10.5),
     errors.SourceUnreachable("https://example.com/a.mp3", "connection refused"),

@@ -1,26 +1,25 @@
 """Any recording to 16 kHz samples, by ffmpeg in a child process."""
 
 import itertools
-import re
 import shutil
 import signal
-import struct
 import sys
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from parakeet_worker import formats, threads
+from parakeet_worker import formats, threads, tracks
+from parakeet_worker.channels import MAX_CHANNELS, Cleaner, CrossTalk, Mixer
 from parakeet_worker.children import Children, Content, Stopped
+from parakeet_worker.decoder_report import Report, clearer
 from parakeet_worker.engine import base
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import (
-    AudioEmpty,
-    AudioMissing,
+    AudioDamaged,
     AudioTooLong,
     AudioTooShort,
     AudioTruncated,
@@ -29,15 +28,16 @@ from parakeet_worker.errors import (
     DecoderKilled,
     DecodeTimeout,
     FfmpegMissing,
-    InvalidRequest,
-    ParakeetError,
-    echo,
 )
+from parakeet_worker.ffmpeg_log import CLOCK_FILTER
+from parakeet_worker.file_lengths import Lengths, inner_tags, lengths, ogg_cut
 from parakeet_worker.formats import Headerless
 from parakeet_worker.notices import Notice
-from parakeet_worker.options import Channels
+from parakeet_worker.options import Channels, OnDamage
 from parakeet_worker.request import Clip
 from parakeet_worker.sections import CORES, DecodingTooSlow, Plan, Sections
+from parakeet_worker.timeline import Timeline
+from parakeet_worker.tracks import AudioTrack, Track, choose
 
 SAMPLE_RATE = base.SAMPLE_RATE
 """Samples per second of everything after this stage: what the model was trained on."""
@@ -45,11 +45,7 @@ SAMPLE_RATE = base.SAMPLE_RATE
 MIN_SECONDS = 0.1
 """Shorter audio cannot hold a word."""
 
-MAX_CHANNELS = 8
-"""Of a recording whose channels are heard apart."""
-
 _SAMPLE_BYTES = 4
-_AU_HEADER_BYTES = 24
 _SECOND_BYTES = SAMPLE_RATE * _SAMPLE_BYTES
 _FIRST_READ_BYTES = 1 << 18
 # Of one buffer. Those that a header asks for (pictures, filters for odd rates) are far larger,
@@ -66,9 +62,10 @@ _LONG_SECONDS = 3600.0
 # there from the beginning, and how long that is compared then.
 _LEAD_SECONDS = 2
 _OVERLAP_SECONDS = 2
-# A declared duration is rounded by some containers, and encoders add and drop a little.
-_DECLARED_SLACK_SECONDS = 0.5
-_DECLARED_SLACK_SHARE = 0.02
+# What cannot be decoded so close to a cut is part of it.
+_LAST_PACKETS_SECONDS = 2.0
+# Reads of many channels are at most that many times as large as those of one.
+_WIDEST_READ = 8
 
 
 def find_ffmpeg(chosen: Path | None = None) -> Path:
@@ -86,13 +83,39 @@ def find_ffmpeg(chosen: Path | None = None) -> Path:
         raise FfmpegMissing from failure
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """How the samples of a recording were made, for `debug`."""
+
+    track: int = 1
+    tracks: int = 1
+    channels: int = 1
+    """Of the track that was decoded."""
+    inverted_channels: tuple[int, ...] = ()
+    """Those that were turned over before they were mixed."""
+    silent_channels: tuple[int, ...] = ()
+    gap_seconds: float = 0.0
+    """How much silence stands for what is missing."""
+    crosstalk_seconds: float = 0.0
+    """How much of a channel was another channel's sound, and was left out."""
+
+
+class _OtherTrack(Exception):
+    """The track that is decoded is not the one that is wanted."""
+
+    def __init__(self, stream: int) -> None:
+        super().__init__()
+        self.stream = stream
+
+
 class Decoding:
-    """One recording as 16 kHz samples, decoded by ffmpeg while it is read.
+    """One recording as 16 kHz samples on its own clock, decoded by ffmpeg while it is read.
 
     `stretches` is for a thread of its own, `samples` the same on an event loop. Raises
     `AudioTooLong` as soon as the cap is passed, and at the end of the file `AudioUndecodable`,
-    `AudioMissing`, `AudioEmpty`, `AudioTruncated`, `AudioTooShort`, `ClipOutside`, `DecoderKilled`
-    or `DecodeTimeout`. Whatever ends the iteration, the child process is dead afterwards.
+    `AudioMissing`, `AudioEmpty`, `AudioTooShort`, `ClipOutside`, `DecoderKilled` or
+    `DecodeTimeout`; `AudioTruncated` or `AudioDamaged` where damage is to be refused. Whatever
+    ends the iteration, the child process is dead afterwards.
     """
 
     def __init__(
@@ -104,6 +127,8 @@ class Decoding:
         timeout_seconds: float,
         clip: Clip = Clip(),  # noqa: B008  # frozen
         channels: Channels = "mix",
+        track: Track = None,
+        on_damage: OnDamage = "warn",
         memory_bytes: int = 512 << 20,
         headerless: Headerless | None = None,
     ) -> None:
@@ -116,12 +141,22 @@ class Decoding:
         self._ffmpeg = ffmpeg
         self._clip = clip
         self._separate = channels == "separate"
+        self._track = track
+        self._on_damage = on_damage
         self._max_samples = round(max_seconds * SAMPLE_RATE)
         self._max_seconds = max_seconds
         self._timeout_seconds = timeout_seconds
+        self._left_seconds = timeout_seconds
         self._decoded = 0
         self._heard = 0
         self._children = Children(memory_bytes)
+        self._lengths = Lengths()
+        self._cleaner, self._mixer, self._crosstalk = Cleaner(), Mixer(), CrossTalk()
+        self._timeline = Timeline(0.0, None)
+        self._channels = 1
+        self.tracks: tuple[AudioTrack, ...] = ()
+        """Those of the recording, once the first samples are there."""
+        self._chosen: AudioTrack | None = None
         self.sections = 0
         """From how many ffmpegs its samples came, each of which decoded another part."""
         self.warnings: tuple[Notice, ...] = ()
@@ -136,6 +171,20 @@ class Decoding:
     def heard_seconds(self) -> float:
         """How much of it was yielded: the clip, as far as it was decoded."""
         return self._heard / SAMPLE_RATE
+
+    @property
+    def origin(self) -> Origin:
+        """How the samples were made."""
+        mixed = self._channels > 1 and not self._separate
+        return Origin(
+            track=self._chosen.number if self._chosen else 1,
+            tracks=max(1, len(self.tracks)),
+            channels=self._channels,
+            inverted_channels=tuple(sorted(self._mixer.opposite)),
+            silent_channels=tuple(sorted(self._mixer.silent)) if mixed else (),
+            gap_seconds=round(self._timeline.gap_seconds, 3),
+            crosstalk_seconds=round(self._crosstalk.seconds, 3),
+        )
 
     def stop(self) -> None:
         """From any thread: kill ffmpeg, so that `stretches` ends at once, without an error."""
@@ -152,33 +201,71 @@ class Decoding:
         """Stretches of samples, in order; those outside the clip are left out.
 
         Mixed they are (N,), separate (N, channels). They grow from 4.1 s to 33 s, so that a
-        recording begins to be heard early and a long one costs little per second.
+        recording begins to be heard early and a long one costs little per second. What is missing
+        between them is silence.
         """
         with self._children, CORES.recording(), suppress(Stopped):
-            child = self._children.start(
-                _command(
-                    self._ffmpeg,
-                    self._path,
-                    separate=self._separate,
-                    headerless=self._headerless,
-                )
-            )
-            reading = Sections(self._children, child, self._timeout_seconds)
+            if self._headerless is None:
+                self._lengths = lengths(self._path)
+            reading, first = self._opened()
             with closing(reading):
-                yield from self._clipped(reading)
+                yield from self._clipped(reading, first)
                 if self._clip.end_seconds is None or self.seconds < self._clip.end_seconds:
-                    self._judge(_Report.read(reading.report()), reading.status())
+                    self._judge(Report.read(reading.report()), reading.status())
             if self._heard < MIN_SECONDS * SAMPLE_RATE:
                 raise AudioTooShort(self._heard / SAMPLE_RATE, MIN_SECONDS)
 
-    def _clipped(self, reading: Sections) -> Generator[Samples, None, None]:
-        first = round(self._clip.start_seconds * SAMPLE_RATE)
+    def _opened(self) -> tuple[Sections, Content]:
+        """The decoder of the track that is wanted, and the first that it wrote."""
+        stream = f"a:{self._track - 1}" if isinstance(self._track, int) else "a:0"
+        while True:
+            child = self._children.start(self._command(stream))
+            reading = Sections(self._children, child, self._timeout_seconds)
+            first = self._read(reading, _FIRST_READ_BYTES)
+            text = reading.said() if first else reading.report()
+            try:
+                self._look(Report.read(text), stream)
+            except _OtherTrack as other:
+                self._children.end(child)
+                stream = str(other.stream)
+                continue
+            return reading, first
+
+    def _look(self, report: Report, stream: str) -> None:
+        """Take what ffmpeg says of the file; raises `_OtherTrack`."""
+        self.tracks = report.tracks
+        if not report.tracks:
+            return  # what that means is said at the end
+        self._chosen = choose(report.tracks, self._track)
+        first = isinstance(self._track, int) or self._chosen.number == 1
+        if stream.startswith("a:") and not first:
+            raise _OtherTrack(self._chosen.stream)
+        if (self._chosen.many_channels or 0) > MAX_CHANNELS:
+            count = self._chosen.many_channels
+            raise AudioUndecodable(f"{count} channels, of which {MAX_CHANNELS} can be decoded")
+        self._channels = report.channels
+        declared = None if report.estimated else report.duration_seconds
+        self._timeline = Timeline(self._wanted_seconds, declared)
+
+    @property
+    def _wanted_seconds(self) -> float:
+        """Where the decoding may end, at the latest."""
+        longest = self._clip.start_seconds + self._max_seconds
+        return longest if self._clip.end_seconds is None else min(longest, self._clip.end_seconds)
+
+    def _command(self, stream: str, begin_seconds: int | None = None) -> list[str]:
+        headerless = self._headerless
+        options = headerless.options if headerless else self._lengths.options
+        return _command(self._ffmpeg, self._path, stream, options, begin_seconds)
+
+    def _clipped(self, reading: Sections, first: Content) -> Generator[Samples, None, None]:
+        begin = round(self._clip.start_seconds * SAMPLE_RATE)
         end = self._clip.end_seconds
         beyond = sys.maxsize if end is None else round(end * SAMPLE_RATE)
-        for stretch in self._decoded_stretches(reading):
+        for stretch in self._decoded_stretches(reading, first):
             at = self._decoded
             self._decoded += len(stretch)
-            wanted = stretch[max(0, first - at) : beyond - at]
+            wanted = stretch[max(0, begin - at) : beyond - at]
             self._heard += len(wanted)
             if self._heard > self._max_samples:
                 raise AudioTooLong(self._max_seconds)
@@ -187,63 +274,87 @@ class Decoding:
             if self._decoded >= beyond:
                 return
 
-    def _decoded_stretches(self, reading: Sections) -> Generator[Samples, None, None]:
-        left_seconds = self._timeout_seconds
-        rest, layout = b"", None if self._separate else _MIXED
-        size = _FIRST_READ_BYTES
+    def _decoded_stretches(
+        self, reading: Sections, content: Content
+    ) -> Generator[Samples, None, None]:
+        """All samples of the track, with silence for what is missing."""
+        report = Report.read(reading.said())
+        self._arrange(reading, report)
+        # Of what is mixed, as many samples as of one channel.
+        wide = 1 if self._separate else min(self._channels, _WIDEST_READ)
+        size, rest = _FIRST_READ_BYTES, b""
         for number in itertools.count(1):
-            asked = time.monotonic()
-            try:
-                content = reading.read(size, left_seconds)
-            except DecodingTooSlow as failure:
-                raise DecodeTimeout(self._timeout_seconds) from failure
-            # Only the waiting counts: ffmpeg waits while the engine is busy.
-            left_seconds -= time.monotonic() - asked
+            if number > 1:
+                content = self._read(reading, size * wide)
+            self._timeline.add(reading.places(report.start_seconds))
             self.sections = reading.count
             if not content:
-                return
-            if number == 1:
-                self._arrange(reading, _Report.read(reading.said()))
-            if layout is None:
-                layout, rest = _Layout.read(rest + content)
-                content = b""
-            if layout is not None:
-                samples, rest = layout.samples(rest + content if rest else content)
-                yield samples
+                break
+            samples, rest = self._samples(rest, content)
+            yield from self._timeline.arranged(samples)
             if number > 1:
                 size = min(2 * size, _READ_BYTES)
+        yield from self._timeline.arranged(self._mixer.rest())
+        yield from self._timeline.rest()
 
-    def _arrange(self, reading: Sections, report: "_Report") -> None:
+    def _read(self, reading: Sections, size: int) -> Content:
+        """The next bytes; only the waiting counts: ffmpeg waits while the engine is busy."""
+        asked = time.monotonic()
+        try:
+            content = reading.read(size, self._left_seconds)
+        except DecodingTooSlow as failure:
+            raise DecodeTimeout(self._timeout_seconds) from failure
+        self._left_seconds -= time.monotonic() - asked
+        return content
+
+    def _samples(self, rest: bytes, content: Content) -> tuple[Samples, bytes]:
+        """All whole samples, as they are to be heard, and the bytes after them."""
+        content = rest + content if rest else content
+        whole = len(content) - len(content) % (_SAMPLE_BYTES * self._channels)
+        samples: Samples = np.frombuffer(content[:whole], dtype="<f4")
+        if self._channels > 1 or self._separate:
+            samples = samples.reshape(-1, self._channels)
+        samples = self._cleaner.clean(samples.astype(np.float32, copy=False))
+        if self._separate:
+            samples = self._crosstalk.removed(samples)
+        elif self._channels > 1:
+            samples = self._mixer.mix(samples)
+        return samples, bytes(content[whole:])
+
+    def _arrange(self, reading: Sections, report: Report) -> None:
         """Let a long recording wait for short ones, and divide it, if it can be entered anywhere.
 
         Where cores are scarce, a clip would take several times as long beside it as alone.
         """
-        clip_end = self._clip.end_seconds
-        wanted = self._clip.start_seconds + self._max_seconds
-        ends = min(report.duration_seconds or 0.0, wanted if clip_end is None else clip_end)
+        ends = min(report.duration_seconds or 0.0, self._wanted_seconds)
         each = _SECTION_SECONDS if ends < _LONG_SECONDS else _LONG_SECTION_SECONDS
         bounds = range(each, int(ends) - each // 2, each)
-        if bounds:
-            reading.step_back()
-        if bounds and report.divisible and not self._separate:
-            reading.divide(self._plan(bounds))
+        if not bounds:
+            return
+        reading.step_back()
+        chosen = self._chosen
+        if chosen is None or self._separate or self._lengths.unknown:
+            return
+        if report.divisible(chosen.stream):
+            reading.divide(self._plan(bounds, str(chosen.stream)))
 
-    def _plan(self, bounds: range) -> Plan:
+    def _plan(self, bounds: range, stream: str) -> Plan:
         """How a recording is divided there."""
+        second_bytes = _SECOND_BYTES * self._channels
 
         def command(begin: int) -> list[str]:
-            seconds = begin // _SECOND_BYTES - _LEAD_SECONDS
-            return _command(self._ffmpeg, self._path, separate=False, begin_seconds=seconds)
+            return self._command(stream, begin // second_bytes - _LEAD_SECONDS)
 
         return Plan(
-            bounds=[bound * _SECOND_BYTES for bound in bounds],
-            section_bytes=bounds.step * _SECOND_BYTES,
-            overlap_bytes=_OVERLAP_SECONDS * _SECOND_BYTES,
+            bounds=[bound * second_bytes for bound in bounds],
+            section_bytes=bounds.step * second_bytes,
+            overlap_bytes=_OVERLAP_SECONDS * second_bytes,
             command=command,
-            skipped_bytes=_LEAD_SECONDS * _SECOND_BYTES,
+            skipped_bytes=_LEAD_SECONDS * second_bytes,
+            sample_bytes=_SAMPLE_BYTES * self._channels,
         )
 
-    def _judge(self, report: "_Report", status: int) -> None:
+    def _judge(self, report: Report, status: int) -> None:
         """Say what the end of ffmpeg means; nothing is raised for a file that was read whole."""
         self._children.check()
         if status == -signal.SIGKILL:
@@ -252,203 +363,74 @@ class Decoding:
             raise clearer(report.refusal(status), report.text, self._path)
         if self._decoded <= self._clip.start_seconds * SAMPLE_RATE:
             raise ClipOutside(self._clip.start_seconds, self.seconds)
-        cut = report.cut_off(self.seconds)
-        if cut is not None:
-            raise cut
-        if status != 0:
-            raise AudioUndecodable(report.complaint or f"ffmpeg ended with status {status}")
-        self.warnings = report.warnings(self.seconds) + _ogg_warnings(self._path, self.seconds)
+        self.warnings = tuple(self._notices(report, status))
+        if self._on_damage == "refuse":
+            self._refuse(report)
 
+    def _notices(self, report: Report, status: int) -> Iterator[Notice]:
+        if self._chosen is not None:
+            self._timeline.damaged(report.corrupt_seconds(self._chosen.stream))
+            yield from tracks.notices(self.tracks, self._chosen, self._track)
+        yield from self._lengths.notices
+        yield from self._cleaner.notices()
+        missing = [each for each in self._timeline.notices() if self._concerns(each)]
+        if report.is_joined_mp3 and inner_tags(self._path) >= report.text.count("Header missing"):
+            missing = [each for each in missing if each.code != "audio_damaged"]
+        cut = None if self._lengths.unknown else self._cut(report, status)
+        cut = cut or ogg_cut(self._path, self.seconds)
+        if cut is None:
+            yield from missing
+            return
+        # The last packet is what was cut.
+        nearly = self.seconds - _LAST_PACKETS_SECONDS
+        for notice in missing:
+            if notice.code != "audio_damaged" or (notice.start_seconds or 0.0) < nearly:
+                yield notice
+        yield cut
 
-def clearer(refusal: ParakeetError, text: str, path: Path) -> ParakeetError:
-    """The same refusal, with what is known of the file in place of ffmpeg's words."""
-    if isinstance(refusal, AudioUndecodable | AudioMissing | AudioEmpty):
-        reason = formats.clear_reason(text, path)
-        if reason is not None:
-            return AudioUndecodable(reason)
-    return refusal
+    def _cut(self, report: Report, status: int) -> Notice | None:
+        return report.cut(self.seconds, status, self._lengths.declared_seconds)
 
+    def _concerns(self, notice: Notice) -> bool:
+        """Whether it is about a part that is wanted."""
+        end = self._clip.end_seconds
+        after = end is not None and (notice.start_seconds or 0.0) >= end
+        return not after and (notice.end_seconds or sys.maxsize) >= self._clip.start_seconds
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """How samples lie in what ffmpeg writes."""
-
-    channels: int | None
-    big_endian: bool = False
-
-    @classmethod
-    def read(cls, content: bytes) -> "tuple[_Layout | None, bytes]":
-        """From the header of an AU file, once that is there whole, and what follows it.
-
-        Of all containers for samples it has the plainest header: six numbers of 32 bits, of
-        which the second is its length and the last the number of channels.
-        """
-        if len(content) < _AU_HEADER_BYTES:
-            return None, content
-        _, length, _, _, _, channels = struct.unpack(">6I", content[:_AU_HEADER_BYTES])
-        if len(content) < length:
-            return None, content
-        if channels > MAX_CHANNELS:
-            raise InvalidRequest(
-                "channels", f"the recording has {channels}, at most {MAX_CHANNELS} are heard apart"
-            )
-        return cls(channels, big_endian=True), content[length:]
-
-    def samples(self, content: Content) -> tuple[Samples, bytes]:
-        """All whole samples, and the bytes after them."""
-        size = _SAMPLE_BYTES * (self.channels or 1)
-        whole = len(content) - len(content) % size
-        samples = np.frombuffer(content[:whole], dtype=">f4" if self.big_endian else "<f4")
-        if self.channels is not None:
-            samples = samples.reshape(-1, self.channels)
-        return samples.astype(np.float32, copy=False), bytes(content[whole:])
-
-
-_MIXED = _Layout(channels=None)
+    def _refuse(self, report: Report) -> None:
+        """Raise the first damage as an error."""
+        for notice in self.warnings:
+            if notice.code == "audio_cut":
+                raise AudioTruncated(self.seconds, report.declared_seconds, notice.message)
+            if notice.damage:
+                raise AudioDamaged(notice.message, notice.start_seconds, notice.end_seconds)
 
 
 def _command(
     ffmpeg: Path,
     path: Path,
-    *,
-    separate: bool,
+    stream: str = "a:0",
+    options: Sequence[str] = (),
     begin_seconds: int | None = None,
-    headerless: Headerless | None = None,
 ) -> list[str]:
-    written = ("-f", "au", "-c:a", "pcm_f32be") if separate else ("-ac", "1", "-f", "f32le")
     return [
         str(ffmpeg),
-        *("-nostdin", "-hide_banner", "-nostats", "-loglevel", "info"),
+        *("-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+info"),
         *("-max_alloc", str(_MAX_ALLOCATION_BYTES), "-filter_threads", "1"),
+        # With the container's timestamps as they are: otherwise some count from this stream's.
+        "-copyts",
         *("-protocol_whitelist", "file", "-format_whitelist", formats.WHITELIST),
+        *options,
         *(() if begin_seconds is None else ("-ss", str(begin_seconds))),
         # One thread decodes: several wait for each other longer than a frame takes.
-        *("-threads", "1", *(headerless.options if headerless else ()), "-i", f"file:{path}"),
-        *("-map", "0:a:0", "-vn", "-sn", "-dn", "-map_metadata", "-1"),
+        *("-threads", "1", "-i", f"file:{path}"),
+        *("-map", f"0:{stream}", "-vn", "-sn", "-dn", "-map_metadata", "-1"),
         # In double precision, since what is left of sound in silence are denormal numbers in
         # single, which a processor counts with 20 times as slowly.
         *("-ar", str(SAMPLE_RATE), "-internal_sample_fmt", "dblp"),
         # Since its version 7 each step of ffmpeg is a thread, and hands over frame by frame; frames
         # of 16,384 samples are a tenth of the hand-overs after the decoder, and the same samples.
-        *("-af", "asetnsamples=n=16384:p=0"),
+        *("-af", f"{CLOCK_FILTER},asetnsamples=n=16384:p=0"),
         # Written when a buffer is full and not packet by packet, which is 14 writes for one.
-        *(*written, "-flush_packets", "0", "pipe:1"),
+        *("-f", "f32le", "-flush_packets", "0", "pipe:1"),
     ]
-
-
-# Of these the samples are the same wherever ffmpeg begins: their positions are exact, and the
-# decoder remembers no more than a frame or two. Not so AAC, which may hold noise from a generator,
-# Opus, whose memory fades without an end, and Matroska, whose clock counts milliseconds.
-_CONTAINER = re.compile(
-    r"^Input #0, (?:wav|w64|aiff|caf|au|flac|mp3|ogg|mov,\S*), from ", re.MULTILINE
-)
-_CODEC = re.compile(r"^  Stream #0:\d+.*: Audio: (?:pcm_\w+|flac|mp3|alac|vorbis)\b", re.MULTILINE)
-_AUDIO = re.compile(r"^  Stream #0:\d+.*: Audio: ", re.MULTILINE)
-_DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)", re.MULTILINE)
-_VIDEO = re.compile(r"^  Stream #0:\d+.*: Video:(?!.*attached pic)", re.MULTILINE)
-_CORRUPT = re.compile(
-    r"partial file|corrupt input packet|Packet corrupt|File ended prematurely|Truncating packet"
-)
-_BROKEN = re.compile(r"Error while decoding|Decoding error|Error submitting packet|Header missing")
-_PREFIX = re.compile(r"^(\[[^\]]*\] ?)+")
-_NOISE = re.compile(r"^\s|^(Input|Output|Stream mapping|Guessed|Press|size=|video:|To ignore)")
-
-
-@dataclass(frozen=True, slots=True)
-class _Report:
-    """The facts in what ffmpeg said of one file."""
-
-    text: str
-    duration_seconds: float | None
-    """As ffmpeg shows it, which may be a guess."""
-    declared_seconds: float | None
-    """As the file says it."""
-    complaint: str | None
-
-    @classmethod
-    def read(cls, text: str) -> "_Report":
-        estimated = "Estimating duration from bitrate" in text
-        found, duration = _DURATION.search(text), None
-        if found is not None:
-            hours, minutes, seconds = found.groups()
-            duration = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        declared = None if estimated or _VIDEO.search(text) else duration
-        lines = [_PREFIX.sub("", line) for line in text.splitlines() if not _NOISE.match(line)]
-        told = formats.telling([line for line in lines if line.strip()])
-        complaint = None if told is None else echo(told.rpartition(": ")[2] or told)
-        return cls(text, duration, declared, complaint)
-
-    @property
-    def divisible(self) -> bool:
-        """Whether ffmpeg may begin in the middle of it."""
-        first = _AUDIO.search(self.text)
-        return (
-            first is not None
-            and _CODEC.match(self.text, first.start()) is not None
-            and _CONTAINER.search(self.text) is not None
-        )
-
-    def refusal(self, status: int) -> ParakeetError:
-        """Why not a single sample came."""
-        if "matches no streams" in self.text:
-            return AudioMissing()
-        if status == 0 and not _BROKEN.search(self.text):
-            return AudioEmpty("the file holds no samples of audio")
-        reason = self.complaint or f"it ended with status {status}"
-        return AudioUndecodable(f"ffmpeg cannot read it as audio: {reason}")
-
-    def cut_off(self, seconds: float) -> AudioTruncated | None:
-        """The file's own word that it goes on after what could be decoded."""
-        # A header that was written before the length was known makes ffmpeg complain in vain.
-        if _CORRUPT.search(self.text) and "Ignoring maximum wav data size" not in self.text:
-            return AudioTruncated(seconds, self.declared_seconds, "its last part is cut off")
-        missing = self._missing(seconds)
-        if missing <= _DECLARED_SLACK_SHARE * (self.declared_seconds or 0.0):
-            return None
-        return AudioTruncated(seconds, self.declared_seconds, f"{missing:.2f} s are missing")
-
-    def warnings(self, seconds: float) -> tuple[Notice, ...]:
-        """What the caller should know of a file that could be heard all the same."""
-        broken, missing = len(_BROKEN.findall(self.text)), self._missing(seconds)
-        unread = Notice("audio_damaged", f"ffmpeg could not decode {broken} frames of the file")
-        short = Notice(
-            "audio_cut",
-            f"the file ends {missing:.2f} s before it says it does",
-            seconds,
-            seconds + missing,
-        )
-        return (unread,) * bool(broken) + (short,) * bool(missing)
-
-    def _missing(self, seconds: float) -> float:
-        """How much the file declares beyond what was decoded; zero where it is next to nothing."""
-        missing = (self.declared_seconds or 0.0) - seconds
-        return missing if missing > _DECLARED_SLACK_SECONDS else 0.0
-
-
-_OGG_PAGE = b"OggS"
-_OGG_HEADER_BYTES = 27
-_OGG_FLAGS_AT = 5
-_OGG_LAST = 0x04
-_OGG_MAX_PAGE_BYTES = 65_307
-
-
-def _ogg_warnings(path: Path, seconds: float) -> tuple[Notice, ...]:
-    """Ogg has no length in front; all that tells a cut file is the mark on its last page."""
-    with path.open("rb") as file:
-        if file.read(len(_OGG_PAGE)) != _OGG_PAGE:
-            return ()
-        file.seek(-min(path.stat().st_size, _OGG_MAX_PAGE_BYTES), 2)
-        tail = file.read()
-    if _ends_ogg(tail[max(0, tail.rfind(_OGG_PAGE)) :]):
-        return ()
-    reason = "the Ogg stream has no end mark: the file may be cut off"
-    return (Notice("audio_cut", reason, seconds),)
-
-
-def _ends_ogg(page: bytes) -> bool:
-    """Whether this is the last page of a stream, and whole."""
-    if len(page) < _OGG_HEADER_BYTES or not page[_OGG_FLAGS_AT] & _OGG_LAST:
-        return False
-    segments = page[_OGG_HEADER_BYTES - 1]
-    lacing = page[_OGG_HEADER_BYTES : _OGG_HEADER_BYTES + segments]
-    return len(page) >= _OGG_HEADER_BYTES + segments + sum(lacing)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from parakeet_worker.errors import FfmpegMissing
+from parakeet_worker.ffmpeg_log import Log
 
 Content: TypeAlias = bytes | bytearray | memoryview
 
@@ -27,6 +28,14 @@ _SOCKET_BYTES = 1 << 20
 # and the event loop would wait with it, in a crowd of ffmpegs for 100 ms and more.
 _STEPS_BACK = 5
 _LONG_STEPS_BACK = 15
+
+
+def _environment() -> dict[str, str]:
+    """Ours, but for the character sets of the C library.
+
+    A static ffmpeg dies when it loads those of the machine, as it does for names in MPEG-TS.
+    """
+    return {**os.environ, "GCONV_PATH": "/nonexistent"}
 
 
 class Stopped(Exception):
@@ -57,6 +66,7 @@ class Child:
                     # recording short that the worker is going to finish. A session would do so
                     # too, but Linux gives each as much of the processor as the whole worker.
                     process_group=0,
+                    env=_environment(),
                 )
             except OSError as failure:
                 self._output.close()
@@ -67,7 +77,8 @@ class Child:
         assert self._process.stderr is not None
         self._errors = self._process.stderr.fileno()
         os.set_blocking(self._errors, False)
-        self._head, self._tail = b"", b""
+        self.log = Log()
+        """What it wrote to its standard error, as far as that was read."""
 
     def read(self, size: int, timeout_seconds: float) -> Content | None:
         """`size` bytes, fewer at the end, none after it; None where they take too long."""
@@ -93,25 +104,19 @@ class Child:
         """Take what it says without waiting for more."""
         with suppress(BlockingIOError):
             while content := os.read(self._errors, _REPORT_BYTES):
-                self._note(content)
-
-    def _note(self, content: bytes) -> None:
-        """Keep the head and the tail: a broken file can make ffmpeg say very much."""
-        room = _REPORT_BYTES - len(self._head)
-        self._head += content[:room]
-        self._tail = (self._tail + content[room:])[-_REPORT_BYTES:]
+                self.log.feed(content)
 
     def said(self) -> str:
         """What it has said so far."""
         self._listen()
-        return (self._head + self._tail).decode(errors="replace")
+        return self.log.text()
 
     def report(self) -> str:
         """All that it said; waits for its end, and is called once."""
         os.set_blocking(self._errors, True)
         while content := os.read(self._errors, _REPORT_BYTES):
-            self._note(content)
-        return (self._head + self._tail).decode(errors="replace")
+            self.log.feed(content)
+        return self.log.text()
 
     def status(self) -> int:
         """Its exit status, negative for a signal; waits for its end."""

@@ -14,7 +14,8 @@
     │   ├── AudioTooShort         too short to hold a word
     │   ├── AudioEmpty            no bytes, or no samples
     │   ├── AudioMissing          a media file without an audio stream
-    │   ├── AudioTruncated        the file ends before it says it does
+    │   ├── AudioTruncated        the file ends before it says it does, and damage is refused
+    │   ├── AudioDamaged          a part is missing or cannot be decoded, and damage is refused
     │   ├── AudioUndecodable      ffmpeg cannot read it
     │   ├── ClipOutside           the clip starts after the recording ends
     │   ├── InvalidApiKey         the server wants a key, and this is none
@@ -263,6 +264,20 @@ class AudioTruncated(RequestError):
             seconds=round(seconds, 3),
             declared=declared_seconds,
         )
+
+
+class AudioDamaged(RequestError):
+    code = "audio_damaged"
+
+    def __init__(
+        self,
+        reason: str,
+        start_seconds: float | None = None,
+        end_seconds: float | None = None,
+    ) -> None:
+        places = {"start": start_seconds, "end": end_seconds}
+        known = {name: round(at, 3) for name, at in places.items() if at is not None}
+        super().__init__(echo(reason), **known)
 
 
 class AudioUndecodable(RequestError):

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
@@ -15,8 +15,16 @@ from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.errors import InvalidRequest
+from parakeet_worker.options import OnDamage
 from parakeet_worker.pipeline import Pipeline
-from parakeet_worker.request import Clip, FileSource, Request, SamplesSource, Source
+from parakeet_worker.request import (
+    Clip,
+    FileSource,
+    Request,
+    SamplesSource,
+    Source,
+    track_of,
+)
 from parakeet_worker.settings import Settings
 from parakeet_worker.transcript import Transcript
 from parakeet_worker.worker import open_pipeline
@@ -48,30 +56,44 @@ class Model:
         sample_rate: int = SAMPLE_RATE,
         start_seconds: float = 0.0,
         end_seconds: float | None = None,
+        track: int | str | None = None,
+        on_damage: OnDamage = "warn",
     ) -> Transcript:
         """Transcribe a file, the bytes of one, or mono float32 samples at `sample_rate` Hz.
 
+        Of several audio tracks, `track` is the number, from 1, or the language, or `all`. With
+        `on_damage` of `refuse`, missing or damaged audio is an error and not a warning.
         Raises `RequestError`, `TransientError` or `EngineError`.
         """
-        clip = Clip(start_seconds, end_seconds)
+        options = _Options(
+            clip=Clip(start_seconds, end_seconds),
+            track=track_of(track, "track"),
+            on_damage=on_damage,
+        )
         if sample_rate <= 0:
             raise InvalidRequest("sample_rate", "must be greater than zero")
         if isinstance(audio, bytes | bytearray):
             with NamedTemporaryFile(dir=self._pipeline.settings.scratch) as file:
                 file.write(audio)
                 file.flush()
-                return self._heard(FileSource(Path(file.name)), clip)
+                return self._heard(FileSource(Path(file.name)), options)
         if isinstance(audio, str | PathLike):
-            return self._heard(FileSource(Path(audio)), clip)
+            return self._heard(FileSource(Path(audio)), options)
         if not isinstance(audio, np.ndarray):
             raise InvalidRequest("audio", "must be a path, bytes or an array of samples")
-        return self._heard(SamplesSource(audio, sample_rate), clip)
+        return self._heard(SamplesSource(audio, sample_rate), options)
 
-    def _heard(self, source: Source, clip: Clip) -> Transcript:
-        return self._run(self._pipeline.transcribe(Request(source=source, clip=clip)))
+    def _heard(self, source: Source, options: "_Options") -> Transcript:
+        return self._run(self._pipeline.transcribe(Request(source=source, **options)))
 
     def _run(self, work: Coroutine[Any, Any, Value]) -> Value:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+class _Options(TypedDict):
+    clip: Clip
+    track: int | str | None
+    on_damage: OnDamage
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from parakeet_worker.errors import (
     nearest,
 )
 from parakeet_worker.notices import Notice
+from parakeet_worker.options import OnDamage
 from parakeet_worker.outcome import Observe, unobserved
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import FileSource, Job, Request
@@ -108,11 +109,16 @@ class _Wire(BaseModel):
     include: list[Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)]] | None = None
     keywords: list[Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)]] | None = None
     languages: list[Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)]] | None = None
+    track: Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)] | int | None = None
+    on_damage: OnDamage = "warn"
 
 
 _FIELDS = list(_Wire.model_fields)
 _LISTS = ("timestamp_granularities", "include", "keywords", "languages")
-_CHOICES = {"response_format": ResponseFormat, "timestamp_granularities": Granularity}
+_CHOICES = {
+    "response_format": ResponseFormat, "timestamp_granularities": Granularity,
+    "on_damage": OnDamage,
+}  # fmt: skip
 
 
 def model_name(settings: Settings) -> str:
@@ -195,7 +201,12 @@ def _asked(given: Mapping[str, Any], source: request.Source, settings: Settings)
     if settings.strict and hints:
         raise InvalidRequest(hints[0].field, f"{hints[0].reason}; leave it out")
     return Asked(
-        Request(source=source, language=request.language_code(wire.language, "language")),
+        Request(
+            source=source,
+            language=request.language_code(wire.language, "language"),
+            track=request.track_of(wire.track, "track"),
+            on_damage=wire.on_damage,
+        ),
         response_format=wire.response_format,
         granularities=frozenset(wire.timestamp_granularities or ("segment",)),
         stream=wire.stream,

@@ -1,8 +1,22 @@
 """The values that the options of a request may have, for every surface that offers them."""
 
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Format: TypeAlias = Literal["json", "verbose_json", "text", "srt", "vtt", "tsv"]
 Vad: TypeAlias = Literal["auto", "off"]
 Attention: TypeAlias = Literal["pieces", "full"]
 Channels: TypeAlias = Literal["mix", "separate"]
+OnDamage: TypeAlias = Literal["warn", "refuse"]
+
+ALL_TRACKS = "all"
+"""The `track` that transcribes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What of a recording is wanted, where it is decoded before it is sent."""
+
+    channels: Channels = "mix"
+    track: int | str | None = None
+    on_damage: OnDamage = "warn"

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from parakeet_worker import audio, segments, sources, threads, transcript
+from parakeet_worker import segments, sources, threads, transcript
+from parakeet_worker.all_tracks import Audio, decoding
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.errors import InvalidRequest, OutOfMemory
@@ -68,8 +69,8 @@ class Pipeline:
         self, path: Path, request: Request, watch: Stopwatch
     ) -> AsyncGenerator[Transcript, None]:
         """The stretches of a file."""
-        decoding = self._decoding(path, request)
-        async with aclosing(self._pieces(decoding, request)) as pieces:
+        decoded = self._decoding(path, request)
+        async with aclosing(self._pieces(decoded, request)) as pieces:
             hearing = Hearing(self.batcher, watch, request.language, room=self._room())
             with closing(hearing):
                 while segment := await watch.timed("decode", anext(pieces, None)):
@@ -79,7 +80,12 @@ class Pipeline:
                         yield await hearing.next_stretch()
                 while hearing:
                     yield await hearing.next_stretch()
-            yield Transcript((), seconds=decoding.heard_seconds, warnings=decoding.warnings)
+            yield Transcript(
+                (),
+                seconds=decoded.heard_seconds,
+                warnings=decoded.warnings,
+                origin=decoded.origin,
+            )
 
     async def _fetched(self, request: Request, folder: Path) -> Path:
         """Into the folder, once there is room for the most that it may be."""
@@ -87,19 +93,17 @@ class Pipeline:
         async with self.scratch.reserved(size):
             return await sources.fetch(request, folder, self.settings)
 
-    async def _pieces(
-        self, decoding: audio.Decoding, request: Request
-    ) -> AsyncGenerator[Segment, None]:
+    async def _pieces(self, decoded: Audio, request: Request) -> AsyncGenerator[Segment, None]:
         """Cut in a thread, once there is a place for another decoder, until the last is there."""
         async with self.decoders:
-            produced = threads.produced(self._cut(decoding, request), decoding.stop)
+            produced = threads.produced(self._cut(decoded, request), decoded.stop)
             async with aclosing(produced) as pieces:
                 async for piece in pieces:
                     yield piece
 
-    def _cut(self, decoding: audio.Decoding, request: Request) -> Generator[Segment, None, None]:
+    def _cut(self, decoded: Audio, request: Request) -> Generator[Segment, None, None]:
         """Decoded, listened to and cut: what a thread of the recording's own does."""
-        with closing(decoding.stretches()) as samples:
+        with closing(decoded.stretches()) as samples:
             yield from segments.split(
                 samples,
                 partial(self.detector, request.vad),
@@ -114,17 +118,19 @@ class Pipeline:
         batches_seconds = 2 * self.batcher.load.budget_seconds
         return Room(self.memory, samples=round(SAMPLE_RATE * max(least_seconds, batches_seconds)))
 
-    def _decoding(self, path: Path, request: Request) -> audio.Decoding:
+    def _decoding(self, path: Path, request: Request) -> Audio:
         longest = self.settings.max_audio_seconds
         if request.attention == "full":
             longest = min(longest, MAX_FULL_ATTENTION_SECONDS)
-        return audio.Decoding(
+        return decoding(
             path,
             ffmpeg=self.ffmpeg,
             max_seconds=longest,
             timeout_seconds=self.settings.decode_timeout_seconds,
             clip=request.clip,
             channels=request.channels,
+            track=request.track,
+            on_damage=request.on_damage,
             memory_bytes=self.settings.decoder_memory_bytes,
             headerless=request.headerless,
         )

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TypeAlias
 
 from parakeet_worker import cues, language
+from parakeet_worker.audio import Origin
 from parakeet_worker.cues import Cue
 from parakeet_worker.notices import Notice, limited
 from parakeet_worker.options import Format
@@ -103,6 +104,10 @@ def account(transcript: Transcript) -> Document:
         "audio_seconds": round(transcript.seconds, 3),
         **asdict(transcript.account),
         "uncovered": _spans(transcript),
+        "decoded": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(transcript.origin or Origin()).items()
+        },
     }
 
 

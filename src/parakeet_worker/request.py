@@ -17,11 +17,12 @@ from parakeet_worker.errors import (
     without_trace,
 )
 from parakeet_worker.formats import Headerless, headerless
-from parakeet_worker.options import Attention, Channels, Format, Vad
+from parakeet_worker.options import ALL_TRACKS, Attention, Channels, Format, OnDamage, Vad
 
 if TYPE_CHECKING:
     from parakeet_worker.engine.base import Samples  # numpy, which a client needs not have
 
+MAX_TRACK_NUMBER = 1000
 MAX_INPUTS = 1000
 """Recordings of one job."""
 MAX_URL_CHARACTERS = 32 << 10
@@ -129,6 +130,10 @@ class Request:
     """`full` hears the recording in one piece."""
     channels: Channels = "mix"
     """`separate` hears each channel by itself, as in calls with one speaker on each."""
+    track: int | str | None = None
+    """Of several audio tracks the one with that number, from 1, or language; `all` hears each."""
+    on_damage: OnDamage = "warn"
+    """`refuse` makes an error of what would be a warning: a part that is missing or damaged."""
     language: str | None = None
     """One of `language.LANGUAGES`: no word in another script is heard."""
     headerless: Headerless | None = None
@@ -194,6 +199,12 @@ class _RequestWire(_Wire):
     vad: Vad = "auto"
     attention: Attention = "pieces"
     channels: Channels = "mix"
+    track: (
+        Annotated[int, Field(ge=1, le=MAX_TRACK_NUMBER)]
+        | Annotated[str, Field(min_length=1, max_length=_MAX_NAME_CHARACTERS)]
+        | None
+    ) = None
+    on_damage: OnDamage = "warn"
     language: Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)] | None = None
     stream: bool = False
     progress: bool = False
@@ -203,7 +214,10 @@ class _RequestWire(_Wire):
 
 
 _INNER: dict[str, type[_Wire]] = {"clip": _ClipWire, "audio_s3": _S3Wire, "output_s3": _S3Wire}
-_CHOICES = {"format": Format, "vad": Vad, "attention": Attention, "channels": Channels}
+_CHOICES = {
+    "format": Format, "vad": Vad, "attention": Attention, "channels": Channels,
+    "on_damage": OnDamage,
+}  # fmt: skip
 _SOURCES = ("audio_base64", "audio_url", "audio_s3")
 _FIELDS = list(_RequestWire.model_fields)
 # In a form these are written as words; what is none of them is refused as it stands.
@@ -315,6 +329,10 @@ def _request(wire: _RequestWire, prefix: str, source: Source | None = None) -> R
     source = source or _source(wire, prefix)
     if wire.timestamp and wire.format == "text":
         raise InvalidRequest(f"{prefix}timestamp", "the format 'text' has no place for times")
+    track = track_of(wire.track, f"{prefix}track")
+    if track == ALL_TRACKS and wire.channels == "separate":
+        reason = "'all' cannot be combined with channels 'separate'"
+        raise InvalidRequest(f"{prefix}track", reason)
     said = wire.audio_format.lstrip(".").lower() if wire.audio_format else None
     return Request(
         source=source,
@@ -327,6 +345,8 @@ def _request(wire: _RequestWire, prefix: str, source: Source | None = None) -> R
         vad=wire.vad,
         attention=wire.attention,
         channels=wire.channels,
+        track=track,
+        on_damage=wire.on_damage,
         language=language_code(wire.language, f"{prefix}language"),
     )
 
@@ -402,6 +422,21 @@ def _address(url: str, field: str) -> UrlSource | S3Source:
     if url != url.strip() or not url.isprintable():
         raise InvalidRequest(field, "has blanks around it or unprintable characters in it")
     return UrlSource(url)
+
+
+def track_of(given: int | str | None, field: str) -> int | str | None:
+    """A track's number, language or `all`; a number may be text. Raises `InvalidRequest`."""
+    if not isinstance(given, str):
+        return given
+    track = given.strip().casefold()
+    if not (track.isascii() and track.isdecimal()):
+        if not track:
+            raise InvalidRequest(field, "must be a number from 1, a language or 'all'")
+        return track
+    number = int(track)
+    if not 1 <= number <= MAX_TRACK_NUMBER:
+        raise InvalidRequest(field, f"must be from 1 to {MAX_TRACK_NUMBER}, got {number}")
+    return number
 
 
 def _clip(wire: _ClipWire | None, prefix: str) -> Clip:

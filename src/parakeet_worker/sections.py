@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from parakeet_worker import threads
 from parakeet_worker.children import Child, Children, Content
 from parakeet_worker.container import Container
+from parakeet_worker.timeline import Clock, Place
 
 READ_BYTES = 1 << 21
 
@@ -40,6 +41,8 @@ class Plan:
     skipped_bytes: int
     """What such a decoder writes before the section begins: its state is not that of one that
     came from the beginning yet."""
+    sample_bytes: int
+    """How many bytes are one moment, of all channels."""
 
     @property
     def kept_bytes(self) -> int:
@@ -91,9 +94,18 @@ CORES = Cores(Container.read().threads, _KEPT_BYTES)
 class Source:
     """A decoder, and what was read of it before that was asked for."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: Child, first_sample: int = 0) -> None:
+        """`first_sample` is where in the recording it begins."""
         self.child = child
         self.kept: deque[Content] = deque()
+        self._clock = Clock(first_sample)
+        self.valid_from = 0
+        """From which sample on its marks count."""
+
+    def places(self, start_seconds: float | None) -> list[Place]:
+        """What it has said of its clock and of damage since the last call."""
+        found = self._clock.places(self.child.log.take(), start_seconds)
+        return [place for place in found if place.at >= self.valid_from]
 
     def read(self, size: int, timeout_seconds: float) -> Content:
         """As many bytes as were asked for, or fewer; none at the end."""
@@ -124,7 +136,9 @@ class _Ahead(Source):
     """A section that is read in a thread, up to its end and the overlap after it."""
 
     def __init__(self, children: Children, plan: Plan, begin: int, timeout_seconds: float) -> None:
-        super().__init__(children.start(plan.command(begin)))
+        first_sample = (begin - plan.skipped_bytes) // plan.sample_bytes
+        super().__init__(children.start(plan.command(begin)), first_sample)
+        self.valid_from = begin // plan.sample_bytes
         self.child.step_back()
         self._size = plan.kept_bytes
         self._skipped_bytes = plan.skipped_bytes
@@ -206,6 +220,10 @@ class Sections:
     def step_back(self) -> None:
         """Leave the cores to recordings that are done sooner."""
         self._source.child.step_back()
+
+    def places(self, start_seconds: float | None) -> list[Place]:
+        """What was said of the clock and of damage in what is read now."""
+        return self._source.places(start_seconds)
 
     def said(self) -> str:
         """What the decoder that is read now has said so far."""

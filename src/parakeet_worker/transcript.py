@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from parakeet_worker.audio import Origin
 from parakeet_worker.engine.base import Hypothesis, Token
 from parakeet_worker.notices import Notice
 from parakeet_worker.segments import Segment, Span
@@ -108,6 +109,8 @@ class Transcript:
     uncovered: tuple[Span, ...] = ()
     """Where someone speaks and no words were found, in two attempts."""
     account: Account = Account()
+    origin: Origin | None = None
+    """How the samples were made; of all stretches the last one has it."""
 
     @property
     def text(self) -> str:
@@ -205,6 +208,7 @@ def join(stretches: Sequence[Transcript]) -> Transcript:
         warnings=tuple(warning for stretch in stretches for warning in stretch.warnings),
         uncovered=tuple(span for stretch in stretches for span in stretch.uncovered),
         account=sum((stretch.account for stretch in stretches), Account()),
+        origin=stretches[-1].origin,
     )
 
 

@@ -33,7 +33,7 @@ from parakeet_worker.errors import (
     SourceUnreachable,
 )
 from parakeet_worker.notices import messages
-from parakeet_worker.options import Attention, Channels, Format, Vad
+from parakeet_worker.options import ALL_TRACKS, Attention, Channels, Format, OnDamage, Vad
 from parakeet_worker.request import parse
 from parakeet_worker.settings import Settings
 
@@ -61,6 +61,8 @@ class Options(TypedDict, total=False):
     vad: Vad
     attention: Attention
     channels: Channels
+    track: int | str | None
+    on_damage: OnDamage
     language: str | None
     start_seconds: float
     end_seconds: float | None
@@ -151,10 +153,9 @@ class AsyncClient:
     async def _packed(
         self, path: Path, fields: Fields, listener: Listener, options: Options
     ) -> Answer:
-        channels = options.get("channels", "mix")
-        parcel = await self._parcel(path, self.endpoint, channels, self._store, listener)
+        parcel = await self._parcel(path, self.endpoint, options, self._store, listener)
         try:
-            return await self._delivered(parcel, fields, listener, options)
+            return await self._delivered(parcel, _packed_fields(parcel, fields), listener, options)
         except AudioTooLarge as refusal:
             # A `parakeet serve` has a limit of its own, and tells it only then.
             limit = refusal.facts.get("limit")
@@ -162,23 +163,31 @@ class AsyncClient:
                 raise
             narrow = self.endpoint.narrowed(limit)
             try:
-                parcel = await self._parcel(path, narrow, channels, None, listener)
+                parcel = await self._parcel(path, narrow, options, None, listener)
             except PayloadTooLarge:
                 raise refusal from None
-        return await self._delivered(parcel, fields, listener, options)
+        return await self._delivered(parcel, _packed_fields(parcel, fields), listener, options)
 
     async def _parcel(
         self,
         path: Path,
         endpoint: Endpoint,
-        channels: Channels,
+        options: Options,
         store: Store | None,
         listener: Listener,
     ) -> Parcel:
         async with self._packing:
             listener.stage("packing")
             ffmpeg = self._settings.ffmpeg
-            return await pack(path, endpoint, channels=channels, store=store, ffmpeg=ffmpeg)
+            return await pack(
+                path,
+                endpoint,
+                channels=options.get("channels", "mix"),
+                track=options.get("track"),
+                on_damage=options.get("on_damage", "warn"),
+                store=store,
+                ffmpeg=ffmpeg,
+            )
 
     async def _delivered(
         self, parcel: Parcel, fields: Fields, listener: Listener, options: Options
@@ -352,6 +361,14 @@ def _fields(options: Options) -> Fields:
     parse({"audio_base64": "", **fields})
     # Always: `debug` tells how many seconds of audio were heard.
     return {**fields, "debug": True}
+
+
+def _packed_fields(parcel: Parcel, fields: Fields) -> Fields:
+    """Those that are sent with it: what was encoded again has the wanted track alone."""
+    if parcel.recoded is None or fields.get("track") is None:
+        return fields
+    apart = {"channels": "separate"} if fields["track"] == ALL_TRACKS else {}
+    return {**{name: value for name, value in fields.items() if name != "track"}, **apart}
 
 
 def _answer(

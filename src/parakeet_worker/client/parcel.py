@@ -16,7 +16,8 @@ from parakeet_worker.errors import (
     SourceNotFound,
 )
 from parakeet_worker.extras import required
-from parakeet_worker.options import Channels
+from parakeet_worker.options import Channels, OnDamage, Wanted
+from parakeet_worker.request import track_of
 
 SMALLER_FORMS = ("FLAC", "Opus")
 """What a recording that is too large is encoded as, in this order."""
@@ -61,6 +62,8 @@ async def pack(
     endpoint: Endpoint,
     *,
     channels: Channels = "mix",
+    track: int | str | None = None,
+    on_damage: OnDamage = "warn",
     store: Store | None = None,
     ffmpeg: Path | None = None,
 ) -> Parcel:
@@ -75,7 +78,8 @@ async def pack(
     limit = endpoint.max_audio_bytes
     assert limit is not None
     try:
-        smaller = await _smaller(path, limit, channels, ffmpeg)
+        wanted = Wanted(channels, track_of(track, "track"), on_damage)
+        smaller = await _smaller(path, limit, wanted, ffmpeg)
     except (RequestError, FfmpegMissing, ExtraMissing):
         # What ffmpeg cannot read here, or a part that is missing, is for the worker to tell.
         if store is None:
@@ -101,12 +105,10 @@ def _size(path: Path) -> int:
     return size
 
 
-async def _smaller(
-    path: Path, limit: int, channels: Channels, ffmpeg: Path | None
-) -> Parcel | None:
+async def _smaller(path: Path, limit: int, wanted: Wanted, ffmpeg: Path | None) -> Parcel | None:
     with required("audio"):
         from parakeet_worker.client import recode
-    smaller = await recode.smaller(path, limit, channels, ffmpeg)
+    smaller = await recode.smaller(path, limit, wanted, ffmpeg)
     if smaller is None:
         return None
     return Parcel(

@@ -7,11 +7,12 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from parakeet_worker.audio import SAMPLE_RATE, Decoding, find_ffmpeg
+from parakeet_worker.all_tracks import Audio, decoding
+from parakeet_worker.audio import SAMPLE_RATE, find_ffmpeg
 from parakeet_worker.client.store import sent_name
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import FfmpegMissing
-from parakeet_worker.options import Channels
+from parakeet_worker.options import Wanted
 
 log = logging.getLogger(__name__)
 
@@ -43,36 +44,36 @@ FLAC = Codec("FLAC", "flac", ("-c:a", "flac", "-sample_fmt", "s16", "-f", "flac"
 OPUS = Codec("Opus", "ogg", ("-c:a", "libopus", "-b:a", "32k", "-f", "ogg"))
 
 
-async def smaller(
-    path: Path, limit: int, channels: Channels, ffmpeg: Path | None
-) -> Recoded | None:
+async def smaller(path: Path, limit: int, wanted: Wanted, ffmpeg: Path | None) -> Recoded | None:
     """The file in the first form of at most `limit` bytes, or None.
 
     Raises `FfmpegMissing`, or what is wrong with the recording, see `Decoding`.
     """
     program = find_ffmpeg(ffmpeg)
     for codec in (FLAC, OPUS):
-        decoding = Decoding(
+        decoded = decoding(
             path,
             ffmpeg=program,
             max_seconds=_MAX_SECONDS,
             timeout_seconds=_DECODE_TIMEOUT_SECONDS,
-            channels=channels,
+            channels=wanted.channels,
+            track=wanted.track,
+            on_damage=wanted.on_damage,
         )
-        content = await _encoded(decoding, codec, limit, program)
+        content = await _encoded(decoded, codec, limit, program)
         if content is not None:
             name = f"{sent_name(path.stem)}.{codec.ending}"
-            return Recoded(name, content, f"as {codec.name}", tuple(map(str, decoding.warnings)))
+            return Recoded(name, content, f"as {codec.name}", tuple(map(str, decoded.warnings)))
     return None
 
 
-async def _encoded(decoding: Decoding, codec: Codec, limit: int, ffmpeg: Path) -> bytes | None:
+async def _encoded(decoded: Audio, codec: Codec, limit: int, ffmpeg: Path) -> bytes | None:
     """The recording in that form, whole or, where it is over the limit, not at all.
 
     It goes through the worker's own decoding: a file that ends before it says it does is found out
     here, since nobody could after it was encoded again.
     """
-    async with aclosing(decoding.samples()) as samples:
+    async with aclosing(decoded.samples()) as samples:
         first = await anext(samples)
         child = await _encoder(ffmpeg, codec, 1 if first.ndim == 1 else first.shape[1])
         feeding = asyncio.create_task(_feed(child, first, samples))

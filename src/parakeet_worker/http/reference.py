@@ -28,6 +28,8 @@ FIELDS = {
     "vad": "auto leaves silence out; off listens to everything.",
     "attention": "full hears up to 24 minutes in one piece.",
     "channels": "separate hears each channel by itself.",
+    "track": "Which audio track, by number from 1 or by language; all hears each by itself.",
+    "on_damage": "refuse makes an error of a part that is missing or damaged.",
     "language": "What is spoken, as a code or in English; a hint.",
     "stream": "Segments as server-sent events, the whole last.",
     "progress": "Events that say how far it is; in a stream.",
@@ -85,6 +87,11 @@ def _openai(file: Mapping[str, Any]) -> dict[str, Any]:
             "model": {"type": "string", "description": "The served model, or one of "
                       f"{', '.join(openai_wire.ALIASES)}, which mean the same."},
             "language": {"type": "string", "description": "A hint."},
+            "track": {"type": "string", "description": FIELDS["track"]},
+            "on_damage": {
+                "type": "string", "enum": ["warn", "refuse"], "default": "warn",
+                "description": FIELDS["on_damage"],
+            },
             "response_format": {
                 "type": "string", "enum": ["json", "text", "srt", "verbose_json", "vtt"],
                 "default": "json",

@@ -26,7 +26,7 @@ from parakeet_worker.errors import (
     SourceNotFound,
 )
 from parakeet_worker.extras import required
-from parakeet_worker.options import Attention, Channels, Format, Vad
+from parakeet_worker.options import Attention, Channels, Format, OnDamage, Vad
 
 if TYPE_CHECKING:
     from parakeet_worker.client.clients import Options
@@ -83,6 +83,14 @@ class _Plan:
     "--channels", type=click.Choice(get_args(Channels)), default="mix", show_default=True,
     help="'separate' transcribes each channel on its own.",
 )  # fmt: skip
+@click.option(
+    "--track", metavar="TRACK",
+    help="Of several audio tracks the one with this number, from 1, or language; 'all' for each.",
+)  # fmt: skip
+@click.option(
+    "--on-damage", type=click.Choice(get_args(OnDamage)), default="warn", show_default=True,
+    help="'refuse' fails a file of which a part is missing or damaged.",
+)  # fmt: skip
 @click.option("--vad", type=click.Choice(get_args(Vad)), help="Voice activity detection.")
 @click.option("--attention", type=click.Choice(get_args(Attention)), help="'full' for one chunk.")
 @model_option
@@ -113,6 +121,8 @@ def transcribe(  # one parameter for each option
     timestamps: bool,
     language: str | None,
     channels: Channels,
+    track: str | None,
+    on_damage: OnDamage,
     vad: Vad | None,
     attention: Attention | None,
     model: str | None,
@@ -145,7 +155,10 @@ def transcribe(  # one parameter for each option
     if wait and not endpoint:
         raise click.UsageError("--wait requires --endpoint")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    options: Options = {"timestamp": timestamps, "language": language, "channels": channels}
+    options: Options = {
+        "timestamp": timestamps, "language": language, "channels": channels, "track": track,
+        "on_damage": on_damage,
+    }  # fmt: skip
     if vad is not None:
         options["vad"] = vad
     if attention is not None:

@@ -1,0 +1,199 @@
+"""Channels of a recording: cleaned, mixed so that none cancels another, freed of cross-talk."""
+
+import numpy as np
+import numpy.typing as npt
+
+from parakeet_worker.engine.base import SAMPLE_RATE, Samples
+from parakeet_worker.notices import Notice
+
+MAX_CHANNELS = 64
+"""Of one recording, which is what ffmpeg resamples."""
+
+# Full scale is 1; files of floats that were scaled like integers reach 32,768.
+_LARGEST = 1e5
+_MOST_PLACES = 1000
+
+# A channel quieter than the loudest by more than 60 dB is not counted in the mix.
+_SILENT_POWER = 1e-6
+# Correlated with the loudest channel below this, a channel is turned over; it is turned back above
+# the opposite, so that it does not go to and fro.
+_OPPOSITE = 0.2
+_BLOCK_SAMPLES = 1 << 15
+
+# Cross-talk is looked for four times a second, in windows of half a second at 4 kHz.
+_HOP_SAMPLES = SAMPLE_RATE // 4
+_DECIMATION = 4
+_COARSE_HOP = _HOP_SAMPLES // _DECIMATION
+_COARSE_WINDOW = 2 * _COARSE_HOP
+_COARSE_LAG = SAMPLE_RATE // _DECIMATION // 20
+_CROSSTALK_POWER = 10 ** (-20 / 10)
+# Two voices that have nothing to do with each other may reach 0.4 at some delay.
+_CROSSTALK_CORRELATION = 0.5
+_WINDOWS_AT_ONCE = 256
+
+Matrix = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.intp]
+
+
+class Cleaner:
+    """Replaces samples that are no numbers, or out of all bounds, by silence."""
+
+    def __init__(self) -> None:
+        self._at = 0
+        self._count = 0
+        self._places: list[float] = []
+
+    def clean(self, samples: Samples) -> Samples:
+        """(N,) or (N, channels); the same array where nothing is wrong."""
+        at, self._at = self._at, self._at + len(samples)
+        # NaN fails the comparison too.
+        if not len(samples) or float(np.abs(samples).max()) <= _LARGEST:
+            return samples
+        good = np.abs(samples) <= _LARGEST
+        rows = ~(good if good.ndim == 1 else good.all(axis=1))
+        self._count += int(rows.sum())
+        room = _MOST_PLACES - len(self._places)
+        self._places += [(at + int(row)) / SAMPLE_RATE for row in np.flatnonzero(rows)[:room]]
+        return np.where(good, samples, np.float32(0))
+
+    def notices(self) -> list[Notice]:
+        """What was replaced."""
+        if not self._count:
+            return []
+        message = f"{self._count} samples are no numbers or out of bounds; they became silence"
+        end_seconds = self._places[-1] + 1 / SAMPLE_RATE
+        return [Notice("samples_invalid", message, self._places[0], end_seconds, damage=True)]
+
+
+class Mixer:
+    """Channels to one: the mean of those that have sound, none of which cancels another.
+
+    A channel that is another upside down is turned over. No layout is guessed: which of the
+    channels is a loudspeaker for what, is not known, and none is left out.
+    """
+
+    def __init__(self) -> None:
+        self.channels = 0
+        self.opposite: set[int] = set()
+        """Channels, from 1, that were turned over."""
+        self.silent: set[int] = set()
+        """Channels, from 1, that had no sound."""
+        self._held: Samples | None = None
+        self._signs: Samples | None = None
+        self._heard: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+
+    def mix(self, samples: Samples) -> Samples:
+        """(N, channels) to (N,): all whole blocks of what has come so far.
+
+        Blocks lie on a grid, so that how the samples are divided changes nothing.
+        """
+        if self._held is not None:
+            samples, self._held = np.concatenate((self._held, samples)), None
+        whole = len(samples) - len(samples) % _BLOCK_SAMPLES
+        if whole < len(samples):
+            self._held = samples[whole:].copy()
+        return self._blocks(samples[:whole])
+
+    def rest(self) -> Samples:
+        """The last block."""
+        held, self._held = self._held, None
+        return np.zeros(0, dtype=np.float32) if held is None else self._blocks(held)
+
+    def _blocks(self, samples: Samples) -> Samples:
+        if self._signs is None:
+            self.channels = samples.shape[1]
+            self._signs = np.ones(self.channels, dtype=np.float32)
+            self._heard = np.zeros(self.channels, dtype=np.bool_)
+            self.silent = set(range(1, self.channels + 1))
+        mixed = [
+            self._mixed(samples[first : first + _BLOCK_SAMPLES], self._signs)
+            for first in range(0, len(samples), _BLOCK_SAMPLES)
+        ]
+        return np.concatenate([np.zeros(0, dtype=np.float32), *mixed])
+
+    def _mixed(self, block: Samples, signs: Samples) -> Samples:
+        products = (block.T @ block).astype(np.float64)
+        powers = np.diagonal(products)
+        loudest = int(np.argmax(powers))
+        active = powers > powers[loudest] * _SILENT_POWER
+        if not powers[loudest]:
+            return block[:, 0]
+        scale = np.sqrt(np.maximum(powers, np.finfo(np.float64).tiny) * powers[loudest])
+        relative = np.where(active, products[loudest] / scale, 0.0) * signs[loudest]
+        signs[:] = np.where(np.abs(relative) > _OPPOSITE, np.sign(relative), signs)
+        self.opposite |= {int(channel) + 1 for channel in np.flatnonzero(active & (signs < 0))}
+        self.silent -= {int(channel) + 1 for channel in np.flatnonzero(active)}
+        # Those that were heard once count, or a speaker would grow louder as another falls silent.
+        self._heard |= active
+        weights = signs * self._heard / np.float32(self._heard.sum())
+        mixed: Samples = block @ weights.astype(np.float32)
+        return mixed
+
+
+class CrossTalk:
+    """Silences a channel where it has another channel's sound alone, and that much quieter."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """How much was silenced, of all channels added up."""
+
+    def removed(self, samples: Samples) -> Samples:
+        """(N, channels); the same array where there is none."""
+        hops = len(samples) // _HOP_SAMPLES
+        if samples.shape[1] < 2 or hops < 2:
+            return samples
+        coarse = _coarse(samples[: hops * _HOP_SAMPLES])
+        powers = np.einsum("hsc,hsc->hc", coarse, coarse, dtype=np.float64)
+        powers = np.maximum(powers[:-1] + powers[1:], 0.0)  # of windows of two hops
+        loudest = powers.argmax(axis=1)
+        quiet = (powers > 0) & (powers < powers.max(axis=1, keepdims=True) * _CROSSTALK_POWER)
+        places = np.argwhere(quiet)
+        found = np.zeros(quiet.shape, dtype=np.bool_)
+        for first in range(0, len(places), _WINDOWS_AT_ONCE):
+            window, channel = places[first : first + _WINDOWS_AT_ONCE].T
+            pairs = (_windows(coarse, window, each) for each in (channel, loudest[window]))
+            found[window, channel] = _likeness(*pairs) > _CROSSTALK_CORRELATION
+        if not found.any():
+            return samples
+        kept = ~_in_both(found)
+        self.seconds += float((~kept).sum()) * _HOP_SAMPLES / SAMPLE_RATE
+        return samples * _faded(kept, len(samples))
+
+
+def _coarse(samples: Samples) -> Samples:
+    """(hops, samples of one, channels) at a quarter of the rate, where voices have their power."""
+    shape = (-1, _COARSE_HOP, _DECIMATION, samples.shape[1])
+    mean: Samples = samples.reshape(shape).mean(axis=2)
+    return mean
+
+
+def _windows(coarse: Samples, first: Indices, channel: Indices) -> Samples:
+    """Two hops each, of a channel each."""
+    return np.concatenate((coarse[first, :, channel], coarse[first + 1, :, channel]), axis=1)
+
+
+def _likeness(quiet: Samples, loud: Samples) -> Matrix:
+    """Of each row, the largest correlation of the two at any delay of up to 50 ms."""
+    size = 2 * _COARSE_WINDOW
+    spectrum = np.fft.rfft(quiet, size) * np.conj(np.fft.rfft(loud, size))
+    products = np.fft.irfft(spectrum, size)
+    near = np.concatenate((products[:, : _COARSE_LAG + 1], products[:, -_COARSE_LAG:]), axis=1)
+    scale = np.linalg.norm(quiet, axis=1) * np.linalg.norm(loud, axis=1)
+    likeness: Matrix = np.abs(near).max(axis=1) / np.maximum(scale, np.finfo(np.float64).tiny)
+    return likeness
+
+
+def _in_both(found: Mask) -> Mask:
+    """Hops from windows of two: those of which every window says it."""
+    edge = np.ones((1, found.shape[1]), dtype=np.bool_)
+    both: Mask = np.concatenate((found, edge)) & np.concatenate((edge, found))
+    return both
+
+
+def _faded(kept: Mask, length: int) -> Samples:
+    """One for each sample that is kept, zero for the others, and a slope of a hop between."""
+    middles = (np.arange(len(kept)) + 0.5) * _HOP_SAMPLES
+    at = np.arange(length)
+    columns = [np.interp(at, middles, column.astype(np.float64)) for column in kept.T]
+    return np.stack(columns, axis=1).astype(np.float32)

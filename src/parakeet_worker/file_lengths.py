@@ -1,0 +1,182 @@
+"""Lengths and ends that containers declare, where ffmpeg follows them too closely or not at all."""
+
+import mmap
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from parakeet_worker.notices import Notice
+
+_MOST_CHUNKS = 1024
+# Writers that do not know the length put one of these, or one near 2 or 4 GiB.
+_UNKNOWN_WAV_BYTES = (0, 36)
+_UNKNOWN_WAV_FROM_BYTES = 1_900_000_000
+_PAD_BYTES = 2
+
+_OGG_PAGE = b"OggS"
+_OGG_HEADER_BYTES = 27
+_OGG_FLAGS_AT = 5
+_OGG_LAST = 0x04
+_OGG_MAX_PAGE_BYTES = 65_307
+_ID3_HEADER_BYTES = 10
+_SEARCHED_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """What to make of the lengths in a file."""
+
+    options: tuple[str, ...] = ()
+    """For ffmpeg, before the input."""
+    unknown: bool = False
+    """Whether what the file declares is a placeholder."""
+    declared_seconds: float | None = None
+    """How much audio a file declares that is shorter than that."""
+    notices: tuple[Notice, ...] = ()
+
+
+def lengths(path: Path) -> Lengths:
+    """Look at a file's structure, without reading its samples; at that of a pipe, not at all."""
+    if not path.is_file():
+        return Lengths()
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+            return _wav(file, path.stat().st_size)
+        if head[4:8] == b"ftyp":
+            return _mp4(file, path.stat().st_size)
+    return Lengths()
+
+
+def _chunks(file: BinaryIO, at: int, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """RIFF chunks from `at` on: identifier, where the content begins, and its length."""
+    for _ in range(_MOST_CHUNKS):
+        file.seek(at)
+        header = file.read(8)
+        if len(header) < 8:
+            return
+        name, length = struct.unpack("<4sI", header)
+        yield name, at + 8, length
+        at += 8 + length + length % 2
+        if at >= size:
+            return
+
+
+def _wav(file: BinaryIO, size: int) -> Lengths:
+    second = 0
+    for name, at, length in _chunks(file, 12, size):
+        if name == b"fmt " and length >= 16:
+            file.seek(at)
+            (second,) = struct.unpack("<8xI4x", file.read(16))
+        if name != b"data":
+            continue
+        there = size - at
+        if length > there:
+            placeholder = length >= _UNKNOWN_WAV_FROM_BYTES and there < length // 2
+            declared = length / second if second and not placeholder else None
+            return Lengths(unknown=placeholder, declared_seconds=declared)
+        if there - length <= _PAD_BYTES or _are_chunks(file, at + length + length % 2, size):
+            return Lengths()
+        options = ("-f", "wav", "-ignore_length", "1")
+        if length in _UNKNOWN_WAV_BYTES:
+            return Lengths(options, unknown=True)
+        return Lengths(options, unknown=True, notices=(_behind(length, there, second),))
+    return Lengths()
+
+
+def _behind(length: int, there: int, second: int) -> Notice:
+    declared, found = f"{length} bytes", f"{there} bytes"
+    if second:
+        declared, found = f"{length / second:.2f} s", f"{there / second:.2f} s"
+    return Notice(
+        "length_wrong",
+        f"the header declares {declared} of audio, {found} are there; all of it was transcribed",
+        length / second if second else None,
+        there / second if second else None,
+    )
+
+
+def _are_chunks(file: BinaryIO, at: int, size: int) -> bool:
+    """Whether the file goes on with other chunks up to its end, of which none is a file itself."""
+    for name, begin, length in _chunks(file, at, size):
+        printable = all(32 <= byte < 127 for byte in name)
+        if not printable or name == b"RIFF" or begin + length > size + _PAD_BYTES:
+            return False
+    return True
+
+
+def _mp4(file: BinaryIO, size: int) -> Lengths:
+    """Whether a second file follows the first, which ffmpeg would not look for."""
+    at, complete = 0, set[bytes]()
+    for _ in range(_MOST_CHUNKS):
+        file.seek(at)
+        header = file.read(16)
+        if len(header) < 8:
+            break
+        length, name = struct.unpack(">I4s", header[:8])
+        if length == 1 and len(header) == 16:
+            (length,) = struct.unpack(">8xQ", header)
+        if name == b"ftyp" and {b"moov", b"mdat"} <= complete:
+            message = f"another file of {size - at} bytes follows the first; it was not transcribed"
+            return Lengths(notices=(Notice("audio_unread", message, damage=True),))
+        if length < 8:
+            break
+        complete.add(name)
+        at += length
+    return Lengths()
+
+
+def ogg_cut(path: Path, seconds: float) -> Notice | None:
+    """Ogg has no length in front; all that tells a cut file is the mark on its last page."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        if file.read(len(_OGG_PAGE)) != _OGG_PAGE:
+            return None
+        file.seek(-min(path.stat().st_size, _OGG_MAX_PAGE_BYTES), 2)
+        tail = file.read()
+    if _ends_ogg(tail[max(0, tail.rfind(_OGG_PAGE)) :]):
+        return None
+    reason = "the Ogg stream has no end mark: the file may be cut off"
+    return Notice("audio_cut", reason, seconds, damage=True)
+
+
+def _ends_ogg(page: bytes) -> bool:
+    """Whether this is the last page of a stream, and whole."""
+    if len(page) < _OGG_HEADER_BYTES or not page[_OGG_FLAGS_AT] & _OGG_LAST:
+        return False
+    segments = page[_OGG_HEADER_BYTES - 1]
+    lacing = page[_OGG_HEADER_BYTES : _OGG_HEADER_BYTES + segments]
+    return len(page) >= _OGG_HEADER_BYTES + segments + sum(lacing)
+
+
+def inner_tags(path: Path) -> int:
+    """ID3 tags that are not at the beginning: one for each MP3 that was appended to another.
+
+    ffmpeg takes them for frames that it cannot decode.
+    """
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        size = min(path.stat().st_size, _SEARCHED_BYTES)
+        with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
+            return sum(_is_tag(content[at : at + _ID3_HEADER_BYTES]) for at in _found(content))
+
+
+def _found(content: mmap.mmap) -> Iterator[int]:
+    at = content.find(b"ID3", 1)
+    while at >= 0:
+        yield at
+        at = content.find(b"ID3", at + 1)
+
+
+def _is_tag(header: bytes) -> bool:
+    """Version 2 to 4, no unknown flags, a length of 7-bit bytes."""
+    return (
+        len(header) == _ID3_HEADER_BYTES
+        and header[3] in (2, 3, 4)
+        and not header[5] & 0x0F
+        and all(byte < 128 for byte in header[6:])
+    )
