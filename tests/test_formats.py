@@ -2,17 +2,20 @@
 
 import re
 import subprocess
+from base64 import b64encode
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from parakeet_worker import formats
+from parakeet_worker import answers, formats
 from parakeet_worker.audio import Decoding
 from parakeet_worker.errors import AudioUndecodable, InvalidRequest, ParakeetError
 from parakeet_worker.formats import Headerless, headerless
 from parakeet_worker.request import Request, parse
+from parakeet_worker.settings import Settings
+from parakeet_worker.worker import open_pipeline
 from recordings import encode, pitch, tone, wav
 
 GROUPS = {
@@ -252,3 +255,11 @@ async def test_the_reason_is_never_one_that_says_nothing(ffmpeg: Path, tmp_path:
     for reason in reasons:
         for empty in ("Conversion failed", "Invalid argument", "codec none"):
             assert empty not in reason
+
+
+async def test_a_job_names_a_headerless_format(tmp_path: Path) -> None:
+    settings = Settings(engine="scripted", scratch=tmp_path)
+    encoded = b64encode((TONE * 32767).astype("<i2").tobytes()).decode()
+    with open_pipeline(settings) as pipeline:
+        job = {"audio_base64": encoded, "audio_format": "s16le:16000", "language": "auto"}
+        assert await answers.answer(pipeline, job) == {"text": "440."}

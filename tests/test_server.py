@@ -7,9 +7,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -125,6 +126,60 @@ def test_a_signal_lets_what_runs_finish_and_nothing_begin(tmp_path: Path) -> Non
         assert answers[0].status_code == 200
         assert server.ended() == 0
         assert list(server.scratch.iterdir()) == []
+
+
+def test_a_bucket_that_trickles_does_not_keep_the_process_alive(tmp_path: Path) -> None:
+    with trickling_bucket() as endpoint:
+        bucket = {
+            "S3_ENDPOINT": endpoint, "S3_BUCKET": "talks", "S3_ACCESS_KEY": "a",
+            "S3_SECRET_KEY": "b", "PARAKEET_STOP_TIMEOUT_SECONDS": "1",
+        }  # fmt: skip
+        with (
+            running_server(tmp_path, {**SCRIPTED, **bucket}) as server,
+            ThreadPoolExecutor(3) as callers,
+        ):
+            server.wait_until_ready()
+            payload = {"audio_s3": {"key": "talk.wav"}}
+            for _ in range(3):
+                callers.submit(post, server, payload)
+            ends = time.monotonic() + PATIENCE_SECONDS
+            while not list(server.scratch.rglob("audio")):
+                assert time.monotonic() < ends
+                time.sleep(0.05)
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(20)
+
+
+def post(server: Process, payload: Mapping[str, object]) -> None:
+    with suppress(httpx.HTTPError):
+        httpx.post(f"{server.url}/transcribe", json=payload, timeout=PATIENCE_SECONDS)
+
+
+@contextmanager
+def trickling_bucket() -> Iterator[str]:
+    """An S3 service that sends a byte each 0.25 s, for longer than any test waits."""
+    ended = threading.Event()
+
+    class Trickle(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            with suppress(OSError):
+                while not ended.wait(0.25):
+                    self.wfile.write(b"x")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Trickle) as bucket:
+        serving = threading.Thread(target=bucket.serve_forever, daemon=True)
+        serving.start()
+        try:
+            yield f"http://127.0.0.1:{bucket.server_address[1]}"
+        finally:
+            ended.set()
+            bucket.shutdown()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

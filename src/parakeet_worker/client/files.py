@@ -13,12 +13,13 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from parakeet_worker.options import Format
 
 _AUDIO = frozenset(
-    {"aac", "ac3", "aif", "aiff", "amr", "ape", "au", "caf", "flac", "m4a", "m4b", "mka", "mp2"}
-    | {"mp3", "oga", "ogg", "opus", "spx", "wav", "wma"}
+    {"aac", "ac3", "adx", "aif", "aiff", "alaw", "amr", "ape", "au", "caf", "dsf", "dss", "dts"}
+    | {"flac", "g722", "gsm", "m4a", "m4b", "mka", "mp2", "mp3", "oga", "ogg", "opus", "qoa"}
+    | {"sph", "spx", "tta", "ulaw", "voc", "w64", "wav", "wma", "wv"}
 )
 _VIDEO = frozenset(
-    {"3gp", "avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "webm"}
-    | {"wmv"}
+    {"3gp", "asf", "avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "mxf", "ogv"}
+    | {"ts", "webm", "wmv", "wtv"}
 )
 ENDINGS = _AUDIO | _VIDEO
 """Endings of recordings in folders; a file that is named is taken whatever its ending."""
