@@ -188,10 +188,12 @@ def worker_at_jobs(
         for (name, _), pitch in zip(names.items(), pitches, strict=True):
             tone = b64encode(recordings.wav(recordings.tone(pitch, 0.8))).decode()
             api.submit(name, {"audio_base64": tone})
-        with running_worker(api, Path(home), variables, log=log) as worker:
+        scratch = Path(home) / "scratch"
+        scratch.mkdir()
+        chosen = {**variables, "PARAKEET_SCRATCH": str(scratch)}
+        with running_worker(api, Path(home), chosen, log=log) as worker:
             yield api, worker, names
-        scratch = Path(tempfile.gettempdir()).glob("parakeet-job-*")
-        report.outcomes["folders left"] += sum(1 for _ in scratch)
+        report.outcomes["folders left"] += sum(1 for _ in scratch.iterdir())
         report.outcomes += Counter()  # without those that are zero
     report.runs += 1
     report.jobs += count

@@ -118,3 +118,18 @@ def test_a_reader_that_is_gone_costs_nothing(capsys: pytest.CaptureFixture[str])
     handler.close()
     os.close(writer)
     assert capsys.readouterr().err == ""
+
+
+def test_a_fork_writes_its_lines_as_well() -> None:
+    reader, writer = os.pipe()
+    handler = NonBlockingHandler(writer)
+    child = os.fork()
+    if child == 0:
+        handler.emit(record("of the fork"))
+        handler.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    handler.close()
+    os.close(writer)
+    assert b"of the fork" in os.read(reader, 1000)
+    os.close(reader)

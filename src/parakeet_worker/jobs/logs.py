@@ -63,32 +63,37 @@ class NonBlockingHandler(logging.Handler):
     def __init__(self, descriptor: int, most_lines: int = _MOST_LINES) -> None:
         super().__init__()
         self._descriptor = descriptor
-        self._lines: queue.Queue[str | None] = queue.Queue(most_lines)
+        self._most_lines = most_lines
+        self._begin()
+        atexit.register(self.close)
+
+    def _begin(self) -> None:
+        # Not a queue with a lock, which a fork may copy while it is held.
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._dropped = 0
+        self._process = os.getpid()
         # A daemon: the end of the process does not wait for a reader.
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
         self._thread.start()
-        atexit.register(self.close)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue the line, or drop it."""
+        if os.getpid() != self._process:  # a fork, which threads do not follow
+            self._begin()
         try:
             line = self.format(record)
         except Exception:  # noqa: BLE001  # as logging does: no line is worth a job
             self.handleError(record)
             return
-        try:
-            self._lines.put_nowait(line)
-        except queue.Full:
+        if self._lines.qsize() < self._most_lines:
+            self._lines.put(line)
+        else:
             self._dropped += 1
 
     def close(self) -> None:
         """Write what waits, for as long as somebody reads it within a second."""
-        if self._thread.is_alive():
-            try:
-                self._lines.put(None, timeout=_CLOSE_SECONDS)
-            except queue.Full:
-                return
+        if os.getpid() == self._process and self._thread.is_alive():
+            self._lines.put(None)
             self._thread.join(_CLOSE_SECONDS)
         super().close()
 
