@@ -737,3 +737,10 @@ def test_no_header_makes_ffmpeg_take_more_than_its_memory(ffmpeg: Path, tmp_path
     told = {name: (became, peak) for name, became, peak in map(json.loads, said.splitlines())}
     assert told["cover.mp3"][0] > RATE / 2
     assert max(peak for _, peak in told.values()) < 300, told
+
+
+async def test_a_transport_stream_with_the_name_of_a_service_is_decoded(
+    ffmpeg: Path, tmp_path: Path
+) -> None:
+    path = encode(tmp_path / "a.ts", "-c:a", "mp2", samples=tone(440, 1))
+    assert len(await heard(decoding(path, ffmpeg))) > 0.9 * RATE
