@@ -76,6 +76,20 @@ def test_a_model_that_cannot_be_fetched_is_foretold(tmp_path, said, verdict):
     assert checks["hub"].remedy
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SSL_CERT_FILE", "/missing/ca.pem"), ("ALL_PROXY", "socks5://127.0.0.1:9")],
+)
+def test_proxies_and_certificates_that_the_hubs_library_cannot_use_are_foretold(
+    tmp_path, name, value, monkeypatch
+):
+    monkeypatch.setenv(name, value)
+    checks = found({**NATIVE, "PARAKEET_HOME": str(tmp_path), name: value}, tmp_path)
+    assert checks["hub"].verdict == "failed"
+    assert name in checks["hub"].remedy or "proxies" in checks["hub"].remedy
+    assert "\n" not in checks["hub"].found
+
+
 async def test_a_hub_that_answers_anything_is_there(tmp_path, web: WebServer):
     said = {**NATIVE, "PARAKEET_HOME": str(tmp_path), "HF_ENDPOINT": web.at("/", answers(401))}
     checks = await asyncio.to_thread(found, said, tmp_path)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from parakeet_worker import buckets
+from parakeet_worker import buckets, weights
 from parakeet_worker.audio import find_ffmpeg
 from parakeet_worker.bootstrap.choices import Choices
 from parakeet_worker.bootstrap.environment import candidates
@@ -166,6 +166,10 @@ def _hub(variables: Mapping[str, str]) -> Check:
     if variables.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         remedy = "remove HF_HUB_OFFLINE, or name a model that is on disk in PARAKEET_MODEL"
         return Check("hub", "failed", "HF_HUB_OFFLINE forbids to fetch it", remedy)
+    fault = weights.network_fault()
+    if fault is not None:
+        remedy = "correct SSL_CERT_FILE, SSL_CERT_DIR, the variables of proxies, or NO_PROXY"
+        return Check("hub", "failed", fault, remedy)
     try:
         ask(url, _REACH_SECONDS)
     except OSError as failure:

@@ -323,6 +323,17 @@ def _reason(failure: Exception) -> str:
     return f"{kind}: {said}" if said else kind
 
 
+def network_fault() -> str | None:
+    """Why the hub's library could not ask at all: unusable proxies or certificates in variables."""
+    import httpx
+
+    try:
+        httpx.Client().close()
+    except (ImportError, OSError, ValueError, httpx.InvalidURL) as failure:
+        return _reason(failure)
+    return None
+
+
 def _passes(failure: Exception) -> bool | float:
     """Whether the hub may do better the next time, and in how many seconds if it says so."""
     import httpx
