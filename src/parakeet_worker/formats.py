@@ -21,7 +21,7 @@ ALLOWED = _names(
     "codec2 codec2raw daud dcstr derf dfa dfpwm dhav dsf dsicin dss dts dtshd dv dxa ea "
     "ea_cdata eac3 epaf f32be f32le f64be f64le film_cpk flac flv fsb fwse g722 g723_1 g726 "
     "g726le g729 gdv genh gsm gxf hca hcom hnm iamf idcin iff ilbc ipmovie ircam iss ivr jv "
-    "kux kvag laf live_flv lmlm4 loas luodat lxf matroska,webm mca mlp mm mmf mods moflex "
+    "kux kvag laf lc3 live_flv lmlm4 loas luodat lxf matroska,webm mca mlp mm mmf mods moflex "
     "mov,mp4,m4a,3gp,3g2,mj2 mp3 mpc mpc8 mpeg mpegts mpegtsraw msf msnwctcp msp mtaf mtv "
     "mulaw musx mv mvi mxf mxg nc nistsphere nsp nsv nut nuv ogg oma osq paf pmp pp_bnk "
     "psxstr pva pvf qcp qoa redspark rka rl2 rm roq rpl rsd rso s16be s16le s24be s24le s32be "
@@ -33,8 +33,8 @@ ALLOWED = _names(
 """Containers and streams that may hold audio, and hold all of it themselves."""
 
 OPENS_OTHERS = _names(
-    "avisynth concat dash ffmetadata hls image2 image2pipe imf lavfi mlv rtp rtsp sap sdp tty "
-    "vapoursynth vobsub webm_dash_manifest "
+    "avisynth concat hls,applehttp dash ffmetadata hls image2 image2pipe imf lavfi mlv rtp rtsp "
+    "sap sdp tty vapoursynth vobsub webm_dash_manifest "
 )
 """What names other files or addresses, or reads more than the one file that it is given."""
 
@@ -46,7 +46,7 @@ DEVICES = _names(
 """Microphones, cameras, screens and discs."""
 
 WITHOUT_AUDIO = _names(
-    "adf alias_pix apng aqtitle ass av1 avs2 avs3 bin bitpacked bmp_pipe brender_pix "
+    "adf alias_pix apng apv aqtitle ass av1 avs2 avs3 bin bitpacked bmp_pipe brender_pix "
     "cavsvideo cdg cine cri_pipe data dds_pipe dirac dnxhd dpx_pipe dvbsub dvbtxt evc "
     "exr_pipe filmstrip fits flic frm gem_pipe gif gif_pipe h261 h263 h264 hdr_pipe hevc ico "
     "idf ifv ingenient ipu iv8 ivf j2k_pipe jacosub jpeg_pipe jpegls_pipe jpegxl_anim "
