@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from job_api import Fault, JobApi
-from parakeet_worker.errors import InvalidRequest
+from parakeet_worker.errors import InvalidRequest, ScratchFull
 from parakeet_worker.jobs.delivery import Delivery
 from parakeet_worker.jobs.loop import Answer, Job, JobLoop
 
@@ -154,6 +154,35 @@ async def test_a_platform_that_only_fails_is_not_asked_without_end() -> None:
     assert min(takes + stops) >= 1
     # aiohttp itself asks once more where a kept connection turns out to be dropped.
     assert max(takes + stops) <= 10
+
+
+async def test_while_there_is_a_shortage_no_job_is_taken(
+    api: JobApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = [ScratchFull(1000)]
+    api.submit("job", None)
+    async with looping(api, shortage=lambda: short[0] if short else None):
+        await until(lambda: "no jobs are taken: scratch_full" in caplog.text)
+        assert api.queued == 1
+        short.clear()
+        await until(answered(api, "job"))
+
+
+async def test_a_shortage_that_lasts_ends_the_loop_once_nothing_runs(api: JobApi) -> None:
+    gate = Gate()
+    full = ScratchFull(1000)
+    short: list[ScratchFull] = []
+    api.submit("job", None)
+    async with looping(
+        api, gate, slots=1, shortage=lambda: full if short else None, shortage_seconds=0.1
+    ) as loop:
+        await until(lambda: gate.begun == ["job"])
+        short.append(full)
+        await asyncio.sleep(0.3)
+        assert loop.unusable is None
+        gate.open.set()
+        await until(lambda: loop.unusable is full)
+    assert api.deliveries["job"].bodies == [{"output": None}]
 
 
 async def test_a_platform_that_answers_nothing_but_400_is_named_now_and_then(

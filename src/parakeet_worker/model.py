@@ -73,7 +73,8 @@ class Model:
         if sample_rate <= 0:
             raise InvalidRequest("sample_rate", "must be greater than zero")
         if isinstance(audio, bytes | bytearray):
-            with NamedTemporaryFile(dir=self._pipeline.settings.scratch) as file:
+            disk = self._pipeline.scratch
+            with disk.problems_translated(), NamedTemporaryFile(dir=disk.folder) as file:
                 file.write(audio)
                 file.flush()
                 return self._heard(FileSource(Path(file.name)), options)

@@ -61,6 +61,7 @@ class JobLoop:
         when_idle: Callable[[], object] = lambda: None,
         shortage: Callable[[], ParakeetError | None] = lambda: None,
         tell_seconds: float = _TELL_SECONDS,
+        shortage_seconds: float = _SHORTAGE_SECONDS,
     ) -> None:
         """`when_idle` is called, in a thread, whenever the last running job has ended.
 
@@ -74,6 +75,7 @@ class JobLoop:
         self._when_idle = when_idle
         self._shortage = shortage
         self._tell_seconds = tell_seconds
+        self._shortage_seconds = shortage_seconds
         self._refused_since: float | None = None
         self._refusal_told = 0.0
         self.unusable: ParakeetError | None = None
@@ -150,7 +152,7 @@ class JobLoop:
         if now - self._shortage_told > self._tell_seconds:
             self._shortage_told = now
             log.warning("no jobs are taken: %s", shortage)
-        if now - self._short_since > _SHORTAGE_SECONDS:
+        if now - self._short_since > self._shortage_seconds:
             self.unusable = shortage
             self.end()
         await self._pause(_SHORTEST_POLL_SECONDS)
