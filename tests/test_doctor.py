@@ -16,6 +16,7 @@ from parakeet_worker import doctor
 from parakeet_worker.doctor import Check, examine
 from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.entrypoints import cli
+from parakeet_worker.entrypoints.cli import operate
 from wheelhouse import Site
 
 QUIET = {"PARAKEET_ENGINE": "scripted", "PARAKEET_INDEX_URL": "none", "PATH": os.environ["PATH"]}
@@ -160,7 +161,7 @@ def test_a_volume_that_may_not_be_written_to_is_said_to_be_one(tmp_path):
 
 def test_the_commands_install_on_a_volume_and_find_it_whole(tmp_path, monkeypatch):
     site = Site.at(tmp_path)
-    monkeypatch.setattr(cli, "_ROOT", site.root)
+    monkeypatch.setattr(operate, "_ROOT", site.root)
     for name, said in {**QUIET, **site.environment}.items():
         if name.startswith("PARAKEET_"):
             monkeypatch.setenv(name, said)
