@@ -16,8 +16,8 @@ import pytest
 from endpoint_api import KEY, EndpointApi
 from job_api import running_worker
 from parakeet_worker import Answer, AsyncClient, Client
-from parakeet_worker.client.doors import Job, Listener
 from parakeet_worker.client.endpoint import Endpoint
+from parakeet_worker.client.transports import ProgressCallbacks, QueuedJob
 from parakeet_worker.errors import (
     AudioEmpty,
     AudioUndecodable,
@@ -79,12 +79,12 @@ async def test_a_file_is_transcribed_with_the_figures_of_the_platform(client, ta
         {"text": "440."},
         '{\n  "text": "440."\n}\n',
     )
-    figures = answer.figures
-    assert figures.audio_seconds == pytest.approx(0.8)
-    assert figures.worker == "worker-1"
-    assert figures.queued_seconds is not None
-    assert figures.executed_seconds is not None
-    assert figures.started is not None
+    usage = answer.usage
+    assert usage.audio_seconds == pytest.approx(0.8)
+    assert usage.worker == "worker-1"
+    assert usage.queued_seconds is not None
+    assert usage.executed_seconds is not None
+    assert usage.started is not None
 
 
 async def test_bytes_and_strings_are_transcribed_too(client, talk):
@@ -133,7 +133,7 @@ async def test_a_file_that_is_too_large_is_heard_from_its_smaller_form(api, talk
     async with AsyncClient(limited(api.url, 15_000), KEY) as client:
         answer = await client.transcribe(talk)
     assert answer.text == "440."
-    assert answer.figures.audio_seconds == pytest.approx(0.8, abs=0.02)
+    assert answer.usage.audio_seconds == pytest.approx(0.8, abs=0.02)
     assert len(api.inputs()[-1]["audio_base64"]) < 20_000
 
 
@@ -196,7 +196,7 @@ async def test_a_lost_answer_to_a_post_makes_a_second_job_and_one_result(client,
 async def test_faults_that_do_not_pass_are_told_in_the_end(api, talk):
     async with AsyncClient(api.url, KEY, retry_seconds=30) as client:
         api.faults["run"].extend([503] * 100)
-        with pytest.raises(EndpointUnreachable, match="it answered 503"):
+        with pytest.raises(EndpointUnreachable, match="status 503"):
             await client.transcribe(talk)
 
 
@@ -269,14 +269,14 @@ async def test_who_is_cancelled_while_he_waits_cancels_the_job(client, api, tmp_
     path = tmp_path / "long.wav"
     path.write_bytes(wav(silence(2)))
     sent = asyncio.Event()
-    jobs: list[Job] = []
+    jobs: list[QueuedJob] = []
 
-    def note(job: Job) -> None:
+    def note(job: QueuedJob) -> None:
         jobs.append(job)
         sent.set()
 
     api.endings.append({"status": "IN_QUEUE"})
-    task = asyncio.create_task(client.transcribe(path, listener=Listener(sent=note)))
+    task = asyncio.create_task(client.transcribe(path, callbacks=ProgressCallbacks(sent=note)))
     await sent.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -288,7 +288,7 @@ async def test_who_is_cancelled_while_he_posts_cancels_the_job_that_comes_of_it(
     client, api, talk, monkeypatch
 ):
     posted = asyncio.Event()
-    through = client._wire._http.request
+    through = client._client._http.request
 
     async def slowly(method, url, **rest):
         answer = await through(method, url, **rest)
@@ -297,7 +297,7 @@ async def test_who_is_cancelled_while_he_posts_cancels_the_job_that_comes_of_it(
             await asyncio.sleep(0.2)
         return answer
 
-    monkeypatch.setattr(client._wire._http, "request", slowly)
+    monkeypatch.setattr(client._client._http, "request", slowly)
     api.endings.append({"status": "IN_QUEUE"})
     task = asyncio.create_task(client.transcribe(talk))
     await posted.wait()
@@ -308,8 +308,8 @@ async def test_who_is_cancelled_while_he_posts_cancels_the_job_that_comes_of_it(
 
 
 async def test_a_job_of_an_earlier_run_is_fetched_and_not_sent_again(client, api, talk):
-    jobs: list[Job] = []
-    first = await client.transcribe(talk, listener=Listener(sent=jobs.append))
+    jobs: list[QueuedJob] = []
+    first = await client.transcribe(talk, callbacks=ProgressCallbacks(sent=jobs.append))
     before = len(api.posted)
     again = await client.transcribe(talk, resume=jobs[0])
     assert again.document == first.document
@@ -318,11 +318,13 @@ async def test_a_job_of_an_earlier_run_is_fetched_and_not_sent_again(client, api
 
 @pytest.mark.parametrize("ending", [None, {"status": "CANCELLED"}, {"status": "TIMED_OUT"}])
 async def test_a_job_that_is_gone_is_sent_anew(client, api, talk, ending):
-    jobs: list[Job] = [Job("forgotten-e1", 0.0)]
+    jobs: list[QueuedJob] = [QueuedJob("forgotten-e1", 0.0)]
     if ending is not None:
         api.endings.append(ending)
         with pytest.raises((JobCancelled, JobExpired)):
-            await client.transcribe(talk, listener=Listener(sent=lambda job: jobs.insert(0, job)))
+            await client.transcribe(
+                talk, callbacks=ProgressCallbacks(sent=lambda job: jobs.insert(0, job))
+            )
     assert (await client.transcribe(talk, resume=jobs[0])).text == "440."
 
 
@@ -363,7 +365,7 @@ def test_the_two_clients_take_the_same_options():
     for name in ("__init__", "transcribe"):
         plain = inspect.signature(getattr(Client, name)).parameters
         with_async = inspect.signature(getattr(AsyncClient, name)).parameters
-        extra = {"listener", "resume"} if name == "transcribe" else set()
+        extra = {"callbacks", "resume"} if name == "transcribe" else set()
         assert {**plain}.keys() == with_async.keys() - extra
 
 

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 from loopback import WebServer, answers, drops, in_turn, sends
 from parakeet_worker import AsyncClient, Client
-from parakeet_worker.client.doors import Listener
-from parakeet_worker.client.wire import Retry
+from parakeet_worker.client.http_client import Retry
+from parakeet_worker.client.transports import ProgressCallbacks
 from parakeet_worker.entrypoints.cli import main
 from parakeet_worker.errors import (
     AudioTooLarge,
@@ -83,8 +83,8 @@ def test_a_server_that_is_only_starting_is_waited_for(server, talk):
     with Client(server, KEY) as client:
         answer = client.transcribe(talk)
         assert answer.document == {"text": "440."}
-        assert answer.figures.audio_seconds == pytest.approx(0.8)
-        assert answer.figures.executed_seconds is not None
+        assert answer.usage.audio_seconds == pytest.approx(0.8)
+        assert answer.usage.executed_seconds is not None
         clipped = client.transcribe(
             talk.read_bytes(), format="verbose_json", start_seconds=0.4, language="de"
         )
@@ -146,7 +146,7 @@ async def test_a_refused_connection_is_repeated_for_a_time_of_its_own(talk):
     address = f"http://127.0.0.1:{free_port()}"
     async with AsyncClient(address, retry_seconds=300, refused_seconds=1.0) as client:
         with pytest.raises(EndpointUnreachable, match="onnect"):
-            await client.transcribe(talk, listener=Listener(retrying=retries.append))
+            await client.transcribe(talk, callbacks=ProgressCallbacks(retrying=retries.append))
     assert retries
     assert all(0 < retry.seconds_left <= 1.0 for retry in retries)
     assert {retry.url for retry in retries} == {f"{address}/transcribe"}

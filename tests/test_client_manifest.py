@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from parakeet_worker.client import manifest
-from parakeet_worker.client.answer import LOCAL, Figures
+from parakeet_worker.client.answer import LOCAL, Usage
 from parakeet_worker.client.cost import DOLLARS_PER_SECOND, account, find
-from parakeet_worker.client.doors import Job
 from parakeet_worker.client.files import ENDINGS, Recording, gather, plan_tasks
 from parakeet_worker.client.manifest import Manifest
+from parakeet_worker.client.transports import QueuedJob
 from parakeet_worker.errors import AudioEmpty, EndpointUnreachable, InvalidRequest
 
 WISH = {"format": "srt"}
@@ -34,7 +34,7 @@ def aside(target: Path) -> Path:
 def test_what_was_kept_is_finished_also_for_a_later_run(source, target):
     with Manifest(target.parent) as kept:
         assert not kept.finished(source, target, WISH)
-        kept.keep(source, target, WISH, "said", Figures(1.0))
+        kept.keep(source, target, WISH, "said", Usage(1.0))
         assert kept.finished(source, target, WISH)
     assert target.read_text() == "said"
     assert not aside(target).exists()
@@ -51,7 +51,7 @@ def test_what_was_kept_is_finished_also_for_a_later_run(source, target):
 def test_killed_between_the_line_and_the_name_it_is_given_its_name(source, target):
     target.write_text("the result of an earlier recording")
     with Manifest(target.parent) as killed:
-        killed.keep(source, target, WISH, "said", Figures())
+        killed.keep(source, target, WISH, "said", Usage())
     target.rename(aside(target))
     target.write_text("the result of an earlier recording")
     with Manifest(target.parent) as later:
@@ -64,20 +64,20 @@ def test_killed_before_the_line_it_counts_as_not_done(source, target):
     aside(target).write_text("sa")
     with Manifest(target.parent) as later:
         assert not later.finished(source, target, WISH)
-        later.keep(source, target, WISH, "said", Figures())
+        later.keep(source, target, WISH, "said", Usage())
     assert target.read_text() == "said"
 
 
 @pytest.mark.parametrize("cut", [1, 10, 100])
 def test_a_line_that_was_cut_off_counts_as_not_there_and_spoils_no_other(source, target, cut):
     with Manifest(target.parent) as killed:
-        killed.keep(source, target, WISH, "said", Figures())
+        killed.keep(source, target, WISH, "said", Usage())
     path = target.parent / manifest.NAME
     whole = path.read_bytes()
     path.write_bytes(whole + whole.strip()[:-cut])
     with Manifest(target.parent) as later:
         assert later.finished(source, target, WISH)
-        later.keep(source, target.with_suffix(".vtt"), WISH, "more", Figures())
+        later.keep(source, target.with_suffix(".vtt"), WISH, "more", Usage())
     assert [line["target"] for line in manifest.read(path)] == ["talk.srt", "talk.vtt"]
 
 
@@ -90,7 +90,7 @@ def test_lines_of_somebody_else_are_passed_over(tmp_path, line):
 
 
 def test_a_job_is_known_until_its_end_is(source, target):
-    job = Job("abc-e1", 12.5, "parakeet/1/talk.mp3", ("a warning",))
+    job = QueuedJob("abc-e1", 12.5, "parakeet/1/talk.mp3", ("a warning",))
     with Manifest(target.parent) as first:
         first.note_sent(source, target, WISH, "https://one", job)
     with Manifest(target.parent) as later:
@@ -160,8 +160,8 @@ def test_what_this_machine_transcribed_costs_nothing(tmp_path):
 
 def test_a_manifest_has_no_blank_lines(source, target):
     with Manifest(target.parent) as kept:
-        kept.keep(source, target, WISH, "said", Figures())
-        kept.keep(source, target.with_suffix(".vtt"), WISH, "more", Figures(), same_job_as=target)
+        kept.keep(source, target, WISH, "said", Usage())
+        kept.keep(source, target.with_suffix(".vtt"), WISH, "more", Usage(), same_job_as=target)
     lines = (target.parent / manifest.NAME).read_text().splitlines()
     assert [json.loads(text)["event"] for text in lines] == ["done", "done"]
 
@@ -226,7 +226,7 @@ def test_nothing_is_written_through_what_was_planted_in_the_results_place(
     else:
         aside(target).write_text("half")
     with Manifest(target.parent) as kept:
-        kept.keep(source, target, WISH, "said", Figures())
+        kept.keep(source, target, WISH, "said", Usage())
     assert target.read_text() == "said"
     assert not target.is_symlink()
     assert not aside(target).exists()

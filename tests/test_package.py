@@ -135,7 +135,7 @@ from parakeet_worker import (
 def from_endpoint(path: Path) -> str:
     with Client("abc123", "key", settings=Settings()) as client:
         answer: Answer = client.transcribe(path, format="srt", channels="separate")
-    seconds: float | None = answer.figures.audio_seconds
+    seconds: float | None = answer.usage.audio_seconds
     return answer.content if seconds else answer.text
 
 

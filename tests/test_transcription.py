@@ -289,7 +289,7 @@ def test_another_run_in_the_same_folder_is_refused(parakeet, folder):
     with manifest.Manifest(folder):
         ran = parakeet("transcribe", "a.wav", "-e", "loopback")
     assert ran.returncode == 1
-    assert "another run writes its results there" in ran.stderr
+    assert "another run is writing its results there" in ran.stderr
 
 
 def test_the_cost_of_a_run_is_told_from_its_manifest(parakeet, folder):

@@ -1,4 +1,4 @@
-"""What comes back: a document, and the figures of how it was made."""
+"""An endpoint's answer: a document and its usage."""
 
 import json
 from collections.abc import Mapping
@@ -8,22 +8,22 @@ from typing import Any
 from parakeet_worker.options import Format
 
 LOCAL = "here"
-"""`Figures.worker` of what this machine transcribed itself."""
+"""`Usage.worker` of what this machine transcribed itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What one recording took; None is what nobody told."""
+class Usage:
+    """Audio and time of one recording; None is unknown."""
 
     audio_seconds: float | None = None
     queued_seconds: float | None = None
-    """From the platform: how long the job waited for a worker."""
+    """Time in the queue, from the platform."""
     executed_seconds: float | None = None
-    """From the platform, or from the worker: how long it was worked on."""
+    """Execution time, from the platform or the worker."""
     started: float | None = None
-    """When that began, in seconds since 1970."""
+    """Start of execution, in seconds since 1970."""
     worker: str | None = None
-    """Who did it."""
+    """Id of the worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class Answer:
     """A transcribed recording."""
 
     document: Mapping[str, Any]
-    """The answer in the format that was asked for; see docs/calling.md."""
+    """The answer in the requested format; see docs/calling.md."""
     format: Format
     warnings: tuple[str, ...] = ()
-    figures: Figures = Figures()
+    usage: Usage = Usage()
 
     @property
     def text(self) -> str:
@@ -48,7 +48,7 @@ class Answer:
 
 
 def content(document: Mapping[str, Any], format_: Format) -> str:
-    """A document as the content of a file, letter by letter as `render.written` has it."""
+    """A document as the content of a file, identical to `render.written`."""
     if format_ in ("json", "verbose_json"):
         return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
     if format_ == "text":

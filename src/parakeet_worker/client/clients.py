@@ -13,12 +13,19 @@ from typing import Any, Self, TypedDict, TypeVar, Unpack
 
 import stamina
 
-from parakeet_worker.client.answer import Answer, Figures
-from parakeet_worker.client.doors import Document, Fields, HttpDoor, Job, Listener, QueueDoor
+from parakeet_worker.client.answer import Answer, Usage
 from parakeet_worker.client.endpoint import RUNPOD, Endpoint
-from parakeet_worker.client.parcel import Parcel, pack
+from parakeet_worker.client.http_client import RETRY_SECONDS, HttpClient, checked_key
+from parakeet_worker.client.payload import Payload, prepare
 from parakeet_worker.client.store import Store
-from parakeet_worker.client.wire import RETRY_SECONDS, Wire, checked_key
+from parakeet_worker.client.transports import (
+    Document,
+    Fields,
+    HttpTransport,
+    ProgressCallbacks,
+    QueuedJob,
+    QueueTransport,
+)
 from parakeet_worker.errors import (
     AudioTooLarge,
     EndpointRefused,
@@ -53,7 +60,7 @@ _ADDRESSES = ("http://", "https://", "s3://")
 
 
 class Options(TypedDict, total=False):
-    """How to answer; see docs/calling.md."""
+    """Options of a request; see docs/calling.md."""
 
     format: Format
     timestamp: bool
@@ -69,7 +76,7 @@ class Options(TypedDict, total=False):
 
 
 class AsyncClient:
-    """Has recordings transcribed by an endpoint; any number at once.
+    """Transcribes recordings at an endpoint, any number at once.
 
     `endpoint` is the id of a RunPod endpoint, the URL of one, or the address of `parakeet serve`.
     `settings` has the bucket for recordings that are too large for a request. Calls that fail are
@@ -96,14 +103,16 @@ class AsyncClient:
         insecure = self._settings.allow_insecure_keys
         key = checked_key(api_key, endpoint.url, insecure=insecure)
         if endpoint.runpod and not key:
-            raise InvalidRequest("api_key", f"{endpoint.url} wants one; RunPod's console has it")
+            raise InvalidRequest(
+                "api_key", f"{endpoint.url} requires one; create it in the RunPod console"
+            )
         self.endpoint = endpoint
         self._answer_seconds = answer_seconds
         self._store = Store.of(self._settings)
-        self._wire = Wire(endpoint.url, key, retry_seconds, refused_seconds)
-        self._queue = QueueDoor(self._wire, endpoint)
-        self._http = HttpDoor(self._wire, endpoint, answer_seconds)
-        # What is packed or sent lies in memory, with its base64.
+        self._client = HttpClient(endpoint.url, key, retry_seconds, refused_seconds)
+        self._queue = QueueTransport(self._client, endpoint)
+        self._http = HttpTransport(self._client, endpoint, answer_seconds)
+        # Encoded recordings and requests are in memory, with their base64.
         self._packing = asyncio.Semaphore(_AT_ONCE)
         self._sending = asyncio.Semaphore(_AT_ONCE)
 
@@ -120,66 +129,66 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._wire.close()
+        await self._client.close()
 
     async def transcribe(
         self,
         audio: str | PathLike[str] | bytes,
         *,
-        listener: Listener = Listener(),  # noqa: B008  # frozen
-        resume: Job | None = None,
+        callbacks: ProgressCallbacks = ProgressCallbacks(),  # noqa: B008  # frozen
+        resume: QueuedJob | None = None,
         **options: Unpack[Options],
     ) -> Answer:
-        """Transcribe a file, the bytes of one, or what is behind an http, https or s3 address.
+        """Transcribe a file, its bytes, or an http, https or s3 URL.
 
-        When this is cancelled, so is the job. `listener` is told how far it is; `resume` is a job
-        that it was told of before, whose answer is fetched if the endpoint still has it.
+        When this is cancelled, so is the job. `callbacks` report progress; `resume` is a
+        job that they reported before, whose answer is fetched if the endpoint still has it.
         Raises `RequestError`, `TransientError`, `EngineError`, or `EndpointDenied`.
         """
         fields = _fields(options)
         if resume is not None and self.endpoint.kind == "queue":
             with suppress(EndpointRefused, JobCancelled, JobExpired):
-                document, figures = await self._fetched(resume, listener)
-                return _answer(document, figures, resume.warnings, options)
+                document, usage = await self._resume(resume, callbacks)
+                return _answer(document, usage, resume.warnings, options)
         if isinstance(audio, str) and audio.lower().startswith(_ADDRESSES):
-            return await self._delivered(Parcel(url=audio), fields, listener, options)
+            return await self._send(Payload(url=audio), fields, callbacks, options)
         if not isinstance(audio, bytes):
-            return await self._packed(Path(audio), fields, listener, options)
+            return await self._send_file(Path(audio), fields, callbacks, options)
         with TemporaryDirectory(prefix="parakeet-") as folder:
             path = Path(folder) / "audio"
             await asyncio.to_thread(path.write_bytes, audio)
-            return await self._packed(path, fields, listener, options)
+            return await self._send_file(path, fields, callbacks, options)
 
-    async def _packed(
-        self, path: Path, fields: Fields, listener: Listener, options: Options
+    async def _send_file(
+        self, path: Path, fields: Fields, callbacks: ProgressCallbacks, options: Options
     ) -> Answer:
-        parcel = await self._parcel(path, self.endpoint, options, self._store, listener)
+        payload = await self._prepared(path, self.endpoint, options, self._store, callbacks)
         try:
-            return await self._delivered(parcel, _packed_fields(parcel, fields), listener, options)
+            return await self._send(payload, _fields_of(payload, fields), callbacks, options)
         except AudioTooLarge as refusal:
-            # A `parakeet serve` has a limit of its own, and tells it only then.
+            # `parakeet serve` has its own limit, which only its answer reveals.
             limit = refusal.facts.get("limit")
-            if self.endpoint.kind != "http" or parcel.path is None or not isinstance(limit, int):
+            if self.endpoint.kind != "http" or payload.path is None or not isinstance(limit, int):
                 raise
             narrow = self.endpoint.narrowed(limit)
             try:
-                parcel = await self._parcel(path, narrow, options, None, listener)
+                payload = await self._prepared(path, narrow, options, None, callbacks)
             except PayloadTooLarge:
                 raise refusal from None
-        return await self._delivered(parcel, _packed_fields(parcel, fields), listener, options)
+        return await self._send(payload, _fields_of(payload, fields), callbacks, options)
 
-    async def _parcel(
+    async def _prepared(
         self,
         path: Path,
         endpoint: Endpoint,
         options: Options,
         store: Store | None,
-        listener: Listener,
-    ) -> Parcel:
+        callbacks: ProgressCallbacks,
+    ) -> Payload:
         async with self._packing:
-            listener.stage("packing")
+            callbacks.stage("packing")
             ffmpeg = self._settings.ffmpeg
-            return await pack(
+            return await prepare(
                 path,
                 endpoint,
                 channels=options.get("channels", "mix"),
@@ -189,25 +198,25 @@ class AsyncClient:
                 ffmpeg=ffmpeg,
             )
 
-    async def _delivered(
-        self, parcel: Parcel, fields: Fields, listener: Listener, options: Options
+    async def _send(
+        self, payload: Payload, fields: Fields, callbacks: ProgressCallbacks, options: Options
     ) -> Answer:
-        """The answer to a parcel, sent again where the worker, and not the recording, failed."""
+        """Send a payload, again if the worker and not the recording failed."""
         try:
             async with self._in_time():
-                document, figures = await _asked_again(self._asked, parcel, fields, listener)
+                document, usage = await _with_retries(self._request, payload, fields, callbacks)
         except EndpointUnreachable:
-            # The job may still be worked on, and its audio be needed; who resumes it tidies up.
+            # The job may still need its audio; resuming it deletes the upload.
             raise
         except BaseException:
-            await self._tidied(parcel.stored.key if parcel.stored else None)
+            await self._delete_upload(payload.stored.key if payload.stored else None)
             raise
-        await self._tidied(parcel.stored.key if parcel.stored else None)
-        return _answer(document, figures, parcel.warnings, options)
+        await self._delete_upload(payload.stored.key if payload.stored else None)
+        return _answer(document, usage, payload.warnings, options)
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncGenerator[None, None]:
-        """Raise `EndpointUnreachable` where the answer is not there in time."""
+        """Raise `EndpointUnreachable` if the answer is late."""
         try:
             async with asyncio.timeout(self._answer_seconds):
                 yield
@@ -215,55 +224,55 @@ class AsyncClient:
             reason = f"no answer within {self._answer_seconds:g} s"
             raise EndpointUnreachable(self.endpoint.url, reason) from failure
 
-    async def _asked(
-        self, parcel: Parcel, fields: Fields, listener: Listener
-    ) -> tuple[Document, Figures]:
+    async def _request(
+        self, payload: Payload, fields: Fields, callbacks: ProgressCallbacks
+    ) -> tuple[Document, Usage]:
         if self.endpoint.kind == "http":
-            return await self._http.ask(parcel, fields, listener)
+            return await self._http.ask(payload, fields, callbacks)
         async with self._sending:
-            listener.stage("sending")
-            job = await self._queue.send(parcel, fields, listener)
+            callbacks.stage("sending")
+            job = await self._queue.send(payload, fields, callbacks)
         try:
-            listener.sent(job)
+            callbacks.sent(job)
         except BaseException:
             # Nothing will ask for its answer.
             with suppress(ParakeetError):
                 await self._queue.cancel(job)
             raise
-        return await self._looked_after(job, listener)
+        return await self._poll(job, callbacks)
 
-    async def _looked_after(self, job: Job, listener: Listener) -> tuple[Document, Figures]:
+    async def _poll(self, job: QueuedJob, callbacks: ProgressCallbacks) -> tuple[Document, Usage]:
         try:
-            return await self._queue.outcome(job, listener)
+            return await self._queue.outcome(job, callbacks)
         except asyncio.CancelledError:
             with suppress(ParakeetError):
                 await asyncio.shield(self._queue.cancel(job))
             raise
 
-    async def _fetched(self, job: Job, listener: Listener) -> tuple[Document, Figures]:
-        """The outcome of a job from an earlier run, whose audio is removed from the bucket."""
+    async def _resume(self, job: QueuedJob, callbacks: ProgressCallbacks) -> tuple[Document, Usage]:
+        """The outcome of a job of an earlier run, whose upload is deleted."""
         try:
             async with self._in_time():
-                outcome = await self._looked_after(job, listener)
+                outcome = await self._poll(job, callbacks)
         except EndpointUnreachable:
             raise
         except BaseException:
-            await self._tidied(job.stored)
+            await self._delete_upload(job.stored)
             raise
-        await self._tidied(job.stored)
+        await self._delete_upload(job.stored)
         return outcome
 
-    async def _tidied(self, stored: str | None) -> None:
+    async def _delete_upload(self, stored: str | None) -> None:
         if stored is None or self._store is None:
             return
         try:
             await self._store.remove(stored)
         except ParakeetError as error:
-            log.warning("left in the bucket: %s", error)
+            log.warning("upload not deleted: %s", error)
 
 
 class Client:
-    """The same for programs without async; safe to call from many threads at once."""
+    """The synchronous client, safe to call from many threads at once."""
 
     def __init__(
         self,
@@ -308,7 +317,7 @@ class Client:
         self._loop.close()
 
     def transcribe(self, audio: str | PathLike[str] | bytes, **options: Unpack[Options]) -> Answer:
-        """Transcribe a file, the bytes of one, or what is behind an http, https or s3 address.
+        """Transcribe a file, its bytes, or an http, https or s3 URL.
 
         When this is interrupted, the job is cancelled.
         Raises `RequestError`, `TransientError`, `EngineError`, or `EndpointDenied`.
@@ -328,29 +337,29 @@ class Client:
         try:
             return future.result()
         except BaseException:
-            # After Ctrl-C the job is still to be cancelled, which is the loop's work.
+            # After Ctrl-C the loop still has to cancel the job.
             if not future.done():
                 future.cancel()
                 ended.wait(_END_SECONDS)
             raise
 
 
-async def _asked_again(
-    ask: Callable[[Parcel, Fields, Listener], Awaitable[tuple[Document, Figures]]],
-    parcel: Parcel,
+async def _with_retries(
+    ask: Callable[[Payload, Fields, ProgressCallbacks], Awaitable[tuple[Document, Usage]]],
+    payload: Payload,
     fields: Fields,
-    listener: Listener,
-) -> tuple[Document, Figures]:
+    callbacks: ProgressCallbacks,
+) -> tuple[Document, Usage]:
     async for attempt in stamina.retry_context(
         on=_WORTH_ANOTHER, attempts=_JOB_ATTEMPTS, timeout=None, wait_initial=_JOB_WAIT_SECONDS
     ):
         with attempt:
-            return await ask(parcel, fields, listener)
+            return await ask(payload, fields, callbacks)
     raise AssertionError
 
 
 def _fields(options: Options) -> Fields:
-    """The options as the wire has them; raises what the worker would raise for them."""
+    """The options as wire fields; raises what the worker would raise."""
     given = {name: value for name, value in options.items() if value is not None}
     clip = {
         name: given.pop(f"{name}_seconds")
@@ -359,23 +368,23 @@ def _fields(options: Options) -> Fields:
     }
     fields = {**given, **({"clip": clip} if clip else {})}
     parse({"audio_base64": "", **fields})
-    # Always: `debug` tells how many seconds of audio were heard.
+    # Always: `debug` has the seconds of audio.
     return {**fields, "debug": True}
 
 
-def _packed_fields(parcel: Parcel, fields: Fields) -> Fields:
+def _fields_of(payload: Payload, fields: Fields) -> Fields:
     """Those that are sent with it: what was encoded again has the wanted track alone."""
-    if parcel.recoded is None or fields.get("track") is None:
+    if payload.recoded is None or fields.get("track") is None:
         return fields
     apart = {"channels": "separate"} if fields["track"] == ALL_TRACKS else {}
     return {**{name: value for name, value in fields.items() if name != "track"}, **apart}
 
 
 def _answer(
-    document: Document, figures: Figures, warnings: tuple[str, ...], options: Options
+    document: Document, usage: Usage, warnings: tuple[str, ...], options: Options
 ) -> Answer:
     kept = dict(document)
     if not options.get("debug"):
         kept.pop("debug", None)
     beside = messages(kept.get("warnings"))
-    return Answer(kept, options.get("format", "json"), (*warnings, *beside), figures)
+    return Answer(kept, options.get("format", "json"), (*warnings, *beside), usage)

@@ -1,4 +1,4 @@
-"""Where a request goes: RunPod's queue API, or HTTP as `parakeet serve` speaks it."""
+"""Endpoints: RunPod's queue API, or the HTTP API of `parakeet serve`."""
 
 import re
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from parakeet_worker.errors import InvalidRequest
 Kind: TypeAlias = Literal["queue", "http"]
 
 RUNPOD = "https://api.runpod.ai/v2"
-"""Below this address a queue endpoint stands under its id."""
+"""Base URL of queue endpoints."""
 
 MAX_RUN_BYTES = 10_000_000
-"""Of a whole request to `/run`; RunPod's documents of August 2026 say 10 MB."""
+"""Largest request to `/run`; 10 MB in RunPod's documentation of August 2026."""
 
 MAX_RUNSYNC_BYTES = 20_000_000
-"""Of a whole request to `/runsync`."""
+"""Largest request to `/runsync`."""
 
 MAX_BALANCED_BYTES = 30_000_000
-"""Of a whole request to a load-balancing endpoint."""
+"""Largest request to a load-balancing endpoint."""
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _QUEUE_PATH = re.compile(r"(/v2/[^/]+)(/run|/runsync|/health)?")
@@ -30,7 +30,7 @@ _AROUND_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One way in at an endpoint, and how large a request may be there; None is no limit."""
+    """One route of an endpoint, and its largest request; None is no limit."""
 
     path: str
     max_bytes: int | None
@@ -38,7 +38,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An address, how it is spoken to, and its ways in, the best first."""
+    """A URL, its API, and its routes, the preferred first."""
 
     url: str
     kind: Kind
@@ -81,22 +81,22 @@ class Endpoint:
 
     @property
     def runpod(self) -> bool:
-        """Whether it is RunPod's key that opens it."""
+        """Whether it needs a RunPod API key."""
         host = urlsplit(self.url).hostname or ""
         return self.kind == "queue" or host.endswith(_BALANCED_HOST)
 
     @property
     def max_audio_bytes(self) -> int | None:
-        """The largest file that it takes in a request."""
+        """The largest file that fits into a request."""
         return self._room(self.routes[-1])
 
     def narrowed(self, max_audio_bytes: int) -> "Endpoint":
-        """The same, known to take no larger files than that."""
+        """The same with a lower limit on files."""
         routes = tuple(Route(route.path, max_audio_bytes + _AROUND_BYTES) for route in self.routes)
         return Endpoint(self.url, self.kind, routes)
 
     def route(self, audio_bytes: int) -> Route | None:
-        """The first way in that has room for a file of that size."""
+        """The first route that a file of that size fits into."""
         for route in self.routes:
             room = self._room(route)
             if room is None or audio_bytes <= room:
@@ -107,5 +107,5 @@ class Endpoint:
         if route.max_bytes is None:
             return None
         left = max(0, route.max_bytes - _AROUND_BYTES)
-        # In JSON a file travels as base64: four letters for three bytes.
+        # JSON carries a file as base64: four characters for three bytes.
         return left // 4 * 3 if self.kind == "queue" else left

@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeAlias
 
-from parakeet_worker.client.answer import Figures
-from parakeet_worker.client.doors import Job
+from parakeet_worker.client.answer import Usage
 from parakeet_worker.client.files import redacted
+from parakeet_worker.client.transports import QueuedJob
 from parakeet_worker.errors import (
     EndpointUnreachable,
     InvalidRequest,
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 NAME = ".parakeet.jsonl"
 """The file in the folder of the results."""
 
-Wish: TypeAlias = Mapping[str, object]
+RequestOptions: TypeAlias = Mapping[str, object]
 """The fields of the request except the audio."""
 
 Source: TypeAlias = Path | str
@@ -43,7 +43,7 @@ Line: TypeAlias = dict[str, Any]
 
 @dataclass(slots=True, frozen=True)
 class _Known:
-    """What the lines say of one result: the last that was finished, and the job under way."""
+    """The lines about one result: the last that was finished, and the job in progress."""
 
     done: Line | None = None
     sent: Line | None = None
@@ -53,7 +53,7 @@ class Manifest:
     """One folder's manifest, open for one run at a time."""
 
     def __init__(self, folder: Path) -> None:
-        """Open, or begin; raises `InvalidRequest` where that cannot be."""
+        """Open or create; raises `InvalidRequest`."""
         self._folder = folder
         path = folder / NAME
         try:
@@ -63,7 +63,7 @@ class Manifest:
             raise InvalidRequest(str(path), f"cannot be written: {failure.strerror}") from failure
         if not _locked(self._file):
             os.close(self._file)
-            raise InvalidRequest(str(folder), "another run writes its results there")
+            raise InvalidRequest(str(folder), "another run is writing its results there")
         self._known: dict[str, _Known] = {}
         for line in read(path):
             self._learn(line)
@@ -81,40 +81,46 @@ class Manifest:
                 (self._folder / NAME).unlink()
         os.close(self._file)
 
-    def finished(self, source: Source, target: Path, wish: Wish) -> bool:
-        """Whether the result is there, of this very recording, and as it is wanted."""
+    def finished(self, source: Source, target: Path, options: RequestOptions) -> bool:
+        """Whether the result exists, of this recording and with these options."""
         done = self._of(target).done
-        if done is None or not _matches(done, self._asked(source, target, wish)):
+        if done is None or not _matches(done, self._recorded(source, target, options)):
             return False
         aside = _aside(target)
         if not aside.is_symlink() and _digest(aside) == done["digest"]:
             aside.replace(target)
         return target.exists()
 
-    def job(self, source: Source, target: Path, wish: Wish, endpoint: str) -> Job | None:
-        """The job that an earlier run has sent and not seen the end of."""
+    def job(
+        self, source: Source, target: Path, options: RequestOptions, endpoint: str
+    ) -> QueuedJob | None:
+        """The unfinished job of an earlier run."""
         sent = self._of(target).sent
         if sent is None or sent["endpoint"] != endpoint:
             return None
-        if not _matches(sent, self._asked(source, target, wish)):
+        if not _matches(sent, self._recorded(source, target, options)):
             return None
-        return Job(sent["job"], sent["sent"], sent["stored"], tuple(sent["warnings"]))
+        return QueuedJob(sent["job"], sent["sent"], sent["stored"], tuple(sent["warnings"]))
 
     def owns(self, target: Path) -> bool:
-        """Whether what stands there is a result of ours that nobody has touched."""
+        """Whether `target` is an unmodified result of an earlier run."""
         done = self._of(target).done
         return done is not None and _digest(target) == done["digest"]
 
-    def note_sent(self, source: Source, target: Path, wish: Wish, endpoint: str, job: Job) -> None:
+    def note_sent(
+        self, source: Source, target: Path, options: RequestOptions, endpoint: str, job: QueuedJob
+    ) -> None:
         """Record a job that the endpoint accepted. Raises `ResultNotWritten`."""
         said = {"endpoint": endpoint, "job": job.id, "sent": job.sent, "stored": job.stored}
-        asked = self._asked(source, target, wish)
+        asked = self._recorded(source, target, options)
         with _writing(self._folder / NAME):
             self._write("sent", {**asked, **said, "warnings": job.warnings})
 
-    def note_failed(self, source: Source, target: Path, wish: Wish, error: ParakeetError) -> None:
+    def note_failed(
+        self, source: Source, target: Path, options: RequestOptions, error: ParakeetError
+    ) -> None:
         """Record a failure. Raises `ResultNotWritten`."""
-        asked = self._asked(source, target, wish)
+        asked = self._recorded(source, target, options)
         with _writing(self._folder / NAME):
             self._write("failed", {**asked, "code": error.code, "error": str(error)})
 
@@ -122,19 +128,19 @@ class Manifest:
         self,
         source: Source,
         target: Path,
-        wish: Wish,
+        options: RequestOptions,
         content: str,
-        figures: Figures,
+        usage: Usage,
         *,
         same_job_as: Path | None = None,
     ) -> None:
         """Write a result atomically. Raises `ResultNotWritten`.
 
-        `same_job_as` is another result of the same job, whose line has the figures of both.
+        `same_job_as` is another result of the same job, whose line has the usage of both.
         """
         aside, whole = _aside(target), content.encode()
-        asked = self._asked(source, target, wish)
-        facts = asdict(figures) if same_job_as is None else {"same_job_as": same_job_as.name}
+        asked = self._recorded(source, target, options)
+        facts = asdict(usage) if same_job_as is None else {"same_job_as": same_job_as.name}
         try:
             with _writing(target):
                 with _created(aside) as file:
@@ -148,7 +154,7 @@ class Manifest:
                 aside.unlink()
             raise
 
-    def _asked(self, source: Source, target: Path, wish: Wish) -> Line:
+    def _recorded(self, source: Source, target: Path, options: RequestOptions) -> Line:
         if isinstance(source, str):
             # Without its query, which may hold a signature, and told apart by its digest.
             named, stat = f"{redacted(source)}#{_sha256(source.encode())}", None
@@ -160,7 +166,7 @@ class Manifest:
             "source": named,
             "bytes": stat and stat.st_size,
             "mtime_ns": stat and stat.st_mtime_ns,
-            "wish": dict(wish),
+            "options": dict(options),
         }
 
     def _of(self, target: Path) -> _Known:
@@ -202,7 +208,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def read(path: Path) -> Iterator[Line]:
-    """The lines of a manifest; one that was cut off while it was written is left out."""
+    """The lines of a manifest, without lines that were cut off."""
     needed = {"done": "digest", "sent": "job", "failed": "code"}
     for number, text in enumerate(path.read_text(errors="replace").splitlines(), start=1):
         if not text:
@@ -215,11 +221,11 @@ def read(path: Path) -> Iterator[Line]:
         if whole:
             yield line
         else:
-            log.warning("%s: line %d cannot be read; it counts as not there", path, number)
+            log.warning("%s: ignored line %d, which cannot be read", path, number)
 
 
 def _matches(line: Line, asked: Line) -> bool:
-    return all(line.get(name) == asked[name] for name in ("source", "bytes", "mtime_ns", "wish"))
+    return all(line.get(name) == asked[name] for name in ("source", "bytes", "mtime_ns", "options"))
 
 
 def _aside(target: Path) -> Path:
@@ -227,7 +233,7 @@ def _aside(target: Path) -> Path:
 
 
 def _created(path: Path) -> BinaryIO:
-    """A new file under that name; what stands there, such as a link elsewhere, is removed."""
+    """A new file under that name, in place of what exists, such as a link."""
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     return os.fdopen(os.open(path, flags, 0o666), "wb")
@@ -245,7 +251,7 @@ def _sha256(content: bytes) -> str:
 
 
 def _locked(file: int) -> bool:
-    """Whether it is ours alone now; where a file system knows no locks, that is taken on trust."""
+    """Lock exclusively. A file system without locks counts as locked."""
     try:
         import fcntl
 

@@ -1,4 +1,4 @@
-"""Recordings made smaller by the worker's own decoding and ffmpeg's encoders."""
+"""Recordings encoded smaller, from the worker's own decoder through ffmpeg's encoders."""
 
 import asyncio
 import logging
@@ -27,13 +27,13 @@ class Recoded:
 
     name: str
     content: bytes
-    form: str
+    encoding: str
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """A smaller form: what the engine hears of a recording is 16 kHz, one channel as a rule."""
+    """A smaller encoding: the engine needs 16 kHz, usually one channel."""
 
     name: str
     ending: str
@@ -123,7 +123,7 @@ async def _feed(
                 child.stdin.write(stretch.tobytes())
                 await child.stdin.drain()
     finally:
-        # Also where the file turns out to be broken: the encoder waits for its end.
+        # Also if the file turns out to be broken: the encoder waits for its end.
         child.stdin.close()
 
 
@@ -138,7 +138,7 @@ async def _collected(child: asyncio.subprocess.Process, limit: int) -> bytes | N
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:
-    """Kill and bury; asyncio learns of a death only once the pipe is read to its end."""
+    """Kill and reap; asyncio notices the exit only when the pipe has been read to its end."""
     assert child.stdin is not None
     assert child.stdout is not None
     with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""A bucket of the caller's own, for recordings that no request has room for."""
+"""The caller's bucket, for recordings that are too large for a request."""
 
 import asyncio
 import os
@@ -25,20 +25,20 @@ PREFIX = "parakeet"
 """Where the client's uploads are."""
 
 _OWN_KEY = re.compile(PREFIX + r"/[0-9a-f]{32}/[^/]+")
-# As long as RunPod keeps a job that nobody has taken.
+# As long as RunPod keeps a queued job.
 _READABLE_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A recording in the bucket, and the address under which the worker may read it."""
+    """A recording in the bucket, and a presigned URL for the worker."""
 
     key: str
     url: str
 
 
 class Store:
-    """Puts recordings into the bucket of the S3 settings, and takes them out again."""
+    """Uploads recordings to the bucket of the S3 settings, and deletes them."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises `ExtraMissing` or `InvalidSetting`."""
@@ -69,7 +69,7 @@ class Store:
                 raise _Stopped
 
         def upload() -> str:
-            # In this one thread: those that boto3 starts keep a process from ending.
+            # In this one thread: threads of boto3 would keep the process alive.
             alone = TransferConfig(use_threads=False)
             self._client.upload_file(str(path), self._bucket, key, Callback=check, Config=alone)
             named = {"Bucket": self._bucket, "Key": key}
@@ -78,21 +78,21 @@ class Store:
             )
 
         try:
-            return Stored(key, await self._asked(key, upload))
+            return Stored(key, await self._request(key, upload))
         finally:
             stopped.set()
 
     async def remove(self, key: str) -> None:
-        """Take it out again; raises `SourceRefused` or `SourceUnreachable`.
+        """Delete it; raises `SourceRefused` or `SourceUnreachable`.
 
         Only what `put` may have stored there: keys are also read from manifests, which may come
         from elsewhere.
         """
         if not _OWN_KEY.fullmatch(key):
             raise SourceRefused(f"s3://{self._bucket}/{one_line(key)}", None, "not an upload")
-        await self._asked(key, lambda: self._client.delete_object(Bucket=self._bucket, Key=key))
+        await self._request(key, lambda: self._client.delete_object(Bucket=self._bucket, Key=key))
 
-    async def _asked(self, key: str, ask: Callable[[], Value]) -> Value:
+    async def _request(self, key: str, ask: Callable[[], Value]) -> Value:
         from boto3.exceptions import S3UploadFailedError
         from botocore.exceptions import BotoCoreError, ClientError, SSLError
 
@@ -110,12 +110,12 @@ class Store:
             reason = "its certificate cannot be verified"
             raise SourceRefused(shown, None, reason) from failure
         except (BotoCoreError, OSError, ValueError) as failure:
-            # Not their text: it may hold the header with the access key.
+            # Their text is omitted: it may contain the header with the access key.
             raise SourceUnreachable(shown, type(failure).__name__) from failure
 
 
 class _Stopped(Exception):
-    """The upload is not wanted any more."""
+    """The upload was cancelled."""
 
 
 async def _in_daemon_thread(ask: Callable[[], Value]) -> Value:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from tqdm import tqdm
 
 from parakeet_worker.client.files import Task
-from parakeet_worker.client.wire import Retry
+from parakeet_worker.client.http_client import Retry
 
 _ROWS = 4
 _NOTICE_SECONDS = 10.0

@@ -11,9 +11,9 @@ from typing import TypeAlias
 from tqdm import tqdm
 
 from parakeet_worker.client.answer import LOCAL, Answer
-from parakeet_worker.client.doors import Job, Listener
 from parakeet_worker.client.files import Task
-from parakeet_worker.client.manifest import Manifest, Source, Wish
+from parakeet_worker.client.manifest import Manifest, RequestOptions, Source
+from parakeet_worker.client.transports import ProgressCallbacks, QueuedJob
 from parakeet_worker.entrypoints.cli.progress import Progress
 from parakeet_worker.errors import (
     EndpointDenied,
@@ -26,7 +26,7 @@ from parakeet_worker.options import Format
 Answers: TypeAlias = Mapping[Format, Answer]
 """One transcription in every format that was asked for."""
 
-Transcribe: TypeAlias = Callable[[Task, Listener, Job | None], Awaitable[Answers]]
+Transcribe: TypeAlias = Callable[[Task, ProgressCallbacks, QueuedJob | None], Awaitable[Answers]]
 """Transcribes a file, or fetches the answer of a job of an earlier run."""
 
 
@@ -37,7 +37,7 @@ class Run:
     tasks: Sequence[Task]
     formats: Sequence[Format]
     transcribe: Transcribe
-    wish: Wish
+    options: RequestOptions
     """The request's fields except format and audio, which tell one answer from another."""
     where: str
     """The endpoint, to find its jobs again."""
@@ -102,55 +102,57 @@ class Results:
         """A file's answers, written where they belong; None if all were there already."""
         if self.tally.fatal is not None:
             return self.tally.fatal
-        listener = Listener(
+        callbacks = ProgressCallbacks(
             stage=lambda stage: progress.stage(task, stage),
             retrying=lambda retry: progress.retrying(task, retry),
         )
         try:
             if not task.targets:
-                return await self._run.transcribe(task, listener, None)
-            return await self._written(task, listener)
+                return await self._run.transcribe(task, callbacks, None)
+            return await self._written(task, callbacks)
         except ParakeetError as error:
             if _ends_the_run(error):
                 self.tally.fatal = self.tally.fatal or error
                 return self.tally.fatal
             return error
 
-    async def _written(self, task: Task, listener: Listener) -> Answers | None:
+    async def _written(self, task: Task, callbacks: ProgressCallbacks) -> Answers | None:
         run, source = self._run, _source(task)
         first, *others = task.targets
         target = task.targets[first]
         manifest = self._manifest(target.parent)
-        wishes: dict[Format, Wish] = {name: {**run.wish, "format": name} for name in run.formats}
+        wanted: dict[Format, RequestOptions] = {
+            name: {**run.options, "format": name} for name in run.formats
+        }
         resumable = not task.recording.piped
         if resumable and not run.overwrite and all(
-            manifest.finished(source, path, wishes[name]) for name, path in task.targets.items()
+            manifest.finished(source, path, wanted[name]) for name, path in task.targets.items()
         ):  # fmt: skip
             self.tally.skipped += 1
             return None
         for path in task.targets.values():
             if path.exists() and not run.overwrite and not manifest.owns(path):
                 raise InvalidRequest(str(path), "exists already; --overwrite replaces it")
-        # The wish of a job covers all formats: its answer is made for them.
-        wish = {**run.wish, "format": ",".join(run.formats)}
-        job = manifest.job(source, target, wish, run.where) if resumable else None
+        # The options of a job covers all formats: its answer is made for them.
+        options = {**run.options, "format": ",".join(run.formats)}
+        job = manifest.job(source, target, options, run.where) if resumable else None
 
-        def note(job: Job) -> None:
-            manifest.note_sent(source, target, wish, run.where, job)
+        def note(job: QueuedJob) -> None:
+            manifest.note_sent(source, target, options, run.where, job)
 
         try:
-            answers = await run.transcribe(task, replace(listener, sent=note), job)
+            answers = await run.transcribe(task, replace(callbacks, sent=note), job)
         except ParakeetError as error:
             if _ends_the_run(error):
                 raise
-            manifest.note_failed(source, target, wish, error)
+            manifest.note_failed(source, target, options, error)
             raise
         answer = answers[first]
-        manifest.keep(source, target, wishes[first], answer.content, answer.figures)
+        manifest.keep(source, target, wanted[first], answer.content, answer.usage)
         for name in others:
             answer = answers[name]
             manifest.keep(
-                source, task.targets[name], wishes[name], answer.content, answer.figures,
+                source, task.targets[name], wanted[name], answer.content, answer.usage,
                 same_job_as=target,
             )  # fmt: skip
         return answers
@@ -169,11 +171,11 @@ class Results:
         if outcome is None:
             return
         answer = next(iter(outcome.values()))
-        tally, figures = self.tally, answer.figures
+        tally, usage = self.tally, answer.usage
         tally.transcribed += 1
-        tally.audio_seconds += figures.audio_seconds or 0.0
-        if figures.worker != LOCAL and figures.executed_seconds is not None:
-            tally.worker_seconds = (tally.worker_seconds or 0.0) + figures.executed_seconds
+        tally.audio_seconds += usage.audio_seconds or 0.0
+        if usage.worker != LOCAL and usage.executed_seconds is not None:
+            tally.worker_seconds = (tally.worker_seconds or 0.0) + usage.executed_seconds
         for warning in answer.warnings:
             tqdm.write(f"{task.name}: warning: {warning}", file=sys.stderr)
         if not task.targets:

@@ -7,10 +7,10 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from parakeet_worker.client.answer import LOCAL, Answer, Figures
+from parakeet_worker.client.answer import LOCAL, Answer, Usage
 from parakeet_worker.client.clients import AsyncClient, Options
-from parakeet_worker.client.doors import Job, Listener
 from parakeet_worker.client.files import Task
+from parakeet_worker.client.transports import ProgressCallbacks, QueuedJob
 from parakeet_worker.entrypoints.cli.progress import Progress
 from parakeet_worker.entrypoints.cli.results import Answers, Results, Run, Transcribe
 from parakeet_worker.errors import ParakeetError
@@ -33,8 +33,8 @@ def local(
     """Transcribe in this process, with `fields` as in a request."""
     from parakeet_worker import render
 
-    async def transcribe(task: Task, listener: Listener, _: Job | None) -> Answers:
-        listener.stage("hearing")
+    async def transcribe(task: Task, callbacks: ProgressCallbacks, _: QueuedJob | None) -> Answers:
+        callbacks.stage("hearing")
         watch, started = Stopwatch(), time.time()
         request = _request(task, fields)
         transcript = await pipeline.transcribe(request, watch)
@@ -49,9 +49,9 @@ def local(
 
         # In a thread: to identify the languages of a long transcript takes a while.
         documents = await asyncio.to_thread(rendered)
-        figures = Figures(transcript.seconds, None, watch.seconds["total"], started, LOCAL)
+        usage = Usage(transcript.seconds, None, watch.seconds["total"], started, LOCAL)
         return {
-            name: Answer(document, name, messages(document.get("warnings")), figures)
+            name: Answer(document, name, messages(document.get("warnings")), usage)
             for name, document in documents.items()
         }
 
@@ -75,9 +75,11 @@ def remote(client: AsyncClient, options: Options, formats: Sequence[Format]) -> 
     if single is None and wire == "json":
         sent["timestamp"] = True
 
-    async def transcribe(task: Task, listener: Listener, job: Job | None) -> Answers:
+    async def transcribe(
+        task: Task, callbacks: ProgressCallbacks, job: QueuedJob | None
+    ) -> Answers:
         audio = task.recording.url or task.path
-        answer = await client.transcribe(audio, listener=listener, resume=job, **sent)
+        answer = await client.transcribe(audio, callbacks=callbacks, resume=job, **sent)
         if single is not None:
             return {single: answer}
         # In a thread: a long transcript takes a while.

@@ -11,7 +11,7 @@ import pytest
 
 from loopback import WebServer, answers, babbles, redirects, stalls, trickles
 from parakeet_worker import AsyncClient
-from parakeet_worker.client.wire import Wire, checked_key, is_loopback
+from parakeet_worker.client.http_client import HttpClient, checked_key, is_loopback
 from parakeet_worker.errors import (
     EndpointRefused,
     EndpointUnreachable,
@@ -108,7 +108,7 @@ async def test_a_connection_is_kept_alive_by_the_system(web: WebServer) -> None:
 
     seen: list[int] = []
     web.at("/a", answers(200, "{}"))
-    wire = Wire(web.address, None)
+    wire = HttpClient(web.address, None)
 
     async def look(request: httpx.Request, *_: object) -> None:
         request.extensions["trace"] = trace
@@ -139,7 +139,7 @@ async def test_a_binary_answer_is_shown_as_one_printable_line(web: WebServer, ta
 
 async def test_what_is_not_http_is_one_line(web: WebServer) -> None:
     web.at("/a", babbles(b"\x00\x01\n" * 20_000))
-    wire = Wire(web.address, None, retry_seconds=0.1)
+    wire = HttpClient(web.address, None, retry_seconds=0.1)
     with pytest.raises(ParakeetError) as raised:
         await wire.call("GET", f"{web.address}/a")
     await wire.close()
@@ -164,7 +164,7 @@ async def test_variables_for_other_machines_do_not_keep_from_this_one(
     for name, value in ODD[case].items():
         monkeypatch.setenv(name, value)
     web.at("/a", answers(200, "{}"))
-    wire = Wire(web.address, KEY)
+    wire = HttpClient(web.address, KEY)
     assert await wire.call("GET", f"{web.address}/a") == {}
     await wire.close()
 
@@ -179,7 +179,7 @@ def test_a_variable_that_cannot_be_used_is_named(
     for name, value in ODD[case].items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InvalidSetting, match=named) as raised:
-        Wire("https://a.test", KEY)
+        HttpClient("https://a.test", KEY)
     assert "\n" not in str(raised.value)
 
 
@@ -201,7 +201,7 @@ async def test_a_proxy_of_the_environment_is_used(
     web: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", web.address)
-    wire = Wire("http://a.test", None, retry_seconds=0.1)
+    wire = HttpClient("http://a.test", None, retry_seconds=0.1)
     with pytest.raises(EndpointRefused, match="404"):
         await wire.call("GET", "http://a.test/a")
     await wire.close()

@@ -1,4 +1,4 @@
-"""The two ways to have a parcel transcribed: as a job in RunPod's queue, or over HTTP."""
+"""Transports: a payload as a job of RunPod's queue, or as an HTTP request."""
 
 import asyncio
 import json
@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from parakeet_worker import errors
-from parakeet_worker.client.answer import Figures
+from parakeet_worker.client.answer import Usage
 from parakeet_worker.client.endpoint import Endpoint
-from parakeet_worker.client.parcel import Parcel
-from parakeet_worker.client.wire import OnRetry, Wire, json_body
+from parakeet_worker.client.http_client import HttpClient, OnRetry, json_body
+from parakeet_worker.client.payload import Payload
 from parakeet_worker.errors import (
     EndpointDenied,
     EndpointRefused,
@@ -37,141 +37,147 @@ _MAX_REASON_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A job in an endpoint's queue, with what is needed to fetch its answer later."""
+class QueuedJob:
+    """A job in an endpoint's queue, with everything needed to fetch its answer later."""
 
     id: str
     sent: float
-    """When it was taken in, in seconds since 1970."""
+    """Time of acceptance, in seconds since 1970."""
     stored: str | None = None
-    """The key of its audio in the caller's bucket."""
+    """Key of its audio in the caller's bucket."""
     warnings: tuple[str, ...] = ()
-    """What was found wrong with the recording while it was made smaller."""
+    """Warnings from encoding the recording."""
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
-    """Who wants to know how far a recording is."""
+class ProgressCallbacks:
+    """Called as a recording makes progress."""
 
     stage: Callable[[Stage], None] = lambda _: None
-    sent: Callable[[Job], None] = lambda _: None
+    sent: Callable[[QueuedJob], None] = lambda _: None
     retrying: OnRetry = lambda _: None
 
 
-class QueueDoor:
-    """RunPod's queue API: a job is posted, looked after, and cancelled if nobody wants it."""
+class QueueTransport:
+    """RunPod's queue API: post a job, poll its status, cancel it."""
 
-    def __init__(self, wire: Wire, endpoint: Endpoint) -> None:
-        self._wire = wire
+    def __init__(self, client: HttpClient, endpoint: Endpoint) -> None:
+        self._client = client
         self._endpoint = endpoint
 
-    async def send(self, parcel: Parcel, fields: Fields, listener: Listener) -> Job:
+    async def send(
+        self, payload: Payload, fields: Fields, callbacks: ProgressCallbacks
+    ) -> QueuedJob:
         """Post a job; when this is cancelled, so is the job."""
-        posting = asyncio.ensure_future(self._post(parcel, fields, listener.retrying))
+        posting = asyncio.ensure_future(self._post(payload, fields, callbacks.retrying))
         try:
             return await asyncio.shield(posting)
         except asyncio.CancelledError:
-            # Its id is not known yet, and without it nobody could take it back.
+            # The job's id is not known yet, and it can be cancelled by its id only.
             with suppress(TimeoutError, ParakeetError):
                 job = await asyncio.wait_for(posting, _CANCEL_SECONDS)
                 await self.cancel(job)
             raise
 
-    async def _post(self, parcel: Parcel, fields: Fields, on_retry: OnRetry) -> Job:
-        if parcel.url is not None:
-            path, source = self._endpoint.routes[0].path, {"audio_url": parcel.url}
+    async def _post(self, payload: Payload, fields: Fields, on_retry: OnRetry) -> QueuedJob:
+        if payload.url is not None:
+            path, source = self._endpoint.routes[0].path, {"audio_url": payload.url}
         else:
-            route = self._endpoint.route(parcel.size)
+            route = self._endpoint.route(payload.size)
             assert route is not None
-            encoded = await asyncio.to_thread(lambda: b64encode(parcel.content).decode())
+            encoded = await asyncio.to_thread(lambda: b64encode(payload.content).decode())
             path, source = route.path, {"audio_base64": encoded}
         content = json.dumps({"input": {**source, **fields}}).encode()
         url = f"{self._endpoint.url}/{path}"
         try:
-            answer = await self._wire.call(
+            answer = await self._client.call(
                 "POST", url, partial(json_body, content), on_retry=on_retry
             )
         except EndpointRefused as refused:
             raise _denied(refused, url) from refused
         if not isinstance(answer, dict) or not answer.get("id"):
-            raise EndpointRefused(url, 200, "it answered without a job's id")
-        stored = parcel.stored.key if parcel.stored else None
-        return Job(str(answer["id"]), time.time(), stored, parcel.warnings)
+            raise EndpointRefused(url, 200, "the answer has no job id")
+        stored = payload.stored.key if payload.stored else None
+        return QueuedJob(str(answer["id"]), time.time(), stored, payload.warnings)
 
-    async def outcome(self, job: Job, listener: Listener) -> tuple[Document, Figures]:
-        """Ask after a job until it has ended; raises what it failed with, or `EndpointRefused`
-        where it is not known (any more)."""
+    async def outcome(self, job: QueuedJob, callbacks: ProgressCallbacks) -> tuple[Document, Usage]:
+        """Poll a job until it has ended.
+
+        Raises what it failed with, or `EndpointRefused` if the endpoint does not know it.
+        """
         url = f"{self._endpoint.url}/status/{job.id}"
         pause = _POLL_FIRST_SECONDS
         while True:
-            answer = await self._wire.call("GET", url, on_retry=listener.retrying)
+            answer = await self._client.call("GET", url, on_retry=callbacks.retrying)
             status = answer.get("status") if isinstance(answer, dict) else None
             if status == "IN_QUEUE":
-                listener.stage("waiting")
+                callbacks.stage("waiting")
             elif status == "IN_PROGRESS":
-                listener.stage("hearing")
+                callbacks.stage("hearing")
             else:
-                return _ended(job, answer), _queue_figures(job, answer)
+                return _ended(job, answer), _queue_usage(job, answer)
             await asyncio.sleep(pause)
             pause = min(pause * _POLL_GROWTH, _POLL_MAX_SECONDS)
 
-    async def cancel(self, job: Job) -> None:
-        """Take a job back; one that has ended, or is not known any more, is left as it is."""
+    async def cancel(self, job: QueuedJob) -> None:
+        """Cancel a job; a no-op if it has ended or is unknown."""
         url = f"{self._endpoint.url}/cancel/{job.id}"
         with suppress(EndpointRefused):
-            await self._wire.call("POST", url, retry_seconds=_CANCEL_SECONDS)
+            await self._client.call("POST", url, retry_seconds=_CANCEL_SECONDS)
 
 
-class HttpDoor:
-    """`POST /transcribe` of a worker that speaks HTTP; who hangs up has cancelled."""
+class HttpTransport:
+    """`POST /transcribe` of an HTTP worker; closing the connection cancels."""
 
-    def __init__(self, wire: Wire, endpoint: Endpoint, answer_seconds: float | None) -> None:
-        self._wire = wire
+    def __init__(
+        self, client: HttpClient, endpoint: Endpoint, answer_seconds: float | None
+    ) -> None:
+        self._client = client
         self._endpoint = endpoint
         self._answer_seconds = answer_seconds
 
     async def ask(
-        self, parcel: Parcel, fields: Fields, listener: Listener
-    ) -> tuple[Document, Figures]:
-        """Send the audio and wait for its document."""
+        self, payload: Payload, fields: Fields, callbacks: ProgressCallbacks
+    ) -> tuple[Document, Usage]:
+        """Send the audio and return its document."""
         url = f"{self._endpoint.url}/{self._endpoint.routes[0].path}"
-        listener.stage("hearing")
+        callbacks.stage("hearing")
         try:
-            answer = await self._wire.call(
+            answer = await self._client.call(
                 "POST",
                 url,
-                partial(self._body, parcel, fields),
+                partial(self._body, payload, fields),
                 answer_seconds=self._answer_seconds,
-                on_retry=listener.retrying,
+                on_retry=callbacks.retrying,
             )
         except EndpointRefused as refused:
             raise _denied(refused, url) from refused
         if not isinstance(answer, dict) or "text" not in answer:
-            raise EndpointRefused(url, 200, "it answered with something else than a transcript")
-        return answer, _http_figures(answer, self._endpoint.url)
+            raise EndpointRefused(url, 200, "the answer is not a transcript")
+        return answer, _http_usage(answer, self._endpoint.url)
 
     @staticmethod
     @contextmanager
-    def _body(parcel: Parcel, fields: Fields) -> Iterator[Mapping[str, Any]]:
-        if parcel.url is not None:
-            with json_body(json.dumps({"audio_url": parcel.url, **fields}).encode()) as body:
+    def _body(payload: Payload, fields: Fields) -> Iterator[Mapping[str, Any]]:
+        if payload.url is not None:
+            with json_body(json.dumps({"audio_url": payload.url, **fields}).encode()) as body:
                 yield body
             return
         parts = {
             name: value if isinstance(value, str) else json.dumps(value)
             for name, value in fields.items()
         }
-        with parcel.open() as file:
-            yield {"data": parts, "files": {"file": (parcel.name, file)}}
+        with payload.open() as file:
+            yield {"data": parts, "files": {"file": (payload.name, file)}}
 
 
 def _denied(refused: EndpointRefused, url: str) -> ParakeetError:
-    """A path that is not there is no fault of the recording."""
+    """A missing route is the endpoint's fault, not the recording's."""
     status = refused.facts["status"]
     return EndpointDenied(url, 404) if status == 404 else refused
 
 
-def _ended(job: Job, answer: object) -> Document:
+def _ended(job: QueuedJob, answer: object) -> Document:
     """The document of a job that has ended."""
     told = answer if isinstance(answer, dict) else {}
     status, output, error = told.get("status"), told.get("output"), told.get("error")
@@ -179,7 +185,7 @@ def _ended(job: Job, answer: object) -> Document:
     if status == "CANCELLED":
         raise JobCancelled(job.id)
     if status == "TIMED_OUT":
-        raise JobExpired(job.id, "it waited, or was worked on, longer than the endpoint lets it")
+        raise JobExpired(job.id, "it exceeded the endpoint's time limit, queued or running")
     said = error or facts.get("error")
     if status == "FAILED" or said:
         known = errors.read({**facts, "error": said}) if said else None
@@ -189,12 +195,12 @@ def _ended(job: Job, answer: object) -> Document:
     if isinstance(output, list) and len(output) == 1 and isinstance(output[0], dict):
         facts = output[0]  # a worker that streams aggregates what it yielded
     if "text" not in facts:
-        raise JobFailed(job.id, "it is completed without an answer, which may have been too large")
+        raise JobFailed(job.id, "completed without an answer; it may have been too large")
     return facts
 
 
 def _reason(said: object) -> str:
-    """What a failed job says, without the traceback that RunPod's SDK puts beside it."""
+    """The failure's reason, without the traceback that RunPod's SDK adds."""
     text = str(said or "no reason given")
     with suppress(ValueError):
         told = json.loads(text)
@@ -203,10 +209,10 @@ def _reason(said: object) -> str:
     return one_line(text, _MAX_REASON_CHARACTERS)
 
 
-def _queue_figures(job: Job, answer: Mapping[str, Any]) -> Figures:
+def _queue_usage(job: QueuedJob, answer: Mapping[str, Any]) -> Usage:
     queued, executed = (_seconds(answer.get(name)) for name in ("delayTime", "executionTime"))
     worker = answer.get("workerId")
-    return Figures(
+    return Usage(
         _audio_seconds(answer.get("output")),
         queued,
         executed,
@@ -215,13 +221,13 @@ def _queue_figures(job: Job, answer: Mapping[str, Any]) -> Figures:
     )
 
 
-def _http_figures(document: Document, url: str) -> Figures:
+def _http_usage(document: Document, url: str) -> Usage:
     debug = document.get("debug")
     seconds = debug.get("seconds") if isinstance(debug, dict) else None
     total = seconds.get("total") if isinstance(seconds, dict) else None
     executed = float(total) if isinstance(total, int | float) else None
     started = None if executed is None else time.time() - executed
-    return Figures(_audio_seconds(document), None, executed, started, url)
+    return Usage(_audio_seconds(document), None, executed, started, url)
 
 
 def _seconds(milliseconds: object) -> float | None:

@@ -1,4 +1,4 @@
-"""A recording as it is sent: as it is, smaller, or through a bucket."""
+"""A recording as it is sent: unchanged, encoded smaller, or through a bucket."""
 
 from dataclasses import dataclass
 from io import BytesIO
@@ -20,20 +20,20 @@ from parakeet_worker.options import Channels, OnDamage, Wanted
 from parakeet_worker.request import track_of
 
 SMALLER_FORMS = ("FLAC", "Opus")
-"""What a recording that is too large is encoded as, in this order."""
+"""Encodings for recordings that are too large, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
-    """What goes to the endpoint: a file, the content of one, or an address."""
+class Payload:
+    """Audio for the endpoint: a file, encoded bytes, or a URL."""
 
     name: str = "audio"
     path: Path | None = None
     recoded: bytes | None = None
     url: str | None = None
     stored: Stored | None = None
-    """What lies in a bucket for it, and is removed afterwards."""
-    form: str = "as it is"
+    """Its object in a bucket, deleted afterwards."""
+    encoding: str = "as it is"
     warnings: tuple[str, ...] = ()
 
     @property
@@ -44,7 +44,7 @@ class Parcel:
         return self.path.stat().st_size if self.path is not None else 0
 
     def open(self) -> BinaryIO:
-        """The file, or what it was made into."""
+        """The file, or its encoded bytes."""
         if self.recoded is not None:
             return BytesIO(self.recoded)
         assert self.path is not None
@@ -52,12 +52,12 @@ class Parcel:
 
     @property
     def content(self) -> bytes:
-        """All of that."""
+        """The same as bytes."""
         with self.open() as file:
             return file.read()
 
 
-async def pack(
+async def prepare(
     path: Path,
     endpoint: Endpoint,
     *,
@@ -66,22 +66,22 @@ async def pack(
     on_damage: OnDamage = "warn",
     store: Store | None = None,
     ffmpeg: Path | None = None,
-) -> Parcel:
-    """The file in the first form that the endpoint takes: as it is, FLAC, Opus, in a bucket.
+) -> Payload:
+    """The file in the first encoding that fits: unchanged, FLAC, Opus, through a bucket.
 
     Raises `SourceNotFound`, `AudioEmpty`, what is wrong with a file that has to be made smaller,
     `PayloadTooLarge`, and what the bucket raises.
     """
     size = _size(path)
     if endpoint.route(size) is not None:
-        return Parcel(sent_name(path.name), path=path)
+        return Payload(sent_name(path.name), path=path)
     limit = endpoint.max_audio_bytes
     assert limit is not None
     try:
         wanted = Wanted(channels, track_of(track, "track"), on_damage)
         smaller = await _smaller(path, limit, wanted, ffmpeg)
     except (RequestError, FfmpegMissing, ExtraMissing):
-        # What ffmpeg cannot read here, or a part that is missing, is for the worker to tell.
+        # The worker reports what is wrong with a recording that cannot be decoded here.
         if store is None:
             raise
         smaller = None
@@ -90,7 +90,7 @@ async def pack(
     if store is None:
         raise PayloadTooLarge(size, limit, list(SMALLER_FORMS))
     stored = await store.put(path)
-    return Parcel(sent_name(path.name), url=stored.url, stored=stored, form="through a bucket")
+    return Payload(sent_name(path.name), url=stored.url, stored=stored, encoding="through a bucket")
 
 
 def _size(path: Path) -> int:
@@ -105,12 +105,12 @@ def _size(path: Path) -> int:
     return size
 
 
-async def _smaller(path: Path, limit: int, wanted: Wanted, ffmpeg: Path | None) -> Parcel | None:
+async def _smaller(path: Path, limit: int, wanted: Wanted, ffmpeg: Path | None) -> Payload | None:
     with required("audio"):
         from parakeet_worker.client import recode
     smaller = await recode.smaller(path, limit, wanted, ffmpeg)
     if smaller is None:
         return None
-    return Parcel(
-        smaller.name, recoded=smaller.content, form=smaller.form, warnings=smaller.warnings
+    return Payload(
+        smaller.name, recoded=smaller.content, encoding=smaller.encoding, warnings=smaller.warnings
     )

@@ -1,4 +1,4 @@
-"""One call to an endpoint, tried again for as long as that may help."""
+"""HTTP calls to an endpoint, with retries of transient failures."""
 
 import socket
 import time
@@ -28,7 +28,7 @@ from parakeet_worker.errors import (
 from parakeet_worker.remote.retries import retry_after_seconds
 
 RETRY_SECONDS = 300.0
-"""How long a call that fails in passing is tried again."""
+"""How long transient failures are retried."""
 
 _WAIT_INITIAL_SECONDS = 0.5
 _WAIT_MAX_SECONDS = 20.0
@@ -36,26 +36,26 @@ _CONNECT_SECONDS = 15.0
 _STALL_SECONDS = 60.0
 _REASON_CHARACTERS = 200
 _PASSING = frozenset({408, 425, 429})
-# What a load-balancing endpoint says, with status 400, while it has no worker yet.
+# A load-balancing endpoint's answer, with status 400, while it has no worker.
 _NO_WORKER = "timed out waiting for worker"
-# What the endpoint says of itself, and not of the recording.
+# Errors about the endpoint, not about the recording.
 _OF_THE_ENDPOINT = frozenset({"invalid_api_key", "unknown_route", "method_not_allowed"})
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A call that failed and is about to be repeated."""
+    """A failed call that is about to be retried."""
 
     url: str
     reason: str
     seconds_left: float
-    """Until the failure counts as final."""
+    """Until the failure is final."""
 
 
 OnRetry: TypeAlias = Callable[[Retry], None]
 
 Body: TypeAlias = Callable[[], AbstractContextManager[Mapping[str, Any]]]
-"""Opens the body, as arguments for httpx, anew for every attempt."""
+"""Opens the body as arguments for httpx, once per attempt."""
 
 
 def nothing() -> AbstractContextManager[Mapping[str, Any]]:
@@ -64,12 +64,12 @@ def nothing() -> AbstractContextManager[Mapping[str, Any]]:
 
 
 def json_body(content: bytes) -> AbstractContextManager[Mapping[str, Any]]:
-    """JSON that is written already."""
+    """JSON that is already encoded."""
     return nullcontext({"content": content, "headers": {"Content-Type": "application/json"}})
 
 
-class Wire:
-    """An open connection pool with the caller's key."""
+class HttpClient:
+    """A connection pool with the caller's key."""
 
     def __init__(
         self,
@@ -105,10 +105,10 @@ class Wire:
         answer_seconds: float | None = _STALL_SECONDS,
         on_retry: OnRetry = lambda _: None,
     ) -> Any:
-        """The JSON that is answered; a 4xx is not tried again, but for 408, 425 and 429.
+        """The answer's JSON. Retries 408, 425, 429, 5xx and connection errors.
 
         Raises `EndpointDenied`, `EndpointRefused`, `EndpointUnreachable`, or the error that the
-        answer tells of.
+        answer carries.
         """
         limit = self._retry_seconds if retry_seconds is None else retry_seconds
         policy = _RetryPolicy(url, limit, min(limit, self._refused_seconds), on_retry)
@@ -122,7 +122,7 @@ class Wire:
             ):
                 with attempt, body() as opened:
                     return await self._attempt(method, url, opened, answer_seconds)
-        except _Passing as passing:
+        except _Transient as passing:
             raise passing.error from passing
         raise AssertionError
 
@@ -135,21 +135,23 @@ class Wire:
         try:
             response = await self._http.request(method, url, timeout=timeout, **body)
         except httpx.TimeoutException as failure:
-            raise _Passing(EndpointUnreachable(url, "no answer within the time limit")) from failure
+            raise _Transient(
+                EndpointUnreachable(url, "no answer within the time limit")
+            ) from failure
         except httpx.LocalProtocolError as failure:
-            # Without its text, which holds the header that it complains about.
+            # Its text is omitted: it contains the rejected header.
             raise EndpointRefused(url, 0, "the request cannot be sent as HTTP") from failure
         except httpx.TransportError as failure:
             reason = one_line(str(failure), _REASON_CHARACTERS) or type(failure).__name__
             refused = isinstance(failure, httpx.ConnectError)
-            raise _Passing(EndpointUnreachable(url, reason), refused=refused) from failure
+            raise _Transient(EndpointUnreachable(url, reason), refused=refused) from failure
         except (httpx.InvalidURL, httpx.DecodingError) as failure:
             raise EndpointRefused(url, 0, one_line(str(failure))) from failure
         return _judged(response, url)
 
 
 def checked_key(api_key: str | None, url: str, *, insecure: bool) -> str | None:
-    """The key without blanks around it, if it may be sent to `url`.
+    """The stripped key, if it may be sent to `url`.
 
     Raises `InvalidRequest`, which never repeats it, where it cannot be a header, or where it would
     travel over plain http to another machine and `insecure` does not allow that.
@@ -207,7 +209,7 @@ def _transport(url: str) -> httpx.AsyncHTTPTransport:
 
 
 def _keepalive() -> list[tuple[int, int, int]]:
-    """A peer that is gone without a word is noticed after two minutes."""
+    """Detect a dead peer after two minutes."""
     options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, name):  # macOS names the first one otherwise
@@ -215,8 +217,8 @@ def _keepalive() -> list[tuple[int, int, int]]:
     return options
 
 
-class _Passing(Exception):
-    """A failure that may be over at the next attempt, and when that should be."""
+class _Transient(Exception):
+    """A transient failure, and when to retry."""
 
     def __init__(
         self, error: ParakeetError, wait_seconds: float | None = None, *, refused: bool = False
@@ -225,11 +227,11 @@ class _Passing(Exception):
         self.error = error
         self.wait_seconds = wait_seconds
         self.refused = refused
-        """No connection was made: a wrong address, or a server that is not up yet."""
+        """The connection was refused: a wrong address, or a server that is not up yet."""
 
 
 class _RetryPolicy:
-    """Decides for stamina whether one call is repeated."""
+    """Tells stamina whether to retry a call."""
 
     def __init__(
         self, url: str, limit_seconds: float, refused_seconds: float, on_retry: OnRetry
@@ -241,8 +243,8 @@ class _RetryPolicy:
         self._started = time.monotonic()
 
     def __call__(self, failure: Exception) -> bool | float:
-        """Whether to repeat after `failure`, or after how many seconds."""
-        if not isinstance(failure, _Passing):
+        """Whether to retry after `failure`, or after how many seconds."""
+        if not isinstance(failure, _Transient):
             return False
         limit = self._refused_seconds if failure.refused else self._limit_seconds
         left = limit - (time.monotonic() - self._started)
@@ -254,7 +256,7 @@ class _RetryPolicy:
 
 
 def _judged(response: httpx.Response, url: str) -> Any:
-    """The answer, or the error that it tells of."""
+    """The answer, or the error that it carries."""
     status = response.status_code
     answer = _document(response)
     if 200 <= status < 300 and answer is not None:
@@ -262,14 +264,14 @@ def _judged(response: httpx.Response, url: str) -> Any:
     told = errors.read(answer) if isinstance(answer, dict) else None
     if told is not None and told.code not in _OF_THE_ENDPOINT:
         if isinstance(told, TransientError | EngineLost):
-            raise _Passing(told, _retry_after(response))
+            raise _Transient(told, _retry_after(response))
         raise told
     reason = _reason(response, answer)
     if status in (401, 403):
         raise EndpointDenied(url, status)
     if status >= 500 or status in _PASSING or _NO_WORKER in reason:
-        said = f"it answered {status}" + (f": {reason}" if reason else "")
-        raise _Passing(EndpointUnreachable(url, said), _retry_after(response))
+        said = f"status {status}" + (f": {reason}" if reason else "")
+        raise _Transient(EndpointUnreachable(url, said), _retry_after(response))
     raise EndpointRefused(url, status, reason)
 
 
@@ -287,6 +289,6 @@ def _reason(response: httpx.Response, answer: Any) -> str:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """What the server asks for, in seconds."""
+    """The server's `Retry-After`, in seconds."""
     asked = retry_after_seconds(response.headers.get("Retry-After"))
     return None if asked is None else min(asked, 10 * _WAIT_MAX_SECONDS)

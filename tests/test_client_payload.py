@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 
 from loopback import S3Server
 from parakeet_worker.client.endpoint import Endpoint
-from parakeet_worker.client.parcel import Parcel, pack
+from parakeet_worker.client.payload import Payload, prepare
 from parakeet_worker.client.store import Store
 from parakeet_worker.errors import (
     AudioEmpty,
@@ -69,12 +70,12 @@ def bucket_settings(s3: S3Server, **changed: str) -> Settings:
 async def test_a_recording_takes_the_first_form_that_fits(
     talk, tmp_path, children, limit, form, name
 ):
-    parcel = await pack(talk, limited(limit), ffmpeg=None)
-    assert (parcel.form, parcel.name) == (form, name)
-    assert 0 < parcel.size <= limit
-    assert parcel.size == len(parcel.content)
+    payload = await prepare(talk, limited(limit), ffmpeg=None)
+    assert (payload.encoding, payload.name) == (form, name)
+    assert 0 < payload.size <= limit
+    assert payload.size == len(payload.content)
     sent = tmp_path / f"sent-{name}"
-    sent.write_bytes(parcel.content)
+    sent.write_bytes(payload.content)
     again = decode(sent)
     assert len(again) == pytest.approx(len(MELODY), abs=800)
     assert pitch(again[: 4 * 16000]) == pytest.approx(440, abs=5)
@@ -83,32 +84,32 @@ async def test_a_recording_takes_the_first_form_that_fits(
 
 
 async def test_what_fits_in_no_form_goes_through_the_bucket_and_can_be_read_there(talk, store):
-    parcel = await pack(talk, limited(3000), store=store)
-    assert (parcel.form, parcel.path, parcel.recoded) == ("through a bucket", None, None)
-    assert parcel.url is not None
-    assert parcel.stored is not None
+    payload = await prepare(talk, limited(3000), store=store)
+    assert (payload.encoding, payload.path, payload.recoded) == ("through a bucket", None, None)
+    assert payload.url is not None
+    assert payload.stored is not None
     async with httpx.AsyncClient() as http:
-        assert (await http.get(parcel.url)).content == talk.read_bytes()
-        await store.remove(parcel.stored.key)
-        assert (await http.get(parcel.url)).status_code == 404
+        assert (await http.get(payload.url)).content == talk.read_bytes()
+        await store.remove(payload.stored.key)
+        assert (await http.get(payload.url)).status_code == 404
 
 
 async def test_without_a_bucket_it_is_said_what_to_set(talk, children):
     with pytest.raises(PayloadTooLarge, match="S3_BUCKET") as raised:
-        await pack(talk, limited(3000))
+        await prepare(talk, limited(3000))
     assert raised.value.facts["bytes"] == talk.stat().st_size
     assert raised.value.facts["limit"] <= 3010
     assert children() == []
 
 
 async def test_a_smaller_form_is_preferred_to_the_bucket(talk, store):
-    assert (await pack(talk, limited(60_000), store=store)).form == "as Opus"
+    assert (await prepare(talk, limited(60_000), store=store)).encoding == "as Opus"
 
 
 async def test_a_bucket_that_is_not_there_is_told(talk, s3):
     gone = Store.of(bucket_settings(s3, endpoint="http://127.0.0.1:9"))
     with pytest.raises(SourceUnreachable):
-        await pack(talk, limited(3000), store=gone)
+        await prepare(talk, limited(3000), store=gone)
 
 
 def test_there_is_no_store_without_all_of_its_settings(s3):
@@ -121,9 +122,9 @@ def test_there_is_no_store_without_all_of_its_settings(s3):
 async def test_channels_that_are_heard_apart_stay_apart(tmp_path):
     both = np.stack([tone(440, 4.0), tone(880, 4.0)], axis=1)
     path = encode(tmp_path / "call.wav", samples=both.reshape(-1), channels=2)
-    parcel = await pack(path, limited(100_000), channels="separate")
-    assert parcel.form != "as it is"
-    again = await pack_to(parcel, tmp_path)
+    payload = await prepare(path, limited(100_000), channels="separate")
+    assert payload.encoding != "as it is"
+    again = await pack_to(payload, tmp_path)
     left = encoded_channel(again, tmp_path, "c0")
     right = encoded_channel(again, tmp_path, "c1")
     assert (pitch(decode(left)), pitch(decode(right))) == (
@@ -132,9 +133,9 @@ async def test_channels_that_are_heard_apart_stay_apart(tmp_path):
     )
 
 
-async def pack_to(parcel: Parcel, folder: Path) -> Path:
-    path = folder / f"sent-{parcel.name}"
-    await asyncio.to_thread(path.write_bytes, parcel.content)
+async def pack_to(payload: Payload, folder: Path) -> Path:
+    path = folder / f"sent-{payload.name}"
+    await asyncio.to_thread(path.write_bytes, payload.content)
     return path
 
 
@@ -159,12 +160,12 @@ async def test_a_file_that_is_cut_off_is_found_out_before_it_is_encoded_again(
 ):
     flac = encode(tmp_path / "whole.flac", samples=MELODY)
     broken = cut(flac, tmp_path / "broken.flac")
-    (warning,) = (await pack(broken, limited(60_000))).warnings
+    (warning,) = (await prepare(broken, limited(60_000))).warnings
     assert "before it says it does" in warning
     with pytest.raises(AudioTruncated):
-        await pack(broken, limited(60_000), on_damage="refuse")
-    stored = await pack(broken, limited(60_000), on_damage="refuse", store=store)
-    assert stored.form == "through a bucket"
+        await prepare(broken, limited(60_000), on_damage="refuse")
+    stored = await prepare(broken, limited(60_000), on_damage="refuse", store=store)
+    assert stored.encoding == "through a bucket"
     assert children() == []
 
 
@@ -172,19 +173,19 @@ async def test_what_cannot_be_sent_at_all_is_told(tmp_path):
     (tmp_path / "empty.wav").touch()
     (tmp_path / "text.mp3").write_text("no audio\n" * 1000)
     with pytest.raises(SourceNotFound):
-        await pack(tmp_path / "none.wav", limited(1000))
+        await prepare(tmp_path / "none.wav", limited(1000))
     with pytest.raises(SourceNotFound):
-        await pack(tmp_path, limited(1000))
+        await prepare(tmp_path, limited(1000))
     with pytest.raises(AudioEmpty):
-        await pack(tmp_path / "empty.wav", limited(1000))
+        await prepare(tmp_path / "empty.wav", limited(1000))
     with pytest.raises(AudioUndecodable):
-        await pack(tmp_path / "text.mp3", limited(1000))
+        await prepare(tmp_path / "text.mp3", limited(1000))
 
 
 async def test_who_is_cancelled_while_he_packs_leaves_no_ffmpeg_behind(tmp_path, children):
     path = tmp_path / "long.wav"
     path.write_bytes(wav(noise(300, level=0.1)))
-    packing = asyncio.create_task(pack(path, limited(9_000_000)))
+    packing = asyncio.create_task(prepare(path, limited(9_000_000)))
     async with asyncio.timeout(30):
         # Both are in sessions of their own: Ctrl-C in a terminal is the client's to handle.
         while [  # noqa: ASYNC110  # the system does not tell
@@ -217,19 +218,27 @@ async def test_only_uploads_are_removed_from_a_bucket(key, s3, store):
 async def test_a_name_that_is_not_utf_8_goes_under_a_safe_key(tmp_path, store):
     path = tmp_path / os.fsdecode(b"bad\xff\x01name.wav")
     path.write_bytes(wav(MELODY))
-    parcel = await pack(path, limited(3000), store=store)
-    assert parcel.stored is not None
-    assert parcel.stored.key.endswith("/bad\ufffd_name.wav")
+    payload = await prepare(path, limited(3000), store=store)
+    assert payload.stored is not None
+    assert payload.stored.key.endswith("/bad\ufffd_name.wav")
     async with httpx.AsyncClient() as http:
-        assert (await http.get(parcel.url or "")).content == path.read_bytes()
-    await store.remove(parcel.stored.key)
-    assert (await pack(path, limited(400_000))).name.encode()
+        assert (await http.get(payload.url or "")).content == path.read_bytes()
+    await store.remove(payload.stored.key)
+    assert (await prepare(path, limited(400_000))).name.encode()
 
 
 async def test_a_silent_bucket_keeps_no_process_from_ending(tmp_path):
     path = tmp_path / "talk.wav"
     path.write_bytes(bytes(1 << 20))
-    server = await asyncio.start_server(lambda *_: asyncio.sleep(60), "127.0.0.1", 0)
+
+    async def reads_and_never_answers(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(reads_and_never_answers, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     program = f"""
 import asyncio
@@ -252,3 +261,4 @@ except TimeoutError:
     output, _ = await asyncio.wait_for(process.communicate(), 30)
     assert output.split() == [b"given", b"up"]
     server.close()
+    await asyncio.sleep(0)  # its connection sees the end
