@@ -5,6 +5,7 @@ Its memory, descriptors, threads, processes and temporary files are counted whil
 to do: after the first jobs, and at intervals to the end.
 """
 
+import argparse
 import random
 import sys
 import time
@@ -47,6 +48,8 @@ class Figure:
 
     model: str
     jobs: int
+    in_flight: int
+    """At a time; threads are kept, as many as there was ever work for at once."""
     unanswered: int
     answered_twice: int
     stopped: int
@@ -62,7 +65,7 @@ class Figure:
         return (
             self.growth_percent >= _MOST_GROWTH_PERCENT
             or last.descriptors > first.descriptors
-            or last.threads > first.threads
+            or last.threads > first.threads + self.in_flight
             or last.processes > first.processes
             or last.files > 0
         )
@@ -134,21 +137,24 @@ def main() -> None:
         ) as worker:
             started = time.monotonic()
             found = soaked(worker, jobs, counts, arguments.seed)
-            figure = counted(arguments.model, worker, found, time.monotonic() - started)
+            figure = counted(arguments, worker, found, time.monotonic() - started)
     _show(figure)
     harness.write(f"soak-{Path(arguments.model).stem}", arguments, facts, [figure])
     if figure.unanswered or figure.answered_twice or figure.leaks:
         sys.exit(1)
 
 
-def counted(model: str, worker: Serving, found: Sequence[Held], seconds: float) -> Figure:
+def counted(
+    arguments: argparse.Namespace, worker: Serving, found: Sequence[Held], seconds: float
+) -> Figure:
     """Everything about one run."""
     bodies = [delivery.bodies for delivery in worker.api.deliveries.values()]
     stopped = worker.api.stopped
     first, last = found[0].resident_mebibytes, found[-1].resident_mebibytes
     return Figure(
-        model=model,
+        model=arguments.model,
         jobs=len(bodies),
+        in_flight=arguments.in_flight,
         unanswered=sum(
             not delivery.bodies
             for job, delivery in worker.api.deliveries.items()
