@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import psutil
@@ -27,13 +27,8 @@ from bench.clips import Clip
 from http_server import Process, figure, running_server
 from parakeet_worker.settings import Settings, variable
 
-if TYPE_CHECKING:
-    from bench.service import Alone, Pace
-
 CLIENTS = (1, 8, 32)
 _PATIENCE_SECONDS = 1800.0
-_BATCHES_SECONDS = (15.0, 30.0, 60.0, 120.0, None)
-"""Clips of all lengths in one batch are mostly padding: the engine's best is not its largest."""
 _LEAST_EACH = 4
 """What every client asks at least, where there is time."""
 
@@ -171,7 +166,7 @@ def measured(fields: Mapping[str, str], arguments: argparse.Namespace) -> list[C
         asked = clips.made(Path(kept), lengths, arguments.seed)
         runs = []
         with alone(Settings.of(fields), asked) as engine:
-            answers, paces = engine.answers(), [_best(engine)]
+            answers, paces = engine.answers(), [engine.best_pace()]
             with server(fields, arguments.threads) as process:
                 crowd(process, asked[:2], 1, arguments)
                 for clients in CLIENTS:
@@ -179,7 +174,7 @@ def measured(fields: Mapping[str, str], arguments: argparse.Namespace) -> list[C
                     calls = crowd(process, asked, clients, arguments)
                     wall_seconds = time.monotonic() - started
                     runs.append((clients, calls, wall_seconds, before, _Count.of(process)))
-            paces.append(_best(engine))
+            paces.append(engine.best_pace())
     engine_pace = harness.median([pace.audio_seconds_per_second for pace in paces])
     engine_cost = harness.median([pace.processor_milliseconds for pace in paces])
     cost = _Cost(engine_pace, engine_cost, engine.cutting_milliseconds)
@@ -193,12 +188,6 @@ class _Cost:
     engine_audio_seconds_per_second: float
     engine_milliseconds: float
     cutting_milliseconds: float
-
-
-def _best(engine: "Alone") -> "Pace":
-    """The engine by itself, in the batches in which it is fastest."""
-    paces = [engine.pace(batch_seconds) for batch_seconds in _BATCHES_SECONDS]
-    return max(paces, key=lambda pace: pace.audio_seconds_per_second)
 
 
 def _crowd(
