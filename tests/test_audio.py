@@ -2,6 +2,7 @@ import asyncio
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tracemalloc
@@ -10,6 +11,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import numpy as np
 import psutil
 import pytest
@@ -744,3 +746,56 @@ async def test_a_transport_stream_with_the_name_of_a_service_is_decoded(
 ) -> None:
     path = encode(tmp_path / "a.ts", "-c:a", "mp2", samples=tone(440, 1))
     assert len(await heard(decoding(path, ffmpeg))) > 0.9 * RATE
+
+
+# far into a recording
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine minutes in which no two seconds are the same."""
+    clock = np.arange(540 * RATE) / RATE
+    sweep = 0.3 * np.sin(2 * np.pi * (200 + 0.5 * clock) * clock) + noise(540, level=0.02)
+    return encode(tmp_path_factory.mktemp("far") / "far.wav", samples=sweep.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("a.wav", ()), ("a.flac", ()), ("a.mp3", ())],
+)
+async def test_a_clip_far_in_a_recording_is_entered_there_with_the_same_samples(
+    ffmpeg: Path, far: Path, tmp_path: Path, name: str, options: tuple[str, ...]
+) -> None:
+    path = tmp_path / name
+    run = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", far, *options, path]
+    await asyncio.to_thread(subprocess.run, run, check=True)
+    at = 500.3
+    entered = decoding(path, ffmpeg, clip=Clip(at, 505))
+    part = await heard(entered)
+    whole = await heard(decoding(path, ffmpeg, clip=Clip(290, 505)))
+    assert np.array_equal(part, whole[round((at - 290) * RATE) :])
+
+
+async def test_far_clips_of_forty_hours_of_silence_cost_next_to_nothing(
+    ffmpeg: Path, tmp_path: Path
+) -> None:
+    path, hour = tmp_path / "silence.flac", 3600.0
+    made = ("-f", "lavfi", "-i", "anullsrc=r=1000:cl=mono", "-t", "144000", "-frame_size", "65535")
+    run = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *made, path]
+    await asyncio.to_thread(subprocess.run, run, check=True)
+    assert path.stat().st_size < 1_000_000
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    assert len(await heard(decoding(path, ffmpeg, clip=Clip(39 * hour, 39 * hour + 2)))) == 2 * RATE
+    for start in (40.5 * hour, 70 * hour, 99e6):
+        assert isinstance(await refusal(path, ffmpeg, clip=Clip(start)), ClipOutside)
+    # Of processor time; to decode all of it takes ten times as much.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 5
+
+
+@pytest.mark.parametrize("rate", [1, 2, 10, 999, 4_000_001, 10**8, 2 * 10**9])
+async def test_a_sample_rate_that_no_recording_has_is_refused_by_name(
+    ffmpeg: Path, tmp_path: Path, rate: int
+) -> None:
+    error = await refusal(with_rate(tmp_path / "odd.wav", rate), ffmpeg)
+    assert isinstance(error, AudioUndecodable)
+    assert f"{rate} Hz" in error.sentence

@@ -62,6 +62,11 @@ _LONG_SECONDS = 3600.0
 # there from the beginning, and how long that is compared then.
 _LEAD_SECONDS = 2
 _OVERLAP_SECONDS = 2
+# A clip that begins later is entered there, if the container allows it; what comes before it is
+# decoded in a second else. A declared duration may be wrong, but rarely by so much.
+_SEEK_SECONDS = 300
+_DECLARED_AT_MOST = 1.5
+_NEARLY_ALL = 0.98
 # What cannot be decoded so close to a cut is part of it.
 _LAST_PACKETS_SECONDS = 2.0
 # Reads of many channels are at most that many times as large as those of one.
@@ -234,6 +239,7 @@ class Decoding:
     def _look(self, report: Report, stream: str) -> None:
         """Take what ffmpeg says of the file; raises `_OtherTrack`."""
         self.tracks = report.tracks
+        report.check_rate()
         if not report.tracks:
             return  # what that means is said at the end
         self._chosen = choose(report.tracks, self._track)
@@ -279,6 +285,9 @@ class Decoding:
     ) -> Generator[Samples, None, None]:
         """All samples of the track, with silence for what is missing."""
         report = Report.read(reading.said())
+        if begin_seconds := self._far_start(report):
+            # Nothing comes where the file declares more than it has.
+            content = self._enter(reading, begin_seconds) or self._enter(reading, 0)
         self._arrange(reading, report)
         # Of what is mixed, as many samples as of one channel.
         wide = 1 if self._separate else min(self._channels, _WIDEST_READ)
@@ -296,6 +305,31 @@ class Decoding:
                 size = min(2 * size, _READ_BYTES)
         yield from self._timeline.arranged(self._mixer.rest())
         yield from self._timeline.rest()
+
+    def _far_start(self, report: Report) -> int:
+        """Where to begin, a little before a clip that begins far in the recording; else 0.
+
+        Raises `ClipOutside` for one that begins far after the end that the file declares.
+        """
+        start, declared = self._clip.start_seconds, report.declared_seconds
+        if self._lengths.unknown or self._headerless or self._chosen is None:
+            return 0
+        if declared is not None and start > _DECLARED_AT_MOST * declared + _SEEK_SECONDS:
+            raise ClipOutside(start, declared)
+        if start < _SEEK_SECONDS or not report.enterable(self._chosen.stream):
+            return 0
+        # Of a clip after the end the end is decoded, which may lie elsewhere than is declared.
+        begin = int(min(start, _NEARLY_ALL * (report.duration_seconds or 0.0))) - _LEAD_SECONDS
+        return max(0, begin)
+
+    def _enter(self, reading: Sections, begin_seconds: int) -> Content:
+        """Read from another ffmpeg, which begins there; what it wrote first."""
+        stream = "a:0" if self._chosen is None else str(self._chosen.stream)
+        child = self._children.start(self._command(stream, begin_seconds or None))
+        self._decoded = begin_seconds * SAMPLE_RATE
+        self._timeline.begin(self._decoded)
+        reading.restart(child, self._decoded * _SAMPLE_BYTES * self._channels, self._decoded)
+        return self._read(reading, _FIRST_READ_BYTES)
 
     def _read(self, reading: Sections, size: int) -> Content:
         """The next bytes; only the waiting counts: ffmpeg waits while the engine is busy."""

@@ -28,6 +28,11 @@ _EXACT_CONTAINER = re.compile(
 _EXACT_CODEC = re.compile(r"(?:pcm_\w+|flac|mp3|alac|vorbis)\b")
 # Their last timestamp is their duration: nothing declares more than is there.
 _UNDECLARED_CONTAINER = re.compile(r"^Input #0, (?:ogg|mpegts|mpeg), from ", re.MULTILINE)
+_GAPLESS = re.compile(r"^Input #0, (?:wav|w64|aiff|caf|au|flac|mp3), from ", re.MULTILINE)
+# Of the first audio stream. Telephones have 8,000 Hz, instruments for bats 500,000, and a bit
+# stream of DSD is shown as up to 2,822,400.
+_RATE = re.compile(r"^  Stream #0:\d+.*: Audio: .*?, (\d+) Hz", re.MULTILINE)
+_MIN_RATE, _MAX_RATE = 1000, 4_000_000
 _STREAM = re.compile(
     r"^  Stream #0:(\d+)(?:\[\w+\])?(?:\((\w+)\))?: (\w+): (\S+)(.*)$", re.MULTILINE
 )
@@ -95,6 +100,18 @@ class Report:
         codec = next((track.codec for track in self.tracks if track.stream == stream), "")
         exact = _EXACT_CODEC.match(codec) is not None
         return exact and _EXACT_CONTAINER.search(self.text) is not None
+
+    def enterable(self, stream: int) -> bool:
+        """Whether a decoding from a time in it has the samples of one from the start: its samples
+        follow each other without gaps, and each has its place."""
+        return self.divisible(stream) and _GAPLESS.search(self.text) is not None
+
+    def check_rate(self) -> None:
+        """Raise `AudioUndecodable` for a sample rate that no recording has."""
+        found = _RATE.search(self.text)
+        if found is not None and not _MIN_RATE <= int(found[1]) <= _MAX_RATE:
+            reason = f"its sample rate of {found[1]} Hz is not from {_MIN_RATE} to {_MAX_RATE}"
+            raise AudioUndecodable(reason)
 
     def refusal(self, status: int) -> ParakeetError:
         """Why not a single sample came."""

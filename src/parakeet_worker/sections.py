@@ -212,6 +212,11 @@ class Sections:
         self.count = 1
         """From how many decoders bytes were read so far."""
 
+    def restart(self, child: Child, at: int, first_sample: int) -> None:
+        """Read from another decoder, whose first byte is that one of the recording."""
+        self._children.end(self._source.child)
+        self._source, self._at = Source(child, first_sample), at
+
     def divide(self, plan: Plan) -> None:
         """Decode what lies behind its bounds ahead, where there are cores for it."""
         self._plan = plan

@@ -114,6 +114,11 @@ class Timeline:
         self._damages: list[_Span] = []
         self._resets: list[Notice] = []
 
+    def begin(self, at: int) -> None:
+        """The next samples are those from this one on."""
+        self._position = at
+        self._places.clear()
+
     def add(self, places: Iterable[Place]) -> None:
         """What is known by now; of what was passed already, complaints alone count."""
         for place in places:
