@@ -1,0 +1,220 @@
+"""Recordings of kinds that are sent in practice, made from one sample, and what is expected.
+
+Each `Case` is one row of docs/recordings.md.
+"""
+
+import struct
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+
+from parakeet_worker.engine.base import Samples
+from recordings import RATE, encode
+from speech import sample
+
+SPEECH = sample("en").path
+Make = Callable[[Path, Samples], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One kind of recording."""
+
+    make: Make
+    done: str
+    """What is done with it, for the documentation."""
+    late_from: float = 0.0
+    """Words that begin there or later in the sample are later by `late_seconds`."""
+    late_seconds: float = 0.0
+    codes: tuple[str, ...] = ()
+    """The warnings that the answer has."""
+
+
+def ffmpeg(*options: object) -> None:
+    program = imageio_ffmpeg.get_ffmpeg_exe()
+    command = [program, "-hide_banner", "-loglevel", "error", "-y", *map(str, options)]
+    subprocess.run(command, check=True)
+
+
+def riff(samples: Samples, *, declared: int | None = None, tag: int = 1) -> bytes:
+    """(N, channels) as a WAV file whose `data` chunk declares that many bytes."""
+    columns = samples.reshape(len(samples), -1)
+    kind = "<i2" if tag == 1 else "<f4"
+    scaled = np.round(columns * 32767) if tag == 1 else columns
+    body, count, width = scaled.astype(kind).tobytes(), columns.shape[1], int(kind[-1])
+    size = len(body) if declared is None else declared
+    head = struct.pack("<HHIIHH", tag, count, RATE, RATE * count * width, count * width, 8 * width)
+    parts = b"WAVE" + b"fmt " + struct.pack("<I", len(head)) + head
+    return (
+        b"RIFF"
+        + struct.pack("<I", min(size + 36, 2**32 - 1))
+        + parts
+        + b"data"
+        + struct.pack("<I", size)
+        + body
+    )
+
+
+def late(seconds: float, *codecs: str) -> Make:
+    def make(path: Path, _: Samples) -> None:
+        picture = ("-f", "lavfi", "-i", "color=black:s=64x64:r=10:d=12")
+        ffmpeg(
+            *picture,
+            "-itsoffset",
+            seconds,
+            "-i",
+            SPEECH,
+            "-map",
+            "0:v",
+            "-map",
+            "1:a",
+            *codecs,
+            path,
+        )
+
+    return make
+
+
+def hole(at: float, seconds: float, *codecs: str) -> Make:
+    def make(path: Path, _: Samples) -> None:
+        whole = path.with_name(f"whole-{path.name}")
+        ffmpeg("-i", SPEECH, "-ar", "48000", *codecs, whole)
+        later = f"setts=ts='if(gte(TS*TB,{at}),TS+{seconds}/TB,TS)'"
+        ffmpeg("-i", whole, "-c", "copy", "-bsf:a", later, path)
+
+    return make
+
+
+def placeholder(declared: int) -> Make:
+    return lambda path, samples: void(path.write_bytes(riff(samples, declared=declared)))
+
+
+def void(_: object) -> None:
+    """For what returns something that is not wanted."""
+
+
+def voice(at: int, of: int) -> Make:
+    def make(path: Path, samples: Samples) -> None:
+        columns = np.zeros((len(samples), of), dtype=np.float32)
+        columns[:, at] = samples
+        path.write_bytes(riff(columns))
+
+    return make
+
+
+def inverted(path: Path, samples: Samples) -> None:
+    path.write_bytes(riff(np.stack([samples, -samples], axis=1)))
+
+
+def spoiled(value: float) -> Make:
+    def make(path: Path, samples: Samples) -> None:
+        wrong = samples.copy()
+        wrong[3 * RATE] = value
+        path.write_bytes(riff(wrong, tag=3))
+
+    return make
+
+
+def two_tracks(path: Path, _: Samples) -> None:
+    silent = ("-f", "lavfi", "-i", "anullsrc=r=48000:cl=mono:d=6")
+    flags = ("-disposition:a:0", "0", "-disposition:a:1", "default")
+    ffmpeg(*silent, "-i", SPEECH, "-map", "0", "-map", "1", "-c:a", "libopus", *flags, path)
+
+
+def subtitled(path: Path, _: Samples) -> None:
+    text = path.with_suffix(".srt")
+    text.write_text("1\n00:00:09,000 --> 00:00:12,000\nend\n")
+    ffmpeg(
+        "-i", SPEECH, "-i", text, "-map", "0", "-map", "1", "-c:a", "aac", "-c:s", "mov_text", path
+    )
+
+
+def joined(path: Path, samples: Samples) -> None:
+    one = encode(path.with_name(f"one-{path.name}"), "-id3v2_version", "3", samples=samples)
+    quiet = encode(path.with_name(f"two-{path.name}"), samples=np.zeros(RATE, dtype=np.float32))
+    path.write_bytes(one.read_bytes() + quiet.read_bytes())
+
+
+def cut_end(path: Path, samples: Samples) -> None:
+    quiet = np.concatenate((samples, np.zeros(2 * RATE, dtype=np.float32)))
+    content = riff(quiet)
+    path.write_bytes(content[: -RATE * 2])
+
+
+CASES: Mapping[str, Case] = {
+    "late.mkv": Case(
+        late(4.9, "-c:v", "mpeg4", "-c:a", "libopus"),
+        "audio that begins after the picture: words are as late as a player plays them",
+        late_seconds=4.9,
+    ),
+    "late.mp4": Case(
+        late(4.9, "-c:v", "mpeg4", "-c:a", "aac"), "the same in MP4", late_seconds=4.9
+    ),
+    "late.ts": Case(
+        late(4.9, "-c:v", "mpeg2video", "-c:a", "aac"), "the same in MPEG-TS", late_seconds=4.9
+    ),
+    "first-time.ogg": Case(
+        lambda path, _: ffmpeg("-itsoffset", 0.86, "-i", SPEECH, "-c:a", "libopus", path),
+        "audio alone whose first timestamp is not zero: times count from there",
+    ),
+    "hole.mka": Case(
+        hole(2.0, 5.0, "-c:a", "libopus"),
+        "missing packets: silence of that length",
+        late_from=2.0,
+        late_seconds=5.0,
+        codes=("audio_gap",),
+    ),
+    "hole.m4a": Case(
+        hole(2.0, 5.0, "-c:a", "aac"),
+        "the same in M4A",
+        late_from=2.0,
+        late_seconds=5.0,
+        codes=("audio_gap",),
+    ),
+    "hole.flv": Case(
+        hole(2.0, 5.0, "-ar", "44100", "-c:a", "aac"),
+        "the same in FLV",
+        late_from=2.0,
+        late_seconds=5.0,
+        codes=("audio_gap",),
+    ),
+    **{
+        f"declared-{size:x}.wav": Case(
+            placeholder(size), f"a streamed WAV that declares {size} bytes: transcribed to its end"
+        )
+        for size in (0, 36, 0x7FFFFFFF, 0x7FFFF000, 0x80000000, 2_000_000_000, 0xFFFFFFF0)
+    },
+    "declared-short.wav": Case(
+        placeholder(2 * RATE),
+        "a WAV that goes on after the length that it declares: transcribed to its end",
+        codes=("length_wrong",),
+    ),
+    "cut.wav": Case(
+        cut_end, "a file that ends before it says it does: what is there", codes=("audio_cut",)
+    ),
+    "subtitled.mp4": Case(subtitled, "subtitles that end after the audio: no warning"),
+    "joined.mp3": Case(joined, "two MP3 files in one: both, without a warning"),
+    "second-default.mkv": Case(
+        two_tracks,
+        "several audio tracks: the one flagged as default",
+        codes=("several_tracks",),
+    ),
+    "inverted.wav": Case(inverted, "a right channel that is the left one inverted: turned over"),
+    **{
+        f"voice-{at}-of-{of}.wav": Case(
+            voice(at, of), f"{of} channels with a voice on one of them: that voice"
+        )
+        for at, of in ((2, 3), (3, 6), (0, 10), (5, 12), (15, 16), (30, 32), (63, 64))
+    },
+    "nan.wav": Case(
+        spoiled(float("nan")), "a sample that is no number: silence", codes=("samples_invalid",)
+    ),
+    "inf.wav": Case(
+        spoiled(float("inf")), "an infinite sample: silence", codes=("samples_invalid",)
+    ),
+    "huge.wav": Case(spoiled(1e30), "a sample of 1e30: silence", codes=("samples_invalid",)),
+}
