@@ -3,7 +3,7 @@
 import argparse
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,16 @@ from training import clips
 from training.architecture import PREPROCESSOR
 from training.augment import FULL, MILD, NoiseBeds, Strength
 from training.digits import LEFT_OUT_SPEAKER
-from training.utterances import Plan, SpokenWord, Utterance, assemble, heard, nothing
+from training.utterances import (
+    Plan,
+    Speaker,
+    SpokenWord,
+    Utterance,
+    assemble,
+    converse,
+    heard,
+    nothing,
+)
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +32,8 @@ UTTERANCES_PER_SHARD = 1000
 MOST_WORDS = 15
 MOST_WORDS_LONG = 60
 SHORTEST_SAMPLES = 1600
+CONVERSATION_HUMAN = 0.6
+WIDEST_DECIBELS = 26.0
 FLITE = "flite"
 RECORDED_WEIGHT = 10
 """A recorded speaker is heard as often as ten of Flite's 32 sessions."""
@@ -42,6 +53,8 @@ class Mixture:
     the recorded humans that are trained on has."""
     mild: float = 0.6
     """Of the synthesised, with mild impairments instead of the studio's."""
+    conversation: float = 0.35
+    """Several voices at unequal levels for up to 30 s, often without a pause."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,8 +92,10 @@ class Studio:
     def utterance(self, index: int) -> Utterance:
         """A random utterance of the mixture."""
         randomness = np.random.default_rng([self._seed, index])
-        drawn = randomness.random()
         mixture = self._mixture
+        if mixture.conversation and randomness.random() < mixture.conversation:
+            return self.conversation(randomness)
+        drawn = randomness.random()
         strength = MILD if randomness.random() < mixture.mild else self._strength
         if drawn < mixture.nothing:
             return self.silence(randomness, strength)
@@ -121,6 +136,31 @@ class Studio:
         )
         assembly = assemble(sessions, plan, randomness)
         return heard(assembly, "human", self._beds, strength or self._strength, randomness)
+
+    def conversation(self, randomness: np.random.Generator) -> Utterance:
+        """One to four voices in turn, up to 26 dB apart, of recorded digits or of one language."""
+        human = bool(self._human) and randomness.random() < CONVERSATION_HUMAN
+        language = str(randomness.choice(self.languages))
+        sessions = self._human if human else self._by_language[language]
+        widest = randomness.uniform(0, WIDEST_DECIBELS) if randomness.random() < 0.7 else 0.0
+        speakers = [
+            Speaker(
+                sessions[int(randomness.integers(len(sessions)))],
+                10 ** (-randomness.uniform(0, widest) / 20) if index else 1.0,
+            )
+            for index in range(int(randomness.integers(1, 5)))
+        ]
+        plan = Plan(
+            words=int(randomness.integers(8, MOST_WORDS_LONG + 1)),
+            in_one_breath=False,
+            speed=float(randomness.uniform(0.85, 1.18)),
+            long_silence=bool(randomness.random() < 0.05),
+        )
+        unbroken = 1.0 if randomness.random() < 0.4 else randomness.random()
+        assembly = converse(speakers, plan, unbroken, randomness)
+        # The quietest voice is to be heard over the noise.
+        strength = replace(MILD, lowest_snr_decibels=min(38.0, 12.0 + widest))
+        return heard(assembly, "human" if human else language, self._beds, strength, randomness)
 
     def synthesised(
         self,
@@ -181,7 +221,7 @@ def held_out_studio(pools: Path, seed: int, strength: Strength = FULL) -> Studio
     """The voices that training never hears, and the speaker left out."""
     synthesised = clips.load(pools / "held_out.pool")
     human = clips.load(pools / f"{LEFT_OUT_SPEAKER}.pool")
-    return Studio(synthesised, human, seed, strength, Mixture(long=0.0))
+    return Studio(synthesised, human, seed, strength, Mixture(long=0.0, conversation=0.0))
 
 
 def human_pools(pools: Path) -> list[clips.Session]:

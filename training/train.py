@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--batch-seconds", type=float, default=110)
     parser.add_argument("--words-weight", type=float, default=1.0)
+    parser.add_argument("--decoder-only", action="store_true", help="the encoder stays")
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -143,6 +144,9 @@ def main() -> None:
     network = Network(pieces)
     if arguments.start:
         network.resume(torch.load(arguments.start)["average"])
+    if arguments.decoder_only:
+        network.freeze_encoder()
+        network.train()
     log.info("%d parameters", parameters_count(network))
     arguments.into.mkdir(parents=True, exist_ok=True)
     run = Run(

@@ -1,5 +1,6 @@
 """Utterances: sentences of one voice with pauses, spliced or in one breath, and their times."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +62,14 @@ class Plan:
     long_silence: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """A voice of a conversation."""
+
+    session: Session
+    gain: float
+
+
 class Assembly:
     """Appends clips and pauses; keeps the clock and the words."""
 
@@ -75,12 +84,13 @@ class Assembly:
         """Append silence."""
         self._append(np.zeros(int(seconds * SAMPLE_RATE), np.float32))
 
-    def say(self, clip: Clip) -> None:
+    def say(self, clip: Clip, gain: float = 1.0) -> None:
         """Append speech at the assembly's speed."""
         now = self._count / SAMPLE_RATE
         for word, start, end in zip(clip.words, clip.starts, clip.ends, strict=True):
             self._words.append((word, now + start / self._speed, now + end / self._speed))
-        self._append(at_speed(clip.samples.astype(np.float32) / np.float32(32768), self._speed))
+        samples = clip.samples.astype(np.float32) * np.float32(gain / 32768)
+        self._append(at_speed(samples, self._speed))
 
     def end_sentence(self) -> None:
         """What was said last closes a sentence."""
@@ -144,6 +154,37 @@ def assemble(
         session = sessions[int(randomness.integers(len(sessions)))]
         said += say_sentence(assembly, session, plan.words - said, plan, randomness)
         assembly.end_sentence()
+    assembly.pause(edge_seconds(plan, randomness))
+    return assembly
+
+
+def converse(
+    speakers: Sequence[Speaker], plan: Plan, unbroken: float, randomness: np.random.Generator
+) -> Assembly:
+    """Turns of up to eight words until the planned number is said.
+
+    A share `unbroken` of the turns follows the one before as its next word would, without a full
+    stop; the others after a pause.
+    """
+    assembly = Assembly(plan.speed)
+    assembly.pause(edge_seconds(plan, randomness))
+    widest_gap = randomness.uniform(0, LONGEST_WORD_GAP_SECONDS)
+    said = 0
+    while said < plan.words:
+        if said and randomness.random() < unbroken:
+            assembly.pause(randomness.uniform(0, widest_gap))
+        elif said:
+            assembly.end_sentence()
+            assembly.pause(randomness.uniform(*SENTENCE_GAP_SECONDS))
+        speaker = speakers[int(randomness.integers(len(speakers)))]
+        count = int(randomness.integers(1, LONGEST_SENTENCE_WORDS + 1))
+        for index in range(min(count, plan.words - said)):
+            if index:
+                assembly.pause(randomness.uniform(0, widest_gap))
+            words = speaker.session.words
+            assembly.say(words[int(randomness.integers(len(words)))], speaker.gain)
+            said += 1
+    assembly.end_sentence()
     assembly.pause(edge_seconds(plan, randomness))
     return assembly
 

@@ -1,33 +1,109 @@
 """Is there a word wherever someone speaks?"""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from parakeet_worker.segments import Span
-from parakeet_worker.transcript import Word
+import numpy as np
+import numpy.typing as npt
 
-MIN_GAP_SECONDS = 1.5
-"""A speaker may hesitate, hum or breathe for as long."""
+from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.engine.base import Samples
+from parakeet_worker.segments import Segment, Span
+from parakeet_worker.transcript import Word, bare
+
+GAP_SECONDS = 0.9
+"""So much speech between two words, in one stretch or in many, is decoded again."""
+SHORT_GAP_SECONDS = 0.7
+"""Gaps from this length on are decoded again where they add up, ..."""
+SHORT_GAPS_SECONDS = 2.0
+"""... within a chunk, to so much."""
+REPORTED_SECONDS = 0.5
+"""Less speech in a chunk without any word is decoded again, and not reported: it may be a cough."""
+_LONGEST_PART_SECONDS = 10.0
+# A vowel that is held moves less from one 64 ms to the next.
+_HELD_DECIBELS = 4.0
+_HELD_WINDOW = 1024
+_HELD_STEP = 512
+_BAND_EDGES_HERTZ = np.geomspace(100, 4000, 17)
+# Below it, a word in a gap is rather a sound that the model made a word of.
+_LEAST_CONFIDENCE = 0.5
+# The end of a word is decoded again with the gap behind it, and may be taken for the word itself.
+_ECHO_SECONDS = 0.4
 
 
-def uncovered(speech: Iterable[Span], words: Sequence[Word]) -> list[Span]:
-    """Where someone speaks for more than 1.5 s and no word is, in order.
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Speech without words between two words, in one or several stretches."""
 
-    `words` are in order; a word covers the time from its first token to the end of its last.
+    speech: tuple[Span, ...]
+
+    @property
+    def span(self) -> Span:
+        return Span(self.speech[0].start_seconds, self.speech[-1].end_seconds)
+
+    @property
+    def seconds(self) -> float:
+        """Of speech."""
+        return sum(stretch.seconds for stretch in self.speech)
+
+    def parts(self) -> Iterator["Gap"]:
+        """The same in pieces of at most 10 s, as far as there are pauses to divide it in."""
+        begun: list[Span] = []
+        for stretch in self.speech:
+            if begun and stretch.end_seconds - begun[0].start_seconds > _LONGEST_PART_SECONDS:
+                yield Gap(tuple(begun))
+                begun = []
+            begun.append(stretch)
+        yield Gap(tuple(begun))
+
+
+def uncovered(speech: Sequence[Span], words: Sequence[Word]) -> list[Gap]:
+    """Where someone speaks for 0.9 s between two words and no word is, in order.
+
+    Shorter gaps count where they add up to 2 s, and any where there is no word at all. `words`
+    are in order; a word covers the time from its first token to the end of its last.
     """
-    gaps = (gap for stretch in speech for gap in _gaps(stretch, words))
-    return [gap for gap in gaps if gap.seconds > MIN_GAP_SECONDS]
+    gaps = [*_gaps(speech, words)]
+    if not words:
+        return gaps
+    short = [gap for gap in gaps if SHORT_GAP_SECONDS <= gap.seconds < GAP_SECONDS]
+    adds_up = sum(gap.seconds for gap in short) >= SHORT_GAPS_SECONDS
+    least = SHORT_GAP_SECONDS if adds_up else GAP_SECONDS
+    return [gap for gap in gaps if gap.seconds >= least]
 
 
-def _gaps(stretch: Span, words: Sequence[Word]) -> Iterable[Span]:
-    """What the words leave of one stretch of speech."""
-    begin = stretch.start_seconds
-    for word in words:
-        if word.start_seconds >= stretch.end_seconds:
-            break
-        yield Span(begin, word.start_seconds)
-        begin = max(begin, word.end_seconds)
-    yield Span(begin, stretch.end_seconds)
+def reported(gaps: Iterable[Gap]) -> tuple[Span, ...]:
+    """The speech of gaps that stayed without words, as the answer lists it."""
+    those = (gap for gap in gaps if gap.seconds >= REPORTED_SECONDS)
+    return tuple(stretch for gap in those for stretch in gap.speech)
+
+
+def missing(segment: Segment, words: Sequence[Word]) -> list[Gap]:
+    """What of a segment's speech is uncovered by its words, but for held sounds."""
+    gaps = uncovered(segment.speech, words)
+    return without_held_sound(gaps, segment) if words else gaps
+
+
+def _gaps(speech: Sequence[Span], words: Sequence[Word]) -> Iterator[Gap]:
+    """What is between two words of all speech."""
+    begin = float("-inf")
+    first = 0
+    for end, covered_until in [*((w.start_seconds, w.end_seconds) for w in words), _END]:
+        while first < len(speech) and speech[first].end_seconds <= begin:
+            first += 1
+        found = []
+        for stretch in speech[first:]:
+            if stretch.start_seconds >= end:
+                break
+            left = Span(max(stretch.start_seconds, begin), min(stretch.end_seconds, end))
+            if left.seconds > 0:
+                found.append(left)
+        if found:
+            yield Gap(tuple(found))
+        begin = max(begin, covered_until)
+
+
+_END = (float("inf"), float("inf"))
 
 
 def inside(gap: Span, words: Iterable[Word]) -> list[Word]:
@@ -35,12 +111,70 @@ def inside(gap: Span, words: Iterable[Word]) -> list[Word]:
     return [word for word in words if gap.start_seconds <= _middle(word) <= gap.end_seconds]
 
 
+def credible(words: Sequence[Word], gap: Span, found: Iterable[Word]) -> list[Word]:
+    """Those of `found` that lie in the gap and may be inserted.
+
+    Words that the model is not sure of stay out, and so does what repeats a word beside the gap
+    right at its edge: that is the same sound, decoded twice.
+    """
+    sure = [word for word in inside(gap, found) if word.confidence >= _LEAST_CONFIDENCE]
+    before, after = _beside(words, gap)
+    if before and sure and bare(sure[0]) == bare(before[-1]):
+        edge = max(before[-1].end_seconds, gap.start_seconds) + _ECHO_SECONDS
+        sure = sure[1:] if sure[0].start_seconds < edge else sure
+    if after and sure and bare(sure[-1]) == bare(after[0]):
+        edge = min(after[0].start_seconds, gap.end_seconds) - _ECHO_SECONDS
+        sure = sure[:-1] if sure[-1].end_seconds > edge else sure
+    return sure
+
+
 def filled(words: Sequence[Word], gap: Span, found: Iterable[Word]) -> tuple[Word, ...]:
     """The words with those of `found` that lie in the gap; the others were there before."""
-    before = [word for word in words if word.start_seconds <= gap.start_seconds]
-    after = words[len(before) :]
+    before, after = _beside(words, gap)
     clamped = (_within(word, gap) for word in inside(gap, found))
     return (*before, *clamped, *after)
+
+
+def _beside(words: Sequence[Word], gap: Span) -> tuple[Sequence[Word], Sequence[Word]]:
+    count = sum(word.start_seconds <= gap.start_seconds for word in words)
+    return words[:count], words[count:]
+
+
+def without_held_sound(gaps: Iterable[Gap], segment: Segment) -> list[Gap]:
+    """The gaps without the part of their first stretch in which the sound before them is held.
+
+    A vowel may last for seconds, the model's word ends after 0.3 s.
+    """
+    return [left for gap in gaps if (left := _after_held_sound(gap, segment)) is not None]
+
+
+def _after_held_sound(gap: Gap, segment: Segment) -> Gap | None:
+    first, *others = gap.speech
+    begin = first.start_seconds + _held_seconds(segment.part(first).samples)
+    speech = [Span(begin, first.end_seconds)] if begin < first.end_seconds else []
+    left = Gap((*speech, *others))
+    return left if left.speech and left.seconds >= GAP_SECONDS else None
+
+
+def _held_seconds(samples: Samples) -> float:
+    """How long the sound at the beginning stays the same."""
+    if len(samples) < 3 * _HELD_WINDOW:
+        return 0.0
+    envelopes = _envelopes(samples)
+    moves = np.sqrt(np.mean(np.square(envelopes[2:] - envelopes[:-2]), axis=1))
+    moving = moves > _HELD_DECIBELS
+    held = len(moves) if not moving.any() else int(np.argmax(moving))
+    return held * _HELD_STEP / SAMPLE_RATE
+
+
+def _envelopes(samples: Samples) -> npt.NDArray[np.float64]:
+    """(windows, bands) in dB, each window's mean left out."""
+    windows = np.lib.stride_tricks.sliding_window_view(samples, _HELD_WINDOW)[::_HELD_STEP]
+    power = np.abs(np.fft.rfft(windows * np.hanning(_HELD_WINDOW), axis=1)) ** 2
+    edges = np.round(_BAND_EDGES_HERTZ * _HELD_WINDOW / SAMPLE_RATE).astype(int)
+    bands = np.add.reduceat(power, edges[:-1], axis=1)[:, : len(edges) - 1] + 1e-9
+    decibels = 10 * np.log10(bands)
+    return np.asarray(decibels - decibels.mean(axis=1, keepdims=True))
 
 
 def _middle(word: Word) -> float:

@@ -24,10 +24,12 @@ from parakeet_worker.transcript import Account, Transcript, Word
 # another beginning often helps.
 _AROUND_SECONDS = 0.2
 _SHIFTS_SECONDS = (0.0, 0.24)
+_SHIFT_OF_ALL_SECONDS = 0.06
 
 # Fewer words do not tell a language.
 _FEWEST_WORDS = 4
 _SURE_PROBABILITY = 0.9
+_LEAST_WORDS_KEPT = 0.7
 _NEIGHBOUR_SAMPLES = 30 * SAMPLE_RATE
 
 # What is heard again may come to half of what was heard once, a fifth of that in second attempts.
@@ -187,9 +189,10 @@ class Hearing:
             heard = await self._joined_over_seam(heard, following)
         gaps = asked.gaps
         if gaps is None or heard is not asked.alone:
-            gaps = await threads.computed(coverage.uncovered, segment.speech, heard.words)
+            gaps = await threads.computed(coverage.missing, segment, heard.words)
         self._line.popleft()
-        again = [_Gap.of(segment, gap, whole=not heard.words) for gap in gaps]
+        whole = not heard.words
+        again = [_Gap.of(segment, part.span, whole=whole) for gap in gaps for part in gap.parts()]
         again = [gap for gap in again if self._may_try(gap, 0, self._once_seconds)]
         words: asyncio.Future[Transcript] = asyncio.get_running_loop().create_future()
         if again:
@@ -197,7 +200,7 @@ class Hearing:
             covered = self._covered(segment, heard, again, (before, self._decided))
             words = asyncio.create_task(covered)
         else:
-            words.set_result(replace(heard, uncovered=tuple(gaps)))
+            words.set_result(replace(heard, uncovered=coverage.reported(gaps)))
         self._done.append(_Heard(segment, words))
 
     def _following(self) -> _Asked | None:
@@ -246,12 +249,21 @@ class Hearing:
         after, bridge = await self._heard(following), following.segment.bridge
         if bridge is None:
             return before
-        over = await self._watch.timed("hear", following.answers[1])
+        over = await self._optional(following.answers[1])
+        if over is None:
+            return before
         words, next_words = await threads.computed(
             _spliced, before, bridge, over, after, following.segment.start_seconds
         )
         following.heard = replace(after, words=next_words)
         return replace(before, words=words)
+
+    async def _optional(self, answer: Answer) -> Hypothesis | None:
+        """An answer that may be done without: None where memory is short or numbers overflow."""
+        try:
+            return await self._watch.timed("hear", answer)
+        except (OutOfMemory, NotFinite):
+            return None
 
     async def _covered(
         self, segment: Segment, heard: Transcript, gaps: Sequence["_Gap"], order: _Order
@@ -271,11 +283,11 @@ class Hearing:
             if not decided.done():
                 decided.set_result(None)
         words, _ = await self._tried(words, left, 1)
-        uncovered = await threads.computed(coverage.uncovered, segment.speech, words)
+        left_over = await threads.computed(coverage.missing, segment, words)
         return replace(
             heard,
             words=words,
-            uncovered=tuple(uncovered),
+            uncovered=coverage.reported(left_over),
             account=heard.account + Account(decoded_again=len(gaps)),
         )
 
@@ -354,7 +366,11 @@ class Hearing:
     def _better(
         self, segment: Segment, heard: Transcript, both: Segment, hypothesis: Hypothesis
     ) -> Transcript:
-        """What was heard in company, if that is of the language that was asked for."""
+        """What was heard in company, if that is of the language that was asked for.
+
+        It has to have about as many words, or to cover as much of the speech: fewer words never
+        count as drifted.
+        """
         again = replace(
             heard,
             words=tuple(
@@ -364,7 +380,13 @@ class Hearing:
             ),
             account=heard.account + Account(decoded_again=1),
         )
-        return heard if self._drifted(again) or not again.words else again
+        as_many = len(again.words) >= _LEAST_WORDS_KEPT * len(heard.words)
+        as_much = _spoken_seconds(again) >= _spoken_seconds(heard)
+        return again if again.words and (as_many or as_much) and not self._drifted(again) else heard
+
+
+def _spoken_seconds(heard: Transcript) -> float:
+    return sum(word.end_seconds - word.start_seconds for word in heard.words)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -376,10 +398,14 @@ class _Gap:
 
     @classmethod
     def of(cls, segment: Segment, gap: Span, *, whole: bool) -> "_Gap":
-        """One attempt in a segment that is `whole`ly without words, else two."""
-        shifts = _SHIFTS_SECONDS[:1] if whole else _SHIFTS_SECONDS
-        ends = gap.end_seconds + _AROUND_SECONDS
-        begins = (gap.start_seconds - _AROUND_SECONDS + shift for shift in shifts)
+        """One attempt in a segment that is `whole`ly without words, else two.
+
+        The same samples would be decoded alike: the one attempt begins later than the segment.
+        """
+        begin, ends = gap.start_seconds - _AROUND_SECONDS, gap.end_seconds + _AROUND_SECONDS
+        begins = [begin + shift for shift in _SHIFTS_SECONDS]
+        if whole:
+            begins = [max(begin, segment.start_seconds) + _SHIFT_OF_ALL_SECONDS]
         return cls(gap, tuple(segment.part(Span(begin, ends)) for begin in begins))
 
 
@@ -395,7 +421,8 @@ def _filled(
         if hypothesis is None:
             continue
         part = gap.parts[attempt]
-        found = coverage.inside(gap.span, transcript.stitch(part, hypothesis).words)
+        heard = transcript.stitch(part, hypothesis).words
+        found = coverage.credible(words, gap.span, heard)
         words = coverage.filled(words, gap.span, found)
         if not found:
             left.append(gap)

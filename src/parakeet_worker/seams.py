@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from parakeet_worker.segments import Span
-from parakeet_worker.transcript import Word
+from parakeet_worker.transcript import Word, bare
 
 # How far apart the same word may be heard in two windows.
 _TOLERANCE_SECONDS = 0.4
@@ -81,18 +81,13 @@ def _twins(left: Sequence[Word], right: Sequence[Word]) -> list[Handover]:
 def _likeness(word: Word, other: Word) -> float:
     """Zero for words that are not the same; for the same from 1 up to 2, if it is at one time."""
     apart = abs(word.start_seconds - other.start_seconds) / _TOLERANCE_SECONDS
-    return 2 - apart if apart < 1 and _bare(word) == _bare(other) else 0.0
+    return 2 - apart if apart < 1 and bare(word) == bare(other) else 0.0
 
 
 def _first_from(words: Sequence[Word], seconds: float) -> int:
     """The index of the first word whose middle lies at or after a time."""
     middles = [(word.start_seconds + word.end_seconds) / 2 for word in words]
     return next((index for index, middle in enumerate(middles) if middle >= seconds), len(words))
-
-
-def _bare(word: Word) -> str:
-    """Windows differ in capitals and marks, since they begin and end elsewhere."""
-    return "".join(letter for letter in word.text.casefold() if letter.isalnum())
 
 
 def _rising(words: Sequence[Word]) -> list[Word]:

@@ -14,9 +14,9 @@ from parakeet_worker.speech.base import (
     SPEECH_ENDS,
     Detector,
     Probabilities,
-    gain,
     stretches,
 )
+from parakeet_worker.speech.level import evened
 
 # Cuts fall on whole encoder frames, so that frame numbers count on across pieces.
 _GRID_SAMPLES = 1280
@@ -182,7 +182,7 @@ class Splitter:
             if end is None:
                 return
             segment = self._segment(end, seam=seam)
-            self._before_seam = self._held[max(0, end - _BRIDGE_SAMPLES) : end] if seam else None
+            self._before_seam = segment.samples[-_BRIDGE_SAMPLES:] if segment and seam else None
             self._drop(end)
             if segment is not None:
                 yield segment
@@ -255,12 +255,13 @@ class Splitter:
         start_seconds = self._start_seconds + self._begin / SAMPLE_RATE
         own = self._held[:end]
         # Of its own where more is held: all of that would be kept with it as long as it lives.
-        samples, decibels = self._louder(own.copy() if end < len(self._held) else own)
+        own = own.copy() if end < len(self._held) else own
+        samples, decibels = evened(own, _mask(frames)) if self._knows_speech else (own, 0.0)
         return Segment(
             start_seconds,
             samples,
             speech=self._spans(frames, end) if self._knows_speech else (),
-            bridge=self._bridge(end),
+            bridge=self._bridge(samples),
             seam_after=seam,
             raised_decibels=decibels,
         )
@@ -276,17 +277,13 @@ class Splitter:
             for first, after in bounds
         )
 
-    def _bridge(self, end: int) -> Segment | None:
+    def _bridge(self, samples: Samples) -> Segment | None:
+        """The window over the seam before these samples."""
         if self._before_seam is None:
             return None
         begin = self._begin - len(self._before_seam)
-        window = np.concatenate((self._before_seam, self._held[: min(end, _BRIDGE_SAMPLES)]))
-        samples, _ = self._louder(window)
-        return Segment(self._start_seconds + begin / SAMPLE_RATE, samples)
-
-    def _louder(self, samples: Samples) -> tuple[Samples, float]:
-        """Very quiet audio raised, if it is known to be speech and not the hiss of a room."""
-        return _raised(samples) if self._knows_speech else (samples, 0.0)
+        window = np.concatenate((self._before_seam, samples[:_BRIDGE_SAMPLES]))
+        return Segment(self._start_seconds + begin / SAMPLE_RATE, window)
 
     def _frames(self) -> Probabilities:
         """The probabilities from the frame that holds the first held sample on."""
@@ -309,6 +306,14 @@ class Splitter:
         self._first_frame += passed
 
 
+def _mask(frames: Probabilities) -> Mask:
+    """Whether someone speaks in each frame."""
+    speaks = np.zeros(len(frames), dtype=bool)
+    for first, after in stretches(frames):
+        speaks[first:after] = True
+    return speaks
+
+
 def _on_grid(samples: int) -> int:
     return (samples + _GRID_SAMPLES // 2) // _GRID_SAMPLES * _GRID_SAMPLES
 
@@ -321,11 +326,3 @@ def _runs(mask: Mask, shortest: int) -> list[tuple[int, int]]:
         for first, after in turns.reshape(-1, 2)
         if after - first >= shortest
     ]
-
-
-def _raised(samples: Samples) -> tuple[Samples, float]:
-    """A very quiet piece made louder as a whole, and by how many dB."""
-    factor = gain(float(np.abs(samples).max(initial=0.0)))
-    if factor == 1.0:
-        return samples, 0.0
-    return samples * np.float32(factor), round(20 * float(np.log10(factor)), 1)

@@ -185,6 +185,11 @@ class SentencesSoFar:
         return tuple(sorted(left, key=lambda sentence: sentence.start_seconds))
 
 
+def bare(word: Word) -> str:
+    """Its letters and digits: what else differs where the same word is decoded twice."""
+    return "".join(letter for letter in word.text.casefold() if letter.isalnum())
+
+
 def mean_logprob(words: Iterable[Word]) -> float:
     """Mean log-probability of the tokens of `words`."""
     logprobs = [token.logprob for word in words for token in word.tokens]

@@ -27,22 +27,8 @@ MIN_SILENCE_FRAMES = 6
 MIN_SPEECH_FRAMES = 4
 """Shorter speech (below 0.13 s) holds no word."""
 
-_QUIET_PEAK = 0.01
-_RAISED_PEAK = 0.1
-_HIGHEST_GAIN = 100.0
-
 Probabilities = npt.NDArray[np.float32]
 """One number from 0 to 1 per frame."""
-
-
-def gain(peak: float) -> float:
-    """The factor that brings very quiet audio (below -40 dB of full scale) to where it is heard.
-
-    At most 40 dB; digital silence stays what it is.
-    """
-    if not 0 < peak < _QUIET_PEAK:
-        return 1.0
-    return min(_RAISED_PEAK / peak, _HIGHEST_GAIN)
 
 
 class Detector(ABC):

@@ -21,8 +21,8 @@ from parakeet_worker.speech.base import (
     FRAME_SAMPLES,
     Detector,
     Probabilities,
-    gain,
 )
+from parakeet_worker.speech.level import Raised
 from parakeet_worker.speech.silero import CONTEXT_SAMPLES, Silero, State
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Listener(Protocol):
 
 
 class SileroDetector(Detector):
-    """One recording; very quiet ones are raised, by the peak of the last two blocks."""
+    """One recording; very quiet speech in it is raised."""
 
     is_sure = True
     most_blocks = MOST_BLOCKS
@@ -57,25 +57,17 @@ class SileroDetector(Detector):
         super().__init__(CONTEXT_SAMPLES)
         self._listener = listener
         self._state: State | None = None
-        self._peak = 0.0
+        self._raised = Raised(CONTEXT_SAMPLES)
 
     def _hear(self, blocks: Samples) -> Probabilities:
         whole = [
             blocks[begin : begin + CONTEXT_SAMPLES + BLOCK_SAMPLES]
             for begin in range(0, len(blocks) - CONTEXT_SAMPLES, BLOCK_SAMPLES)
         ]
-        gains = [self._gain(block) for block in whole]
-        if all(factor == 1.0 for factor in gains):
+        raised = [self._raised.block(block) for block in whole]
+        if all(now is before for now, before in zip(raised, whole, strict=True)):
             return self._listened(blocks)
-        # Where two blocks meet that are raised by different factors, so is what both hear of it.
-        raised = [block * np.float32(factor) for block, factor in zip(whole, gains, strict=True)]
         return np.concatenate([self._listened(block) for block in raised])
-
-    def _gain(self, block: Samples) -> float:
-        peak = float(max(block.max(), -block.min()))
-        factor = gain(max(peak, self._peak))
-        self._peak = peak
-        return factor
 
     def _listened(self, samples: Samples) -> Probabilities:
         found, self._state = self._listener.hear(samples, self._state)

@@ -1,0 +1,170 @@
+"""How loud speech is from one half second to the next; quiet speech raised to where it is detected.
+
+Levels are in dB of full scale, of frames of 32 ms without their direct current. The level that
+holds at a frame is the third highest of the frames before it or of those after it, whichever is
+less: a click is in one frame or two, and beside a change of voices one of both sides is of one
+voice only.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from parakeet_worker.engine.base import Samples
+from parakeet_worker.speech.base import FRAME_SAMPLES
+
+HIGHEST_GAIN_DECIBELS = 40.0
+
+# The network detects what is at least as loud as surely as what is louder.
+_DETECTED_DECIBELS = -44.0
+# A pause of a loud speaker that is as long (1 s) may be raised, a shorter one is not.
+_DETECTION_FRAMES = 31
+# What moves less is the noise of a room, and no speech.
+_SPEECH_RANGE_DECIBELS = 5.0
+# Below it the features depend on the level, by the guard of their logarithm (2^-24).
+_HEARD_DECIBELS = -40.0
+_HEARD_FRAMES = 16
+# The level of one voice moves by as much; what is further below the loudest is raised up to there.
+_VOICE_RANGE_DECIBELS = 6.0
+_BETWEEN_VOICES_DECIBELS = 26.0
+# The onset of a word is quieter than the frames that are known to be speech.
+_ONSET_FRAMES = 3
+_RANK = 3
+_HIGHEST_PEAK = 0.9
+_SILENCE_POWER = 1e-10
+# Digital silence stays what it is.
+_SILENCE_DECIBELS = -95.0
+# Speech has none over seconds.
+_DIRECT_CURRENT = 0.003
+
+Decibels = npt.NDArray[np.float64]
+"""One number per frame."""
+
+Mask = npt.NDArray[np.bool_]
+
+
+def levels(samples: Samples) -> Decibels:
+    """Of each frame of whole frames."""
+    power = samples.reshape(-1, FRAME_SAMPLES).var(axis=1, dtype=np.float64)
+    return np.asarray(10 * np.log10(np.maximum(power, _SILENCE_POWER)))
+
+
+def holding(found: Decibels, frames: int, first: int = 0) -> Decibels:
+    """The level that holds for `frames` before or after each frame from `first` on.
+
+    Where less is known on one side, near either end, the other side decides.
+    """
+    unknown = np.full(frames - 1, -np.inf)
+    before = _third_highest(np.concatenate((unknown, found)), frames)
+    after = _third_highest(np.concatenate((found, unknown)), frames)
+    places = np.arange(len(found))
+    known_before = np.minimum(places + 1, frames)
+    known_after = np.minimum(len(found) - places, frames)
+    held = np.minimum(before, after)
+    held = np.where(known_before > known_after, before, held)
+    held = np.where(known_before < known_after, after, held)
+    return np.asarray(np.where(np.isfinite(held), held, found)[first:])
+
+
+def _third_highest(found: Decibels, frames: int) -> Decibels:
+    windows = np.lib.stride_tricks.sliding_window_view(found, frames)
+    return np.asarray(np.partition(windows, -_RANK, axis=1)[:, -_RANK])
+
+
+class Raised:
+    """Blocks of one recording as a detector takes them: very quiet speech louder, by up to 40 dB.
+
+    What is loud enough, or moves too little to be speech, is left as it is.
+    """
+
+    def __init__(self, context_samples: int) -> None:
+        self._context_samples = context_samples
+        self._before = np.zeros(0)
+        self._last_gain = 0.0
+
+    def block(self, samples: Samples) -> Samples:
+        """Whole frames, with the context before them."""
+        frames = samples[self._context_samples :]
+        known = np.concatenate((self._before, levels(frames)))
+        gains = _gains_to_detect(known, len(self._before))
+        self._before = known[1 - _DETECTION_FRAMES :]
+        gains = np.minimum(gains, _headroom(frames))
+        last, self._last_gain = self._last_gain, float(gains[-1])
+        direct = abs(frames.mean(dtype=np.float64)) > _DIRECT_CURRENT
+        if not direct and not gains.any() and not last:
+            return samples
+        around = np.concatenate(([last], gains))
+        return _louder(samples, around, self._context_samples - FRAME_SAMPLES)
+
+
+def _gains_to_detect(known: Decibels, first: int) -> Decibels:
+    held = holding(known, _DETECTION_FRAMES, first)
+    wide = np.full(_DETECTION_FRAMES - 1, -np.inf)
+    low = -_third_highest(np.concatenate((wide, -known, wide)), 2 * _DETECTION_FRAMES - 1)[first:]
+    moves = held - low >= _SPEECH_RANGE_DECIBELS
+    return np.where(moves, np.clip(_DETECTED_DECIBELS - held, 0.0, HIGHEST_GAIN_DECIBELS), 0.0)
+
+
+def evened(samples: Samples, speaks: Mask) -> tuple[Samples, float]:
+    """Speech with its quiet voices near its loudest, and by how many dB the quietest was raised.
+
+    `speaks` says of each frame begun whether someone speaks in it. Speech at one level is left as
+    it is, or raised as a whole where all of it is very quiet.
+    """
+    padded = np.pad(samples, (0, -len(samples) % FRAME_SAMPLES))
+    found = levels(padded)
+    known = np.zeros(len(found), dtype=bool)
+    known[: len(speaks)] = speaks[: len(found)]
+    gains = _gains_of_voices(found, known)
+    if not gains.any():
+        return samples, 0.0
+    gains = np.minimum(gains, _headroom(padded))
+    raised = _louder(padded, gains)[: len(samples)]
+    return raised, round(float(gains.max()), 1)
+
+
+def _gains_of_voices(found: Decibels, speaks: Mask) -> Decibels:
+    """Of every frame; between two stretches of speech that of the one that is raised less."""
+    if not speaks.any():
+        return np.zeros(len(found))
+    held = holding(found[speaks], _HEARD_FRAMES)
+    loudest = float(np.quantile(held, 0.95))
+    whole = np.clip(_HEARD_DECIBELS - loudest, 0.0, HIGHEST_GAIN_DECIBELS)
+    below = loudest - _VOICE_RANGE_DECIBELS - held
+    gains = whole + np.clip(below, 0.0, _BETWEEN_VOICES_DECIBELS)
+    spread = np.zeros(len(found))
+    sounds = held > _SILENCE_DECIBELS
+    spread[speaks] = np.where(sounds, np.minimum(gains, HIGHEST_GAIN_DECIBELS), 0.0)
+    return _between_stretches(spread, speaks)
+
+
+def _between_stretches(gains: Decibels, speaks: Mask) -> Decibels:
+    """Gains of speech, begun a little earlier, with the lesser of both sides in between."""
+    near = np.convolve(speaks, np.ones(2 * _ONSET_FRAMES + 1), mode="same") > 0
+    places = np.arange(len(gains))
+    known = np.flatnonzero(speaks)
+    before = np.clip(np.searchsorted(known, places, side="right") - 1, 0, None)
+    after = np.clip(np.searchsorted(known, places, side="left"), None, len(known) - 1)
+    left, right = known[before], known[after]
+    nearest = np.where(np.abs(places - left) <= np.abs(right - places), left, right)
+    lesser = np.minimum(gains[left], gains[right])
+    return np.where(speaks, gains, np.where(near, gains[nearest], lesser))
+
+
+def _headroom(frames: Samples) -> Decibels:
+    """By how much each frame may be raised before it, or one beside it, clips."""
+    peaks = np.abs(frames.reshape(-1, FRAME_SAMPLES)).max(axis=1).astype(np.float64)
+    beside = np.pad(np.maximum(peaks, 1e-9), 1)
+    peaks = np.maximum(np.maximum(beside[:-2], beside[2:]), beside[1:-1])
+    return np.asarray(np.maximum(20 * np.log10(_HIGHEST_PEAK / peaks), 0.0))
+
+
+def _louder(samples: Samples, gains: Decibels, begins: int = 0) -> Samples:
+    """Gains hold at the middles of frames, the first of which begins at `begins`.
+
+    Direct current is left out.
+    """
+    middles = begins + FRAME_SAMPLES * (np.arange(len(gains)) + 0.5)
+    factors = np.interp(np.arange(len(samples)), middles, 10 ** (gains / 20))
+    direct = samples.mean(dtype=np.float64)
+    centred = samples - np.float32(direct) if abs(direct) > _DIRECT_CURRENT else samples
+    return np.asarray(centred * factors.astype(np.float32))
