@@ -1,4 +1,4 @@
-"""What several voices in one recording cost: conversations of recorded digits, heard in several ways.
+"""What several voices in one recording cost: conversations of recorded digits, in several ways.
 
 Two to four voices say digits, at one level or up to 26 dB apart, with pauses and without. Each
 conversation is transcribed in one file, and each of its utterances alone at the level it has there;
@@ -133,7 +133,7 @@ def _read(path: Path) -> Samples:
 
 
 def made(kind: Kind, minutes: float, voices: Voices, seed: int) -> Conversation:
-    """A conversation of at least `minutes`; who is loudest and in what order they speak is drawn."""
+    """A conversation of at least `minutes`; who is loudest and who speaks when is drawn."""
     chance = np.random.default_rng(seed)
     drawn = chance.permutation(len(voices.speakers))[: kind.voices]
     speakers = [voices.speakers[int(index)] for index in drawn]
@@ -219,7 +219,7 @@ def alone(model: Model, conversation: Conversation) -> Heard:
 
 
 def longest_silent_seconds(said: Sequence[SaidWord], heard: Heard) -> float:
-    """The most seconds of said words between two heard words or reports, without what those cover."""
+    """The most seconds of words that were said between two heard words or reports."""
     covers = sorted(
         [(word.start_seconds, word.end_seconds) for word in heard.words] + list(heard.reported)
     )
@@ -365,7 +365,7 @@ def _arguments(command_line: Sequence[str] | None) -> argparse.Namespace:
     add("--minutes", type=float, default=4.0, help="of each conversation")
     add("--only", default="", help="kinds with this in their name")
     add("--ways", type=lambda given: given.split("; "), default=list(WAYS),
-        help="separated by '; ', the first is what others are compared with: " + "; ".join(WAYS))  # fmt: skip
+        help="separated by '; ', the first is the yardstick: " + "; ".join(WAYS))  # fmt: skip
     add("--model", default="demo", help="a Hugging Face name, a path, or demo")
     add("--precision", default="auto")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")

@@ -43,11 +43,12 @@ FRENCH = (
 
 
 def recording(seconds: float, *said: tuple[float, int]) -> Samples:
-    """Silence with words of 0.4 s in it, each a number that is in its value, at these seconds."""
+    """Silence with words of 0.4 s in it, each a number that is in its peak, at these seconds."""
     samples = np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32)
     for at, number in said:
         begin = round(at * SAMPLE_RATE)
         samples[begin : begin + WORD_SAMPLES] = (100 + number) / 1000
+    samples[::2] *= -1
     return samples
 
 
@@ -57,10 +58,11 @@ def every_second(seconds: int, first: int = 1) -> list[tuple[float, int]]:
 
 def read(samples: Samples) -> list[Token]:
     """The numbers in the samples; half of a word is heard as another one."""
-    edges = [*np.flatnonzero(np.diff(samples, prepend=np.nan)).tolist(), len(samples)]
+    peaks = np.abs(samples)
+    edges = [*np.flatnonzero(np.diff(peaks, prepend=np.nan)).tolist(), len(samples)]
     tokens: list[Token] = []
     for first, after in pairwise(edges):
-        number = round(float(samples[first]) * 1000) - 100
+        number = round(float(peaks[first]) * 1000) - 100
         half = "" if after - first == WORD_SAMPLES else "?"
         if samples[first]:
             frames = -(-(after - first) // FRAME)
@@ -228,7 +230,7 @@ async def until(condition: Callable[[], bool]) -> None:
 def chatter(generator: np.random.Generator, seconds: float) -> list[tuple[float, int]]:
     """Words that follow each other closely, on no grid, and none twice."""
     found: list[tuple[float, int]] = []
-    at = float(generator.uniform(0, 0.5))
+    at = float(generator.uniform(0, 0.3))
     while at + 0.4 < seconds:
         found.append((at, len(found) + 1))
         at += 0.4 + float(generator.choice([0.01, 0.1, 0.4]))
@@ -388,7 +390,7 @@ async def test_what_is_heard_again_is_at_most_half_of_the_recording_or_a_minute(
     engine = Reader(shorter_than(0))
     found = await heard(engine, parts)
     again = sum(len(piece) for piece in engine.pieces) / SAMPLE_RATE - seconds
-    assert 30 <= again <= max(62 + 10, 0.5 * seconds)
+    assert 29 <= again <= max(62 + 10, 0.5 * seconds)
     assert sum(span.seconds for span in found.uncovered) == pytest.approx(seconds)
 
 
@@ -416,6 +418,43 @@ async def test_how_fast_the_engine_is_changes_nothing_in_what_is_heard_again():
     assert at_once.account == one_by_one.account
 
 
+async def test_speech_in_many_short_stretches_without_a_word_is_heard_again_and_reported():
+    words = [(0.32 + 2 * at, at + 1) for at in range(10)]
+    speech = tuple(Span(at, at + 0.4) for at, _ in words)
+    part = Segment(0.0, recording(20, *words), speech=speech)
+    found = await heard(Reader(shorter_than(19)), [part])
+    assert is_said(found, words)
+    assert found.account.decoded_again == 2
+    assert found.uncovered == ()
+    found = await heard(Reader(lambda _, tokens: tokens[:1] if len(tokens) == 10 else []), [part])
+    assert found.text == "1"
+    assert found.uncovered == speech[1:]
+
+
+async def test_what_is_decoded_again_of_a_segment_without_words_are_other_samples():
+    words = every_second(4)
+    whole = recording(4, *words)
+
+    def deaf(samples: Samples, tokens: list[Token]) -> list[Token]:
+        """To these very samples, as a model is that is asked for the same once more."""
+        return [] if np.array_equal(samples, whole) else tokens
+
+    found = await heard(Reader(deaf), [segment(whole)])
+    assert is_said(found, words)
+
+
+async def test_words_that_the_model_is_not_sure_of_are_not_inserted():
+    def unsure(_: Samples, tokens: list[Token]) -> list[Token]:
+        if len(engine.pieces) == 1:
+            return tokens[:2]
+        return [replace(token, logprob=-2.0) for token in tokens]
+
+    engine = Reader(unsure)
+    found = await heard(engine, [segment(recording(6, *every_second(6)))])
+    assert found.text == "1 2"
+    assert found.uncovered != ()
+
+
 async def test_what_is_left_of_a_gap_is_said():
     words = every_second(12)
 
@@ -429,8 +468,8 @@ async def test_what_is_left_of_a_gap_is_said():
     assert (left.start_seconds, left.end_seconds) == pytest.approx((3.72, 12), abs=0.081)
 
 
-@pytest.mark.parametrize(("pause_seconds", "again"), [(1.44, 0), (1.6, 1)])
-async def test_a_speaker_may_hesitate_for_a_second_and_a_half(pause_seconds, again):
+@pytest.mark.parametrize(("pause_seconds", "again"), [(0.88, 0), (1.04, 1)])
+async def test_a_speaker_may_hesitate_for_almost_a_second(pause_seconds, again):
     whole = recording(0.8 + pause_seconds, (0.0, 1), (0.4 + pause_seconds, 2))
     found = await heard(Reader(), [segment(whole)])
     assert found.text == "1 2"
@@ -519,6 +558,27 @@ async def test_a_second_hearing_that_memory_runs_out_in_loses_no_word():
     assert found.text == "1"
     assert found.uncovered != ()
     assert len(engine.pieces) == 2
+
+
+@pytest.mark.parametrize("failure", [OutOfMemory(10.0), NotFinite(1.0)], ids=lambda one: one.code)
+async def test_a_bridge_that_fails_alone_loses_no_word(failure):
+    """Words that lie wholly on one side of the seam."""
+
+    class Failing(Reader):
+        def transcribe(self, batch: Sequence[Samples], scripts: Sequence[object] = ()):
+            found = super().transcribe(batch, scripts)
+            return [failure if len(each) == len(over) else one
+                    for each, one in zip(batch, found, strict=True)]  # fmt: skip
+
+    words = [(0.4, 1), (1.4, 2), (2.4, 3), (3.2, 4)]
+    whole = recording(4, *words)
+    over = whole[SAMPLE_RATE : 3 * SAMPLE_RATE + FRAME]
+    half = 2 * SAMPLE_RATE
+    parts = [
+        Segment(0.0, whole[:half], seam_after=True),
+        Segment(2.0, whole[half:-FRAME], bridge=Segment(1.0, over)),
+    ]
+    assert is_said(await heard(Failing(), parts), words)
 
 
 async def test_a_recording_that_is_begun_is_not_refused_when_others_fill_the_queue():
@@ -611,6 +671,18 @@ async def test_what_is_not_the_language_the_second_time_either_stays_as_it_was(l
     whole = recording(14, *every_second(13))
     parts = [Segment(0.0, whole[: 7 * SAMPLE_RATE]), Segment(7.0, whole[7 * SAMPLE_RATE :])]
     found = await heard(Reader(translated(9, longer)), parts, "de")
+    assert found.text.split() == [*ENGLISH[:13]]
+
+
+async def test_one_word_of_the_language_is_no_better_than_many_of_another():
+    whole = recording(14, *every_second(13))
+    parts = [Segment(0.0, whole[: 7 * SAMPLE_RATE]), Segment(7.0, whole[7 * SAMPLE_RATE :])]
+
+    def only_yes(samples: Samples, tokens: list[Token]) -> list[Token]:
+        told = translated(9, GERMAN)(samples, tokens)
+        return told if len(samples) < 9 * SAMPLE_RATE else [replace(told[-1], piece="▁ja")]
+
+    found = await heard(Reader(only_yes), parts, "de")
     assert found.text.split() == [*ENGLISH[:13]]
 
 

@@ -2,6 +2,7 @@ import html
 import json
 import math
 import re
+import subprocess
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, get_args
@@ -10,12 +11,12 @@ import numpy as np
 import pytest
 
 from parakeet_worker import language, render
-from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.audio import SAMPLE_RATE, find_ffmpeg
 from parakeet_worker.engine.base import Hypothesis, Token
 from parakeet_worker.notices import Notice
 from parakeet_worker.options import Format
 from parakeet_worker.segments import Segment
-from parakeet_worker.transcript import Transcript, join, stitch
+from parakeet_worker.transcript import TimedToken, Transcript, Word, join, stitch
 
 FRAME_SECONDS = 0.08
 FORMATS = get_args(Format)
@@ -160,7 +161,8 @@ READERS: dict[str, Any] = {
 @pytest.mark.parametrize("format_", FORMATS)
 @every_transcript
 def test_every_format_is_valid_and_says_every_word_once(transcript, format_):
-    assert READERS[format_](render.written(transcript, format_)) == transcript.text
+    read = READERS[format_](render.written(transcript, format_))
+    assert read.strip("\u200b") == transcript.text
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -366,11 +368,39 @@ def test_vtt_escapes_what_would_be_markup_and_srt_does_not():
     assert "<b> R&B -->" in render.written(AWKWARD, "srt")
 
 
-def test_no_words_are_no_cues():
-    assert render.written(EMPTY, "srt") == ""
-    assert render.written(EMPTY, "vtt") == "WEBVTT\n\n"
+def test_without_words_there_is_one_cue_that_shows_nothing():
+    """A file without any cue is no subtitle file for ffmpeg and pycaption."""
+    assert render.written(EMPTY, "srt") == "1\n00:00:00,000 --> 00:00:00,001\n\u200b\n\n"
+    assert render.written(EMPTY, "vtt") == ("WEBVTT\n\n00:00:00.000 --> 00:00:00.001\n\u200b\n\n")
     assert render.written(EMPTY, "tsv") == "start\tend\ttext\n"
     assert render.written(EMPTY, "text") == "\n"
+
+
+@pytest.mark.parametrize("format_", ["srt", "vtt"])
+@every_transcript
+def test_ffmpeg_reads_every_subtitle_file(transcript, format_, tmp_path):
+    path = tmp_path / f"written.{format_}"
+    path.write_text(render.written(transcript, format_), encoding="utf-8")
+    command = [find_ffmpeg(), "-v", "error", "-i", path, "-map", "0:s", "-f", "srt", "-"]
+    ran = subprocess.run(command, capture_output=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+
+
+def test_tabs_and_newlines_in_words_are_escaped_in_tsv():
+    tokens = (TimedToken("a\tb\nc\\d", 1.0, 2.0, -0.1),)
+    heard = Transcript((Word("a\tb\nc\\d", tokens),), seconds=3.0)
+    assert render.written(heard, "tsv") == "start\tend\ttext\n1000\t2000\ta\\tb\\nc\\\\d\n"
+
+
+@pytest.mark.parametrize("start_seconds", [0.0, 1.28, 61.3, 7.777])
+def test_offsets_are_the_frames_nearest_to_the_times(start_seconds):
+    tokens = [TimedToken("a", start_seconds + 0.08 * n, start_seconds + 0.08 * n, -0.1)
+              for n in range(30)]  # fmt: skip
+    heard = Transcript(tuple(Word("a", (token,)) for token in tokens), seconds=90.0)
+    answer = render.document(heard, "json", timestamp=True)
+    for placed in answer["timestamps"]["word"]:
+        for edge in ("start", "end"):
+            assert abs(placed[edge] - placed[f"{edge}_offset"] * 0.08) <= 0.04 + 1e-9
 
 
 @pytest.mark.parametrize(

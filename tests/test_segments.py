@@ -381,37 +381,36 @@ def test_without_deletion_silence_is_tiled_like_everything_else():
 
 
 @pytest.mark.parametrize(
-    ("peak", "raised_peak", "decibels"),
-    [
-        (0.5, 0.5, 0.0),
-        (0.0101, 0.0101, 0.0),
-        (0.005, 0.1, 26.0),
-        (0.001, 0.1, 40.0),
-        (0.0001, 0.01, 40.0),  # no further than that
-        (0.0, 0.0, 0.0),
-    ],
+    ("level", "decibels"), [(-20, 0.0), (-39, 0.0), (-46, 6.0), (-70, 30.0), (-90, 40.0)]
 )
-def test_a_very_quiet_segment_is_raised_as_a_whole_and_says_how_much(peak, raised_peak, decibels):
+def test_a_very_quiet_segment_is_raised_as_a_whole_and_says_how_much(level, decibels):
     probabilities = frames((4, SPEECH))
-    recording = recorded(probabilities)
-    recording *= np.float32(peak) / np.abs(recording).max()
+    recording = recorded(probabilities) * np.float32(10 ** (level / 20) / 0.1)
     (piece,) = cut(recording, probabilities)
-    assert piece.raised_decibels == decibels
-    assert np.abs(piece.samples).max() == pytest.approx(raised_peak, rel=1e-5)
-    if peak:
-        ratios = piece.samples[recording != 0] / recording[recording != 0]
-        assert ratios == pytest.approx(raised_peak / peak, rel=1e-5)
+    assert piece.raised_decibels == pytest.approx(decibels, abs=0.5)
+    ratios = piece.samples[recording != 0] / recording[recording != 0]
+    assert ratios == pytest.approx(10 ** (piece.raised_decibels / 20), rel=0.02)
     assert piece.samples.dtype == np.float32
+
+
+def test_digital_silence_stays_what_it_is():
+    probabilities = frames((4, SPEECH))
+    (piece,) = cut(np.zeros(len(probabilities) * FRAME_SAMPLES, np.float32), probabilities)
+    assert not piece.samples.any()
 
 
 def test_a_quiet_bridge_is_raised_like_what_it_joins():
     probabilities = frames((40, SPEECH))
     recording = recorded(probabilities) * np.float32(0.005)
-    pieces = cut(recording, probabilities)
-    bridges = [piece.bridge for piece in pieces if piece.bridge is not None]
-    assert bridges
-    for bridge in bridges:
-        assert np.abs(bridge.samples).max() == pytest.approx(0.1, rel=1e-4)
+    before, after = cut(recording, probabilities)
+    assert before.raised_decibels > 20
+    assert after.bridge is not None
+    raised = np.concatenate((before.samples, after.samples))
+    seam = len(before.samples)
+    begin = round((after.bridge.start_seconds - before.start_seconds) * SAMPLE_RATE)
+    end = begin + len(after.bridge.samples)
+    assert begin < seam < end
+    assert np.array_equal(after.bridge.samples, raised[begin:end])
 
 
 def test_what_is_not_known_to_be_speech_is_not_raised():

@@ -130,3 +130,16 @@ def test_what_was_loaded_is_not_looked_at_again_while_a_pipeline_is_open(tmp_pat
     with open_pipeline(Settings(engine="scripted", scratch=tmp_path)):
         assert gc.get_freeze_count() > 10_000
     assert gc.get_freeze_count() == 0
+
+
+def test_the_language_identifier_is_loaded_with_the_pipeline() -> None:
+    """In a process of its own, as others have loaded it here."""
+    program = (
+        "import sys; from parakeet_worker import language\n"
+        "from parakeet_worker.settings import Settings\n"
+        "from parakeet_worker.worker import open_pipeline\n"
+        "with open_pipeline(Settings.of({'engine': 'scripted'})):\n"
+        "    print(language._identifier.cache_info().currsize)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert ran.stdout.strip() == b"1"

@@ -22,6 +22,9 @@ REPORTED_SECONDS = 0.5
 _LONGEST_PART_SECONDS = 10.0
 # A vowel that is held moves less from one 64 ms to the next.
 _HELD_DECIBELS = 4.0
+_FADES_DECIBELS = 15.0
+_SILENCE_POWER = 1e-9
+_SILENCE_DECIBELS = -60.0
 _HELD_WINDOW = 1024
 _HELD_STEP = 512
 _BAND_EDGES_HERTZ = np.geomspace(100, 4000, 17)
@@ -29,6 +32,8 @@ _BAND_EDGES_HERTZ = np.geomspace(100, 4000, 17)
 _LEAST_CONFIDENCE = 0.5
 # The end of a word is decoded again with the gap behind it, and may be taken for the word itself.
 _ECHO_SECONDS = 0.4
+
+Decibels = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,21 +165,23 @@ def _held_seconds(samples: Samples) -> float:
     """How long the sound at the beginning stays the same."""
     if len(samples) < 3 * _HELD_WINDOW:
         return 0.0
-    envelopes = _envelopes(samples)
+    envelopes, levels = _envelopes(samples)
     moves = np.sqrt(np.mean(np.square(envelopes[2:] - envelopes[:-2]), axis=1))
-    moving = moves > _HELD_DECIBELS
+    fades = levels[1:-1] < np.maximum(levels[0] - _FADES_DECIBELS, _SILENCE_DECIBELS)
+    moving = (moves > _HELD_DECIBELS) | fades
     held = len(moves) if not moving.any() else int(np.argmax(moving))
     return held * _HELD_STEP / SAMPLE_RATE
 
 
-def _envelopes(samples: Samples) -> npt.NDArray[np.float64]:
-    """(windows, bands) in dB, each window's mean left out."""
+def _envelopes(samples: Samples) -> tuple[Decibels, Decibels]:
+    """(windows, bands) in dB without each window's mean, and these means."""
     windows = np.lib.stride_tricks.sliding_window_view(samples, _HELD_WINDOW)[::_HELD_STEP]
     power = np.abs(np.fft.rfft(windows * np.hanning(_HELD_WINDOW), axis=1)) ** 2
     edges = np.round(_BAND_EDGES_HERTZ * _HELD_WINDOW / SAMPLE_RATE).astype(int)
-    bands = np.add.reduceat(power, edges[:-1], axis=1)[:, : len(edges) - 1] + 1e-9
+    bands = np.add.reduceat(power, edges, axis=1)[:, :-1] + _SILENCE_POWER
     decibels = 10 * np.log10(bands)
-    return np.asarray(decibels - decibels.mean(axis=1, keepdims=True))
+    means = decibels.mean(axis=1)
+    return decibels - means[:, None], means
 
 
 def _middle(word: Word) -> float:

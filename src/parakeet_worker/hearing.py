@@ -72,7 +72,7 @@ class _Asked:
         self.heard: Transcript | None = None
         self.alone: Transcript | None = None
         """Its words before they were mended by those of others."""
-        self.gaps: Sequence[Span] | None = None
+        self.gaps: Sequence[coverage.Gap] | None = None
         """What is missing in those."""
 
     @property
@@ -236,13 +236,13 @@ class Hearing:
 
     def _words(
         self, segment: Segment, hypothesis: Hypothesis
-    ) -> tuple[Transcript, bool, Sequence[Span]]:
+    ) -> tuple[Transcript, bool, Sequence[coverage.Gap]]:
         """The words of a segment, whether they are of another language than asked for, and gaps."""
         account = Account(
             segments=1, seams=int(segment.seam_after), raised_decibels=segment.raised_decibels
         )
         heard = replace(transcript.stitch(segment, hypothesis), account=account)
-        return heard, self._drifted(heard), coverage.uncovered(segment.speech, heard.words)
+        return heard, self._drifted(heard), coverage.missing(segment, heard.words)
 
     async def _joined_over_seam(self, before: Transcript, following: _Asked) -> Transcript:
         """Join both sides of a seam by the words of the window over it."""

@@ -14,6 +14,8 @@ from parakeet_worker.transcript import Sentence, TimedToken, Transcript, Word, m
 
 Document: TypeAlias = dict[str, object]
 
+_NO_WORDS = Cue(0.0, 0.001, ("\N{ZERO WIDTH SPACE}",))
+
 
 def document(transcript: Transcript, format: Format, *, timestamp: bool = False) -> Document:  # noqa: A002  # the wire's name
     """The answer as a JSON object; `text` is always in it.
@@ -208,7 +210,8 @@ def _cues(transcript: Transcript) -> list[tuple[int | None, Cue]]:
         for channel in transcript.channels or (None,)
         for cue in cues.cut(transcript.of_channel(channel))
     ]
-    return sorted(found, key=lambda shown: shown[1].start_seconds)
+    # A file without any cue is none that players know as subtitles.
+    return sorted(found, key=lambda shown: shown[1].start_seconds) or [(None, _NO_WORDS)]
 
 
 def _label(channel: int | None, form: str) -> str:
@@ -223,10 +226,18 @@ def tsv(transcript: Transcript) -> str:
     apart = "channel\t" if transcript.channels else ""
     lines = [
         f"{round(sentence.start_seconds * 1000)}\t{round(sentence.end_seconds * 1000)}"
-        f"\t{_label(sentence.channel, _TSV_CHANNEL)}{sentence.text}\n"
+        f"\t{_label(sentence.channel, _TSV_CHANNEL)}{_on_one_line(sentence.text)}\n"
         for sentence in transcript.sentences
     ]
     return f"start\tend\t{apart}text\n" + "".join(lines)
+
+
+def _on_one_line(text: str) -> str:
+    """What would end a field or a line, as backslash sequences."""
+    return text.translate(_TSV_ESCAPES)
+
+
+_TSV_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
 _WRITERS: dict[str, Callable[[Transcript], str]] = {

@@ -1,6 +1,8 @@
 """Hypotheses of pieces to one transcript: words on the recording's clock."""
 
+import itertools
 import math
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +14,13 @@ from parakeet_worker.notices import Notice
 from parakeet_worker.segments import Segment, Span
 
 _WORD_START = "▁"
+_SPACED = re.compile("▁?[^▁]+|▁")
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 _SENTENCE_ENDS = (".", "?", "!")
 MAX_SENTENCE_WORDS = 1000
 """A text without full stops is cut there: a sentence is sent in one message when it is streamed."""
+MIN_WORD_SECONDS = 0.01
+"""Several words may be emitted at one frame."""
 # Frames and seconds are rounded to this, which hides the noise of multiplying by 0.08.
 _DECIMALS = 3
 
@@ -218,30 +224,111 @@ def join(stretches: Sequence[Transcript]) -> Transcript:
 
 
 def _words(segment: Segment, hypothesis: Hypothesis) -> tuple[Word, ...]:
-    """Words begin where a piece says so, but a closing mark belongs to the word before it.
+    """Words begin where a piece says so, and nowhere else, as in SentencePiece's detokenisation.
 
-    The mark takes no time, as in NeMo's word times: a model may place a full stop long after the
-    word, at the end of the pause that told it.
+    A closing mark that continues a word takes no time, as in NeMo's word times: a model may place
+    a full stop long after the word, at the end of the pause that told it. Marks at the beginning
+    of a segment belong to a word before it, and are left out.
     """
     words: list[list[TimedToken]] = []
     spaces: list[TimedToken] = []
     begins = True
-    for token in hypothesis.tokens:
-        timed = _timed(token, segment, hypothesis.frame_seconds)
-        begins = begins or token.piece.startswith(_WORD_START)
-        if token.piece and not timed.text:
-            spaces.append(timed)
-        elif words and _is_closing(timed.text):
+    for timed in _parts(segment, hypothesis):
+        text = timed.text.removeprefix(_WORD_START)
+        begins = begins or text != timed.text
+        part = replace(timed, text=text)
+        if not text:
+            spaces.append(part)
+        elif begins:
+            words.append([*spaces, part])
+            spaces, begins = [], False
+        elif _is_closing(text):
             end = words[-1][-1].end_seconds
-            words[-1].append(replace(timed, start_seconds=end, end_seconds=end))
-            spaces, begins = [], False
-        elif timed.text and begins:
-            words.append([*spaces, timed])
-            spaces, begins = [], False
-        elif timed.text:
-            words[-1].append(timed)
-    return tuple(
-        Word("".join(part.text for part in parts), tuple(parts), segment.channel) for parts in words
+            words[-1].append(replace(part, start_seconds=end, end_seconds=end))
+        else:
+            words[-1].append(part)
+    found = [
+        Word("".join(part.text for part in parts), tuple(parts), segment.channel)
+        for parts in itertools.dropwhile(_closes, words)
+    ]
+    return tuple(_lasting(found, segment.end_seconds, hypothesis.frame_seconds))
+
+
+def _lasting(words: Sequence[Word], latest: float, frame_seconds: float) -> Iterator[Word]:
+    """No word is without length: it lasts a frame, or up to the next word, but 0.01 s at least."""
+    latest = round(latest, _DECIMALS)
+    earliest = -math.inf
+    for word, following in itertools.zip_longest(words, words[1:]):
+        start = max(word.start_seconds, earliest)
+        if word.end_seconds - start < MIN_WORD_SECONDS:
+            until = latest if following is None else following.start_seconds
+            end = max(start + MIN_WORD_SECONDS, min(start + frame_seconds, until))
+            end = min(round(end, _DECIMALS), latest)
+            start = min(start, max(earliest, round(latest - MIN_WORD_SECONDS, _DECIMALS)))
+            earliest = end if end > until else start
+            yield _placed(word, start, end)
+        else:
+            yield word if start == word.start_seconds else _not_before(word, start)
+
+
+def _placed(word: Word, start: float, end: float) -> Word:
+    """The word from `start` to `end`, all of it in its last token that is no mark."""
+    closing = [_is_closing(token.text) for token in word.tokens]
+    last = len(closing) - 1 - closing[::-1].index(False) if False in closing else 0
+    tokens = (
+        replace(
+            token,
+            start_seconds=start if index <= last else end,
+            end_seconds=start if index < last else end,
+        )
+        for index, token in enumerate(word.tokens)
+    )
+    return replace(word, tokens=tuple(tokens))
+
+
+def _not_before(word: Word, seconds: float) -> Word:
+    tokens = (
+        replace(
+            token,
+            start_seconds=max(token.start_seconds, seconds),
+            end_seconds=max(token.end_seconds, seconds),
+        )
+        for token in word.tokens
+    )
+    return replace(word, tokens=tuple(tokens))
+
+
+def _parts(segment: Segment, hypothesis: Hypothesis) -> Iterator[TimedToken]:
+    """Tokens, none with a space but at its beginning; bytes in a row as the text they spell."""
+    for is_byte, tokens in groupby(hypothesis.tokens, key=lambda token: is_byte_piece(token.piece)):
+        found = [_timed(token, segment, hypothesis.frame_seconds) for token in tokens]
+        if is_byte:
+            found = [_spelled(found)]
+        for timed in found:
+            for text in _SPACED.findall(timed.text):
+                yield replace(timed, text=text)
+
+
+def is_byte_piece(piece: str) -> bool:
+    """Whether it is a byte of a letter without a piece, as `<0xE2>`."""
+    return _BYTE.fullmatch(piece) is not None
+
+
+def _spelled(tokens: Sequence[TimedToken]) -> TimedToken:
+    """What bytes spell; each that spells nothing is a replacement character, as SentencePiece's."""
+    spelled = bytes(int(token.text[3:5], 16) for token in tokens)
+    text = ""
+    while spelled:
+        try:
+            text, spelled = text + spelled.decode(), b""
+        except UnicodeDecodeError as failure:
+            text += spelled[: failure.start].decode() + "\N{REPLACEMENT CHARACTER}"
+            spelled = spelled[failure.start + 1 :]
+    return replace(
+        tokens[0],
+        text=text.replace(" ", _WORD_START),
+        end_seconds=tokens[-1].end_seconds,
+        logprob=sum(token.logprob for token in tokens) / len(tokens),
     )
 
 
@@ -249,12 +336,19 @@ def _timed(token: Token, segment: Segment, frame_seconds: float) -> TimedToken:
     start = segment.start_seconds + token.frame * frame_seconds
     end = start + token.duration * frame_seconds
     start, end = (round(min(time, segment.end_seconds), _DECIMALS) for time in (start, end))
-    return TimedToken(token.piece.replace(_WORD_START, ""), start, end, token.logprob)
+    return TimedToken(token.piece, start, end, token.logprob)
+
+
+def _closes(parts: Sequence[TimedToken]) -> bool:
+    """Whether a word is nothing but marks that close."""
+    return all(_is_closing(letter) for part in parts for letter in part.text)
 
 
 def _is_closing(text: str) -> bool:
-    """Whether it is one punctuation mark, and not one that opens what follows, as in `¿Qué?`."""
-    if len(text) != 1 or text in "¿¡":
+    """Whether it is one mark that closes what was said, in any of the languages.
+
+    A dash, an opening bracket or quote and `&`, `@`, `#`, `§` do not.
+    """
+    if len(text) != 1 or text in "¿¡&@#§*/\\%":
         return False
-    category = unicodedata.category(text)
-    return category.startswith("P") and category not in ("Ps", "Pi")
+    return unicodedata.category(text) in ("Po", "Pe", "Pf") or text in "“\"'"

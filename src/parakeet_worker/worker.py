@@ -11,7 +11,7 @@ from dataclasses import replace
 from threading import Thread
 from typing import TypeVar
 
-from parakeet_worker import audio, buckets, weights
+from parakeet_worker import audio, buckets, language, weights
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.container import Container, fitted
 from parakeet_worker.engine.base import Capacity, Engine
@@ -52,6 +52,9 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     scratch_of(settings).prepare()
     ffmpeg = audio.find_ffmpeg(settings.ffmpeg)
     buckets.check(settings)
+    # Its half second is needed by the first answer that names a language; here others load too.
+    identifier = Thread(target=language.load, name="language", daemon=True)
+    identifier.start()
     engine = _apart(lambda: open_engine(settings))
     made: Future[Batcher] = Future()
     try:
@@ -65,6 +68,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             timeout_seconds=settings.engine_timeout_seconds,
         ) as batcher:
             made.set_result(batcher)
+            identifier.join()
             seconds = time.monotonic() - started
             log.info(
                 "ready after %.1f s: %s from %s, batches of %.0f s",

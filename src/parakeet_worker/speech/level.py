@@ -24,7 +24,7 @@ _SPEECH_RANGE_DECIBELS = 5.0
 _HEARD_DECIBELS = -40.0
 _HEARD_FRAMES = 16
 # The level of one voice moves by as much; what is further below the loudest is raised up to there.
-_VOICE_RANGE_DECIBELS = 6.0
+_VOICE_RANGE_DECIBELS = 10.0
 _BETWEEN_VOICES_DECIBELS = 26.0
 # The onset of a word is quieter than the frames that are known to be speech.
 _ONSET_FRAMES = 3
@@ -97,7 +97,7 @@ class Raised:
 
 
 def _gains_to_detect(known: Decibels, first: int) -> Decibels:
-    held = holding(known, _DETECTION_FRAMES, first)
+    held = np.maximum(holding(known, _DETECTION_FRAMES, first), known[first:])
     wide = np.full(_DETECTION_FRAMES - 1, -np.inf)
     low = -_third_highest(np.concatenate((wide, -known, wide)), 2 * _DETECTION_FRAMES - 1)[first:]
     moves = held - low >= _SPEECH_RANGE_DECIBELS
@@ -128,6 +128,8 @@ def _gains_of_voices(found: Decibels, speaks: Mask) -> Decibels:
         return np.zeros(len(found))
     held = holding(found[speaks], _HEARD_FRAMES)
     loudest = float(np.quantile(held, 0.95))
+    # The last frames of a loud voice hold for less than they are.
+    held = np.maximum(held, found[speaks])
     whole = np.clip(_HEARD_DECIBELS - loudest, 0.0, HIGHEST_GAIN_DECIBELS)
     below = loudest - _VOICE_RANGE_DECIBELS - held
     gains = whole + np.clip(below, 0.0, _BETWEEN_VOICES_DECIBELS)
