@@ -3,12 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
-from parakeet_worker.audio import SAMPLE_RATE
-from parakeet_worker.engine.base import Samples
 from parakeet_worker.segments import Segment, Span
+from parakeet_worker.speech.level import held_seconds
 from parakeet_worker.transcript import Word, bare
 
 GAP_SECONDS = 0.9
@@ -20,20 +16,10 @@ SHORT_GAPS_SECONDS = 2.0
 REPORTED_SECONDS = 0.5
 """Less speech in a chunk without any word is decoded again, and not reported: it may be a cough."""
 _LONGEST_PART_SECONDS = 10.0
-# A vowel that is held moves less from one 64 ms to the next.
-_HELD_DECIBELS = 4.0
-_FADES_DECIBELS = 15.0
-_SILENCE_POWER = 1e-9
-_SILENCE_DECIBELS = -60.0
-_HELD_WINDOW = 1024
-_HELD_STEP = 512
-_BAND_EDGES_HERTZ = np.geomspace(100, 4000, 17)
 # Below it, a word in a gap is rather a sound that the model made a word of.
 _LEAST_CONFIDENCE = 0.5
 # The end of a word is decoded again with the gap behind it, and may be taken for the word itself.
 _ECHO_SECONDS = 0.4
-
-Decibels = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,33 +141,10 @@ def without_held_sound(gaps: Iterable[Gap], segment: Segment) -> list[Gap]:
 
 def _after_held_sound(gap: Gap, segment: Segment) -> Gap | None:
     first, *others = gap.speech
-    begin = first.start_seconds + _held_seconds(segment.part(first).samples)
+    begin = first.start_seconds + held_seconds(segment.part(first).samples)
     speech = [Span(begin, first.end_seconds)] if begin < first.end_seconds else []
     left = Gap((*speech, *others))
     return left if left.speech and left.seconds >= GAP_SECONDS else None
-
-
-def _held_seconds(samples: Samples) -> float:
-    """How long the sound at the beginning stays the same."""
-    if len(samples) < 3 * _HELD_WINDOW:
-        return 0.0
-    envelopes, levels = _envelopes(samples)
-    moves = np.sqrt(np.mean(np.square(envelopes[2:] - envelopes[:-2]), axis=1))
-    fades = levels[1:-1] < np.maximum(levels[0] - _FADES_DECIBELS, _SILENCE_DECIBELS)
-    moving = (moves > _HELD_DECIBELS) | fades
-    held = len(moves) if not moving.any() else int(np.argmax(moving))
-    return held * _HELD_STEP / SAMPLE_RATE
-
-
-def _envelopes(samples: Samples) -> tuple[Decibels, Decibels]:
-    """(windows, bands) in dB without each window's mean, and these means."""
-    windows = np.lib.stride_tricks.sliding_window_view(samples, _HELD_WINDOW)[::_HELD_STEP]
-    power = np.abs(np.fft.rfft(windows * np.hanning(_HELD_WINDOW), axis=1)) ** 2
-    edges = np.round(_BAND_EDGES_HERTZ * _HELD_WINDOW / SAMPLE_RATE).astype(int)
-    bands = np.add.reduceat(power, edges, axis=1)[:, :-1] + _SILENCE_POWER
-    decibels = 10 * np.log10(bands)
-    means = decibels.mean(axis=1)
-    return decibels - means[:, None], means
 
 
 def _middle(word: Word) -> float:
