@@ -201,20 +201,21 @@ async def test_speech_that_no_words_are_found_in_is_told(demo: Pipeline) -> None
     with Batcher(Deaf(), capacity=Capacity(60.0, 512, packed=False), queue_seconds=1000) as batcher:
         answer: Any = await answers.answer(replace(demo, batcher=batcher), asked)
     assert answer["text"] == ""
-    (span,) = answer["uncovered"]
-    for side in ("start", "end"):  # of the one sentence that is longer than 1.5 s
-        assert min(abs(span[side] - word[side]) for word in spoken.words) < 0.2
-    assert span["end"] - span["start"] > 1.5
+    spans = answer["uncovered"]
+    assert spans
+    for span in spans:
+        for side in ("start", "end"):  # of a sentence
+            assert min(abs(span[side] - word[side]) for word in spoken.words) < 0.2
     debug = answer["debug"]
-    assert debug["uncovered"] == [span]
+    assert debug["uncovered"] == spans
     assert debug["decoded_again"] == 1
-    seconds = span["end"] - span["start"]
-    (warning,) = answer["warnings"]
-    assert warning == {
-        "code": "speech_without_words",
-        "message": f"no words were found in {seconds:.1f} s of speech, at {span['start']:.1f} s",
-        **span,
-    }
+    for span, warning in zip(spans, answer["warnings"], strict=True):
+        seconds = span["end"] - span["start"]
+        assert warning == {
+            "code": "speech_without_words",
+            "message": f"no words were found in {seconds:.1f} s of speech, at {span['start']:.1f} s",
+            **span,
+        }
 
 
 async def test_debug_tells_how_the_words_were_come_by(demo: Pipeline) -> None:

@@ -89,20 +89,25 @@ class Raised:
         self._context_samples = context_samples
         self._before = np.zeros(0)
         self._last_gain = 0.0
+        self._context: Samples | None = None
 
     def block(self, samples: Samples) -> Samples:
-        """Whole frames, with the context before them."""
+        """Whole frames, after the context: that is the end of the block before, as it was given."""
         frames = samples[self._context_samples :]
         known = np.concatenate((self._before, levels(frames)))
         gains = _gains_to_detect(known, len(self._before))
         self._before = known[1 - _DETECTION_FRAMES :]
         gains = np.minimum(gains, _headroom(frames))
         last, self._last_gain = self._last_gain, float(gains[-1])
+        context, self._context = self._context, None
         direct = abs(frames.mean(dtype=np.float64)) > _DIRECT_CURRENT
-        if not direct and not gains.any() and not last:
+        if direct or last or gains.any():
+            frames = _louder(frames, np.concatenate(([last], gains)), -FRAME_SAMPLES)
+            self._context = frames[len(frames) - self._context_samples :]
+        elif context is None:
             return samples
-        around = np.concatenate(([last], gains))
-        return _louder(samples, around, self._context_samples - FRAME_SAMPLES)
+        before = samples[: self._context_samples] if context is None else context
+        return np.concatenate((before, frames))
 
 
 def _gains_to_detect(known: Decibels, first: int) -> Decibels:

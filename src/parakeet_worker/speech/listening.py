@@ -67,7 +67,8 @@ class SileroDetector(Detector):
         raised = [self._raised.block(block) for block in whole]
         if all(now is before for now, before in zip(raised, whole, strict=True)):
             return self._listened(blocks)
-        return np.concatenate([self._listened(block) for block in raised])
+        parts = [raised[0], *(block[CONTEXT_SAMPLES:] for block in raised[1:])]
+        return self._listened(np.concatenate(parts))
 
     def _listened(self, samples: Samples) -> Probabilities:
         found, self._state = self._listener.hear(samples, self._state)
