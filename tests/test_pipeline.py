@@ -210,10 +210,10 @@ async def test_speech_that_no_words_are_found_in_is_told(demo: Pipeline) -> None
     assert debug["uncovered"] == spans
     assert debug["decoded_again"] == 1
     for span, warning in zip(spans, answer["warnings"], strict=True):
-        seconds = span["end"] - span["start"]
+        start, seconds = span["start"], span["end"] - span["start"]
         assert warning == {
             "code": "speech_without_words",
-            "message": f"no words were found in {seconds:.1f} s of speech, at {span['start']:.1f} s",
+            "message": f"no words were found in {seconds:.1f} s of speech, at {start:.1f} s",
             **span,
         }
 
