@@ -56,21 +56,30 @@ async def serving(
 ) -> AsyncIterator[Serving]:
     """All of the server around an engine that a test may break, on a port of its own."""
     settings = Settings.of({"engine": "scripted", "scratch": scratch, **limits})
+    with faulty_pipeline(settings, engine or FaultyEngine(0)) as pipeline:
+        async with serving_pipeline(pipeline, settings, warm=warm) as running:
+            yield running
+
+
+@asynccontextmanager
+async def serving_pipeline(
+    pipeline: Pipeline, settings: Settings, *, warm: bool = True
+) -> AsyncIterator[Serving]:
+    """All of the server around a pipeline that is open, on a port of its own."""
     service = Service(settings)
     server = connections.server(doors.application(service), settings)
     bound = socket.create_server(("127.0.0.1", 0), backlog=2048)
     port = bound.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    with faulty_pipeline(settings, engine or FaultyEngine(0)) as pipeline:
-        if warm:
-            service.open(pipeline)
-        task = asyncio.create_task(server.serve([bound]))
-        try:
-            async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
-                yield Serving(url, port, service, pipeline, client)
-        finally:
-            server.should_exit = True
-            await task
+    if warm:
+        service.open(pipeline)
+    task = asyncio.create_task(server.serve([bound]))
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
+            yield Serving(url, port, service, pipeline, client)
+    finally:
+        server.should_exit = True
+        await task
 
 
 async def until(met: Callable[[], bool | Awaitable[bool]]) -> None:

@@ -17,6 +17,11 @@ from recordings import RATE, encode
 from speech import sample
 
 SPEECH = sample("en").path
+SECONDS = sample("en").seconds
+_PAUSE_SECONDS = 1.7
+"""A place between two words of the sample."""
+_OGG_HEADER_PAGES = 2
+_TS_PACKET_BYTES = 188
 Make = Callable[[Path, Samples], None]
 
 
@@ -32,6 +37,8 @@ class Case:
     late_seconds: float = 0.0
     codes: tuple[str, ...] = ()
     """The warnings that the answer has."""
+    lost: tuple[float, float] | None = None
+    """Words that touch this part of the sample, in seconds, are not expected."""
 
 
 def ffmpeg(*options: object) -> None:
@@ -145,6 +152,71 @@ def cut_end(path: Path, samples: Samples) -> None:
     path.write_bytes(content[: -RATE * 2])
 
 
+def lossy(one_of: int) -> Make:
+    def make(path: Path, _: Samples) -> None:
+        whole = path.with_name(f"whole-{path.name}")
+        ffmpeg("-i", SPEECH, "-c:a", "libopus", whole)
+        dropped = rf"noise=drop='not(mod(n\,{one_of}))*gt(n\,0)'"
+        ffmpeg("-i", whole, "-c", "copy", "-bsf:a", dropped, path)
+
+    return make
+
+
+def torn(path: Path, _: Samples) -> None:
+    """Without one packet of audio, in the pause."""
+    whole = path.with_name(f"whole-{path.name}")
+    ffmpeg("-i", SPEECH, "-c:a", "aac", whole)
+    content = whole.read_bytes()
+    packets = len(content) // _TS_PACKET_BYTES
+    at = round(packets * _PAUSE_SECONDS / SECONDS) * _TS_PACKET_BYTES
+    path.write_bytes(content[:at] + content[at + _TS_PACKET_BYTES :])
+
+
+def ogg_pages(path: Path) -> list[bytes]:
+    """The sample in Opus, in pages of 0.2 s."""
+    whole = path.with_name(f"whole-{path.name}")
+    ffmpeg("-i", SPEECH, "-c:a", "libopus", "-page_duration", 200_000, whole)
+    return [b"OggS" + page for page in whole.read_bytes().split(b"OggS")[1:]]
+
+
+def lost_page(path: Path, _: Samples) -> None:
+    pages = ogg_pages(path)
+    at = _OGG_HEADER_PAGES + int(_PAUSE_SECONDS / 0.2)
+    path.write_bytes(b"".join(pages[:at] + pages[at + 1 :]))
+
+
+def half(path: Path, _: Samples) -> None:
+    content = b"".join(ogg_pages(path))
+    path.write_bytes(content[: len(content) // 2])
+
+
+def zeroed(path: Path, samples: Samples) -> None:
+    content = bytearray(encode(path.with_name(f"whole-{path.name}"), samples=samples).read_bytes())
+    at = round(len(content) * _PAUSE_SECONDS / SECONDS)
+    content[at : at + 1000] = bytes(1000)
+    path.write_bytes(content)
+
+
+def two_lengths(path: Path, _: Samples) -> None:
+    ffmpeg("-i", SPEECH, "-i", sample("de").path, "-map", "0", "-map", "1", "-c:a", "aac", path)
+
+
+def second(path: Path, _: Samples) -> None:
+    silent = ("-f", "lavfi", "-i", "anullsrc=r=48000:cl=mono:d=6")
+    ffmpeg(*silent, "-i", SPEECH, "-map", "0", "-map", "1", "-c:a", "libopus", path)
+
+
+def inverted_mp3(path: Path, samples: Samples) -> None:
+    encode(path, "-b:a", "128k", samples=np.stack([samples, -samples], axis=1), channels=2)
+
+
+def click(path: Path, samples: Samples) -> None:
+    """50 dB down, after a click of 2.5 ms."""
+    quiet = samples * np.float32(10 ** (-50 / 20))
+    quiet[1600:1640] = 0.5 * (-1.0) ** np.arange(40)
+    path.write_bytes(riff(quiet, tag=3))
+
+
 CASES: Mapping[str, Case] = {
     "late.mkv": Case(
         late(4.9, "-c:v", "mpeg4", "-c:a", "libopus"),
@@ -156,6 +228,13 @@ CASES: Mapping[str, Case] = {
     ),
     "late.ts": Case(
         late(4.9, "-c:v", "mpeg2video", "-c:a", "aac"), "the same in MPEG-TS", late_seconds=4.9
+    ),
+    "late.webm": Case(
+        late(4.9, "-c:v", "libvpx", "-c:a", "libopus"), "the same in WebM", late_seconds=4.9
+    ),
+    "late.mka": Case(
+        lambda path, _: ffmpeg("-itsoffset", 3, "-i", SPEECH, "-c:a", "libopus", path),
+        "audio alone whose first timestamp is 3 s: times count from there",
     ),
     "first-time.ogg": Case(
         lambda path, _: ffmpeg("-itsoffset", 0.86, "-i", SPEECH, "-c:a", "libopus", path),
@@ -182,6 +261,24 @@ CASES: Mapping[str, Case] = {
         late_seconds=5.0,
         codes=("audio_gap",),
     ),
+    "lossy-250.webm": Case(
+        lossy(250), "one of 250 packets is lost: too little to be noticed, times stay right"
+    ),
+    "lossy-50.webm": Case(
+        lossy(50), "one of 50 packets is lost: times stay right", codes=("audio_gap",)
+    ),
+    "torn.ts": Case(
+        torn,
+        "a packet of a transport stream is lost: silence in its place",
+        codes=("audio_damaged", "audio_gap"),
+    ),
+    "page.ogg": Case(lost_page, "an Ogg page is lost: silence in its place", codes=("audio_gap",)),
+    "half.ogg": Case(
+        half, "half of an upload: what is there", codes=("audio_cut",), lost=(2.5, 9.0)
+    ),
+    "zeroed.flac": Case(
+        zeroed, "1,000 bytes of a FLAC are zero: silence in their place", codes=("audio_gap",)
+    ),
     **{
         f"declared-{size:x}.wav": Case(
             placeholder(size), f"a streamed WAV that declares {size} bytes: transcribed to its end"
@@ -198,12 +295,24 @@ CASES: Mapping[str, Case] = {
     ),
     "subtitled.mp4": Case(subtitled, "subtitles that end after the audio: no warning"),
     "joined.mp3": Case(joined, "two MP3 files in one: both, without a warning"),
+    "two.m4a": Case(
+        two_lengths,
+        "two tracks of different length: the first, to its end",
+        codes=("several_tracks",),
+    ),
+    "second.mkv": Case(
+        second,
+        "two tracks without flags, of which the first is silent: the first",
+        codes=("several_tracks",),
+        lost=(0.0, 9.0),
+    ),
     "second-default.mkv": Case(
         two_tracks,
         "several audio tracks: the one flagged as default",
         codes=("several_tracks",),
     ),
     "inverted.wav": Case(inverted, "a right channel that is the left one inverted: turned over"),
+    "inverted.mp3": Case(inverted_mp3, "the same in MP3"),
     **{
         f"voice-{at}-of-{of}.wav": Case(
             voice(at, of), f"{of} channels with a voice on one of them: that voice"
@@ -216,5 +325,6 @@ CASES: Mapping[str, Case] = {
     "inf.wav": Case(
         spoiled(float("inf")), "an infinite sample: silence", codes=("samples_invalid",)
     ),
+    "click.wav": Case(click, "speech at -50 dB after a loud click: raised as without it"),
     "huge.wav": Case(spoiled(1e30), "a sample of 1e30: silence", codes=("samples_invalid",)),
 }

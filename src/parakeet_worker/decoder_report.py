@@ -28,6 +28,8 @@ _EXACT_CONTAINER = re.compile(
 _EXACT_CODEC = re.compile(r"(?:pcm_\w+|flac|mp3|alac|vorbis)\b")
 # Their last timestamp is their duration: nothing declares more than is there.
 _UNDECLARED_CONTAINER = re.compile(r"^Input #0, (?:ogg|mpegts|mpeg), from ", re.MULTILINE)
+# Their duration is the time of their end: they count from zero, wherever their audio begins.
+_DECLARES_END = re.compile(r"^Input #0, (?:matroska,\S*|nut|asf), from ", re.MULTILINE)
 _GAPLESS = re.compile(r"^Input #0, (?:wav|w64|aiff|caf|au|flac|mp3), from ", re.MULTILINE)
 # Of the first audio stream. Telephones have 8,000 Hz, instruments for bats 500,000, and a bit
 # stream of DSD is shown as up to 2,822,400.
@@ -81,6 +83,8 @@ class Report:
             if hours is not None:
                 duration = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
             start = None if began is None else float(began)
+        if duration is not None and start is not None and _DECLARES_END.search(head):
+            duration = max(0.0, duration - start)
         streams = [each for each in _STREAM.finditer(head) if "(attached pic)" not in each[5]]
         # With several, the declared duration is that of the longest.
         undeclared = estimated or len(streams) != 1 or _UNDECLARED_CONTAINER.search(head)
