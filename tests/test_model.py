@@ -218,8 +218,8 @@ def test_a_transcript_is_written_in_any_format(model):
 
 
 def test_the_public_names_are_there_and_no_others():
-    for name in parakeet_worker.__all__:
+    for name in parakeet_worker._HOMES:
         assert getattr(parakeet_worker, name).__name__ == name
-    assert sorted(parakeet_worker.__all__) == sorted(parakeet_worker._HOMES)
+    assert sorted(parakeet_worker.__all__) == sorted(["__version__", *parakeet_worker._HOMES])
     with pytest.raises(AttributeError):
         _ = parakeet_worker.transcribe
