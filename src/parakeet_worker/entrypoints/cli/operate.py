@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from parakeet_worker.container import Container
 from parakeet_worker.entrypoints.cli.exits import FAILED, USAGE, setup_errors
 from parakeet_worker.extras import required
 
@@ -192,6 +191,7 @@ def compile_kernels(
     with setup_errors():
         with required("engine"):
             from parakeet_worker import weights
+            from parakeet_worker.container import Container
             from parakeet_worker.engine.native import compilation
             from parakeet_worker.engine.native.precision import Precision
         settings = settings_from_environment(model)
