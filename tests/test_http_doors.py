@@ -149,7 +149,8 @@ BAD: list[tuple[dict[str, Any], int, str, str | None]] = [
      "format"),
     ({"files": {"file": b""}}, 400, "audio_empty", None),
     ({"files": {"file": b"no sound"}}, 415, "audio_undecodable", None),
-    ({"files": {"file": TONE[: len(TONE) // 2]}}, 400, "audio_truncated", None),
+    ({"files": {"file": TONE[: len(TONE) // 2]}, "data": {"on_damage": "refuse"}}, 400,
+     "audio_truncated", None),
     ({"files": {"file": melody([TOO_HIGH])}}, 500, "out_of_memory", None),
 ]  # fmt: skip
 
