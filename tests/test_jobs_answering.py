@@ -255,7 +255,8 @@ async def test_the_stream_of_a_job_that_fails_ends_with_its_error(
     api: JobApi, settings: Settings
 ) -> None:
     cut_off = melody(*PITCHES)
-    api.submit("job", job_of(cut_off[: len(cut_off) // 2], stream=True))
+    half = cut_off[: len(cut_off) // 2]
+    api.submit("job", job_of(half, stream=True, on_damage="refuse"))
     async with working(api, settings):
         body = await result(api, "job")
     assert body["error"].startswith("audio_truncated: ")
