@@ -146,6 +146,14 @@ def joined(path: Path, samples: Samples) -> None:
     path.write_bytes(one.read_bytes() + quiet.read_bytes())
 
 
+def chained(path: Path, samples: Samples) -> None:
+    codec = ("-c:a", "libopus")
+    one = encode(path.with_name(f"one-{path.name}"), *codec, samples=samples)
+    quiet = np.zeros(RATE, dtype=np.float32)
+    two = encode(path.with_name(f"two-{path.name}"), *codec, samples=quiet)
+    path.write_bytes(one.read_bytes() + two.read_bytes())
+
+
 def cut_end(path: Path, samples: Samples) -> None:
     quiet = np.concatenate((samples, np.zeros(2 * RATE, dtype=np.float32)))
     content = riff(quiet)
@@ -306,6 +314,7 @@ CASES: Mapping[str, Case] = {
         codes=("several_tracks",),
         lost=(0.0, 9.0),
     ),
+    "chained.ogg": Case(chained, "several Ogg files in one: all, without a warning"),
     "second-default.mkv": Case(
         two_tracks,
         "several audio tracks: the one flagged as default",

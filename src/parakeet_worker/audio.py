@@ -30,7 +30,7 @@ from parakeet_worker.errors import (
     FfmpegMissing,
 )
 from parakeet_worker.ffmpeg_log import CLOCK_FILTER
-from parakeet_worker.file_lengths import Lengths, inner_tags, lengths, ogg_cut
+from parakeet_worker.file_lengths import Lengths, inner_headers, lengths, ogg_cut
 from parakeet_worker.formats import Headerless
 from parakeet_worker.notices import Notice
 from parakeet_worker.options import Channels, OnDamage
@@ -408,7 +408,8 @@ class Decoding:
         yield from self._lengths.notices
         yield from self._cleaner.notices()
         missing = [each for each in self._timeline.notices() if self._concerns(each)]
-        if report.is_joined_mp3 and inner_tags(self._path) >= report.text.count("Header missing"):
+        headers = report.undecodable_headers
+        if headers and inner_headers(self._path) >= headers:
             missing = [each for each in missing if each.code != "audio_damaged"]
         cut = None if self._lengths.unknown else self._cut(report, status)
         cut = cut or ogg_cut(self._path, self.seconds)

@@ -51,6 +51,7 @@ _CUT = re.compile(
 _MPEG = re.compile(r"^Input #0, mpegts, from ", re.MULTILINE)
 _CORRUPT = re.compile(r"Packet corrupt \(stream = (\d+), dts = (\d+)\)")
 _MPEG_TICKS = 90_000
+_UNDECODABLE = re.compile(r"Error while decoding|Error submitting packet")
 BROKEN = re.compile(r"Error while decoding|Decoding error|Error submitting packet|Header missing")
 _PREFIX = re.compile(r"^(\[[^\]]*\] ?)+")
 _NOISE = re.compile(r"^\s|^(Input|Output|Stream mapping|Guessed|Press|size=|video:|To ignore)")
@@ -153,9 +154,13 @@ class Report:
         return Notice("audio_cut", reason, seconds, end_seconds, damage=True)
 
     @property
-    def is_joined_mp3(self) -> bool:
-        """Whether frames could not be decoded that may be the tags of appended files."""
-        return "Input #0, mp3," in self.text and "Header missing" in self.text
+    def undecodable_headers(self) -> int:
+        """How many packets could not be decoded that may be the headers of appended files."""
+        if "Input #0, mp3," in self.text:
+            return self.text.count("Header missing")
+        if "Input #0, ogg," in self.text:
+            return len(_UNDECODABLE.findall(self.text))
+        return 0
 
 
 def _track(number: int, stream: re.Match[str], text: str) -> AudioTrack:

@@ -24,6 +24,8 @@ _COMPLAINT = re.compile(
     rb"Error while decoding|Decoding error|Error submitting packet|Header missing"
     rb"|corrupt decoded frame"
 )
+# One for each frame behind a reset of the clock, about the timestamps that are written nowhere.
+_NOISE = re.compile(rb"non monotonic(?:ally)? increasing dts")
 _NUMBERS_OF_MARK = 3
 
 
@@ -62,7 +64,7 @@ class Log:
         for line in lines:
             if _NUMBER.fullmatch(line):
                 self._number(float(line))
-            else:
+            elif not _NOISE.search(line):
                 self._keep(line + b"\n")
 
     def text(self) -> str:

@@ -20,6 +20,7 @@ _OGG_HEADER_BYTES = 27
 _OGG_FLAGS_AT = 5
 _OGG_LAST = 0x04
 _OGG_MAX_PAGE_BYTES = 65_307
+_OPUS = (b"OpusHead", b"OpusTags")
 _ID3_HEADER_BYTES = 10
 _SEARCHED_BYTES = 1 << 30
 
@@ -69,7 +70,7 @@ def _wav(file: BinaryIO, size: int) -> Lengths:
     for name, at, length in _chunks(file, 12, size):
         if name == b"fmt " and length >= 16:
             file.seek(at)
-            (second,) = struct.unpack("<8xI4x", file.read(16))
+            (second,) = struct.unpack("<8xI", file.read(12).ljust(12, b"\0"))
         if name != b"data":
             continue
         there = size - at
@@ -152,24 +153,30 @@ def _ends_ogg(page: bytes) -> bool:
     return len(page) >= _OGG_HEADER_BYTES + segments + sum(lacing)
 
 
-def inner_tags(path: Path) -> int:
-    """ID3 tags that are not at the beginning: one for each MP3 that was appended to another.
+def inner_headers(path: Path) -> int:
+    """Headers that are not at the beginning: those of files that were appended to another.
 
-    ffmpeg takes them for frames that it cannot decode.
+    ffmpeg gives the ID3 tags of MP3, and both headers of Opus in chained Ogg, to the decoder, which
+    refuses them.
     """
     if not path.is_file():
         return 0
     with path.open("rb") as file:
         size = min(path.stat().st_size, _SEARCHED_BYTES)
         with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
-            return sum(_is_tag(content[at : at + _ID3_HEADER_BYTES]) for at in _found(content))
+            if content[: len(_OGG_PAGE)] == _OGG_PAGE:
+                # Heads of streams side by side come before all tags.
+                first = content.find(_OPUS[1]) + 1
+                return sum(1 for header in _OPUS for _ in _found(content, header, first))
+            tags = (content[at : at + _ID3_HEADER_BYTES] for at in _found(content, b"ID3", 1))
+            return sum(map(_is_tag, tags))
 
 
-def _found(content: mmap.mmap) -> Iterator[int]:
-    at = content.find(b"ID3", 1)
+def _found(content: mmap.mmap, marker: bytes, first: int) -> Iterator[int]:
+    at = content.find(marker, first)
     while at >= 0:
         yield at
-        at = content.find(b"ID3", at + 1)
+        at = content.find(marker, at + 1)
 
 
 def _is_tag(header: bytes) -> bool:
