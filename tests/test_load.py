@@ -180,7 +180,8 @@ class Callers:
     def _cut_off(self) -> Asked:
         content = melody(self.chance.choices(PITCHES, k=2), seconds=1.5)
         half = content[: len(content) // 2]
-        return Asked("cut off", {"audio_base64": encoded(half)}, "audio_truncated")
+        payload = {"audio_base64": encoded(half), "on_damage": "refuse"}
+        return Asked("cut off", payload, "audio_truncated")
 
     def _nonsense(self) -> Asked:
         payloads: tuple[object, ...] = (
