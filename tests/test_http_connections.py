@@ -1,6 +1,7 @@
 """Connections that stand still, do not read, send no HTTP, or are too many."""
 
 import asyncio
+import errno
 import socket
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import psutil
 
 import recordings
 from http_server import serving, until
+from parakeet_worker.http import connections
 from test_http_doors import TEXT, TONE
 
 IDLE = 1000
@@ -94,3 +96,15 @@ async def test_a_connection_is_used_again_after_an_answer(tmp_path: Path) -> Non
             answer = await server.client.post("/transcribe", files={"file": content})
             assert answer.json()["text"] == f"{hertz}."
             assert answer.headers.get("connection") != "close"
+
+
+async def test_a_lack_of_descriptors_is_one_warning_and_any_other_failure_a_traceback(caplog):
+    loop, handler = asyncio.get_running_loop(), connections._AcceptErrors()
+    failure = OSError(errno.EMFILE, "Too many open files")
+    for _ in range(1000):
+        handler(loop, {"message": "socket.accept() out of system resource", "exception": failure})
+    assert [record.getMessage() for record in caplog.records] == [
+        "a connection was not accepted: Too many open files"
+    ]
+    handler(loop, {"message": "a bug", "exception": ValueError("odd")})
+    assert caplog.records[-1].exc_info is not None

@@ -223,6 +223,8 @@ async def test_debug_tells_how_the_words_were_come_by(demo: Pipeline) -> None:
     answer: Any = await answers.answer(demo, asked)
     debug = answer["debug"]
     assert set(debug.pop("seconds")) == {"fetch", "decode", "hear", "total"}
+    decoded = debug.pop("decoded")
+    assert (decoded["channels"], decoded["gap_seconds"], decoded["inverted_channels"]) == (1, 0, [])
     assert debug == {
         "audio_seconds": pytest.approx(named("pause").seconds, abs=0.05),
         "segments": 2,

@@ -1,7 +1,10 @@
 """Manners towards connections that stand still, do not listen, or are too many."""
 
 import asyncio
+import errno
+import logging
 import signal
+import socket
 from types import FrameType
 from typing import Any
 
@@ -11,15 +14,41 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from parakeet_worker.settings import Settings
 
+log = logging.getLogger(__name__)
+
 _TOO_MANY = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
     b"Content-Length: 21\r\nContent-Type: text/plain\r\n\r\ntoo many connections\n"
 )
 _LINGER_SECONDS = 5.0
+_ACCEPT_LOG_SECONDS = 10.0
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _QUIET_SECONDS = 1.0
 
 
+class _AcceptErrors:
+    """The loop's exception handler: a lack of descriptors is a warning every 10 s.
+
+    asyncio reports it once for each place in the listening socket's backlog, with a traceback.
+    """
+
+    def __init__(self) -> None:
+        self._logged = float("-inf")
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        failure = context.get("exception")
+        if not isinstance(failure, OSError) or failure.errno not in _NO_DESCRIPTORS:
+            loop.default_exception_handler(context)
+        elif loop.time() - self._logged >= _ACCEPT_LOG_SECONDS:
+            self._logged = loop.time()
+            log.warning("a connection was not accepted: %s", failure.strerror)
+
+
 class _Server(uvicorn.Server):
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(_AcceptErrors())
+        await super().serve(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Finish what runs and end well; uvicorn itself would die of the signal after it."""
         if self.should_exit and sig == signal.SIGINT:

@@ -113,6 +113,8 @@ export const MEANINGS = {
     advice: "Send the recording in parts.",
   },
   overloaded: later("The server is busy"),
+  scratch_full: later("The server is out of disk space"),
+  scratch_unusable: later("The server cannot write to its disk"),
   busy: later("The server is busy"),
   warming: later("The model is still being loaded"),
   out_of_memory: {
