@@ -21,7 +21,7 @@ from parakeet_worker.errors import (
 )
 from parakeet_worker.notices import Notice
 from parakeet_worker.options import ALL_TRACKS
-from parakeet_worker.tracks import MOST_TRACKS
+from parakeet_worker.tracks import MOST_TRACKS, AudioTrack, skipped
 
 # What may be wrong with one track, while there are others.
 _OF_ONE_TRACK = (AudioEmpty, AudioTooShort, AudioUndecodable, ClipOutside)
@@ -31,7 +31,7 @@ class AllTracks:
     """All tracks of one recording as samples in columns, each decoded by an ffmpeg of its own.
 
     It is used like a `Decoding`; a track that ends before the others is followed by silence, and
-    one that cannot be decoded is a warning.
+    one that cannot be decoded is silent, with a warning.
     """
 
     def __init__(self, make: Callable[[int | None], Decoding]) -> None:
@@ -39,6 +39,7 @@ class AllTracks:
         self._make = make
         self._decodings = [make(None)]
         self._numbers: list[int] = []
+        self._tracks: tuple[AudioTrack, ...] = ()
         self._failures: dict[int, RequestError] = {}
         self._stopped = False
         self._heard = 0
@@ -60,14 +61,14 @@ class AllTracks:
             Notice("track_skipped", f"track {number}: {error}", damage=True)
             for number, error in self._failures.items()
         ]
-        return (*found, *failed)
+        return (*skipped(self._tracks), *found, *failed)
 
     @property
     def origin(self) -> Origin:
         """How the samples were made."""
         gaps = [decoding.origin.gap_seconds for decoding in self._decodings]
-        tracks = len(self._decodings[0].tracks)
-        return Origin(track=0, tracks=tracks, channels=len(self._numbers), gap_seconds=max(gaps))
+        count = len(self._tracks)
+        return Origin(track=0, tracks=count, channels=count, gap_seconds=max(gaps))
 
     def stop(self) -> None:
         """From any thread: end `stretches` at once, without an error."""
@@ -86,25 +87,32 @@ class AllTracks:
         """(N, tracks); raises what `Decoding.stretches` raises where every track fails so."""
         self._find()
         with ExitStack() as stack:
-            running = [
-                stack.enter_context(closing(self._of(number, decoding)))
+            running = {
+                number - 1: stack.enter_context(closing(self._of(number, decoding)))
                 for number, decoding in zip(self._numbers, self._decodings, strict=True)
-            ]
-            for stretch in _side_by_side(running):
+            }
+            for stretch in _side_by_side(running, len(self._tracks)):
                 self._heard += len(stretch)
                 yield stretch
-        if len(self._failures) == len(self._numbers):
+        if self._failures and len(self._failures) == len(self._numbers):
             raise next(iter(self._failures.values()))
 
     def _find(self) -> None:
         """Learn what tracks there are, from the one that is usually played."""
         (usual,) = self._decodings
-        with closing(usual.stretches()) as stretches:
-            next(stretches, None)
-        self._numbers = [track.number for track in usual.tracks if track.decodable]
-        if len(self._numbers) > MOST_TRACKS:
-            reason = f"the recording has {len(self._numbers)} tracks, at most {MOST_TRACKS} allowed"
+        try:
+            with closing(usual.stretches()) as stretches:
+                next(stretches, None)
+        except _OF_ONE_TRACK:
+            # It may end before the clip begins, or hold nothing, where another does not.
+            if not any(track.decodable for track in usual.tracks):
+                raise
+        count = len(usual.tracks)
+        if count > MOST_TRACKS:
+            reason = f"the recording has {count} tracks, at most {MOST_TRACKS} allowed"
             raise InvalidRequest("track", reason)
+        self._tracks = usual.tracks
+        self._numbers = [track.number for track in usual.tracks if track.decodable]
         self._decodings = [self._make(number) for number in self._numbers]
         if self._stopped:
             self.stop()
@@ -116,10 +124,11 @@ class AllTracks:
             self._failures[number] = error
 
 
-def _side_by_side(tracks: list[Generator[Samples, None, None]]) -> Iterator[Samples]:
-    """Stretches of all tracks as columns, of equal length; those that have ended are silent."""
+def _side_by_side(
+    running: dict[int, Generator[Samples, None, None]], columns_count: int
+) -> Iterator[Samples]:
+    """Stretches of tracks in their columns, of equal length; those that have ended are silent."""
     waiting: dict[int, Samples] = {}
-    running = dict(enumerate(tracks))
     while True:
         for index, track in list(running.items()):
             if index not in waiting:
@@ -131,7 +140,7 @@ def _side_by_side(tracks: list[Generator[Samples, None, None]]) -> Iterator[Samp
         if not waiting:
             return
         count = min(len(samples) for samples in waiting.values())
-        columns = np.zeros((count, len(tracks)), dtype=np.float32)
+        columns = np.zeros((count, columns_count), dtype=np.float32)
         for index, samples in list(waiting.items()):
             columns[:, index] = samples[:count]
             if len(samples) > count:

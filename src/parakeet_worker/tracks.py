@@ -78,13 +78,20 @@ def _code(tag: str | None) -> str | None:
 
 
 def notices(tracks: Sequence[AudioTrack], chosen: AudioTrack, wanted: Track) -> list[Notice]:
-    """What the caller should know of the other tracks."""
-    found = [
+    """What the caller should know of the other tracks, if no track is named."""
+    if wanted is not None:
+        return []
+    found = skipped(tracks)
+    if len(tracks) > 1:
+        message = f"the recording has {len(tracks)} audio tracks; track {chosen} was transcribed"
+        found.append(Notice("several_tracks", message))
+    return found
+
+
+def skipped(tracks: Sequence[AudioTrack]) -> list[Notice]:
+    """Those that cannot be decoded."""
+    return [
         Notice("track_skipped", f"the codec of audio track {track} is unknown")
         for track in tracks
         if not track.decodable
     ]
-    if len(tracks) > 1 and wanted is None:
-        message = f"the recording has {len(tracks)} audio tracks; track {chosen} was transcribed"
-        found.append(Notice("several_tracks", message))
-    return found
