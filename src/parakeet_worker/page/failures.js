@@ -76,6 +76,10 @@ export const MEANINGS = {
     title: "There is no sound in this file",
     advice: "It is a media file without an audio track; choose another one.",
   },
+  audio_damaged: {
+    title: "Part of the recording is damaged",
+    advice: "Some of it cannot be decoded; copy or download it again.",
+  },
   audio_truncated: {
     title: "The file is incomplete",
     advice: "It ends before it says it does; copy or download it again.",
