@@ -103,6 +103,9 @@ def test_a_user_without_home_and_entry_is_served(tmp_path: Path) -> None:
     asked = run(without_user(), doctor, tmp_path, {"PARAKEET_ENGINE": "scripted"})
     assert "Traceback" not in asked.stderr
     assert "scratch" in asked.stdout
+    code = "from parakeet_worker import open_model\nwith open_model(engine='scripted'): print('up')"
+    python = run(without_user(), ["-c", code], tmp_path, {})
+    assert python.stdout.split() == ["up"], python.stderr
 
 
 READ_ONLY = """

@@ -1,6 +1,8 @@
 """The way in from Python: a model that is opened once and asked often."""
 
 import asyncio
+import logging
+import os
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -12,6 +14,7 @@ from typing import Any, TypedDict, TypeVar
 import numpy as np
 
 from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.bootstrap import variables
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.errors import InvalidRequest
@@ -28,6 +31,8 @@ from parakeet_worker.request import (
 from parakeet_worker.settings import Settings
 from parakeet_worker.transcript import Transcript
 from parakeet_worker.worker import open_pipeline
+
+log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
@@ -103,6 +108,8 @@ def open_model(model: str | None = None, **settings: Any) -> Iterator[Model]:
 
     Further keywords are fields of `Settings`; the environment is not read. Raises `SetupError`s.
     """
+    for warning in variables.name_home(os.environ):
+        log.warning("%s", warning)
     chosen = Settings.of(settings if model is None else {"model": model, **settings})
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="pipeline", daemon=True)

@@ -76,11 +76,17 @@ def clean(environment: MutableMapping[str, str]) -> list[str]:
     if others:
         warnings.append(f"ignored, set by the platform for a service: {', '.join(others)}")
     _name_temporary_folder(environment)
-    if "HOME" not in environment and not _has_entry():
-        environment["HOME"] = str(_home())
-        told = f"there is no HOME and no user {os.getuid()} in passwd; caches go to"
-        warnings.append(f"{told} {environment['HOME']}, and are lost with this container")
+    warnings.extend(name_home(environment))
     return warnings
+
+
+def name_home(environment: MutableMapping[str, str]) -> list[str]:
+    """Set `HOME` where there is neither that nor an entry for the user; the warning about it."""
+    if "HOME" in environment or _has_entry():
+        return []
+    environment["HOME"] = str(_home())
+    text = f"there is no HOME and no user {os.getuid()} in passwd; caches go to"
+    return [f"{text} {environment['HOME']}, and are lost with this container"]
 
 
 def expanded(text: str, name: str) -> Path:
