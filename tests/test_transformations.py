@@ -53,7 +53,7 @@ KINDS = (
     "avi libmp3lame",
     "flv aac",
     "asf wmav2",
-    "nut flac",
+    "nut pcm_s16le",
     "wv wavpack",
     "tta tta",
     "ac3 ac3",
