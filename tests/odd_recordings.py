@@ -295,7 +295,7 @@ CASES: Mapping[str, Case] = {
     },
     "declared-short.wav": Case(
         placeholder(2 * RATE),
-        "a WAV that goes on after the length that it declares: transcribed to its end",
+        "a WAV that continues after its declared length: transcribed to its end",
         codes=("length_wrong",),
     ),
     "cut.wav": Case(

@@ -71,7 +71,7 @@ class _Asked:
         """Of the segment, and of its bridge if it has one."""
         self.heard: Transcript | None = None
         self.alone: Transcript | None = None
-        """Its words before they were mended by those of others."""
+        """Its words before they were merged with those of other chunks."""
         self.gaps: Sequence[coverage.Gap] | None = None
         """What is missing in those."""
 

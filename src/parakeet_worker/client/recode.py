@@ -71,7 +71,7 @@ async def _encoded(decoded: Audio, codec: Codec, limit: int, ffmpeg: Path) -> by
     """The recording in that form, whole or, where it is over the limit, not at all.
 
     It goes through the worker's own decoding: a file that ends before it says it does is found out
-    here, since nobody could after it was encoded again.
+    here, since it could not be found after it is encoded again.
     """
     async with aclosing(decoded.samples()) as samples:
         first = await anext(samples)
