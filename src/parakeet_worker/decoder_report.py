@@ -137,7 +137,7 @@ class Report:
     def cut(
         self, seconds: float, status: int, declared_seconds: float | None = None
     ) -> Notice | None:
-        """What says that the file goes on after what could be decoded.
+        """Evidence that the file continues after the decoded part.
 
         `declared_seconds` is what the file's own header says, where ffmpeg does not show that.
         """

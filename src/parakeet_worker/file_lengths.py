@@ -100,7 +100,7 @@ def _behind(length: int, there: int, second: int) -> Notice:
 
 
 def _are_chunks(file: BinaryIO, at: int, size: int) -> bool:
-    """Whether the file goes on with other chunks up to its end, of which none is a file itself."""
+    """Whether other chunks, none of them a file itself, fill the file to its end."""
     for name, begin, length in _chunks(file, at, size):
         printable = all(32 <= byte < 127 for byte in name)
         if not printable or name == b"RIFF" or begin + length > size + _PAD_BYTES:

@@ -1,10 +1,9 @@
 """Words on both sides of a cut that fell into speech, and how they become one sequence."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from parakeet_worker.segments import Span
-from parakeet_worker.transcript import Word, bare
+from parakeet_worker.transcript import Word, bare, not_before
 
 # How far apart the same word may be heard in two windows.
 _TOLERANCE_SECONDS = 0.4
@@ -95,17 +94,5 @@ def _rising(words: Sequence[Word]) -> list[Word]:
     risen: list[Word] = []
     for word in words:
         earliest = risen[-1].start_seconds if risen else word.start_seconds
-        risen.append(word if word.start_seconds >= earliest else _not_before(word, earliest))
+        risen.append(word if word.start_seconds >= earliest else not_before(word, earliest))
     return risen
-
-
-def _not_before(word: Word, seconds: float) -> Word:
-    tokens = (
-        replace(
-            token,
-            start_seconds=max(token.start_seconds, seconds),
-            end_seconds=max(token.end_seconds, seconds),
-        )
-        for token in word.tokens
-    )
-    return replace(word, tokens=tuple(tokens))

@@ -268,7 +268,7 @@ def _lasting(words: Sequence[Word], latest: float, frame_seconds: float) -> Iter
             earliest = end if end > until else start
             yield _placed(word, start, end)
         else:
-            yield word if start == word.start_seconds else _not_before(word, start)
+            yield word if start == word.start_seconds else not_before(word, start)
 
 
 def _placed(word: Word, start: float, end: float) -> Word:
@@ -286,7 +286,8 @@ def _placed(word: Word, start: float, end: float) -> Word:
     return replace(word, tokens=tuple(tokens))
 
 
-def _not_before(word: Word, seconds: float) -> Word:
+def not_before(word: Word, seconds: float) -> Word:
+    """The word with no time before `seconds`."""
     tokens = (
         replace(
             token,

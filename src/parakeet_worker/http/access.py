@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID = "X-Request-ID"
 _ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
-# Asked every few seconds by whoever balances load; logged only where they fail.
+# Requested every few seconds by load balancers; logged only on failure.
 _FREQUENT = frozenset({"/ping", "/health", "/ready", "/metrics"})
 
 

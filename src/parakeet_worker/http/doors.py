@@ -333,7 +333,7 @@ def _is_form(request: Request) -> bool:
 
 
 class _Figures:
-    """The doors for whoever looks after the server."""
+    """Routes for operators."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -400,9 +400,9 @@ def _refusals(service: Service) -> dict[Any, ExceptionHandler]:
 
 
 class _Bugs:
-    """Answers 500 where a route raises what nobody expects; the connection can be used again.
+    """Answers 500 to an unexpected exception and keeps the connection usable.
 
-    The server's log has what it was; the caller is told no more than that it is ours. Left to
+    The exception is logged; the answer says only that the server is at fault. Left to
     uvicorn, the connection would be closed without a word of it in the answer, and the caller's
     next request on it be lost.
     """

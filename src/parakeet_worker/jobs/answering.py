@@ -18,7 +18,7 @@ from parakeet_worker.pipeline import Pipeline
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 5.0
-"""Progress is told no more often."""
+"""Shortest interval between two progress reports."""
 
 Segment = Callable[[dict[str, Any]], Awaitable[bool]]
 """Sends a segment; whether it arrived."""

@@ -100,7 +100,7 @@ class NonBlockingHandler(logging.Handler):
     def _write_all(self) -> None:
         while (line := self._lines.get()) is not None:
             if self._dropped:
-                line += f"\n{self._dropped} lines of the log were dropped: nobody read them"
+                line += f"\n{self._dropped} lines of the log were dropped: the pipe was full"
                 self._dropped = 0
             content = memoryview(f"{line}\n".encode())
             try:

@@ -129,7 +129,7 @@ def _mirror(mirror_of: Callable[[], Mirror]) -> Mirror:
 def _child(loop: Callable[..., None]) -> Callable[..., None]:
     """The heartbeat's loop in its process, which ends with the worker and not before.
 
-    In a session of its own it goes on while a worker drains whose process group was signalled.
+    In its own session it continues while a worker drains after a signal to its process group.
     """
     worker = os.getpid()
 
