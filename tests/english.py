@@ -83,7 +83,7 @@ IDIOMS = {
     r"makes? (it )?plain|made plain": "show, state",
     r"learns (of|that)|learned (of|that)": "receive, read",
     r"in its place|in their stead|instead of it": "instead; replace",
-    r"over and over|time and again|a second time|once more": "repeatedly; again",
+    r"over and over|time and again|once more": "repeatedly, again",
     r"nowhere( else)?": "not ... anywhere",
     r"however (long|loud|short|much|many|often|small|large|big|fast|slow)": "of any length, size",
     r"what (is|was|are|were|has|had|have) (not |to be |still |now |also )*"
