@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from parakeet_worker.audio import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
@@ -51,6 +53,26 @@ def test_on_both_sides_of_a_change_the_level_is_that_of_one_side():
 @pytest.mark.parametrize("count", [1, 2, 5, 15])
 def test_a_recording_that_is_shorter_than_the_window_has_its_own_level(count):
     assert np.array_equal(holding(np.full(count, -30.0), 16), np.full(count, -30.0))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(min_value=1, max_value=6 * FRAME_SAMPLES + 100))
+def test_speech_of_any_length_is_raised(count):
+    samples = noise(0.3, -70)[:count]
+    raised, decibels = evened(samples, speaks(samples))
+    assert raised.shape == samples.shape
+    assert 20 * np.log10(np.max(raised / samples)) == pytest.approx(decibels, abs=0.1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(min_value=64 * FRAME_SAMPLES, max_value=70 * FRAME_SAMPLES))
+def test_gains_hold_in_the_middle_of_frames_and_slope_in_between(count):
+    samples = np.concatenate([noise(0.7, -20, 1), noise(0.7, -44, 2), noise(1, -20, 3)])[:count]
+    raised, _ = evened(samples, speaks(samples))
+    middles = np.arange(FRAME_SAMPLES // 2, count, FRAME_SAMPLES)
+    known = np.arange(middles[-1])
+    factors = np.interp(known, middles, raised[middles] / samples[middles])
+    assert raised[known] == pytest.approx(samples[known] * factors, rel=1e-4)
 
 
 def test_a_quiet_voice_is_brought_near_the_loud_one_from_its_beginning_to_its_end():

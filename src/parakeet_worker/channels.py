@@ -47,8 +47,8 @@ class Cleaner:
     def clean(self, samples: Samples) -> Samples:
         """(N,) or (N, channels); the same array where nothing is wrong."""
         at, self._at = self._at, self._at + len(samples)
-        # NaN fails the comparison too.
-        if not len(samples) or float(np.abs(samples).max()) <= _LARGEST:
+        # Without a copy, as the absolute values would be. NaN fails the comparison too.
+        if not len(samples) or (samples.max() <= _LARGEST and samples.min() >= -_LARGEST):
             return samples
         good = np.abs(samples) <= _LARGEST
         rows = ~(good if good.ndim == 1 else good.all(axis=1))

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
+import numpy as np
+
 from parakeet_worker.errors import FfmpegMissing
 from parakeet_worker.ffmpeg_log import Log
 
@@ -82,8 +84,8 @@ class Child:
 
     def read(self, size: int, timeout_seconds: float) -> Content | None:
         """`size` bytes, fewer at the end, none after it; None where they take too long."""
-        buffer = bytearray(size)
-        view, count = memoryview(buffer), 0
+        # Not a bytearray, which is written with zeros first.
+        view, count = np.empty(size, dtype=np.uint8).data, 0
         ends = time.monotonic() + timeout_seconds
         while count < size:
             try:

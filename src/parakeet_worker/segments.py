@@ -14,6 +14,7 @@ from parakeet_worker.speech.base import (
     SPEECH_ENDS,
     Detector,
     Probabilities,
+    runs,
     stretches,
 )
 from parakeet_worker.speech.level import evened
@@ -180,6 +181,7 @@ class Splitter:
                 self._leave_silence()
             end, seam = self._next_cut(ended=ended)
             if end is None:
+                self._held = _compact(self._held, at_least=0.5)
                 return
             segment = self._segment(end, seam=seam)
             self._before_seam = segment.samples[-_BRIDGE_SAMPLES:] if segment and seam else None
@@ -189,10 +191,11 @@ class Splitter:
 
     def _join(self) -> None:
         """What was held and what has arrived since, as one."""
-        samples, probabilities = zip(*self._arrived, strict=True) if self._arrived else ((), ())
-        self._held = np.concatenate((self._held, *samples))
-        self._probabilities = np.concatenate((self._probabilities, *probabilities))
-        self._arrived.clear()
+        if self._arrived:
+            samples, probabilities = zip(*self._arrived, strict=True)
+            self._held = np.concatenate((self._held, *samples))
+            self._probabilities = np.concatenate((self._probabilities, *probabilities))
+            self._arrived.clear()
 
     def _leave_silence(self) -> None:
         """Begin shortly before the first frame that may be speech."""
@@ -253,24 +256,25 @@ class Splitter:
         if self._deletes and silent and not seam and self._before_seam is None:
             return None
         start_seconds = self._start_seconds + self._begin / SAMPLE_RATE
-        own = self._held[:end]
-        # Of its own where more is held: all of that would be kept with it as long as it lives.
-        own = own.copy() if end < len(self._held) else own
-        samples, decibels = evened(own, _mask(frames)) if self._knows_speech else (own, 0.0)
+        own, decibels, found = self._held[:end], 0.0, list[tuple[int, int]]()
+        if self._knows_speech:
+            found = stretches(frames)
+            own, decibels = evened(own, _mask(found, len(frames)))
+        samples = _compact(own)
         return Segment(
             start_seconds,
             samples,
-            speech=self._spans(frames, end) if self._knows_speech else (),
+            speech=self._spans(found, end),
             bridge=self._bridge(samples),
             seam_after=seam,
             raised_decibels=decibels,
         )
 
-    def _spans(self, frames: Probabilities, end: int) -> tuple[Span, ...]:
+    def _spans(self, found: Iterable[tuple[int, int]], end: int) -> tuple[Span, ...]:
         clock, offset = self._start_seconds + self._begin / SAMPLE_RATE, self._frame_offset()
         bounds = (
             [max(0, min(offset + frame * FRAME_SAMPLES, end)) for frame in stretch]
-            for stretch in stretches(frames)
+            for stretch in found
         )
         return tuple(
             Span(clock + first / SAMPLE_RATE, clock + after / SAMPLE_RATE)
@@ -299,19 +303,27 @@ class Splitter:
         return min(heard - self._begin, len(self._held))
 
     def _drop(self, count: int) -> None:
-        self._held = self._held[count:].copy() if count else self._held
+        self._held = self._held[count:]
         self._begin += count
         passed = self._begin // FRAME_SAMPLES - self._first_frame
         self._probabilities = self._probabilities[passed:]
         self._first_frame += passed
 
 
-def _mask(frames: Probabilities) -> Mask:
+def _mask(found: Iterable[tuple[int, int]], frames: int) -> Mask:
     """Whether someone speaks in each frame."""
-    speaks = np.zeros(len(frames), dtype=bool)
-    for first, after in stretches(frames):
+    speaks = np.zeros(frames, dtype=bool)
+    for first, after in found:
         speaks[first:after] = True
     return speaks
+
+
+def _compact(samples: Samples, at_least: float = 1.0) -> Samples:
+    """A copy where less than that share of the array would be used that they are a view of."""
+    whole = samples.base
+    if isinstance(whole, np.ndarray) and samples.size < at_least * whole.size:
+        return samples.copy()
+    return samples
 
 
 def _on_grid(samples: int) -> int:
@@ -320,9 +332,5 @@ def _on_grid(samples: int) -> int:
 
 def _runs(mask: Mask, shortest: int) -> list[tuple[int, int]]:
     """Runs of at least `shortest` true values, as (first, after the last)."""
-    turns = np.flatnonzero(np.diff(mask, prepend=False, append=False))
-    return [
-        (int(first), int(after))
-        for first, after in turns.reshape(-1, 2)
-        if after - first >= shortest
-    ]
+    found = runs(mask)
+    return [(int(first), int(after)) for first, after in found if after - first >= shortest]

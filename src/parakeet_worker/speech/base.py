@@ -51,7 +51,8 @@ class Detector(ABC):
 
     def feed(self, samples: Samples) -> Probabilities:
         """The frames that were heard now, in order; up to 4.1 s wait for what follows."""
-        held = np.concatenate((self._held, _numbers(samples)))
+        samples = _numbers(samples)
+        held = np.concatenate((self._held, samples)) if len(self._held) else samples
         found = [np.zeros(0, dtype=np.float32)]
         while blocks := (len(held) - self._context_samples) // BLOCK_SAMPLES:
             count = min(blocks, self.most_blocks) * BLOCK_SAMPLES
@@ -82,6 +83,13 @@ def _numbers(samples: Samples) -> Samples:
     return np.nan_to_num(samples, posinf=0.0, neginf=0.0)
 
 
+def runs(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+    """(N, 2): the first of each run of true values, and the one after its last."""
+    edges = np.zeros(len(mask) + 2, dtype=np.bool_)
+    edges[1:-1] = mask
+    return np.flatnonzero(edges[1:] != edges[:-1]).reshape(-1, 2)
+
+
 def stretches(probabilities: Probabilities) -> list[tuple[int, int]]:
     """Where someone speaks, as (first frame, frame after the last), in order.
 
@@ -93,8 +101,7 @@ def stretches(probabilities: Probabilities) -> list[tuple[int, int]]:
     frames = np.arange(len(probabilities))
     latest = np.maximum.accumulate(np.where(decided, frames, -1))
     speaks = begins[latest] & (latest >= 0)
-    turns = np.flatnonzero(np.diff(speaks, prepend=False, append=False))
-    starts, ends = turns[::2], turns[1::2]
+    starts, ends = runs(speaks).T
     pauses = starts[1:] - ends[:-1] >= MIN_SILENCE_FRAMES
     starts = starts[np.concatenate(([True], pauses))[: len(starts)]]
     ends = ends[np.concatenate((pauses, [True]))[: len(ends)]]

@@ -6,6 +6,8 @@ less: a click is in one frame or two, and beside a change of voices one of both 
 voice only.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -43,6 +45,9 @@ _BAND_FLOOR = 1e-9
 _FAINT_DECIBELS = -60.0
 _HELD_WINDOW = 1024
 _HELD_STEP = 512
+# So much fits into a core's cache, with what is computed on the way.
+_CHUNK_SAMPLES = 64 * FRAME_SAMPLES
+_ROWS_AT_ONCE = 32
 _BAND_EDGES_HERTZ = np.geomspace(100, 4000, 17)
 
 Decibels = npt.NDArray[np.float64]
@@ -52,12 +57,31 @@ Mask = npt.NDArray[np.bool_]
 
 
 def levels(samples: Samples) -> Decibels:
-    """Of each frame of whole frames."""
-    frames = samples.reshape(-1, FRAME_SAMPLES)
-    # The variance, in a fifth of the time that `var` takes.
-    centred = frames - frames.mean(axis=1, keepdims=True)
-    power = np.einsum("ij,ij->i", centred, centred).astype(np.float64) / FRAME_SAMPLES
-    return np.asarray(10 * np.log10(np.maximum(power, _SILENCE_POWER)))
+    """Of each frame; the last one is filled with silence."""
+    return _measured(samples)[0]
+
+
+def _measured(samples: Samples) -> tuple[Decibels, float]:
+    """The level of each frame, and the mean of all samples."""
+    powers, means = [np.zeros(0)], [np.zeros(0, dtype=np.float32)]
+    for frames in _chunks(samples):
+        mean = frames.mean(axis=1, keepdims=True)
+        # The variance, in a fifth of the time that `var` takes.
+        centred = frames - mean
+        powers.append(np.einsum("ij,ij->i", centred, centred).astype(np.float64) / FRAME_SAMPLES)
+        means.append(mean[:, 0])
+    found = 10 * np.log10(np.maximum(np.concatenate(powers), _SILENCE_POWER))
+    every = np.concatenate(means)
+    return np.asarray(found), float(every.mean(dtype=np.float64)) if len(every) else 0.0
+
+
+def _chunks(samples: Samples) -> Iterator[Samples]:
+    """(frames, 512) arrays that fit into a core's cache; the last frame is filled with silence."""
+    for begin in range(0, len(samples), _CHUNK_SAMPLES):
+        chunk = samples[begin : begin + _CHUNK_SAMPLES]
+        missing = -len(chunk) % FRAME_SAMPLES
+        whole = np.pad(chunk, (0, missing)) if missing else chunk
+        yield whole.reshape(-1, FRAME_SAMPLES)
 
 
 def holding(found: Decibels, frames: int, first: int = 0) -> Decibels:
@@ -97,16 +121,16 @@ class Raised:
     def block(self, samples: Samples) -> Samples:
         """Whole frames, after the context: that is the end of the block before, as it was given."""
         frames = samples[self._context_samples :]
-        known = np.concatenate((self._before, levels(frames)))
+        found, direct = _measured(frames)
+        known = np.concatenate((self._before, found))
         gains = _gains_to_detect(known, len(self._before))
         self._before = known[1 - _DETECTION_FRAMES :]
         if gains.any():
             gains = np.minimum(gains, _headroom(frames))
         last, self._last_gain = self._last_gain, float(gains[-1])
         context, self._context = self._context, None
-        direct = abs(frames.mean(dtype=np.float64)) > _DIRECT_CURRENT
-        if direct or last or gains.any():
-            frames = _louder(frames, np.concatenate(([last], gains)), -FRAME_SAMPLES)
+        if abs(direct) > _DIRECT_CURRENT or last or gains.any():
+            frames = _louder(frames, np.concatenate(([last], gains)), direct)
             self._context = frames[len(frames) - self._context_samples :]
         elif context is None:
             return samples
@@ -128,15 +152,14 @@ def evened(samples: Samples, speaks: Mask) -> tuple[Samples, float]:
     `speaks` says of each frame begun whether someone speaks in it. Speech at one level is left as
     it is, or raised as a whole where all of it is very quiet.
     """
-    padded = np.pad(samples, (0, -len(samples) % FRAME_SAMPLES))
-    found = levels(padded)
+    found, direct = _measured(samples)
     known = np.zeros(len(found), dtype=bool)
     known[: len(speaks)] = speaks[: len(found)]
     gains = _gains_of_voices(found, known)
     if not gains.any():
         return samples, 0.0
-    gains = np.minimum(gains, _headroom(padded))
-    raised = _louder(padded, gains)[: len(samples)]
+    gains = np.minimum(gains, _headroom(samples))
+    raised = _louder(samples, np.concatenate((gains[:1], gains)), direct)
     return raised, round(float(gains.max()), 1)
 
 
@@ -159,7 +182,8 @@ def _gains_of_voices(found: Decibels, speaks: Mask) -> Decibels:
 
 def _between_stretches(gains: Decibels, speaks: Mask) -> Decibels:
     """Gains of speech, begun a little earlier, with the lesser of both sides in between."""
-    near = np.convolve(speaks, np.ones(2 * _ONSET_FRAMES + 1), mode="same") > 0
+    around = np.convolve(speaks, np.ones(2 * _ONSET_FRAMES + 1))
+    near = around[_ONSET_FRAMES : len(speaks) + _ONSET_FRAMES] > 0
     places = np.arange(len(gains))
     known = np.flatnonzero(speaks)
     before = np.clip(np.searchsorted(known, places, side="right") - 1, 0, None)
@@ -170,24 +194,46 @@ def _between_stretches(gains: Decibels, speaks: Mask) -> Decibels:
     return np.where(speaks, gains, np.where(near, gains[nearest], lesser))
 
 
-def _headroom(frames: Samples) -> Decibels:
+def _headroom(samples: Samples) -> Decibels:
     """By how much each frame may be raised before it, or one beside it, clips."""
-    peaks = np.abs(frames.reshape(-1, FRAME_SAMPLES)).max(axis=1).astype(np.float64)
+    peaks = np.concatenate(
+        [np.maximum(frames.max(axis=1), -frames.min(axis=1)) for frames in _chunks(samples)]
+    ).astype(np.float64)
     beside = np.pad(np.maximum(peaks, 1e-9), 1)
     peaks = np.maximum(np.maximum(beside[:-2], beside[2:]), beside[1:-1])
     return np.asarray(np.maximum(20 * np.log10(_HIGHEST_PEAK / peaks), 0.0))
 
 
-def _louder(samples: Samples, gains: Decibels, begins: int = 0) -> Samples:
-    """Gains hold at the middles of frames, the first of which begins at `begins`.
+def _louder(samples: Samples, gains: Decibels, direct: float) -> Samples:
+    """The samples with each frame's gain in its middle and a slope from middle to middle.
 
-    Direct current is left out.
+    The first of the `gains` is that of the frame before the samples. Direct current is left out.
     """
-    middles = begins + FRAME_SAMPLES * (np.arange(len(gains)) + 0.5)
-    factors = np.interp(np.arange(len(samples)), middles, 10 ** (gains / 20))
-    direct = samples.mean(dtype=np.float64)
+    factors = 10 ** (gains / 20)
+    slopes = np.diff(factors, append=factors[-1]) / FRAME_SAMPLES
     centred = samples - np.float32(direct) if abs(direct) > _DIRECT_CURRENT else samples
-    return np.asarray(centred * factors.astype(np.float32))
+    raised = np.empty_like(samples)
+    half = FRAME_SAMPLES // 2
+    raised[:half] = centred[:half] * _slope(factors[0], slopes[0])[half : half + len(samples)]
+    rows = max(0, len(samples) - half) // FRAME_SAMPLES
+    for first in range(0, rows, _ROWS_AT_ONCE):
+        after = min(first + _ROWS_AT_ONCE, rows)
+        part = slice(half + first * FRAME_SAMPLES, half + after * FRAME_SAMPLES)
+        each = slice(first + 1, after + 1)
+        factor = factors[each, None].astype(np.float32)
+        if slopes[each].any():
+            factor = _slope(factors[each, None], slopes[each, None])
+        raised[part] = (centred[part].reshape(-1, FRAME_SAMPLES) * factor).ravel()
+    end = raised[half + rows * FRAME_SAMPLES :]
+    if len(end):
+        slope = _slope(factors[rows + 1], slopes[rows + 1])
+        end[:] = centred[-len(end) :] * slope[: len(end)]
+    return raised
+
+
+def _slope(begins: Decibels, slopes: Decibels) -> Samples:
+    """Factors from the middle of a frame up to that of the next."""
+    return np.asarray(slopes * np.arange(FRAME_SAMPLES) + begins, dtype=np.float32)
 
 
 def held_seconds(samples: Samples) -> float:
