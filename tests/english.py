@@ -45,12 +45,12 @@ IDIOMS = {
     r"remembers?|remembered|forgets?|forgot|forgotten": "store, cache; omit, discard",
     r"forgives?|forgiven|forgiving": "tolerate",
     r"complains?|complained|complaints?": "error message, warning; report an error",
-    r"promises|promised": "guarantee, require",
+    r"(?<!/)promises|promised": "guarantee, require",
     r"manners|polite(ly|ness)?|rude(ly)?|honest(ly)?|guilty|innocent": "state the rule",
     r"looks? after|looked after|takes? care of|in charge of": "manage, poll, handle",
     r"heeds?|heeded|obeys?|obeyed": "honor, follow",
     r"none of its business|business": "not its responsibility; or leave out",
-    r"speaks? (like|for)|a word with": "describe the behaviour",
+    r"speaks? (like|for)": "describe the behaviour",
     r"stands?|stood|standing": "idle, is, exists; preallocated",
     r"lets? go|let alone|lent": "release; not to mention; allocate",
     r"by (himself|themselves)|of (its|their) own accord": "alone, automatically",
@@ -111,6 +111,8 @@ NAMES = {
 }
 
 ALLOWED = {
+    "--beside": "an option of the command line",
+    'said "hello': "spoken in a test",
     "so he said": "spoken in a test",
     '"he", 17), ("said': "spoken in a test",
     "said привет and went away at once": "spoken in a test",

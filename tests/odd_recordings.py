@@ -228,7 +228,7 @@ def click(path: Path, samples: Samples) -> None:
 CASES: Mapping[str, Case] = {
     "late.mkv": Case(
         late(4.9, "-c:v", "mpeg4", "-c:a", "libopus"),
-        "audio that begins after the picture: words are as late as a player plays them",
+        "audio that starts after the picture: words have the times of a player",
         late_seconds=4.9,
     ),
     "late.mp4": Case(
@@ -242,15 +242,15 @@ CASES: Mapping[str, Case] = {
     ),
     "late.mka": Case(
         lambda path, _: ffmpeg("-itsoffset", 3, "-i", SPEECH, "-c:a", "libopus", path),
-        "audio alone whose first timestamp is 3 s: times count from there",
+        "audio only, first timestamp 3 s: times count from there",
     ),
     "first-time.ogg": Case(
         lambda path, _: ffmpeg("-itsoffset", 0.86, "-i", SPEECH, "-c:a", "libopus", path),
-        "audio alone whose first timestamp is not zero: times count from there",
+        "audio only, first timestamp not zero: times count from there",
     ),
     "hole.mka": Case(
         hole(2.0, 5.0, "-c:a", "libopus"),
-        "missing packets: silence of that length",
+        "missing packets: replaced by silence of that length",
         late_from=2.0,
         late_seconds=5.0,
         codes=("audio_gap",),
@@ -269,23 +269,24 @@ CASES: Mapping[str, Case] = {
         late_seconds=5.0,
         codes=("audio_gap",),
     ),
-    "lossy-250.webm": Case(
-        lossy(250), "one of 250 packets is lost: too little to be noticed, times stay right"
-    ),
+    "lossy-250.webm": Case(lossy(250), "one of 250 packets is lost: no warning, times are correct"),
     "lossy-50.webm": Case(
-        lossy(50), "one of 50 packets is lost: times stay right", codes=("audio_gap",)
+        lossy(50), "one of 50 packets is lost: times are correct", codes=("audio_gap",)
     ),
     "torn.ts": Case(
         torn,
-        "a packet of a transport stream is lost: silence in its place",
+        "a packet of a transport stream is lost: replaced by silence",
         codes=("audio_damaged", "audio_gap"),
     ),
-    "page.ogg": Case(lost_page, "an Ogg page is lost: silence in its place", codes=("audio_gap",)),
+    "page.ogg": Case(lost_page, "an Ogg page is lost: replaced by silence", codes=("audio_gap",)),
     "half.ogg": Case(
-        half, "half of an upload: what is there", codes=("audio_cut",), lost=(2.5, 9.0)
+        half,
+        "half of an upload: the existing part is transcribed",
+        codes=("audio_cut",),
+        lost=(2.5, 9.0),
     ),
     "zeroed.flac": Case(
-        zeroed, "1,000 bytes of a FLAC are zero: silence in their place", codes=("audio_gap",)
+        zeroed, "1,000 bytes of a FLAC are zero: replaced by silence", codes=("audio_gap",)
     ),
     **{
         f"declared-{size:x}.wav": Case(
@@ -299,41 +300,47 @@ CASES: Mapping[str, Case] = {
         codes=("length_wrong",),
     ),
     "cut.wav": Case(
-        cut_end, "a file that ends before it says it does: what is there", codes=("audio_cut",)
+        cut_end,
+        "a file that ends before its declared end: the existing part is transcribed",
+        codes=("audio_cut",),
     ),
     "subtitled.mp4": Case(subtitled, "subtitles that end after the audio: no warning"),
-    "joined.mp3": Case(joined, "two MP3 files in one: both, without a warning"),
+    "joined.mp3": Case(joined, "two MP3 files in one: both are transcribed, no warning"),
     "two.m4a": Case(
         two_lengths,
-        "two tracks of different length: the first, to its end",
+        "two tracks of different length: the first is transcribed to its end",
         codes=("several_tracks",),
     ),
     "second.mkv": Case(
         second,
-        "two tracks without flags, of which the first is silent: the first",
+        "two tracks without flags, the first silent: the first is transcribed",
         codes=("several_tracks",),
         lost=(0.0, 9.0),
     ),
-    "chained.ogg": Case(chained, "several Ogg files in one: all, without a warning"),
+    "chained.ogg": Case(chained, "several Ogg files in one: all are transcribed, no warning"),
     "second-default.mkv": Case(
         two_tracks,
-        "several audio tracks: the one flagged as default",
+        "several audio tracks: the one flagged as default is transcribed",
         codes=("several_tracks",),
     ),
-    "inverted.wav": Case(inverted, "a right channel that is the left one inverted: turned over"),
+    "inverted.wav": Case(inverted, "a right channel that is the inverted left one: inverted again"),
     "inverted.mp3": Case(inverted_mp3, "the same in MP3"),
     **{
         f"voice-{at}-of-{of}.wav": Case(
-            voice(at, of), f"{of} channels with a voice on one of them: that voice"
+            voice(at, of), f"{of} channels with a voice on one of them: that voice is transcribed"
         )
         for at, of in ((2, 3), (3, 6), (0, 10), (5, 12), (15, 16), (30, 32), (63, 64))
     },
     "nan.wav": Case(
-        spoiled(float("nan")), "a sample that is no number: silence", codes=("samples_invalid",)
+        spoiled(float("nan")),
+        "a sample that is not a number: replaced by silence",
+        codes=("samples_invalid",),
     ),
     "inf.wav": Case(
-        spoiled(float("inf")), "an infinite sample: silence", codes=("samples_invalid",)
+        spoiled(float("inf")), "an infinite sample: replaced by silence", codes=("samples_invalid",)
     ),
-    "click.wav": Case(click, "speech at -50 dB after a loud click: raised as without it"),
-    "huge.wav": Case(spoiled(1e30), "a sample of 1e30: silence", codes=("samples_invalid",)),
+    "click.wav": Case(click, "speech at -50 dB after a loud click: raised as without the click"),
+    "huge.wav": Case(
+        spoiled(1e30), "a sample of 1e30: replaced by silence", codes=("samples_invalid",)
+    ),
 }
