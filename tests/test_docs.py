@@ -163,10 +163,10 @@ def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
 
 
 FAMILIES = {
-    "The caller's move": errors.RequestError,
-    "The same request may work later": errors.TransientError,
-    "The worker is at fault": errors.EngineError,
-    "The operator's move": errors.SetupError,
+    "Request errors": errors.RequestError,
+    "Transient errors": errors.TransientError,
+    "Engine errors": errors.EngineError,
+    "Setup errors": errors.SetupError,
 }
 
 

@@ -67,6 +67,6 @@ def test_every_setting_and_parameter_that_is_named_is_there() -> None:
     known = {variable(field) for field in Settings.model_fields}
     assert len(named) > 8
     assert named <= known
-    table = PAGE.partition("| parameter | here |")[2].partition("\n\n")[0]
+    table = PAGE.partition("| parameter | support |")[2].partition("\n\n")[0]
     accepted = [name for name in openai_wire._Wire.model_fields if f"`{name}" in table]
     assert accepted == list(openai_wire._Wire.model_fields)
