@@ -16,8 +16,8 @@ from types import FrameType
 from typing import NoReturn
 
 _PACKAGE = "parakeet_worker"
-_QUEUE = f"{_PACKAGE}.entrypoints.serverless"
-_SERVER = f"{_PACKAGE}.entrypoints.server"
+_QUEUE = f"{_PACKAGE}.entrypoints.queue"
+_SERVER = f"{_PACKAGE}.entrypoints.http"
 _ROOT = Path(__file__).resolve().parent
 
 

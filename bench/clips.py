@@ -16,7 +16,7 @@ import numpy as np
 import recordings
 from bench import recording
 from bench.harness import ROOT
-from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
 
 _FORMATS = {

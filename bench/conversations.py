@@ -21,10 +21,10 @@ import numpy as np
 from bench import harness
 from bench.alignment import Alignment, aligned
 from bench.spoken import SaidWord, plain
-from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.model import Model, open_model
-from parakeet_worker.transcript import Transcript
+from parakeet_worker.recognition.transcript import Transcript
 
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _SPEECH_RMS = 0.1

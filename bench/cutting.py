@@ -14,14 +14,14 @@ import numpy as np
 
 from bench import harness, spoken
 from bench.spoken import LongRecording, plain
-from parakeet_worker import segments, transcript
-from parakeet_worker.audio import SAMPLE_RATE, Decoding
+from parakeet_worker.audio.decoding import SAMPLE_RATE, Decoding
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.pipeline import MAX_FULL_ATTENTION_SECONDS, Pipeline
+from parakeet_worker.recognition import chunks, transcript
+from parakeet_worker.recognition.chunks import Segment, Span
+from parakeet_worker.recognition.transcript import Word
 from parakeet_worker.request import FileSource, Request
-from parakeet_worker.segments import Segment, Span
 from parakeet_worker.settings import Settings
-from parakeet_worker.transcript import Word
 from parakeet_worker.worker import open_pipeline
 
 WINDOW_SECONDS = 30.0
@@ -141,7 +141,7 @@ def _worker_cuts(pipeline: Pipeline, path: Path, request: Request) -> Cuts:
         max_seconds=settings.max_audio_seconds,
         timeout_seconds=settings.decode_timeout_seconds,
     )
-    pieces = segments.split(
+    pieces = chunks.split(
         decoding.stretches(),
         partial(pipeline.detector, request.vad),
         max_seconds=settings.segment_seconds,

@@ -23,7 +23,7 @@ from bench.alignment import Alignment, Counts, aligned, counted
 from bench.cutting import ALONE, STRATEGIES, Asked, Found, HeardWord, Run, run
 from bench.spoken import Kind as SpeechKind
 from bench.spoken import LongRecording, Voices
-from parakeet_worker.segments import Span
+from parakeet_worker.recognition.chunks import Span
 
 SAMPLES = harness.ROOT / "samples" / "manifest.json"
 NEAR_CUT_SECONDS = 3.0

@@ -27,7 +27,7 @@ import numpy as np
 import recordings
 from bench import clips, harness
 from parakeet_worker import answers, outcome
-from parakeet_worker.audio import SAMPLE_RATE, find_ffmpeg
+from parakeet_worker.audio.decoding import SAMPLE_RATE, find_ffmpeg
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import (
     Capacity,
@@ -42,7 +42,7 @@ from parakeet_worker.options import Vad
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import FileSource, Job, Request
 from parakeet_worker.settings import Settings
-from parakeet_worker.speech.base import FRAME_SAMPLES, Detector, Probabilities
+from parakeet_worker.vad.base import FRAME_SAMPLES, Detector, Probabilities
 from parakeet_worker.worker import loaded_is_kept, open_detectors
 
 _FRAME_SECONDS = 0.08

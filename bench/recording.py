@@ -32,7 +32,7 @@ def stretches(samples: Sounds, seconds: float, count: int) -> list[Sounds]:
 def decoded(path: Path) -> Samples:
     """A whole file as the worker hears it."""
     # Here, as the GPU's bench has no ffmpeg and not all that the worker is made of.
-    from parakeet_worker.audio import Decoding, find_ffmpeg
+    from parakeet_worker.audio.decoding import Decoding, find_ffmpeg
 
     async def whole() -> list[Samples]:
         decoding = Decoding(path, ffmpeg=find_ffmpeg(), max_seconds=3600, timeout_seconds=600)

@@ -24,13 +24,15 @@ from typing import Any
 from bench import clips, harness, random_model
 from bench.clips import Clip
 from bench.serving import Serving, files_at, serving
-from parakeet_worker import answers, segments
-from parakeet_worker.audio import SAMPLE_RATE, Decoding, find_ffmpeg
+from parakeet_worker import answers
+from parakeet_worker.audio.decoding import SAMPLE_RATE, Decoding, find_ffmpeg
 from parakeet_worker.batcher import Batcher, plan
 from parakeet_worker.engine.base import Engine, Samples
 from parakeet_worker.pipeline import Pipeline
-from parakeet_worker.request import Request, parse
+from parakeet_worker.recognition import chunks
+from parakeet_worker.request import Request
 from parakeet_worker.settings import Settings
+from parakeet_worker.wire.native import parse
 from parakeet_worker.worker import VARIABLES, open_detectors, open_engine, warmed_up
 
 _LENGTHS_SECONDS = (0.0, 5.0, 15.0, 60.0, 180.0)
@@ -152,7 +154,7 @@ class Alone:
             clip.path, ffmpeg=pipeline.ffmpeg, max_seconds=3600, timeout_seconds=600,
             clip=request.clip, channels=request.channels,
         )  # fmt: skip
-        pieces = segments.split(
+        pieces = chunks.split(
             decoding.stretches(),
             partial(pipeline.detector, request.vad),
             max_seconds=self._settings.segment_seconds,

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from bench import recording
-from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
-from parakeet_worker.segments import Span
+from parakeet_worker.recognition.chunks import Span
 
 _SPEECH_RMS = 0.05
 _HISS_RMS = 1e-4

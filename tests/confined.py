@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from parakeet_worker.audio import find_ffmpeg
+from parakeet_worker.audio.decoding import find_ffmpeg
 
 
 def mounted(script: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from faulty_worker import FaultyEngine, faulty_pipeline
-from parakeet_worker.entrypoints import server
+from parakeet_worker.entrypoints.http.main import serve
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.settings import Settings
 
@@ -19,7 +19,7 @@ def main() -> None:
         with faulty_pipeline(settings, FaultyEngine(0, batches)) as pipeline:
             yield pipeline
 
-    server.serve(Settings.from_environment(os.environ), "127.0.0.1", open_faulty)
+    serve(Settings.from_environment(os.environ), "127.0.0.1", open_faulty)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from parakeet_worker.audio import SAMPLE_RATE, find_ffmpeg
+from parakeet_worker.audio.decoding import SAMPLE_RATE, find_ffmpeg
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Capacity, Engine, Hypothesis, Samples
 from parakeet_worker.engine.scripted import ScriptedEngine
-from parakeet_worker.entrypoints.serverless import serve
+from parakeet_worker.entrypoints.queue.main import serve
 from parakeet_worker.errors import OutOfMemory
 from parakeet_worker.language import Script
 from parakeet_worker.pipeline import Pipeline

@@ -17,8 +17,8 @@ from pathlib import Path
 import httpx
 
 from faulty_worker import FaultyEngine, faulty_pipeline
-from parakeet_worker.http import connections, doors
-from parakeet_worker.http.service import Service
+from parakeet_worker.entrypoints.http import connections, routes
+from parakeet_worker.entrypoints.http.service import Service
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.settings import Settings
 
@@ -67,7 +67,7 @@ async def serving_pipeline(
 ) -> AsyncIterator[Serving]:
     """All of the server around a pipeline that is open, on a port of its own."""
     service = Service(settings)
-    server = connections.server(doors.application(service), settings)
+    server = connections.server(routes.application(service), settings)
     bound = socket.create_server(("127.0.0.1", 0), backlog=2048)
     port = bound.getsockname()[1]
     url = f"http://127.0.0.1:{port}"

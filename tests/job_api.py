@@ -23,7 +23,7 @@ from typing import IO, Any, Literal, Self, TypeAlias
 
 from aiohttp import web
 
-from parakeet_worker.jobs.sdk import Sdk
+from parakeet_worker.entrypoints.queue.sdk import Sdk
 
 Fault: TypeAlias = int | Literal["drop", "lose", "garbage"]
 """A status; a connection that is dropped at once; or only after the request was done; or an
@@ -393,7 +393,7 @@ def running_worker(
     home: Path,
     environment: Mapping[str, str],
     *,
-    module: Sequence[str] = ("parakeet_worker.entrypoints.serverless",),
+    module: Sequence[str] = ("parakeet_worker.entrypoints.queue",),
     log: IO[str] | int = subprocess.PIPE,
     prefix: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[str]]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from faulty_worker import faulty_pipeline
 from parakeet_worker.engine.base import Hypothesis, Samples
 from parakeet_worker.engine.scripted import ScriptedEngine
-from parakeet_worker.entrypoints.serverless import main, serve
+from parakeet_worker.entrypoints.queue.main import main, serve
 from parakeet_worker.settings import Settings
 
 

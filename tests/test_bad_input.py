@@ -23,12 +23,12 @@ from loopback import (
     stalls,
     trickles,
 )
-from parakeet_worker import audio
 from parakeet_worker.answers import answer as answer_to
+from parakeet_worker.audio import decoding
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Capacity, Hypothesis, Samples, SynchronousEngine
 from parakeet_worker.engine.scripted import ScriptedEngine
-from parakeet_worker.entrypoints.serverless import handler_of
+from parakeet_worker.entrypoints.queue.main import handler_of
 from parakeet_worker.errors import ParakeetError
 from parakeet_worker.options import Format
 from parakeet_worker.pipeline import Pipeline
@@ -353,7 +353,10 @@ async def held(settings: Settings) -> AsyncIterator[tuple[Pipeline, Held]]:
         with Batcher(
             engine, capacity=Capacity(60, 512, packed=False), queue_seconds=600
         ) as batcher:
-            yield Pipeline(settings, batcher, audio.find_ffmpeg(), open_detectors(settings)), engine
+            yield (
+                Pipeline(settings, batcher, decoding.find_ffmpeg(), open_detectors(settings)),
+                engine,
+            )
             engine.let_go.set()
     finally:
         engine.close()
@@ -403,7 +406,7 @@ async def test_a_job_that_fails_for_a_reason_nobody_knows_leaves_nothing(
     settings: Settings, children: Children
 ) -> None:
     with Batcher(Broken(), capacity=Capacity(60, 512, packed=False), queue_seconds=600) as batcher:
-        pipeline = Pipeline(settings, batcher, audio.find_ffmpeg(), open_detectors(settings))
+        pipeline = Pipeline(settings, batcher, decoding.find_ffmpeg(), open_detectors(settings))
         with pytest.raises(ParakeetError):
             await answer_to(pipeline, good(440))
         answer = await handler_of(pipeline)({"input": good(440)})

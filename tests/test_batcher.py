@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher, plan
 from parakeet_worker.engine.base import (
     Capacity,

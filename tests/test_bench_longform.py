@@ -11,8 +11,8 @@ from bench import longform, spoken
 from bench.alignment import aligned, counted
 from bench.cutting import ALONE, HeardWord, merge
 from bench.spoken import SaidWord, Spoken, Voices, made, packed
-from parakeet_worker.audio import SAMPLE_RATE
-from parakeet_worker.segments import Span
+from parakeet_worker.audio.decoding import SAMPLE_RATE
+from parakeet_worker.recognition.chunks import Span
 
 
 def words(text: str, begin: float = 0.0, every: float = 0.5) -> list[HeardWord]:

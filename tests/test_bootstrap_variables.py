@@ -14,7 +14,7 @@ from parakeet_worker.bootstrap.choices import Choices
 from parakeet_worker.bootstrap.variables import clean, foreign, value
 from parakeet_worker.errors import InvalidSetting
 from parakeet_worker.settings import Settings
-from test_serverless import ROOT, tone
+from test_queue_main import ROOT, tone
 
 SERVICE = {
     "PARAKEET_SERVICE_HOST": "10.0.0.7",

@@ -13,7 +13,7 @@ import pytest
 from loopback import S3Server, WebServer, takes
 from parakeet_worker import answers, errors
 from parakeet_worker.bootstrap.choices import NAMES as BOOTSTRAP_NAMES
-from parakeet_worker.entrypoints.serverless import handler_of
+from parakeet_worker.entrypoints.queue.main import handler_of
 from parakeet_worker.settings import Settings, variable
 from parakeet_worker.worker import open_pipeline
 from speech import SAMPLES, all_samples

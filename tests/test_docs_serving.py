@@ -13,8 +13,8 @@ import pytest
 
 from http_server import Process, running_server
 from loopback import WebServer, sends
-from parakeet_worker import openai_wire
 from parakeet_worker.settings import Settings, variable
+from parakeet_worker.wire import openai
 from speech import SAMPLES, all_samples
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "serving.md").read_text()
@@ -68,5 +68,5 @@ def test_every_setting_and_parameter_that_is_named_is_there() -> None:
     assert len(named) > 8
     assert named <= known
     table = PAGE.partition("| parameter | support |")[2].partition("\n\n")[0]
-    accepted = [name for name in openai_wire._Wire.model_fields if f"`{name}" in table]
-    assert accepted == list(openai_wire._Wire.model_fields)
+    accepted = [name for name in openai._Wire.model_fields if f"`{name}" in table]
+    assert accepted == list(openai._Wire.model_fields)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from gpu_on_cpu import gpu_engine
-from parakeet_worker import transcript
-from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Engine, Hypothesis, Samples, Waveform
 from parakeet_worker.engine.native import NativeEngine
 from parakeet_worker.engine.nemo import NemoEngine
 from parakeet_worker.engine.scripted import ScriptedEngine
 from parakeet_worker.language import Script, allowed
-from parakeet_worker.segments import Segment
+from parakeet_worker.recognition import transcript
+from parakeet_worker.recognition.chunks import Segment
 from parakeet_worker.weights import find
 from recordings import decode, tone
 from speech import sample

@@ -34,17 +34,17 @@ def handler() -> ModuleType:
 @pytest.mark.parametrize(
     ("arguments", "variables", "expected"),
     [
-        ([], {**JOBS, **ENDPOINT}, "serverless"),
-        ([], {**JOBS, **ENDPOINT, **PORT}, "serverless"),
-        ([], ENDPOINT, "server"),
-        ([], {**ENDPOINT, **PORT}, "server"),
-        ([], {**ENDPOINT, "RUNPOD_WEBHOOK_GET_JOB": ""}, "server"),
-        ([], PORT, "server"),
-        ([], {}, "serverless"),
-        ([], {"PORT": ""}, "serverless"),
-        (["--test_input", "{}"], PORT, "serverless"),
-        (["--test_input={}"], ENDPOINT, "serverless"),
-        (["--rp_serve_api", "--rp_api_port", "8000"], PORT, "serverless"),
+        ([], {**JOBS, **ENDPOINT}, "queue"),
+        ([], {**JOBS, **ENDPOINT, **PORT}, "queue"),
+        ([], ENDPOINT, "http"),
+        ([], {**ENDPOINT, **PORT}, "http"),
+        ([], {**ENDPOINT, "RUNPOD_WEBHOOK_GET_JOB": ""}, "http"),
+        ([], PORT, "http"),
+        ([], {}, "queue"),
+        ([], {"PORT": ""}, "queue"),
+        (["--test_input", "{}"], PORT, "queue"),
+        (["--test_input={}"], ENDPOINT, "queue"),
+        (["--rp_serve_api", "--rp_api_port", "8000"], PORT, "queue"),
     ],
 )
 def test_the_environment_decides_which_door_is_opened(
@@ -54,7 +54,7 @@ def test_the_environment_decides_which_door_is_opened(
     assert module == f"parakeet_worker.entrypoints.{expected}"
 
 
-@pytest.mark.parametrize(("variables", "expected"), [({}, "serverless"), (PORT, "server")])
+@pytest.mark.parametrize(("variables", "expected"), [({}, "queue"), (PORT, "http")])
 def test_the_handler_becomes_the_module_behind_the_door(
     tmp_path: Path, variables: dict[str, str], expected: str
 ) -> None:
@@ -62,8 +62,8 @@ def test_the_handler_becomes_the_module_behind_the_door(
     doors = site.root / "src" / "parakeet_worker" / "entrypoints"
     # An image may hold it by accident: it does not turn a server into a one-shot.
     (tmp_path / "test_input.json").write_text("{}")
-    doors.joinpath("server.py").write_text('print("server")')
-    doors.joinpath("serverless.py").write_text('print("serverless")')
+    doors.joinpath("http.py").write_text('print("http")')
+    doors.joinpath("queue.py").write_text('print("queue")')
     ran = subprocess.run(
         site.command,
         env={**site.environment, **variables},
@@ -121,7 +121,7 @@ def _catches(pid: int, number: signal.Signals) -> bool | None:
     return any(mask >> (number - 1) & 1 for mask in masks)
 
 
-@pytest.mark.parametrize("entry", ["queue", "server"])
+@pytest.mark.parametrize("entry", ["queue", "http"])
 def test_from_its_first_line_on_sigterm_is_caught_or_blocked(tmp_path: Path, entry: str) -> None:
     with JobApi(hold_seconds=600) as api:
         jobs = api.environment(tmp_path) if entry == "queue" else {"PORT": "0"}

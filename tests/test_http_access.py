@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from http_server import Serving, serving
-from test_http_doors import TONE
+from test_http_routes import TONE
 
 
 @pytest.fixture

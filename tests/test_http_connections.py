@@ -9,8 +9,8 @@ import psutil
 
 import recordings
 from http_server import serving, until
-from parakeet_worker.http import connections
-from test_http_doors import TEXT, TONE
+from parakeet_worker.entrypoints.http import connections
+from test_http_routes import TEXT, TONE
 
 IDLE = 1000
 

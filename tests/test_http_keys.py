@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from http_server import serving
+from parakeet_worker.entrypoints.http.keys import Keys
 from parakeet_worker.errors import InvalidApiKey, InvalidSetting
-from parakeet_worker.http.keys import Keys
-from test_http_doors import TONE
+from test_http_routes import TONE
 
 
 @pytest.mark.parametrize("given", ["Bearer one", "bearer two", "Bearer  one "])

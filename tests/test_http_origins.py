@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from http_server import running_server
+from parakeet_worker.entrypoints.http import origins, routes
+from parakeet_worker.entrypoints.http.service import Service
 from parakeet_worker.errors import InvalidSetting
-from parakeet_worker.http import doors, origins
-from parakeet_worker.http.service import Service
 from parakeet_worker.settings import Settings
 
 HERE = "127.0.0.1:8000"
@@ -20,7 +20,9 @@ SITE = "https://desk.example"
 async def client(host: str, **chosen: object) -> AsyncIterator[httpx.AsyncClient]:
     """Of a server that listens at `host`, without a network between."""
     settings = Settings.of({"engine": "scripted", **chosen})
-    app = origins.guarded(doors.application(Service(settings)), origins.for_address(settings, host))
+    app = origins.guarded(
+        routes.application(Service(settings)), origins.for_address(settings, host)
+    )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url=f"http://{HERE}") as opened:
         yield opened
@@ -113,7 +115,7 @@ async def test_pages_of_other_sites_may_read_nothing() -> None:
 def test_what_is_no_origin_is_refused_at_start(listed: str) -> None:
     settings = Settings.of({"engine": "scripted", "cors_origins": listed})
     with pytest.raises(InvalidSetting, match="PARAKEET_CORS_ORIGINS"):
-        origins.guarded(doors.application(Service(settings)), settings)
+        origins.guarded(routes.application(Service(settings)), settings)
 
 
 def test_the_command_listens_for_loopback_names_alone(tmp_path) -> None:

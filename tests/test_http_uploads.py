@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from http_server import Serving, serving, until
-from test_http_doors import TEXT, TONE, encoded
+from test_http_routes import TEXT, TONE, encoded
 
 BOUNDARY = b"--b\r\n"
 FILE = BOUNDARY + b'Content-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'

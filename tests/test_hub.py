@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, get_args
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from parakeet_worker import request
 from parakeet_worker.settings import Settings, variable
+from parakeet_worker.wire import native
 from speech import named
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,5 +161,5 @@ def test_a_preset_sets_what_is_asked_for_to_what_is_possible(preset: dict[str, A
 
 @pytest.mark.parametrize("test", TESTS["tests"], ids=lambda test: test["name"])
 def test_a_hub_test_is_a_request_with_a_recording_of_the_projects_own(test: dict[str, Any]) -> None:
-    request.parse(test["input"])
+    native.parse(test["input"])
     assert b64decode(test["input"]["audio_base64"]) == named("da").path.read_bytes()

@@ -35,7 +35,7 @@ from loopback import (
     stalls,
     trickles,
 )
-from parakeet_worker.entrypoints.serverless import handler_of
+from parakeet_worker.entrypoints.queue.main import handler_of
 from parakeet_worker.settings import Settings, variable
 
 JOBS = 10_000

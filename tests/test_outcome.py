@@ -6,7 +6,7 @@ import pytest
 
 from parakeet_worker.errors import AudioMissing
 from parakeet_worker.outcome import Outcome, observed
-from parakeet_worker.transcript import Transcript
+from parakeet_worker.recognition.transcript import Transcript
 
 HEARD = Transcript((), seconds=3.0)
 

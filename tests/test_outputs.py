@@ -24,7 +24,7 @@ from loopback import (
     stalls,
     takes,
 )
-from parakeet_worker import buckets, outputs
+from parakeet_worker import outputs
 from parakeet_worker.errors import (
     InvalidRequest,
     OutputRefused,
@@ -33,6 +33,7 @@ from parakeet_worker.errors import (
     ResultTooLarge,
     S3NotConfigured,
 )
+from parakeet_worker.remote import s3
 from parakeet_worker.request import Output, S3Output, UrlOutput
 from parakeet_worker.settings import Settings
 
@@ -367,7 +368,7 @@ async def test_a_service_that_fails_is_told_apart_from_one_that_refuses(
         s3_endpoint=web.address,
         delivery_timeout_seconds=2.0,
     )
-    buckets.client(chosen)  # whose libraries take a while to load, the first time
+    s3.client(chosen)  # whose libraries take a while to load, the first time
     error = await failure(S3Output("a.json", "talks"), chosen)
     assert isinstance(error, kind)
     assert error.facts == {"place": "s3://talks/transcripts/a.json"}

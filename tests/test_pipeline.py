@@ -13,7 +13,7 @@ import pytest
 import recordings
 from faulty_worker import TOO_HIGH, HeldEngine, faulty_pipeline, is_too_high
 from parakeet_worker import answers
-from parakeet_worker.audio import SAMPLE_RATE, find_ffmpeg
+from parakeet_worker.audio.decoding import SAMPLE_RATE, find_ffmpeg
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import (
     Capacity,
@@ -25,10 +25,10 @@ from parakeet_worker.engine.base import (
 from parakeet_worker.errors import DecoderKilled, EngineLost, InvalidRequest, NotFinite
 from parakeet_worker.language import Script
 from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.recognition.transcript import Transcript
 from parakeet_worker.request import Clip, FileSource, Request, SamplesSource
 from parakeet_worker.settings import Settings
 from parakeet_worker.stopwatch import Stopwatch
-from parakeet_worker.transcript import Transcript
 from parakeet_worker.worker import open_detectors, open_pipeline
 from speech import named, sample
 from test_plan import word_errors

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from loopback import S3Server
-from parakeet_worker.audio import find_ffmpeg
-from parakeet_worker.entrypoints.serverless import Handler, handler_of
+from parakeet_worker.audio.decoding import find_ffmpeg
+from parakeet_worker.entrypoints.queue.main import Handler, handler_of
 from parakeet_worker.settings import Settings
 from parakeet_worker.worker import open_pipeline
 from speech import SAMPLES, Sample, all_samples, sample

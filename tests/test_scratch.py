@@ -14,7 +14,7 @@ import pytest
 
 from parakeet_worker.errors import InvalidSetting, ScratchFull, ScratchUnusable
 from parakeet_worker.scratch import Scratch
-from test_children import open_files
+from test_audio_child_process import open_files
 
 removing: dict[str, int] = {}
 making: dict[str, int] = {}

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parakeet_worker.audio import Decoding
+from parakeet_worker.audio.decoding import Decoding
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import InvalidRequest
 from parakeet_worker.request import SamplesSource

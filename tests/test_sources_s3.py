@@ -20,7 +20,6 @@ from loopback import (
     stalls,
     trickles,
 )
-from parakeet_worker import buckets
 from parakeet_worker.errors import (
     AudioTooLarge,
     InvalidRequest,
@@ -33,10 +32,12 @@ from parakeet_worker.errors import (
     SourceTimeout,
     SourceUnreachable,
 )
-from parakeet_worker.request import Request, S3Source, parse
+from parakeet_worker.remote import s3
+from parakeet_worker.request import Request, S3Source
 from parakeet_worker.scratch import Scratch
 from parakeet_worker.settings import Settings
 from parakeet_worker.sources import s3 as source
+from parakeet_worker.wire.native import parse
 from parakeet_worker.worker import open_pipeline
 from test_scratch import full_disk
 
@@ -349,7 +350,7 @@ def test_settings_that_no_request_can_use_are_refused_at_the_start(
 ) -> None:
     monkeypatch.setenv("AWS_PROFILE", "nope")
     with pytest.raises(InvalidSetting, match="AWS_PROFILE"):
-        buckets.check(settings("http://127.0.0.1:9", s3_bucket="profile"))
+        s3.check(settings("http://127.0.0.1:9", s3_bucket="profile"))
     with (
         pytest.raises(InvalidSetting, match="AWS_PROFILE"),
         open_pipeline(settings("http://127.0.0.1:9", engine="scripted")),
@@ -357,15 +358,15 @@ def test_settings_that_no_request_can_use_are_refused_at_the_start(
         pass
     monkeypatch.delenv("AWS_PROFILE")
     monkeypatch.setenv("AWS_CA_BUNDLE", "/missing/ca.pem")
-    buckets.authorities.cache_clear()
+    s3.authorities.cache_clear()
     with pytest.raises(InvalidSetting, match="AWS_CA_BUNDLE"):
-        buckets.check(settings("http://127.0.0.1:9", s3_bucket="authorities"))
-    buckets.check(Settings())  # without S3 settings nothing is looked at
+        s3.check(settings("http://127.0.0.1:9", s3_bucket="authorities"))
+    s3.check(Settings())  # without S3 settings nothing is looked at
 
 
 def test_the_addressing_style_is_the_operators() -> None:
     virtual = settings("http://s3.test:9", s3_addressing_style="virtual")
-    asked = buckets.client(virtual).generate_presigned_url(
+    asked = s3.client(virtual).generate_presigned_url(
         "get_object", {"Bucket": "recordings", "Key": "a"}
     )
     assert asked.startswith("http://recordings.s3.test:9/a?")
@@ -378,7 +379,7 @@ async def test_slow_bodies_end_at_their_time_limit_and_leave_s3_to_others(
     web.at("/recordings/slow.wav", trickles(CONTENT, 0.05))
     web.at("/recordings/talk.wav", sends(CONTENT))
     brief = settings(web.address, download_timeout_seconds=1.5, stall_timeout_seconds=5)
-    buckets.client(brief)  # whose libraries take a while to load, the first time
+    s3.client(brief)  # whose libraries take a while to load, the first time
     slow = [
         source.download(S3Source("slow.wav"), tmp_path / f"{number}", brief) for number in range(70)
     ]

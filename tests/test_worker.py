@@ -21,7 +21,7 @@ from parakeet_worker.errors import EngineLost
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import FileSource, Request
 from parakeet_worker.settings import Settings
-from parakeet_worker.speech import listening, silero
+from parakeet_worker.vad import backends, silero
 from parakeet_worker.worker import _losing, open_engine, open_pipeline, warmed_up
 from speech import sample
 
@@ -57,7 +57,7 @@ def test_loading_leaves_no_thread_that_computes_beside_the_engine() -> None:
 
 def on_a_failing_device(
     _device: str, on_device_failure: Callable[[str], None]
-) -> listening.Listener:
+) -> backends.Listener:
     """Detection as on a GPU, whose every batch ends in a CUDA error."""
 
     def fail(*_: Any) -> None:
@@ -65,7 +65,7 @@ def on_a_failing_device(
 
     network = silero.load()
     network.register_forward_pre_hook(fail)
-    return listening.Together(network, listening.Alone(silero.load()), on_device_failure)
+    return backends.Together(network, backends.Alone(silero.load()), on_device_failure)
 
 
 def transcribe(pipeline: Pipeline) -> str:
@@ -75,7 +75,7 @@ def transcribe(pipeline: Pipeline) -> str:
 def test_a_device_that_fails_in_detection_is_the_loss_of_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(listening, "open_listener", on_a_failing_device)
+    monkeypatch.setattr(backends, "open_listener", on_a_failing_device)
     closed: list[str] = []
     with open_pipeline(Settings(model="demo", scratch=tmp_path)) as pipeline:
         monkeypatch.setattr(pipeline.batcher.engine, "close", lambda: closed.append("engine"))

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from parakeet_worker.client.answer import Answer
     from parakeet_worker.client.clients import AsyncClient, Client
     from parakeet_worker.errors import ParakeetError
+    from parakeet_worker.formats.render import written
     from parakeet_worker.model import Model, open_model
-    from parakeet_worker.render import written
+    from parakeet_worker.recognition.transcript import Sentence, TimedToken, Transcript, Word
     from parakeet_worker.settings import Settings
-    from parakeet_worker.transcript import Sentence, TimedToken, Transcript, Word
 
 # Looked up when they are asked for: the package itself is imported in milliseconds.
 _HOMES = {
@@ -27,13 +27,13 @@ _HOMES = {
     "Client": "client.clients",
     "Model": "model",
     "ParakeetError": "errors",
-    "Sentence": "transcript",
+    "Sentence": "recognition.transcript",
     "Settings": "settings",
-    "TimedToken": "transcript",
-    "Transcript": "transcript",
-    "Word": "transcript",
+    "TimedToken": "recognition.transcript",
+    "Transcript": "recognition.transcript",
+    "Word": "recognition.transcript",
     "open_model": "model",
-    "written": "render",
+    "written": "formats.render",
 }
 
 __all__ = [

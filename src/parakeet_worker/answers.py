@@ -7,13 +7,16 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from parakeet_worker import outputs, render, threads, transcript
+from parakeet_worker import outputs, threads
 from parakeet_worker.errors import JobTimeout, ParakeetError
+from parakeet_worker.formats import render
+from parakeet_worker.formats.render import Document
 from parakeet_worker.outcome import BUG, Observation, Observe, observed, unobserved
 from parakeet_worker.pipeline import Pipeline
-from parakeet_worker.render import Document
-from parakeet_worker.request import Job, Request, parse
-from parakeet_worker.transcript import Sentence, SentencesSoFar, Transcript
+from parakeet_worker.recognition import transcript
+from parakeet_worker.recognition.transcript import Sentence, SentencesSoFar, Transcript
+from parakeet_worker.request import Job, Request
+from parakeet_worker.wire.native import parse
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from parakeet_worker import buckets, weights
-from parakeet_worker.audio import find_ffmpeg
+from parakeet_worker import weights
+from parakeet_worker.audio.decoding import find_ffmpeg
 from parakeet_worker.bootstrap.choices import Choices
 from parakeet_worker.bootstrap.environment import candidates
 from parakeet_worker.bootstrap.installer import ask, check_reachable, without_secrets
@@ -19,6 +19,7 @@ from parakeet_worker.bootstrap.profile import Profile
 from parakeet_worker.bootstrap.volume import Volume, read_json
 from parakeet_worker.container import Container, fitted
 from parakeet_worker.errors import FfmpegMissing, SetupError, one_line
+from parakeet_worker.remote import s3
 from parakeet_worker.settings import Settings
 
 _LEAST_GPU_MIB = 6_000
@@ -303,9 +304,9 @@ def _bucket(settings: Settings, bucket: str) -> Check:
 
     patient = settings.model_copy(update={"stall_timeout_seconds": _REACH_SECONDS})
     try:
-        buckets.client(patient).head_bucket(Bucket=bucket)
+        s3.client(patient).head_bucket(Bucket=bucket)
     except ClientError as failure:
-        code, status = buckets.verdict(failure)
+        code, status = s3.verdict(failure)
         if status == 404:
             return Check("s3", "failed", f"there is no bucket {bucket}", "correct S3_BUCKET")
         remedy = (

@@ -13,23 +13,17 @@ from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
-from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.bootstrap import variables
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.errors import InvalidRequest
 from parakeet_worker.options import OnDamage
 from parakeet_worker.pipeline import Pipeline
-from parakeet_worker.request import (
-    Clip,
-    FileSource,
-    Request,
-    SamplesSource,
-    Source,
-    track_of,
-)
+from parakeet_worker.recognition.transcript import Transcript
+from parakeet_worker.request import Clip, FileSource, Request, SamplesSource, Source
 from parakeet_worker.settings import Settings
-from parakeet_worker.transcript import Transcript
+from parakeet_worker.wire.native import track_of
 from parakeet_worker.worker import open_pipeline
 
 log = logging.getLogger(__name__)

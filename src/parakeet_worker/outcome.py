@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from parakeet_worker.errors import ParakeetError
+from parakeet_worker.recognition.transcript import Transcript
 from parakeet_worker.stopwatch import Stopwatch
-from parakeet_worker.transcript import Transcript
 
 CANCELLED = "cancelled"
 BUG = "internal_error"

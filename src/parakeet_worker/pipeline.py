@@ -7,21 +7,22 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from parakeet_worker import segments, sources, threads, transcript
-from parakeet_worker.all_tracks import Audio, decoding
-from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker import sources, threads
+from parakeet_worker.audio.all_tracks import Audio, decoding
+from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.errors import InvalidRequest, OutOfMemory
-from parakeet_worker.hearing import Hearing
 from parakeet_worker.options import Vad
+from parakeet_worker.recognition import chunks, transcript
+from parakeet_worker.recognition.chunks import Segment
+from parakeet_worker.recognition.recognizer import Hearing
+from parakeet_worker.recognition.room import AudioMemory, Room
+from parakeet_worker.recognition.transcript import Transcript
 from parakeet_worker.request import Request
-from parakeet_worker.room import AudioMemory, Room
 from parakeet_worker.scratch import Scratch, scratch_of
-from parakeet_worker.segments import Segment
 from parakeet_worker.settings import Settings
-from parakeet_worker.speech.base import Detector
 from parakeet_worker.stopwatch import Stopwatch
-from parakeet_worker.transcript import Transcript
+from parakeet_worker.vad.base import Detector
 
 MAX_FULL_ATTENTION_SECONDS = 24 * 60.0
 """What the model's authors give as the longest recording that it hears in one piece."""
@@ -104,7 +105,7 @@ class Pipeline:
     def _cut(self, decoded: Audio, request: Request) -> Generator[Segment, None, None]:
         """Decoded, listened to and cut: what a thread of the recording's own does."""
         with closing(decoded.stretches()) as samples:
-            yield from segments.split(
+            yield from chunks.split(
                 samples,
                 partial(self.detector, request.vad),
                 max_seconds=self.settings.segment_seconds,

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from parakeet_worker import audio, weights
+from parakeet_worker import weights
+from parakeet_worker.audio.decoding import Decoding, find_ffmpeg
 from parakeet_worker.engine.base import SAMPLE_RATE, Engine, Hypothesis, Outcome, Samples
 from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.model import open_model
@@ -140,10 +141,10 @@ def measure(settings: Settings, workload: Workload | None = None) -> Performance
 
 
 async def _decoded(path: Path, settings: Settings) -> Samples:
-    decoding = audio.Decoding(
-        path, ffmpeg=audio.find_ffmpeg(settings.ffmpeg), max_seconds=60, timeout_seconds=60
+    recording = Decoding(
+        path, ffmpeg=find_ffmpeg(settings.ffmpeg), max_seconds=60, timeout_seconds=60
     )
-    return np.concatenate([samples async for samples in decoding.samples()])
+    return np.concatenate([samples async for samples in recording.samples()])
 
 
 def _speed(engine: Engine, clip: Samples, workload: Workload) -> tuple[list[float], float]:

@@ -11,16 +11,18 @@ from dataclasses import replace
 from threading import Thread
 from typing import TypeVar
 
-from parakeet_worker import audio, buckets, language, weights
+from parakeet_worker import language, weights
+from parakeet_worker.audio import decoding
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.container import Container, fitted
 from parakeet_worker.engine.base import Capacity, Engine
 from parakeet_worker.options import Vad
 from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.remote import s3
 from parakeet_worker.scratch import scratch_of
 from parakeet_worker.settings import Settings
-from parakeet_worker.speech.base import Detector
-from parakeet_worker.speech.energy import EnergyDetector
+from parakeet_worker.vad.base import Detector
+from parakeet_worker.vad.energy import EnergyDetector
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +52,8 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     _share_heaps()
     settings = fitted(settings, Container.read())
     scratch_of(settings).prepare()
-    ffmpeg = audio.find_ffmpeg(settings.ffmpeg)
-    buckets.check(settings)
+    ffmpeg = decoding.find_ffmpeg(settings.ffmpeg)
+    s3.check(settings)
     # Its half second is needed by the first answer that names a language; here others load too.
     identifier = Thread(target=language.load, name="language", daemon=True)
     identifier.start()
@@ -160,11 +162,11 @@ def open_detectors(
     """
     if settings.engine == "scripted":
         return lambda _: EnergyDetector()
-    from parakeet_worker.speech import listening
+    from parakeet_worker.vad import backends
 
     on_cpu = "cpu" in (settings.device, settings.vad_device)
-    listener = listening.open_listener("cpu" if on_cpu else "auto", on_device_failure)
-    return lambda vad: EnergyDetector() if vad == "off" else listening.SileroDetector(listener)
+    listener = backends.open_listener("cpu" if on_cpu else "auto", on_device_failure)
+    return lambda vad: EnergyDetector() if vad == "off" else backends.SileroDetector(listener)
 
 
 def open_engine(settings: Settings) -> Engine:

@@ -22,11 +22,11 @@ import httpx
 import psutil
 
 from job_api import JobApi
-from parakeet_worker.http import connections, doors
-from parakeet_worker.http.service import Service
-from parakeet_worker.jobs.answering import answer_job
-from parakeet_worker.jobs.delivery import Delivery
-from parakeet_worker.jobs.loop import Job, JobLoop
+from parakeet_worker.entrypoints.http import connections, routes
+from parakeet_worker.entrypoints.http.service import Service
+from parakeet_worker.entrypoints.queue.delivery import Delivery
+from parakeet_worker.entrypoints.queue.handler import answer_job
+from parakeet_worker.entrypoints.queue.loop import Job, JobLoop
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.settings import Settings
 from parakeet_worker.worker import open_pipeline
@@ -226,7 +226,7 @@ async def _serve(
 
     service = Service(pipeline.settings)
     service.open(pipeline)
-    server = connections.server(doors.application(service), pipeline.settings)
+    server = connections.server(routes.application(service), pipeline.settings)
     loop = JobLoop(api.sdk(), answer, slots=4, delivery_seconds=20.0)
     serving = asyncio.create_task(server.serve([bound]))
     taking = asyncio.create_task(loop.run())

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from parakeet_worker import transcript
 from parakeet_worker.engine.base import Hypothesis
-from parakeet_worker.segments import Segment
+from parakeet_worker.recognition import transcript
+from parakeet_worker.recognition.chunks import Segment
 from utterances import Utterance
 
 Floats = NDArray[np.float64]

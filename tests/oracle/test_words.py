@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 from nemo.collections.asr.parts.utils.timestamp_utils import process_timestamp_outputs
 
-from parakeet_worker import render, transcript
 from parakeet_worker.engine.base import Hypothesis
 from parakeet_worker.engine.native import checkpoint
-from parakeet_worker.segments import Segment
+from parakeet_worker.formats import render
+from parakeet_worker.recognition import transcript
+from parakeet_worker.recognition.chunks import Segment
 from utterances import Utterance
 
 Entries = list[dict[str, Any]]

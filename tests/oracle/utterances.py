@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
 from recordings import decode
 from speech import Sample, all_samples

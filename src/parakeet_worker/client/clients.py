@@ -41,8 +41,8 @@ from parakeet_worker.errors import (
 )
 from parakeet_worker.notices import messages
 from parakeet_worker.options import ALL_TRACKS, Attention, Channels, Format, OnDamage, Vad
-from parakeet_worker.request import parse
 from parakeet_worker.settings import Settings
+from parakeet_worker.wire.native import parse
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from parakeet_worker.errors import (
 )
 from parakeet_worker.extras import required
 from parakeet_worker.options import Channels, OnDamage, Wanted
-from parakeet_worker.request import track_of
+from parakeet_worker.wire.native import track_of
 
 SMALLER_FORMS = ("FLAC", "Opus")
 """Encodings for recordings that are too large, in this order."""

@@ -7,8 +7,8 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from parakeet_worker.all_tracks import Audio, decoding
-from parakeet_worker.audio import SAMPLE_RATE, find_ffmpeg
+from parakeet_worker.audio.all_tracks import Audio, decoding
+from parakeet_worker.audio.decoding import SAMPLE_RATE, find_ffmpeg
 from parakeet_worker.client.store import sent_name
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import FfmpegMissing

@@ -43,10 +43,10 @@ class Store:
     def __init__(self, settings: Settings) -> None:
         """Raises `ExtraMissing` or `InvalidSetting`."""
         with required("s3"):
-            from parakeet_worker import buckets
+            from parakeet_worker.remote import s3
         assert settings.s3_bucket is not None
         self._bucket = settings.s3_bucket
-        self._client = buckets.client(settings)
+        self._client = s3.client(settings)
 
     @classmethod
     def of(cls, settings: Settings) -> "Store | None":
@@ -152,9 +152,9 @@ def sent_name(name: str) -> str:
 
 
 def _translated(failure: "ClientError", shown: str) -> ParakeetError:
-    from parakeet_worker import buckets
+    from parakeet_worker.remote import s3
 
-    code, status = buckets.verdict(failure)
-    if buckets.transient(code, status):
+    code, status = s3.verdict(failure)
+    if s3.transient(code, status):
         return SourceUnreachable(shown, code or str(status))
     return SourceRefused(shown, status, code or None)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from parakeet_worker.audio import SAMPLE_RATE
+from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import (
     Capacity,
     Hypothesis,

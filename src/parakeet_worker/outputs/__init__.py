@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from parakeet_worker import json_text, threads
 from parakeet_worker.errors import ResultTooLarge
+from parakeet_worker.formats.render import Document
 from parakeet_worker.outputs import s3, url
 from parakeet_worker.outputs.written import Written
-from parakeet_worker.render import Document
 from parakeet_worker.request import Output, S3Output, UrlOutput
 from parakeet_worker.settings import Settings
 

@@ -5,10 +5,9 @@ from io import BytesIO
 
 import aiohttp
 
-from parakeet_worker import buckets
 from parakeet_worker.errors import OutputRefused, OutputUnreachable
 from parakeet_worker.outputs.written import Written
-from parakeet_worker.remote import http, objects
+from parakeet_worker.remote import http, objects, s3
 from parakeet_worker.remote.retries import Transient, retried
 from parakeet_worker.request import S3Output
 from parakeet_worker.settings import Settings
@@ -22,7 +21,7 @@ async def put(written: Written, output: S3Output, settings: Settings) -> dict[st
     Raises `S3NotConfigured`, `InvalidRequest` where no bucket is known, `OutputRefused` or
     `OutputUnreachable`.
     """
-    bucket = buckets.named(output.bucket, settings, "output_s3.bucket")
+    bucket = s3.named(output.bucket, settings, "output_s3.bucket")
     key = prefixed(output.key, settings.s3_output_prefix)
     limit_seconds = settings.delivery_timeout_seconds
     try:
@@ -55,7 +54,7 @@ async def _attempt(written: Written, bucket: str, key: str, settings: Settings) 
         ) as answer:
             if isinstance(answer, objects.Refusal):
                 raise _refused(answer, shown)
-    except buckets.ImpossibleAddress as failure:
+    except s3.ImpossibleAddress as failure:
         raise OutputRefused(shown, "it is no possible address") from failure
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as failure:
         untrusted = http.untrusted(failure)

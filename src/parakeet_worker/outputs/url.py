@@ -6,10 +6,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from parakeet_worker import addresses
 from parakeet_worker.errors import OutputRefused, OutputUnreachable
 from parakeet_worker.outputs.written import Written
-from parakeet_worker.remote import http
+from parakeet_worker.remote import http, url_guard
 from parakeet_worker.remote.retries import Transient, is_transient, retried, retry_after_seconds
 from parakeet_worker.request import UrlOutput
 from parakeet_worker.settings import Settings
@@ -28,7 +27,7 @@ async def put(written: Written, output: UrlOutput, settings: Settings) -> dict[s
 
     Raises `OutputRefused` or `OutputUnreachable`.
     """
-    shown = addresses.shown(output.url)
+    shown = url_guard.shown(output.url)
     limit_seconds = settings.delivery_timeout_seconds
     try:
         await retried(
@@ -42,13 +41,13 @@ async def put(written: Written, output: UrlOutput, settings: Settings) -> dict[s
 
 
 async def _attempt(written: Written, url: str, shown: str, settings: Settings) -> None:
-    connector = addresses.connector(allow_private=settings.allow_private_addresses)
+    connector = url_guard.connector(allow_private=settings.allow_private_addresses)
     typed = {"Content-Type": written.content_type} if written.content_type else {}
     try:
         async with (
             http.session(settings, connector) as session,
             session.put(
-                addresses.exact(url),
+                url_guard.exact(url),
                 data=BytesIO(written.body),  # which is written in parts
                 headers=typed,
                 skip_auto_headers=() if typed else ("Content-Type",),
@@ -60,7 +59,7 @@ async def _attempt(written: Written, url: str, shown: str, settings: Settings) -
         raise OutputRefused(shown, "it is not a URL") from failure
     # Before ValueError, which the class of a refused certificate is too.
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as failure:
-        refused = addresses.forbidden(failure) or http.untrusted(failure)
+        refused = url_guard.forbidden(failure) or http.untrusted(failure)
         if refused is not None:
             raise OutputRefused(shown, refused) from failure
         reason = http.reason(failure, settings.stall_timeout_seconds)

@@ -16,8 +16,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
-from parakeet_worker import buckets
-from parakeet_worker.remote import http, retries
+from parakeet_worker.remote import http, retries, s3
 from parakeet_worker.settings import Settings
 
 _REFUSAL_BYTES = 1 << 16
@@ -46,7 +45,7 @@ class Refusal:
     @property
     def transient(self) -> bool:
         """Whether the same request may succeed later."""
-        return buckets.transient(self.code, self.status)
+        return s3.transient(self.code, self.status)
 
     @property
     def missing(self) -> bool:
@@ -80,13 +79,11 @@ async def requested(
     typed = {} if content_type is None else {"ContentType": content_type}
     headers = {} if content_type is None else {"Content-Type": content_type}
     region = settings.s3_region
-    connector = aiohttp.TCPConnector(force_close=True, ssl=buckets.authorities())
+    connector = aiohttp.TCPConnector(force_close=True, ssl=s3.authorities())
     async with http.session(settings, connector) as session:
         for first in (True, False):
             named_object = {"Bucket": bucket, "Key": key, **typed}
-            address = await asyncio.to_thread(
-                buckets.signed, operation, named_object, settings, region
-            )
+            address = await asyncio.to_thread(s3.signed, operation, named_object, settings, region)
             async with session.request(
                 _METHODS[operation],
                 URL(address, encoded=True),

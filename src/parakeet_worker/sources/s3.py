@@ -6,7 +6,6 @@ from typing import BinaryIO
 
 import aiohttp
 
-from parakeet_worker import buckets
 from parakeet_worker.errors import (
     InvalidRequest,
     ParakeetError,
@@ -15,7 +14,7 @@ from parakeet_worker.errors import (
     SourceTimeout,
     SourceUnreachable,
 )
-from parakeet_worker.remote import http, objects
+from parakeet_worker.remote import http, objects, s3
 from parakeet_worker.remote.retries import Transient, retried
 from parakeet_worker.request import S3Source
 from parakeet_worker.settings import Settings
@@ -29,7 +28,7 @@ async def download(source: S3Source, target: Path, settings: Settings) -> None:
     Raises `S3NotConfigured`, `InvalidRequest` where no bucket is known, `SourceNotFound`,
     `SourceRefused`, `SourceUnreachable`, `SourceTimeout` or `AudioTooLarge`.
     """
-    bucket = buckets.named(source.bucket, settings, "audio_s3.bucket")
+    bucket = s3.named(source.bucket, settings, "audio_s3.bucket")
     limit_seconds = settings.download_timeout_seconds
     with target.open("wb") as file:
         try:
@@ -49,7 +48,7 @@ async def _attempt(bucket: str, key: str, file: BinaryIO, settings: Settings) ->
             if isinstance(answer, objects.Refusal):
                 raise _refused(answer, shown)
             await http.save(answer, file, settings.max_audio_bytes)
-    except buckets.ImpossibleAddress as failure:
+    except s3.ImpossibleAddress as failure:
         raise InvalidRequest("audio_s3", f"{shown} is no possible address") from failure
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as failure:
         untrusted = http.untrusted(failure)

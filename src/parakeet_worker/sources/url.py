@@ -10,7 +10,6 @@ from urllib.parse import quote, urljoin, urlsplit
 import aiohttp
 from yarl import URL
 
-from parakeet_worker import addresses
 from parakeet_worker.errors import (
     InvalidRequest,
     ParakeetError,
@@ -20,7 +19,7 @@ from parakeet_worker.errors import (
     SourceTimeout,
     SourceUnreachable,
 )
-from parakeet_worker.remote import http
+from parakeet_worker.remote import http, url_guard
 from parakeet_worker.remote.retries import Transient, is_transient, retried, retry_after_seconds
 from parakeet_worker.request import UrlSource
 from parakeet_worker.settings import Settings
@@ -47,12 +46,12 @@ async def download(source: UrlSource, target: Path, settings: Settings) -> None:
             limit_seconds=limit_seconds,
         )
     except TimeoutError as failure:
-        raise SourceTimeout(addresses.shown(source.url), limit_seconds) from failure
+        raise SourceTimeout(url_guard.shown(source.url), limit_seconds) from failure
 
 
 async def _attempt(url: str, target: Path, settings: Settings) -> None:
-    shown = addresses.shown(url)
-    connector = addresses.connector(allow_private=settings.allow_private_addresses)
+    shown = url_guard.shown(url)
+    connector = url_guard.connector(allow_private=settings.allow_private_addresses)
     try:
         async with (
             http.session(settings, connector) as session,
@@ -81,7 +80,7 @@ async def _followed(
     """
     headers: dict[str, str] = {}
     for _ in range(_MAX_REDIRECTS + 1):
-        address = addresses.exact(url)
+        address = url_guard.exact(url)
         if address.user is not None:
             headers = {"Authorization": _basic(address.user, address.password or "")}
             address = address.with_user(None)
@@ -115,7 +114,7 @@ def _next(url: str, location: str) -> str:
 def _same_origin(before: URL, url: str, shown: str) -> bool:
     """Whether a redirect stays there; raises `SourceForbidden` for what is not http."""
     try:
-        after = addresses.exact(url)
+        after = url_guard.exact(url)
         if after.scheme in ("http", "https") and after.host:
             return after.origin() == before.origin()
     except ValueError as failure:
@@ -143,7 +142,7 @@ def _is_whole(response: aiohttp.ClientResponse) -> bool:
 
 
 def _failed(failure: Exception, shown: str, settings: Settings) -> ParakeetError | Transient:
-    forbidden, untrusted = addresses.forbidden(failure), http.untrusted(failure)
+    forbidden, untrusted = url_guard.forbidden(failure), http.untrusted(failure)
     if forbidden is not None:
         return SourceForbidden(shown, forbidden)
     if untrusted is not None:

@@ -44,10 +44,9 @@ def serve(host: str, port: int | None, model: str | None) -> None:
     Exit status: 0 after a signal, 1 if the model cannot be loaded or its engine is lost.
     """
     with setup_errors(), required("server"):
-        from parakeet_worker.entrypoints import server
-        from parakeet_worker.http import connections, doors  # noqa: F401  # or fail before the load
+        from parakeet_worker.entrypoints.http import main
 
-    server.main(host, port=port, model=model)
+    main.main(host, port=port, model=model)
 
 
 @click.command(short_help="Check volume, environment, model, ffmpeg, GPU and settings.")

@@ -16,8 +16,9 @@ from parakeet_worker.entrypoints.cli.results import Answers, Results, Run, Trans
 from parakeet_worker.errors import ParakeetError
 from parakeet_worker.notices import messages
 from parakeet_worker.options import Format
-from parakeet_worker.request import FileSource, Request, parse
+from parakeet_worker.request import FileSource, Request
 from parakeet_worker.stopwatch import Stopwatch
+from parakeet_worker.wire.native import parse
 
 if TYPE_CHECKING:
     from parakeet_worker.pipeline import Pipeline
@@ -31,7 +32,7 @@ def local(
     pipeline: "Pipeline", fields: Mapping[str, object], formats: Sequence[Format]
 ) -> Transcribe:
     """Transcribe in this process, with `fields` as in a request."""
-    from parakeet_worker import render
+    from parakeet_worker.formats import render
 
     async def transcribe(task: Task, callbacks: ProgressCallbacks, _: QueuedJob | None) -> Answers:
         callbacks.stage("hearing")
@@ -90,7 +91,7 @@ def remote(client: AsyncClient, options: Options, formats: Sequence[Format]) -> 
 
 def _rewritten(answer: Answer, formats: Sequence[Format], options: Options) -> Answers:
     """The other formats, from the words of `json` with times or of `verbose_json`."""
-    from parakeet_worker import rewriting
+    from parakeet_worker.formats import reformat
 
     document = dict(answer.document)
     timed = document.get("timestamps", document)
@@ -103,7 +104,7 @@ def _rewritten(answer: Answer, formats: Sequence[Format], options: Options) -> A
     def in_format(name: Format) -> Answer:
         if name == answer.format:
             return replace(answer, document=document)
-        content = rewriting.rewrite({"format": name, "words": fields})
+        content = reformat.rewrite({"format": name, "words": fields})
         other: dict[str, Any] = {"text": answer.text}
         if name != "text":
             other[name] = content

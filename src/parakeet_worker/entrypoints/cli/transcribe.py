@@ -219,7 +219,7 @@ def _run(plan: _Plan, endpoint: str | None, settings: "Settings") -> "Tally":
 
 
 def _check_request(plan: _Plan) -> None:
-    from parakeet_worker.request import parse
+    from parakeet_worker.wire.native import parse
 
     for task in plan.tasks:
         if not task.targets and len(plan.formats) > 1:

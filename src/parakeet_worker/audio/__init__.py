@@ -1,0 +1,1 @@
+"""From a file to samples at 16 kHz: ffmpeg, its clock, tracks and channels."""

@@ -1,0 +1,164 @@
+"""Every audio track of a recording side by side, as if each was a channel."""
+
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import ExitStack, aclosing, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from parakeet_worker import threads
+from parakeet_worker.audio.decoding import SAMPLE_RATE, Decoding, Origin
+from parakeet_worker.audio.tracks import MOST_TRACKS, AudioTrack, skipped
+from parakeet_worker.engine.base import Samples
+from parakeet_worker.errors import (
+    AudioEmpty,
+    AudioTooShort,
+    AudioUndecodable,
+    ClipOutside,
+    InvalidRequest,
+    RequestError,
+)
+from parakeet_worker.notices import Notice
+from parakeet_worker.options import ALL_TRACKS
+
+# What may be wrong with one track, while there are others.
+_OF_ONE_TRACK = (AudioEmpty, AudioTooShort, AudioUndecodable, ClipOutside)
+
+
+class AllTracks:
+    """All tracks of one recording as samples in columns, each decoded by an ffmpeg of its own.
+
+    It is used like a `Decoding`; a track that ends before the others is followed by silence, and
+    one that cannot be decoded is silent, with a warning.
+    """
+
+    def __init__(self, make: Callable[[int | None], Decoding]) -> None:
+        """`make` gives the decoding of a track."""
+        self._make = make
+        self._decodings = [make(None)]
+        self._numbers: list[int] = []
+        self._tracks: tuple[AudioTrack, ...] = ()
+        self._failures: dict[int, RequestError] = {}
+        self._stopped = False
+        self._heard = 0
+
+    @property
+    def heard_seconds(self) -> float:
+        """How much was yielded."""
+        return self._heard / SAMPLE_RATE
+
+    @property
+    def warnings(self) -> tuple[Notice, ...]:
+        """Those of all tracks, each with its number, and tracks that could not be decoded."""
+        found = [
+            replace(notice, message=f"track {number}: {notice.message}")
+            for number, decoding in zip(self._numbers, self._decodings, strict=False)
+            for notice in decoding.warnings
+        ]
+        failed = [
+            Notice("track_skipped", f"track {number}: {error}", damage=True)
+            for number, error in self._failures.items()
+        ]
+        return (*skipped(self._tracks), *found, *failed)
+
+    @property
+    def origin(self) -> Origin:
+        """How the samples were made."""
+        gaps = [decoding.origin.gap_seconds for decoding in self._decodings]
+        count = len(self._tracks)
+        return Origin(track=0, tracks=count, channels=count, gap_seconds=max(gaps))
+
+    def stop(self) -> None:
+        """From any thread: end `stretches` at once, without an error."""
+        self._stopped = True
+        for decoding in self._decodings:
+            decoding.stop()
+
+    async def samples(self) -> AsyncGenerator[Samples, None]:
+        """What `stretches` yields, from a thread."""
+        produced = threads.produced(self.stretches(), self.stop)
+        async with aclosing(produced) as stretches:
+            async for stretch in stretches:
+                yield stretch
+
+    def stretches(self) -> Generator[Samples, None, None]:
+        """(N, tracks); raises what `Decoding.stretches` raises where every track fails so."""
+        self._find()
+        with ExitStack() as stack:
+            running = {
+                number - 1: stack.enter_context(closing(self._of(number, decoding)))
+                for number, decoding in zip(self._numbers, self._decodings, strict=True)
+            }
+            for stretch in _side_by_side(running, len(self._tracks)):
+                self._heard += len(stretch)
+                yield stretch
+        if self._failures and len(self._failures) == len(self._numbers):
+            raise next(iter(self._failures.values()))
+
+    def _find(self) -> None:
+        """Learn what tracks there are, from the one that is usually played."""
+        (usual,) = self._decodings
+        try:
+            with closing(usual.stretches()) as stretches:
+                next(stretches, None)
+        except _OF_ONE_TRACK:
+            # It may end before the clip begins, or hold nothing, where another does not.
+            if not any(track.decodable for track in usual.tracks):
+                raise
+        count = len(usual.tracks)
+        if count > MOST_TRACKS:
+            reason = f"the recording has {count} tracks, at most {MOST_TRACKS} allowed"
+            raise InvalidRequest("track", reason)
+        self._tracks = usual.tracks
+        self._numbers = [track.number for track in usual.tracks if track.decodable]
+        self._decodings = [self._make(number) for number in self._numbers]
+        if self._stopped:
+            self.stop()
+
+    def _of(self, number: int, decoding: Decoding) -> Generator[Samples, None, None]:
+        try:
+            yield from decoding.stretches()
+        except _OF_ONE_TRACK as error:
+            self._failures[number] = error
+
+
+def _side_by_side(
+    running: dict[int, Generator[Samples, None, None]], columns_count: int
+) -> Iterator[Samples]:
+    """Stretches of tracks in their columns, of equal length; those that have ended are silent."""
+    waiting: dict[int, Samples] = {}
+    while True:
+        for index, track in list(running.items()):
+            if index not in waiting:
+                stretch = next(track, None)
+                if stretch is None:
+                    del running[index]
+                else:
+                    waiting[index] = stretch
+        if not waiting:
+            return
+        count = min(len(samples) for samples in waiting.values())
+        columns = np.zeros((count, columns_count), dtype=np.float32)
+        for index, samples in list(waiting.items()):
+            columns[:, index] = samples[:count]
+            if len(samples) > count:
+                waiting[index] = samples[count:]
+            else:
+                del waiting[index]
+        yield columns
+
+
+Audio: TypeAlias = Decoding | AllTracks
+
+
+def decoding(path: Path, *, track: int | str | None = None, **options: Any) -> Audio:
+    """The decoding of the track that is wanted, or of all."""
+    if track != ALL_TRACKS:
+        return Decoding(path, track=track, **options)
+
+    def make(number: int | None) -> Decoding:
+        return Decoding(path, track=number, **options)
+
+    return AllTracks(make)

@@ -1,0 +1,213 @@
+"""Child processes whose output is read in a thread, in few and large reads."""
+
+import os
+import resource
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import numpy as np
+
+from parakeet_worker.audio.ffmpeg_log import Log
+from parakeet_worker.errors import FfmpegMissing
+
+Content: TypeAlias = bytes | bytearray | memoryview
+
+_REPORT_BYTES = 1 << 15
+# How long one wait in the kernel lasts: in between, what the child says is read, of which 64 KiB
+# fit into a pipe, and the time limit is looked at.
+_WAIT_SECONDS = 0.25
+_SOCKET_BYTES = 1 << 20
+# What is added to a child's niceness. 5 is a third of the worker's share of a core that both want,
+# 15 a ninth of that: a thread of the worker that waits for a core may hold the interpreter's lock,
+# and the event loop would wait with it, in a crowd of ffmpegs for 100 ms and more.
+_STEPS_BACK = 5
+_LONG_STEPS_BACK = 15
+
+
+def _environment() -> dict[str, str]:
+    """Ours, but for the character sets of the C library.
+
+    A static ffmpeg dies when it loads those of the machine, as it does for names in MPEG-TS.
+    """
+    return {**os.environ, "GCONV_PATH": "/nonexistent"}
+
+
+class Stopped(Exception):
+    """The children were stopped on purpose: what they were read for is not wanted any more."""
+
+
+class Child:
+    """A process that writes to us; for one thread, but for `kill`.
+
+    Its output comes through a socket and not a pipe: a thread can wait there in the kernel until
+    megabytes have come, where a pipe wakes it for every 32 KiB that ffmpeg writes.
+    """
+
+    def __init__(self, command: Sequence[str], memory_bytes: int | None = None) -> None:
+        """With at most so much memory of its own; raises `FfmpegMissing`."""
+        self._output, theirs = socket.socketpair()
+        with theirs:
+            wait = struct.pack("ll", 0, round(_WAIT_SECONDS * 1_000_000))
+            self._output.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
+            try:
+                self._process: subprocess.Popen[bytes] = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=theirs.fileno(),
+                    stderr=subprocess.PIPE,
+                    # A signal to the worker's process group (Ctrl-C, systemd) must not cut a
+                    # recording short that the worker is going to finish. A session would do so
+                    # too, but Linux gives each as much of the processor as the whole worker.
+                    process_group=0,
+                    env=_environment(),
+                )
+            except OSError as failure:
+                self._output.close()
+                raise FfmpegMissing from failure
+        self.step_back(_STEPS_BACK)
+        if memory_bytes is not None:
+            _limit_memory(self._process.pid, memory_bytes)
+        assert self._process.stderr is not None
+        self._errors = self._process.stderr.fileno()
+        os.set_blocking(self._errors, False)
+        self.log = Log()
+        """What it wrote to its standard error, as far as that was read."""
+
+    def read(self, size: int, timeout_seconds: float) -> Content | None:
+        """`size` bytes, fewer at the end, none after it; None where they take too long."""
+        # Not a bytearray, which is written with zeros first.
+        view, count = np.empty(size, dtype=np.uint8).data, 0
+        ends = time.monotonic() + timeout_seconds
+        while count < size:
+            try:
+                got = self._output.recv_into(view[count:], 0, socket.MSG_WAITALL)
+            except BlockingIOError:
+                got = None
+            except ConnectionResetError:
+                got = 0  # it ended with input unread, of which it was given none
+            if got == 0:
+                break
+            count += got or 0
+            self._listen()
+            if count < size and time.monotonic() > ends:
+                return None
+        return view[:count]
+
+    def _listen(self) -> None:
+        """Take what it says without waiting for more."""
+        with suppress(BlockingIOError):
+            while content := os.read(self._errors, _REPORT_BYTES):
+                self.log.feed(content)
+
+    def said(self) -> str:
+        """What it has said so far."""
+        self._listen()
+        return self.log.text()
+
+    def report(self) -> str:
+        """All that it said; waits for its end, and is called once."""
+        os.set_blocking(self._errors, True)
+        while content := os.read(self._errors, _REPORT_BYTES):
+            self.log.feed(content)
+        return self.log.text()
+
+    def status(self) -> int:
+        """Its exit status, negative for a signal; waits for its end."""
+        return self._process.wait()
+
+    def step_back(self, by: int = _LONG_STEPS_BACK) -> None:
+        """Let it have a core when others of the worker have no use for it.
+
+        `by` is what is added to the niceness that it has from the worker.
+        """
+        niceness = os.getpriority(os.PRIO_PROCESS, 0) + by
+        with suppress(OSError):  # it may have ended
+            for thread in Path(f"/proc/{self._process.pid}/task").iterdir():
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
+
+    def kill(self) -> None:
+        """From any thread; reads find the end then."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
+    def end(self) -> None:
+        """Kill it if it lives, reap it, and close what was open towards it."""
+        self.kill()
+        self._output.close()
+        self._process.wait()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
+
+def _limit_memory(pid: int, limit_bytes: int) -> None:
+    """What it allocates is counted, and the stacks of its threads; its libraries are not.
+
+    Set from outside, a moment after its start: to run code between fork and exec is not safe in a
+    process with threads.
+    """
+    # It may have ended, or the container may forbid it.
+    with suppress(OSError):
+        _, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
+        limit = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+        resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
+
+
+class Children:
+    """The processes of one recording: stopped from any thread, ended with the block."""
+
+    def __init__(self, memory_bytes: int | None = None) -> None:
+        """Each with at most so much memory of its own."""
+        self._memory_bytes = memory_bytes
+        self._starting = threading.Lock()
+        self._alive: list[Child] = []
+        self._stopped = False
+
+    def start(self, command: Sequence[str]) -> Child:
+        """Start one; raises `Stopped` or `FfmpegMissing`."""
+        with self._starting:
+            if self._stopped:
+                raise Stopped
+            child = Child(command, self._memory_bytes)
+            self._alive.append(child)
+            return child
+
+    def end(self, child: Child) -> None:
+        """End one before the others."""
+        child.end()
+        with self._starting:
+            self._alive.remove(child)
+
+    def check(self) -> None:
+        """Raise `Stopped` where a child's end is our own doing."""
+        if self._stopped:
+            raise Stopped
+
+    def stop(self) -> None:
+        """Kill them all, and start no more."""
+        with self._starting:
+            self._stopped = True
+            for child in self._alive:
+                child.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        for child in self._alive:
+            child.end()
+        self._alive.clear()

@@ -1,0 +1,191 @@
+"""The facts in what ffmpeg writes about one file."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from parakeet_worker.audio import demuxers
+from parakeet_worker.audio.tracks import AudioTrack
+from parakeet_worker.errors import (
+    AudioEmpty,
+    AudioMissing,
+    AudioUndecodable,
+    ParakeetError,
+    echo,
+)
+from parakeet_worker.notices import Notice
+
+# A declared duration is rounded by some containers, and encoders add and drop a little.
+_DECLARED_SLACK_SECONDS = 0.5
+_KILOBITS_OF_CHANNEL = 512
+
+# Of these the samples are the same wherever ffmpeg begins: their positions are exact, and the
+# decoder remembers no more than a frame or two. Not so AAC, which may hold noise from a generator,
+# Opus, whose memory fades without an end, and Matroska, whose clock counts milliseconds.
+_EXACT_CONTAINER = re.compile(
+    r"^Input #0, (?:wav|w64|aiff|caf|au|flac|mp3|ogg|mov,\S*), from ", re.MULTILINE
+)
+_EXACT_CODEC = re.compile(r"(?:pcm_\w+|flac|mp3|alac|vorbis)\b")
+# Their last timestamp is their duration: nothing declares more than is there.
+_UNDECLARED_CONTAINER = re.compile(r"^Input #0, (?:ogg|mpegts|mpeg), from ", re.MULTILINE)
+# Their duration is the time of their end: they count from zero, wherever their audio begins.
+_DECLARES_END = re.compile(r"^Input #0, (?:matroska,\S*|nut|asf), from ", re.MULTILINE)
+_GAPLESS = re.compile(r"^Input #0, (?:wav|w64|aiff|caf|au|flac|mp3), from ", re.MULTILINE)
+# Of the first audio stream. Telephones have 8,000 Hz, instruments for bats 500,000, and a bit
+# stream of DSD is shown as up to 2,822,400.
+_RATE = re.compile(r"^  Stream #0:\d+.*: Audio: .*?, (\d+) Hz", re.MULTILINE)
+_MIN_RATE, _MAX_RATE = 1000, 4_000_000
+_STREAM = re.compile(
+    r"^  Stream #0:(\d+)(?:\[\w+\])?(?:\((\w+)\))?: (\w+): (\S+)(.*)$", re.MULTILINE
+)
+_MANY_CHANNELS = re.compile(r", (\d{1,5}) channels\b")
+_FLAGS = re.compile(r"\((default|comment|visual impaired)\)")
+_DURATION = re.compile(
+    r"^  Duration: (?:(\d+):(\d\d):(\d\d\.\d+)|N/A)(?:, start: (-?\d+\.\d+))?", re.MULTILINE
+)
+_OUTPUT = re.compile(r"^  Stream #0:0.*: Audio: pcm_f32le, .* (\d+) kb/s", re.MULTILINE)
+_CUT = re.compile(
+    r"partial file|File ended prematurely|Truncating packet|corrupt input packet|Packet corrupt"
+)
+# In a transport stream a packet may be corrupt anywhere, and its time is known.
+_MPEG = re.compile(r"^Input #0, mpegts, from ", re.MULTILINE)
+_CORRUPT = re.compile(r"Packet corrupt \(stream = (\d+), dts = (\d+)\)")
+_MPEG_TICKS = 90_000
+_UNDECODABLE = re.compile(r"Error while decoding|Error submitting packet")
+BROKEN = re.compile(r"Error while decoding|Decoding error|Error submitting packet|Header missing")
+_PREFIX = re.compile(r"^(\[[^\]]*\] ?)+")
+_NOISE = re.compile(r"^\s|^(Input|Output|Stream mapping|Guessed|Press|size=|video:|To ignore)")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What ffmpeg wrote about one file, read."""
+
+    text: str
+    start_seconds: float | None
+    """The container's first timestamp."""
+    duration_seconds: float | None
+    """As ffmpeg shows it."""
+    estimated: bool
+    """Whether that is a guess from the first frames."""
+    declared_seconds: float | None
+    """As the file says it of its one track of audio."""
+    tracks: tuple[AudioTrack, ...]
+    complaint: str | None
+
+    @classmethod
+    def read(cls, text: str) -> "Report":
+        """From all that was written, or from the head of it."""
+        head = text.partition("\nStream mapping:")[0].partition("\nOutput #0")[0]
+        estimated = "Estimating duration from bitrate" in head
+        found, duration, start = _DURATION.search(head), None, None
+        if found is not None:
+            hours, minutes, seconds, began = found.groups()
+            if hours is not None:
+                duration = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+            start = None if began is None else float(began)
+        if duration is not None and start is not None and _DECLARES_END.search(head):
+            duration = max(0.0, duration - start)
+        streams = [each for each in _STREAM.finditer(head) if "(attached pic)" not in each[5]]
+        # With several, the declared duration is that of the longest.
+        undeclared = estimated or len(streams) != 1 or _UNDECLARED_CONTAINER.search(head)
+        audio = [each for each in streams if each[3] == "Audio"]
+        tracks = tuple(_track(number, each, text) for number, each in enumerate(audio, start=1))
+        declared = None if undeclared else duration
+        return cls(text, start, duration, estimated, declared, tracks, _last(text))
+
+    @property
+    def channels(self) -> int:
+        """Of what ffmpeg writes."""
+        found = _OUTPUT.findall(self.text)
+        return max(1, int(found[-1]) // _KILOBITS_OF_CHANNEL) if found else 1
+
+    def divisible(self, stream: int) -> bool:
+        """Whether ffmpeg may begin in the middle of it."""
+        codec = next((track.codec for track in self.tracks if track.stream == stream), "")
+        exact = _EXACT_CODEC.match(codec) is not None
+        return exact and _EXACT_CONTAINER.search(self.text) is not None
+
+    def enterable(self, stream: int) -> bool:
+        """Whether a decoding from a time in it has the samples of one from the start: its samples
+        follow each other without gaps, and each has its place."""
+        return self.divisible(stream) and _GAPLESS.search(self.text) is not None
+
+    def check_rate(self) -> None:
+        """Raise `AudioUndecodable` for a sample rate that no recording has."""
+        found = _RATE.search(self.text)
+        if found is not None and not _MIN_RATE <= int(found[1]) <= _MAX_RATE:
+            reason = f"its sample rate of {found[1]} Hz is not from {_MIN_RATE} to {_MAX_RATE}"
+            raise AudioUndecodable(reason)
+
+    def refusal(self, status: int) -> ParakeetError:
+        """Why not a single sample came."""
+        if "matches no streams" in self.text:
+            return AudioMissing()
+        if status == 0 and not BROKEN.search(self.text):
+            return AudioEmpty("the file holds no samples of audio")
+        reason = self.complaint or f"it ended with status {status}"
+        return AudioUndecodable(f"ffmpeg cannot read it as audio: {reason}")
+
+    def corrupt_seconds(self, stream: int) -> list[float]:
+        """When packets of a stream came damaged, on the recording's clock."""
+        if not _MPEG.search(self.text):
+            return []
+        found = [int(dts) for number, dts in _CORRUPT.findall(self.text) if int(number) == stream]
+        return [max(0.0, dts / _MPEG_TICKS - (self.start_seconds or 0.0)) for dts in found]
+
+    def cut(
+        self, seconds: float, status: int, declared_seconds: float | None = None
+    ) -> Notice | None:
+        """Evidence that the file continues after the decoded part.
+
+        `declared_seconds` is what the file's own header says, where ffmpeg does not show that.
+        """
+        missing = (declared_seconds or self.declared_seconds or 0.0) - seconds
+        if missing > _DECLARED_SLACK_SECONDS:
+            reason = f"the file ends {missing:.2f} s before it says it does"
+        elif _CUT.search(self.text) and not _MPEG.search(self.text):
+            reason = "the last part of the file is cut off"
+        elif status != 0:
+            reason = f"ffmpeg ended with status {status}: {self.complaint}"
+        else:
+            return None
+        end_seconds = seconds + missing if missing > 0 else None
+        return Notice("audio_cut", reason, seconds, end_seconds, damage=True)
+
+    @property
+    def undecodable_headers(self) -> int:
+        """How many packets could not be decoded that may be the headers of appended files."""
+        if "Input #0, mp3," in self.text:
+            return self.text.count("Header missing")
+        if "Input #0, ogg," in self.text:
+            return len(_UNDECODABLE.findall(self.text))
+        return 0
+
+
+def _track(number: int, stream: re.Match[str], text: str) -> AudioTrack:
+    codec = stream[4].strip(",")
+    if f"Decoder (codec {codec}) not found" in text:
+        codec = "unknown"
+    flags = frozenset(_FLAGS.findall(stream[5]))
+    many = _MANY_CHANNELS.search(stream[5])
+    language = None if stream[2] == "und" else stream[2]
+    return AudioTrack(
+        number, int(stream[1]), codec, language, flags, int(many[1]) if many else None
+    )
+
+
+def _last(text: str) -> str | None:
+    """The last line that is a complaint, without what it is about."""
+    lines = [_PREFIX.sub("", line) for line in text.splitlines() if not _NOISE.match(line)]
+    telling = demuxers.telling([line for line in lines if line.strip()])
+    return None if telling is None else echo(telling.rpartition(": ")[2] or telling)
+
+
+def clearer(refusal: ParakeetError, text: str, path: Path) -> ParakeetError:
+    """The same refusal, with what is known of the file in place of ffmpeg's words."""
+    if isinstance(refusal, AudioUndecodable | AudioMissing | AudioEmpty):
+        reason = demuxers.clear_reason(text, path)
+        if reason is not None:
+            return AudioUndecodable(reason)
+    return refusal

@@ -1,0 +1,472 @@
+"""Any recording to 16 kHz samples, by ffmpeg in a child process."""
+
+import itertools
+import shutil
+import signal
+import sys
+import time
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from contextlib import aclosing, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from parakeet_worker import threads
+from parakeet_worker.audio import demuxers, tracks
+from parakeet_worker.audio.channels import MAX_CHANNELS, Cleaner, CrossTalk, Mixer
+from parakeet_worker.audio.child_process import Children, Content, Stopped
+from parakeet_worker.audio.decoder_report import Report, clearer
+from parakeet_worker.audio.demuxers import Headerless
+from parakeet_worker.audio.ffmpeg_log import CLOCK_FILTER
+from parakeet_worker.audio.file_lengths import Lengths, inner_headers, lengths, ogg_cut
+from parakeet_worker.audio.sections import CORES, DecodingTooSlow, Plan, Sections
+from parakeet_worker.audio.timeline import Timeline
+from parakeet_worker.audio.tracks import AudioTrack, Track, choose
+from parakeet_worker.engine import base
+from parakeet_worker.engine.base import Samples
+from parakeet_worker.errors import (
+    AudioDamaged,
+    AudioTooLong,
+    AudioTooShort,
+    AudioTruncated,
+    AudioUndecodable,
+    ClipOutside,
+    DecoderKilled,
+    DecodeTimeout,
+    FfmpegMissing,
+)
+from parakeet_worker.notices import Notice
+from parakeet_worker.options import Channels, OnDamage
+from parakeet_worker.request import Clip
+
+SAMPLE_RATE = base.SAMPLE_RATE
+"""Samples per second of everything after this stage: what the model was trained on."""
+
+MIN_SECONDS = 0.1
+"""Shorter audio cannot hold a word."""
+
+_SAMPLE_BYTES = 4
+_SECOND_BYTES = SAMPLE_RATE * _SAMPLE_BYTES
+_FIRST_READ_BYTES = 1 << 18
+# Of one buffer. Those that a header asks for (pictures, filters for odd rates) are far larger,
+# those of recordings far smaller: the index of 100 hours of AAC has 400 MB, that of 4 hours 16.
+_MAX_ALLOCATION_BYTES = 128 << 20
+_READ_BYTES = 1 << 21
+# A long recording is decoded in sections, where its samples are the same: long enough that the
+# start of ffmpeg and of its decoder count little, short enough to be kept in memory (19 MB). To
+# find the beginning of one, an MP3 is read up to there, so that of several hours they are longer.
+_SECTION_SECONDS = 300
+_LONG_SECTION_SECONDS = 600
+_LONG_SECONDS = 3600.0
+# Until a decoder and a resampler that begin in the middle are in the state of those that came
+# there from the beginning, and how long that is compared then.
+_LEAD_SECONDS = 2
+_OVERLAP_SECONDS = 2
+# A clip that begins later is entered there, if the container allows it; what comes before it is
+# decoded in a second else. A declared duration may be wrong, but rarely by so much.
+_SEEK_SECONDS = 300
+_DECLARED_AT_MOST = 1.5
+_NEARLY_ALL = 0.98
+# What cannot be decoded so close to a cut is part of it.
+_LAST_PACKETS_SECONDS = 2.0
+# Reads of many channels are at most that many times as large as those of one.
+_WIDEST_READ = 8
+
+
+def find_ffmpeg(chosen: Path | None = None) -> Path:
+    """The ffmpeg to run: the chosen one, the system's, or the one that came as a package."""
+    if chosen is not None:
+        return chosen
+    on_path = shutil.which("ffmpeg")
+    if on_path is not None:
+        return Path(on_path)
+    try:
+        import imageio_ffmpeg
+
+        return Path(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError) as failure:
+        raise FfmpegMissing from failure
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """How the samples of a recording were made, for `debug`."""
+
+    track: int = 1
+    tracks: int = 1
+    channels: int = 1
+    """Of the track that was decoded."""
+    inverted_channels: tuple[int, ...] = ()
+    """Those that were turned over before they were mixed."""
+    silent_channels: tuple[int, ...] = ()
+    gap_seconds: float = 0.0
+    """How much silence stands for what is missing."""
+    crosstalk_seconds: float = 0.0
+    """How much of a channel was another channel's sound, and was left out."""
+
+
+class _OtherTrack(Exception):
+    """The track that is decoded is not the one that is wanted."""
+
+    def __init__(self, stream: int) -> None:
+        super().__init__()
+        self.stream = stream
+
+
+class Decoding:
+    """One recording as 16 kHz samples on its own clock, decoded by ffmpeg while it is read.
+
+    `stretches` is for a thread of its own, `samples` the same on an event loop. Raises
+    `AudioTooLong` as soon as the cap is passed, and at the end of the file `AudioUndecodable`,
+    `AudioMissing`, `AudioEmpty`, `AudioTooShort`, `ClipOutside`, `DecoderKilled` or
+    `DecodeTimeout`; `AudioTruncated` or `AudioDamaged` where damage is to be refused. Whatever
+    ends the iteration, the child process is dead afterwards.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        ffmpeg: Path,
+        max_seconds: float,
+        timeout_seconds: float,
+        clip: Clip = Clip(),  # noqa: B008  # frozen
+        channels: Channels = "mix",
+        track: Track = None,
+        on_damage: OnDamage = "warn",
+        memory_bytes: int = 512 << 20,
+        headerless: Headerless | None = None,
+    ) -> None:
+        """`memory_bytes` is what each ffmpeg may allocate, `headerless` how samples lie in a file
+        that does not say it."""
+        # A hint is never trusted: a file that has a header is read by it.
+        fits = headerless is not None and headerless.fits(path)
+        self._headerless = headerless if fits else None
+        self._path = path
+        self._ffmpeg = ffmpeg
+        self._clip = clip
+        self._separate = channels == "separate"
+        self._track = track
+        self._on_damage = on_damage
+        self._max_samples = round(max_seconds * SAMPLE_RATE)
+        self._max_seconds = max_seconds
+        self._timeout_seconds = timeout_seconds
+        self._left_seconds = timeout_seconds
+        self._decoded = 0
+        self._heard = 0
+        self._children = Children(memory_bytes)
+        self._lengths = Lengths()
+        self._cleaner, self._mixer, self._crosstalk = Cleaner(), Mixer(), CrossTalk()
+        self._timeline = Timeline(0.0, None)
+        self._channels = 1
+        self.tracks: tuple[AudioTrack, ...] = ()
+        """Those of the recording, once the first samples are there."""
+        self._chosen: AudioTrack | None = None
+        self.sections = 0
+        """From how many ffmpegs its samples came, each of which decoded another part."""
+        self.warnings: tuple[Notice, ...] = ()
+        """What is wrong with the file without keeping it from being heard."""
+
+    @property
+    def seconds(self) -> float:
+        """Where the decoding stands in the recording."""
+        return self._decoded / SAMPLE_RATE
+
+    @property
+    def heard_seconds(self) -> float:
+        """How much of it was yielded: the clip, as far as it was decoded."""
+        return self._heard / SAMPLE_RATE
+
+    @property
+    def origin(self) -> Origin:
+        """How the samples were made."""
+        mixed = self._channels > 1 and not self._separate
+        return Origin(
+            track=self._chosen.number if self._chosen else 1,
+            tracks=max(1, len(self.tracks)),
+            channels=self._channels,
+            inverted_channels=tuple(sorted(self._mixer.opposite)),
+            silent_channels=tuple(sorted(self._mixer.silent)) if mixed else (),
+            gap_seconds=round(self._timeline.gap_seconds, 3),
+            crosstalk_seconds=round(self._crosstalk.seconds, 3),
+        )
+
+    def stop(self) -> None:
+        """From any thread: kill ffmpeg, so that `stretches` ends at once, without an error."""
+        self._children.stop()
+
+    async def samples(self) -> AsyncGenerator[Samples, None]:
+        """What `stretches` yields, from a thread."""
+        produced = threads.produced(self.stretches(), self.stop)
+        async with aclosing(produced) as stretches:
+            async for stretch in stretches:
+                yield stretch
+
+    def stretches(self) -> Generator[Samples, None, None]:
+        """Stretches of samples, in order; those outside the clip are left out.
+
+        Mixed they are (N,), separate (N, channels). They grow from 4.1 s to 33 s, so that a
+        recording begins to be heard early and a long one costs little per second. What is missing
+        between them is silence.
+        """
+        with self._children, CORES.recording(), suppress(Stopped):
+            if self._headerless is None:
+                self._lengths = lengths(self._path)
+            reading, first = self._opened()
+            with closing(reading):
+                yield from self._clipped(reading, first)
+                if self._clip.end_seconds is None or self.seconds < self._clip.end_seconds:
+                    self._judge(Report.read(reading.report()), reading.status())
+            if self._heard < MIN_SECONDS * SAMPLE_RATE:
+                raise AudioTooShort(self._heard / SAMPLE_RATE, MIN_SECONDS)
+
+    def _opened(self) -> tuple[Sections, Content]:
+        """The decoder of the track that is wanted, and the first that it wrote."""
+        stream = f"a:{self._track - 1}" if isinstance(self._track, int) else "a:0"
+        while True:
+            child = self._children.start(self._command(stream))
+            reading = Sections(self._children, child, self._timeout_seconds)
+            first = self._read(reading, _FIRST_READ_BYTES)
+            text = reading.said() if first else reading.report()
+            try:
+                self._look(Report.read(text), stream)
+            except _OtherTrack as other:
+                self._children.end(child)
+                stream = str(other.stream)
+                continue
+            return reading, first
+
+    def _look(self, report: Report, stream: str) -> None:
+        """Take what ffmpeg says of the file; raises `_OtherTrack`."""
+        self.tracks = report.tracks
+        report.check_rate()
+        if not report.tracks:
+            return  # what that means is said at the end
+        self._chosen = choose(report.tracks, self._track)
+        first = isinstance(self._track, int) or self._chosen.number == 1
+        if stream.startswith("a:") and not first:
+            raise _OtherTrack(self._chosen.stream)
+        if (self._chosen.many_channels or 0) > MAX_CHANNELS:
+            count = self._chosen.many_channels
+            raise AudioUndecodable(f"{count} channels, of which {MAX_CHANNELS} can be decoded")
+        self._channels = report.channels
+        declared = None if report.estimated else report.duration_seconds
+        self._timeline = Timeline(self._wanted_seconds, declared)
+
+    @property
+    def _wanted_seconds(self) -> float:
+        """Where the decoding may end, at the latest."""
+        longest = self._clip.start_seconds + self._max_seconds
+        return longest if self._clip.end_seconds is None else min(longest, self._clip.end_seconds)
+
+    def _command(self, stream: str, begin_seconds: int | None = None) -> list[str]:
+        headerless = self._headerless
+        options = headerless.options if headerless else self._lengths.options
+        return _command(self._ffmpeg, self._path, stream, options, begin_seconds)
+
+    def _clipped(self, reading: Sections, first: Content) -> Generator[Samples, None, None]:
+        begin = round(self._clip.start_seconds * SAMPLE_RATE)
+        end = self._clip.end_seconds
+        beyond = sys.maxsize if end is None else round(end * SAMPLE_RATE)
+        for stretch in self._decoded_stretches(reading, first):
+            at = self._decoded
+            self._decoded += len(stretch)
+            wanted = stretch[max(0, begin - at) : beyond - at]
+            self._heard += len(wanted)
+            if self._heard > self._max_samples:
+                raise AudioTooLong(self._max_seconds)
+            if len(wanted):
+                yield wanted
+            if self._decoded >= beyond:
+                return
+
+    def _decoded_stretches(
+        self, reading: Sections, content: Content
+    ) -> Generator[Samples, None, None]:
+        """All samples of the track, with silence for what is missing."""
+        report = Report.read(reading.said())
+        if begin_seconds := self._far_start(report):
+            # Nothing comes where the file declares more than it has.
+            content = self._enter(reading, begin_seconds) or self._enter(reading, 0)
+        self._arrange(reading, report)
+        # Of what is mixed, as many samples as of one channel.
+        wide = 1 if self._separate else min(self._channels, _WIDEST_READ)
+        size, rest = _FIRST_READ_BYTES, b""
+        for number in itertools.count(1):
+            if number > 1:
+                content = self._read(reading, size * wide)
+            self._timeline.add(reading.places(report.start_seconds))
+            self.sections = reading.count
+            if not content:
+                break
+            samples, rest = self._samples(rest, content)
+            yield from self._timeline.arranged(samples)
+            if number > 1:
+                size = min(2 * size, _READ_BYTES)
+        yield from self._timeline.arranged(self._mixer.rest())
+        yield from self._timeline.rest()
+
+    def _far_start(self, report: Report) -> int:
+        """Where to begin, a little before a clip that begins far in the recording; else 0.
+
+        Raises `ClipOutside` for one that begins far after the end that the file declares.
+        """
+        start, declared = self._clip.start_seconds, report.declared_seconds
+        if self._lengths.unknown or self._headerless or self._chosen is None:
+            return 0
+        if declared is not None and start > _DECLARED_AT_MOST * declared + _SEEK_SECONDS:
+            raise ClipOutside(start, declared)
+        if start < _SEEK_SECONDS or not report.enterable(self._chosen.stream):
+            return 0
+        # Of a clip after the end the end is decoded, which may lie elsewhere than is declared.
+        begin = int(min(start, _NEARLY_ALL * (report.duration_seconds or 0.0))) - _LEAD_SECONDS
+        return max(0, begin)
+
+    def _enter(self, reading: Sections, begin_seconds: int) -> Content:
+        """Read from another ffmpeg, which begins there; what it wrote first."""
+        stream = "a:0" if self._chosen is None else str(self._chosen.stream)
+        child = self._children.start(self._command(stream, begin_seconds or None))
+        self._decoded = begin_seconds * SAMPLE_RATE
+        self._timeline.begin(self._decoded)
+        reading.restart(child, self._decoded * _SAMPLE_BYTES * self._channels, self._decoded)
+        return self._read(reading, _FIRST_READ_BYTES)
+
+    def _read(self, reading: Sections, size: int) -> Content:
+        """The next bytes; only the waiting counts: ffmpeg waits while the engine is busy."""
+        asked = time.monotonic()
+        try:
+            content = reading.read(size, self._left_seconds)
+        except DecodingTooSlow as failure:
+            raise DecodeTimeout(self._timeout_seconds) from failure
+        self._left_seconds -= time.monotonic() - asked
+        return content
+
+    def _samples(self, rest: bytes, content: Content) -> tuple[Samples, bytes]:
+        """All whole samples, as they are to be heard, and the bytes after them."""
+        content = rest + content if rest else content
+        whole = len(content) - len(content) % (_SAMPLE_BYTES * self._channels)
+        samples: Samples = np.frombuffer(content[:whole], dtype="<f4")
+        if self._channels > 1 or self._separate:
+            samples = samples.reshape(-1, self._channels)
+        samples = self._cleaner.clean(samples.astype(np.float32, copy=False))
+        if self._separate:
+            samples = self._crosstalk.removed(samples)
+        elif self._channels > 1:
+            samples = self._mixer.mix(samples)
+        return samples, bytes(content[whole:])
+
+    def _arrange(self, reading: Sections, report: Report) -> None:
+        """Let a long recording wait for short ones, and divide it, if it can be entered anywhere.
+
+        Where cores are scarce, a clip would take several times as long beside it as alone.
+        """
+        ends = min(report.duration_seconds or 0.0, self._wanted_seconds)
+        each = _SECTION_SECONDS if ends < _LONG_SECONDS else _LONG_SECTION_SECONDS
+        bounds = range(each, int(ends) - each // 2, each)
+        if not bounds:
+            return
+        reading.step_back()
+        chosen = self._chosen
+        if chosen is None or self._separate or self._lengths.unknown:
+            return
+        if report.divisible(chosen.stream):
+            reading.divide(self._plan(bounds, str(chosen.stream)))
+
+    def _plan(self, bounds: range, stream: str) -> Plan:
+        """How a recording is divided there."""
+        second_bytes = _SECOND_BYTES * self._channels
+
+        def command(begin: int) -> list[str]:
+            return self._command(stream, begin // second_bytes - _LEAD_SECONDS)
+
+        return Plan(
+            bounds=[bound * second_bytes for bound in bounds],
+            section_bytes=bounds.step * second_bytes,
+            overlap_bytes=_OVERLAP_SECONDS * second_bytes,
+            command=command,
+            skipped_bytes=_LEAD_SECONDS * second_bytes,
+            sample_bytes=_SAMPLE_BYTES * self._channels,
+        )
+
+    def _judge(self, report: Report, status: int) -> None:
+        """Say what the end of ffmpeg means; nothing is raised for a file that was read whole."""
+        self._children.check()
+        if status == -signal.SIGKILL:
+            raise DecoderKilled(self.seconds)
+        if self._decoded == 0:
+            raise clearer(report.refusal(status), report.text, self._path)
+        if self._decoded <= self._clip.start_seconds * SAMPLE_RATE:
+            raise ClipOutside(self._clip.start_seconds, self.seconds)
+        self.warnings = tuple(self._notices(report, status))
+        if self._on_damage == "refuse":
+            self._refuse(report)
+
+    def _notices(self, report: Report, status: int) -> Iterator[Notice]:
+        if self._chosen is not None:
+            self._timeline.damaged(report.corrupt_seconds(self._chosen.stream))
+            yield from tracks.notices(self.tracks, self._chosen, self._track)
+        yield from self._lengths.notices
+        yield from self._cleaner.notices()
+        missing = [each for each in self._timeline.notices() if self._concerns(each)]
+        headers = report.undecodable_headers
+        if headers and inner_headers(self._path) >= headers:
+            missing = [each for each in missing if each.code != "audio_damaged"]
+        cut = None if self._lengths.unknown else self._cut(report, status)
+        cut = cut or ogg_cut(self._path, self.seconds)
+        if cut is None:
+            yield from missing
+            return
+        # The last packet is what was cut.
+        nearly = self.seconds - _LAST_PACKETS_SECONDS
+        for notice in missing:
+            if notice.code != "audio_damaged" or (notice.start_seconds or 0.0) < nearly:
+                yield notice
+        yield cut
+
+    def _cut(self, report: Report, status: int) -> Notice | None:
+        return report.cut(self.seconds, status, self._lengths.declared_seconds)
+
+    def _concerns(self, notice: Notice) -> bool:
+        """Whether it is about a part that is wanted."""
+        end = self._clip.end_seconds
+        after = end is not None and (notice.start_seconds or 0.0) >= end
+        return not after and (notice.end_seconds or sys.maxsize) >= self._clip.start_seconds
+
+    def _refuse(self, report: Report) -> None:
+        """Raise the first damage as an error."""
+        for notice in self.warnings:
+            if notice.code == "audio_cut":
+                raise AudioTruncated(self.seconds, report.declared_seconds, notice.message)
+            if notice.damage:
+                raise AudioDamaged(notice.message, notice.start_seconds, notice.end_seconds)
+
+
+def _command(
+    ffmpeg: Path,
+    path: Path,
+    stream: str = "a:0",
+    options: Sequence[str] = (),
+    begin_seconds: int | None = None,
+) -> list[str]:
+    return [
+        str(ffmpeg),
+        *("-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+info"),
+        *("-max_alloc", str(_MAX_ALLOCATION_BYTES), "-filter_threads", "1"),
+        # With the container's timestamps as they are: otherwise some count from this stream's.
+        "-copyts",
+        *("-protocol_whitelist", "file", "-format_whitelist", demuxers.WHITELIST),
+        *options,
+        *(() if begin_seconds is None else ("-ss", str(begin_seconds))),
+        # One thread decodes: several wait for each other longer than a frame takes.
+        *("-threads", "1", "-i", f"file:{path}"),
+        *("-map", f"0:{stream}", "-vn", "-sn", "-dn", "-map_metadata", "-1"),
+        # In double precision, since what is left of sound in silence are denormal numbers in
+        # single, which a processor counts with 20 times as slowly.
+        *("-ar", str(SAMPLE_RATE), "-internal_sample_fmt", "dblp"),
+        # Since its version 7 each step of ffmpeg is a thread, and hands over frame by frame; frames
+        # of 16,384 samples are a tenth of the hand-overs after the decoder, and the same samples.
+        *("-af", f"{CLOCK_FILTER},asetnsamples=n=16384:p=0"),
+        # Written when a buffer is full and not packet by packet, which is 14 writes for one.
+        *("-f", "f32le", "-flush_packets", "0", "pipe:1"),
+    ]

@@ -1,0 +1,1 @@
+"""Checks of an installation: `doctor`, model verification, fitness of a queue worker."""

@@ -1,0 +1,1 @@
+"""From samples to words: chunks, the recognizer, overlaps, gaps and the transcript."""

@@ -1,0 +1,1 @@
+"""Wire formats: a JSON document or a form to a `Request`, and errors that name its fields."""

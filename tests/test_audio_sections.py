@@ -1,0 +1,239 @@
+"""Long recordings, decoded in several places at once: the samples are those of one ffmpeg."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from parakeet_worker.audio.channels import Mixer
+from parakeet_worker.audio.decoder_report import Report
+from parakeet_worker.audio.decoding import SAMPLE_RATE, Decoding, find_ffmpeg
+from parakeet_worker.audio.sections import CORES, Cores
+from parakeet_worker.engine.base import Samples
+from parakeet_worker.request import Clip
+from recordings import cut, decode, encode, silence, tone, wav
+from speech import named
+
+pytestmark = pytest.mark.usefixtures("children")
+
+SECONDS = 660
+Children = Callable[[], list[psutil.Process]]
+
+# What is divided, and what is not: AAC may hold noise from a generator, Opus never forgets, and
+# the clock of Matroska counts milliseconds.
+DIVIDED: dict[str, tuple[str, ...]] = {
+    "44100.wav": ("-ar", "44100", "-ac", "2"),
+    "16000.wav": (),
+    "ulaw.wav": ("-c:a", "pcm_mulaw", "-ar", "8000"),
+    "22050.aiff": ("-ar", "22050"),
+    "44100.flac": ("-ar", "44100"),
+    "constant.mp3": ("-ar", "44100", "-ac", "2", "-b:a", "96k"),
+    "variable.mp3": ("-ar", "48000", "-q:a", "5"),
+    "headless.mp3": ("-q:a", "4", "-write_xing", "0", "-id3v2_version", "0"),
+    "alac.m4a": ("-c:a", "alac", "-ar", "44100"),
+    "vorbis.ogg": ("-c:a", "libvorbis", "-ar", "44100"),
+}
+WHOLE: dict[str, tuple[str, ...]] = {
+    "aac.m4a": ("-ar", "44100", "-b:a", "64k"),
+    "opus.ogg": ("-c:a", "libopus", "-b:a", "24k"),
+    "flac.mka": ("-c:a", "flac", "-ar", "44100"),
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_taken() -> Iterator[None]:
+    """However a recording ends, it gives back what it took."""
+    before = CORES._busy, CORES._left_bytes
+    yield
+    assert (CORES._busy, CORES._left_bytes) == before
+
+
+@pytest.fixture(scope="module")
+def spoken() -> Samples:
+    """Eleven minutes of speech, in which no minute is like another."""
+    minute = decode(named("minute").path)
+    chance = np.random.default_rng(0)
+    parts = [np.roll(minute, int(shift)) for shift in chance.integers(0, len(minute), 11)]
+    return np.concatenate(parts)[: SECONDS * SAMPLE_RATE]
+
+
+@pytest.fixture(scope="module")
+def shelf(
+    tmp_path_factory: pytest.TempPathFactory, spoken: Samples
+) -> Callable[[str, tuple[str, ...]], Path]:
+    folder = tmp_path_factory.mktemp("shelf")
+
+    def get(name: str, options: tuple[str, ...]) -> Path:
+        path = folder / name
+        return path if path.exists() else encode(path, *options, samples=spoken)
+
+    return get
+
+
+def decoding(path: Path, ffmpeg: Path, clip: Clip = Clip()) -> Decoding:  # noqa: B008  # frozen
+    return Decoding(path, ffmpeg=ffmpeg, max_seconds=3600, timeout_seconds=60, clip=clip)
+
+
+def by_one(path: Path, ffmpeg: Path) -> Samples:
+    """What a single ffmpeg makes of it, from the beginning to the end, frame by frame."""
+    written = ("-ar", str(SAMPLE_RATE), "-internal_sample_fmt", "dblp", "-f", "f32le")
+    command = [ffmpeg, "-i", path, "-map", "0:a:0", *written, "-"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    samples = np.frombuffer(done.stdout, dtype="<f4")
+    count = Report.read(done.stderr.decode()).channels
+    if count == 1:
+        return samples
+    mixer = Mixer()
+    return np.concatenate((mixer.mix(samples.reshape(-1, count)), mixer.rest()))
+
+
+def all_of(run: Decoding) -> Samples:
+    return np.concatenate([*run.stretches()])
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_the_samples_of_a_divided_recording_are_those_of_one_ffmpeg(
+    name: str, ffmpeg: Path, shelf: Callable[[str, tuple[str, ...]], Path]
+) -> None:
+    path = shelf(name, DIVIDED[name])
+    run = decoding(path, ffmpeg)
+    assert np.array_equal(all_of(run), by_one(path, ffmpeg))
+    assert run.sections == 2
+    assert run.warnings == ()
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_cannot_be_entered_in_the_middle_is_decoded_by_one_ffmpeg(
+    name: str, ffmpeg: Path, shelf: Callable[[str, tuple[str, ...]], Path]
+) -> None:
+    path = shelf(name, WHOLE[name])
+    run = decoding(path, ffmpeg)
+    assert np.array_equal(all_of(run), by_one(path, ffmpeg))
+    assert run.sections == 1
+
+
+def test_where_the_clock_jumps_the_first_ffmpeg_goes_on(
+    ffmpeg: Path, spoken: Samples, tmp_path: Path
+) -> None:
+    """What lies behind a gap in the timestamps is elsewhere for who looks for it by time."""
+    shift = ("-af", "asetpts='PTS+if(gt(T,100),0.7/TB,0)'", "-c:a", "alac", "-ar", "44100")
+    path = encode(tmp_path / "gap.m4a", *shift, samples=spoken)
+    run = decoding(path, ffmpeg)
+    found, plain = all_of(run), by_one(path, ffmpeg)
+    assert run.sections == 1
+    (gap,) = run.warnings
+    assert (gap.start_seconds, gap.end_seconds) == pytest.approx((100, 100.7), abs=0.1)
+    first = round((gap.start_seconds or 0) * SAMPLE_RATE)
+    length = len(found) - len(plain)
+    assert length == pytest.approx(0.7 * SAMPLE_RATE, abs=2)
+    assert np.array_equal(found[:first], plain[:first])
+    assert not found[first : first + length].any()
+    assert np.array_equal(found[first + length :], plain[first:])
+
+
+def test_digital_silence_at_a_bound_proves_nothing_and_the_next_bound_counts(
+    ffmpeg: Path, spoken: Samples, tmp_path: Path
+) -> None:
+    path = tmp_path / "silent.wav"
+    silent = np.concatenate((spoken, spoken[: 300 * SAMPLE_RATE]))
+    silent[298 * SAMPLE_RATE : 304 * SAMPLE_RATE] = 0
+    path.write_bytes(wav(silent))
+    run = decoding(path, ffmpeg)
+    assert np.array_equal(all_of(run), by_one(path, ffmpeg))
+    assert run.sections == 2, "three begin, at 0, 300 and 600 s"
+
+
+def test_an_ffmpeg_ahead_that_is_killed_costs_no_sample(
+    shelf: Callable[[str, tuple[str, ...]], Path], children: Children
+) -> None:
+    path = shelf("constant.mp3", DIVIDED["constant.mp3"])
+    ffmpeg = find_ffmpeg()
+    run = decoding(path, ffmpeg)
+    with closing(run.stretches()) as stretches:
+        found = [next(stretches), next(stretches)]
+        _first, *ahead = sorted(children(), key=lambda child: child.create_time())
+        assert ahead, "it has begun with the second section"
+        for child in ahead:
+            child.kill()
+        found += [*stretches]
+    assert np.array_equal(np.concatenate(found), by_one(path, ffmpeg))
+    assert run.sections == 1
+
+
+def test_who_stops_listening_leaves_no_ffmpeg_and_no_core_taken(
+    shelf: Callable[[str, tuple[str, ...]], Path], children: Children
+) -> None:
+    run = decoding(shelf("44100.flac", DIVIDED["44100.flac"]), find_ffmpeg())
+    stretches = run.stretches()
+    for _ in range(3):
+        next(stretches)
+    assert len(children()) == 2
+    stretches.close()
+    assert children() == []
+
+
+def test_a_clip_is_exact_over_a_bound(
+    shelf: Callable[[str, tuple[str, ...]], Path],
+) -> None:
+    path = shelf("variable.mp3", DIVIDED["variable.mp3"])
+    run = decoding(path, find_ffmpeg(), Clip(290.5, 460.25))
+    whole = by_one(path, find_ffmpeg())
+    assert np.array_equal(all_of(run), whole[round(290.5 * SAMPLE_RATE) : 460 * SAMPLE_RATE + 4000])
+    assert run.sections == 2
+
+
+def test_a_file_that_ends_before_it_says_so_is_told_by_its_last_section(
+    shelf: Callable[[str, tuple[str, ...]], Path], tmp_path: Path
+) -> None:
+    broken = cut(shelf("16000.wav", ()), tmp_path / "cut.wav", 0.8)
+    run = decoding(broken, find_ffmpeg())
+    assert len(all_of(run)) == pytest.approx(0.8 * SECONDS * SAMPLE_RATE, abs=1600)
+    (cut_off,) = run.warnings
+    assert cut_off.code == "audio_cut"
+    assert cut_off.start_seconds == pytest.approx(0.8 * SECONDS, abs=0.1)
+    assert cut_off.end_seconds == pytest.approx(SECONDS, abs=0.1)
+    assert run.sections == 2
+
+
+def test_a_pure_silence_is_one_section(tmp_path: Path) -> None:
+    path = tmp_path / "silence.wav"
+    path.write_bytes(wav(silence(500)))
+    run = decoding(path, find_ffmpeg())
+    assert len(all_of(run)) == 500 * SAMPLE_RATE
+    assert run.sections == 1
+
+
+def test_a_short_recording_is_not_divided(tmp_path: Path, children: Children) -> None:
+    path = tmp_path / "short.wav"
+    path.write_bytes(wav(tone(440, 400)))
+    counts = list(counted(decoding(path, find_ffmpeg()), children))
+    assert set(counts) == {1}
+
+
+def counted(run: Decoding, children: Children) -> Iterator[int]:
+    """How many ffmpegs there are at each stretch."""
+    for _ in run.stretches():
+        yield len(children())
+
+
+def test_cores_are_taken_while_there_are_free_ones() -> None:
+    cores = Cores(2, memory_bytes=100)
+    with cores.recording():
+        assert [cores.taken(10), cores.taken(10), cores.taken(10)] == [True, True, False]
+        cores.given()
+        assert cores.taken(10)
+    with cores.recording(), cores.recording(), cores.recording():
+        assert not cores.taken(10), "as many recordings as there are cores have them"
+
+
+def test_what_was_decoded_ahead_takes_its_room_until_it_is_dropped() -> None:
+    cores = Cores(4, memory_bytes=100)
+    assert [cores.taken(60), cores.taken(60), cores.taken(40)] == [True, False, True]
+    cores.given()
+    assert not cores.taken(60), "it is decoded, but not read yet"
+    cores.dropped(60)
+    assert cores.taken(60)

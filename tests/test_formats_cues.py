@@ -1,0 +1,265 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from parakeet_worker.formats import cues
+from parakeet_worker.formats.cues import Cue
+from parakeet_worker.recognition.transcript import TimedToken, Word
+
+MILLISECOND = 0.0011
+
+STORY = """When the first railway was built through the valley, most of the people who lived there
+had never seen a machine larger than a mill wheel. They came down from the farms on foot, some of
+them walking the whole night, and stood along the fence in their Sunday clothes. Nobody spoke. Then
+the whistle sounded from behind the hill, and a child began to cry, and the engine came round the
+bend, black and shining, pulling four carriages full of men in tall hats who waved at everybody as
+if they had known them all their lives. My grandmother, who was seven years old at the time, told
+me about that morning so often that I sometimes believe I was there myself. "It was not the noise,"
+she used to say, "it was that nothing was pulling it." Yes. That is what she said, and I think she
+was right: we notice strange things less than missing things. In the years that followed, the
+valley changed faster than it had in the three centuries before; the mill closed, the market moved
+to the station, and half of the boys I went to school with left for the city as soon as they could.
+"""
+
+
+def word(text: str, start: float, end: float) -> Word:
+    start, end = round(start, 3), round(end, 3)
+    return Word(text, (TimedToken(text, start, end, -0.1),))
+
+
+def told(text: str, *, seconds_per_letter: float = 0.06, seed: int = 0) -> list[Word]:
+    """Words at the pace of a person who reads aloud: pauses at commas, longer ones at stops."""
+    generator = np.random.default_rng(seed)
+    words, clock = [], 0.4
+    for spoken in text.split():
+        seconds = max(0.12, len(spoken) * seconds_per_letter * generator.uniform(0.8, 1.2))
+        words.append(word(spoken, clock, clock + seconds))
+        clock += seconds
+        if spoken.rstrip('"').endswith((".", "?", "!")):
+            clock += generator.uniform(0.4, 1.0)
+        elif spoken.endswith((",", ";", ":")):
+            clock += generator.uniform(0.05, 0.4)
+    return words
+
+
+def random_words(seed: int) -> list[Word]:
+    """Anything an engine could hear: long words, dense speech, words without length, pauses."""
+    generator = np.random.default_rng(seed)
+    longest = int(generator.choice([3, 12, 12, 60, 130]))
+    pace = float(generator.choice([0.0, 0.01, 0.06, 0.2, 1.0]))
+    words, clock = [], float(generator.choice([0.0, 3.3, 7199.9]))
+    for index in range(int(generator.integers(1, 120))):
+        letters = int(generator.integers(1, longest + 1))
+        mark = str(generator.choice(["", "", "", "", ",", ".", "?", '."', " …"[1:]]))
+        text = f"{index:x}" + "ö" * letters + mark
+        seconds = pace * letters * generator.uniform(0, 2)
+        words.append(word(text, clock, clock + seconds))
+        clock = words[-1].end_seconds + float(generator.choice([0, 0, 0, 0.08, 0.4, 2.0])) * (
+            pace > 0
+        )
+    return words
+
+
+def spoken_text(found: list[Cue]) -> str:
+    return " ".join(line for cue in found for line in cue.lines)
+
+
+def characters(cue: Cue) -> int:
+    return sum(len(line) for line in cue.lines)
+
+
+def seconds(cue: Cue) -> float:
+    return cue.end_seconds - cue.start_seconds
+
+
+CASES = [pytest.param(random_words(seed), id=f"random {seed}") for seed in range(80)] + [
+    pytest.param(told(STORY), id="story"),
+    pytest.param(told(STORY, seconds_per_letter=0.04), id="hurried story"),
+    pytest.param(told(STORY, seconds_per_letter=0.12), id="slow story"),
+    pytest.param(told(STORY.lower().replace(".", "").replace(",", "")), id="without marks"),
+    pytest.param([word("w" * 500, 1.0, 9.0)], id="endless word"),
+    pytest.param([word("still", 1.0, 30.0)], id="one word of 29 s"),
+    pytest.param([word("a", 1.0, 1.0)] * 300, id="all at once"),
+]
+
+every_case = pytest.mark.parametrize("words", CASES)
+
+
+@every_case
+def test_no_cue_has_more_than_two_lines_of_42_characters(words):
+    found = cues.cut(words)
+    assert found
+    for cue in found:
+        assert 1 <= len(cue.lines) <= 2
+        assert all(0 < len(line) <= 42 for line in cue.lines)
+
+
+@every_case
+def test_no_cue_stays_longer_than_seven_seconds_and_each_is_shown(words):
+    for cue in cues.cut(words):
+        assert 0 < seconds(cue) <= 7 + MILLISECOND
+
+
+@every_case
+def test_cues_follow_each_other_and_never_overlap(words):
+    found = cues.cut(words)
+    assert found[0].start_seconds == words[0].start_seconds
+    for cue, following in pairwise(found):
+        assert cue.start_seconds < cue.end_seconds <= following.start_seconds
+
+
+@every_case
+def test_no_word_is_lost_doubled_or_moved(words):
+    # A word longer than a line is divided, so blanks are left out of the comparison.
+    said = "".join(word.text for word in words)
+    assert spoken_text(cues.cut(words)).replace(" ", "") == said
+
+
+@every_case
+def test_a_cue_can_be_read_at_17_characters_a_second_where_the_next_leaves_room(words):
+    found = cues.cut(words)
+    for cue, following in zip(found, [*found[1:], None], strict=True):
+        left = 7.0 if following is None else following.start_seconds - cue.start_seconds
+        wanted = max(1.0, characters(cue) / 17)
+        assert seconds(cue) >= min(wanted, left, 7.0) - MILLISECOND
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(("pace", "rate"), [(0.055, 23), (0.07, 18), (0.09, 17)])
+def test_a_story_is_cut_into_sentences_and_clauses_that_can_be_read(pace, rate, seed):
+    found = cues.cut(told(STORY, seconds_per_letter=pace, seed=seed))
+    assert spoken_text(found) == " ".join(STORY.split())
+    ends = [cue.lines[-1].rstrip('"')[-1] for cue in found]
+    # Only the one word `Yes.` may have no cue of its own where there is no time for one.
+    assert STORY.count(".") - (pace < 0.06) <= sum(end == "." for end in ends)
+    assert sum(end in ".,;:" for end in ends) >= 0.8 * len(found)
+    assert 16 <= len(found) <= 20
+    assert all(characters(cue) / seconds(cue) <= rate for cue in found)
+
+
+def test_a_cue_shows_each_word_while_it_is_spoken():
+    words = told(STORY)
+    found = cues.cut(words)
+    at = 0
+    for cue in found:
+        count = len(" ".join(cue.lines).split())
+        shown = words[at : at + count]
+        assert cue.start_seconds == shown[0].start_seconds
+        assert cue.end_seconds >= shown[-1].end_seconds
+        at += count
+    assert at == len(words)
+
+
+def lines(*texts_and_pauses: str | float) -> list[tuple[str, ...]]:
+    """The lines of cues of words that last 0.4 s each, with these pauses in between."""
+    words, clock = [], 0.0
+    for item in texts_and_pauses:
+        if isinstance(item, float):
+            clock += item
+            continue
+        for text in item.split():
+            words.append(word(text, clock, clock + 0.4))
+            clock += 0.4
+    return [cue.lines for cue in cues.cut(words)]
+
+
+def test_no_words_give_no_cue():
+    assert cues.cut([]) == []
+
+
+def test_one_word_is_one_cue_that_stays_for_a_second():
+    assert cues.cut([word("Yes.", 2.0, 2.2)]) == [Cue(2.0, 3.0, ("Yes.",))]
+
+
+def test_what_fits_on_one_line_is_one_line():
+    assert lines("a short remark of less than 42 characters.") == [
+        ("a short remark of less than 42 characters.",)
+    ]
+
+
+def test_two_lines_are_about_as_long_as_each_other():
+    assert lines("this remark is somewhat longer than one line holds") == [
+        ("this remark is somewhat", "longer than one line holds")
+    ]
+
+
+def test_a_line_ends_after_a_comma_rather():
+    assert lines("My grandmother, who was seven years old at the time") == [
+        ("My grandmother,", "who was seven years old at the time")
+    ]
+
+
+def test_sentences_do_not_share_a_cue_where_there_is_time():
+    assert lines("Nobody spoke at all.", 1.5, "Then the whistle sounded.") == [
+        ("Nobody spoke at all.",),
+        ("Then the whistle sounded.",),
+    ]
+
+
+def test_a_full_stop_inside_quotes_ends_a_sentence():
+    assert lines('she said, "nothing pulled it."', 0.2, "Yes, that is what she said.") == [
+        ('she said, "nothing pulled it."',),
+        ("Yes, that is what she said.",),
+    ]
+
+
+def test_without_marks_a_pause_divides():
+    assert lines("this is the one thing", 1.2, "and that is another thing again") == [
+        ("this is the one thing",),
+        ("and that is another thing again",),
+    ]
+
+
+def test_a_comma_divides_rather_than_the_middle_of_a_clause():
+    found = lines(
+        "the people who lived in that valley had never seen, a machine larger than a mill wheel"
+        " before"
+    )
+    assert len(found) == 2
+    assert found[0][-1].endswith("seen,")
+
+
+def test_a_cue_lingers_until_it_is_read_but_not_into_the_next():
+    fast = "a remark that is said much too fast to be read in time"
+    words = [
+        word(text, 0.02 * index, 0.02 * index + 0.02) for index, text in enumerate(fast.split())
+    ]
+    (alone,) = cues.cut(words)
+    assert alone.end_seconds == pytest.approx(characters(alone) / 17, abs=MILLISECOND)
+    first, _ = cues.cut([*words, word("Next", 2.5, 2.7)])
+    assert first.end_seconds == 2.5
+
+
+def test_a_word_longer_than_a_line_is_divided():
+    assert cues.cut([word("x" * 60, 10.0, 16.0)]) == [Cue(10.0, 16.0, ("x" * 42, "x" * 18))]
+
+
+def test_the_time_of_a_word_longer_than_a_cue_is_divided_too():
+    found = cues.cut([word("x" * 420, 10.0, 60.0)])
+    assert [cue.start_seconds for cue in found] == [10.0 + 5 * index for index in range(10)]
+    assert all(cue.lines == ("x" * 42,) for cue in found)
+
+
+def test_a_sentence_that_could_not_be_read_alone_shares_a_cue():
+    hurried = [word("Oh", 0.0, 0.1), word("dear", 0.1, 0.2), word("me.", 0.2, 0.3)]
+    calm = [word("Then", 0.3, 0.8), word("nothing", 0.8, 1.3), word("happened.", 1.3, 2.0)]
+    (shared,) = cues.cut([*hurried, *calm])
+    assert shared.lines == ("Oh dear me. Then nothing happened.",)
+
+
+class Counted(list[cues._Piece]):
+    """Pieces that count how often they are looked at."""
+
+    looks = 0
+
+    def __getitem__(self, index):
+        self.looks += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("count", [300, 3000])
+def test_the_work_grows_with_the_words_and_no_faster(count):
+    pieces = Counted([cues._Piece("a", 0.0, 0.0)] * count)
+    cues._groups(pieces)
+    assert count < pieces.looks <= 130 * count

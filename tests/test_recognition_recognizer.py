@@ -1,0 +1,783 @@
+"""Segments at a real batcher, whose engine reads from the samples what is said in them."""
+
+import asyncio
+import gc
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from parakeet_worker.audio.decoding import SAMPLE_RATE
+from parakeet_worker.batcher import Batcher
+from parakeet_worker.engine.base import Capacity, Hypothesis, Samples, SynchronousEngine, Token
+from parakeet_worker.errors import EngineLost, NotFinite, OutOfMemory, Overloaded
+from parakeet_worker.recognition.chunks import Segment, Span, split
+from parakeet_worker.recognition.recognizer import Hearing
+from parakeet_worker.recognition.room import AudioMemory, Room
+from parakeet_worker.recognition.transcript import Transcript, join
+from parakeet_worker.stopwatch import Stopwatch
+from parakeet_worker.vad.base import FRAME_SAMPLES, Detector, Probabilities
+
+FRAME = 1280
+WORD_SAMPLES = 5 * FRAME
+PATIENCE_SECONDS = 20.0
+
+ENGLISH = (
+    *("the", "weather", "was", "very", "nice", "this", "morning"),
+    *("and", "all", "children", "played", "in", "the", "garden"),
+)
+GERMAN = (
+    *("das", "Wetter", "war", "heute", "sehr", "schön", "und"),
+    *("alle", "Kinder", "spielten", "lange", "im", "großen", "Garten"),
+)
+
+FRENCH = (
+    *("le", "temps", "était", "très", "beau", "ce", "matin"),
+    *("et", "les", "enfants", "jouaient", "dans", "le", "jardin"),
+)
+
+
+def recording(seconds: float, *said: tuple[float, int]) -> Samples:
+    """Silence with words of 0.4 s in it, each a number that is in its peak, at these seconds."""
+    samples = np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32)
+    for at, number in said:
+        begin = round(at * SAMPLE_RATE)
+        samples[begin : begin + WORD_SAMPLES] = (100 + number) / 1000
+    samples[::2] *= -1
+    return samples
+
+
+def every_second(seconds: int, first: int = 1) -> list[tuple[float, int]]:
+    return [(second + 0.32, first + second) for second in range(seconds)]
+
+
+def read(samples: Samples) -> list[Token]:
+    """The numbers in the samples; half of a word is heard as another one."""
+    peaks = np.abs(samples)
+    edges = [*np.flatnonzero(np.diff(peaks, prepend=np.nan)).tolist(), len(samples)]
+    tokens: list[Token] = []
+    for first, after in pairwise(edges):
+        number = round(float(peaks[first]) * 1000) - 100
+        half = "" if after - first == WORD_SAMPLES else "?"
+        if samples[first]:
+            frames = -(-(after - first) // FRAME)
+            tokens.append(Token(f"▁{number}{half}", first // FRAME, frames, -0.1))
+    return tokens
+
+
+Hears = Callable[[Samples, list[Token]], list[Token]]
+
+
+def everything(_: Samples, tokens: list[Token]) -> list[Token]:
+    return tokens
+
+
+def shorter_than(seconds: float) -> Hears:
+    """Nothing at all in a piece that is longer."""
+    return lambda samples, tokens: tokens if len(samples) < seconds * SAMPLE_RATE else []
+
+
+class Reader(SynchronousEngine):
+    """Hears of the words in a piece what `hears` lets it; stands still while `released` is not set.
+
+    It counts the pieces that it was given.
+    """
+
+    def __init__(self, hears: Hears = everything) -> None:
+        self.hears = hears
+        self.pieces: list[Samples] = []
+        self.entered = threading.Event()
+        self.released = threading.Event()
+        self.released.set()
+
+    def transcribe(
+        self, batch: Sequence[Samples], _scripts: Sequence[object] = ()
+    ) -> list[Hypothesis]:
+        self.entered.set()
+        assert self.released.wait(PATIENCE_SECONDS)
+        self.pieces.extend(batch)
+        return [Hypothesis(tuple(self.hears(piece, read(piece))), 0.08) for piece in batch]
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def hold(self) -> None:
+        """Stand still in the next batch."""
+        self.entered.clear()
+        self.released.clear()
+
+    async def occupied(self) -> None:
+        assert await asyncio.to_thread(self.entered.wait, PATIENCE_SECONDS)
+
+
+class Talk(Detector):
+    """Takes everything for speech."""
+
+    is_sure: ClassVar[bool] = True
+
+    def _hear(self, blocks: Samples) -> Probabilities:
+        return np.full(len(blocks) // FRAME_SAMPLES, 0.9, dtype=np.float32)
+
+
+@contextmanager
+def batching(engine: Reader, *, queue_seconds: float = 1000.0) -> Iterator[Batcher]:
+    """One piece after the other, so that it is known which comes when."""
+    with Batcher(
+        engine, capacity=Capacity(0.1, 512, packed=False), queue_seconds=queue_seconds
+    ) as batcher:
+        try:
+            yield batcher
+        finally:
+            engine.released.set()
+
+
+def segment(samples: Samples, start_seconds: float = 0.0) -> Segment:
+    """Someone speaks all the time in it."""
+    end_seconds = start_seconds + len(samples) / SAMPLE_RATE
+    return Segment(start_seconds, samples, speech=(Span(start_seconds, end_seconds),))
+
+
+async def heard(
+    engine: Reader, segments: Iterable[Segment], spoken: str | None = None
+) -> Transcript:
+    """All segments, submitted at once."""
+    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch(), spoken)) as hearing:
+        for each in segments:
+            hearing.submit(each)
+        return await everything_of(hearing)
+
+
+def is_said(found: Transcript, words: Sequence[tuple[float, int]]) -> bool:
+    """Whether these are the words, each once and whole, at their times to a frame."""
+    starts = [at for at, _ in words]
+    return found.text.split() == [f"{number}" for _, number in words] and [
+        word.start_seconds for word in found.words
+    ] == pytest.approx(starts, abs=0.081)
+
+
+# in order
+
+
+async def test_stretches_come_in_order_on_the_clock_of_the_recording():
+    words = every_second(30)
+    whole = recording(30, *words)
+    parts = [
+        segment(whole[begin * SAMPLE_RATE : (begin + 3) * SAMPLE_RATE], begin)
+        for begin in range(0, 30, 3)
+    ]
+    engine = Reader()
+    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch())) as hearing:
+        for part in parts:
+            hearing.submit(part)
+        stretches = [await hearing.next_stretch() for _ in parts]
+        assert len(hearing) == 0
+    for part, stretch in zip(parts, stretches, strict=True):
+        assert len(stretch.words) == 3
+        assert part.start_seconds < stretch.words[0].start_seconds
+        assert stretch.words[-1].end_seconds <= part.end_seconds
+    assert is_said(join(stretches), words)
+    assert join(stretches).account.segments == 10
+
+
+async def test_a_stretch_is_ready_when_its_segment_is_heard():
+    engine = Reader()
+    engine.hold()
+    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch())) as hearing:
+        assert not hearing.ready
+        hearing.submit(segment(recording(2, (0.4, 1))))
+        await engine.occupied()
+        assert not hearing.ready
+        engine.released.set()
+        await until(lambda: hearing.ready)
+        assert (await hearing.next_stretch()).text == "1"
+        assert not hearing.ready
+
+
+@pytest.mark.parametrize("whose", ["its own", "all recordings'"])
+async def test_when_as_much_as_there_is_room_for_is_out_the_next_one_is_waited_for(whose):
+    engine = Reader()
+    engine.hold()
+    memory = AudioMemory(100 * 64_000 if whose == "its own" else 16 * 64_000)
+    room = Room(memory, samples=16 * SAMPLE_RATE if whose == "its own" else 100 * SAMPLE_RATE)
+    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch(), room=room)) as hearing:
+        for number in range(1, 16):
+            hearing.submit(segment(recording(1, (0.4, number)), number))
+            assert not hearing.ready
+        hearing.submit(segment(recording(1, (0.4, 16)), 16))
+        assert hearing.ready
+        assert memory.held_bytes == 16 * 64_000
+        engine.released.set()
+        assert (await hearing.next_stretch()).text == "1"
+        assert memory.held_bytes == 15 * 64_000
+        assert Room(memory, samples=1).full is False, "one piece is always let in"
+    assert memory.held_bytes == 0
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not condition():  # noqa: ASYNC110  # the engine's thread knows no loop
+            await asyncio.sleep(0.002)
+
+
+# over seams
+
+
+def chatter(generator: np.random.Generator, seconds: float) -> list[tuple[float, int]]:
+    """Words that follow each other closely, on no grid, and none twice."""
+    found: list[tuple[float, int]] = []
+    at = float(generator.uniform(0, 0.3))
+    while at + 0.4 < seconds:
+        found.append((at, len(found) + 1))
+        at += 0.4 + float(generator.choice([0.01, 0.1, 0.4]))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_over_seams_every_word_is_heard_once_and_whole(seed):
+    generator = np.random.default_rng(seed)
+    words = chatter(generator, 70)
+    max_seconds = float(generator.choice([5, 10, 30]))
+    pieces = split([recording(70, *words)], Talk, max_seconds=max_seconds)
+    found = await heard(Reader(), [*pieces])
+    assert is_said(found, words)
+    assert found.account.seams == found.account.segments - 1 > 1
+    for word, following in pairwise(found.words):
+        assert word.start_seconds <= following.start_seconds
+
+
+async def test_over_the_seams_of_two_channels_every_word_is_heard_once_and_whole():
+    generator = np.random.default_rng(0)
+    sides = [chatter(generator, 40), chatter(generator, 40)]
+    both = np.stack([recording(40, *side) for side in sides], axis=1)
+    pieces = split(np.array_split(both, 7), Talk, max_seconds=5)
+    found = await heard(Reader(), [*pieces])
+    assert found.account.seams > 10
+    for channel, side in enumerate(sides, start=1):
+        texts = [word.text for word in found.of_channel(channel)]
+        assert texts == [f"{number}" for _, number in side]
+    assert len(found.words) == sum(map(len, sides))
+
+
+async def test_a_stretch_that_ends_in_a_seam_is_ready_with_the_bridge_over_it():
+    words = chatter(np.random.default_rng(0), 12)
+    pieces = [*split([recording(12, *words)], Talk, max_seconds=10)]
+    assert [piece.seam_after for piece in pieces] == [True, False]
+    engine = Reader()
+    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch())) as hearing:
+        hearing.submit(pieces[0])
+        await until(lambda: len(engine.pieces) == 1)
+        await asyncio.sleep(0.02)
+        assert not hearing.ready
+        hearing.submit(pieces[1])
+        await until(lambda: hearing.ready)
+        assert len(engine.pieces) == 3
+        found = await everything_of(hearing)
+    assert is_said(found, words)
+
+
+# speech without words
+
+
+def heard_again(found: Transcript) -> tuple[int, int]:
+    return found.account.decoded_again, len(found.uncovered)
+
+
+async def test_a_segment_that_is_all_silent_for_the_engine_is_heard_again():
+    words = every_second(20)
+    tries = Reader(lambda _, tokens: tokens if len(tries.pieces) > 1 else [])
+    found = await heard(tries, [segment(recording(20, *words))])
+    assert is_said(found, words)
+    assert heard_again(found) == (1, 0)
+    assert len(tries.pieces) == 2
+
+
+async def test_a_gap_is_heard_again_by_itself_and_filled():
+    words = every_second(20)
+
+    def drowsy(samples: Samples, tokens: list[Token]) -> list[Token]:
+        return tokens if len(samples) < 15 * SAMPLE_RATE else [*tokens[:4], *tokens[-3:]]
+
+    engine = Reader(drowsy)
+    found = await heard(engine, [segment(recording(20, *words))])
+    assert is_said(found, words)
+    assert heard_again(found) == (1, 0)
+    assert [len(piece) / SAMPLE_RATE for piece in engine.pieces] == [
+        20,
+        # from the end of the fourth word to the beginning of the 18th, and 0.2 s around it
+        pytest.approx(17.32 - 3.72 + 0.4, abs=0.2),
+    ]
+
+
+async def test_every_gap_of_a_segment_is_heard_again():
+    words = every_second(30)
+    gaps = {*range(5), *range(12, 16), *range(25, 30)}
+
+    def drowsy(samples: Samples, tokens: list[Token]) -> list[Token]:
+        long = len(samples) > 20 * SAMPLE_RATE
+        return [token for index, token in enumerate(tokens) if not long or index not in gaps]
+
+    found = await heard(Reader(drowsy), [segment(recording(30, *words), 600.0)])
+    assert is_said(found, [(600 + at, number) for at, number in words])
+    assert heard_again(found) == (3, 0)
+
+
+@pytest.mark.parametrize("neighbours", [False, True])
+async def test_what_is_silent_the_second_time_is_heard_a_third_time_from_another_beginning(
+    neighbours,
+):
+    words = every_second(9)
+
+    def drowsy(_: Samples, tokens: list[Token]) -> list[Token]:
+        if len(engine.pieces) == 1:
+            return [*tokens[:3], *tokens[-3:]]
+        # the half of the neighbour that it hears is none of the gap's words
+        return tokens if len(engine.pieces) > 2 else tokens[: int(neighbours)]
+
+    engine = Reader(drowsy)
+    found = await heard(engine, [segment(recording(9, *words))])
+    assert is_said(found, words)
+    assert heard_again(found) == (1, 0)
+    first, second = (len(piece) / SAMPLE_RATE for piece in engine.pieces[1:])
+    assert first - second == pytest.approx(0.24, abs=0.081)
+
+
+async def test_what_stays_without_words_is_said():
+    words = every_second(20)
+    engine = Reader(shorter_than(0))
+    found = await heard(engine, [segment(recording(20, *words), 100.0)])
+    assert found.words == ()
+    assert found.uncovered == (Span(100.0, 120.0),)
+    assert found.account.decoded_again == 1
+    assert len(engine.pieces) == 2, "it was heard once more, and no more than that"
+
+
+async def test_all_gaps_of_a_recording_are_submitted_at_once():
+    """While the engine is at something else, the gaps of both segments and of each are queued."""
+    words = every_second(30)
+
+    def drowsy(samples: Samples, tokens: list[Token]) -> list[Token]:
+        return tokens if len(samples) < 20 * SAMPLE_RATE else [*tokens[5:12], *tokens[16:25]]
+
+    engine = Reader(drowsy)
+    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch())) as hearing:
+        hearing.submit(segment(recording(30, *words)))
+        hearing.submit(segment(recording(30, *words), 30.0))
+        await until(lambda: len(engine.pieces) == 2)
+        engine.hold()
+        batcher.submit([recording(1)])
+        await engine.occupied()
+        gaps_seconds = 2 * (5.5 + 4.7 + 5.7)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while batcher.load.waiting_seconds < gaps_seconds - 3:
+                await hearing.advance()
+                await asyncio.sleep(0.002)
+        assert not hearing.ready
+        engine.released.set()
+        found = await everything_of(hearing)
+    assert found.account.decoded_again == 6
+    assert len(found.words) == 60
+
+
+@pytest.mark.parametrize("seconds", [30, 300])
+async def test_what_is_heard_again_is_at_most_half_of_the_recording_or_a_minute(seconds):
+    """An engine that says nothing at all, though someone speaks all the time."""
+    parts = [segment(recording(30, *every_second(30)), at) for at in range(0, seconds, 30)]
+    engine = Reader(shorter_than(0))
+    found = await heard(engine, parts)
+    again = sum(len(piece) for piece in engine.pieces) / SAMPLE_RATE - seconds
+    assert 29 <= again <= max(62 + 10, 0.5 * seconds)
+    assert sum(span.seconds for span in found.uncovered) == pytest.approx(seconds)
+
+
+async def test_how_fast_the_engine_is_changes_nothing_in_what_is_heard_again():
+    """Half of what each segment says is missing, and found in second attempts only."""
+
+    def parts() -> list[Segment]:
+        return [segment(recording(30, *every_second(30)), at) for at in range(0, 600, 30)]
+
+    def drowsy(samples: Samples, tokens: list[Token]) -> list[Token]:
+        if len(samples) >= 20 * SAMPLE_RATE:
+            return tokens[:20]
+        return tokens if round(len(samples) / SAMPLE_RATE, 2) % 0.4 < 0.2 else []
+
+    at_once = await heard(Reader(drowsy), parts())
+    engine = Reader(drowsy)
+    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch())) as hearing:
+        stretches = []
+        for each in parts():
+            hearing.submit(each)
+            stretches.append(await hearing.next_stretch())
+    one_by_one = join(stretches)
+    assert at_once.words == one_by_one.words
+    assert at_once.uncovered == one_by_one.uncovered
+    assert at_once.account == one_by_one.account
+
+
+async def test_speech_in_many_short_stretches_without_a_word_is_heard_again_and_reported():
+    words = [(0.32 + 2 * at, at + 1) for at in range(10)]
+    speech = tuple(Span(at, at + 0.4) for at, _ in words)
+    part = Segment(0.0, recording(20, *words), speech=speech)
+    found = await heard(Reader(shorter_than(19)), [part])
+    assert is_said(found, words)
+    assert found.account.decoded_again == 2
+    assert found.uncovered == ()
+    found = await heard(Reader(lambda _, tokens: tokens[:1] if len(tokens) == 10 else []), [part])
+    assert found.text == "1"
+    assert found.uncovered == speech[1:]
+
+
+async def test_what_is_decoded_again_of_a_segment_without_words_are_other_samples():
+    words = every_second(4)
+    whole = recording(4, *words)
+
+    def deaf(samples: Samples, tokens: list[Token]) -> list[Token]:
+        """To these very samples, as a model is that is asked for the same once more."""
+        return [] if np.array_equal(samples, whole) else tokens
+
+    found = await heard(Reader(deaf), [segment(whole)])
+    assert is_said(found, words)
+
+
+async def test_words_that_the_model_is_not_sure_of_are_not_inserted():
+    def unsure(_: Samples, tokens: list[Token]) -> list[Token]:
+        if len(engine.pieces) == 1:
+            return tokens[:2]
+        return [replace(token, logprob=-2.0) for token in tokens]
+
+    engine = Reader(unsure)
+    found = await heard(engine, [segment(recording(6, *every_second(6)))])
+    assert found.text == "1 2"
+    assert found.uncovered != ()
+
+
+async def test_what_is_left_of_a_gap_is_said():
+    words = every_second(12)
+
+    def drowsy(_: Samples, tokens: list[Token]) -> list[Token]:
+        return tokens[:2] if len(engine.pieces) == 1 else tokens[:3]
+
+    engine = Reader(drowsy)
+    found = await heard(engine, [segment(recording(12, *words))])
+    assert found.text == "1 2 3 4"
+    (left,) = found.uncovered
+    assert (left.start_seconds, left.end_seconds) == pytest.approx((3.72, 12), abs=0.081)
+
+
+@pytest.mark.parametrize(("pause_seconds", "again"), [(0.88, 0), (1.04, 1)])
+async def test_a_speaker_may_hesitate_for_almost_a_second(pause_seconds, again):
+    whole = recording(0.8 + pause_seconds, (0.0, 1), (0.4 + pause_seconds, 2))
+    found = await heard(Reader(), [segment(whole)])
+    assert found.text == "1 2"
+    assert heard_again(found) == (again, again)
+
+
+async def test_where_nobody_is_known_to_speak_nothing_is_heard_again():
+    engine = Reader(shorter_than(0))
+    found = await heard(engine, [Segment(0.0, recording(20, *every_second(20)))])
+    assert found.words == ()
+    assert heard_again(found) == (0, 0)
+    assert len(engine.pieces) == 1
+
+
+async def test_gaps_are_found_on_both_sides_of_a_seam():
+    words = chatter(np.random.default_rng(3), 60)
+
+    def drowsy(samples: Samples, tokens: list[Token]) -> list[Token]:
+        return tokens if len(samples) < 10 * SAMPLE_RATE else [*tokens[:8], *tokens[-8:]]
+
+    pieces = split([recording(60, *words)], Talk, max_seconds=20)
+    found = await heard(Reader(drowsy), [*pieces])
+    assert is_said(found, words)
+    assert found.account.seams >= 2
+    assert heard_again(found) == (found.account.segments, 0)
+
+
+async def test_what_the_bridge_brings_is_not_missing_at_a_seam():
+    """The last words before a seam are heard in the window over it alone, and are no gap."""
+    seam = 10 * SAMPLE_RATE
+    whole = recording(20, *every_second(20))
+
+    def hears(samples: Samples, tokens: list[Token]) -> list[Token]:
+        return tokens[:8] if np.array_equal(samples, whole[:seam]) else tokens
+
+    bridge = Segment(7.0, whole[7 * SAMPLE_RATE : 13 * SAMPLE_RATE])
+    parts = [
+        Segment(0.0, whole[:seam], (Span(0.0, 10.0),), seam_after=True),
+        Segment(10.0, whole[seam:], (Span(10.0, 20.0),), bridge),
+    ]
+    found = await heard(Reader(hears), parts)
+    assert is_said(found, every_second(20))
+    assert heard_again(found) == (0, 0)
+
+
+async def test_an_engine_without_time_for_a_second_hearing_fails_nobody():
+    engine = Reader(shorter_than(0))
+    with (
+        batching(engine, queue_seconds=5.0) as batcher,
+        closing(Hearing(batcher, Stopwatch())) as hearing,
+    ):
+        hearing.submit(segment(recording(4, *every_second(4))))
+        await until(lambda: hearing.ready)
+        engine.hold()
+        batcher.submit([recording(1)])  # a stranger's, which it stands still in
+        await engine.occupied()
+        batcher.submit([recording(5)])
+        with pytest.raises(Overloaded):
+            batcher.submit([recording(1)])
+        found = await hearing.next_stretch()
+    assert found.words == ()
+    assert found.uncovered == (Span(0.0, 4.0),)
+
+
+async def test_a_second_hearing_whose_states_are_not_finite_loses_no_word():
+    class Overflowing(Reader):
+        def transcribe(self, batch: Sequence[Samples], scripts: Sequence[object] = ()):
+            found = super().transcribe(batch, scripts)
+            return found if len(self.pieces) == 1 else [NotFinite(1.0) for _ in batch]
+
+    engine = Overflowing(lambda _, tokens: tokens[:1])
+    found = await heard(engine, [segment(recording(6, *every_second(6)))])
+    assert found.text == "1"
+    assert found.uncovered != ()
+    assert len(engine.pieces) == 2
+
+
+async def test_a_second_hearing_that_memory_runs_out_in_loses_no_word():
+    def failing(samples: Samples, tokens: list[Token]) -> list[Token]:
+        if len(engine.pieces) > 1:
+            raise OutOfMemory(len(samples) / SAMPLE_RATE)
+        return tokens[:1]
+
+    engine = Reader(failing)
+    found = await heard(engine, [segment(recording(6, *every_second(6)))])
+    assert found.text == "1"
+    assert found.uncovered != ()
+    assert len(engine.pieces) == 2
+
+
+@pytest.mark.parametrize("failure", [OutOfMemory(10.0), NotFinite(1.0)], ids=lambda one: one.code)
+async def test_a_bridge_that_fails_alone_loses_no_word(failure):
+    """Words that lie wholly on one side of the seam."""
+
+    class Failing(Reader):
+        def transcribe(self, batch: Sequence[Samples], scripts: Sequence[object] = ()):
+            found = super().transcribe(batch, scripts)
+            return [failure if len(each) == len(over) else one
+                    for each, one in zip(batch, found, strict=True)]  # fmt: skip
+
+    words = [(0.4, 1), (1.4, 2), (2.4, 3), (3.2, 4)]
+    whole = recording(4, *words)
+    over = whole[SAMPLE_RATE : 3 * SAMPLE_RATE + FRAME]
+    half = 2 * SAMPLE_RATE
+    parts = [
+        Segment(0.0, whole[:half], seam_after=True),
+        Segment(2.0, whole[half:-FRAME], bridge=Segment(1.0, over)),
+    ]
+    assert is_said(await heard(Failing(), parts), words)
+
+
+async def test_a_recording_that_is_begun_is_not_refused_when_others_fill_the_queue():
+    engine = Reader()
+    with (
+        batching(engine, queue_seconds=5.0) as batcher,
+        closing(Hearing(batcher, Stopwatch())) as begun,
+        closing(Hearing(batcher, Stopwatch())) as late,
+    ):
+        engine.hold()
+        begun.submit(segment(recording(2, (0.4, 1))))
+        await engine.occupied()
+        batcher.submit([recording(5)])
+        with pytest.raises(Overloaded):
+            late.submit(segment(recording(2, (0.4, 9))))
+        begun.submit(segment(recording(2, (0.4, 2)), 2.0))
+        engine.released.set()
+        found = await everything_of(begun)
+    assert found.text == "1 2"
+
+
+# the account
+
+
+async def test_the_account_says_how_loud_the_quietest_segment_was_made():
+    parts = [
+        Segment(float(at), recording(2, (0.4, 1)), raised_decibels=decibels)
+        for at, decibels in ((0, 0.0), (2, 26.0), (4, 12.5))
+    ]
+    found = await heard(Reader(), parts)
+    assert found.account.raised_decibels == 26.0
+    assert found.account.segments == 3
+
+
+async def test_the_time_at_the_engine_is_on_the_watch():
+    watch = Stopwatch()
+    with batching(Reader()) as batcher, closing(Hearing(batcher, watch)) as hearing:
+        hearing.submit(segment(recording(2, (0.4, 1))))
+        await hearing.next_stretch()
+    assert set(watch.seconds) == {"hear", "total"}
+
+
+# another language than was asked for
+
+
+def translated(seconds: float, longer: Sequence[str]) -> Hears:
+    """English in a piece that is shorter, these words in a longer one."""
+
+    def hears(samples: Samples, tokens: list[Token]) -> list[Token]:
+        language = longer if len(samples) > seconds * SAMPLE_RATE else ENGLISH
+        return [
+            replace(token, piece=token.piece.replace(number, language[int(number) - 1]))
+            for token in tokens
+            for number in [token.piece.strip("▁?")]
+            if language
+        ]
+
+    return hears
+
+
+async def test_what_drifts_is_heard_again_with_its_neighbour():
+    words = every_second(len(GERMAN))
+    whole = recording(len(GERMAN), *words)
+    half = 7 * SAMPLE_RATE
+    parts = [segment(whole[:half]), segment(whole[half:], 7.0)]
+    found = await heard(Reader(translated(9, GERMAN)), parts, "de")
+    assert found.text.split() == [*GERMAN]
+    assert found.account.decoded_again == 2
+    assert [word.start_seconds for word in found.words] == pytest.approx(
+        [at for at, _ in words], abs=0.081
+    )
+    as_it_is = await heard(Reader(translated(9, GERMAN)), parts)
+    assert as_it_is.text.split() == [*ENGLISH]
+
+
+async def test_what_drifts_at_a_seam_is_mended_there_all_the_same():
+    words = [(0.1 + 0.45 * index, index + 1) for index in range(13)]
+    whole = recording(6.4, *words)
+    seam = round(words[7][0] * SAMPLE_RATE) // FRAME * FRAME + FRAME  # in the eighth word
+    parts = [
+        Segment(0.0, whole[:seam], seam_after=True),
+        Segment(seam / SAMPLE_RATE, whole[seam:], bridge=Segment(0.0, whole)),
+    ]
+    found = await heard(Reader(translated(5, GERMAN)), parts, "de")
+    assert found.text.split() == [*GERMAN[:13]]
+
+
+@pytest.mark.parametrize("longer", [FRENCH, ()], ids=["French", "nothing"])
+async def test_what_is_not_the_language_the_second_time_either_stays_as_it_was(longer):
+    whole = recording(14, *every_second(13))
+    parts = [Segment(0.0, whole[: 7 * SAMPLE_RATE]), Segment(7.0, whole[7 * SAMPLE_RATE :])]
+    found = await heard(Reader(translated(9, longer)), parts, "de")
+    assert found.text.split() == [*ENGLISH[:13]]
+
+
+async def test_one_word_of_the_language_is_no_better_than_many_of_another():
+    whole = recording(14, *every_second(13))
+    parts = [Segment(0.0, whole[: 7 * SAMPLE_RATE]), Segment(7.0, whole[7 * SAMPLE_RATE :])]
+
+    def only_yes(samples: Samples, tokens: list[Token]) -> list[Token]:
+        told = translated(9, GERMAN)(samples, tokens)
+        return told if len(samples) < 9 * SAMPLE_RATE else [replace(told[-1], piece="▁ja")]
+
+    found = await heard(Reader(only_yes), parts, "de")
+    assert found.text.split() == [*ENGLISH[:13]]
+
+
+# ends that nobody wants
+
+
+async def test_what_is_closed_while_it_waits_never_reaches_the_engine():
+    engine = Reader()
+    engine.hold()
+    words = chatter(np.random.default_rng(0), 40)
+    pieces = split([recording(40, *words)], Talk, max_seconds=5)
+    with batching(engine) as batcher:
+        with closing(Hearing(batcher, Stopwatch())) as hearing:
+            for piece in pieces:
+                hearing.submit(piece)
+            await engine.occupied()
+        await asyncio.sleep(0)
+        engine.released.set()
+        (after,) = batcher.submit([recording(1, (0.4, 7))])
+        hypothesis = await asyncio.wrap_future(after)
+    assert [token.piece for token in hypothesis.tokens] == ["▁7"]
+    assert len(engine.pieces) == 2, "the one that it was at, and the one after it"
+
+
+async def test_a_second_hearing_that_is_cancelled_never_reaches_the_engine():
+    engine = Reader(shorter_than(0))
+    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch())) as hearing:
+        hearing.submit(segment(recording(4, *every_second(4))))
+        await until(lambda: hearing.ready)
+        engine.hold()
+        batcher.submit([recording(1)])
+        await engine.occupied()
+        running = asyncio.create_task(hearing.next_stretch())
+        await asyncio.sleep(0.05)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        engine.released.set()
+        (after,) = batcher.submit([recording(1)])
+        await asyncio.wrap_future(after)
+    assert [len(piece) / SAMPLE_RATE for piece in engine.pieces] == [4, 1, 1]
+
+
+async def everything_of(hearing: Hearing) -> Transcript:
+    return join([await hearing.next_stretch() for _ in range(len(hearing))])
+
+
+@pytest.fixture
+async def complaints() -> AsyncIterator[list[dict[str, Any]]]:
+    """What asyncio has to say of failures that nobody asked for."""
+    found: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: found.append(context))
+    yield found
+    loop.set_exception_handler(None)
+
+
+@pytest.mark.parametrize("fails_at", [1, 3, 4])
+async def test_a_failing_engine_is_raised_once_and_no_failure_is_left_unseen(complaints, fails_at):
+    def failing(_: Samples, tokens: list[Token]) -> list[Token]:
+        if len(engine.pieces) >= fails_at:
+            raise RuntimeError("device-side assert")
+        return tokens
+
+    engine = Reader(failing)
+    words = chatter(np.random.default_rng(0), 40)
+    pieces = [*split([recording(40, *words)], Talk, max_seconds=10)]
+    assert sum(piece.bridge is not None for piece in pieces) > 2
+    with batching(engine) as batcher:
+        with closing(Hearing(batcher, Stopwatch())) as hearing:
+            for piece in pieces:
+                hearing.submit(piece)
+            with pytest.raises(EngineLost, match="device-side assert"):
+                await everything_of(hearing)
+        assert batcher.lost
+    del hearing
+    await asyncio.sleep(0.02)
+    gc.collect()
+    await asyncio.sleep(0)
+    assert complaints == []
+
+
+async def test_a_failure_that_nobody_waited_for_is_seen_when_it_is_closed(complaints):
+    def failing(_: Samples, tokens: list[Token]) -> list[Token]:
+        raise OutOfMemory(len(tokens))
+
+    with batching(Reader(failing)) as batcher:
+        hearing = Hearing(batcher, Stopwatch())
+        hearing.submit(segment(recording(2, (0.4, 1))))
+        hearing.submit(segment(recording(2, (0.4, 2)), 2.0))
+        while not hearing.ready:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+        await asyncio.sleep(0.02)
+        hearing.close()
+    del hearing
+    gc.collect()
+    await asyncio.sleep(0)
+    assert complaints == []

@@ -1,0 +1,192 @@
+"""Both detectors, and what is made of their numbers."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pytest
+
+from parakeet_worker.engine.base import Samples
+from parakeet_worker.vad.backends import SileroDetector, open_listener
+from parakeet_worker.vad.base import (
+    FRAME_SAMPLES,
+    FRAME_SECONDS,
+    MIN_SILENCE_FRAMES,
+    MIN_SPEECH_FRAMES,
+    SPEECH_BEGINS,
+    SPEECH_ENDS,
+    Detector,
+    Probabilities,
+    stretches,
+)
+from parakeet_worker.vad.energy import EnergyDetector
+from recordings import decode, noise, silence
+from speech import all_samples, named, sample
+
+RECORDED = [each for each in all_samples() if each.words and each.seconds < 30]
+
+Make = Callable[[], Detector]
+
+
+@pytest.fixture(scope="module", params=["silero", "energy"])
+def detector(request: pytest.FixtureRequest) -> Make:
+    """Makes a detector of each kind."""
+    if request.param == "energy":
+        return EnergyDetector
+    listener = open_listener("cpu")
+    return lambda: SileroDetector(listener)
+
+
+def heard(detector: Detector, recording: Samples, at: Iterable[int] = ()) -> Probabilities:
+    """A recording that arrives in stretches divided `at` these samples."""
+    found = [detector.feed(stretch) for stretch in np.split(recording, sorted(at))]
+    return np.concatenate([*found, detector.finish()])
+
+
+def minute() -> Samples:
+    return decode(named("minute").path)[:-77]
+
+
+@pytest.mark.parametrize("length", [0, 1, 511, 512, 513, 65_535, 65_536, 65_537, 200_000])
+def test_every_frame_begun_has_one_number_from_0_to_1(detector, length):
+    found = heard(detector(), minute()[:length])
+    assert found.dtype == np.float32
+    assert len(found) == -(-length // FRAME_SAMPLES)
+    assert np.all((found >= 0) & (found <= 1))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_how_a_recording_is_cut_on_the_way_changes_nothing(detector, seed):
+    recording = minute()
+    generator = np.random.default_rng(seed)
+    at = generator.integers(0, len(recording) + 1, generator.integers(1, 300))
+    assert np.array_equal(heard(detector(), recording, at), heard(detector(), recording))
+
+
+def test_crumbs_are_heard_like_the_whole(detector):
+    recording = decode(sample("en").path)[:3000]
+    crumbs = range(1, len(recording))
+    assert np.array_equal(heard(detector(), recording, crumbs), heard(detector(), recording))
+
+
+def test_most_frames_are_known_before_the_recording_ends(detector):
+    recording = minute()
+    listening = detector()
+    known = sum(len(listening.feed(stretch)) for stretch in np.array_split(recording, 50))
+    assert known * FRAME_SECONDS > len(recording) / 16_000 - 4.2
+
+
+def test_nothing_is_left_after_the_end(detector):
+    listening = detector()
+    assert len(heard(listening, noise(1))) == 32
+    assert len(listening.finish()) == 0
+
+
+def test_samples_that_may_not_be_written_are_heard_and_left_as_they_are(detector):
+    recording = np.frombuffer(minute().tobytes(), dtype="<f4")
+    before = recording.copy()
+    assert np.array_equal(heard(detector(), recording), heard(detector(), before))
+    assert np.array_equal(recording, before)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_a_broken_sample_is_silence_and_spoils_nothing_after_it(detector, broken):
+    recording = minute()
+    recording[30_000] = 0
+    expected = heard(detector(), recording)
+    recording[30_000] = broken
+    assert np.array_equal(heard(detector(), recording), expected)
+
+
+def test_silence_is_no_speech(detector):
+    assert stretches(heard(detector(), silence(20))) == []
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda recorded: recorded.file)
+def test_the_words_are_in_what_is_heard_as_speech(detector, recorded):
+    found = heard(detector(), decode(recorded.path))
+    clock = np.arange(len(found)) * FRAME_SECONDS
+    in_word = np.zeros(len(found), dtype=bool)
+    for word in recorded.words:
+        in_word |= (clock >= word["start"]) & (clock < word["end"])
+    in_speech = np.zeros(len(found), dtype=bool)
+    for first, after in stretches(found):
+        in_speech[first:after] = True
+    assert np.mean(in_speech[in_word]) > 0.8
+
+
+MARKS = {"#": 0.9, "-": 0.4, ".": 0.1}
+
+
+def drawn(picture: str) -> Probabilities:
+    return np.array([MARKS[mark] for mark in picture], dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("picture", "expected"),
+    [
+        ("", []),
+        ("........", []),
+        ("--------", []),
+        ("########", [(0, 8)]),
+        ("..####..", [(2, 6)]),
+        # between the thresholds what was goes on
+        ("--####--", [(2, 8)]),
+        ("####----####", [(0, 12)]),
+        ("####--......--####", [(0, 6), (14, 18)]),
+        ("..--##--..", [(4, 8)]),
+        # a pause counts from 6 frames, speech from 4
+        ("####.....####", [(0, 13)]),
+        ("####......####", [(0, 4), (10, 14)]),
+        (".###......####", [(10, 14)]),
+        # crumbs are joined before short ones are dropped
+        ("#.#.#", [(0, 5)]),
+        ("#......#......#", []),
+    ],
+)
+def test_stretches_are_what_the_picture_shows(picture, expected):
+    assert stretches(drawn(picture)) == expected
+
+
+def test_the_thresholds_themselves_begin_and_hold_speech():
+    begins, ends = np.float32(SPEECH_BEGINS), np.float32(SPEECH_ENDS)
+    below_begin, below_end = np.nextafter(begins, np.float32(0)), np.nextafter(ends, np.float32(0))
+    assert stretches(np.array([begins, *[ends] * 9], dtype=np.float32)) == [(0, 10)]
+    assert stretches(np.full(10, below_begin)) == []
+    assert stretches(np.array([*[begins] * 5, below_end, *[ends] * 9])) == [(0, 5)]
+
+
+def plainly(probabilities: Probabilities) -> list[tuple[int, int]]:
+    """The same frame by frame."""
+    raw: list[list[int]] = []
+    speaks = False
+    for frame, probability in enumerate(probabilities.tolist()):
+        speaks = probability >= SPEECH_BEGINS or (speaks and probability >= SPEECH_ENDS)
+        if not speaks:
+            continue
+        if raw and frame - raw[-1][1] < MIN_SILENCE_FRAMES:
+            raw[-1][1] = frame + 1
+        else:
+            raw.append([frame, frame + 1])
+    return [(first, after) for first, after in raw if after - first >= MIN_SPEECH_FRAMES]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_stretches_are_what_a_loop_over_the_frames_finds(seed):
+    generator = np.random.default_rng(seed)
+    marks = np.repeat(generator.choice(list("#-."), 400), generator.integers(1, 7, 400))
+    probabilities = drawn("".join(marks))
+    assert stretches(probabilities) == plainly(probabilities)
+    assert len(stretches(probabilities)) > 20
+
+
+def test_torch_is_imported_with_the_network_only():
+    modules = ("speech", "speech.base", "speech.energy")
+    imports = ", ".join(f"parakeet_worker.{name}" for name in modules)
+    program = f"import json, sys\nimport {imports}\nprint(json.dumps(list(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    loaded = json.loads(ran.stdout)
+    assert "parakeet_worker.vad.energy" in loaded
+    assert "torch" not in loaded

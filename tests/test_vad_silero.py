@@ -1,0 +1,159 @@
+"""The network against Silero's own, which is called frame by frame as its authors do."""
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from parakeet_worker.engine.base import Samples
+from parakeet_worker.errors import WeightsCorrupt, WeightsMissing
+from parakeet_worker.vad import silero
+from parakeet_worker.vad.backends import Alone, SileroDetector
+from parakeet_worker.vad.base import FRAME_SAMPLES, SPEECH_BEGINS, Probabilities, stretches
+from parakeet_worker.vad.silero import CONTEXT_SAMPLES, Silero
+from recordings import decode, noise, silence, tone
+from speech import SAMPLES, all_samples, named
+
+RATE = 16_000
+
+MADE = {
+    "nothing": silence(3),
+    "hiss": noise(5, 0.01),
+    "noise": noise(5, 0.3),
+    "far beyond full scale": noise(3, 5.0),
+    "a tone": tone(440, 3),
+}
+
+
+@pytest.fixture(scope="module")
+def network() -> Silero:
+    return silero.load()
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Any:
+    threads = torch.get_num_threads()
+    import silero_vad
+
+    torch.set_num_threads(threads)  # the import has set it
+    return silero_vad.load_silero_vad()
+
+
+@cache
+def recording(name: str) -> Samples:
+    return decode(SAMPLES / name)[: 20 * RATE]
+
+
+class AsItIs(SileroDetector):
+    """Raises nothing, as Silero's own."""
+
+    def _hear(self, blocks: Samples) -> Probabilities:
+        return self._listened(blocks)
+
+
+def heard(network: Silero, samples: Samples, kind: type[SileroDetector] = AsItIs) -> Probabilities:
+    detector = kind(Alone(network))
+    return np.concatenate((detector.feed(samples), detector.finish()))
+
+
+def reference(theirs: Any, samples: Samples) -> Probabilities:
+    theirs.reset_states()
+    frames = np.pad(samples, (0, -len(samples) % FRAME_SAMPLES)).reshape(-1, 1, FRAME_SAMPLES)
+    with torch.no_grad():
+        return np.array([theirs(torch.from_numpy(frame), RATE).item() for frame in frames])
+
+
+@pytest.mark.parametrize("name", [each.file for each in all_samples()])
+def test_a_recording_is_heard_as_silero_hears_it(network, theirs, name):
+    assert heard(network, recording(name)) == pytest.approx(
+        reference(theirs, recording(name)), abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_nobody_says_is_heard_as_silero_hears_it(network, theirs, name):
+    assert heard(network, MADE[name]) == pytest.approx(reference(theirs, MADE[name]), abs=1e-4)
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 511, 512, 513, 577, 5000, 65_537])
+def test_any_length_is_heard_as_silero_hears_it(network, theirs, length):
+    whole = recording("pause.mp3")
+    loudest = int(np.abs(whole[:RATE]).argmax())  # what is very quiet is raised, and differs
+    samples = whole[loudest : loudest + length]
+    assert heard(network, samples) == pytest.approx(reference(theirs, samples), abs=1e-4)
+
+
+def test_the_numbers_compared_are_those_of_speech_and_of_pauses(network):
+    found = np.concatenate([heard(network, recording(each.file)) for each in all_samples()])
+    assert np.mean(found > 0.9) > 0.3
+    assert np.mean(found < 0.1) > 0.2
+
+
+def test_noise_without_words_is_no_speech(network):
+    assert stretches(heard(network, decode(named("noise").path))) == []
+
+
+@pytest.mark.parametrize("level", [0.1, 0.01, 0.001])
+def test_a_quiet_recording_is_heard_like_a_loud_one(network, level):
+    samples = decode(named("minute").path)
+    speaks = heard(network, samples) >= SPEECH_BEGINS
+    quiet = heard(network, samples * np.float32(level), SileroDetector)
+    assert np.mean((quiet >= SPEECH_BEGINS) == speaks) > 0.95
+
+
+def test_recordings_heard_in_turns_through_one_network_are_heard_as_alone(network):
+    recordings = [decode(named(name).path) for name in ("minute", "pause")]
+    detectors = [SileroDetector(Alone(network)) for _ in recordings]
+    turns = [np.array_split(samples, 40) for samples in recordings]
+    found: list[list[Probabilities]] = [[], []]
+    for stretches_of_turn in zip(*turns, strict=True):
+        for detector, stretch, probabilities in zip(
+            detectors, stretches_of_turn, found, strict=True
+        ):
+            probabilities.append(detector.feed(stretch))
+    for detector, samples, probabilities in zip(detectors, recordings, found, strict=True):
+        together = np.concatenate([*probabilities, detector.finish()])
+        assert np.array_equal(together, heard(network, samples, SileroDetector))
+
+
+def test_the_rows_of_a_batch_are_heard_as_alone_and_carry_their_own_state(network):
+    length = CONTEXT_SAMPLES + 200 * FRAME_SAMPLES
+    rows = torch.from_numpy(
+        np.stack([decode(named("minute").path)[at : at + length] for at in (0, 90_000, 700_000)])
+    )
+    with torch.inference_mode():
+        together, (hidden, cell) = network(rows, network.silence(3))
+        for row, samples in enumerate(rows):
+            alone, (its_hidden, its_cell) = network(samples[None], network.silence())
+            assert together[row] == pytest.approx(alone[0], abs=1e-5)
+            assert hidden[:, row] == pytest.approx(its_hidden[:, 0], abs=1e-5)
+            assert cell[:, row] == pytest.approx(its_cell[:, 0], abs=1e-4)
+
+
+def test_the_weights_are_named_as_missing_where_the_package_is_not_installed(monkeypatch):
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(WeightsMissing, match="silero-vad"):
+        silero.load()
+
+
+def test_the_weights_are_named_as_missing_where_the_file_is_not(tmp_path):
+    with pytest.raises(WeightsMissing, match=r"lost\.jit"):
+        silero.load(path=tmp_path / "lost.jit")
+
+
+def test_a_file_that_is_cut_off_is_named_as_corrupt(tmp_path):
+    path = tmp_path / "cut.jit"
+    path.write_bytes(silero._packaged().read_bytes()[:1_000_000])
+    with pytest.raises(WeightsCorrupt, match=r"cut\.jit"):
+        silero.load(path=path)
+
+
+def test_another_network_is_named_as_corrupt(tmp_path):
+    path: Path = tmp_path / "other.jit"
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
+    with pytest.raises(WeightsCorrupt, match="KeyError"):
+        silero.load(path=path)
