@@ -30,7 +30,7 @@ GROUPS = {
 TONE = tone(440, 2.0)
 
 
-def demuxers(ffmpeg: Path) -> set[str]:
+def known_demuxers(ffmpeg: Path) -> set[str]:
     listed = subprocess.run(
         [str(ffmpeg), "-hide_banner", "-demuxers"], capture_output=True, text=True, check=True
     ).stdout
@@ -56,7 +56,7 @@ async def refusal(path: Path, ffmpeg: Path) -> ParakeetError:
 
 
 def test_every_demuxer_is_in_exactly_one_group(ffmpeg: Path) -> None:
-    for name in demuxers(ffmpeg):
+    for name in known_demuxers(ffmpeg):
         groups = [group for group, names in GROUPS.items() if name in names]
         assert len(groups) == 1, f"{name} is in {groups or 'no group'}: look at what it opens"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 BASE = "http://127.0.0.1:9/v2/loopback"
 SHAPE = """
 import inspect, json
-from parakeet_worker.jobs import sdk
+from parakeet_worker.entrypoints.queue import sdk
 parts = sdk.load()
 parts.in_progress.add("a")
 told = {
@@ -44,7 +44,7 @@ CHANGED = f"""
 import json, os
 import runpod.serverless
 from runpod.serverless.modules import rp_fitness, rp_http, rp_job, rp_ping, worker_state
-from parakeet_worker.jobs import sdk
+from parakeet_worker.entrypoints.queue import sdk
 sdk.load()
 said = {{}}
 for change in {list(CHANGES)!r}:
@@ -109,7 +109,7 @@ def test_an_sdk_that_is_another_is_noticed_before_it_is_used(tmp_path: Path) -> 
 
 MIRRORS = """
 import json, os
-from parakeet_worker.jobs.sdk import ForkedMirror
+from parakeet_worker.entrypoints.queue.sdk import ForkedMirror
 mirror = ForkedMirror(8)
 ids = ["a", "a,bb", "aaaa,bbbb", None, "ccc"]
 read, write = os.pipe()
