@@ -66,6 +66,7 @@ OWNERS = {
     "nemo": ("engine.nemo",),
     "numpy": (
         "audio.all_tracks",
+        "audio.child_process",
         "audio.decoding",
         "audio.channels",
         "engine.base",
