@@ -24,14 +24,14 @@ START_SECONDS = 120
 def main() -> None:
     samples = {Path(entry["file"]).stem: entry for entry in _manifest()}
     shown = [samples[language] for language in SHOWN]
-    print("The demo checkpoint is small: it knows twenty words in each of 25 languages.")
+    print("The demo checkpoint is a small test model: twenty words in each of 25 languages.")
     print("Starting handler.py with the RunPod SDK's local API ...", flush=True)
     started = time.monotonic()
     with _local_endpoint() as url:
         print(f"... ready after {time.monotonic() - started:.1f} s\n")
         wrong = sum(_show(url, entry) for entry in shown)
         _show_times(url, shown[0])
-    print(f"\n{len(shown) - wrong} of {len(shown)} recordings were heard as they were said.")
+    print(f"\n{len(shown) - wrong} of {len(shown)} transcripts equal the reference.")
     sys.exit(1 if wrong else 0)
 
 
@@ -41,15 +41,15 @@ def _manifest() -> list[dict[str, Any]]:
 
 
 def _show(url: str, entry: dict[str, Any]) -> bool:
-    """Print what was said beside what was heard; true if they differ."""
+    """Print the reference and the transcript; return whether they differ."""
     started = time.monotonic()
     output = _transcribe(url, {"audio_base64": _content(entry)})
     took = time.monotonic() - started
-    heard = output.get("text", output.get("error"))
-    differs = heard != entry["text"]
-    print(f"{entry['file']:<10} {entry['seconds']:5.1f} s of sound, {took:4.2f} s to hear it")
-    print(f"  said   {entry['text']}")
-    print(f"  heard  {heard}{'   (differs)' if differs else ''}", flush=True)
+    text = output.get("text", output.get("error"))
+    differs = text != entry["text"]
+    print(f"{entry['file']:<10} {entry['seconds']:5.1f} s of audio, transcribed in {took:4.2f} s")
+    print(f"  reference   {entry['text']}")
+    print(f"  transcript  {text}{'   (differs)' if differs else ''}", flush=True)
     return differs
 
 

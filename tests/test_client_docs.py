@@ -1,4 +1,4 @@
-"""Every example of docs/client.md is run, against a queue endpoint and a server on loopback."""
+"""Every example of docs/client.md runs against a queue endpoint and a server on loopback."""
 
 import os
 import re
@@ -49,7 +49,7 @@ def running_server(home: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What the page's addresses stand for."""
+    """The page's URLs and their replacements on loopback."""
     home = tmp_path_factory.mktemp("worker")
     with (
         (home / "log").open("w") as log,
@@ -68,7 +68,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 
 def wait_for(server: str) -> None:
-    """The examples do not wait for a server that is warming."""
+    """Wait until the model is loaded, since the examples do not retry."""
     ends = time.monotonic() + 60
     while True:
         with suppress(OSError), urllib.request.urlopen(f"{server}/ready") as response:
@@ -87,8 +87,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def settled(code: str, places: dict[str, str]) -> str:
-    for said, meant in places.items():
-        code = code.replace(said, meant)
+    for documented, actual in places.items():
+        code = code.replace(documented, actual)
     return code
 
 
@@ -104,7 +104,7 @@ def test_the_page_was_read():
     [block for block in BLOCKS if block[0] != "text"],
     ids=lambda value: value[:10],
 )
-def test_every_example_says_what_is_said(places, folder, kind, code):
+def test_every_example_prints_the_transcript(places, folder, kind, code):
     if kind == "javascript":
         node = shutil.which("node")
         if node is None:
@@ -128,7 +128,7 @@ def test_every_example_says_what_is_said(places, folder, kind, code):
     assert "440." in ran.stdout
 
 
-def test_every_command_does_what_the_page_says(places, folder, monkeypatch):
+def test_every_command_works_as_documented(places, folder, monkeypatch):
     from click.testing import CliRunner
 
     monkeypatch.chdir(folder)

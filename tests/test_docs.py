@@ -1,8 +1,10 @@
-"""What the documents say is what the code does."""
+"""The documentation matches the code: examples, generated pages, links, names and codes."""
 
 import json
 import re
+import runpy
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,15 +21,23 @@ from parakeet_worker.worker import open_pipeline
 from speech import SAMPLES, all_samples
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 _BLOCK = re.compile(r"^```json (request|segment|answer|shape)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def generated_pages() -> dict[str, str]:
-    import runpy
+@cache
+def generator() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "scripts" / "docs.py"))
 
-    module = runpy.run_path(str(ROOT / "scripts" / "docs.py"))
-    pages: dict[str, str] = module["pages"]()
+
+@cache
+def generated_pages() -> dict[str, str]:
+    pages: dict[str, str] = generator()["pages"]()
     return pages
+
+
+def test_the_sections_of_the_settings_start_at_fields() -> None:
+    assert set(generator()["_SECTIONS"]) <= set(Settings.model_fields)
 
 
 @pytest.mark.parametrize("name", ["configuration.md", "errors.md", "cli.md"])
@@ -36,17 +46,17 @@ def test_a_generated_page_is_current(name: str) -> None:
 
 
 def examples() -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Request, and what is expected by its kind, for every request in docs/calling.md."""
+    """Every request in docs/calling.md, and its expected results by kind."""
     blocks = _BLOCK.findall((ROOT / "docs" / "calling.md").read_text())
     requests = [index for index, (kind, _) in enumerate(blocks) if kind == "request"]
     for index, after in pairwise([*requests, len(blocks)]):
         expected = {kind: json.loads(text) for kind, text in blocks[index + 1 : after]}
-        assert len(expected) == after - index - 1 > 0, "every request in the document is answered"
+        assert len(expected) == after - index - 1 > 0, "every request in the document has a result"
         yield json.loads(blocks[index][1]), expected
 
 
 def with_audio(value: Any) -> Any:
-    """Put the recording where the document names it."""
+    """Replace the name of a sample by its content."""
     if isinstance(value, dict):
         return {key: with_audio(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -65,7 +75,7 @@ def with_text(value: Any) -> Any:
 
 
 def shape(value: Any, of: Any) -> Any:
-    """`value` reduced to what `of` says of it: keys, types, and one element of a uniform list."""
+    """`value` reduced to the keys and types of `of`, and one element of a uniform list."""
     if isinstance(of, dict):
         assert isinstance(value, dict)
         assert set(value) >= set(of), f"{sorted(of)} in {sorted(value)}"
@@ -89,29 +99,29 @@ def shape(value: Any, of: Any) -> Any:
 
 
 @pytest.mark.parametrize(("request_", "expected"), list(examples()))
-async def test_every_example_of_calling_is_answered_as_it_says(
+async def test_every_request_in_calling_has_the_documented_result(
     tmp_path: Path, web: WebServer, s3: S3Server, request_: Any, expected: dict[str, Any]
 ) -> None:
     written: list[bytes] = []
-    asked = with_audio(request_)
-    if "output_url" in asked:
-        path = urlsplit(asked["output_url"]).path
-        asked["output_url"] = web.at(path, takes(written)) + "?signature=..."
+    job_input = with_audio(request_)
+    if "output_url" in job_input:
+        path = urlsplit(job_input["output_url"]).path
+        job_input["output_url"] = web.at(path, takes(written)) + "?signature=..."
     settings = Settings(
         model="demo",
         scratch=tmp_path,
         allow_private_addresses=True,
-        # No more than an error has room for, where a place is named.
-        max_result_bytes=200 if {"output_url", "output_s3"} & set(asked) else 10_000_000,
+        # Forces an upload if the request names a location.
+        max_result_bytes=200 if {"output_url", "output_s3"} & set(job_input) else 10_000_000,
         s3_endpoint=s3.endpoint,
         s3_access_key=s3.access_key,
         s3_secret_key=s3.secret_key,
         s3_bucket=s3.bucket,
     )
     with open_pipeline(settings) as pipeline:
-        answer = await handler_of(pipeline)({"id": "1", "input": asked})
+        answer = await handler_of(pipeline)({"id": "1", "input": job_input})
         if "segment" in expected:
-            parts = [part async for part in answers.stream(pipeline, asked)]
+            parts = [part async for part in answers.stream(pipeline, job_input)]
             assert parts.pop().document == answer
             for part in parts:
                 segment = {"segment": part.document}
@@ -120,27 +130,27 @@ async def test_every_example_of_calling_is_answered_as_it_says(
         assert answer == with_text(expected["answer"])
     else:
         assert shape(answer, expected["shape"]) == expected["shape"]
-    assert len(written) == ("output_url" in asked)
+    assert len(written) == ("output_url" in job_input)
 
 
 def test_the_python_of_the_readme_runs() -> None:
     readme = (ROOT / "README.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    said: list[str] = []
-    script = code.replace("samples/", f"{SAMPLES}/").replace("print(", "said.append(")
-    exec(compile(script, "README.md", "exec"), {"said": said})  # noqa: S102  # it is ours
+    printed: list[str] = []
+    script = code.replace("samples/", f"{SAMPLES}/").replace("print(", "printed.append(")
+    exec(compile(script, "README.md", "exec"), {"printed": printed})  # noqa: S102
     english = next(entry for entry in all_samples() if entry.file == "en.ogg")
-    assert said[0] == english.text
-    assert said[1].startswith("1\n00:00:0")
+    assert printed[0] == english.text
+    assert printed[1].startswith("1\n00:00:0")
 
 
-def test_every_file_that_architecture_names_is_there_and_no_module_is_missing() -> None:
+def test_architecture_lists_every_module_and_only_existing_files() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     named = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
     package = ROOT / "src" / "parakeet_worker"
-    found = [name for name in named if (package / name).exists() or (ROOT / name).exists()]
+    existing = [name for name in named if (package / name).exists() or (ROOT / name).exists()]
     rows = [name for name in named if "/" in name or name.endswith(".py")]
-    assert set(rows) <= set(found), sorted(set(rows) - set(found))
+    assert set(rows) <= set(existing), sorted(set(rows) - set(existing))
     modules = {
         str(path.relative_to(package))
         for path in package.rglob("*.py")
@@ -152,7 +162,7 @@ def test_every_file_that_architecture_names_is_there_and_no_module_is_missing() 
 @pytest.mark.parametrize(
     "page", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("*.md"))
 )
-def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
+def test_every_link_of_a_page_has_a_target(page: str) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
     missing = [
         link
@@ -171,30 +181,29 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("title", FAMILIES)
-def test_every_code_has_a_cause_and_a_remedy(title: str) -> None:
+def test_troubleshooting_lists_every_code_with_cause_and_remedy(title: str) -> None:
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     section = page.partition(f"### {title}\n")[2].partition("\n### ")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", section, re.MULTILINE)
     assert [code for code, _, _ in rows] == [kind.code for kind in FAMILIES[title].__subclasses__()]
 
 
-@pytest.mark.parametrize("page", [*(path.name for path in (ROOT / "docs").glob("*.md"))])
-def test_every_variable_and_every_code_that_a_page_names_is_one(page: str) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_every_variable_and_code_in_a_page_exists(page: str) -> None:
     text = (ROOT / "docs" / page).read_text()
     known = {variable(field) for field in Settings.model_fields} | BOOTSTRAP_NAMES
     assert set(re.findall(r"\b(?:PARAKEET|S3)_[A-Z0-9_]+\b", text)) <= known
     codes = {kind.code for family in FAMILIES.values() for kind in family.__subclasses__()}
-    told = set(re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+)+)`: ", text))
-    assert told <= codes
+    assert set(re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+)+)`: ", text)) <= codes
 
 
 def endpoints() -> list[dict[str, Any]]:
     text = (ROOT / "docs" / "deploying.md").read_text()
-    found = re.findall(r"^```json endpoint\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    return [json.loads(block) for block in found]
+    blocks = re.findall(r"^```json endpoint\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [json.loads(block) for block in blocks]
 
 
-# What RunPod's API of August 2026 takes to make an endpoint, with what each may be.
+# The fields of RunPod's API for new endpoints (August 2026), with their types or values.
 ENDPOINT: dict[str, Any] = {
     "name": str, "type": {"QUEUE", "LOAD_BALANCER"}, "image": str, "timeout": int, "disk": int,
     "flashboot": {"OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT"}, "env": dict, "ports": list,
@@ -204,14 +213,14 @@ ENDPOINT: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("body", endpoints(), ids=lambda body: body["name"])
-def test_an_endpoint_of_deploying_is_one_that_runpods_api_makes(body: dict[str, Any]) -> None:
+def test_every_endpoint_in_deploying_is_valid_for_runpods_api(body: dict[str, Any]) -> None:
     assert {"name", "type", "image", "scaling"} <= set(body) <= set(ENDPOINT)
-    for key, said in body.items():
+    for key, value in body.items():
         allowed = ENDPOINT[key]
         if isinstance(allowed, type):
-            assert isinstance(said, allowed), key
+            assert isinstance(value, allowed), key
         else:
-            assert (set(said) if isinstance(said, dict) else {said}) <= allowed, key
+            assert (set(value) if isinstance(value, dict) else {value}) <= allowed, key
     scaled = {"QUEUE_DELAY": "queueDelay", "REQUEST_COUNT": "requestCount"}
     assert set(body["scaling"]) == {"type", scaled[body["scaling"]["type"]]}
     balanced = body["type"] == "LOAD_BALANCER"
@@ -222,7 +231,7 @@ def test_an_endpoint_of_deploying_is_one_that_runpods_api_makes(body: dict[str, 
         assert body["ports"] == [f"{port}/http"]
 
 
-def test_the_endpoints_of_deploying_ask_for_the_images_cuda_and_its_targets() -> None:
+def test_the_endpoints_in_deploying_match_the_images_cuda_and_targets() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     for body in endpoints():
         assert f"nvidia/cuda:{body['gpu']['minCudaVersion']}." in dockerfile
@@ -230,7 +239,7 @@ def test_the_endpoints_of_deploying_ask_for_the_images_cuda_and_its_targets() ->
         assert ("networkVolumes" in body) == body["image"].endswith(":volume")
 
 
-def test_deploying_names_every_build_argument_with_its_default() -> None:
+def test_deploying_lists_every_build_argument_with_its_default() -> None:
     page = (ROOT / "docs" / "deploying.md").read_text()
     table = page.partition("| build argument |")[2].partition("\n\n")[0]
     rows = [row.split("|")[1:3] for row in table.splitlines()[2:]]
@@ -244,12 +253,14 @@ def test_deploying_names_every_build_argument_with_its_default() -> None:
         assert f"`{arguments[name]}`" in default
 
 
-@pytest.mark.parametrize("page", ["deploying.md", "troubleshooting.md"])
-def test_every_link_inside_the_docs_leads_to_a_page_and_a_heading(page: str) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_between_docs_has_a_page_and_a_heading(page: str) -> None:
     links = re.findall(r"\]\(([^)]+)\)", (ROOT / "docs" / page).read_text())
-    assert links
     for link in links:
         name, _, heading = link.partition("#")
+        if not name.endswith(".md") and name:
+            assert "://" in name or (ROOT / "docs" / name).exists(), link
+            continue
         target = (ROOT / "docs" / (name or page)).read_text()
         titles = re.findall(r"^#+ (.+)$", target, re.MULTILINE)
         anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}

@@ -1,4 +1,4 @@
-"""Every example of docs/serving.md is run against a server as it is started there."""
+"""Every example of docs/serving.md runs against a server that is started as documented."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ from speech import SAMPLES, all_samples
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "serving.md").read_text()
 _BLOCK = re.compile(r"^```(sh|python) server\n(.*?)^```", re.MULTILINE | re.DOTALL)
-SAID = next(entry.text for entry in all_samples() if entry.file == "en.ogg")
+TEXT = next(entry.text for entry in all_samples() if entry.file == "en.ogg")
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +54,15 @@ async def test_every_example_runs(
         timeout=120, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    assert SAID.split()[-1] in ran.stdout, ran.stdout
+    assert TEXT.split()[-1] in ran.stdout, ran.stdout
     assert "error" not in ran.stdout
 
 
-def test_there_are_examples_of_every_door() -> None:
+def test_there_are_examples_of_both_apis() -> None:
     assert [language for language, _ in EXAMPLES] == ["sh", "sh", "sh", "python"]
 
 
-def test_every_setting_and_parameter_that_is_named_is_there() -> None:
+def test_every_documented_setting_and_parameter_exists() -> None:
     named = set(re.findall(r"PARAKEET_[A-Z_]+", PAGE))
     known = {variable(field) for field in Settings.model_fields}
     assert len(named) > 8
