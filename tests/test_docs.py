@@ -15,6 +15,7 @@ import pytest
 from loopback import S3Server, WebServer, takes
 from parakeet_worker import answers, errors
 from parakeet_worker.bootstrap.choices import NAMES as BOOTSTRAP_NAMES
+from parakeet_worker.entrypoints.cli import main
 from parakeet_worker.entrypoints.queue.main import handler_of
 from parakeet_worker.settings import Settings, variable
 from parakeet_worker.worker import open_pipeline
@@ -170,6 +171,22 @@ def test_every_link_of_a_page_has_a_target(page: str) -> None:
         if "://" not in link and not (ROOT / page).parent.joinpath(link).exists()
     ]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, "../README.md", "../CONTRIBUTING.md", "../bench/README.md"]
+)
+def test_every_script_test_and_command_in_a_page_exists(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text()
+    paths = set(re.findall(r"\b(?:tests|scripts|bench|samples)/[\w./-]+\w", text))
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
+    modules = re.findall(r"python -m (bench[\w.]+)", text) + re.findall(
+        r"scripts/bench (\w+)", text
+    )
+    files = [ROOT / f"{'bench/' * ('.' not in name)}{name.replace('.', '/')}" for name in modules]
+    assert [file for file in files if not (file.is_dir() or file.with_suffix(".py").exists())] == []
+    commands = set(re.findall(r"`parakeet ([a-z-]+)\b", text))
+    assert commands <= set(main.commands)
 
 
 FAMILIES = {
