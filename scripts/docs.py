@@ -147,15 +147,9 @@ def _errors() -> str:
 
 
 def _leaves(family: type[ParakeetError]) -> Iterator[tuple[type[ParakeetError], str]]:
-    """The errors of a family with their meaning: their docstring, or the drawing's line."""
-    drawn = {}
-    for line in (inspect.getdoc(errors) or "").splitlines():
-        name, _, meaning = line.strip("│├└─ ").partition(" ")
-        drawn[name] = meaning.strip()
+    """The errors of a family in the order of their definition, each with its meaning."""
     for kind in family.__subclasses__():
-        own = kind.__dict__.get("__doc__")
-        meaning = inspect.cleandoc(own).partition("\n\n")[0] if own else drawn[kind.__name__]
-        yield kind, " ".join(meaning.split()).removesuffix(".")
+        yield kind, (inspect.getdoc(kind) or "").partition("\n")[0].removesuffix(".")
 
 
 def _cli() -> str:

@@ -404,7 +404,7 @@ def test_a_read_only_volume_is_told_and_runs_where_it_is_complete(site):
     mount = f"mount --bind {site.volume} {site.volume}; mount -o remount,bind,ro {site.volume}"
     prefix = namespaced(mount)
     said = refused(site, *prefix)
-    assert said.startswith(f"volume_readonly: {site.volume} may not be written to")
+    assert said.startswith(f"volume_readonly: {site.volume} is not writable")
     assert "PARAKEET_HOME" in said
     first = boot(site)
     ran = subprocess.run(

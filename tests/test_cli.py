@@ -449,8 +449,8 @@ def test_missing_files_are_reported_without_loading_a_model(invoke):
     ran = invoke("none.wav", "nothing*", PARAKEET_ENGINE="native", PARAKEET_MODEL="/none/such.nemo")
     assert (ran.stdout, ran.exit_code) == ("", 1)
     assert ran.stderr.splitlines() == [
-        "none.wav: source_not_found: there is nothing at none.wav",
-        "nothing*: source_not_found: there is nothing at nothing*",
+        "none.wav: source_not_found: none.wav does not exist",
+        "nothing*: source_not_found: nothing* does not exist",
     ]
 
 

@@ -222,7 +222,7 @@ async def test_a_wrong_key_and_a_wrong_id_are_told_at_once(api, talk):
         with pytest.raises(EndpointDenied, match="check the API key"):
             await client.transcribe(talk)
     async with AsyncClient(api.url + "x", KEY) as client:
-        with pytest.raises(EndpointDenied, match="no such endpoint"):
+        with pytest.raises(EndpointDenied, match="endpoint does not exist"):
             await client.transcribe(talk)
     assert sum(api.asked.values()) == before + 2
 
@@ -242,7 +242,7 @@ CODED = {"error": "audio_empty: no bytes", "output": {"code": "audio_empty"}}
     ("ending", "error", "said"),
     [
         ({"status": "CANCELLED"}, JobCancelled, "was cancelled"),
-        ({"status": "TIMED_OUT"}, JobExpired, "given up"),
+        ({"status": "TIMED_OUT"}, JobExpired, "expired"),
         ({"status": "FAILED", "error": "job timed out after 1 retries"}, JobFailed, "after 1 ret"),
         ({"status": "FAILED"}, JobFailed, "no reason given"),
         ({"status": "FAILED", "error": RAISED}, JobFailed, "<class KeyError>: a$"),
@@ -260,7 +260,7 @@ async def test_every_way_in_which_a_job_ends_is_told(client, api, talk, ending, 
 
 async def test_a_job_that_failed_for_the_workers_sake_is_sent_again(client, api, talk):
     lost = {"status": "FAILED", "error": "engine_lost: the engine failed"}
-    full = {"status": "FAILED", "error": "overloaded: 100 s are waiting"}
+    full = {"status": "FAILED", "error": "overloaded: 100 s are queued"}
     api.endings.extend([lost, full])
     assert (await client.transcribe(talk)).text == "440."
 

@@ -156,7 +156,7 @@ def test_a_volume_that_may_not_be_written_to_is_said_to_be_one(tmp_path):
         env={**QUIET, "PARAKEET_HOME": str(tmp_path)},
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    assert "may not be written to" in ran.stdout
+    assert "is not writable" in ran.stdout
 
 
 def test_the_commands_install_on_a_volume_and_find_it_whole(tmp_path, monkeypatch):

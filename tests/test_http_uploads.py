@@ -89,13 +89,13 @@ async def test_json_has_a_limit_of_its_own(hasty: Serving) -> None:
 async def test_an_upload_that_stands_still_is_told_so(hasty: Serving) -> None:
     said = await sent(hasty, HEAD + b"Content-Length: 9999\r\nConnection: close\r\n\r\n" + FILE)
     assert said.startswith(b"HTTP/1.1 408 ")
-    assert b"upload_timeout: the body did not come within 0.5 s" in said
+    assert b"upload_timeout: the request body was not received within 0.5 s" in said
 
 
 async def test_an_upload_that_trickles_is_told_so(hasty: Serving) -> None:
     head = HEAD + b"Content-Length: 9999\r\nConnection: close\r\n\r\n" + FILE
     said = await sent(hasty, head, *[b"x"] * 20, pause_seconds=0.1)
-    assert b"upload_timeout: the body did not come within 1.5 s" in said
+    assert b"upload_timeout: the request body was not received within 1.5 s" in said
 
 
 async def test_a_dropped_upload_leaves_nothing(hasty: Serving) -> None:

@@ -63,7 +63,7 @@ def settings_of(s3: S3Server, **chosen: Any) -> Settings:
 
 async def failure(output: Output | None, chosen: Settings) -> ParakeetError:
     with pytest.raises(ParakeetError) as raised:
-        await outputs.fitted(ANSWER, output, chosen)
+        await outputs.store_if_large(ANSWER, output, chosen)
     return raised.value
 
 
@@ -73,8 +73,10 @@ async def failure(output: Output | None, chosen: Settings) -> ParakeetError:
 @pytest.mark.parametrize("output", [None, UrlOutput("http://127.0.0.1:9/a.json")])
 async def test_an_answer_that_fits_is_sent_itself(output: Output | None) -> None:
     exactly = settings(max_result_bytes=len(BODY))
-    assert await outputs.fitted(ANSWER, output, exactly) is ANSWER
-    assert await outputs.fitted([ANSWER], output, settings(max_result_bytes=9999)) == [ANSWER]
+    assert await outputs.store_if_large(ANSWER, output, exactly) is ANSWER
+    assert await outputs.store_if_large([ANSWER], output, settings(max_result_bytes=9999)) == [
+        ANSWER
+    ]
 
 
 async def test_an_answer_that_does_not_fit_and_has_nowhere_to_go_is_an_error() -> None:
@@ -89,7 +91,7 @@ async def test_an_answer_that_does_not_fit_and_has_nowhere_to_go_is_an_error() -
 @pytest.mark.parametrize("number", [float("nan"), float("-inf")])
 async def test_what_json_has_no_word_for_is_never_an_answer(number: float) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        await outputs.fitted({"text": number}, None, settings())
+        await outputs.store_if_large({"text": number}, None, settings())
 
 
 # to an address
@@ -98,7 +100,7 @@ async def test_what_json_has_no_word_for_is_never_an_answer(number: float) -> No
 async def test_an_answer_is_put_where_the_request_says(web: WebServer) -> None:
     got: list[bytes] = []
     url = web.at("/a/talk.json", takes(got))
-    found = await outputs.fitted(ANSWER, UrlOutput(f"{url}?sig=%2Fa+b&x=1"), settings())
+    found = await outputs.store_if_large(ANSWER, UrlOutput(f"{url}?sig=%2Fa+b&x=1"), settings())
     assert found == {"written_to": {"url": url, "bytes": len(BODY)}}
     assert got == [BODY]
     # The signature covers every letter.
@@ -113,14 +115,14 @@ async def test_an_answer_is_put_where_the_request_says(web: WebServer) -> None:
 async def test_a_list_is_put_as_a_list(web: WebServer, status: int) -> None:
     got: list[bytes] = []
     output = UrlOutput(web.at("/list.json", takes(got, status)))
-    await outputs.fitted([ANSWER, ANSWER], output, settings())
+    await outputs.store_if_large([ANSWER, ANSWER], output, settings())
     assert json.loads(got[0]) == [ANSWER, ANSWER]
 
 
 async def test_a_name_that_ends_in_gz_is_compressed(web: WebServer) -> None:
     got: list[bytes] = []
     url = web.at("/talk.json.gz", takes(got))
-    found = await outputs.fitted(ANSWER, UrlOutput(f"{url}?sig=1"), settings())
+    found = await outputs.store_if_large(ANSWER, UrlOutput(f"{url}?sig=1"), settings())
     assert gzip.decompress(got[0]) == BODY
     assert len(got[0]) < len(BODY)
     assert web.headers[0]["Content-Type"] == "application/gzip"
@@ -130,7 +132,7 @@ async def test_a_name_that_ends_in_gz_is_compressed(web: WebServer) -> None:
 
 async def test_a_signature_that_ends_in_gz_is_no_name(web: WebServer) -> None:
     got: list[bytes] = []
-    await outputs.fitted(
+    await outputs.store_if_large(
         ANSWER, UrlOutput(web.at("/talk.json", takes(got)) + "?key=a.gz"), settings()
     )
     assert got == [BODY]
@@ -140,7 +142,7 @@ async def test_an_answer_of_many_megabytes_arrives_whole(web: WebServer) -> None
     got: list[bytes] = []
     large = {"text": "word " * 1_000_000}
     output = UrlOutput(web.at("/large.json", takes(got)))
-    await outputs.fitted(large, output, settings(stall_timeout_seconds=20.0))
+    await outputs.store_if_large(large, output, settings(stall_timeout_seconds=20.0))
     assert json.loads(got[0]) == large
 
 
@@ -152,7 +154,7 @@ async def test_an_answer_of_many_megabytes_arrives_whole(web: WebServer) -> None
 async def test_what_passes_is_outlived(web: WebServer, first: Behaviour, times: int) -> None:
     got: list[bytes] = []
     output = UrlOutput(web.at("/talk.json", in_turn(*[first] * times, takes(got))))
-    await outputs.fitted(ANSWER, output, settings())
+    await outputs.store_if_large(ANSWER, output, settings())
     assert got == [BODY]
 
 
@@ -165,7 +167,7 @@ async def test_an_answer_whose_receipt_is_lost_is_put_again_whole(web: WebServer
         return await drops()(request)
 
     output = UrlOutput(web.at("/talk.json", in_turn(loses, takes(got))))
-    await outputs.fitted(ANSWER, output, settings())
+    await outputs.store_if_large(ANSWER, output, settings())
     assert got == [BODY, BODY]
 
 
@@ -214,7 +216,7 @@ async def test_a_private_address_is_forbidden_before_it_is_connected_to(
     output = UrlOutput(f"http://{host}:{listener.port}/talk.json?sig=secret")
     error = await failure(output, settings(allow_private_addresses=False))
     assert isinstance(error, OutputRefused)
-    assert "no public address" in str(error)
+    assert "address is not public" in str(error)
     assert "secret" not in str(error)
     assert listener.connections == 0
 
@@ -226,7 +228,7 @@ async def test_every_server_error_is_outlived_whoever_invented_its_status(
 ) -> None:
     got: list[bytes] = []
     output = UrlOutput(web.at("/talk.json", in_turn(*[answers(status)] * 6, takes(got))))
-    await outputs.fitted(ANSWER, output, settings())
+    await outputs.store_if_large(ANSWER, output, settings())
     assert got == [BODY]
 
 
@@ -235,7 +237,7 @@ async def test_a_server_is_asked_again_when_it_says(web: WebServer) -> None:
     busy = answers(429, headers={"Retry-After": "1"})
     output = UrlOutput(web.at("/talk.json", in_turn(busy, takes(got))))
     started = time.monotonic()
-    await outputs.fitted(ANSWER, output, settings())
+    await outputs.store_if_large(ANSWER, output, settings())
     assert time.monotonic() - started > 0.95
     assert (len(web.asked), got) == (2, [BODY])
 
@@ -261,7 +263,7 @@ async def test_an_untrusted_certificate_is_named_and_not_tried_again(
 async def test_the_content_type_of_the_request_is_sent(web: WebServer, content_type: str) -> None:
     got: list[bytes] = []
     output = UrlOutput(web.at("/talk.json", takes(got)), content_type)
-    await outputs.fitted(ANSWER, output, settings())
+    await outputs.store_if_large(ANSWER, output, settings())
     assert got == [BODY]
     assert web.headers[0].get("Content-Type", "") == content_type
 
@@ -273,7 +275,9 @@ async def test_the_content_type_of_the_request_is_sent(web: WebServer, content_t
 async def test_the_content_type_of_the_request_is_kept_by_a_bucket(
     s3: S3Server, content_type: str | None
 ) -> None:
-    await outputs.fitted(ANSWER, S3Output("typed.json", None, content_type), settings_of(s3))
+    await outputs.store_if_large(
+        ANSWER, S3Output("typed.json", None, content_type), settings_of(s3)
+    )
     kept = s3.content_type("transcripts/typed.json")
     assert kept == (content_type or ("application/json" if content_type is None else kept))
 
@@ -285,14 +289,14 @@ async def test_a_bucket_that_is_busy_takes_it_later(web: WebServer) -> None:
     odd = answers(400, "<Error><Code>ThrottlingException</Code></Error>")
     web.at("/talks/transcripts/a.json", in_turn(busy, odd, drops(), takes(got)))
     chosen = settings(s3_access_key="a", s3_secret_key="b", s3_endpoint=web.address)
-    await outputs.fitted(ANSWER, S3Output("a.json", "talks"), chosen)
+    await outputs.store_if_large(ANSWER, S3Output("a.json", "talks"), chosen)
     assert got[-1] == BODY
 
 
 @pytest.mark.parametrize("key", ["talk.json", "a talk/über+alles?#%2F.json", "//twice.json"])
 async def test_an_answer_is_written_to_a_bucket(s3: S3Server, key: str) -> None:
     anywhere = settings_of(s3, s3_output_prefix="*")
-    found = await outputs.fitted(ANSWER, S3Output(key), anywhere)
+    found = await outputs.store_if_large(ANSWER, S3Output(key), anywhere)
     assert found == {"written_to": {"bucket": s3.bucket, "key": key, "bytes": len(BODY)}}
     assert s3.get(key) == BODY
 
@@ -308,14 +312,14 @@ async def test_an_answer_is_written_to_a_bucket(s3: S3Server, key: str) -> None:
 )
 async def test_no_request_writes_beside_the_prefix(s3: S3Server, key: str, became: str) -> None:
     s3.put(key, b"before") if key != became else None
-    found = await outputs.fitted(ANSWER, S3Output(key), settings_of(s3))
+    found = await outputs.store_if_large(ANSWER, S3Output(key), settings_of(s3))
     assert found == {"written_to": {"bucket": s3.bucket, "key": became, "bytes": len(BODY)}}
     assert s3.get(became) == BODY
     assert key == became or s3.get(key) == b"before"
 
 
 async def test_a_key_that_ends_in_gz_is_compressed(s3: S3Server) -> None:
-    await outputs.fitted(
+    await outputs.store_if_large(
         ANSWER, S3Output("talk.json.gz", s3.bucket), settings_of(s3, s3_bucket=None)
     )
     assert gzip.decompress(s3.get("transcripts/talk.json.gz")) == BODY
@@ -323,7 +327,9 @@ async def test_a_key_that_ends_in_gz_is_compressed(s3: S3Server) -> None:
 
 async def test_a_presigned_address_of_s3_takes_an_answer(s3: S3Server) -> None:
     url = s3.presigned("signed/talk.json", "put_object")
-    found = await outputs.fitted(ANSWER, UrlOutput(url), settings(stall_timeout_seconds=20.0))
+    found = await outputs.store_if_large(
+        ANSWER, UrlOutput(url), settings(stall_timeout_seconds=20.0)
+    )
     assert found == {"written_to": {"url": url.partition("?")[0], "bytes": len(BODY)}}
     assert s3.get("signed/talk.json") == BODY
 
@@ -377,4 +383,4 @@ async def test_a_service_that_fails_is_told_apart_from_one_that_refuses(
 
 def test_every_way_to_write_is_chosen_by_the_kind_of_place() -> None:
     folder = Path(outputs.__file__).parent
-    assert {path.stem for path in folder.glob("*.py")} == {"__init__", "s3", "url", "written"}
+    assert {path.stem for path in folder.glob("*.py")} == {"__init__", "s3", "url", "body"}

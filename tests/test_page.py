@@ -638,9 +638,7 @@ def test_a_connection_that_breaks_is_told_and_loses_no_word(chromium, faulty):
         faulty.body = event("error", errors.Overloaded(21_000.0, 21_600.0).document())
         there["retry"].click()
         expect(code).to_have_text("overloaded")
-        expect(there["failure-sentence"]).to_have_text(
-            "21000 s of audio are waiting, limit 21600 s"
-        )
+        expect(there["failure-sentence"]).to_have_text("21000 s of audio are queued, limit 21600 s")
         faulty.body = event("segment", SEGMENT) + event("result", WHOLE)
         there["retry"].click()
         expect(there["outcome"]).to_be_visible()

@@ -32,5 +32,5 @@ def test_what_was_set_apart_is_not_public_whatever_this_python_says(host: str) -
 
 
 def test_an_address_is_shown_without_what_may_be_secret() -> None:
-    shown = url_guard.shown("https://me:hush@example.com/talk.mp3?X-Amz-Signature=hush")
+    shown = url_guard.redacted("https://me:hush@example.com/talk.mp3?X-Amz-Signature=hush")
     assert shown == "https://example.com/talk.mp3"

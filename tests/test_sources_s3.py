@@ -358,7 +358,7 @@ def test_settings_that_no_request_can_use_are_refused_at_the_start(
         pass
     monkeypatch.delenv("AWS_PROFILE")
     monkeypatch.setenv("AWS_CA_BUNDLE", "/missing/ca.pem")
-    s3.authorities.cache_clear()
+    s3.tls_context.cache_clear()
     with pytest.raises(InvalidSetting, match="AWS_CA_BUNDLE"):
         s3.check(settings("http://127.0.0.1:9", s3_bucket="authorities"))
     s3.check(Settings())  # without S3 settings nothing is looked at

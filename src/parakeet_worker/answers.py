@@ -62,7 +62,7 @@ async def answer_job(
             found: Document | list[Document] = await _documents(pipeline, job, observe)
         else:
             found = await _document(pipeline, _readable(job.requests[0]), observe)
-        return await outputs.fitted(found, job.output, pipeline.settings)
+        return await outputs.store_if_large(found, job.output, pipeline.settings)
 
 
 async def stream(
@@ -113,7 +113,7 @@ async def _parts(pipeline: Pipeline, job: Job, observe: Observe) -> AsyncGenerat
             async for part in parts:
                 yield part
         found = await _rendered(request, seen)
-        result = await outputs.fitted(found, job.output, pipeline.settings)
+        result = await outputs.store_if_large(found, job.output, pipeline.settings)
     yield ResultPart(result, seen.transcript)
 
 

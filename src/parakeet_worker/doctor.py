@@ -306,7 +306,7 @@ def _bucket(settings: Settings, bucket: str) -> Check:
     try:
         s3.client(patient).head_bucket(Bucket=bucket)
     except ClientError as failure:
-        code, status = s3.verdict(failure)
+        code, status = s3.error_code(failure)
         if status == 404:
             return Check("s3", "failed", f"there is no bucket {bucket}", "correct S3_BUCKET")
         remedy = (

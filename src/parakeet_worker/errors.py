@@ -1,74 +1,13 @@
-"""Every failure, drawn as a tree by whose move it is.
+"""The exception hierarchy: a family per party that has to act, and one class per failure.
 
     ParakeetError
-    ├── RequestError          the caller must change the request
-    │   ├── InvalidRequest        a field is missing, unknown, of the wrong type or out of range
-    │   ├── SourceForbidden       the address may not be fetched from here
-    │   ├── SourceRefused         the server refused (403, other 4xx), or is not to be trusted
-    │   ├── SourceNotFound        there is nothing at that URL or key
-    │   ├── S3NotConfigured       the operator gave this worker no S3 settings
-    │   ├── EndpointRefused       the endpoint does not take the request
-    │   ├── PayloadTooLarge       too large to be sent to the endpoint, however it is sent
-    │   ├── AudioTooLarge         more bytes than the limit
-    │   ├── AudioTooLong          more seconds than the limit
-    │   ├── AudioTooShort         too short to hold a word
-    │   ├── AudioEmpty            no bytes, or no samples
-    │   ├── AudioMissing          a media file without an audio stream
-    │   ├── AudioTruncated        the file ends before it says it does, and damage is refused
-    │   ├── AudioDamaged          a part is missing or cannot be decoded, and damage is refused
-    │   ├── AudioUndecodable      ffmpeg cannot read it
-    │   ├── ClipOutside           the clip starts after the recording ends
-    │   ├── InvalidApiKey         the server wants a key, and this is none
-    │   ├── HostForbidden         the server does not answer to that name
-    │   ├── OriginForbidden       web pages of that site may not use the server
-    │   ├── ModelNotFound         a model was named that is not the one that is served
-    │   ├── UnknownRoute          the server has nothing at that path
-    │   ├── MethodNotAllowed      it has, but not for that method
-    │   ├── UploadTimeout         the request's body took too long, or stood still
-    │   ├── OutputRefused         the answer may not be written to the place that was named
-    │   └── ResultTooLarge        the answer is over the platform's limit and has nowhere to go
-    ├── TransientError        the same request may work later
-    │   ├── SourceUnreachable     no answer, a dropped connection or a 5xx
-    │   ├── SourceTimeout         the download took too long
-    │   ├── EndpointUnreachable   the endpoint did not answer, however often it was asked
-    │   ├── ResultNotWritten      a result cannot be written to the caller's own disk
-    │   ├── JobCancelled          somebody cancelled the job
-    │   ├── JobExpired            the platform gave the job up before it was done
-    │   ├── DecodeTimeout         ffmpeg took too long
-    │   ├── DecoderKilled         ffmpeg was killed, usually because memory ran out
-    │   ├── JobTimeout            the whole job took too long
-    │   ├── OutputUnreachable     the place for the answer cannot be written to at the moment
-    │   ├── ScratchFull           the worker's disk has no room for the recording
-    │   ├── ScratchUnusable       the worker's disk cannot be written to
-    │   ├── Overloaded            the queue is full
-    │   ├── Busy                  the server has as many requests as it takes at a time
-    │   └── Warming               the model is still being loaded
-    ├── EngineError           this worker is at fault
-    │   ├── JobFailed             the job failed and does not say why in words of ours
-    │   ├── OutOfMemory           a piece does not fit even alone
-    │   ├── NotFinite             computing a chunk gave values that are not finite
-    │   ├── ContractBroken        the engine answered another number of pieces than it was given
-    │   └── EngineLost            the engine failed in a way that it cannot come back from
-    └── SetupError            the operator must change the deployment; no job is taken
-        ├── InvalidSetting        an environment variable is unknown or has an impossible value
-        ├── ExtraMissing          a package that an optional part needs is not installed
-        ├── EndpointDenied        there is no such endpoint, or the key does not open it
-        ├── DeviceMissing         no device where one was asked for
-        ├── WeightsMissing        no model where one was named
-        ├── WeightsCorrupt        a model that cannot be read
-        ├── WeightsUnsupported    a model with an option that the engine does not implement
-        ├── FfmpegMissing         no ffmpeg on the machine or in the environment
-        ├── PythonUnsupported     the container's Python is too old or too new
-        ├── VolumeFull            no room for the software on the volume
-        ├── VolumeReadonly        the volume may not be written to
-        ├── VolumeUnusable        the volume answers with another failure
-        ├── UvMissing             the uv that was named does not run
-        ├── IndexUnreachable      packages cannot be fetched
-        ├── PackageUntrusted      a package is not the one that the lock file names
-        ├── InstallFailed         the software cannot be installed
-        └── InstallTimeout        installing, or another worker that installs, takes too long
+    ├── RequestError      the caller must change the request
+    ├── TransientError    the same request may succeed later
+    ├── EngineError       the worker is at fault
+    └── SetupError        the operator must change the deployment
 
-An error is made from facts and formats itself; the facts travel beside the sentence.
+An error is constructed from facts and formats its own message. Its code is its class name in
+snake case, its meaning the first line of its docstring; `docs/errors.md` lists them all.
 """
 
 import re
@@ -79,10 +18,16 @@ from typing import ClassVar, TypeVar
 
 
 class ParakeetError(Exception):
-    """A failure with a stable `code`, one sentence, and the facts it was made from."""
+    """A failure with a stable `code`, a one-sentence message and the facts behind it."""
 
     code: ClassVar[str]
+    """The class name in snake case; families have none."""
     http_status: ClassVar[int] = 500
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if ParakeetError not in cls.__bases__:
+            cls.code = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
     def __init__(self, sentence: str, **facts: object) -> None:
         super().__init__(sentence)
@@ -93,7 +38,7 @@ class ParakeetError(Exception):
         return f"{self.code}: {self.sentence}"
 
     def document(self) -> dict[str, object]:
-        """The answer to the caller, the same shape at every door."""
+        """The JSON answer to the caller, the same for every transport."""
         return {"error": f"{self.code}: {self.sentence}", "code": self.code, **self.facts}
 
 
@@ -101,15 +46,15 @@ MAX_ECHO_CHARACTERS = 100
 _MAX_COMPARED_CHARACTERS = 64
 
 
-def echo(given: str) -> str:
-    """What a caller or a third party sent, as it is repeated: cut, and with no lone surrogates."""
-    if len(given) > MAX_ECHO_CHARACTERS:
-        given = given[: MAX_ECHO_CHARACTERS - 1] + "…"
-    return given.encode(errors="backslashreplace").decode()[:MAX_ECHO_CHARACTERS]
+def echo(text: str) -> str:
+    """Caller or third-party text for a message: shortened, without lone surrogates."""
+    if len(text) > MAX_ECHO_CHARACTERS:
+        text = text[: MAX_ECHO_CHARACTERS - 1] + "…"
+    return text.encode(errors="backslashreplace").decode()[:MAX_ECHO_CHARACTERS]
 
 
 def nearest(name: str, known: list[str]) -> str | None:
-    """The known name that `name` was probably meant to be; none for a long one."""
+    """The closest match for a misspelled `name`; None for long names."""
     if len(name) > _MAX_COMPARED_CHARACTERS:
         return None
     matches = get_close_matches(name, known, n=1)
@@ -120,13 +65,13 @@ Failure = TypeVar("Failure", bound=BaseException)
 
 
 def without_trace(failure: Failure) -> Failure:
-    """The same, to be kept: without the frames, and so the values, that it passed through."""
+    """Drop the traceback, and with it references to local values, before an error is stored."""
     failure.__traceback__ = failure.__cause__ = failure.__context__ = None
     return failure
 
 
 def one_line(text: str, limit: int = 100) -> str:
-    """Foreign text as it may be shown: printable, on one line, at most `limit` characters."""
+    """Third-party text for a message: printable, on one line, at most `limit` characters."""
     words = " ".join(text[: 10 * limit].split())
     shown = "".join(letter if letter.isprintable() else "?" for letter in words)
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
@@ -139,7 +84,7 @@ class RequestError(ParakeetError):
 
 
 class InvalidRequest(RequestError):
-    code = "invalid_request"
+    """A field is missing, unknown, of the wrong type or out of range."""
 
     def __init__(self, field: str, reason: str, nearest: str | None = None) -> None:
         field = echo(field)
@@ -148,7 +93,8 @@ class InvalidRequest(RequestError):
 
 
 class SourceForbidden(RequestError):
-    code = "source_forbidden"
+    """Fetching from this address is not allowed."""
+
     http_status = 403
 
     def __init__(self, host: str, reason: str) -> None:
@@ -157,27 +103,31 @@ class SourceForbidden(RequestError):
 
 
 class SourceRefused(RequestError):
-    code = "source_refused"
+    """The server refused the request (4xx), or its certificate cannot be verified."""
 
     def __init__(self, source: str, status: int | None, reason: str | None = None) -> None:
         source = echo(source)
-        said = f"{source} answered {status}" if status is not None else source
+        message = f"{source} answered {status}" if status is not None else source
         super().__init__(
-            f"{said}: {reason}" if reason else said, source=source, status=status, reason=reason
+            f"{message}: {reason}" if reason else message,
+            source=source,
+            status=status,
+            reason=reason,
         )
 
 
 class SourceNotFound(RequestError):
-    code = "source_not_found"
+    """Nothing exists at that URL or key."""
+
     http_status = 404
 
     def __init__(self, source: str) -> None:
         source = echo(source)
-        super().__init__(f"there is nothing at {source}", source=source)
+        super().__init__(f"{source} does not exist", source=source)
 
 
 class S3NotConfigured(RequestError):
-    code = "s3_not_configured"
+    """This worker has no S3 settings."""
 
     def __init__(self, missing: list[str]) -> None:
         super().__init__(
@@ -186,7 +136,7 @@ class S3NotConfigured(RequestError):
 
 
 class EndpointRefused(RequestError):
-    code = "endpoint_refused"
+    """The endpoint rejected the request."""
 
     def __init__(self, endpoint: str, status: int, reason: str) -> None:
         super().__init__(
@@ -197,20 +147,22 @@ class EndpointRefused(RequestError):
 
 
 class PayloadTooLarge(RequestError):
-    code = "payload_too_large"
+    """Too large for the endpoint in every available encoding."""
+
     http_status = 413
 
     def __init__(self, size: int, limit: int, tried: list[str]) -> None:
         super().__init__(
-            f"{size} bytes, of which the endpoint takes {limit}, also as {' and '.join(tried)}; "
-            "set S3_BUCKET, S3_ACCESS_KEY and S3_SECRET_KEY to have it sent through a bucket",
+            f"{size} bytes, limit of the endpoint {limit} bytes, also as {' and '.join(tried)}; "
+            "set S3_BUCKET, S3_ACCESS_KEY and S3_SECRET_KEY to upload through a bucket",
             limit=limit,
             bytes=size,
         )
 
 
 class AudioTooLarge(RequestError):
-    code = "audio_too_large"
+    """More bytes than the limit."""
+
     http_status = 413
 
     def __init__(self, limit: int, size: int | None = None) -> None:
@@ -219,7 +171,8 @@ class AudioTooLarge(RequestError):
 
 
 class AudioTooLong(RequestError):
-    code = "audio_too_long"
+    """More seconds than the limit."""
+
     http_status = 413
 
     def __init__(self, limit_seconds: float) -> None:
@@ -230,32 +183,32 @@ class AudioTooLong(RequestError):
 
 
 class AudioTooShort(RequestError):
-    code = "audio_too_short"
+    """Too short to contain a word."""
 
     def __init__(self, seconds: float, minimum_seconds: float) -> None:
         super().__init__(
-            f"{seconds:.3g} s of audio, at least {minimum_seconds:g} s are needed",
+            f"{seconds:.3g} s of audio, minimum {minimum_seconds:g} s",
             seconds=round(seconds, 3),
             minimum=minimum_seconds,
         )
 
 
 class AudioEmpty(RequestError):
-    code = "audio_empty"
+    """No bytes, or no samples."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
 
 
 class AudioMissing(RequestError):
-    code = "audio_missing"
+    """A media file without an audio stream."""
 
     def __init__(self) -> None:
         super().__init__("the file has no audio stream")
 
 
 class AudioTruncated(RequestError):
-    code = "audio_truncated"
+    """The file ends before its declared end, and `on_damage` is `refuse`."""
 
     def __init__(self, seconds: float, declared_seconds: float | None, reason: str) -> None:
         declared = f" of {declared_seconds:.2f} s declared" if declared_seconds else ""
@@ -267,7 +220,7 @@ class AudioTruncated(RequestError):
 
 
 class AudioDamaged(RequestError):
-    code = "audio_damaged"
+    """A part is missing or undecodable, and `on_damage` is `refuse`."""
 
     def __init__(
         self,
@@ -281,7 +234,8 @@ class AudioDamaged(RequestError):
 
 
 class AudioUndecodable(RequestError):
-    code = "audio_undecodable"
+    """ffmpeg cannot decode the file."""
+
     http_status = 415
 
     def __init__(self, reason: str) -> None:
@@ -289,7 +243,7 @@ class AudioUndecodable(RequestError):
 
 
 class ClipOutside(RequestError):
-    code = "clip_outside"
+    """The clip starts after the end of the recording."""
 
     def __init__(self, start_seconds: float, recording_seconds: float) -> None:
         super().__init__(
@@ -301,7 +255,8 @@ class ClipOutside(RequestError):
 
 
 class InvalidApiKey(RequestError):
-    code = "invalid_api_key"
+    """The server requires an API key; it is missing or wrong."""
+
     http_status = 401
 
     def __init__(self) -> None:
@@ -309,42 +264,47 @@ class InvalidApiKey(RequestError):
 
 
 class HostForbidden(RequestError):
-    code = "host_forbidden"
+    """The Host header is not one of the server's allowed host names."""
+
     http_status = 403
 
     def __init__(self, host: str) -> None:
         host = echo(host)
         super().__init__(
-            f"this server does not answer to '{host}'; PARAKEET_ALLOWED_HOSTS lists what it does",
+            f"host name '{host}' is not allowed; set PARAKEET_ALLOWED_HOSTS",
             host=host,
         )
 
 
 class OriginForbidden(RequestError):
-    code = "origin_forbidden"
+    """The web page's origin is not allowed to use the server."""
+
     http_status = 403
 
     def __init__(self, origin: str) -> None:
         origin = echo(origin)
         super().__init__(
-            f"web pages of '{origin}' may not use this server; PARAKEET_CORS_ORIGINS lists those "
-            "that may",
+            f"origin '{origin}' is not allowed; set PARAKEET_CORS_ORIGINS",
             origin=origin,
         )
 
 
 class ModelNotFound(RequestError):
-    code = "model_not_found"
+    """The requested model is not served here."""
+
     http_status = 404
 
     def __init__(self, model: str, served: str) -> None:
         super().__init__(
-            f"'{echo(model)}' is not served here; '{served}' is", field="model", served=served
+            f"model '{echo(model)}' is not available; this server has '{served}'",
+            field="model",
+            served=served,
         )
 
 
 class UnknownRoute(RequestError):
-    code = "unknown_route"
+    """The path does not exist."""
+
     http_status = 404
 
     def __init__(self, path: str, reason: str | None = None) -> None:
@@ -354,26 +314,30 @@ class UnknownRoute(RequestError):
 
 
 class MethodNotAllowed(RequestError):
-    code = "method_not_allowed"
+    """The path does not support the method."""
+
     http_status = 405
 
     def __init__(self, method: str, path: str) -> None:
         path = echo(path)
         super().__init__(
-            f"{path} does not take {echo(method)}; /docs lists what it takes", path=path
+            f"{path} does not support {echo(method)}; /docs lists its methods", path=path
         )
 
 
 class UploadTimeout(RequestError):
-    code = "upload_timeout"
+    """The request body took too long, or no data arrived."""
+
     http_status = 408
 
     def __init__(self, limit_seconds: float) -> None:
-        super().__init__(f"the body did not come within {limit_seconds:g} s", limit=limit_seconds)
+        super().__init__(
+            f"the request body was not received within {limit_seconds:g} s", limit=limit_seconds
+        )
 
 
 class OutputRefused(RequestError):
-    code = "output_refused"
+    """The output location rejected the answer."""
 
     def __init__(self, place: str, reason: str) -> None:
         place = echo(place)
@@ -381,26 +345,27 @@ class OutputRefused(RequestError):
 
 
 class ResultTooLarge(RequestError):
-    code = "result_too_large"
+    """The answer exceeds the platform's limit and the request names no output location."""
+
     http_status = 413
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(
-            f"the answer has {size} bytes, limit {limit} bytes; name an output_url or output_s3 "
-            "to have it written there, or ask for a clip or another format",
+            f"the answer has {size} bytes, limit {limit} bytes; set output_url or output_s3, or "
+            "request a clip or another format",
             limit=limit,
             bytes=size,
         )
 
 
 class TransientError(ParakeetError):
-    """The same request may work later."""
+    """The same request may succeed later."""
 
     http_status = 503
 
 
 class SourceUnreachable(TransientError):
-    code = "source_unreachable"
+    """No response, a dropped connection or a 5xx."""
 
     def __init__(self, source: str, reason: str) -> None:
         source = echo(source)
@@ -408,18 +373,18 @@ class SourceUnreachable(TransientError):
 
 
 class SourceTimeout(TransientError):
-    code = "source_timeout"
+    """The download took too long."""
 
     def __init__(self, source: str, limit_seconds: float) -> None:
         super().__init__(
-            f"{echo(source)} did not deliver within {limit_seconds:g} s",
+            f"{echo(source)} did not complete within {limit_seconds:g} s",
             source=echo(source),
             limit=limit_seconds,
         )
 
 
 class EndpointUnreachable(TransientError):
-    code = "endpoint_unreachable"
+    """The endpoint did not respond within all retries."""
 
     def __init__(self, endpoint: str, reason: str) -> None:
         endpoint = echo(endpoint)
@@ -427,7 +392,7 @@ class EndpointUnreachable(TransientError):
 
 
 class ResultNotWritten(TransientError):
-    code = "result_not_written"
+    """A result cannot be written to the client's own disk."""
 
     def __init__(self, path: Path, reason: str, *, disk_full: bool = False) -> None:
         super().__init__(f"{path} cannot be written: {echo(reason)}", path=str(path))
@@ -435,7 +400,7 @@ class ResultNotWritten(TransientError):
 
 
 class JobCancelled(TransientError):
-    code = "job_cancelled"
+    """The job was cancelled."""
 
     def __init__(self, job: str) -> None:
         job = echo(job)
@@ -443,39 +408,39 @@ class JobCancelled(TransientError):
 
 
 class JobExpired(TransientError):
-    code = "job_expired"
+    """The platform dropped the job before it was done."""
 
     def __init__(self, job: str, reason: str) -> None:
         job = echo(job)
-        super().__init__(f"job {job} was given up: {echo(reason)}", job=job)
+        super().__init__(f"job {job} expired: {echo(reason)}", job=job)
 
 
 class DecodeTimeout(TransientError):
-    code = "decode_timeout"
+    """ffmpeg took too long."""
 
     def __init__(self, limit_seconds: float) -> None:
         super().__init__(f"decoding took longer than {limit_seconds:g} s", limit=limit_seconds)
 
 
 class DecoderKilled(TransientError):
-    code = "decoder_killed"
+    """ffmpeg was killed, usually because it ran out of memory."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
-            f"ffmpeg was killed after {seconds:.2f} s of audio, as happens where memory runs out",
+            f"ffmpeg was killed after {seconds:.2f} s of audio, probably for lack of memory",
             seconds=round(seconds, 3),
         )
 
 
 class JobTimeout(TransientError):
-    code = "job_timeout"
+    """The whole job took too long."""
 
     def __init__(self, limit_seconds: float) -> None:
         super().__init__(f"the job took longer than {limit_seconds:g} s", limit=limit_seconds)
 
 
 class OutputUnreachable(TransientError):
-    code = "output_unreachable"
+    """The output location is temporarily unavailable."""
 
     def __init__(self, place: str, reason: str) -> None:
         place = echo(place)
@@ -483,7 +448,7 @@ class OutputUnreachable(TransientError):
 
 
 class ScratchFull(TransientError):
-    code = "scratch_full"
+    """The worker's disk has no room for the recording."""
 
     def __init__(self, free_bytes: int | None = None) -> None:
         free = "" if free_bytes is None else f"; {free_bytes} bytes are free"
@@ -491,42 +456,42 @@ class ScratchFull(TransientError):
 
 
 class ScratchUnusable(TransientError):
-    code = "scratch_unusable"
+    """The worker's disk is not writable."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"this worker's disk cannot be written to: {echo(reason)}")
+        super().__init__(f"this worker's disk is not writable: {echo(reason)}")
 
 
 class Overloaded(TransientError):
-    code = "overloaded"
+    """The queue is full."""
 
     def __init__(self, waiting_seconds: float, limit_seconds: float) -> None:
         super().__init__(
-            f"{waiting_seconds:.0f} s of audio are waiting, limit {limit_seconds:.0f} s",
+            f"{waiting_seconds:.0f} s of audio are queued, limit {limit_seconds:.0f} s",
             limit=limit_seconds,
         )
 
 
 class Busy(TransientError):
-    code = "busy"
+    """The server has reached its maximum number of concurrent requests."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} requests are being answered, limit {limit}", limit=limit)
+        super().__init__(f"{limit} requests are in progress, limit {limit}", limit=limit)
 
 
 class Warming(TransientError):
-    code = "warming"
+    """The model is still loading."""
 
     def __init__(self) -> None:
-        super().__init__("the model is still being loaded; GET /ready tells when it is")
+        super().__init__("the model is still loading; poll GET /ready")
 
 
 class EngineError(ParakeetError):
-    """This worker is at fault."""
+    """The worker is at fault."""
 
 
 class JobFailed(EngineError):
-    code = "job_failed"
+    """The job failed without an error code of this worker."""
 
     def __init__(self, job: str, reason: str) -> None:
         job = echo(job)
@@ -534,43 +499,47 @@ class JobFailed(EngineError):
 
 
 class OutOfMemory(EngineError):
-    code = "out_of_memory"
+    """A chunk does not fit in memory even in a batch of its own."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
-            f"a piece of {seconds:.1f} s does not fit in memory", seconds=round(seconds, 1)
+            f"a chunk of {seconds:.1f} s does not fit in memory", seconds=round(seconds, 1)
         )
 
 
 class NotFinite(EngineError):
-    code = "not_finite"
+    """A chunk produced NaN or infinite values."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
-            f"computing a chunk of {seconds:.1f} s gave values that are not finite",
+            f"a chunk of {seconds:.1f} s produced values that are not finite",
             seconds=round(seconds, 1),
         )
 
 
 class ContractBroken(EngineError):
-    code = "contract_broken"
+    """The engine returned another number of results than it got chunks."""
 
-    def __init__(self, given: int, answered: int) -> None:
+    def __init__(self, chunks: int, results: int) -> None:
         super().__init__(
-            f"the engine was given {given} pieces and answered {answered}",
-            given=given,
-            answered=answered,
+            f"the engine got {chunks} chunks and returned {results} results",
+            chunks=chunks,
+            results=results,
         )
 
 
 class EngineLost(EngineError):
-    """`reason` is for the log: it holds what a driver or a library says of this machine."""
+    """The engine failed and cannot recover.
 
-    code = "engine_lost"
+    `reason` is for the log only: it contains a driver's or library's text about this machine.
+    """
+
     reason = ""
 
     def __init__(self, reason: str) -> None:
-        super().__init__("the engine failed and must be replaced; the worker's log says why")
+        super().__init__(
+            "the engine failed and the worker must be replaced; the reason is in its log"
+        )
         self.reason = reason
 
     def __str__(self) -> str:
@@ -578,11 +547,11 @@ class EngineLost(EngineError):
 
 
 class SetupError(ParakeetError):
-    """The operator must change the deployment; no job is taken."""
+    """The operator must change the deployment; the worker takes no jobs."""
 
 
 class InvalidSetting(SetupError):
-    code = "invalid_setting"
+    """An environment variable is unknown or has an invalid value."""
 
     def __init__(self, name: str, reason: str, nearest: str | None = None) -> None:
         hint = f"; did you mean {nearest}?" if nearest else ""
@@ -590,7 +559,7 @@ class InvalidSetting(SetupError):
 
 
 class ExtraMissing(SetupError, ImportError):
-    code = "extra_missing"
+    """An optional dependency is not installed."""
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(
@@ -601,33 +570,33 @@ class ExtraMissing(SetupError, ImportError):
 
 
 class EndpointDenied(SetupError):
-    code = "endpoint_denied"
+    """The endpoint does not exist, or the API key has no access to it."""
 
     def __init__(self, endpoint: str, status: int) -> None:
-        what = "there is no such endpoint" if status == 404 else "check the API key"
+        what = "the endpoint does not exist" if status == 404 else "check the API key"
         super().__init__(f"{endpoint} answered {status}: {what}", endpoint=endpoint, status=status)
 
 
 class DeviceMissing(SetupError):
-    code = "device_missing"
+    """The requested device does not exist."""
 
     def __init__(self, device: str, reason: str) -> None:
-        super().__init__(f"there is no {device} here: {reason}", device=device)
+        super().__init__(f"device {device} is not available: {reason}", device=device)
 
 
 class WeightsMissing(SetupError):
-    code = "weights_missing"
+    """The model was not found."""
 
     def __init__(self, model: str, searched: list[str]) -> None:
         super().__init__(
-            f"no checkpoint for '{model}'; looked at: {', '.join(searched)}",
+            f"no checkpoint for '{model}'; searched: {', '.join(searched)}",
             model=model,
             searched=searched,
         )
 
 
 class WeightsCorrupt(SetupError):
-    code = "weights_corrupt"
+    """The model cannot be read."""
 
     def __init__(self, path: str, reason: str, key: str | None = None) -> None:
         where = f"{path}: {key}" if key else path
@@ -635,7 +604,7 @@ class WeightsCorrupt(SetupError):
 
 
 class WeightsUnsupported(SetupError):
-    code = "weights_unsupported"
+    """The model has an option that the engine does not implement."""
 
     def __init__(self, section: str, key: str, value: object, path: str | None = None) -> None:
         super().__init__(
@@ -646,34 +615,35 @@ class WeightsUnsupported(SetupError):
         self._option = (section, key, value)
 
     def found_in(self, path: Path) -> "WeightsUnsupported":
-        """The same, said of a file."""
+        """The same error with the path of the file."""
         return WeightsUnsupported(*self._option, str(path))
 
 
 class FfmpegMissing(SetupError):
-    code = "ffmpeg_missing"
+    """No ffmpeg on the machine or in the environment."""
 
     def __init__(self) -> None:
-        super().__init__("no ffmpeg: install it on the system, or the package imageio-ffmpeg")
+        super().__init__(
+            "ffmpeg not found: install it on the system, or install the package imageio-ffmpeg"
+        )
 
 
 class PythonUnsupported(SetupError):
-    code = "python_unsupported"
+    """The container's Python is too old or too new."""
 
     def __init__(self, version: str) -> None:
-        super().__init__(f"this is Python {version}; run handler.py with 3.11 or 3.12")
+        super().__init__(f"Python {version} is not supported; run handler.py with 3.11 or 3.12")
 
 
 class VolumeFull(SetupError):
-    code = "volume_full"
+    """The volume has no room for the software."""
 
     def __init__(
         self, home: str, free_gib: float | None = None, needed_gib: float | None = None
     ) -> None:
         had = "" if free_gib is None else f": {free_gib:g} GiB are free, {needed_gib:g} are needed"
         super().__init__(
-            f"{home} has no room for the software{had}; make the volume larger, or remove from it "
-            "what is not needed",
+            f"{home} has no room for the software{had}; enlarge the volume or delete unused files",
             home=home,
             free_gib=free_gib,
             needed_gib=needed_gib,
@@ -681,86 +651,84 @@ class VolumeFull(SetupError):
 
 
 class VolumeReadonly(SetupError):
-    code = "volume_readonly"
+    """The volume is not writable."""
 
     def __init__(self, home: str, reason: str) -> None:
         super().__init__(
-            f"{home} may not be written to ({reason}); mount the volume writable, or name another "
-            "folder in PARAKEET_HOME",
+            f"{home} is not writable ({reason}); mount the volume writable, or set "
+            "PARAKEET_HOME to another folder",
             home=home,
         )
 
 
 class VolumeUnusable(SetupError):
-    code = "volume_unusable"
+    """The volume fails in another way."""
 
     def __init__(self, home: str, reason: str) -> None:
         super().__init__(
-            f"{home}: {reason}; check that the volume is mounted and PARAKEET_HOME names a folder",
+            f"{home}: {reason}; check that the volume is mounted and PARAKEET_HOME is a folder",
             home=home,
         )
 
 
 class UvMissing(SetupError):
-    code = "uv_missing"
+    """The configured uv does not run."""
 
     def __init__(self, uv: str) -> None:
         super().__init__(
-            f"{uv} does not run; correct PARAKEET_UV, or leave it out and uv is fetched", uv=uv
+            f"{uv} does not run; correct PARAKEET_UV, or unset it to download uv", uv=uv
         )
 
 
 class IndexUnreachable(SetupError):
-    code = "index_unreachable"
+    """Packages cannot be downloaded."""
 
     def __init__(self, index: str, reason: str) -> None:
         super().__init__(
-            f"{index} cannot be reached; check the network, or name a mirror in "
-            f"PARAKEET_INDEX_URL or PARAKEET_FIND_LINKS: {reason}",
+            f"{index} is unreachable; check the network, or set PARAKEET_INDEX_URL or "
+            f"PARAKEET_FIND_LINKS to a mirror: {reason}",
             index=index,
         )
 
 
 class PackageUntrusted(SetupError):
-    code = "package_untrusted"
+    """A package does not match its hash in the lock file."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(
-            f"the index handed out something else than the lock file names; use another: {reason}"
-        )
+        super().__init__(f"package hash does not match the lock file; use another index: {reason}")
 
 
 class InstallFailed(SetupError):
-    code = "install_failed"
+    """The software cannot be installed."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"the software could not be installed; the installer said: {reason}")
+        super().__init__(f"installation failed; installer output: {reason}")
 
 
 class InstallTimeout(SetupError):
-    code = "install_timeout"
+    """Installation, or waiting for another worker's installation, took too long."""
 
     def __init__(self, limit_seconds: float, doing: str) -> None:
         super().__init__(
-            f"{doing} took longer than {limit_seconds:g} s; start again, or raise "
+            f"{doing} took longer than {limit_seconds:g} s; restart, or increase "
             "PARAKEET_INSTALL_TIMEOUT_SECONDS",
             limit=limit_seconds,
         )
 
 
 def read(document: Mapping[str, object]) -> ParakeetError | None:
-    """The error that an answer tells of, made from its document; None if it is none of ours."""
-    said = str(document.get("error", ""))
-    found = re.match(r"([a-z0-9_]+): ", said)
-    code = document.get("code") or (found and found[1])
+    """Recreate an error from its JSON document; None if the code is not one of this module."""
+    message = str(document.get("error", ""))
+    prefix = re.match(r"([a-z0-9_]+): ", message)
+    code = document.get("code") or (prefix and prefix[1])
     kind = next((leaf for leaf in _leaves(ParakeetError) if leaf.code == code), None)
     if kind is None:
         return None
-    # Not by its own way of being made, which asks for other facts than those that travelled.
+    # Its own constructor takes other arguments than the facts in the document.
     error = kind.__new__(kind)
-    beside = {"error", "code", "sentence", "refresh_worker"}
-    facts = {name: fact for name, fact in document.items() if name not in beside}
-    ParakeetError.__init__(error, said.removeprefix(f"{code}: "), **facts)
+    reserved = {"error", "code", "sentence", "refresh_worker"}
+    facts = {name: fact for name, fact in document.items() if name not in reserved}
+    ParakeetError.__init__(error, message.removeprefix(f"{code}: "), **facts)
     return error
 
 

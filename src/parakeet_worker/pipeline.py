@@ -90,7 +90,7 @@ class Pipeline:
 
     async def _fetched(self, request: Request, folder: Path) -> Path:
         """Into the folder, once there is room for the most that it may be."""
-        size = sources.most_bytes(request, self.settings.max_audio_bytes)
+        size = sources.max_bytes(request, self.settings.max_audio_bytes)
         async with self.scratch.reserved(size):
             return await sources.fetch(request, folder, self.settings)
 

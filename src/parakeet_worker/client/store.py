@@ -154,7 +154,7 @@ def sent_name(name: str) -> str:
 def _translated(failure: "ClientError", shown: str) -> ParakeetError:
     from parakeet_worker.remote import s3
 
-    code, status = s3.verdict(failure)
-    if s3.transient(code, status):
+    code, status = s3.error_code(failure)
+    if s3.is_transient(code, status):
         return SourceUnreachable(shown, code or str(status))
     return SourceRefused(shown, status, code or None)

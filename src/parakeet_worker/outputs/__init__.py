@@ -1,4 +1,4 @@
-"""Where an answer goes that is too large for the door it came through."""
+"""Stores an answer that exceeds the transport's limit."""
 
 import asyncio
 import gzip
@@ -8,17 +8,17 @@ from parakeet_worker import json_text, threads
 from parakeet_worker.errors import ResultTooLarge
 from parakeet_worker.formats.render import Document
 from parakeet_worker.outputs import s3, url
-from parakeet_worker.outputs.written import Written
+from parakeet_worker.outputs.body import Body
 from parakeet_worker.request import Output, S3Output, UrlOutput
 from parakeet_worker.settings import Settings
 
 
-async def fitted(
+async def store_if_large(
     answer: Document | list[Document], output: Output | None, settings: Settings
 ) -> Document | list[Document]:
-    """The answer itself where it fits, else where it was written to.
+    """Return the answer if it fits, otherwise store it and return its location.
 
-    Raises `ResultTooLarge` where it has nowhere to go, and what writing it raises.
+    Raises `ResultTooLarge` without an output, `OutputRefused` or `OutputUnreachable`.
     """
     body = await threads.computed(encoded, answer)
     if len(body) <= settings.max_result_bytes:
@@ -29,31 +29,31 @@ async def fitted(
 
 
 async def check_size(answer: Document | str, settings: Settings) -> None:
-    """Raise `ResultTooLarge` for an answer that can go nowhere else."""
+    """Raise `ResultTooLarge` for an answer that exceeds the limit."""
     size = len(await threads.computed(encoded, answer))
     if size > settings.max_result_bytes:
         raise ResultTooLarge(size, settings.max_result_bytes)
 
 
 def encoded(answer: Document | Sequence[Document] | str) -> bytes:
-    """JSON as it is sent; a ValueError for what JSON has no word for, such as NaN."""
+    """JSON as sent; raises ValueError for values that JSON cannot represent, such as NaN."""
     return json_text.written(answer).encode()
 
 
 async def _write(body: bytes, output: Output, settings: Settings) -> Document:
-    """Write it, compressed where the name ends in `.gz`, and say where it is."""
+    """Store it, compressed if the name ends in `.gz`, and return its location."""
     match output:
         case UrlOutput():
-            written = await _written(body, url.path(output), output.content_type)
-            place = await url.put(written, output, settings)
+            payload = await _payload(body, url.path(output), output.content_type)
+            location = await url.put(payload, output, settings)
         case S3Output():
-            written = await _written(body, output.key, output.content_type)
-            place = await s3.put(written, output, settings)
-    return {**place, "bytes": len(body)}
+            payload = await _payload(body, output.key, output.content_type)
+            location = await s3.put(payload, output, settings)
+    return {**location, "bytes": len(body)}
 
 
-async def _written(body: bytes, name: str, content_type: str | None) -> Written:
+async def _payload(body: bytes, name: str, content_type: str | None) -> Body:
     if not name.endswith(".gz"):
-        return Written(body, "application/json" if content_type is None else content_type)
+        return Body(body, "application/json" if content_type is None else content_type)
     compressed = await asyncio.to_thread(gzip.compress, body, 6, mtime=0)
-    return Written(compressed, "application/gzip" if content_type is None else content_type)
+    return Body(compressed, "application/gzip" if content_type is None else content_type)

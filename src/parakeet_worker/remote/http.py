@@ -1,4 +1,4 @@
-"""HTTP to servers that a caller or the operator names: sessions, bodies, and failures as text."""
+"""HTTP sessions, response bodies, and failures as one-line messages."""
 
 import re
 from typing import BinaryIO
@@ -9,22 +9,22 @@ from parakeet_worker.errors import AudioTooLarge, one_line
 from parakeet_worker.settings import Settings
 
 MAX_REASON_CHARACTERS = 200
-"""Of a foreign exception's text in an error of ours."""
+"""Limit for a third-party exception's text in an error message."""
 
-# aiohttp puts what it could not read as HTTP behind its complaint: the file's bytes, as a rule.
+# aiohttp appends the bytes that it could not parse as HTTP, usually the file's content.
 _CONTENT = re.compile(r":?\s*b['\"].*", re.DOTALL)
 _HEADER_BYTES = 32 << 10
 _CHUNK_BYTES = 1 << 16
 
 
 def session(settings: Settings, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
-    """A session with the worker's User-Agent, its stall timeout, and room for large headers."""
+    """A session with the worker's User-Agent and stall timeout, and room for large headers."""
     stall = settings.stall_timeout_seconds
     return aiohttp.ClientSession(
         connector=connector,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=stall, sock_read=stall),
         headers={"User-Agent": settings.user_agent},
-        cookie_jar=aiohttp.CookieJar(unsafe=True),  # also of hosts that are given by address
+        cookie_jar=aiohttp.CookieJar(unsafe=True),  # also for hosts given by IP address
         max_line_size=_HEADER_BYTES,
         max_field_size=_HEADER_BYTES,
         requote_redirect_url=False,
@@ -32,7 +32,7 @@ def session(settings: Settings, connector: aiohttp.BaseConnector) -> aiohttp.Cli
 
 
 async def save(response: aiohttp.ClientResponse, file: BinaryIO, max_bytes: int) -> None:
-    """Write the body to `file`, replacing its content; raises `AudioTooLarge` over the limit."""
+    """Write the body to `file`, replacing its content; raises `AudioTooLarge`."""
     if (response.content_length or 0) > max_bytes:
         raise AudioTooLarge(max_bytes, response.content_length)
     file.seek(0)
@@ -45,22 +45,22 @@ async def save(response: aiohttp.ClientResponse, file: BinaryIO, max_bytes: int)
         file.write(chunk)
 
 
-def untrusted(failure: BaseException) -> str | None:
-    """Why the server's certificate was refused; None if the failure is another one.
+def certificate_error(failure: BaseException) -> str | None:
+    """Why the server's certificate was rejected; None for any other failure.
 
-    aiohttp's class for this is a ValueError too, as one for a malformed URL is.
+    aiohttp's class for this is also a ValueError, as is its class for a malformed URL.
     """
     if not isinstance(failure, aiohttp.ClientConnectorCertificateError):
         return None
-    said = getattr(failure.certificate_error, "verify_message", "") or str(failure)
-    return f"its certificate cannot be verified: {one_line(said, MAX_REASON_CHARACTERS)}"
+    message = getattr(failure.certificate_error, "verify_message", "") or str(failure)
+    return f"its certificate cannot be verified: {one_line(message, MAX_REASON_CHARACTERS)}"
 
 
-def reason(failure: BaseException, stall_seconds: float) -> str:
-    """A failed request in one line of at most 200 characters, without the URL's query."""
+def failure_reason(failure: BaseException, stall_seconds: float) -> str:
+    """One line of at most 200 characters about a failed request, without the URL's query."""
     if isinstance(failure, TimeoutError):
         return f"no data received for {stall_seconds:g} s"
-    # An error of a response holds the whole URL in its text, and with it what is secret.
-    said = failure.message if isinstance(failure, aiohttp.ClientResponseError) else str(failure)
-    said = _CONTENT.sub("", said)
-    return one_line(said or type(failure).__name__, MAX_REASON_CHARACTERS)
+    # The text of a ClientResponseError contains the whole URL, including secrets.
+    message = failure.message if isinstance(failure, aiohttp.ClientResponseError) else str(failure)
+    message = _CONTENT.sub("", message)
+    return one_line(message or type(failure).__name__, MAX_REASON_CHARACTERS)

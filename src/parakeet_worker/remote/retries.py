@@ -21,27 +21,27 @@ Value = TypeVar("Value")
 _WAIT_INITIAL_SECONDS = 0.2
 _TRANSIENT = frozenset({408, 425, 429})
 _MESSAGE_CHARACTERS = 300
-ENDS: ContextVar[float | None] = ContextVar("ENDS", default=None)
-"""When the retries of this task are given up, on the monotonic clock."""
+DEADLINE: ContextVar[float | None] = ContextVar("DEADLINE", default=None)
+"""Deadline of this task's retries, on the monotonic clock."""
 
 
 def log_retries() -> None:
-    """From now on a retry is a line with its cause, and no line of the library's own."""
+    """Log each retry with its cause, in place of the library's own log line."""
     set_on_retry_hooks([_log_retry])
 
 
 def _log_retry(details: RetryDetails) -> None:
-    ends = ENDS.get()
-    left = "" if ends is None else f", {max(0.0, ends - time.monotonic()):.0f} s are left"
+    deadline = DEADLINE.get()
+    left = "" if deadline is None else f", {max(0.0, deadline - time.monotonic()):.0f} s left"
     log.warning(
-        "attempt %d failed, the next one in %.1f s%s: %s",
+        "attempt %d failed, next attempt in %.1f s%s: %s",
         details.retry_num, details.wait_for, left,
         one_line(str(details.caused_by), _MESSAGE_CHARACTERS),
     )  # fmt: skip
 
 
 class Transient(Exception):
-    """A failure that the next attempt may not have, and how long the server asks to wait."""
+    """A transient failure and the server's `Retry-After`, if any."""
 
     def __init__(self, error: ParakeetError, wait_seconds: float | None = None) -> None:
         super().__init__(str(error))
@@ -50,12 +50,12 @@ class Transient(Exception):
 
 
 def is_transient(status: int) -> bool:
-    """Whether the same request may succeed later: every 5xx, whoever invented it, and three 4xx."""
+    """Whether the same request may succeed later: every 5xx, 408, 425 and 429."""
     return status >= 500 or status in _TRANSIENT
 
 
 def retry_after_seconds(value: str | None) -> float | None:
-    """What a `Retry-After` header asks for: seconds, or a date; None without a readable one."""
+    """Parse `Retry-After`, given as seconds or as a date; None if missing or invalid."""
     text = (value or "").strip()
     if text.isdecimal() and text.isascii():
         return float(text[:9])
@@ -68,28 +68,28 @@ def retry_after_seconds(value: str | None) -> float | None:
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
-async def retried(
+async def retry(
     attempt: Callable[[], Awaitable[Value]],
     *,
     limit_seconds: float,
     attempts: int | None = None,
     wait_max_seconds: float = 5.0,
 ) -> Value:
-    """What `attempt` returns; repeated while it raises `Transient`.
+    """Call `attempt` until it does not raise `Transient`, and return its result.
 
-    Raises the error of the last `Transient`, also at once where the server asks for a longer wait
-    than the limit leaves, and TimeoutError where an attempt is still running at the limit.
+    Raises the error of the last `Transient`, immediately if `Retry-After` exceeds the remaining
+    time, and TimeoutError if an attempt is still running at the limit.
     """
-    ends = time.monotonic() + limit_seconds
-    ENDS.set(ends)
+    deadline = time.monotonic() + limit_seconds
+    DEADLINE.set(deadline)
 
     def wait(failure: Exception) -> bool | float:
         if not isinstance(failure, Transient):
             return False
-        asked = failure.wait_seconds
-        if asked is None:
+        wait_seconds = failure.wait_seconds
+        if wait_seconds is None:
             return True
-        return asked if time.monotonic() + asked < ends else False
+        return wait_seconds if time.monotonic() + wait_seconds < deadline else False
 
     try:
         async with asyncio.timeout(limit_seconds):

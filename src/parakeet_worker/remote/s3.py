@@ -1,4 +1,4 @@
-"""The operator's S3 service: which bucket, who may sign, and what its codes mean."""
+"""The operator's S3 service: bucket, credentials, presigned URLs and error codes."""
 
 import ssl
 from functools import lru_cache
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 3
 _SIGNED_SECONDS = 3600
-# Besides those of `retries.is_transient`; the services that throttle have no status in common.
+# In addition to `retries.is_transient`: services use different statuses for throttling.
 _TRANSIENT_CODES = frozenset(
     {"BandwidthLimitExceeded", "InternalError", "OperationAborted", "RequestLimitExceeded"}
     | {"RequestThrottled", "RequestThrottledException", "RequestTimeout", "RequestTimeoutException"}
@@ -24,70 +24,70 @@ _TRANSIENT_CODES = frozenset(
 )
 
 
-class ImpossibleAddress(Exception):
-    """No bucket or key can have that name."""
+class InvalidObjectName(Exception):
+    """The bucket or key name is invalid."""
 
 
-def named(bucket: str | None, settings: Settings, field: str) -> str:
-    """The bucket that is meant; raises `S3NotConfigured`, or `InvalidRequest` naming `field`."""
-    needed = () if settings.s3_anonymous else ("s3_access_key", "s3_secret_key")
-    missing = [variable(name) for name in needed if getattr(settings, name) is None]
+def resolve_bucket(bucket: str | None, settings: Settings, field: str) -> str:
+    """The bucket of a request, or the default; raises `S3NotConfigured` or `InvalidRequest`."""
+    required_settings = () if settings.s3_anonymous else ("s3_access_key", "s3_secret_key")
+    missing = [variable(name) for name in required_settings if getattr(settings, name) is None]
     if missing:
         raise S3NotConfigured(missing)
-    found = bucket or settings.s3_bucket
-    if found is None:
-        raise InvalidRequest(field, "no bucket is named and S3_BUCKET is not set")
-    return found
+    resolved = bucket or settings.s3_bucket
+    if resolved is None:
+        raise InvalidRequest(field, "is required because S3_BUCKET is not set")
+    return resolved
 
 
 def check(settings: Settings) -> None:
-    """Build what S3 requests need, once, at the start; raises `InvalidSetting`."""
+    """Create the client and TLS context once, at start; raises `InvalidSetting`."""
     if not (settings.s3_anonymous or settings.s3_access_key or settings.s3_secret_key):
         return
     client(settings)
-    authorities()
+    tls_context()
 
 
-def verdict(failure: "ClientError") -> tuple[str, int]:
+def error_code(failure: "ClientError") -> tuple[str, int]:
     """The service's own code, such as `NoSuchKey`, and the HTTP status."""
     response = failure.response
     code = str(response.get("Error", {}).get("Code", ""))
     return code, int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def transient(code: str, status: int) -> bool:
-    """Whether the same may work later."""
+def is_transient(code: str, status: int) -> bool:
+    """Whether the same request may succeed later."""
     return retries.is_transient(status) or code in _TRANSIENT_CODES
 
 
-def signed(
+def presign(
     operation: str, params: dict[str, str], settings: Settings, region: str | None = None
 ) -> str:
-    """An address that allows one operation for an hour; raises `ImpossibleAddress`."""
+    """A URL that permits one operation for an hour; raises `InvalidObjectName`."""
     from botocore.exceptions import BotoCoreError
 
     service = client(settings, region)
     try:
         return str(service.generate_presigned_url(operation, params, _SIGNED_SECONDS))
     except (BotoCoreError, UnicodeError, ValueError) as failure:
-        raise ImpossibleAddress(type(failure).__name__) from failure
+        raise InvalidObjectName(type(failure).__name__) from failure
 
 
 @lru_cache(maxsize=1)
-def authorities() -> ssl.SSLContext:
-    """Who may sign the service's certificate: `AWS_CA_BUNDLE`, else what the system trusts."""
+def tls_context() -> ssl.SSLContext:
+    """Trusted certificates: `AWS_CA_BUNDLE`, otherwise the system's."""
     import botocore.session
 
-    named_file = botocore.session.get_session().get_config_variable("ca_bundle")
+    bundle = botocore.session.get_session().get_config_variable("ca_bundle")
     try:
-        return ssl.create_default_context(cafile=named_file)
+        return ssl.create_default_context(cafile=bundle)
     except OSError as failure:
         raise InvalidSetting("AWS_CA_BUNDLE", f"cannot be read: {failure.strerror}") from failure
 
 
 @lru_cache(maxsize=4)
 def client(settings: Settings, region: str | None = None) -> "S3Client":
-    """One client per worker, since making one is slow.
+    """The client, cached because creating one is slow.
 
     Raises `ExtraMissing` or `InvalidSetting`.
     """
@@ -104,7 +104,7 @@ def client(settings: Settings, region: str | None = None) -> "S3Client":
         connect_timeout=settings.stall_timeout_seconds,
         read_timeout=settings.stall_timeout_seconds,
         retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
-        # Version 4 also where an address is signed for somebody else.
+        # Version 4 for presigned URLs too.
         signature_version=UNSIGNED if unsigned else "s3v4",
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
@@ -121,10 +121,10 @@ def client(settings: Settings, region: str | None = None) -> "S3Client":
             config=config,
         )
     except (BotoCoreError, ValueError) as failure:
-        raise InvalidSetting(_blamed(failure), one_line(str(failure))) from failure
+        raise InvalidSetting(_variable_of(failure), one_line(str(failure))) from failure
 
 
-def _blamed(failure: Exception) -> str:
-    """The variable that boto3 complains about."""
+def _variable_of(failure: Exception) -> str:
+    """The environment variable that caused boto3's error."""
     kinds = {"ProfileNotFound": "AWS_PROFILE", "InvalidRegionError": "S3_REGION"}
     return kinds.get(type(failure).__name__, "S3_ENDPOINT")

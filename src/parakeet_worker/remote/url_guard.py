@@ -1,4 +1,4 @@
-"""Which addresses may be connected to, and how one is shown."""
+"""SSRF protection: network addresses that may be connected to, and URLs redacted for messages."""
 
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -10,13 +10,13 @@ from yarl import URL
 
 # IPv6 forms that carry an IPv4 address, which is then the one that must be public.
 _NAT64 = ip_network("64:ff9b::/96")
-# Taken for public by `ipaddress`, of some versions of Python or of all: site-local addresses, and
-# what was set apart for protocols and for documentation since.
+# `ipaddress` treats these as public in some or all versions of Python: site-local addresses, and
+# ranges reserved for protocols and documentation since.
 _NOT_PUBLIC = tuple(map(ip_network, ("fec0::/10", "192.0.0.0/24", "3fff::/20", "5f00::/16")))
 
 
-def exact(url: str) -> URL:
-    """The URL to the letter where it is encoded already: a signature may cover every one."""
+def to_url(url: str) -> URL:
+    """Parse a URL without re-encoding it if it is already encoded: a signature may cover it."""
     encoded = url.isascii() and url.isprintable() and " " not in url
     return URL(url, encoded=encoded)
 
@@ -24,14 +24,14 @@ def exact(url: str) -> URL:
 def connector(*, allow_private: bool) -> aiohttp.TCPConnector:
     """A connector that opens sockets to public addresses only.
 
-    The check sits where the socket is made, on the very address that it will connect to: names
-    are resolved once, every redirect passes here, and nothing is looked up again after.
+    The check runs where the socket is created, on the address that it connects to: names are
+    resolved once, every redirect is checked, and DNS rebinding has no second lookup to exploit.
     """
 
     def open_socket(address: tuple[Any, ...]) -> socket.socket:
         family, kind, protocol, _, (host, *_) = address
         if not allow_private and not _is_public(host):
-            raise _ForbiddenAddress("it has no public address")
+            raise _ForbiddenAddress("its address is not public")
         opened = socket.socket(family, kind, protocol)
         opened.setblocking(False)
         return opened
@@ -39,8 +39,8 @@ def connector(*, allow_private: bool) -> aiohttp.TCPConnector:
     return aiohttp.TCPConnector(socket_factory=open_socket, force_close=True)
 
 
-def forbidden(failure: BaseException) -> str | None:
-    """Why a connection was not opened; None if it failed for another reason."""
+def blocked_reason(failure: BaseException) -> str | None:
+    """Why the guard blocked a connection; None if it failed for another reason."""
     cause: BaseException | None = failure
     while cause is not None:
         if isinstance(cause, _ForbiddenAddress):
@@ -50,9 +50,9 @@ def forbidden(failure: BaseException) -> str | None:
 
 
 class _ForbiddenAddress(OSError):
-    """Raised inside the connector, where only an OSError passes through as it is.
+    """Raised inside the connector, which passes only OSError through unchanged.
 
-    It says the same of every address: where a name has several, only one word passes through.
+    The message is the same for every address: for a name with several, aiohttp keeps only one.
     """
 
 
@@ -64,11 +64,13 @@ def _is_public(host: str) -> bool:
             inner = IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             address = inner
-    odd = address.is_multicast or address.is_reserved or any(address in net for net in _NOT_PUBLIC)
-    return address.is_global and not odd
+    excluded = (
+        address.is_multicast or address.is_reserved or any(address in net for net in _NOT_PUBLIC)
+    )
+    return address.is_global and not excluded
 
 
-def shown(url: str) -> str:
-    """The address without its query and credentials, which may be secret."""
+def redacted(url: str) -> str:
+    """The URL without query and credentials, which may be secret."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

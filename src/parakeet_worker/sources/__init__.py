@@ -1,4 +1,4 @@
-"""Brings a request's audio into the job's own scratch folder."""
+"""Writes a request's audio to the job's scratch folder."""
 
 import asyncio
 from pathlib import Path
@@ -17,7 +17,7 @@ from parakeet_worker.sources import inline, memory, s3, url
 
 
 async def fetch(request: Request, scratch: Path, settings: Settings) -> Path:
-    """The request's audio as a file; raises `RequestError` or `TransientError`."""
+    """Fetch the audio as a file; raises `RequestError` or `TransientError`."""
     ending = f".{request.audio_format}" if request.audio_format else ""
     target = scratch / f"audio{ending}"
     match request.source:
@@ -38,8 +38,8 @@ async def fetch(request: Request, scratch: Path, settings: Settings) -> Path:
     return target
 
 
-def most_bytes(request: Request, limit: int) -> int:
-    """The most that `fetch` may write for it."""
+def max_bytes(request: Request, limit: int) -> int:
+    """Upper limit of the bytes that `fetch` writes."""
     match request.source:
         case InlineSource(text):
             return min(limit, len(text) * 3 // 4)

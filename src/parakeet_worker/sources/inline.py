@@ -1,4 +1,4 @@
-"""Audio inside the request: base64, plain or as a data URI."""
+"""Audio inside the request: base64 or a data URI."""
 
 import base64
 import binascii
@@ -15,7 +15,7 @@ _FIELD = "audio_base64"
 def write(source: InlineSource, target: Path, max_bytes: int) -> None:
     """Decode into `target`; raises `InvalidRequest`, `AudioEmpty` or `AudioTooLarge`."""
     text = _payload(source.base64)
-    # Line breaks are what the `base64` command writes; nothing else is forgiven.
+    # The `base64` command writes line breaks; anything else is an error.
     encoded = _standard(text.translate({ord(space): None for space in "\r\n\t "}))
     size = len(encoded) // 4 * 3 - encoded[-2:].count("=")
     if size > max_bytes:
@@ -27,23 +27,23 @@ def write(source: InlineSource, target: Path, max_bytes: int) -> None:
     if len(content) != size:
         raise InvalidRequest(_FIELD, "not base64: Excess padding")
     if not content:
-        raise AudioEmpty("the request holds no bytes of audio")
+        raise AudioEmpty("the request contains no audio")
     target.write_bytes(content)
 
 
-# What ends a data URI's header. Parameters may hold commas, also unquoted as browsers' recorders
-# write them (`codecs=vp8,opus`); what follows holds no semicolon, so the last one found is it.
+# End of a data URI's header. Parameters may contain commas, unquoted by browsers' recorders
+# (`codecs=vp8,opus`); base64 contains no semicolon, so the last match ends the header.
 _BASE64 = re.compile(r";[ \t]*base64[ \t]*,", re.IGNORECASE)
 _MAX_HEADER_CHARACTERS = 1024
 _URL_SAFE = str.maketrans("-_", "+/")
 
 
 def _payload(text: str) -> str:
-    """The base64 of a text that may be a data URI (RFC 2397)."""
+    """The base64 part of a plain text or a data URI (RFC 2397)."""
     head = text[:_MAX_HEADER_CHARACTERS].lstrip()
     if head[:5].lower() != "data:":
         return text
-    ends = [found.end() for found in _BASE64.finditer(text, 0, _MAX_HEADER_CHARACTERS)]
+    ends = [match.end() for match in _BASE64.finditer(text, 0, _MAX_HEADER_CHARACTERS)]
     if not ends:
         raise InvalidRequest(_FIELD, "a data URI must be of the form data:TYPE;base64,DATA")
     payload = text[ends[-1] :]
@@ -51,7 +51,7 @@ def _payload(text: str) -> str:
 
 
 def _standard(encoded: str) -> str:
-    """The standard alphabet in place of the URL-safe one, which is written without padding."""
+    """Convert the URL-safe alphabet, which omits padding, to the standard one."""
     if "-" not in encoded and "_" not in encoded:
         return encoded
     return encoded.translate(_URL_SAFE) + "=" * (-len(encoded) % 4)

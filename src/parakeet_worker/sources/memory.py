@@ -1,4 +1,4 @@
-"""Audio in memory: written down as a WAV file, so that it goes the way of every other."""
+"""Audio in memory, written as a WAV file so that every source is processed alike."""
 
 import struct
 from pathlib import Path
@@ -13,7 +13,7 @@ _SAMPLE_BYTES = 4
 
 
 def write(source: SamplesSource, target: Path) -> None:
-    """Write mono float32 samples as WAV, which keeps every bit; raises `InvalidRequest`."""
+    """Write mono float32 samples losslessly as WAV; raises `InvalidRequest`."""
     if source.samples.ndim != 1 or source.samples.dtype.kind != "f":
         raise InvalidRequest("audio", "samples must be mono and of a floating-point type")
     samples = np.ascontiguousarray(source.samples, dtype="<f4")

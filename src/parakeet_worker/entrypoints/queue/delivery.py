@@ -12,7 +12,7 @@ import stamina
 from parakeet_worker import json_text
 from parakeet_worker.entrypoints.queue.sdk import Sdk
 from parakeet_worker.remote import url_guard
-from parakeet_worker.remote.retries import ENDS
+from parakeet_worker.remote.retries import DEADLINE
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Delivery:
             log.warning("progress was not told: %s", failure, extra={"job": job})
 
     async def _post(self, url: str, text: str, timeout_seconds: float) -> None:
-        ENDS.set(time.monotonic() + timeout_seconds)
+        DEADLINE.set(time.monotonic() + timeout_seconds)
         async for attempt in stamina.retry_context(
             on=_NotYet,
             attempts=None,
@@ -115,10 +115,10 @@ class Delivery:
                 await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as failure:
             reason = f"{type(failure).__name__}: {failure}"
-            raise _NotYet(f"{url_guard.shown(url)}: {reason}") from failure
+            raise _NotYet(f"{url_guard.redacted(url)}: {reason}") from failure
         # A redirect, as to a login page, has taken nothing.
         if status in _PASSING or status >= 500 or 300 <= status < 400:
-            raise _NotYet(f"{url_guard.shown(url)}: the platform answered {status}")
+            raise _NotYet(f"{url_guard.redacted(url)}: the platform answered {status}")
         if status >= 400:
             raise _Refused(status)
 
