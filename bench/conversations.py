@@ -192,7 +192,7 @@ def _heard(transcript: Transcript, offset_seconds: float = 0.0) -> Heard:
         (span.start_seconds + offset_seconds, span.end_seconds + offset_seconds)
         for span in transcript.uncovered
     )
-    return Heard(tuple(words), tuple(reported), transcript.account.decoded_again)
+    return Heard(tuple(words), tuple(reported), transcript.stats.decoded_again)
 
 
 def in_one_file(model: Model, conversation: Conversation, *, levelled: bool = False) -> Heard:

@@ -18,7 +18,7 @@ from parakeet_worker.audio.decoding import SAMPLE_RATE, Decoding
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.pipeline import MAX_FULL_ATTENTION_SECONDS, Pipeline
 from parakeet_worker.recognition import chunks, transcript
-from parakeet_worker.recognition.chunks import Segment, Span
+from parakeet_worker.recognition.chunks import Chunk, Span
 from parakeet_worker.recognition.transcript import Word
 from parakeet_worker.request import FileSource, Request
 from parakeet_worker.settings import Settings
@@ -48,7 +48,7 @@ class Found:
     """What a way of cutting made of a recording."""
 
     words: Words
-    account: dict[str, float] | None = None
+    stats: dict[str, float] | None = None
     """How the worker came by the words."""
     uncovered_seconds: float = 0.0
 
@@ -123,7 +123,7 @@ def worker(pipeline: Pipeline, path: Path, _: LongRecording, **options: Any) -> 
     request = Request(source=FileSource(path), **options)
     heard = asyncio.run(pipeline.transcribe(request))
     uncovered = sum(span.seconds for span in heard.uncovered)
-    return Found(_plain(heard.words), asdict(heard.account), uncovered)
+    return Found(_plain(heard.words), asdict(heard.stats), uncovered)
 
 
 def worker_cuts(pipeline: Pipeline, path: Path, _: LongRecording, **options: Any) -> Cuts:
@@ -146,8 +146,8 @@ def _worker_cuts(pipeline: Pipeline, path: Path, request: Request) -> Cuts:
         partial(pipeline.detector, request.vad),
         max_seconds=settings.segment_seconds,
     )
-    for segment in pieces:
-        (in_speech if segment.seam_after else in_pauses).append(segment.end_seconds)
+    for chunk in pieces:
+        (in_speech if chunk.cut_in_speech else in_pauses).append(chunk.end_seconds)
     return Cuts(tuple(in_speech), tuple(in_pauses))
 
 
@@ -158,7 +158,7 @@ def alone(pipeline: Pipeline, path: Path, recording: LongRecording) -> Found:
     return Found(sorted(words, key=lambda word: word.start_seconds))
 
 
-def _alone(path: Path, recording: LongRecording) -> Iterator[Segment]:
+def _alone(path: Path, recording: LongRecording) -> Iterator[Chunk]:
     """Nothing of its neighbours is in it: where they are near, the rest is a quiet room."""
     spans = recording.utterances
     ends = [0.0, *(span.end_seconds for span in spans[:-1])]
@@ -171,7 +171,7 @@ def _alone(path: Path, recording: LongRecording) -> Iterator[Segment]:
         (samples,) = spoken.stretch(path, [cut])
         rest = [_hiss(_ALONE_EDGE_SECONDS - kept, chance) for kept in (lead, tail)]
         begin = cut.start_seconds - len(rest[0]) / SAMPLE_RATE
-        yield Segment(begin, np.concatenate((rest[0], samples, rest[1])))
+        yield Chunk(begin, np.concatenate((rest[0], samples, rest[1])))
 
 
 def _hiss(seconds: float, chance: np.random.Generator) -> Samples:
@@ -184,7 +184,7 @@ def windows(pipeline: Pipeline, path: Path, recording: LongRecording, *, overlap
     starts = np.arange(0, max(0.1, recording.seconds - overlap), WINDOW_SECONDS - overlap)
     spans = [Span(float(start), float(start) + WINDOW_SECONDS) for start in starts]
     samples = spoken.stretch(path, spans)
-    pieces = (Segment(span.start_seconds, cut) for span, cut in zip(spans, samples, strict=True))
+    pieces = (Chunk(span.start_seconds, cut) for span, cut in zip(spans, samples, strict=True))
     merged: Words = []
     for piece, words in _heard(pipeline, pieces):
         merged = merge(merged, words, Span(piece.start_seconds, piece.start_seconds + overlap))
@@ -219,7 +219,7 @@ def window_cuts(_: Pipeline, __: Path, recording: LongRecording, *, overlap: flo
     return Cuts(tuple(np.arange(step + overlap / 2, recording.seconds, step).tolist()))
 
 
-def _heard(pipeline: Pipeline, pieces: Iterable[Segment]) -> Iterator[tuple[Segment, Words]]:
+def _heard(pipeline: Pipeline, pieces: Iterable[Chunk]) -> Iterator[tuple[Chunk, Words]]:
     rest = iter(pieces)
     while group := list(islice(rest, _TOGETHER)):
         answers = pipeline.batcher.submit([piece.samples for piece in group])

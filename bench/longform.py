@@ -133,7 +133,7 @@ class Comparison:
             rtfx=self.recording.seconds / ran.wall_seconds,
             idle_mebibytes=ran.idle_mebibytes,
             peak_over_idle_mebibytes=ran.peak_over_idle_mebibytes,
-            account=ran.found.account,
+            account=ran.found.stats,
             uncovered_seconds=ran.found.uncovered_seconds,
         )
         return Measured(figure, ran, alignment)

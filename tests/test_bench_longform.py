@@ -129,7 +129,7 @@ def test_the_ways_are_measured_side_by_side(tmp_path, capsys):
             parts = [kind[place]["counts"][field] for kind in kinds for place in kind]
             assert sum(parts) == counts[field]
         assert one["peak_over_idle_mebibytes"] > 0
-    assert worker["account"]["seams"] == worker["cuts_in_speech"]
+    assert worker["account"]["cuts_in_speech"] == worker["cuts_in_speech"]
     assert fixed["cuts_in_speech"] == int(fixed["audio_seconds"] / 30)
     for line in errors.read_text().splitlines():
         assert json.loads(line)["what"] in ("lost", "wrong", "added", "doubled")

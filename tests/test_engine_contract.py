@@ -16,7 +16,7 @@ from parakeet_worker.engine.nemo import NemoEngine
 from parakeet_worker.engine.scripted import ScriptedEngine
 from parakeet_worker.language import Script, allowed
 from parakeet_worker.recognition import transcript
-from parakeet_worker.recognition.chunks import Segment
+from parakeet_worker.recognition.chunks import Chunk
 from parakeet_worker.weights import find
 from recordings import decode, tone
 from speech import sample
@@ -153,7 +153,7 @@ def test_log_probabilities_are_the_models(case: Case) -> None:
 
 def test_the_pieces_join_to_the_text(case: Case) -> None:
     for piece, hypothesis in zip(case.pieces, case.engine.transcribe(case.pieces), strict=True):
-        text = transcript.stitch(Segment(0.0, piece), hypothesis).text
+        text = transcript.stitch(Chunk(0.0, piece), hypothesis).text
         joined = "".join(token.piece for token in hypothesis.tokens)
         assert joined.replace("▁", "") == text.replace(" ", "")
 

@@ -16,7 +16,7 @@ from parakeet_worker.engine.base import Hypothesis, Token
 from parakeet_worker.formats import render
 from parakeet_worker.notices import Notice
 from parakeet_worker.options import Format
-from parakeet_worker.recognition.chunks import Segment
+from parakeet_worker.recognition.chunks import Chunk
 from parakeet_worker.recognition.transcript import TimedToken, Transcript, Word, join, stitch
 
 FRAME_SECONDS = 0.08
@@ -32,7 +32,7 @@ def heard(
         for piece, frame, duration, probability in placed
     )
     samples = np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32)
-    found = stitch(Segment(start_seconds, samples), Hypothesis(tokens, FRAME_SECONDS))
+    found = stitch(Chunk(start_seconds, samples), Hypothesis(tokens, FRAME_SECONDS))
     return replace(found, seconds=seconds)
 
 

@@ -5,15 +5,15 @@ import asyncio
 import pytest
 
 from parakeet_worker.errors import AudioMissing
-from parakeet_worker.outcome import Outcome, observed
+from parakeet_worker.outcome import Outcome, observing
 from parakeet_worker.recognition.transcript import Transcript
 
 HEARD = Transcript((), seconds=3.0)
 
 
 def observe_failing(told: list[Outcome], failure: BaseException) -> None:
-    with observed(told.append) as seen:
-        seen.transcript = HEARD
+    with observing(told.append) as observation:
+        observation.transcript = HEARD
         raise failure
 
 
@@ -40,9 +40,9 @@ def test_a_failure_is_told_by_its_code_and_goes_on_its_way(
 
 async def test_what_was_heard_is_told_with_the_seconds_of_its_stages() -> None:
     told: list[Outcome] = []
-    with observed(told.append) as seen:
-        await seen.watch.timed("fetch", asyncio.sleep(0))
-        seen.transcript = HEARD
+    with observing(told.append) as observation:
+        await observation.watch.timed("fetch", asyncio.sleep(0))
+        observation.transcript = HEARD
         assert told == []
     (outcome,) = told
     assert outcome.code is None

@@ -56,8 +56,8 @@ async def test_a_long_recording_comes_in_stretches_that_join_to_the_whole(
     pipeline: Pipeline,
 ) -> None:
     asked = request_of(melody(400, 500, 600, 700, 800))
-    async with aclosing(pipeline.stretches(asked, Stopwatch())) as stretches:
-        parts = [stretch async for stretch in stretches]
+    async with aclosing(pipeline.partials(asked, Stopwatch())) as partials:
+        parts = [partial async for partial in partials]
     whole = await pipeline.transcribe(asked)
     assert len(parts) > 2
     assert whole.text == "400. 500. 600. 700. 800."
@@ -93,7 +93,7 @@ async def test_debug_tells_the_seconds_of_every_stage(pipeline: Pipeline) -> Non
     debug = answer["debug"]
     assert isinstance(debug, dict)
     assert debug["audio_seconds"] == pytest.approx(1.0)
-    assert set(debug["seconds"]) == {"fetch", "decode", "hear", "total"}
+    assert set(debug["seconds"]) == {"fetch", "decode", "recognize", "total"}
     assert all(seconds >= 0 for seconds in debug["seconds"].values())
 
 
@@ -126,24 +126,24 @@ async def test_silence_is_an_empty_text_of_the_whole_length(
     heard = await demo.transcribe(request_of(recording))
     assert (heard.text, heard.words, heard.uncovered) == ("", (), ())
     assert heard.seconds == pytest.approx(len(recording) / 16_000)
-    assert heard.account.segments == 0
+    assert heard.stats.chunks == 0
 
 
 async def test_without_detection_silence_is_listened_to(demo: Pipeline) -> None:
     heard = await demo.transcribe(request_of(recordings.silence(40.5), vad="off"))
     assert heard.text == ""
     assert heard.seconds == pytest.approx(40.5)
-    assert heard.account.segments >= 2
+    assert heard.stats.chunks >= 2
 
 
 @pytest.mark.parametrize(("vad", "segments"), [("auto", 2), ("off", 1)])
 async def test_a_pause_is_left_out_and_the_times_after_it_are_right(
-    demo: Pipeline, vad: str, segments: int
+    demo: Pipeline, vad: str, chunks: int
 ) -> None:
     spoken = named("pause")
     heard = await demo.transcribe(Request(source=FileSource(spoken.path), vad=vad))  # type: ignore[arg-type]
     assert heard.text == spoken.text
-    assert heard.account.segments == segments
+    assert heard.stats.chunks == chunks
     assert heard.seconds == pytest.approx(spoken.seconds, abs=0.05)
     starts = [word.start_seconds for word in heard.words]
     assert starts == pytest.approx([word["start"] for word in spoken.words], abs=0.25)
@@ -170,8 +170,8 @@ async def test_a_minute_is_heard_alike_in_segments_of_any_length(
     asked = Request(source=FileSource(spoken.path), vad=vad)  # type: ignore[arg-type]
     heard = await cutting(demo, segment_seconds).transcribe(asked)
     assert word_errors(spoken.text.split(), heard.text.split()) <= errors
-    assert heard.account.segments >= spoken.seconds / segment_seconds - 1
-    assert segment_seconds > 2 or heard.account.seams > 5
+    assert heard.stats.chunks >= spoken.seconds / segment_seconds - 1
+    assert segment_seconds > 2 or heard.stats.cuts_in_speech > 5
     for word, following in pairwise(heard.words):
         assert word.start_seconds <= following.start_seconds
     assert heard.words[-1].end_seconds <= heard.seconds
@@ -182,7 +182,7 @@ async def test_what_is_hardly_to_be_heard_is_raised(demo: Pipeline) -> None:
     quiet = recordings.decode(sample("en").path) * np.float32(0.002)
     heard = await demo.transcribe(request_of(quiet))
     assert heard.text == sample("en").text
-    assert heard.account.raised_decibels > 30
+    assert heard.stats.raised_decibels > 30
 
 
 class Deaf(SynchronousEngine):
@@ -222,13 +222,13 @@ async def test_debug_tells_how_the_words_were_come_by(demo: Pipeline) -> None:
     asked = {"audio_base64": named("pause").base64, "debug": True}
     answer: Any = await answers.answer(demo, asked)
     debug = answer["debug"]
-    assert set(debug.pop("seconds")) == {"fetch", "decode", "hear", "total"}
+    assert set(debug.pop("seconds")) == {"fetch", "decode", "recognize", "total"}
     decoded = debug.pop("decoded")
     assert (decoded["channels"], decoded["gap_seconds"], decoded["inverted_channels"]) == (1, 0, [])
     assert debug == {
         "audio_seconds": pytest.approx(named("pause").seconds, abs=0.05),
-        "segments": 2,
-        "seams": 0,
+        "chunks": 2,
+        "cuts_in_speech": 0,
         "decoded_again": 0,
         "raised_decibels": 0.0,
         "uncovered": [],
@@ -347,7 +347,7 @@ async def test_an_ffmpeg_that_is_killed_costs_its_recording_and_no_other(
             await killed
         assert (await other).text == "500. 600."
         assert (await pipeline.transcribe(request_of(melody(700)))).text == "700."
-        assert pipeline.memory.held_bytes == 0
+        assert pipeline.audio_budget.held_bytes == 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -362,14 +362,14 @@ async def test_audio_at_the_engine_is_bounded_for_all_recordings_together(tmp_pa
         long = [request_of(np.tile(melody(300 + 100 * n), 250)) for n in range(4)]
         running = [asyncio.create_task(pipeline.transcribe(each)) for each in long]
         await asyncio.to_thread(engine.held.wait)
-        while pipeline.memory.held_bytes <= limit / 2:  # noqa: ASYNC110  # in threads
+        while pipeline.audio_budget.held_bytes <= limit / 2:  # noqa: ASYNC110  # in threads
             await asyncio.sleep(0.01)
         peak = 0
         for _ in range(100):
             await asyncio.sleep(0.01)
-            peak = max(peak, pipeline.memory.held_bytes)
+            peak = max(peak, pipeline.audio_budget.held_bytes)
         assert peak <= limit + len(long) * 2 * 64_000
         engine.released.set()
         texts = [(await each).text.split() for each in running]
     assert [len(text) for text in texts] == [250] * 4
-    assert pipeline.memory.held_bytes == 0
+    assert pipeline.audio_budget.held_bytes == 0

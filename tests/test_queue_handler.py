@@ -491,7 +491,7 @@ async def test_a_job_has_one_line_in_the_log_with_its_stages_and_no_text_unless_
     assert line.getMessage() == "job ok"
     assert facts["audio_seconds"] == pytest.approx(9.0)
     assert facts["words"] == 5
-    assert list(facts["seconds"]) == ["fetch", "decode", "hear", "total"]
+    assert list(facts["seconds"]) == ["fetch", "decode", "recognize", "total"]
     assert facts.get("text") == ([TEXT] if with_text else None)
     if not with_text:
         assert "400" not in caplog.text

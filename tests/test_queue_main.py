@@ -330,7 +330,7 @@ def test_every_job_has_one_line_of_json_with_its_stages_and_no_text(
     assert line["level"] == "INFO"
     assert line["audio_seconds"] == pytest.approx(0.8)
     assert line["words"] == 1
-    assert list(line["seconds"]) == ["fetch", "decode", "hear", "total"]
+    assert list(line["seconds"]) == ["fetch", "decode", "recognize", "total"]
     assert not any("780." in json.dumps(line) for line in log())
 
 

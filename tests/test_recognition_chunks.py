@@ -6,7 +6,7 @@ import pytest
 
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
-from parakeet_worker.recognition.chunks import Segment, Span, Splitter, split
+from parakeet_worker.recognition.chunks import Chunk, Span, Splitter, split
 from parakeet_worker.vad.backends import SileroDetector, open_listener
 from parakeet_worker.vad.base import FRAME_SAMPLES, FRAME_SECONDS, SPEECH_ENDS, Probabilities
 from parakeet_worker.vad.energy import EnergyDetector
@@ -42,17 +42,17 @@ def cut(
     probabilities: Probabilities,
     *,
     max_seconds: float = 30.0,
-    deletes: bool = True,
+    drops_silence: bool = True,
     start_seconds: float = 0.0,
     arrivals: Sequence[int] = (),
     lag_frames: Sequence[int] = (),
-) -> list[Segment]:
+) -> list[Chunk]:
     """The segments of a recording of which so many samples have come at each of `arrivals`.
 
     Of what has come, a detector has heard the whole frames but for so many.
     """
-    splitter = Splitter(max_seconds, deletes=deletes, start_seconds=start_seconds)
-    found: list[Segment] = []
+    splitter = Splitter(max_seconds, drops_silence=drops_silence, start_seconds=start_seconds)
+    found: list[Chunk] = []
     come, told = 0, 0
     for arrived, lag in zip(arrivals, lag_frames, strict=True):
         heard = max(told, arrived // FRAME_SAMPLES - lag)
@@ -64,14 +64,14 @@ def cut(
     return found
 
 
-def bounds(segment: Segment, start_seconds: float = 0.0) -> tuple[int, int]:
+def bounds(chunk: Chunk, start_seconds: float = 0.0) -> tuple[int, int]:
     """Its first sample and the one after its last, counted in the recording."""
-    first = (segment.start_seconds - start_seconds) * SAMPLE_RATE
+    first = (chunk.start_seconds - start_seconds) * SAMPLE_RATE
     assert first == pytest.approx(round(first), abs=1e-3)
-    return round(first), round(first) + len(segment.samples)
+    return round(first), round(first) + len(chunk.samples)
 
 
-def seconds(pieces: Iterable[Segment]) -> list[tuple[float, float]]:
+def seconds(pieces: Iterable[Chunk]) -> list[tuple[float, float]]:
     return [(round(each.start_seconds, 3), round(each.end_seconds, 3)) for each in pieces]
 
 
@@ -91,35 +91,35 @@ def random_arrival(generator: np.random.Generator, length: int) -> tuple[list[in
     return at.tolist(), generator.integers(0, generator.integers(1, 300), len(at)).tolist()
 
 
-def same(one: Segment, other: Segment) -> bool:
+def same(one: Chunk, other: Chunk) -> bool:
     return (
         one.start_seconds == other.start_seconds
         and np.array_equal(one.samples, other.samples)
         and one.speech == other.speech
-        and one.seam_after == other.seam_after
-        and (one.bridge is None) == (other.bridge is None)
-        and (one.bridge is None or other.bridge is None or same(one.bridge, other.bridge))
+        and one.cut_in_speech == other.cut_in_speech
+        and (one.overlap is None) == (other.overlap is None)
+        and (one.overlap is None or other.overlap is None or same(one.overlap, other.overlap))
     )
 
 
 # what holds for every recording
 
 
-@pytest.mark.parametrize("deletes", [False, True], ids=["tiles", "deletes"])
+@pytest.mark.parametrize("drops_silence", [False, True], ids=["tiles", "drops"])
 @pytest.mark.parametrize("seed", range(24))
-def test_how_a_recording_arrives_changes_nothing(seed, deletes):
+def test_how_a_recording_arrives_changes_nothing(seed, drops_silence):
     generator = np.random.default_rng(seed)
     probabilities = random_speech(generator, int(generator.integers(1, 4000)))
     recording = recorded(probabilities, lacking=int(generator.integers(0, FRAME_SAMPLES)))
     max_seconds = float(generator.choice([2, 2.03, 5, 17.5, 30]))
-    at_once = cut(recording, probabilities, max_seconds=max_seconds, deletes=deletes)
+    at_once = cut(recording, probabilities, max_seconds=max_seconds, drops_silence=drops_silence)
     for _ in range(3):
         arrivals, lag_frames = random_arrival(generator, len(recording))
         bit_by_bit = cut(
             recording,
             probabilities,
             max_seconds=max_seconds,
-            deletes=deletes,
+            drops_silence=drops_silence,
             arrivals=arrivals,
             lag_frames=lag_frames,
         )
@@ -127,9 +127,9 @@ def test_how_a_recording_arrives_changes_nothing(seed, deletes):
         assert all(same(one, other) for one, other in zip(bit_by_bit, at_once, strict=True))
 
 
-@pytest.mark.parametrize("deletes", [False, True], ids=["tiles", "deletes"])
+@pytest.mark.parametrize("drops_silence", [False, True], ids=["tiles", "drops"])
 @pytest.mark.parametrize("seed", range(24))
-def test_segments_are_the_recording_begin_on_the_grid_and_are_not_too_long(seed, deletes):
+def test_segments_are_the_recording_begin_on_the_grid_and_are_not_too_long(seed, drops_silence):
     generator = np.random.default_rng(seed)
     probabilities = random_speech(generator, int(generator.integers(1, 4000)))
     recording = recorded(probabilities, lacking=int(generator.integers(0, FRAME_SAMPLES)))
@@ -140,7 +140,7 @@ def test_segments_are_the_recording_begin_on_the_grid_and_are_not_too_long(seed,
         recording,
         probabilities,
         max_seconds=max_seconds,
-        deletes=deletes,
+        drops_silence=drops_silence,
         start_seconds=start_seconds,
     )
 
@@ -148,34 +148,34 @@ def test_segments_are_the_recording_begin_on_the_grid_and_are_not_too_long(seed,
     for piece in pieces:
         begin, end = bounds(piece, start_seconds)
         assert begin % GRID == 0
-        assert begin == ended if not deletes else begin >= ended
+        assert begin == ended if not drops_silence else begin >= ended
         assert 0 < end - begin <= max_seconds * SAMPLE_RATE
         assert np.array_equal(piece.samples, recording[begin:end])
         assert piece.end_seconds == pytest.approx(start_seconds + end / SAMPLE_RATE, abs=1e-9)
         ended = end
-    assert deletes or ended == len(recording)
+    assert drops_silence or ended == len(recording)
 
 
-@pytest.mark.parametrize("deletes", [False, True], ids=["tiles", "deletes"])
+@pytest.mark.parametrize("drops_silence", [False, True], ids=["tiles", "drops"])
 @pytest.mark.parametrize("seed", range(24))
-def test_after_a_seam_and_only_there_comes_a_bridge_of_the_recordings_samples(seed, deletes):
+def test_after_a_seam_and_only_there_comes_a_bridge_of_the_recordings_samples(seed, drops_silence):
     generator = np.random.default_rng(seed)
     probabilities = np.maximum(random_speech(generator, 4000), generator.choice([0, 0.36]))
     recording = recorded(probabilities)
     max_seconds = float(generator.choice([2, 2.03, 5, 17.5, 30]))
-    pieces = cut(recording, probabilities, max_seconds=max_seconds, deletes=deletes)
-    assert pieces[0].bridge is None
-    assert not pieces[-1].seam_after
+    pieces = cut(recording, probabilities, max_seconds=max_seconds, drops_silence=drops_silence)
+    assert pieces[0].overlap is None
+    assert not pieces[-1].cut_in_speech
     for piece, following in pairwise(pieces):
-        assert piece.seam_after == (following.bridge is not None)
-        if following.bridge is not None:
+        assert piece.cut_in_speech == (following.overlap is not None)
+        if following.overlap is not None:
             (first, seam), (begin, end) = bounds(piece), bounds(following)
-            over = bounds(following.bridge)
+            over = bounds(following.overlap)
             assert seam == begin, "nothing is left out at a seam"
             assert over[0] == max(first, seam - 62 * GRID), "up to 4.96 s before it"
             assert over[1] == min(end, seam + 62 * GRID), "and as much after it"
-            assert np.array_equal(following.bridge.samples, recording[slice(*over)])
-    assert any(piece.seam_after for piece in pieces) or probabilities.min() < 0.36
+            assert np.array_equal(following.overlap.samples, recording[slice(*over)])
+    assert any(piece.cut_in_speech for piece in pieces) or probabilities.min() < 0.36
 
 
 # where a sure detector hears nothing, nothing is kept
@@ -213,7 +213,7 @@ def test_no_segment_is_silent_begins_with_much_silence_or_holds_a_long_pause(see
         turns = np.flatnonzero(np.diff(silent, prepend=0, append=0))
         runs = turns.reshape(-1, 2)
         assert all(after - first < LONG_PAUSE_FRAMES for first, after in runs)
-        if piece.bridge is None:
+        if piece.overlap is None:
             touched = probabilities[begin // FRAME_SAMPLES : -(-end // FRAME_SAMPLES)]
             assert (touched >= SURE).any()
             head = int(np.argmin(silent)) if len(silent) else 0
@@ -252,18 +252,18 @@ def test_a_long_pause_that_begins_at_the_limit_ends_the_segment_there():
     probabilities = frames((29.6, SPEECH), (6, SILENCE), (2, SPEECH))
     first, second = cut(recorded(probabilities), probabilities)
     assert first.seconds == pytest.approx(29.6 + EDGE_SECONDS, abs=0.1)
-    assert not first.seam_after
+    assert not first.cut_in_speech
     assert second.start_seconds == pytest.approx(35.6 - EDGE_SECONDS, abs=0.1)
 
 
 def test_silence_after_a_seam_is_left_out_but_for_what_brings_the_bridge():
     probabilities = frames((29.92, SPEECH), (20, SILENCE), (2, SPEECH))
     first, bridged, last = cut(recorded(probabilities), probabilities)
-    assert first.seam_after
-    assert bridged.bridge is not None
+    assert first.cut_in_speech
+    assert bridged.overlap is not None
     assert bridged.start_seconds == first.end_seconds
     assert bridged.seconds < 0.4
-    assert last.bridge is None
+    assert last.overlap is None
     assert last.start_seconds == pytest.approx(49.92 - EDGE_SECONDS, abs=0.1)
 
 
@@ -290,17 +290,17 @@ def test_a_span_of_speech_ends_with_the_segment():
 
 def test_an_unsure_detector_does_not_say_where_someone_speaks():
     probabilities = frames((4, SILENCE), (2, SPEECH))
-    (piece,) = cut(recorded(probabilities), probabilities, deletes=False)
+    (piece,) = cut(recorded(probabilities), probabilities, drops_silence=False)
     assert piece.speech == ()
 
 
 # where a long segment is cut
 
 
-@pytest.mark.parametrize("deletes", [False, True], ids=["tiles", "deletes"])
+@pytest.mark.parametrize("drops_silence", [False, True], ids=["tiles", "drops"])
 @pytest.mark.parametrize("max_seconds", [5.0, 20.0, 30.0])
 @pytest.mark.parametrize("seed", range(12))
-def test_a_cut_falls_into_the_middle_of_the_last_pause(seed, max_seconds, deletes):
+def test_a_cut_falls_into_the_middle_of_the_last_pause(seed, max_seconds, drops_silence):
     generator = np.random.default_rng(seed)
     probabilities = np.full(2000, SPEECH, dtype=np.float32)
     limit, length = int(max_seconds / FRAME_SECONDS), int(generator.integers(7, 40))
@@ -311,10 +311,10 @@ def test_a_cut_falls_into_the_middle_of_the_last_pause(seed, max_seconds, delete
     for crumb in range(begin + length + 3, limit, 20):
         probabilities[crumb : min(crumb + 6, limit)] = 0.2
     first, second, *_ = cut(
-        recorded(probabilities), probabilities, max_seconds=max_seconds, deletes=deletes
+        recorded(probabilities), probabilities, max_seconds=max_seconds, drops_silence=drops_silence
     )
-    assert not first.seam_after
-    assert second.bridge is None
+    assert not first.cut_in_speech
+    assert second.overlap is None
     middle = (begin + length / 2) * FRAME_SECONDS
     assert first.seconds == pytest.approx(middle, abs=0.0401)
 
@@ -322,14 +322,16 @@ def test_a_cut_falls_into_the_middle_of_the_last_pause(seed, max_seconds, delete
 def test_a_pause_in_the_first_second_is_left_alone():
     probabilities = frames((0.32, SPEECH), (0.32, 0.2), (9, SPEECH))
     first, *_ = cut(recorded(probabilities), probabilities, max_seconds=5)
-    assert first.seam_after
+    assert first.cut_in_speech
     assert first.seconds > 2
 
 
-@pytest.mark.parametrize("deletes", [False, True], ids=["tiles", "deletes"])
+@pytest.mark.parametrize("drops_silence", [False, True], ids=["tiles", "drops"])
 @pytest.mark.parametrize("max_seconds", [2.0, 10.0, 30.0])
 @pytest.mark.parametrize("seed", range(12))
-def test_without_a_pause_the_seam_is_where_the_end_is_least_like_speech(seed, max_seconds, deletes):
+def test_without_a_pause_the_seam_is_where_the_end_is_least_like_speech(
+    seed, max_seconds, drops_silence
+):
     generator = np.random.default_rng(seed)
     probabilities = generator.uniform(0.6, 1.0, 2000).astype(np.float32)
     limit = int(max_seconds / FRAME_SECONDS)
@@ -339,40 +341,40 @@ def test_without_a_pause_the_seam_is_where_the_end_is_least_like_speech(seed, ma
     dip = int(generator.integers(limit - searched + 1, limit - 4))
     probabilities[dip : dip + 3] = 0.3
     first, second, *_ = cut(
-        recorded(probabilities), probabilities, max_seconds=max_seconds, deletes=deletes
+        recorded(probabilities), probabilities, max_seconds=max_seconds, drops_silence=drops_silence
     )
-    assert first.seam_after
+    assert first.cut_in_speech
     assert first.seconds == pytest.approx((dip + 1.5) * FRAME_SECONDS, abs=0.0401)
-    assert second.bridge is not None
+    assert second.overlap is not None
     assert second.start_seconds == first.end_seconds
 
 
 @pytest.mark.parametrize("length", [1, GRID, 10 * SAMPLE_RATE - 1, 10 * SAMPLE_RATE])
-@pytest.mark.parametrize("deletes", [False, True], ids=["tiles", "deletes"])
-def test_a_recording_that_fits_is_not_cut(length, deletes):
+@pytest.mark.parametrize("drops_silence", [False, True], ids=["tiles", "drops"])
+def test_a_recording_that_fits_is_not_cut(length, drops_silence):
     recording = noise(10)[:length]
     probabilities = np.full(-(-length // FRAME_SAMPLES), SPEECH, dtype=np.float32)
-    (piece,) = cut(recording, probabilities, max_seconds=10, deletes=deletes)
+    (piece,) = cut(recording, probabilities, max_seconds=10, drops_silence=drops_silence)
     assert np.array_equal(piece.samples, recording)
     assert piece.start_seconds == 0.0
-    assert not piece.seam_after
+    assert not piece.cut_in_speech
 
 
-@pytest.mark.parametrize("deletes", [False, True], ids=["tiles", "deletes"])
-def test_one_sample_more_than_the_limit_is_cut_once(deletes):
+@pytest.mark.parametrize("drops_silence", [False, True], ids=["tiles", "drops"])
+def test_one_sample_more_than_the_limit_is_cut_once(drops_silence):
     recording = noise(11)[: 10 * SAMPLE_RATE + 1]
     probabilities = np.full(313, SPEECH, dtype=np.float32)
-    assert len(cut(recording, probabilities, max_seconds=10, deletes=deletes)) == 2
+    assert len(cut(recording, probabilities, max_seconds=10, drops_silence=drops_silence)) == 2
 
 
-@pytest.mark.parametrize("deletes", [False, True], ids=["tiles", "deletes"])
-def test_nothing_has_no_segment(deletes):
-    assert cut(noise(0), np.zeros(0, dtype=np.float32), deletes=deletes) == []
+@pytest.mark.parametrize("drops_silence", [False, True], ids=["tiles", "drops"])
+def test_nothing_has_no_segment(drops_silence):
+    assert cut(noise(0), np.zeros(0, dtype=np.float32), drops_silence=drops_silence) == []
 
 
 def test_without_deletion_silence_is_tiled_like_everything_else():
     probabilities = frames((100, SILENCE))
-    pieces = cut(recorded(probabilities), probabilities, deletes=False)
+    pieces = cut(recorded(probabilities), probabilities, drops_silence=False)
     assert sum(len(piece.samples) for piece in pieces) == len(probabilities) * FRAME_SAMPLES
     assert len(pieces) >= 4
 
@@ -404,19 +406,19 @@ def test_a_quiet_bridge_is_raised_like_what_it_joins():
     recording = recorded(probabilities) * np.float32(0.005)
     before, after = cut(recording, probabilities)
     assert before.raised_decibels > 20
-    assert after.bridge is not None
+    assert after.overlap is not None
     raised = np.concatenate((before.samples, after.samples))
     seam = len(before.samples)
-    begin = round((after.bridge.start_seconds - before.start_seconds) * SAMPLE_RATE)
-    end = begin + len(after.bridge.samples)
+    begin = round((after.overlap.start_seconds - before.start_seconds) * SAMPLE_RATE)
+    end = begin + len(after.overlap.samples)
     assert begin < seam < end
-    assert np.array_equal(after.bridge.samples, raised[begin:end])
+    assert np.array_equal(after.overlap.samples, raised[begin:end])
 
 
 def test_what_is_not_known_to_be_speech_is_not_raised():
     probabilities = frames((40, SPEECH))
     recording = recorded(probabilities) * np.float32(0.005)
-    pieces = cut(recording, probabilities, deletes=False)
+    pieces = cut(recording, probabilities, drops_silence=False)
     assert [piece.raised_decibels for piece in pieces] == [0.0, 0.0]
     assert np.array_equal(np.concatenate([piece.samples for piece in pieces]), recording)
 
@@ -434,11 +436,11 @@ def test_what_is_not_known_to_be_speech_is_not_raised():
     ],
 )
 def test_a_part_is_what_lies_in_the_segment(span, expected):
-    segment = Segment(10.0, noise(4))
-    part = segment.part(Span(*span))
+    chunk = Chunk(10.0, noise(4))
+    part = chunk.part(Span(*span))
     assert (part.start_seconds, part.end_seconds) == pytest.approx(expected, abs=0.08)
     begin = round((part.start_seconds - 10.0) * SAMPLE_RATE)
-    assert np.array_equal(part.samples, segment.samples[begin : begin + len(part.samples)])
+    assert np.array_equal(part.samples, chunk.samples[begin : begin + len(part.samples)])
 
 
 # with true detectors
@@ -449,9 +451,9 @@ def test_true_speech_is_cut_alike_however_it_arrives(seed):
     recording = decode(named("pause").path)
     listener = open_listener("cpu")
 
-    def arrives(at: Iterable[int]) -> list[Segment]:
-        stretches = np.split(recording, sorted(at))
-        pieces = split(stretches, lambda: SileroDetector(listener), max_seconds=5)
+    def arrives(at: Iterable[int]) -> list[Chunk]:
+        partials = np.split(recording, sorted(at))
+        pieces = split(partials, lambda: SileroDetector(listener), max_seconds=5)
         return [*pieces]
 
     at_once = arrives([])
@@ -479,8 +481,8 @@ def test_every_word_of_the_samples_is_in_a_segment(spoken):
 
 def test_by_energy_the_segments_tile_the_recording():
     recording = decode(named("pause").path)
-    stretches = np.array_split(recording, 40)
-    pieces = [*split(stretches, EnergyDetector, max_seconds=5)]
+    partials = np.array_split(recording, 40)
+    pieces = [*split(partials, EnergyDetector, max_seconds=5)]
     assert len(pieces) > 1
     assert [bounds(piece)[0] for piece in pieces[1:]] == [bounds(piece)[1] for piece in pieces[:-1]]
     assert (bounds(pieces[0])[0], bounds(pieces[-1])[1]) == (0, len(recording))
@@ -491,15 +493,15 @@ def test_by_energy_the_segments_tile_the_recording():
 def test_each_channel_is_cut_by_itself_and_so_are_its_bridges():
     left, right = noise(30, 1), noise(30, 2)
     right[10 * SAMPLE_RATE :] *= 0.001
-    stretches = np.array_split(np.stack([left, right], axis=1), 25)
-    pieces = [*split(stretches, EnergyDetector, max_seconds=5)]
+    partials = np.array_split(np.stack([left, right], axis=1), 25)
+    pieces = [*split(partials, EnergyDetector, max_seconds=5)]
     for number, recording in ((1, left), (2, right)):
         own = [piece for piece in pieces if piece.channel == number]
         assert sum(len(piece.samples) for piece in own) == len(recording)
         assert np.array_equal(own[0].samples, recording[: len(own[0].samples)])
-        bridges = [piece.bridge for piece in own if piece.bridge is not None]
-        assert bridges
-        assert {bridge.channel for bridge in bridges} == {number}
+        overlaps = [piece.overlap for piece in own if piece.overlap is not None]
+        assert overlaps
+        assert {overlap.channel for overlap in overlaps} == {number}
 
 
 def test_a_segment_is_yielded_before_the_recording_has_ended():

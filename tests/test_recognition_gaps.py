@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from parakeet_worker.engine.base import Samples
-from parakeet_worker.recognition.chunks import Segment, Span
+from parakeet_worker.recognition.chunks import Chunk, Span
 from parakeet_worker.recognition.gaps import (
     credible_words,
     fill,
@@ -208,7 +208,7 @@ def vowel(seconds: float, formants: tuple[float, float] = (700, 1200)) -> Sample
 
 
 def test_a_held_vowel_is_its_words_and_no_gap():
-    held = Segment(5.0, vowel(3.0), speech=(Span(5.0, 8.0),))
+    held = Chunk(5.0, vowel(3.0), speech=(Span(5.0, 8.0),))
     assert uncovered(held.speech, words((5.0, 5.4)))
     assert find_gaps(held, words((5.0, 5.4))) == []
 
@@ -216,12 +216,12 @@ def test_a_held_vowel_is_its_words_and_no_gap():
 def test_what_follows_a_held_vowel_is_a_gap():
     vowels = [(700, 1200), (300, 2200), (400, 800), (600, 1800)]
     said = [vowel(0.2, vowels[index % 4]) for index in range(8)]
-    segment = Segment(5.0, np.concatenate([vowel(1.0), *said]), speech=(Span(5.0, 7.6),))
-    (gap,) = find_gaps(segment, words((5.0, 5.3)))
+    chunk = Chunk(5.0, np.concatenate([vowel(1.0), *said]), speech=(Span(5.0, 7.6),))
+    (gap,) = find_gaps(chunk, words((5.0, 5.3)))
     assert gap.span.start_seconds == pytest.approx(6.0, abs=0.15)
     assert gap.span.end_seconds == 7.6
 
 
 def test_a_vowel_without_any_word_is_a_gap():
-    held = Segment(5.0, vowel(3.0), speech=(Span(5.0, 8.0),))
+    held = Chunk(5.0, vowel(3.0), speech=(Span(5.0, 8.0),))
     assert [gap.span for gap in find_gaps(held, ())] == [Span(5.0, 8.0)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from parakeet_worker.recognition.chunks import Span
-from parakeet_worker.recognition.overlaps import splice
+from parakeet_worker.recognition.overlaps import merge
 from parakeet_worker.recognition.transcript import TimedToken, Word
 
 SEAM = 20.0
@@ -33,9 +33,9 @@ def bare(text: str) -> str:
     return text.strip(".,?").lower()
 
 
-def spliced(before: Sequence[Word], bridge: Sequence[Word], after: Sequence[Word]) -> list[Word]:
+def spliced(before: Sequence[Word], overlap: Sequence[Word], after: Sequence[Word]) -> list[Word]:
     """Both sides in one, after what must hold of them whatever was heard."""
-    left, right = splice(before, bridge, after, seam_seconds=SEAM, window=BRIDGE)
+    left, right = merge(before, overlap, after, cut_seconds=SEAM, window=BRIDGE)
     assert all(each.start_seconds < SEAM for each in left)
     assert all(each.start_seconds >= SEAM for each in right)
     both = [*left, *right]
@@ -147,7 +147,7 @@ def test_whatever_the_windows_hear_the_times_rise_and_every_word_is_one_of_their
 
 
 @pytest.mark.parametrize(
-    ("before", "bridge", "after", "expected"),
+    ("before", "overlap", "after", "expected"),
     [
         # the word across the seam is the bridge's
         (
@@ -214,15 +214,15 @@ def test_whatever_the_windows_hear_the_times_rise_and_every_word_is_one_of_their
         ([("one", 2)], [("two", 19)], [("three", 38)], "one two three"),
     ],
 )
-def test_words_at_a_seam(before, bridge, after, expected):
-    heard = spliced(words(*before), words(*bridge), words(*after))
+def test_words_at_a_seam(before, overlap, after, expected):
+    heard = spliced(words(*before), words(*overlap), words(*after))
     assert " ".join(bare(each.text) for each in heard) == expected
 
 
 def test_each_side_has_the_words_that_begin_in_it():
-    bridge = words(("one", 17), ("hello", 19.8), ("you", 20.0), ("two", 22))
-    left, right = splice(
-        words(("one", 17)), bridge, words(("two", 22)), seam_seconds=SEAM, window=BRIDGE
+    overlap = words(("one", 17), ("hello", 19.8), ("you", 20.0), ("two", 22))
+    left, right = merge(
+        words(("one", 17)), overlap, words(("two", 22)), cut_seconds=SEAM, window=BRIDGE
     )
     assert [each.text for each in left] == ["one", "hello"]
     assert [each.text for each in right] == ["you", "two"]

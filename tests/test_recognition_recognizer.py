@@ -16,9 +16,9 @@ from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Capacity, Hypothesis, Samples, SynchronousEngine, Token
 from parakeet_worker.errors import EngineLost, NotFinite, OutOfMemory, Overloaded
-from parakeet_worker.recognition.chunks import Segment, Span, split
-from parakeet_worker.recognition.recognizer import Hearing
-from parakeet_worker.recognition.room import AudioMemory, Room
+from parakeet_worker.recognition.audio_budget import AudioBudget, AudioShare
+from parakeet_worker.recognition.chunks import Chunk, Span, split
+from parakeet_worker.recognition.recognizer import Recognizer
 from parakeet_worker.recognition.transcript import Transcript, join
 from parakeet_worker.stopwatch import Stopwatch
 from parakeet_worker.vad.base import FRAME_SAMPLES, Detector, Probabilities
@@ -136,20 +136,21 @@ def batching(engine: Reader, *, queue_seconds: float = 1000.0) -> Iterator[Batch
             engine.released.set()
 
 
-def segment(samples: Samples, start_seconds: float = 0.0) -> Segment:
+def chunk(samples: Samples, start_seconds: float = 0.0) -> Chunk:
     """Someone speaks all the time in it."""
     end_seconds = start_seconds + len(samples) / SAMPLE_RATE
-    return Segment(start_seconds, samples, speech=(Span(start_seconds, end_seconds),))
+    return Chunk(start_seconds, samples, speech=(Span(start_seconds, end_seconds),))
 
 
-async def heard(
-    engine: Reader, segments: Iterable[Segment], spoken: str | None = None
-) -> Transcript:
+async def heard(engine: Reader, chunks: Iterable[Chunk], spoken: str | None = None) -> Transcript:
     """All segments, submitted at once."""
-    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch(), spoken)) as hearing:
-        for each in segments:
-            hearing.submit(each)
-        return await everything_of(hearing)
+    with (
+        batching(engine) as batcher,
+        closing(Recognizer(batcher, Stopwatch(), spoken)) as recognizer,
+    ):
+        for each in chunks:
+            recognizer.submit(each)
+        return await everything_of(recognizer)
 
 
 def is_said(found: Transcript, words: Sequence[tuple[float, int]]) -> bool:
@@ -167,54 +168,59 @@ async def test_stretches_come_in_order_on_the_clock_of_the_recording():
     words = every_second(30)
     whole = recording(30, *words)
     parts = [
-        segment(whole[begin * SAMPLE_RATE : (begin + 3) * SAMPLE_RATE], begin)
+        chunk(whole[begin * SAMPLE_RATE : (begin + 3) * SAMPLE_RATE], begin)
         for begin in range(0, 30, 3)
     ]
     engine = Reader()
-    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch())) as hearing:
+    with batching(engine) as batcher, closing(Recognizer(batcher, Stopwatch())) as recognizer:
         for part in parts:
-            hearing.submit(part)
-        stretches = [await hearing.next_stretch() for _ in parts]
-        assert len(hearing) == 0
-    for part, stretch in zip(parts, stretches, strict=True):
-        assert len(stretch.words) == 3
-        assert part.start_seconds < stretch.words[0].start_seconds
-        assert stretch.words[-1].end_seconds <= part.end_seconds
-    assert is_said(join(stretches), words)
-    assert join(stretches).account.segments == 10
+            recognizer.submit(part)
+        partials = [await recognizer.next_partial() for _ in parts]
+        assert len(recognizer) == 0
+    for part, partial in zip(parts, partials, strict=True):
+        assert len(partial.words) == 3
+        assert part.start_seconds < partial.words[0].start_seconds
+        assert partial.words[-1].end_seconds <= part.end_seconds
+    assert is_said(join(partials), words)
+    assert join(partials).stats.chunks == 10
 
 
 async def test_a_stretch_is_ready_when_its_segment_is_heard():
     engine = Reader()
     engine.hold()
-    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch())) as hearing:
-        assert not hearing.ready
-        hearing.submit(segment(recording(2, (0.4, 1))))
+    with batching(engine) as batcher, closing(Recognizer(batcher, Stopwatch())) as recognizer:
+        assert not recognizer.ready
+        recognizer.submit(chunk(recording(2, (0.4, 1))))
         await engine.occupied()
-        assert not hearing.ready
+        assert not recognizer.ready
         engine.released.set()
-        await until(lambda: hearing.ready)
-        assert (await hearing.next_stretch()).text == "1"
-        assert not hearing.ready
+        await until(lambda: recognizer.ready)
+        assert (await recognizer.next_partial()).text == "1"
+        assert not recognizer.ready
 
 
 @pytest.mark.parametrize("whose", ["its own", "all recordings'"])
 async def test_when_as_much_as_there_is_room_for_is_out_the_next_one_is_waited_for(whose):
     engine = Reader()
     engine.hold()
-    memory = AudioMemory(100 * 64_000 if whose == "its own" else 16 * 64_000)
-    room = Room(memory, samples=16 * SAMPLE_RATE if whose == "its own" else 100 * SAMPLE_RATE)
-    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch(), room=room)) as hearing:
+    memory = AudioBudget(100 * 64_000 if whose == "its own" else 16 * 64_000)
+    share = AudioShare(
+        memory, samples=16 * SAMPLE_RATE if whose == "its own" else 100 * SAMPLE_RATE
+    )
+    with (
+        batching(engine) as batcher,
+        closing(Recognizer(batcher, Stopwatch(), share=share)) as recognizer,
+    ):
         for number in range(1, 16):
-            hearing.submit(segment(recording(1, (0.4, number)), number))
-            assert not hearing.ready
-        hearing.submit(segment(recording(1, (0.4, 16)), 16))
-        assert hearing.ready
+            recognizer.submit(chunk(recording(1, (0.4, number)), number))
+            assert not recognizer.ready
+        recognizer.submit(chunk(recording(1, (0.4, 16)), 16))
+        assert recognizer.ready
         assert memory.held_bytes == 16 * 64_000
         engine.released.set()
-        assert (await hearing.next_stretch()).text == "1"
+        assert (await recognizer.next_partial()).text == "1"
         assert memory.held_bytes == 15 * 64_000
-        assert Room(memory, samples=1).full is False, "one piece is always let in"
+        assert AudioShare(memory, samples=1).full is False, "one piece is always let in"
     assert memory.held_bytes == 0
 
 
@@ -224,7 +230,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.002)
 
 
-# over seams
+# over cuts_in_speech
 
 
 def chatter(generator: np.random.Generator, seconds: float) -> list[tuple[float, int]]:
@@ -245,7 +251,7 @@ async def test_over_seams_every_word_is_heard_once_and_whole(seed):
     pieces = split([recording(70, *words)], Talk, max_seconds=max_seconds)
     found = await heard(Reader(), [*pieces])
     assert is_said(found, words)
-    assert found.account.seams == found.account.segments - 1 > 1
+    assert found.stats.cuts_in_speech == found.stats.chunks - 1 > 1
     for word, following in pairwise(found.words):
         assert word.start_seconds <= following.start_seconds
 
@@ -256,7 +262,7 @@ async def test_over_the_seams_of_two_channels_every_word_is_heard_once_and_whole
     both = np.stack([recording(40, *side) for side in sides], axis=1)
     pieces = split(np.array_split(both, 7), Talk, max_seconds=5)
     found = await heard(Reader(), [*pieces])
-    assert found.account.seams > 10
+    assert found.stats.cuts_in_speech > 10
     for channel, side in enumerate(sides, start=1):
         texts = [word.text for word in found.of_channel(channel)]
         assert texts == [f"{number}" for _, number in side]
@@ -266,17 +272,17 @@ async def test_over_the_seams_of_two_channels_every_word_is_heard_once_and_whole
 async def test_a_stretch_that_ends_in_a_seam_is_ready_with_the_bridge_over_it():
     words = chatter(np.random.default_rng(0), 12)
     pieces = [*split([recording(12, *words)], Talk, max_seconds=10)]
-    assert [piece.seam_after for piece in pieces] == [True, False]
+    assert [piece.cut_in_speech for piece in pieces] == [True, False]
     engine = Reader()
-    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch())) as hearing:
-        hearing.submit(pieces[0])
+    with batching(engine) as batcher, closing(Recognizer(batcher, Stopwatch())) as recognizer:
+        recognizer.submit(pieces[0])
         await until(lambda: len(engine.pieces) == 1)
         await asyncio.sleep(0.02)
-        assert not hearing.ready
-        hearing.submit(pieces[1])
-        await until(lambda: hearing.ready)
+        assert not recognizer.ready
+        recognizer.submit(pieces[1])
+        await until(lambda: recognizer.ready)
         assert len(engine.pieces) == 3
-        found = await everything_of(hearing)
+        found = await everything_of(recognizer)
     assert is_said(found, words)
 
 
@@ -284,13 +290,13 @@ async def test_a_stretch_that_ends_in_a_seam_is_ready_with_the_bridge_over_it():
 
 
 def heard_again(found: Transcript) -> tuple[int, int]:
-    return found.account.decoded_again, len(found.uncovered)
+    return found.stats.decoded_again, len(found.uncovered)
 
 
 async def test_a_segment_that_is_all_silent_for_the_engine_is_heard_again():
     words = every_second(20)
     tries = Reader(lambda _, tokens: tokens if len(tries.pieces) > 1 else [])
-    found = await heard(tries, [segment(recording(20, *words))])
+    found = await heard(tries, [chunk(recording(20, *words))])
     assert is_said(found, words)
     assert heard_again(found) == (1, 0)
     assert len(tries.pieces) == 2
@@ -303,7 +309,7 @@ async def test_a_gap_is_heard_again_by_itself_and_filled():
         return tokens if len(samples) < 15 * SAMPLE_RATE else [*tokens[:4], *tokens[-3:]]
 
     engine = Reader(drowsy)
-    found = await heard(engine, [segment(recording(20, *words))])
+    found = await heard(engine, [chunk(recording(20, *words))])
     assert is_said(found, words)
     assert heard_again(found) == (1, 0)
     assert [len(piece) / SAMPLE_RATE for piece in engine.pieces] == [
@@ -321,7 +327,7 @@ async def test_every_gap_of_a_segment_is_heard_again():
         long = len(samples) > 20 * SAMPLE_RATE
         return [token for index, token in enumerate(tokens) if not long or index not in gaps]
 
-    found = await heard(Reader(drowsy), [segment(recording(30, *words), 600.0)])
+    found = await heard(Reader(drowsy), [chunk(recording(30, *words), 600.0)])
     assert is_said(found, [(600 + at, number) for at, number in words])
     assert heard_again(found) == (3, 0)
 
@@ -339,7 +345,7 @@ async def test_what_is_silent_the_second_time_is_heard_a_third_time_from_another
         return tokens if len(engine.pieces) > 2 else tokens[: int(neighbours)]
 
     engine = Reader(drowsy)
-    found = await heard(engine, [segment(recording(9, *words))])
+    found = await heard(engine, [chunk(recording(9, *words))])
     assert is_said(found, words)
     assert heard_again(found) == (1, 0)
     first, second = (len(piece) / SAMPLE_RATE for piece in engine.pieces[1:])
@@ -349,10 +355,10 @@ async def test_what_is_silent_the_second_time_is_heard_a_third_time_from_another
 async def test_what_stays_without_words_is_said():
     words = every_second(20)
     engine = Reader(shorter_than(0))
-    found = await heard(engine, [segment(recording(20, *words), 100.0)])
+    found = await heard(engine, [chunk(recording(20, *words), 100.0)])
     assert found.words == ()
     assert found.uncovered == (Span(100.0, 120.0),)
-    assert found.account.decoded_again == 1
+    assert found.stats.decoded_again == 1
     assert len(engine.pieces) == 2, "it was heard once more, and no more than that"
 
 
@@ -364,9 +370,9 @@ async def test_all_gaps_of_a_recording_are_submitted_at_once():
         return tokens if len(samples) < 20 * SAMPLE_RATE else [*tokens[5:12], *tokens[16:25]]
 
     engine = Reader(drowsy)
-    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch())) as hearing:
-        hearing.submit(segment(recording(30, *words)))
-        hearing.submit(segment(recording(30, *words), 30.0))
+    with batching(engine) as batcher, closing(Recognizer(batcher, Stopwatch())) as recognizer:
+        recognizer.submit(chunk(recording(30, *words)))
+        recognizer.submit(chunk(recording(30, *words), 30.0))
         await until(lambda: len(engine.pieces) == 2)
         engine.hold()
         batcher.submit([recording(1)])
@@ -374,19 +380,19 @@ async def test_all_gaps_of_a_recording_are_submitted_at_once():
         gaps_seconds = 2 * (5.5 + 4.7 + 5.7)
         async with asyncio.timeout(PATIENCE_SECONDS):
             while batcher.load.waiting_seconds < gaps_seconds - 3:
-                await hearing.advance()
+                await recognizer.advance()
                 await asyncio.sleep(0.002)
-        assert not hearing.ready
+        assert not recognizer.ready
         engine.released.set()
-        found = await everything_of(hearing)
-    assert found.account.decoded_again == 6
+        found = await everything_of(recognizer)
+    assert found.stats.decoded_again == 6
     assert len(found.words) == 60
 
 
 @pytest.mark.parametrize("seconds", [30, 300])
 async def test_what_is_heard_again_is_at_most_half_of_the_recording_or_a_minute(seconds):
     """An engine that says nothing at all, though someone speaks all the time."""
-    parts = [segment(recording(30, *every_second(30)), at) for at in range(0, seconds, 30)]
+    parts = [chunk(recording(30, *every_second(30)), at) for at in range(0, seconds, 30)]
     engine = Reader(shorter_than(0))
     found = await heard(engine, parts)
     again = sum(len(piece) for piece in engine.pieces) / SAMPLE_RATE - seconds
@@ -397,8 +403,8 @@ async def test_what_is_heard_again_is_at_most_half_of_the_recording_or_a_minute(
 async def test_how_fast_the_engine_is_changes_nothing_in_what_is_heard_again():
     """Half of what each segment says is missing, and found in second attempts only."""
 
-    def parts() -> list[Segment]:
-        return [segment(recording(30, *every_second(30)), at) for at in range(0, 600, 30)]
+    def parts() -> list[Chunk]:
+        return [chunk(recording(30, *every_second(30)), at) for at in range(0, 600, 30)]
 
     def drowsy(samples: Samples, tokens: list[Token]) -> list[Token]:
         if len(samples) >= 20 * SAMPLE_RATE:
@@ -407,24 +413,24 @@ async def test_how_fast_the_engine_is_changes_nothing_in_what_is_heard_again():
 
     at_once = await heard(Reader(drowsy), parts())
     engine = Reader(drowsy)
-    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch())) as hearing:
-        stretches = []
+    with batching(engine) as batcher, closing(Recognizer(batcher, Stopwatch())) as recognizer:
+        partials = []
         for each in parts():
-            hearing.submit(each)
-            stretches.append(await hearing.next_stretch())
-    one_by_one = join(stretches)
+            recognizer.submit(each)
+            partials.append(await recognizer.next_partial())
+    one_by_one = join(partials)
     assert at_once.words == one_by_one.words
     assert at_once.uncovered == one_by_one.uncovered
-    assert at_once.account == one_by_one.account
+    assert at_once.stats == one_by_one.stats
 
 
 async def test_speech_in_many_short_stretches_without_a_word_is_heard_again_and_reported():
     words = [(0.32 + 2 * at, at + 1) for at in range(10)]
     speech = tuple(Span(at, at + 0.4) for at, _ in words)
-    part = Segment(0.0, recording(20, *words), speech=speech)
+    part = Chunk(0.0, recording(20, *words), speech=speech)
     found = await heard(Reader(shorter_than(19)), [part])
     assert is_said(found, words)
-    assert found.account.decoded_again == 2
+    assert found.stats.decoded_again == 2
     assert found.uncovered == ()
     found = await heard(Reader(lambda _, tokens: tokens[:1] if len(tokens) == 10 else []), [part])
     assert found.text == "1"
@@ -439,7 +445,7 @@ async def test_what_is_decoded_again_of_a_segment_without_words_are_other_sample
         """To these very samples, as a model is that is asked for the same once more."""
         return [] if np.array_equal(samples, whole) else tokens
 
-    found = await heard(Reader(deaf), [segment(whole)])
+    found = await heard(Reader(deaf), [chunk(whole)])
     assert is_said(found, words)
 
 
@@ -450,7 +456,7 @@ async def test_words_that_the_model_is_not_sure_of_are_not_inserted():
         return [replace(token, logprob=-2.0) for token in tokens]
 
     engine = Reader(unsure)
-    found = await heard(engine, [segment(recording(6, *every_second(6)))])
+    found = await heard(engine, [chunk(recording(6, *every_second(6)))])
     assert found.text == "1 2"
     assert found.uncovered != ()
 
@@ -462,7 +468,7 @@ async def test_what_is_left_of_a_gap_is_said():
         return tokens[:2] if len(engine.pieces) == 1 else tokens[:3]
 
     engine = Reader(drowsy)
-    found = await heard(engine, [segment(recording(12, *words))])
+    found = await heard(engine, [chunk(recording(12, *words))])
     assert found.text == "1 2 3 4"
     (left,) = found.uncovered
     assert (left.start_seconds, left.end_seconds) == pytest.approx((3.72, 12), abs=0.081)
@@ -471,14 +477,14 @@ async def test_what_is_left_of_a_gap_is_said():
 @pytest.mark.parametrize(("pause_seconds", "again"), [(0.88, 0), (1.04, 1)])
 async def test_a_speaker_may_hesitate_for_almost_a_second(pause_seconds, again):
     whole = recording(0.8 + pause_seconds, (0.0, 1), (0.4 + pause_seconds, 2))
-    found = await heard(Reader(), [segment(whole)])
+    found = await heard(Reader(), [chunk(whole)])
     assert found.text == "1 2"
     assert heard_again(found) == (again, again)
 
 
 async def test_where_nobody_is_known_to_speak_nothing_is_heard_again():
     engine = Reader(shorter_than(0))
-    found = await heard(engine, [Segment(0.0, recording(20, *every_second(20)))])
+    found = await heard(engine, [Chunk(0.0, recording(20, *every_second(20)))])
     assert found.words == ()
     assert heard_again(found) == (0, 0)
     assert len(engine.pieces) == 1
@@ -493,8 +499,8 @@ async def test_gaps_are_found_on_both_sides_of_a_seam():
     pieces = split([recording(60, *words)], Talk, max_seconds=20)
     found = await heard(Reader(drowsy), [*pieces])
     assert is_said(found, words)
-    assert found.account.seams >= 2
-    assert heard_again(found) == (found.account.segments, 0)
+    assert found.stats.cuts_in_speech >= 2
+    assert heard_again(found) == (found.stats.chunks, 0)
 
 
 async def test_what_the_bridge_brings_is_not_missing_at_a_seam():
@@ -505,10 +511,10 @@ async def test_what_the_bridge_brings_is_not_missing_at_a_seam():
     def hears(samples: Samples, tokens: list[Token]) -> list[Token]:
         return tokens[:8] if np.array_equal(samples, whole[:seam]) else tokens
 
-    bridge = Segment(7.0, whole[7 * SAMPLE_RATE : 13 * SAMPLE_RATE])
+    overlap = Chunk(7.0, whole[7 * SAMPLE_RATE : 13 * SAMPLE_RATE])
     parts = [
-        Segment(0.0, whole[:seam], (Span(0.0, 10.0),), seam_after=True),
-        Segment(10.0, whole[seam:], (Span(10.0, 20.0),), bridge),
+        Chunk(0.0, whole[:seam], (Span(0.0, 10.0),), cut_in_speech=True),
+        Chunk(10.0, whole[seam:], (Span(10.0, 20.0),), overlap),
     ]
     found = await heard(Reader(hears), parts)
     assert is_said(found, every_second(20))
@@ -519,17 +525,17 @@ async def test_an_engine_without_time_for_a_second_hearing_fails_nobody():
     engine = Reader(shorter_than(0))
     with (
         batching(engine, queue_seconds=5.0) as batcher,
-        closing(Hearing(batcher, Stopwatch())) as hearing,
+        closing(Recognizer(batcher, Stopwatch())) as recognizer,
     ):
-        hearing.submit(segment(recording(4, *every_second(4))))
-        await until(lambda: hearing.ready)
+        recognizer.submit(chunk(recording(4, *every_second(4))))
+        await until(lambda: recognizer.ready)
         engine.hold()
         batcher.submit([recording(1)])  # a stranger's, which it stands still in
         await engine.occupied()
         batcher.submit([recording(5)])
         with pytest.raises(Overloaded):
             batcher.submit([recording(1)])
-        found = await hearing.next_stretch()
+        found = await recognizer.next_partial()
     assert found.words == ()
     assert found.uncovered == (Span(0.0, 4.0),)
 
@@ -541,7 +547,7 @@ async def test_a_second_hearing_whose_states_are_not_finite_loses_no_word():
             return found if len(self.pieces) == 1 else [NotFinite(1.0) for _ in batch]
 
     engine = Overflowing(lambda _, tokens: tokens[:1])
-    found = await heard(engine, [segment(recording(6, *every_second(6)))])
+    found = await heard(engine, [chunk(recording(6, *every_second(6)))])
     assert found.text == "1"
     assert found.uncovered != ()
     assert len(engine.pieces) == 2
@@ -554,7 +560,7 @@ async def test_a_second_hearing_that_memory_runs_out_in_loses_no_word():
         return tokens[:1]
 
     engine = Reader(failing)
-    found = await heard(engine, [segment(recording(6, *every_second(6)))])
+    found = await heard(engine, [chunk(recording(6, *every_second(6)))])
     assert found.text == "1"
     assert found.uncovered != ()
     assert len(engine.pieces) == 2
@@ -575,8 +581,8 @@ async def test_a_bridge_that_fails_alone_loses_no_word(failure):
     over = whole[SAMPLE_RATE : 3 * SAMPLE_RATE + FRAME]
     half = 2 * SAMPLE_RATE
     parts = [
-        Segment(0.0, whole[:half], seam_after=True),
-        Segment(2.0, whole[half:-FRAME], bridge=Segment(1.0, over)),
+        Chunk(0.0, whole[:half], cut_in_speech=True),
+        Chunk(2.0, whole[half:-FRAME], overlap=Chunk(1.0, over)),
     ]
     assert is_said(await heard(Failing(), parts), words)
 
@@ -585,16 +591,16 @@ async def test_a_recording_that_is_begun_is_not_refused_when_others_fill_the_que
     engine = Reader()
     with (
         batching(engine, queue_seconds=5.0) as batcher,
-        closing(Hearing(batcher, Stopwatch())) as begun,
-        closing(Hearing(batcher, Stopwatch())) as late,
+        closing(Recognizer(batcher, Stopwatch())) as begun,
+        closing(Recognizer(batcher, Stopwatch())) as late,
     ):
         engine.hold()
-        begun.submit(segment(recording(2, (0.4, 1))))
+        begun.submit(chunk(recording(2, (0.4, 1))))
         await engine.occupied()
         batcher.submit([recording(5)])
         with pytest.raises(Overloaded):
-            late.submit(segment(recording(2, (0.4, 9))))
-        begun.submit(segment(recording(2, (0.4, 2)), 2.0))
+            late.submit(chunk(recording(2, (0.4, 9))))
+        begun.submit(chunk(recording(2, (0.4, 2)), 2.0))
         engine.released.set()
         found = await everything_of(begun)
     assert found.text == "1 2"
@@ -605,20 +611,20 @@ async def test_a_recording_that_is_begun_is_not_refused_when_others_fill_the_que
 
 async def test_the_account_says_how_loud_the_quietest_segment_was_made():
     parts = [
-        Segment(float(at), recording(2, (0.4, 1)), raised_decibels=decibels)
+        Chunk(float(at), recording(2, (0.4, 1)), raised_decibels=decibels)
         for at, decibels in ((0, 0.0), (2, 26.0), (4, 12.5))
     ]
     found = await heard(Reader(), parts)
-    assert found.account.raised_decibels == 26.0
-    assert found.account.segments == 3
+    assert found.stats.raised_decibels == 26.0
+    assert found.stats.chunks == 3
 
 
 async def test_the_time_at_the_engine_is_on_the_watch():
     watch = Stopwatch()
-    with batching(Reader()) as batcher, closing(Hearing(batcher, watch)) as hearing:
-        hearing.submit(segment(recording(2, (0.4, 1))))
-        await hearing.next_stretch()
-    assert set(watch.seconds) == {"hear", "total"}
+    with batching(Reader()) as batcher, closing(Recognizer(batcher, watch)) as recognizer:
+        recognizer.submit(chunk(recording(2, (0.4, 1))))
+        await recognizer.next_partial()
+    assert set(watch.seconds) == {"recognize", "total"}
 
 
 # another language than was asked for
@@ -643,10 +649,10 @@ async def test_what_drifts_is_heard_again_with_its_neighbour():
     words = every_second(len(GERMAN))
     whole = recording(len(GERMAN), *words)
     half = 7 * SAMPLE_RATE
-    parts = [segment(whole[:half]), segment(whole[half:], 7.0)]
+    parts = [chunk(whole[:half]), chunk(whole[half:], 7.0)]
     found = await heard(Reader(translated(9, GERMAN)), parts, "de")
     assert found.text.split() == [*GERMAN]
-    assert found.account.decoded_again == 2
+    assert found.stats.decoded_again == 2
     assert [word.start_seconds for word in found.words] == pytest.approx(
         [at for at, _ in words], abs=0.081
     )
@@ -659,8 +665,8 @@ async def test_what_drifts_at_a_seam_is_mended_there_all_the_same():
     whole = recording(6.4, *words)
     seam = round(words[7][0] * SAMPLE_RATE) // FRAME * FRAME + FRAME  # in the eighth word
     parts = [
-        Segment(0.0, whole[:seam], seam_after=True),
-        Segment(seam / SAMPLE_RATE, whole[seam:], bridge=Segment(0.0, whole)),
+        Chunk(0.0, whole[:seam], cut_in_speech=True),
+        Chunk(seam / SAMPLE_RATE, whole[seam:], overlap=Chunk(0.0, whole)),
     ]
     found = await heard(Reader(translated(5, GERMAN)), parts, "de")
     assert found.text.split() == [*GERMAN[:13]]
@@ -669,14 +675,14 @@ async def test_what_drifts_at_a_seam_is_mended_there_all_the_same():
 @pytest.mark.parametrize("longer", [FRENCH, ()], ids=["French", "nothing"])
 async def test_what_is_not_the_language_the_second_time_either_stays_as_it_was(longer):
     whole = recording(14, *every_second(13))
-    parts = [Segment(0.0, whole[: 7 * SAMPLE_RATE]), Segment(7.0, whole[7 * SAMPLE_RATE :])]
+    parts = [Chunk(0.0, whole[: 7 * SAMPLE_RATE]), Chunk(7.0, whole[7 * SAMPLE_RATE :])]
     found = await heard(Reader(translated(9, longer)), parts, "de")
     assert found.text.split() == [*ENGLISH[:13]]
 
 
 async def test_one_word_of_the_language_is_no_better_than_many_of_another():
     whole = recording(14, *every_second(13))
-    parts = [Segment(0.0, whole[: 7 * SAMPLE_RATE]), Segment(7.0, whole[7 * SAMPLE_RATE :])]
+    parts = [Chunk(0.0, whole[: 7 * SAMPLE_RATE]), Chunk(7.0, whole[7 * SAMPLE_RATE :])]
 
     def only_yes(samples: Samples, tokens: list[Token]) -> list[Token]:
         told = translated(9, GERMAN)(samples, tokens)
@@ -695,9 +701,9 @@ async def test_what_is_closed_while_it_waits_never_reaches_the_engine():
     words = chatter(np.random.default_rng(0), 40)
     pieces = split([recording(40, *words)], Talk, max_seconds=5)
     with batching(engine) as batcher:
-        with closing(Hearing(batcher, Stopwatch())) as hearing:
+        with closing(Recognizer(batcher, Stopwatch())) as recognizer:
             for piece in pieces:
-                hearing.submit(piece)
+                recognizer.submit(piece)
             await engine.occupied()
         await asyncio.sleep(0)
         engine.released.set()
@@ -709,13 +715,13 @@ async def test_what_is_closed_while_it_waits_never_reaches_the_engine():
 
 async def test_a_second_hearing_that_is_cancelled_never_reaches_the_engine():
     engine = Reader(shorter_than(0))
-    with batching(engine) as batcher, closing(Hearing(batcher, Stopwatch())) as hearing:
-        hearing.submit(segment(recording(4, *every_second(4))))
-        await until(lambda: hearing.ready)
+    with batching(engine) as batcher, closing(Recognizer(batcher, Stopwatch())) as recognizer:
+        recognizer.submit(chunk(recording(4, *every_second(4))))
+        await until(lambda: recognizer.ready)
         engine.hold()
         batcher.submit([recording(1)])
         await engine.occupied()
-        running = asyncio.create_task(hearing.next_stretch())
+        running = asyncio.create_task(recognizer.next_partial())
         await asyncio.sleep(0.05)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -726,8 +732,8 @@ async def test_a_second_hearing_that_is_cancelled_never_reaches_the_engine():
     assert [len(piece) / SAMPLE_RATE for piece in engine.pieces] == [4, 1, 1]
 
 
-async def everything_of(hearing: Hearing) -> Transcript:
-    return join([await hearing.next_stretch() for _ in range(len(hearing))])
+async def everything_of(recognizer: Recognizer) -> Transcript:
+    return join([await recognizer.next_partial() for _ in range(len(recognizer))])
 
 
 @pytest.fixture
@@ -750,15 +756,15 @@ async def test_a_failing_engine_is_raised_once_and_no_failure_is_left_unseen(com
     engine = Reader(failing)
     words = chatter(np.random.default_rng(0), 40)
     pieces = [*split([recording(40, *words)], Talk, max_seconds=10)]
-    assert sum(piece.bridge is not None for piece in pieces) > 2
+    assert sum(piece.overlap is not None for piece in pieces) > 2
     with batching(engine) as batcher:
-        with closing(Hearing(batcher, Stopwatch())) as hearing:
+        with closing(Recognizer(batcher, Stopwatch())) as recognizer:
             for piece in pieces:
-                hearing.submit(piece)
+                recognizer.submit(piece)
             with pytest.raises(EngineLost, match="device-side assert"):
-                await everything_of(hearing)
+                await everything_of(recognizer)
         assert batcher.lost
-    del hearing
+    del recognizer
     await asyncio.sleep(0.02)
     gc.collect()
     await asyncio.sleep(0)
@@ -770,14 +776,14 @@ async def test_a_failure_that_nobody_waited_for_is_seen_when_it_is_closed(compla
         raise OutOfMemory(len(tokens))
 
     with batching(Reader(failing)) as batcher:
-        hearing = Hearing(batcher, Stopwatch())
-        hearing.submit(segment(recording(2, (0.4, 1))))
-        hearing.submit(segment(recording(2, (0.4, 2)), 2.0))
-        while not hearing.ready:  # noqa: ASYNC110
+        recognizer = Recognizer(batcher, Stopwatch())
+        recognizer.submit(chunk(recording(2, (0.4, 1))))
+        recognizer.submit(chunk(recording(2, (0.4, 2)), 2.0))
+        while not recognizer.ready:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
         await asyncio.sleep(0.02)
-        hearing.close()
-    del hearing
+        recognizer.close()
+    del recognizer
     gc.collect()
     await asyncio.sleep(0)
     assert complaints == []

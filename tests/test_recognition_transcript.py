@@ -9,7 +9,7 @@ import pytest
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Hypothesis, Token
 from parakeet_worker.notices import Notice
-from parakeet_worker.recognition.chunks import Segment
+from parakeet_worker.recognition.chunks import Chunk
 from parakeet_worker.recognition.transcript import (
     MAX_SENTENCE_WORDS,
     Sentence,
@@ -23,8 +23,8 @@ from parakeet_worker.recognition.transcript import (
 FRAME_SECONDS = 0.08
 
 
-def segment(seconds: float = 30.0, start_seconds: float = 0.0) -> Segment:
-    return Segment(start_seconds, np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32))
+def chunk(seconds: float = 30.0, start_seconds: float = 0.0) -> Chunk:
+    return Chunk(start_seconds, np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32))
 
 
 def spoken(*pieces: str, frames: int = 2) -> Hypothesis:
@@ -47,7 +47,7 @@ def weighed(*weighed: tuple[str, float]) -> Hypothesis:
 
 
 def texts(hypothesis: Hypothesis) -> list[str]:
-    return [word.text for word in stitch(segment(), hypothesis).words]
+    return [word.text for word in stitch(chunk(), hypothesis).words]
 
 
 def times(transcript: Transcript) -> list[tuple[float, float]]:
@@ -104,14 +104,14 @@ def times(transcript: Transcript) -> list[tuple[float, float]]:
 )
 def test_pieces_become_words(pieces, words):
     assert texts(spoken(*pieces)) == words
-    assert stitch(segment(), spoken(*pieces)).text == " ".join(words)
+    assert stitch(chunk(), spoken(*pieces)).text == " ".join(words)
 
 
 @pytest.mark.parametrize("seed", range(50))
 def test_words_hold_all_letters_in_order_and_join_to_the_text(seed):
     generator = np.random.default_rng(seed)
     pieces = generator.choice(["▁a", "▁be", "c", "de", "▁", "", ".", "▁,", "▁(", "?"], 60).tolist()
-    heard = stitch(segment(), spoken(*pieces))
+    heard = stitch(chunk(), spoken(*pieces))
     assert heard.text == " ".join(word.text for word in heard.words)
     written = "".join(pieces).replace("▁", " ").split()
     assert heard.text.split() == [*dropwhile(lambda word: not word.strip(",.?"), written)]
@@ -171,7 +171,7 @@ def _is_letter(encoded: bytes) -> bool:
 @pytest.mark.parametrize("seed", range(100))
 def test_the_text_is_sentencepieces_own(seed):
     pieces = ["▁Go", *np.random.default_rng(seed).choice(KINDS, 60).tolist()]
-    heard = stitch(segment(), spoken(*pieces, frames=1))
+    heard = stitch(chunk(), spoken(*pieces, frames=1))
     assert heard.text == detokenised(pieces)
     assert [word.text for word in heard.words] == heard.text.split()
 
@@ -180,12 +180,12 @@ def test_the_text_is_sentencepieces_own(seed):
 
 
 def test_several_words_at_one_frame_have_times_that_rise_and_a_length():
-    heard = stitch(segment(4), timed(("▁a", 5, 0), ("▁b", 5, 0), ("▁c", 5, 0), ("▁d", 20, 0)))
+    heard = stitch(chunk(4), timed(("▁a", 5, 0), ("▁b", 5, 0), ("▁c", 5, 0), ("▁d", 20, 0)))
     assert times(heard) == [(0.4, 0.41), (0.41, 0.42), (0.42, 0.5), (1.6, 1.68)]
 
 
 def test_a_word_without_length_at_the_end_lies_inside_the_recording():
-    heard = stitch(segment(4), timed(("▁a", 49, 0), ("▁b", 50, 0), ("▁c", 50, 2), (".", 50, 0)))
+    heard = stitch(chunk(4), timed(("▁a", 49, 0), ("▁b", 50, 0), ("▁c", 50, 2), (".", 50, 0)))
     assert all(word.end_seconds - word.start_seconds >= 0.01 - 1e-9 for word in heard.words[:2])
     assert all(0 <= word.start_seconds <= word.end_seconds <= 4 for word in heard.words)
     starts = [word.start_seconds for word in heard.words]
@@ -193,42 +193,42 @@ def test_a_word_without_length_at_the_end_lies_inside_the_recording():
 
 
 def test_a_word_lasts_from_its_first_token_to_the_end_of_its_last():
-    heard = stitch(segment(), timed(("▁hel", 5, 2), ("lo", 9, 3), ("▁you", 20, 4)))
+    heard = stitch(chunk(), timed(("▁hel", 5, 2), ("lo", 9, 3), ("▁you", 20, 4)))
     assert times(heard) == [(0.4, 0.96), (1.6, 1.92)]
 
 
 def test_a_lone_space_gives_the_word_its_beginning():
-    heard = stitch(segment(), timed(("▁a", 0, 1), ("▁", 5, 1), ("b", 8, 2)))
+    heard = stitch(chunk(), timed(("▁a", 0, 1), ("▁", 5, 1), ("b", 8, 2)))
     assert times(heard) == [(0.0, 0.08), (0.4, 0.8)]
 
 
 @pytest.mark.parametrize("mark", [[(".", 30, 2)], [("…", 31, 1)]])
 def test_a_mark_takes_no_time_however_late_it_comes(mark):
-    heard = stitch(segment(), timed(("▁hello", 0, 4), *mark, ("▁Yes", 40, 2)))
+    heard = stitch(chunk(), timed(("▁hello", 0, 4), *mark, ("▁Yes", 40, 2)))
     assert times(heard) == [(0.0, 0.32), (3.2, 3.36)]
     end = heard.words[0].tokens[-1]
     assert (end.text, end.start_seconds, end.end_seconds) == (mark[0][0], 0.32, 0.32)
 
 
 def test_marks_after_marks_take_no_time_either():
-    heard = stitch(segment(), timed(("▁what", 0, 4), ("?", 9, 1), ("!", 19, 1)))
+    heard = stitch(chunk(), timed(("▁what", 0, 4), ("?", 9, 1), ("!", 19, 1)))
     assert times(heard) == [(0.0, 0.32)]
 
 
 def test_a_mark_that_opens_stands_where_it_was_heard():
-    heard = stitch(segment(), timed(("▁sí", 0, 2), (".", 3, 1), ("▁¿", 20, 1), ("Qué", 21, 2)))
+    heard = stitch(chunk(), timed(("▁sí", 0, 2), (".", 3, 1), ("▁¿", 20, 1), ("Qué", 21, 2)))
     assert times(heard) == [(0.0, 0.16), (1.6, 1.84)]
 
 
 def test_times_are_on_the_clock_of_the_recording():
-    heard = stitch(segment(10, start_seconds=61.44), timed(("▁a", 0, 1), ("▁b", 100, 2)))
+    heard = stitch(chunk(10, start_seconds=61.44), timed(("▁a", 0, 1), ("▁b", 100, 2)))
     assert times(heard) == [(61.44, 61.52), (69.44, 69.6)]
     assert heard.frame_seconds == FRAME_SECONDS
 
 
 def test_times_are_rounded_to_milliseconds():
     tokens = [(f"▁{frame}", frame, 1) for frame in range(400)]
-    for start, end in times(stitch(segment(32, start_seconds=0.1), timed(*tokens))):
+    for start, end in times(stitch(chunk(32, start_seconds=0.1), timed(*tokens))):
         assert start == round(start, 3)
         assert end == round(end, 3)
 
@@ -236,7 +236,7 @@ def test_times_are_rounded_to_milliseconds():
 @pytest.mark.parametrize("length", [1.0, 1.04, 0.96, 1.0001])
 def test_nothing_ends_after_the_segment(length):
     heard = stitch(
-        segment(length, start_seconds=8.0),
+        chunk(length, start_seconds=8.0),
         timed(("▁in", 0, 2), ("▁over", 11, 4), ("▁beyond", 15, 4), (".", 19, 2)),
     )
     assert [word.text for word in heard.words] == ["in", "over", "beyond."]
@@ -248,7 +248,7 @@ def test_nothing_ends_after_the_segment(length):
 @pytest.mark.parametrize("seed", range(50))
 def test_times_rise_and_lie_inside_the_recording_across_segments(seed):
     generator = np.random.default_rng(seed)
-    stretches, begin = [], 0.0
+    partials, begin = [], 0.0
     for _ in range(5):
         seconds = float(generator.integers(25, 100)) * FRAME_SECONDS
         tokens, frame = [], 0
@@ -257,9 +257,9 @@ def test_times_rise_and_lie_inside_the_recording_across_segments(seed):
             duration = int(generator.integers(0, 5))
             tokens.append((piece, frame, duration))
             frame += duration + int(generator.integers(0, 4))
-        stretches.append(stitch(segment(seconds, begin), timed(*tokens)))
+        partials.append(stitch(chunk(seconds, begin), timed(*tokens)))
         begin += seconds
-    whole = join(stretches)
+    whole = join(partials)
     tokens = [token for word in whole.words for token in word.tokens]
     assert len(tokens) > 20
     for token in tokens:
@@ -286,21 +286,21 @@ def test_times_rise_and_lie_inside_the_recording_across_segments(seed):
     ],
 )
 def test_sentences_end_at_full_stops_and_question_and_exclamation_marks(pieces, sentences):
-    heard = stitch(segment(), spoken(*pieces))
+    heard = stitch(chunk(), spoken(*pieces))
     assert [sentence.text for sentence in heard.sentences] == sentences
     assert [word for sentence in heard.sentences for word in sentence.words] == list(heard.words)
 
 
 def test_a_sentence_lasts_from_its_first_word_to_its_last():
     hypothesis = timed(("▁a", 1, 2), ("▁b", 5, 2), (".", 9, 1), ("▁c", 20, 3))
-    first, second = stitch(segment(), hypothesis).sentences
+    first, second = stitch(chunk(), hypothesis).sentences
     assert (first.start_seconds, first.end_seconds) == (0.08, 0.56)
     assert (second.start_seconds, second.end_seconds) == (1.6, 1.84)
 
 
 def test_a_sentence_goes_on_across_segments():
     whole = join(
-        [stitch(segment(8), spoken("▁half", "▁a")), stitch(segment(8, 8.0), spoken("▁loaf", "."))]
+        [stitch(chunk(8), spoken("▁half", "▁a")), stitch(chunk(8, 8.0), spoken("▁loaf", "."))]
     )
     assert [sentence.text for sentence in whole.sentences] == ["half a loaf."]
 
@@ -309,7 +309,7 @@ def test_a_sentence_goes_on_across_segments():
 
 
 def test_confidence_is_the_geometric_mean_of_the_models_probabilities():
-    heard = stitch(segment(), weighed(("▁hel", 0.9), ("lo", 0.4), (".", 0.6), ("▁you", 0.25)))
+    heard = stitch(chunk(), weighed(("▁hel", 0.9), ("lo", 0.4), (".", 0.6), ("▁you", 0.25)))
     assert [word.confidence for word in heard.words] == pytest.approx(
         [(0.9 * 0.4 * 0.6) ** (1 / 3), 0.25]
     )
@@ -318,13 +318,13 @@ def test_confidence_is_the_geometric_mean_of_the_models_probabilities():
 @pytest.mark.parametrize("seed", range(10))
 def test_confidence_follows_the_probabilities_and_stays_between_0_and_1(seed):
     probabilities = np.random.default_rng(seed).uniform(1e-6, 1, 20).tolist()
-    heard = stitch(segment(), weighed(*((f"▁{index}", p) for index, p in enumerate(probabilities))))
+    heard = stitch(chunk(), weighed(*((f"▁{index}", p) for index, p in enumerate(probabilities))))
     assert [word.confidence for word in heard.words] == pytest.approx(probabilities)
     assert all(0 <= word.confidence <= 1 for word in heard.words)
 
 
 def test_the_mean_log_probability_is_that_of_the_tokens_and_0_of_none():
-    heard = stitch(segment(), weighed(("▁a", 0.5), ("b", 0.5), ("▁c", 0.125)))
+    heard = stitch(chunk(), weighed(("▁a", 0.5), ("b", 0.5), ("▁c", 0.125)))
     assert mean_logprob(heard.words) == pytest.approx(math.log(0.5 * 0.5 * 0.125) / 3)
     assert mean_logprob([]) == 0.0
 
@@ -334,11 +334,11 @@ def test_the_mean_log_probability_is_that_of_the_tokens_and_0_of_none():
 
 def test_joined_stretches_are_one_transcript_in_their_order():
     first = Transcript(
-        stitch(segment(8), spoken("▁a")).words, 8.0, FRAME_SECONDS, (Notice("noisy", "x"),)
+        stitch(chunk(8), spoken("▁a")).words, 8.0, FRAME_SECONDS, (Notice("noisy", "x"),)
     )
-    second = replace(stitch(segment(4, 8.0), spoken()), seconds=4.0)
+    second = replace(stitch(chunk(4, 8.0), spoken()), seconds=4.0)
     third = Transcript(
-        stitch(segment(2.5, 12.0), spoken("▁b")).words,
+        stitch(chunk(2.5, 12.0), spoken("▁b")).words,
         2.5,
         FRAME_SECONDS,
         (Notice("cut", "x"), Notice("odd", "x")),
@@ -352,12 +352,12 @@ def test_joined_stretches_are_one_transcript_in_their_order():
 
 
 def test_one_stretch_joins_to_itself():
-    alone = stitch(segment(3), spoken("▁a", "▁b"))
+    alone = stitch(chunk(3), spoken("▁a", "▁b"))
     assert join([alone]) == alone
 
 
 def test_silence_is_an_empty_transcript():
-    heard = stitch(segment(3), spoken())
+    heard = stitch(chunk(3), spoken())
     assert (heard.text, heard.words, heard.sentences) == ("", (), ())
 
 
@@ -372,7 +372,7 @@ def stretches_of(
     return [
         stitch(
             replace(
-                segment(3600.0, 3600.0 * index),
+                chunk(3600.0, 3600.0 * index),
                 channel=None if channels is None else 1 + index % channels,
             ),
             spoken(*part),
@@ -381,9 +381,9 @@ def stretches_of(
     ]
 
 
-def streamed(stretches: list[Transcript]) -> list[Sentence]:
+def streamed(partials: list[Transcript]) -> list[Sentence]:
     so_far = SentencesSoFar()
-    found = [sentence for stretch in stretches for sentence in so_far.add(stretch)]
+    found = [sentence for partial in partials for sentence in so_far.add(partial)]
     return [*found, *so_far.rest()]
 
 
@@ -393,11 +393,11 @@ def test_streamed_sentences_are_those_of_the_whole(seed, channels):
     chance = random.Random(seed)  # noqa: S311  # the same every time
     pieces = chance.choices(["▁a", "▁b", "c", ".", "?", "▁d", "!"], k=300)
     cuts = sorted(chance.sample(range(1, 300), k=chance.randrange(12)))
-    stretches = stretches_of(pieces, cuts, channels)
-    found = streamed(stretches)
+    partials = stretches_of(pieces, cuts, channels)
+    found = streamed(partials)
     if channels is not None:
         found.sort(key=lambda sentence: sentence.start_seconds)
-    assert tuple(found) == join(stretches).sentences
+    assert tuple(found) == join(partials).sentences
 
 
 def test_a_sentence_is_streamed_as_soon_as_it_is_complete_and_no_sooner():
@@ -412,10 +412,10 @@ def test_a_sentence_is_streamed_as_soon_as_it_is_complete_and_no_sooner():
 
 @pytest.mark.parametrize("words", [999, 1000, 1001, 2500])
 def test_a_text_without_full_stops_is_cut_into_sentences_of_a_thousand_words(words):
-    stretches = stretches_of([f"▁w{number}" for number in range(words)], [700])
-    whole = join(stretches)
+    partials = stretches_of([f"▁w{number}" for number in range(words)], [700])
+    whole = join(partials)
     assert MAX_SENTENCE_WORDS == 1000
-    assert tuple(streamed(stretches)) == whole.sentences
+    assert tuple(streamed(partials)) == whole.sentences
     lengths = [len(sentence.words) for sentence in whole.sentences]
     assert lengths == [1000] * (words // 1000) + [words % 1000] * bool(words % 1000)
     assert " ".join(sentence.text for sentence in whole.sentences) == whole.text

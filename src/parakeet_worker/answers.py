@@ -1,4 +1,4 @@
-"""A job's `input` to its answer, whole or segment by segment, for every transport."""
+"""A job's input to its answer, whole or streamed, for every transport."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from parakeet_worker import outputs, threads
 from parakeet_worker.errors import JobTimeout, ParakeetError
 from parakeet_worker.formats import render
 from parakeet_worker.formats.render import Document
-from parakeet_worker.outcome import BUG, Observation, Observe, observed, unobserved
+from parakeet_worker.outcome import BUG, Observation, Observe, ignore_outcome, observing
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.recognition import transcript
 from parakeet_worker.recognition.transcript import Sentence, SentencesSoFar, Transcript
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SegmentPart:
-    """A sentence of a stream, as soon as it is complete."""
+    """A sentence of a stream."""
 
     document: Document
-    """As it is sent."""
+    """Its JSON, as `verbose_json` has it."""
     sentence: Sentence
 
 
@@ -35,7 +35,7 @@ class ResultPart:
     """The last part of a stream."""
 
     document: object
-    """The answer, as it would be without a stream."""
+    """The answer, the same as without a stream."""
     transcript: Transcript | None
     """None for a list of recordings."""
 
@@ -44,40 +44,40 @@ Part: TypeAlias = SegmentPart | ResultPart
 
 
 async def answer(
-    pipeline: Pipeline, payload: object, observe: Observe = unobserved
+    pipeline: Pipeline, payload: object, observe: Observe = ignore_outcome
 ) -> Document | list[Document]:
-    """The answer to a job; a list is answered in order, each with its own error.
+    """Answer a job. A list is answered in order, each item with its own error.
 
-    `observe` is told what became of every recording. Raises `ParakeetError`s.
+    `observe` is called with the outcome of every recording. Raises `ParakeetError`s.
     """
     return await answer_job(pipeline, await _parsed(payload), observe)
 
 
 async def answer_job(
-    pipeline: Pipeline, job: Job, observe: Observe = unobserved
+    pipeline: Pipeline, job: Job, observe: Observe = ignore_outcome
 ) -> Document | list[Document]:
-    """The same of a job that has been read."""
+    """Answer a validated job."""
     async with _within(_deadline(pipeline), pipeline):
         if job.listed:
-            found: Document | list[Document] = await _documents(pipeline, job, observe)
+            result: Document | list[Document] = await _documents(pipeline, job, observe)
         else:
-            found = await _document(pipeline, _readable(job.requests[0]), observe)
-        return await outputs.store_if_large(found, job.output, pipeline.settings)
+            result = await _document(pipeline, _valid(job.requests[0]), observe)
+        return await outputs.store_if_large(result, job.output, pipeline.settings)
 
 
 async def stream(
-    pipeline: Pipeline, payload: object, observe: Observe = unobserved
+    pipeline: Pipeline, payload: object, observe: Observe = ignore_outcome
 ) -> AsyncGenerator[Part, None]:
-    """A `SegmentPart` for every sentence as it is done, a `ResultPart` last."""
+    """Yield a `SegmentPart` per sentence, then a `ResultPart`."""
     async with aclosing(stream_job(pipeline, await _parsed(payload), observe)) as parts:
         async for part in parts:
             yield part
 
 
 async def stream_job(
-    pipeline: Pipeline, job: Job, observe: Observe = unobserved
+    pipeline: Pipeline, job: Job, observe: Observe = ignore_outcome
 ) -> AsyncGenerator[Part, None]:
-    """The same of a job that has been read; of a list there is the answer only."""
+    """Stream a validated job; a list yields its `ResultPart` only."""
     if job.listed:
         yield ResultPart(await answer_job(pipeline, job, observe), None)
         return
@@ -91,51 +91,53 @@ async def stream_job(
             yield part
 
 
-async def heard(pipeline: Pipeline, request: Request, observe: Observe = unobserved) -> Transcript:
-    """All that is heard in one recording, for a door that renders it in its own way."""
+async def transcribe(
+    pipeline: Pipeline, request: Request, observe: Observe = ignore_outcome
+) -> Transcript:
+    """The transcript of one recording, for a transport that renders it itself."""
     async with _within(_deadline(pipeline), pipeline):
-        with observed(observe) as seen:
-            seen.transcript = await pipeline.transcribe(request, seen.watch)
-            return seen.transcript
+        with observing(observe) as observation:
+            observation.transcript = await pipeline.transcribe(request, observation.watch)
+            return observation.transcript
 
 
 async def _parsed(payload: object) -> Job:
-    """In a thread for a list, each of whose items is validated by itself."""
+    """Validate a payload; a list in a thread, since each item is validated separately."""
     if isinstance(payload, dict) and payload.get("inputs") is not None:
         return await threads.computed(parse, payload)
     return parse(payload)
 
 
 async def _parts(pipeline: Pipeline, job: Job, observe: Observe) -> AsyncGenerator[Part, None]:
-    request = _readable(job.requests[0])
-    with observed(observe) as seen:
-        async with aclosing(_segments(pipeline, request, seen)) as parts:
+    request = _valid(job.requests[0])
+    with observing(observe) as observation:
+        async with aclosing(_segments(pipeline, request, observation)) as parts:
             async for part in parts:
                 yield part
-        found = await _rendered(request, seen)
-        result = await outputs.store_if_large(found, job.output, pipeline.settings)
-    yield ResultPart(result, seen.transcript)
+        document = await _rendered(request, observation)
+        result = await outputs.store_if_large(document, job.output, pipeline.settings)
+    yield ResultPart(result, observation.transcript)
 
 
 async def _segments(
-    pipeline: Pipeline, request: Request, seen: Observation
+    pipeline: Pipeline, request: Request, observation: Observation
 ) -> AsyncGenerator[SegmentPart, None]:
-    stretches: list[Transcript] = []
+    partials: list[Transcript] = []
     so_far, count = SentencesSoFar(), 0
 
     async def rendered(sentences: Sequence[Sentence]) -> list[SegmentPart]:
         documents = await threads.computed(render.segments, sentences, count)
         return [SegmentPart(*each) for each in zip(documents, sentences, strict=True)]
 
-    async with aclosing(pipeline.stretches(request, seen.watch)) as heard:
-        async for stretch in heard:
-            stretches.append(stretch)
-            for part in await rendered(so_far.add(stretch)):
+    async with aclosing(pipeline.partials(request, observation.watch)) as arriving:
+        async for partial in arriving:
+            partials.append(partial)
+            for part in await rendered(so_far.add(partial)):
                 yield part
                 count += 1
     for part in await rendered(so_far.rest()):
         yield part
-    seen.transcript = await threads.computed(transcript.join, stretches)
+    observation.transcript = await threads.computed(transcript.join, partials)
 
 
 def _deadline(pipeline: Pipeline) -> float | None:
@@ -145,7 +147,7 @@ def _deadline(pipeline: Pipeline) -> float | None:
 
 @asynccontextmanager
 async def _within(deadline: float | None, pipeline: Pipeline) -> AsyncGenerator[None, None]:
-    """Raise `JobTimeout` at the deadline, on the loop's clock."""
+    """Raise `JobTimeout` at the deadline, a time of the loop's clock."""
     try:
         async with asyncio.timeout_at(deadline) as limit:
             yield
@@ -156,16 +158,16 @@ async def _within(deadline: float | None, pipeline: Pipeline) -> AsyncGenerator[
 
 
 async def _documents(pipeline: Pipeline, job: Job, observe: Observe) -> list[Document]:
-    turns = asyncio.Semaphore(pipeline.settings.concurrency)
+    limit = asyncio.Semaphore(pipeline.settings.concurrency)
 
     async def one(request: Request | ParakeetError) -> Document:
-        async with turns:
+        async with limit:
             try:
-                return await _document(pipeline, _readable(request), observe)
+                return await _document(pipeline, _valid(request), observe)
             except ParakeetError as error:
                 return error.document()
-            except Exception:  # a bug: it costs its own recording alone
-                log.exception("a bug in one recording of a list")
+            except Exception:  # a bug fails its own recording only
+                log.exception("unexpected error in one recording of a list")
                 return {"error": f"{BUG}: see the worker's log", "code": BUG}
 
     async with asyncio.TaskGroup() as group:
@@ -174,23 +176,26 @@ async def _documents(pipeline: Pipeline, job: Job, observe: Observe) -> list[Doc
 
 
 async def _document(pipeline: Pipeline, request: Request, observe: Observe) -> Document:
-    with observed(observe) as seen:
-        seen.transcript = await pipeline.transcribe(request, seen.watch)
-        return await _rendered(request, seen)
+    with observing(observe) as observation:
+        observation.transcript = await pipeline.transcribe(request, observation.watch)
+        return await _rendered(request, observation)
 
 
-async def _rendered(request: Request, seen: Observation) -> Document:
-    assert seen.transcript is not None
-    # In a thread: to find the languages of a long transcript takes its time.
+async def _rendered(request: Request, observation: Observation) -> Document:
+    assert observation.transcript is not None
+    # In a thread: identifying the languages of a long transcript takes a while.
     document = await threads.computed(
-        render.document, seen.transcript, request.format, timestamp=request.timestamp
+        render.document, observation.transcript, request.format, timestamp=request.timestamp
     )
     if request.debug:
-        document["debug"] = {**render.account(seen.transcript), "seconds": seen.watch.seconds}
+        document["debug"] = {
+            **render.debug_facts(observation.transcript),
+            "seconds": observation.watch.seconds,
+        }
     return document
 
 
-def _readable(request: Request | ParakeetError) -> Request:
+def _valid(request: Request | ParakeetError) -> Request:
     if isinstance(request, ParakeetError):
         raise request
     return request

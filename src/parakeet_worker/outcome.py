@@ -1,4 +1,4 @@
-"""What became of one recording: for logs and figures, never for the caller."""
+"""How a recording ended, for logs and metrics."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,25 +15,25 @@ BUG = "internal_error"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How it ended, and how long each stage took."""
+    """Status of a finished recording, and the seconds per stage."""
 
     stage_seconds: Mapping[str, float]
     """By stage, and the `total`."""
     transcript: Transcript | None = None
-    """What was heard; None where it failed."""
+    """None on failure."""
     code: str | None = None
-    """The error's code, `cancelled`, or `internal_error` for what has none; None if all is well."""
+    """Error code, `cancelled`, or `internal_error` for a bug; None on success."""
 
 
 Observe: TypeAlias = Callable[[Outcome], None]
 
 
-def unobserved(_: Outcome) -> None:
-    """Nobody wants to know."""
+def ignore_outcome(_: Outcome) -> None:
+    """An `Observe` without effect."""
 
 
 class Observation:
-    """A recording on its way: its stopwatch, and what was heard once that is there."""
+    """A recording in progress: its stopwatch, and its transcript once that is complete."""
 
     def __init__(self) -> None:
         self.watch = Stopwatch()
@@ -41,12 +41,12 @@ class Observation:
 
 
 @contextmanager
-def observed(observe: Observe) -> Iterator[Observation]:
-    """Tell `observe`, exactly once, how the block ended."""
-    seen = Observation()
+def observing(observe: Observe) -> Iterator[Observation]:
+    """Call `observe` exactly once, with the outcome of the block."""
+    observation = Observation()
     code: str | None = CANCELLED
     try:
-        yield seen
+        yield observation
         code = None
     except ParakeetError as error:
         code = error.code
@@ -55,4 +55,5 @@ def observed(observe: Observe) -> Iterator[Observation]:
         code = BUG
         raise
     finally:
-        observe(Outcome(seen.watch.seconds, seen.transcript if code is None else None, code))
+        transcript = observation.transcript if code is None else None
+        observe(Outcome(observation.watch.seconds, transcript, code))

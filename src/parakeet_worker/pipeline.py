@@ -1,4 +1,4 @@
-"""The flow on one screen: a request in, stretches of its transcript out."""
+"""The whole flow: a request to partial transcripts."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
@@ -13,10 +13,10 @@ from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.errors import InvalidRequest, OutOfMemory
 from parakeet_worker.options import Vad
-from parakeet_worker.recognition import chunks, transcript
-from parakeet_worker.recognition.chunks import Segment
-from parakeet_worker.recognition.recognizer import Hearing
-from parakeet_worker.recognition.room import AudioMemory, Room
+from parakeet_worker.recognition import transcript
+from parakeet_worker.recognition.audio_budget import AudioBudget, AudioShare
+from parakeet_worker.recognition.chunks import Chunk, split
+from parakeet_worker.recognition.recognizer import Recognizer
 from parakeet_worker.recognition.transcript import Transcript
 from parakeet_worker.request import Request
 from parakeet_worker.scratch import Scratch, scratch_of
@@ -25,62 +25,63 @@ from parakeet_worker.stopwatch import Stopwatch
 from parakeet_worker.vad.base import Detector
 
 MAX_FULL_ATTENTION_SECONDS = 24 * 60.0
-"""What the model's authors give as the longest recording that it hears in one piece."""
+"""Longest recording for full attention, according to the model's authors."""
 
-_PIECES_AHEAD = 16
-"""Of one recording, at the least, where the engine is slow: enough to fill its batches."""
+_MIN_CHUNKS_AHEAD = 16
+"""Chunks of one recording at the engine, at least: enough to fill its batches."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pipeline:
-    """What every request needs; made once by `worker`, shared by all requests."""
+    """The parts that all requests share; built once by `worker`."""
 
     settings: Settings
     batcher: Batcher
     ffmpeg: Path
     detector: Callable[[Vad], Detector]
-    """A new listener for a recording."""
-    memory: AudioMemory = field(init=False)
-    """Of all recordings' samples at the engine."""
+    """Creates a detector for one channel of a recording."""
+    audio_budget: AudioBudget = field(init=False)
+    """Limit of all recordings' samples at the engine."""
     scratch: Scratch = field(init=False)
-    """Of all recordings' files."""
+    """Disk space for all recordings' files."""
     decoders: asyncio.Semaphore = field(init=False)
-    """One place for each recording that is decoded."""
+    """Limits the recordings that are decoded concurrently."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoders", asyncio.Semaphore(self.settings.decoders))
         object.__setattr__(self, "scratch", scratch_of(self.settings))
-        object.__setattr__(self, "memory", AudioMemory(self.settings.audio_memory_bytes))
+        object.__setattr__(self, "audio_budget", AudioBudget(self.settings.audio_memory_bytes))
 
-    async def stretches(
+    async def partials(
         self, request: Request, watch: Stopwatch
     ) -> AsyncGenerator[Transcript, None]:
-        """The transcript, stretch by stretch, each as soon as it and those before it are done.
+        """Yield partial transcripts in order, each as soon as it is complete.
 
         Raises `RequestError`, `TransientError` or `EngineError`.
         """
         async with self.scratch.made() as folder:
             path = await watch.timed("fetch", self._fetched(request, folder))
-            with _room_for(request):
-                async with aclosing(self._heard(path, request, watch)) as heard:
-                    async for stretch in heard:
-                        yield stretch
+            with _memory_errors_translated(request):
+                async with aclosing(self._transcribed(path, request, watch)) as partials:
+                    async for partial in partials:
+                        yield partial
 
-    async def _heard(
+    async def _transcribed(
         self, path: Path, request: Request, watch: Stopwatch
     ) -> AsyncGenerator[Transcript, None]:
-        """The stretches of a file."""
+        """The partials of a file; the last one has no words, but the facts of the recording."""
         decoded = self._decoding(path, request)
-        async with aclosing(self._pieces(decoded, request)) as pieces:
-            hearing = Hearing(self.batcher, watch, request.language, room=self._room())
-            with closing(hearing):
-                while segment := await watch.timed("decode", anext(pieces, None)):
-                    hearing.submit(segment)
-                    await hearing.advance()
-                    while hearing.ready:
-                        yield await hearing.next_stretch()
-                while hearing:
-                    yield await hearing.next_stretch()
+        async with aclosing(self._chunks(decoded, request)) as chunks:
+            share = self._audio_share()
+            recognizer = Recognizer(self.batcher, watch, request.language, share=share)
+            with closing(recognizer):
+                while chunk := await watch.timed("decode", anext(chunks, None)):
+                    recognizer.submit(chunk)
+                    await recognizer.advance()
+                    while recognizer.ready:
+                        yield await recognizer.next_partial()
+                while recognizer:
+                    yield await recognizer.next_partial()
             yield Transcript(
                 (),
                 seconds=decoded.heard_seconds,
@@ -89,23 +90,23 @@ class Pipeline:
             )
 
     async def _fetched(self, request: Request, folder: Path) -> Path:
-        """Into the folder, once there is room for the most that it may be."""
+        """Fetch the audio into `folder`, once its maximum size is reserved."""
         size = sources.max_bytes(request, self.settings.max_audio_bytes)
         async with self.scratch.reserved(size):
             return await sources.fetch(request, folder, self.settings)
 
-    async def _pieces(self, decoded: Audio, request: Request) -> AsyncGenerator[Segment, None]:
-        """Cut in a thread, once there is a place for another decoder, until the last is there."""
+    async def _chunks(self, decoded: Audio, request: Request) -> AsyncGenerator[Chunk, None]:
+        """Decode and cut in a thread, limited to `decoders` recordings."""
         async with self.decoders:
             produced = threads.produced(self._cut(decoded, request), decoded.stop)
-            async with aclosing(produced) as pieces:
-                async for piece in pieces:
-                    yield piece
+            async with aclosing(produced) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
-    def _cut(self, decoded: Audio, request: Request) -> Generator[Segment, None, None]:
-        """Decoded, listened to and cut: what a thread of the recording's own does."""
+    def _cut(self, decoded: Audio, request: Request) -> Generator[Chunk, None, None]:
+        """Decode, detect speech and cut; runs in a thread per recording."""
         with closing(decoded.stretches()) as samples:
-            yield from chunks.split(
+            yield from split(
                 samples,
                 partial(self.detector, request.vad),
                 max_seconds=self.settings.segment_seconds,
@@ -113,11 +114,12 @@ class Pipeline:
                 whole=request.attention == "full",
             )
 
-    def _room(self) -> Room:
-        """How much of one recording may be at the engine: enough for two of its batches."""
-        least_seconds = _PIECES_AHEAD * self.settings.segment_seconds
+    def _audio_share(self) -> AudioShare:
+        """Limit of one recording's samples at the engine: two batches."""
+        min_seconds = _MIN_CHUNKS_AHEAD * self.settings.segment_seconds
         batches_seconds = 2 * self.batcher.load.budget_seconds
-        return Room(self.memory, samples=round(SAMPLE_RATE * max(least_seconds, batches_seconds)))
+        samples = round(SAMPLE_RATE * max(min_seconds, batches_seconds))
+        return AudioShare(self.audio_budget, samples=samples)
 
     def _decoding(self, path: Path, request: Request) -> Audio:
         longest = self.settings.max_audio_seconds
@@ -137,19 +139,19 @@ class Pipeline:
         )
 
     async def transcribe(self, request: Request, watch: Stopwatch | None = None) -> Transcript:
-        """The whole transcript; raises what `stretches` does."""
-        async with aclosing(self.stretches(request, watch or Stopwatch())) as stretches:
-            found = [stretch async for stretch in stretches]
-        return await threads.computed(transcript.join, found)
+        """The whole transcript; raises what `partials` raises."""
+        async with aclosing(self.partials(request, watch or Stopwatch())) as partials:
+            collected = [partial async for partial in partials]
+        return await threads.computed(transcript.join, collected)
 
 
 @contextmanager
-def _room_for(request: Request) -> Iterator[None]:
-    """Who asks for a recording in one piece may ask for more than there is room for."""
+def _memory_errors_translated(request: Request) -> Iterator[None]:
+    """With full attention, `OutOfMemory` is the request's error: it may choose another mode."""
     try:
         yield
     except OutOfMemory as failure:
         if request.attention != "full":
             raise
-        reason = f"{failure.sentence} in one pass; leave it out to have it cut at pauses"
+        reason = f"{failure.sentence} in one pass; omit it to have the recording cut at pauses"
         raise InvalidRequest("attention", reason) from failure

@@ -1,4 +1,4 @@
-"""How long each stage of a request took."""
+"""Seconds per stage of one request."""
 
 import time
 from collections.abc import Awaitable
@@ -8,14 +8,14 @@ Value = TypeVar("Value")
 
 
 class Stopwatch:
-    """Adds up the seconds that one request spent waiting for each stage."""
+    """Sums the seconds that one request waits for each stage."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._seconds: dict[str, float] = {}
 
     async def timed(self, stage: str, work: Awaitable[Value]) -> Value:
-        """Await `work` on the clock of `stage`."""
+        """Await `work` and add its duration to `stage`."""
         started = time.monotonic()
         try:
             return await work

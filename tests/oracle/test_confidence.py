@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from parakeet_worker.engine.base import Hypothesis
 from parakeet_worker.recognition import transcript
-from parakeet_worker.recognition.chunks import Segment
+from parakeet_worker.recognition.chunks import Chunk
 from utterances import Utterance
 
 Floats = NDArray[np.float64]
@@ -37,7 +37,7 @@ def probabilities(word: transcript.Word) -> Floats:
 
 
 def words(utterance: Utterance, hypothesis: Hypothesis) -> tuple[transcript.Word, ...]:
-    return transcript.stitch(Segment(0.0, utterance.samples), hypothesis).words
+    return transcript.stitch(Chunk(0.0, utterance.samples), hypothesis).words
 
 
 def test_nemos_confidence_of_a_token_is_its_probability_stretched(

@@ -20,7 +20,7 @@ from parakeet_worker.engine.base import Hypothesis
 from parakeet_worker.engine.native import checkpoint
 from parakeet_worker.formats import render
 from parakeet_worker.recognition import transcript
-from parakeet_worker.recognition.chunks import Segment
+from parakeet_worker.recognition.chunks import Chunk
 from utterances import Utterance
 
 Entries = list[dict[str, Any]]
@@ -40,7 +40,7 @@ def ours_timed(
 ) -> list[dict[str, Entries]]:
     found = []
     for utterance, hypothesis in zip(spoken, native_heard, strict=True):
-        heard = transcript.stitch(Segment(0.0, utterance.samples), hypothesis)
+        heard = transcript.stitch(Chunk(0.0, utterance.samples), hypothesis)
         times: Any = render.json_document(heard, timestamp=True)["timestamps"]
         found.append(times)
     return found
@@ -113,7 +113,7 @@ def test_the_text_is_the_words(
     native_heard: Sequence[Hypothesis],
 ) -> None:
     for utterance, expected, hypothesis in zip(spoken, nemo_heard, native_heard, strict=True):
-        heard = transcript.stitch(Segment(0.0, utterance.samples), hypothesis)
+        heard = transcript.stitch(Chunk(0.0, utterance.samples), hypothesis)
         assert heard.text == expected.text
 
 

@@ -107,11 +107,11 @@ def _channel(said: Word | Sentence) -> Document:
     return {} if said.channel is None else {"channel": said.channel}
 
 
-def account(transcript: Transcript) -> Document:
+def debug_facts(transcript: Transcript) -> Document:
     """How the words were come by, for `debug`."""
     return {
         "audio_seconds": round(transcript.seconds, 3),
-        **asdict(transcript.account),
+        **asdict(transcript.stats),
         "uncovered": _spans(transcript),
         "decoded": {
             name: list(value) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""One recording's segments at the engine, and what is done about words that are missing."""
+"""One recording's chunks at the engine: submits, merges, and decodes gaps again."""
 
 import asyncio
 import sys
@@ -16,434 +16,451 @@ from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Hypothesis, Samples
 from parakeet_worker.errors import NotFinite, OutOfMemory, Overloaded
 from parakeet_worker.recognition import overlaps, transcript
-from parakeet_worker.recognition.chunks import Segment, Span
+from parakeet_worker.recognition.audio_budget import AudioBudget, AudioShare
+from parakeet_worker.recognition.chunks import Chunk, Span
 from parakeet_worker.recognition.gaps import Gap, credible_words, fill, find_gaps, reported_spans
-from parakeet_worker.recognition.room import AudioMemory, Room
-from parakeet_worker.recognition.transcript import Account, Transcript, Word
+from parakeet_worker.recognition.transcript import DecodingStats, Transcript, Word
 from parakeet_worker.stopwatch import Stopwatch
 
-# What is heard again begins and ends a little outside the gap. Where a model says nothing at all,
-# another beginning often helps.
-_AROUND_SECONDS = 0.2
+# A gap is decoded again with a margin on both sides. Where the model emits no token, shifting the
+# start often helps.
+_MARGIN_SECONDS = 0.2
 _SHIFTS_SECONDS = (0.0, 0.24)
-_SHIFT_OF_ALL_SECONDS = 0.06
+_WHOLE_CHUNK_SHIFT_SECONDS = 0.06
 
-# Fewer words do not tell a language.
-_FEWEST_WORDS = 4
-_SURE_PROBABILITY = 0.9
-_LEAST_WORDS_KEPT = 0.7
-_NEIGHBOUR_SAMPLES = 30 * SAMPLE_RATE
+# Language identification needs this many words.
+_MIN_LANGUAGE_WORDS = 4
+_MIN_LANGUAGE_PROBABILITY = 0.9
+_MIN_KEPT_WORDS_SHARE = 0.7
+_CONTEXT_SAMPLES = 30 * SAMPLE_RATE
 
-# What is heard again may come to half of what was heard once, a fifth of that in second attempts.
-# Since a recording may be a segment or two, so many seconds are allowed in any case.
-_AGAIN_SHARES = (0.4, 0.1)
-_AGAIN_LEAST_SECONDS = (62.0, 10.0)
+# Limits of decoding again, for first and second attempts: a share of the audio decoded so far, but
+# at least the given seconds, because a recording may consist of one or two chunks.
+_REDECODE_SHARES = (0.4, 0.1)
+_REDECODE_MIN_SECONDS = (62.0, 10.0)
 
-Answer = asyncio.Future[Hypothesis]
+PendingHypothesis = asyncio.Future[Hypothesis]
 
 _Order = tuple[asyncio.Future[None] | None, asyncio.Future[None]]
-"""What is awaited before one decides on second attempts, and what says that one has decided."""
+"""Future to await before second attempts are chosen, and future to resolve afterwards."""
 
 
-class _Allowance:
-    """How much may be heard again of one recording, at one of the attempts.
+class _RedecodeBudget:
+    """Seconds of one recording that may be decoded again, at one of the attempts.
 
-    It is taken in order of the recording, so that how fast the engine is changes no answer.
+    Taken in the recording's order, so that the answer does not depend on the engine's speed.
     """
 
-    def __init__(self, share: float, least_seconds: float) -> None:
+    def __init__(self, share: float, min_seconds: float) -> None:
         self._share = share
-        self._least_seconds = least_seconds
-        self._taken = 0.0
+        self._min_seconds = min_seconds
+        self._taken_seconds = 0.0
 
-    def take(self, seconds: float, once_seconds: float) -> bool:
-        """Whether so much more fits, where `once_seconds` were heard up to the same place."""
-        allowed = max(self._least_seconds, self._share * once_seconds)
-        fits = self._taken + seconds <= allowed
-        self._taken += seconds * fits
+    def take(self, seconds: float, decoded_seconds: float) -> bool:
+        """Take `seconds` if the budget allows it, given `decoded_seconds` up to this position."""
+        limit_seconds = max(self._min_seconds, self._share * decoded_seconds)
+        fits = self._taken_seconds + seconds <= limit_seconds
+        self._taken_seconds += seconds * fits
         return fits
 
 
-class _Asked:
-    """A segment at the engine, and its words once they are there."""
+class _Pending:
+    """A chunk at the engine, and its transcript as soon as it is available."""
 
-    def __init__(self, segment: Segment, answers: list[Answer]) -> None:
-        self.segment = segment
-        self.answers = answers
-        """Of the segment, and of its bridge if it has one."""
-        self.heard: Transcript | None = None
-        self.alone: Transcript | None = None
-        """Its words before they were merged with those of other chunks."""
+    def __init__(self, chunk: Chunk, hypotheses: list[PendingHypothesis]) -> None:
+        self.chunk = chunk
+        self.hypotheses = hypotheses
+        """Of the chunk, then of its overlap if it has one."""
+        self.transcript: Transcript | None = None
+        self.unmerged: Transcript | None = None
+        """The transcript before it was merged with other chunks'."""
         self.gaps: Sequence[Gap] | None = None
-        """What is missing in those."""
+        """Gaps of `unmerged`."""
 
     @property
     def done(self) -> bool:
-        return all(answer.done() for answer in self.answers)
+        return all(hypothesis.done() for hypothesis in self.hypotheses)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Heard:
-    """A segment with its words; what is heard again of it may still be out."""
+class _Result:
+    """A chunk whose transcript is complete as soon as its gaps are decoded again."""
 
-    segment: Segment
-    words: "asyncio.Future[Transcript]"
+    chunk: Chunk
+    transcript: "asyncio.Future[Transcript]"
 
 
-class Hearing:
-    """Segments in, stretches of the transcript out, in order.
+class Recognizer:
+    """Takes chunks and returns partial transcripts in order.
 
-    Words are made in threads; the loop only hands over.
+    Words are built in threads; the event loop only passes data on.
     """
 
     def __init__(
         self,
         batcher: Batcher,
         watch: Stopwatch,
-        spoken: str | None = None,
+        language_code: str | None = None,
         *,
-        room: Room | None = None,
+        share: AudioShare | None = None,
     ) -> None:
-        """`spoken` is the language that the caller says it is."""
+        """`language_code`: the language that the request names."""
         self._batcher = batcher
         self._watch = watch
-        self._spoken = spoken
-        self._script = None if spoken is None else language.script(spoken)
-        self._room = room or Room(AudioMemory(sys.maxsize), samples=sys.maxsize)
-        self._once_seconds = 0.0
-        self._allowances = [*map(_Allowance, _AGAIN_SHARES, _AGAIN_LEAST_SECONDS)]
-        self._decided: asyncio.Future[None] | None = None
-        """What the latest segment with gaps tries a second time is settled."""
-        self._line: deque[_Asked] = deque()
-        self._done: deque[_Heard] = deque()
-        """Those before the line, whose words are there but for what is heard again."""
+        self._language = language_code
+        self._script = None if language_code is None else language.script(language_code)
+        self._share = share or AudioShare(AudioBudget(sys.maxsize), samples=sys.maxsize)
+        self._decoded_seconds = 0.0
+        self._redecode_budgets = [*map(_RedecodeBudget, _REDECODE_SHARES, _REDECODE_MIN_SECONDS)]
+        self._chosen: asyncio.Future[None] | None = None
+        """Resolved when the latest chunk with gaps has chosen its second attempts."""
+        self._pending: deque[_Pending] = deque()
+        self._results: deque[_Result] = deque()
+        """The chunks before the pending ones."""
         self._admitted = False
-        self._before: dict[int | None, Segment] = {}
-        """The segment before the one that is heard next, by channel."""
+        self._previous: dict[int | None, Chunk] = {}
+        """The chunk before the first pending one, by channel."""
 
-    def submit(self, segment: Segment) -> None:
-        """Queue a segment, and the bridge to the one before.
+    def submit(self, chunk: Chunk) -> None:
+        """Queue a chunk and its overlap.
 
-        Raises `EngineLost`, and `Overloaded` for a recording's first: once it is begun, it goes on.
+        Raises `EngineLost`, and `Overloaded` for the first chunk of a recording only: a recording
+        in progress is never rejected halfway.
         """
-        pieces = [segment.samples]
-        if segment.bridge is not None:
-            pieces.append(segment.bridge.samples)
-        self._line.append(_Asked(segment, self._submitted(pieces, admitted=self._admitted)))
-        self._room.take(segment)
+        parts = [chunk.samples]
+        if chunk.overlap is not None:
+            parts.append(chunk.overlap.samples)
+        self._pending.append(_Pending(chunk, self._submitted(parts, admitted=self._admitted)))
+        self._share.acquire(chunk)
         self._admitted = True
 
     def __len__(self) -> int:
-        return len(self._done) + len(self._line)
+        return len(self._results) + len(self._pending)
 
     @property
     def ready(self) -> bool:
-        """Whether to take the next stretch now: it is done, or too much is out."""
-        if self._done:
-            return self._done[0].words.done() or self._room.full
-        if not self._line or not self._complete:
+        """Whether to take the next partial now: it is done, or the audio limit is reached."""
+        if self._results:
+            return self._results[0].transcript.done() or self._share.full
+        if not self._pending or not self._complete:
             return False
-        return self._answered or self._room.full
+        return self._decoded or self._share.full
 
     @property
     def _complete(self) -> bool:
-        """Whether all that the first in line is joined with has been submitted."""
-        return not self._line[0].segment.seam_after or self._following() is not None
+        """Whether the chunk that the first pending one is merged with has been submitted."""
+        return not self._pending[0].chunk.cut_in_speech or self._following() is not None
 
     @property
-    def _answered(self) -> bool:
-        """Whether the first in line and what it is joined with have their answers."""
-        first, following = self._line[0], self._following()
-        if not first.segment.seam_after or following is None:
+    def _decoded(self) -> bool:
+        """Whether the first pending chunk and the one it is merged with are decoded."""
+        first, following = self._pending[0], self._following()
+        if not first.chunk.cut_in_speech or following is None:
             return first.done
         return first.done and following.done
 
     async def advance(self) -> None:
-        """Make words of all that is answered; what is missing in them is submitted at once.
+        """Build the words of all decoded chunks, and submit their gaps.
 
         Raises what the engine raises.
         """
-        while self._line and self._complete and self._answered:
+        while self._pending and self._complete and self._decoded:
             await self._advance_one()
 
-    async def next_stretch(self) -> Transcript:
-        """The words of the first segment, joined at its seams, with those that were missing.
+    async def next_partial(self) -> Transcript:
+        """The transcript of the first chunk, merged with its neighbours, gaps filled.
 
         Raises what the engine raises.
         """
         await self.advance()
-        if not self._done:
+        if not self._results:
             await self._advance_one()
-        first = self._done[0]
-        heard = await first.words
-        self._done.popleft()
-        self._room.give(first.segment)
-        return heard
+        first = self._results[0]
+        partial = await first.transcript
+        self._results.popleft()
+        self._share.release(first.chunk)
+        return partial
 
     async def _advance_one(self) -> None:
-        """The first in line: its words, and what is missing in them submitted."""
-        asked = self._line[0]
-        segment = asked.segment
-        heard = await self._heard(asked)
-        self._before[segment.channel] = segment
+        """Build the first pending chunk's words and submit their gaps."""
+        pending = self._pending[0]
+        chunk = pending.chunk
+        partial = await self._transcribed(pending)
+        self._previous[chunk.channel] = chunk
         following = self._following()
-        if segment.seam_after and following is not None:
-            heard = await self._joined_over_seam(heard, following)
-        gaps = asked.gaps
-        if gaps is None or heard is not asked.alone:
-            gaps = await threads.computed(find_gaps, segment, heard.words)
-        self._line.popleft()
-        whole = not heard.words
-        again = [_Gap.of(segment, part.span, whole=whole) for gap in gaps for part in gap.parts()]
-        again = [gap for gap in again if self._may_try(gap, 0, self._once_seconds)]
-        words: asyncio.Future[Transcript] = asyncio.get_running_loop().create_future()
-        if again:
-            before, self._decided = self._decided, asyncio.get_running_loop().create_future()
-            covered = self._covered(segment, heard, again, (before, self._decided))
-            words = asyncio.create_task(covered)
-        else:
-            words.set_result(replace(heard, uncovered=reported_spans(gaps)))
-        self._done.append(_Heard(segment, words))
+        if chunk.cut_in_speech and following is not None:
+            partial = await self._merge_overlap(partial, following)
+        gaps = pending.gaps
+        if gaps is None or partial is not pending.unmerged:
+            gaps = await threads.computed(find_gaps, chunk, partial.words)
+        self._pending.popleft()
+        self._results.append(_Result(chunk, self._without_gaps(chunk, partial, gaps)))
 
-    def _following(self) -> _Asked | None:
-        """What comes after the first in line, on its channel."""
-        channel = self._line[0].segment.channel
-        later = islice(self._line, 1, None)
-        return next((one for one in later if one.segment.channel == channel), None)
+    def _without_gaps(
+        self, chunk: Chunk, partial: Transcript, gaps: Sequence[Gap]
+    ) -> "asyncio.Future[Transcript]":
+        """Submit the gaps that the budget allows."""
+        whole = not partial.words
+        retries = [
+            _Redecode.of(chunk, part.span, whole=whole) for gap in gaps for part in gap.parts()
+        ]
+        retries = [each for each in retries if self._may_redecode(each, 0, self._decoded_seconds)]
+        loop = asyncio.get_running_loop()
+        if retries:
+            previous, self._chosen = self._chosen, loop.create_future()
+            order = (previous, self._chosen)
+            return asyncio.create_task(self._fill_gaps(chunk, partial, retries, order))
+        result: asyncio.Future[Transcript] = loop.create_future()
+        result.set_result(replace(partial, uncovered=reported_spans(gaps)))
+        return result
+
+    def _following(self) -> _Pending | None:
+        """The chunk after the first pending one, on its channel."""
+        channel = self._pending[0].chunk.channel
+        later = islice(self._pending, 1, None)
+        return next((each for each in later if each.chunk.channel == channel), None)
 
     def close(self) -> None:
-        """Take back what is still out, so that it never reaches the GPU."""
-        for asked in self._line:
-            for answer in asked.answers:
-                _drop(answer)
-        for heard in self._done:
-            _drop(heard.words)
-        self._room.close()
+        """Cancel all queued chunks, so that they never reach the engine."""
+        for pending in self._pending:
+            for hypothesis in pending.hypotheses:
+                _cancel(hypothesis)
+        for result in self._results:
+            _cancel(result.transcript)
+        self._share.close()
 
-    def _submitted(self, pieces: Sequence[Samples], *, admitted: bool = False) -> list[Answer]:
-        answers = self._batcher.submit(pieces, script=self._script, caller=self, admitted=admitted)
-        return [asyncio.wrap_future(answer) for answer in answers]
+    def _submitted(
+        self, parts: Sequence[Samples], *, admitted: bool = False
+    ) -> list[PendingHypothesis]:
+        futures = self._batcher.submit(parts, script=self._script, caller=self, admitted=admitted)
+        return [asyncio.wrap_future(future) for future in futures]
 
-    async def _heard(self, asked: _Asked) -> Transcript:
-        if asked.heard is None:
-            hypothesis = await self._watch.timed("hear", asked.answers[0])
-            self._once_seconds += asked.segment.seconds
-            found = await threads.computed(self._words, asked.segment, hypothesis)
-            heard, drifted, asked.gaps = found
-            asked.alone = heard
-            if drifted:
-                heard = await self._joined(asked.segment, heard)
-            asked.heard = heard
-        return asked.heard
+    async def _transcribed(self, pending: _Pending) -> Transcript:
+        if pending.transcript is None:
+            hypothesis = await self._watch.timed("recognize", pending.hypotheses[0])
+            self._decoded_seconds += pending.chunk.seconds
+            result = await threads.computed(self._words, pending.chunk, hypothesis)
+            partial, wrong_language, pending.gaps = result
+            pending.unmerged = partial
+            if wrong_language:
+                partial = await self._redecode_with_context(pending.chunk, partial)
+            pending.transcript = partial
+        return pending.transcript
 
     def _words(
-        self, segment: Segment, hypothesis: Hypothesis
+        self, chunk: Chunk, hypothesis: Hypothesis
     ) -> tuple[Transcript, bool, Sequence[Gap]]:
-        """The words of a segment, whether they are of another language than asked for, and gaps."""
-        account = Account(
-            segments=1, seams=int(segment.seam_after), raised_decibels=segment.raised_decibels
+        """The words of a chunk, whether they are in another language than requested, and gaps."""
+        stats = DecodingStats(
+            chunks=1,
+            cuts_in_speech=int(chunk.cut_in_speech),
+            raised_decibels=chunk.raised_decibels,
         )
-        heard = replace(transcript.stitch(segment, hypothesis), account=account)
-        return heard, self._drifted(heard), find_gaps(segment, heard.words)
+        partial = replace(transcript.stitch(chunk, hypothesis), stats=stats)
+        return partial, self._wrong_language(partial), find_gaps(chunk, partial.words)
 
-    async def _joined_over_seam(self, before: Transcript, following: _Asked) -> Transcript:
-        """Join both sides of a seam by the words of the window over it."""
-        after, bridge = await self._heard(following), following.segment.bridge
-        if bridge is None:
+    async def _merge_overlap(self, before: Transcript, following: _Pending) -> Transcript:
+        """Merge the words on both sides of a cut by those of the overlap."""
+        after, overlap = await self._transcribed(following), following.chunk.overlap
+        if overlap is None:
             return before
-        over = await self._optional(following.answers[1])
-        if over is None:
+        hypothesis = await self._optional(following.hypotheses[1])
+        if hypothesis is None:
             return before
         words, next_words = await threads.computed(
-            _spliced, before, bridge, over, after, following.segment.start_seconds
+            _merge, before, overlap, hypothesis, after, following.chunk.start_seconds
         )
-        following.heard = replace(after, words=next_words)
+        following.transcript = replace(after, words=next_words)
         return replace(before, words=words)
 
-    async def _optional(self, answer: Answer) -> Hypothesis | None:
-        """An answer that may be done without: None where memory is short or numbers overflow."""
+    async def _optional(self, hypothesis: PendingHypothesis) -> Hypothesis | None:
+        """Await an optional hypothesis; None if out of memory or not finite."""
         try:
-            return await self._watch.timed("hear", answer)
+            return await self._watch.timed("recognize", hypothesis)
         except (OutOfMemory, NotFinite):
             return None
 
-    async def _covered(
-        self, segment: Segment, heard: Transcript, gaps: Sequence["_Gap"], order: _Order
+    async def _fill_gaps(
+        self, chunk: Chunk, partial: Transcript, gaps: Sequence["_Redecode"], order: _Order
     ) -> Transcript:
-        """Hear again where someone speaks and no word is; say what stays without.
+        """Decode speech without words again, and report what stays without.
 
-        All gaps are submitted at once, and once more those in which nothing was heard.
+        All gaps are submitted together; those that yield no word are submitted a second time.
         """
-        once_seconds = self._once_seconds
-        before, decided = order
+        decoded_seconds = self._decoded_seconds
+        previous, chosen = order
         try:
-            words, left = await self._tried(heard.words, gaps, 0)
-            if before is not None:
-                await before
-            left = [gap for gap in left if self._may_try(gap, 1, once_seconds)]
+            words, left = await self._redecode(partial.words, gaps, 0)
+            if previous is not None:
+                await previous
+            left = [gap for gap in left if self._may_redecode(gap, 1, decoded_seconds)]
         finally:
-            if not decided.done():
-                decided.set_result(None)
-        words, _ = await self._tried(words, left, 1)
-        left_over = await threads.computed(find_gaps, segment, words)
+            if not chosen.done():
+                chosen.set_result(None)
+        words, _ = await self._redecode(words, left, 1)
+        remaining = await threads.computed(find_gaps, chunk, words)
         return replace(
-            heard,
+            partial,
             words=words,
-            uncovered=reported_spans(left_over),
-            account=heard.account + Account(decoded_again=len(gaps)),
+            uncovered=reported_spans(remaining),
+            stats=partial.stats + DecodingStats(decoded_again=len(gaps)),
         )
 
-    def _may_try(self, gap: "_Gap", attempt: int, once_seconds: float) -> bool:
+    def _may_redecode(self, gap: "_Redecode", attempt: int, decoded_seconds: float) -> bool:
         if attempt >= len(gap.parts):
             return False
-        return self._allowances[attempt].take(gap.parts[attempt].seconds, once_seconds)
+        return self._redecode_budgets[attempt].take(gap.parts[attempt].seconds, decoded_seconds)
 
-    async def _tried(
-        self, words: tuple[Word, ...], gaps: Sequence["_Gap"], attempt: int
-    ) -> tuple[tuple[Word, ...], list["_Gap"]]:
-        """The words with those found in the gaps, and the gaps in which there were none."""
-        hypotheses = await self._heard_besides([gap.parts[attempt] for gap in gaps])
+    async def _redecode(
+        self, words: tuple[Word, ...], gaps: Sequence["_Redecode"], attempt: int
+    ) -> tuple[tuple[Word, ...], list["_Redecode"]]:
+        """The words with those found in the gaps, and the gaps that yielded none."""
+        hypotheses = await self._decode_optional([gap.parts[attempt] for gap in gaps])
         return await threads.computed(_filled, words, gaps, attempt, hypotheses)
 
-    async def _heard_besides(self, extras: Sequence[Segment]) -> list[Hypothesis | None]:
-        """What is heard besides may be left out: None where the engine has no time or room for it.
+    async def _decode_optional(self, chunks: Sequence[Chunk]) -> list[Hypothesis | None]:
+        """Decode optional extra chunks; None if the engine is overloaded or out of memory.
 
-        What was heard before is there, and is not lost over it.
+        The existing transcript is valid without them.
         """
-        if not extras:
+        if not chunks:
             return []
         try:
-            answers = self._submitted([extra.samples for extra in extras])
+            futures = self._submitted([chunk.samples for chunk in chunks])
         except Overloaded:
-            return [None] * len(extras)
+            return [None] * len(chunks)
         try:
-            found = await self._watch.timed(
-                "hear", asyncio.gather(*answers, return_exceptions=True)
+            results = await self._watch.timed(
+                "recognize", asyncio.gather(*futures, return_exceptions=True)
             )
         finally:
-            for answer in answers:
-                _drop(answer)
-        for failure in found:
+            for future in futures:
+                _cancel(future)
+        for failure in results:
             if isinstance(failure, BaseException) and not isinstance(
                 failure, OutOfMemory | NotFinite
             ):
                 raise failure
-        return [None if isinstance(each, BaseException) else each for each in found]
+        return [None if isinstance(each, BaseException) else each for each in results]
 
-    def _drifted(self, heard: Transcript) -> bool:
-        """Whether these are surely words of another language than was asked for."""
-        if self._spoken is None or len(heard.words) < _FEWEST_WORDS:
+    def _wrong_language(self, partial: Transcript) -> bool:
+        """Whether the words are clearly in another language than the request names."""
+        if self._language is None or len(partial.words) < _MIN_LANGUAGE_WORDS:
             return False
-        found = language.find(heard.text)
+        identified = language.find(partial.text)
         return (
-            found is not None
-            and found.language != self._spoken
-            and found.probability >= _SURE_PROBABILITY
+            identified is not None
+            and identified.language != self._language
+            and identified.probability >= _MIN_LANGUAGE_PROBABILITY
         )
 
-    async def _joined(self, segment: Segment, heard: Transcript) -> Transcript:
-        """Heard again together with a neighbour, which may tell the model the language.
+    async def _redecode_with_context(self, chunk: Chunk, partial: Transcript) -> Transcript:
+        """Decode the chunk together with a neighbour, from which the model may infer the language.
 
-        What was heard alone stays if that does not help.
+        Returns `partial` if the result is not better.
         """
-        before, following = self._before.get(segment.channel), self._following()
-        lead = tail = segment.samples[:0]
-        if before is not None:
-            lead = before.samples[-_NEIGHBOUR_SAMPLES:]
+        previous, following = self._previous.get(chunk.channel), self._following()
+        lead = tail = chunk.samples[:0]
+        if previous is not None:
+            lead = previous.samples[-_CONTEXT_SAMPLES:]
         elif following is not None:
-            tail = following.segment.samples[:_NEIGHBOUR_SAMPLES]
+            tail = following.chunk.samples[:_CONTEXT_SAMPLES]
         else:
-            return heard
-        begin = segment.start_seconds - len(lead) / SAMPLE_RATE
-        both = Segment(
-            begin, np.concatenate((lead, segment.samples, tail)), channel=segment.channel
+            return partial
+        start_seconds = chunk.start_seconds - len(lead) / SAMPLE_RATE
+        longer = Chunk(
+            start_seconds, np.concatenate((lead, chunk.samples, tail)), channel=chunk.channel
         )
-        if not self._allowances[0].take(both.seconds, self._once_seconds):
-            return heard
-        (hypothesis,) = await self._heard_besides([both])
+        if not self._redecode_budgets[0].take(longer.seconds, self._decoded_seconds):
+            return partial
+        (hypothesis,) = await self._decode_optional([longer])
         if hypothesis is None:
-            return heard
-        return await threads.computed(self._better, segment, heard, both, hypothesis)
+            return partial
+        return await threads.computed(self._better, chunk, partial, longer, hypothesis)
 
     def _better(
-        self, segment: Segment, heard: Transcript, both: Segment, hypothesis: Hypothesis
+        self, chunk: Chunk, partial: Transcript, longer: Chunk, hypothesis: Hypothesis
     ) -> Transcript:
-        """What was heard in company, if that is of the language that was asked for.
+        """The words decoded with context, if they are in the requested language.
 
-        It has to have about as many words, or to cover as much of the speech: fewer words never
-        count as drifted.
+        They must be about as many, or cover as much speech: too few words never count as wrong.
         """
-        again = replace(
-            heard,
+        redecoded = replace(
+            partial,
             words=tuple(
                 word
-                for word in transcript.stitch(both, hypothesis).words
-                if segment.start_seconds <= word.start_seconds < segment.end_seconds
+                for word in transcript.stitch(longer, hypothesis).words
+                if chunk.start_seconds <= word.start_seconds < chunk.end_seconds
             ),
-            account=heard.account + Account(decoded_again=1),
+            stats=partial.stats + DecodingStats(decoded_again=1),
         )
-        as_many = len(again.words) >= _LEAST_WORDS_KEPT * len(heard.words)
-        as_much = _spoken_seconds(again) >= _spoken_seconds(heard)
-        return again if again.words and (as_many or as_much) and not self._drifted(again) else heard
+        if not redecoded.words or self._wrong_language(redecoded):
+            return partial
+        as_many = len(redecoded.words) >= _MIN_KEPT_WORDS_SHARE * len(partial.words)
+        as_long = _word_seconds(redecoded) >= _word_seconds(partial)
+        return redecoded if as_many or as_long else partial
 
 
-def _spoken_seconds(heard: Transcript) -> float:
-    return sum(word.end_seconds - word.start_seconds for word in heard.words)
+def _word_seconds(partial: Transcript) -> float:
+    return sum(word.end_seconds - word.start_seconds for word in partial.words)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Gap:
-    """Speech without words, and what is heard again for it, one attempt after the other."""
+class _Redecode:
+    """A gap, and the chunk to decode at each attempt."""
 
     span: Span
-    parts: tuple[Segment, ...]
+    parts: tuple[Chunk, ...]
 
     @classmethod
-    def of(cls, segment: Segment, gap: Span, *, whole: bool) -> "_Gap":
-        """One attempt in a segment that is `whole`ly without words, else two.
+    def of(cls, chunk: Chunk, gap: Span, *, whole: bool) -> "_Redecode":
+        """Two attempts; one if the `whole` chunk has no words.
 
-        The same samples would be decoded alike: the one attempt begins later than the segment.
+        The same samples would give the same tokens, so that attempt starts later than the chunk.
         """
-        begin, ends = gap.start_seconds - _AROUND_SECONDS, gap.end_seconds + _AROUND_SECONDS
-        begins = [begin + shift for shift in _SHIFTS_SECONDS]
+        start, end = gap.start_seconds - _MARGIN_SECONDS, gap.end_seconds + _MARGIN_SECONDS
+        starts = [start + shift for shift in _SHIFTS_SECONDS]
         if whole:
-            begins = [max(begin, segment.start_seconds) + _SHIFT_OF_ALL_SECONDS]
-        return cls(gap, tuple(segment.part(Span(begin, ends)) for begin in begins))
+            starts = [max(start, chunk.start_seconds) + _WHOLE_CHUNK_SHIFT_SECONDS]
+        return cls(gap, tuple(chunk.part(Span(start, end)) for start in starts))
 
 
 def _filled(
     words: tuple[Word, ...],
-    gaps: Sequence[_Gap],
+    gaps: Sequence[_Redecode],
     attempt: int,
     hypotheses: Sequence[Hypothesis | None],
-) -> tuple[tuple[Word, ...], list[_Gap]]:
-    """The words with those that were found, and the gaps that may be tried once more."""
+) -> tuple[tuple[Word, ...], list[_Redecode]]:
+    """The words with those of `hypotheses`, and the gaps that may be decoded a second time."""
     left = []
     for gap, hypothesis in zip(gaps, hypotheses, strict=True):
         if hypothesis is None:
             continue
-        part = gap.parts[attempt]
-        heard = transcript.stitch(part, hypothesis).words
-        found = credible_words(words, gap.span, heard)
-        words = fill(words, gap.span, found)
-        if not found:
+        decoded = transcript.stitch(gap.parts[attempt], hypothesis).words
+        credible = credible_words(words, gap.span, decoded)
+        words = fill(words, gap.span, credible)
+        if not credible:
             left.append(gap)
     return words, left
 
 
-def _spliced(
-    before: Transcript, bridge: Segment, over: Hypothesis, after: Transcript, seam_seconds: float
+def _merge(
+    before: Transcript,
+    overlap: Chunk,
+    hypothesis: Hypothesis,
+    after: Transcript,
+    cut_seconds: float,
 ) -> tuple[tuple[Word, ...], tuple[Word, ...]]:
-    return overlaps.splice(
+    return overlaps.merge(
         before.words,
-        transcript.stitch(bridge, over).words,
+        transcript.stitch(overlap, hypothesis).words,
         after.words,
-        seam_seconds=seam_seconds,
-        window=Span(bridge.start_seconds, bridge.end_seconds),
+        cut_seconds=cut_seconds,
+        window=Span(overlap.start_seconds, overlap.end_seconds),
     )
 
 
-def _drop(answer: "asyncio.Future[Any]") -> None:
-    """Take it back; one that has failed together with another was raised there."""
-    if not answer.cancel() and not answer.cancelled():
-        answer.exception()
+def _cancel(future: "asyncio.Future[Any]") -> None:
+    """Cancel; mark the exception of a failed future as retrieved."""
+    if not future.cancel() and not future.cancelled():
+        future.exception()

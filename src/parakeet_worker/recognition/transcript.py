@@ -1,4 +1,4 @@
-"""Hypotheses of pieces to one transcript: words on the recording's clock."""
+"""Hypotheses to words, sentences and times."""
 
 import itertools
 import math
@@ -11,23 +11,23 @@ from itertools import groupby
 from parakeet_worker.audio.decoding import Origin
 from parakeet_worker.engine.base import Hypothesis, Token
 from parakeet_worker.notices import Notice
-from parakeet_worker.recognition.chunks import Segment, Span
+from parakeet_worker.recognition.chunks import Chunk, Span
 
 _WORD_START = "▁"
 _SPACED = re.compile("▁?[^▁]+|▁")
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _SENTENCE_ENDS = (".", "?", "!")
 MAX_SENTENCE_WORDS = 1000
-"""A text without full stops is cut there: a sentence is sent in one message when it is streamed."""
+"""Limit of a sentence in text without punctuation; a stream sends each sentence in one message."""
 MIN_WORD_SECONDS = 0.01
-"""Several words may be emitted at one frame."""
-# Frames and seconds are rounded to this, which hides the noise of multiplying by 0.08.
+"""Minimum length of a word: several words may be emitted at one frame."""
+# Times are rounded, which removes the floating-point error of multiplying by 0.08.
 _DECIMALS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class TimedToken:
-    """A token's text as it stands in the word, on the recording's clock."""
+    """A token's part of a word, on the recording's clock."""
 
     text: str
     start_seconds: float
@@ -37,12 +37,12 @@ class TimedToken:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word with the punctuation that follows it."""
+    """A word, including the punctuation that follows it."""
 
     text: str
     tokens: tuple[TimedToken, ...]
     channel: int | None = None
-    """Of a recording whose channels were heard apart."""
+    """Number of the channel, if channels are transcribed separately."""
 
     @property
     def start_seconds(self) -> float:
@@ -54,13 +54,13 @@ class Word:
 
     @property
     def confidence(self) -> float:
-        """Geometric mean of the model's probabilities of the word's tokens, 0 to 1."""
+        """Geometric mean of the token probabilities, 0 to 1."""
         return math.exp(mean_logprob((self,)))
 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """Words up to a full stop, a question or an exclamation mark, or as many as there may be."""
+    """Words up to a full stop, question mark or exclamation mark; at most `MAX_SENTENCE_WORDS`."""
 
     words: tuple[Word, ...]
 
@@ -82,21 +82,20 @@ class Sentence:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """How the words were come by."""
+class DecodingStats:
+    """Statistics of how the words were decoded."""
 
-    segments: int = 0
-    seams: int = 0
-    """Cuts in the middle of speech, which were bridged."""
+    chunks: int = 0
+    cuts_in_speech: int = 0
     decoded_again: int = 0
-    """Stretches of speech that had no words at first."""
+    """Gaps that were decoded a second time."""
     raised_decibels: float = 0.0
-    """How much the quietest segment was raised."""
+    """Gain of the quietest chunk."""
 
-    def __add__(self, other: "Account") -> "Account":
-        return Account(
-            self.segments + other.segments,
-            self.seams + other.seams,
+    def __add__(self, other: "DecodingStats") -> "DecodingStats":
+        return DecodingStats(
+            self.chunks + other.chunks,
+            self.cuts_in_speech + other.cuts_in_speech,
             self.decoded_again + other.decoded_again,
             max(self.raised_decibels, other.raised_decibels),
         )
@@ -104,23 +103,23 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """All that was heard in a recording, or in one stretch of it."""
+    """The words of a recording, or a partial: those of one chunk."""
 
     words: tuple[Word, ...]
     seconds: float = 0.0
-    """How long the recording is, or the clip of it; of all stretches the last one has it."""
+    """Length of the recording or its clip; of all partials, the last one contains it."""
     frame_seconds: float = 0.08
     warnings: tuple[Notice, ...] = ()
-    """What the caller should know about words that may be missing."""
+    """Parts of the recording that are missing or damaged."""
     uncovered: tuple[Span, ...] = ()
-    """Where someone speaks and no words were found, in two attempts."""
-    account: Account = Account()
+    """Detected speech without words after two attempts."""
+    stats: DecodingStats = DecodingStats()
     origin: Origin | None = None
-    """How the samples were made; of all stretches the last one has it."""
+    """How the samples were decoded; of all partials, the last one contains it."""
 
     @property
     def text(self) -> str:
-        """All words; where channels were heard apart, a line for each turn with its channel."""
+        """All words; with separate channels, one line per turn with its channel number."""
         if not self.channels:
             return " ".join(word.text for word in self.words)
         turns = groupby(self.sentences, key=lambda sentence: sentence.channel)
@@ -131,16 +130,16 @@ class Transcript:
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Those that have words, where they were heard apart."""
+        """Channels with words, if they are transcribed separately."""
         return tuple(sorted({word.channel for word in self.words if word.channel is not None}))
 
     def of_channel(self, channel: int | None) -> tuple[Word, ...]:
-        """The words of one channel, or of all mixed."""
+        """The words of one channel; None selects those of a mix."""
         return tuple(word for word in self.words if word.channel == channel)
 
     @property
     def sentences(self) -> tuple[Sentence, ...]:
-        """In the order in which they begin."""
+        """Ordered by start time."""
         sentences = [
             sentence
             for channel in self.channels or (None,)
@@ -150,112 +149,112 @@ class Transcript:
 
 
 def _sentences(words: Iterable[Word]) -> Iterator[Sentence]:
-    begun: list[Word] = []
+    sentence: list[Word] = []
     for word in words:
-        begun.append(word)
-        if _completes(word, begun):
-            yield Sentence(tuple(begun))
-            begun = []
-    if begun:
-        yield Sentence(tuple(begun))
+        sentence.append(word)
+        if _completes(word, sentence):
+            yield Sentence(tuple(sentence))
+            sentence = []
+    if sentence:
+        yield Sentence(tuple(sentence))
 
 
-def _completes(word: Word, begun: Sequence[Word]) -> bool:
-    return word.text.endswith(_SENTENCE_ENDS) or len(begun) == MAX_SENTENCE_WORDS
+def _completes(word: Word, sentence: Sequence[Word]) -> bool:
+    return word.text.endswith(_SENTENCE_ENDS) or len(sentence) == MAX_SENTENCE_WORDS
 
 
 class SentencesSoFar:
-    """Stretch by stretch, in order, the sentences of a recording as they are complete.
+    """Collects partials, in order, and returns sentences as soon as they are complete.
 
-    They are those of the whole transcript; where channels are heard apart, each channel's.
+    The sentences are those of the whole transcript, per channel.
     """
 
     def __init__(self) -> None:
-        self._begun: dict[int | None, list[Word]] = {}
+        self._incomplete: dict[int | None, list[Word]] = {}
 
-    def add(self, stretch: Transcript) -> tuple[Sentence, ...]:
-        """What the stretch completes."""
+    def add(self, partial: Transcript) -> tuple[Sentence, ...]:
+        """The sentences that this partial completes."""
         complete: list[Sentence] = []
-        for word in stretch.words:
-            begun = self._begun.setdefault(word.channel, [])
-            begun.append(word)
-            if _completes(word, begun):
-                complete.append(Sentence(tuple(begun)))
-                begun.clear()
+        for word in partial.words:
+            words = self._incomplete.setdefault(word.channel, [])
+            words.append(word)
+            if _completes(word, words):
+                complete.append(Sentence(tuple(words)))
+                words.clear()
         return tuple(complete)
 
     def rest(self) -> tuple[Sentence, ...]:
-        """What nobody completed."""
-        left = [Sentence(tuple(words)) for words in self._begun.values() if words]
-        self._begun.clear()
-        return tuple(sorted(left, key=lambda sentence: sentence.start_seconds))
+        """The incomplete sentences at the end of the recording."""
+        rest = [Sentence(tuple(words)) for words in self._incomplete.values() if words]
+        self._incomplete.clear()
+        return tuple(sorted(rest, key=lambda sentence: sentence.start_seconds))
 
 
 def bare(word: Word) -> str:
-    """Its letters and digits: what else differs where the same word is decoded twice."""
+    """Letters and digits in lower case: the rest differs if a word is decoded twice."""
     return "".join(letter for letter in word.text.casefold() if letter.isalnum())
 
 
 def mean_logprob(words: Iterable[Word]) -> float:
-    """Mean log-probability of the tokens of `words`."""
+    """Mean log-probability of the tokens; 0 without words."""
     logprobs = [token.logprob for word in words for token in word.tokens]
     return sum(logprobs) / len(logprobs) if logprobs else 0.0
 
 
-def stitch(segment: Segment, hypothesis: Hypothesis) -> Transcript:
-    """The words of one segment, moved to the recording's clock and kept inside the segment."""
-    return Transcript(words=_words(segment, hypothesis), frame_seconds=hypothesis.frame_seconds)
+def stitch(chunk: Chunk, hypothesis: Hypothesis) -> Transcript:
+    """The words of one chunk on the recording's clock, limited to the chunk."""
+    return Transcript(words=_words(chunk, hypothesis), frame_seconds=hypothesis.frame_seconds)
 
 
-def join(stretches: Sequence[Transcript]) -> Transcript:
-    """Stretches of one recording, in order, as one transcript."""
-    words = [word for stretch in stretches for word in stretch.words]
+def join(partials: Sequence[Transcript]) -> Transcript:
+    """Concatenate the partials of one recording, in order."""
+    words = [word for partial in partials for word in partial.words]
     if any(word.channel is not None for word in words):
         words.sort(key=lambda word: word.start_seconds)
     return Transcript(
         words=tuple(words),
-        seconds=sum(stretch.seconds for stretch in stretches),
-        frame_seconds=stretches[0].frame_seconds,
-        warnings=tuple(warning for stretch in stretches for warning in stretch.warnings),
-        uncovered=tuple(span for stretch in stretches for span in stretch.uncovered),
-        account=sum((stretch.account for stretch in stretches), Account()),
-        origin=stretches[-1].origin,
+        seconds=sum(partial.seconds for partial in partials),
+        frame_seconds=partials[0].frame_seconds,
+        warnings=tuple(warning for partial in partials for warning in partial.warnings),
+        uncovered=tuple(span for partial in partials for span in partial.uncovered),
+        stats=sum((partial.stats for partial in partials), DecodingStats()),
+        origin=partials[-1].origin,
     )
 
 
-def _words(segment: Segment, hypothesis: Hypothesis) -> tuple[Word, ...]:
-    """Words begin where a piece says so, and nowhere else, as in SentencePiece's detokenisation.
+def _words(chunk: Chunk, hypothesis: Hypothesis) -> tuple[Word, ...]:
+    """A word starts at a piece with `▁` and only there, as in SentencePiece's detokenization.
 
-    A closing mark that continues a word takes no time, as in NeMo's word times: a model may place
-    a full stop long after the word, at the end of the pause that told it. Marks at the beginning
-    of a segment belong to a word before it, and are left out.
+    A closing mark within a word has no duration, as in NeMo's word times: the model may emit a
+    full stop long after the word, at the end of a pause. Marks at the start of a chunk belong to
+    a word before it, and are dropped.
     """
     words: list[list[TimedToken]] = []
     spaces: list[TimedToken] = []
-    begins = True
-    for timed in _parts(segment, hypothesis):
+    starts = True
+    for timed in _parts(chunk, hypothesis):
         text = timed.text.removeprefix(_WORD_START)
-        begins = begins or text != timed.text
+        starts = starts or text != timed.text
         part = replace(timed, text=text)
         if not text:
             spaces.append(part)
-        elif begins:
+        elif starts:
             words.append([*spaces, part])
-            spaces, begins = [], False
+            spaces, starts = [], False
         elif _is_closing(text):
             end = words[-1][-1].end_seconds
             words[-1].append(replace(part, start_seconds=end, end_seconds=end))
         else:
             words[-1].append(part)
-    found = [
-        Word("".join(part.text for part in parts), tuple(parts), segment.channel)
+    complete = [
+        Word("".join(part.text for part in parts), tuple(parts), chunk.channel)
         for parts in itertools.dropwhile(_closes, words)
     ]
-    return tuple(_lasting(found, segment.end_seconds, hypothesis.frame_seconds))
+    return tuple(_lasting(complete, chunk.end_seconds, hypothesis.frame_seconds))
 
 
 def _lasting(words: Sequence[Word], latest: float, frame_seconds: float) -> Iterator[Word]:
-    """No word is without length: it lasts a frame, or up to the next word, but 0.01 s at least."""
+    """Extend words of no duration to one frame, or to the next word, but at least 0.01 s."""
     latest = round(latest, _DECIMALS)
     earliest = -math.inf
     for word, following in itertools.zip_longest(words, words[1:]):
@@ -272,7 +271,7 @@ def _lasting(words: Sequence[Word], latest: float, frame_seconds: float) -> Iter
 
 
 def _placed(word: Word, start: float, end: float) -> Word:
-    """The word from `start` to `end`, all of it in its last token that is no mark."""
+    """The word from `start` to `end`; its last token that is not a mark has all the time."""
     closing = [_is_closing(token.text) for token in word.tokens]
     last = len(closing) - 1 - closing[::-1].index(False) if False in closing else 0
     tokens = (
@@ -287,7 +286,7 @@ def _placed(word: Word, start: float, end: float) -> Word:
 
 
 def not_before(word: Word, seconds: float) -> Word:
-    """The word with no time before `seconds`."""
+    """The word with its times limited to `seconds` and later."""
     tokens = (
         replace(
             token,
@@ -299,32 +298,32 @@ def not_before(word: Word, seconds: float) -> Word:
     return replace(word, tokens=tuple(tokens))
 
 
-def _parts(segment: Segment, hypothesis: Hypothesis) -> Iterator[TimedToken]:
-    """Tokens, none with a space but at its beginning; bytes in a row as the text they spell."""
+def _parts(chunk: Chunk, hypothesis: Hypothesis) -> Iterator[TimedToken]:
+    """Tokens split at spaces; adjacent byte pieces are decoded to their text."""
     for is_byte, tokens in groupby(hypothesis.tokens, key=lambda token: is_byte_piece(token.piece)):
-        found = [_timed(token, segment, hypothesis.frame_seconds) for token in tokens]
+        parts = [_timed(token, chunk, hypothesis.frame_seconds) for token in tokens]
         if is_byte:
-            found = [_spelled(found)]
-        for timed in found:
+            parts = [_decoded(parts)]
+        for timed in parts:
             for text in _SPACED.findall(timed.text):
                 yield replace(timed, text=text)
 
 
 def is_byte_piece(piece: str) -> bool:
-    """Whether it is a byte of a letter without a piece, as `<0xE2>`."""
+    """Whether a piece is one byte, as `<0xE2>`."""
     return _BYTE.fullmatch(piece) is not None
 
 
-def _spelled(tokens: Sequence[TimedToken]) -> TimedToken:
-    """What bytes spell; each that spells nothing is a replacement character, as SentencePiece's."""
-    spelled = bytes(int(token.text[3:5], 16) for token in tokens)
+def _decoded(tokens: Sequence[TimedToken]) -> TimedToken:
+    """Decode byte pieces as UTF-8; an invalid byte becomes U+FFFD, as in SentencePiece."""
+    rest = bytes(int(token.text[3:5], 16) for token in tokens)
     text = ""
-    while spelled:
+    while rest:
         try:
-            text, spelled = text + spelled.decode(), b""
+            text, rest = text + rest.decode(), b""
         except UnicodeDecodeError as failure:
-            text += spelled[: failure.start].decode() + "\N{REPLACEMENT CHARACTER}"
-            spelled = spelled[failure.start + 1 :]
+            text += rest[: failure.start].decode() + "\N{REPLACEMENT CHARACTER}"
+            rest = rest[failure.start + 1 :]
     return replace(
         tokens[0],
         text=text.replace(" ", _WORD_START),
@@ -333,22 +332,22 @@ def _spelled(tokens: Sequence[TimedToken]) -> TimedToken:
     )
 
 
-def _timed(token: Token, segment: Segment, frame_seconds: float) -> TimedToken:
-    start = segment.start_seconds + token.frame * frame_seconds
+def _timed(token: Token, chunk: Chunk, frame_seconds: float) -> TimedToken:
+    start = chunk.start_seconds + token.frame * frame_seconds
     end = start + token.duration * frame_seconds
-    start, end = (round(min(time, segment.end_seconds), _DECIMALS) for time in (start, end))
+    start, end = (round(min(time, chunk.end_seconds), _DECIMALS) for time in (start, end))
     return TimedToken(token.piece, start, end, token.logprob)
 
 
 def _closes(parts: Sequence[TimedToken]) -> bool:
-    """Whether a word is nothing but marks that close."""
+    """Whether a word consists of closing marks only."""
     return all(_is_closing(letter) for part in parts for letter in part.text)
 
 
 def _is_closing(text: str) -> bool:
-    """Whether it is one mark that closes what was said, in any of the languages.
+    """Whether `text` is one closing punctuation mark of any of the languages.
 
-    A dash, an opening bracket or quote and `&`, `@`, `#`, `§` do not.
+    A dash, an opening bracket or quote and `&`, `@`, `#`, `§` are not.
     """
     if len(text) != 1 or text in "¿¡&@#§*/\\%":
         return False

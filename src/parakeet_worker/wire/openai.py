@@ -37,7 +37,7 @@ from parakeet_worker.errors import (
 from parakeet_worker.formats import render
 from parakeet_worker.notices import Notice
 from parakeet_worker.options import OnDamage
-from parakeet_worker.outcome import Observe, unobserved
+from parakeet_worker.outcome import Observe, ignore_outcome
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.recognition.transcript import Transcript, Word
 from parakeet_worker.request import FileSource, Job, Request, Source
@@ -376,16 +376,16 @@ class Answer:
     warnings: tuple[Notice, ...]
 
 
-async def answer(pipeline: Pipeline, asked: Asked, observe: Observe = unobserved) -> Answer:
+async def answer(pipeline: Pipeline, asked: Asked, observe: Observe = ignore_outcome) -> Answer:
     """The answer in one piece: an object, or text for the formats that are text."""
-    transcript = await answers.heard(pipeline, asked.request, observe)
+    transcript = await answers.transcribe(pipeline, asked.request, observe)
     # In a thread: to identify the languages of a long transcript takes a while.
     found = await asyncio.to_thread(body, transcript, asked)
     return Answer(found, _notices(transcript, asked))
 
 
 async def events(
-    pipeline: Pipeline, asked: Asked, observe: Observe = unobserved
+    pipeline: Pipeline, asked: Asked, observe: Observe = ignore_outcome
 ) -> AsyncGenerator[Document, None]:
     """The text while it is transcribed, then the whole; the deltas join to it."""
     first = True
@@ -426,7 +426,7 @@ def error(failure: ParakeetError) -> Document:
 async def answer_openai(
     pipeline: Pipeline,
     payload: Mapping[str, object],
-    observe: Observe = unobserved,
+    observe: Observe = ignore_outcome,
     send: Callable[[Document], Awaitable[bool]] | None = None,
 ) -> object:
     """Answer a queue job's `input` that has `openai_route` and `openai_input`.
