@@ -136,7 +136,7 @@ async def test_without_detection_silence_is_listened_to(demo: Pipeline) -> None:
     assert heard.stats.chunks >= 2
 
 
-@pytest.mark.parametrize(("vad", "segments"), [("auto", 2), ("off", 1)])
+@pytest.mark.parametrize(("vad", "chunks"), [("auto", 2), ("off", 1)])
 async def test_a_pause_is_left_out_and_the_times_after_it_are_right(
     demo: Pipeline, vad: str, chunks: int
 ) -> None:
