@@ -55,7 +55,7 @@ RUN .venv/bin/hf download "${MODEL}" --revision "${REVISION}" --local-dir /downl
 FROM downloaded AS published
 COPY src src
 RUN PYTHONPATH=src .venv/bin/python -m parakeet_worker.entrypoints.cli convert \
-        --model /download --precision bf16 /model/served.safetensors
+        --model /download --precision bf16 /model/prepacked.safetensors
 
 FROM scratch AS demo
 COPY src/parakeet_worker/checkpoints/demo.nemo /model/

@@ -96,7 +96,7 @@ def set_pace(
     states, lengths = parts.encoder(mels, mel_lengths)
     _standardise(parts.joint.enc, lambda: parts.joint.enc(states))
     bias = parts.outputs.bias
-    blank = parts.joint.shape.vocabulary
+    blank = parts.joint.config.vocabulary
     bias[blank + 1 :] = torch.tensor(duration_biases)
     tried = []
     low, high = -_WIDEST_BIAS, _WIDEST_BIAS

@@ -427,7 +427,7 @@ def main() -> None:
     arguments = harness.resolved(parser.parse_args())
     cases = made(arguments.work / "overhead", arguments.minutes)
     fields = dict(setting.split("=", 1) for setting in arguments.setting)
-    settings = Settings.of({"engine": "scripted", **fields})
+    settings = Settings.of({"engine": "tones", **fields})
     engine = FreeEngine()
     with Batcher(
         engine,

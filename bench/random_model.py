@@ -229,7 +229,7 @@ def write_transformers(folder: Path) -> None:
     partial = folder / "transformers.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    write_folder(checkpoint.read(Files(folder).nemo), partial)
+    write_folder(checkpoint.read_checkpoint(Files(folder).nemo), partial)
     partial.rename(Files(folder).transformers)
 
 

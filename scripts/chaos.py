@@ -26,7 +26,7 @@ import recordings
 from job_api import Fault, JobApi, running_worker
 from wheelhouse import Site
 
-_SCRIPTED = {"PARAKEET_ENGINE": "scripted"}
+_SCRIPTED = {"PARAKEET_ENGINE": "tones"}
 _PATIENCE_SECONDS = 120.0
 _FAULTS: tuple[Fault, ...] = (400, 429, 500, 502, 503, "drop", "lose", "garbage")
 _ANSWER_FAULTS: tuple[Fault, ...] = (408, 429, 500, 503, 302, "drop", "lose")

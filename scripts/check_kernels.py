@@ -72,7 +72,7 @@ def _targets() -> Iterator[Target]:
         for precision in KERNEL_PRECISIONS:
             for reproducible in (False, True):
                 yield Target(shape, precision, capability, reproducible)
-    demo = ModelShape.of(checkpoint.read(DEMO))
+    demo = ModelShape.of(checkpoint.read_checkpoint(DEMO))
     for capability in ((8, 6), (9, 0)):
         yield Target(demo, Precision.BF16, capability)
 

@@ -1,6 +1,6 @@
 """A worker whose engine fails as a test says: `python -m faulty_worker SEED [BATCHES]`.
 
-It is the scripted engine behind everything else that a worker is made of, under the SDK's own
+It is the tones engine behind everything else that a worker is made of, under the SDK's own
 loop; after so many batches, if a number is given, it fails for good.
 """
 
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from parakeet_worker.audio.decoding import SAMPLE_RATE, find_ffmpeg
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Capacity, Engine, Hypothesis, Samples
-from parakeet_worker.engine.scripted import ScriptedEngine
+from parakeet_worker.engine.tones import ToneEngine
 from parakeet_worker.entrypoints.queue.main import serve
 from parakeet_worker.errors import OutOfMemory
 from parakeet_worker.language import Script
@@ -29,7 +29,7 @@ _OUT_OF_MEMORY_SHARE = 0.1
 _BATCH_SECONDS = 30.0
 
 
-class FaultyEngine(ScriptedEngine):
+class FaultyEngine(ToneEngine):
     """Has no room for a batch now and then, nor ever for `TOO_HIGH`; may die for good."""
 
     def __init__(self, seed: int, batches: int | None = None) -> None:
@@ -54,7 +54,7 @@ class FaultyEngine(ScriptedEngine):
         return found
 
 
-class HeldEngine(ScriptedEngine):
+class HeldEngine(ToneEngine):
     """Stands still after so many batches, until it is released."""
 
     def __init__(self, batches: int = 0) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 
 from parakeet_worker.engine.native import NativeEngine
-from parakeet_worker.engine.native.converted import open_converted
 from parakeet_worker.engine.native.gpu_engine import GpuEngine, search_model
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
 from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.prepacked import open_prepacked
 from parakeet_worker.engine.native.search import GraphSearch, Limits, SearchKernels
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ def gpu_engine(
     chunk_seconds: float = 10.0,
 ) -> GpuEngine:
     """Without `warm_up` no batch goes through the graphs' buffers."""
-    model = open_converted(path, Precision.FP32, None)
+    model = open_prepacked(path, Precision.FP32, None)
     search = GraphSearch(
         search_model(model),
         CPU,

@@ -55,7 +55,7 @@ async def serving(
     scratch: Path, engine: FaultyEngine | None = None, *, warm: bool = True, **limits: object
 ) -> AsyncIterator[Serving]:
     """All of the server around an engine that a test may break, on a port of its own."""
-    settings = Settings.of({"engine": "scripted", "scratch": scratch, **limits})
+    settings = Settings.of({"engine": "tones", "scratch": scratch, **limits})
     with faulty_pipeline(settings, engine or FaultyEngine(0)) as pipeline:
         async with serving_pipeline(pipeline, settings, warm=warm) as running:
             yield running

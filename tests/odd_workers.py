@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 from faulty_worker import faulty_pipeline
 from parakeet_worker.engine.base import Hypothesis, Samples
-from parakeet_worker.engine.scripted import ScriptedEngine
+from parakeet_worker.engine.tones import ToneEngine
 from parakeet_worker.entrypoints.queue.main import main, serve
 from parakeet_worker.settings import Settings
 
 
-class DeafEngine(ScriptedEngine):
+class DeafEngine(ToneEngine):
     """No words in anything."""
 
     def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:

@@ -57,7 +57,7 @@ def plain_states(features: Features, encoder: Encoder, batch: list[Any]) -> list
     for chunk in batch:
         samples = torch.from_numpy(chunk.astype(np.float32) / 32768).unsqueeze(0)
         if len(chunk) < HOP:
-            states.append(torch.zeros(0, encoder.shape.width))
+            states.append(torch.zeros(0, encoder.config.width))
             continue
         mels, frames = features(samples, torch.tensor([len(chunk)]))
         found, valid = encoder(mels[:, :, : int(frames)], frames)
@@ -76,7 +76,7 @@ def packed_states(
     rows = packed_rows(batch, group_tokens)
     samples = torch.from_numpy(np.concatenate(batch)) if batch else torch.zeros(0).short()
     folded = fold(encoder, Precision.FP32)
-    packed = PackedEncoder(folded, encoder.shape, kernels, longest=64)
+    packed = PackedEncoder(folded, encoder.config, kernels, longest=64)
     mels = PackedFeatures.of(features, kernels, torch.float32)(samples, rows)
     states = packed(mels, rows)
     offsets = rows.offsets.tolist()

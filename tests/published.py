@@ -8,7 +8,7 @@ ones. The sections of a `.nemo` file are those of NeMo's recipe for a FastConfor
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from parakeet_worker.engine.native.checkpoint import Description
+    from parakeet_worker.engine.native.checkpoint import ModelConfig
 
 V3_CONFIG = """\
 {
@@ -314,12 +314,12 @@ def decoding_as_changed() -> dict[str, Any]:
     }
 
 
-def described(sections: dict[str, Any]) -> "Description":
+def described(sections: dict[str, Any]) -> "ModelConfig":
     """Sections such as those of `nemo_config`, as the engine reads them from a file."""
-    from parakeet_worker.engine.native.checkpoint import Description
+    from parakeet_worker.engine.native.checkpoint import ModelConfig
     from parakeet_worker.engine.native.tokens import Vocabulary
 
-    return Description(
+    return ModelConfig(
         preprocessor=sections["preprocessor"],
         encoder=sections["encoder"],
         decoder=sections["decoder"],

@@ -14,7 +14,7 @@ RATE = 16_000
 
 
 def tone(hertz: float, seconds: float, rate: int = RATE, level: float = 0.3) -> Samples:
-    """A pure tone, which the scripted engine hears as its pitch."""
+    """A pure tone, which the tones engine hears as its pitch."""
     clock = np.arange(round(seconds * rate), dtype=np.float64) / rate
     return (level * np.sin(2 * np.pi * hertz * clock)).astype(np.float32)
 

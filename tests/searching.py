@@ -17,7 +17,7 @@ from parakeet_worker.engine.native import NativeEngine, checkpoint
 from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Joint, Predictor, Scorer
 from parakeet_worker.engine.native.precision import Precision
 from parakeet_worker.engine.native.search import Emissions, SearchModel
-from parakeet_worker.engine.native.tensors import below
+from parakeet_worker.engine.native.tensors import strip_prefix
 from parakeet_worker.language import Script, allowed
 from speech import sample
 from test_native_decoder import DURATIONS, networks
@@ -48,14 +48,14 @@ def stubborn(max_symbols: int, duration: int = 0) -> SearchModel:
 
 def demo() -> SearchModel:
     """The networks of the demo checkpoint, which has real words."""
-    read = checkpoint.read(DEMO)
+    read = checkpoint.read_checkpoint(DEMO)
     predictor, joint = Predictor.from_config(read.decoder), Joint.from_config(read.joint)
-    predictor.load_state_dict(below("decoder", read.weights))
-    joint.load_state_dict(below("joint", read.weights))
+    predictor.load_state_dict(strip_prefix("decoder", read.weights))
+    joint.load_state_dict(strip_prefix("joint", read.weights))
     return SearchModel(
         predictor.state_dict(),
         joint.state_dict(),
-        joint.shape.activation,
+        joint.config.activation,
         read.durations,
         read.max_symbols,
     )
@@ -98,7 +98,7 @@ def demo_states(languages: Sequence[str]) -> tuple[Tensor, list[int]]:
 
 def outside(script: Script) -> Tensor:
     """Minus infinity for the demo checkpoint's tokens in other scripts, and zero for others."""
-    pieces = checkpoint.read(DEMO).vocabulary.pieces
+    pieces = checkpoint.read_checkpoint(DEMO).vocabulary.pieces
     scores = [0.0 if allowed(piece, script) else -math.inf for piece in pieces]
     return torch.tensor([*scores, 0.0])
 

@@ -14,7 +14,7 @@ import recordings
 from faulty_worker import TOO_HIGH, FaultyEngine, HeldEngine, faulty_pipeline
 from loopback import WebServer, stalls, takes
 from parakeet_worker import answers
-from parakeet_worker.engine.scripted import ScriptedEngine
+from parakeet_worker.engine.tones import ToneEngine
 from parakeet_worker.errors import InvalidRequest, JobTimeout, OutOfMemory, ResultTooLarge
 from parakeet_worker.outcome import Outcome
 from parakeet_worker.pipeline import Pipeline
@@ -27,14 +27,14 @@ TEXT = "400. 500. 600."
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[Settings]:
     yield Settings(
-        engine="scripted", scratch=tmp_path, segment_seconds=2.0, allow_private_addresses=True
+        engine="tones", scratch=tmp_path, segment_seconds=2.0, allow_private_addresses=True
     )
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
 def pipeline(settings: Settings) -> Iterator[Pipeline]:
-    with faulty_pipeline(settings, ScriptedEngine()) as made:
+    with faulty_pipeline(settings, ToneEngine()) as made:
         yield made
 
 
@@ -130,7 +130,7 @@ async def test_an_answer_that_is_too_large_is_written_where_the_job_says(
     got: list[bytes] = []
     output = {"output_url": web.at("/a.json", takes(got))}
     small = settings.model_copy(update={"max_result_bytes": 5})
-    with faulty_pipeline(small, ScriptedEngine()) as pipeline:
+    with faulty_pipeline(small, ToneEngine()) as pipeline:
         payload: dict[str, object] = {**job_of(*PITCHES), **output}
         if kind == "listed":
             payload = {"inputs": [job_of(*PITCHES)], **output}
@@ -146,7 +146,7 @@ async def test_an_answer_that_is_too_large_is_written_where_the_job_says(
 
 async def test_an_answer_that_is_too_large_for_anywhere_is_an_error(settings: Settings) -> None:
     small = settings.model_copy(update={"max_result_bytes": 5})
-    with faulty_pipeline(small, ScriptedEngine()) as pipeline:
+    with faulty_pipeline(small, ToneEngine()) as pipeline:
         with pytest.raises(ResultTooLarge):
             await answers.answer(pipeline, job_of(400))
         with pytest.raises(ResultTooLarge):
@@ -163,7 +163,7 @@ async def test_the_writing_of_an_answer_counts_for_the_time_of_its_job(
     output = {"output_url": web.at("/a.json", stalls())}
     hasty = settings.model_copy(update={"max_result_bytes": 5, "job_timeout_seconds": 1.5})
     with (
-        faulty_pipeline(hasty, ScriptedEngine()) as pipeline,
+        faulty_pipeline(hasty, ToneEngine()) as pipeline,
         pytest.raises(JobTimeout),
     ):
         await through(door, pipeline, {**job_of(400), **output})

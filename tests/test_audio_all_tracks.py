@@ -26,7 +26,7 @@ SECONDS = (2.0, 5.0, 3.0)
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    settings = Settings(engine="scripted", scratch=tmp_path_factory.mktemp("scratch"))
+    settings = Settings(engine="tones", scratch=tmp_path_factory.mktemp("scratch"))
     with open_pipeline(settings) as opened:
         yield opened
 
@@ -88,7 +88,7 @@ async def test_all_tracks_are_heard_each_by_itself(name, codec, pipeline, tmp_pa
 
 async def test_all_tracks_are_heard_over_http(pipeline, tmp_path) -> None:
     path = of_tracks(tmp_path, "a.mka", "-c:a", "libopus")
-    settings = Settings(engine="scripted", scratch=tmp_path)
+    settings = Settings(engine="tones", scratch=tmp_path)
     async with serving_pipeline(pipeline, settings) as server:
         found = await server.client.post(
             "/transcribe",

@@ -260,7 +260,7 @@ async def test_the_reason_is_never_one_that_says_nothing(ffmpeg: Path, tmp_path:
 
 
 async def test_a_job_names_a_headerless_format(tmp_path: Path) -> None:
-    settings = Settings(engine="scripted", scratch=tmp_path)
+    settings = Settings(engine="tones", scratch=tmp_path)
     encoded = b64encode((TONE * 32767).astype("<i2").tobytes()).decode()
     with open_pipeline(settings) as pipeline:
         job = {"audio_base64": encoded, "audio_format": "s16le:16000", "language": "auto"}

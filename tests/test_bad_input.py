@@ -27,7 +27,7 @@ from parakeet_worker.answers import answer as answer_to
 from parakeet_worker.audio import decoding
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Capacity, Hypothesis, Samples, SynchronousEngine
-from parakeet_worker.engine.scripted import ScriptedEngine
+from parakeet_worker.engine.tones import ToneEngine
 from parakeet_worker.entrypoints.queue.main import handler_of
 from parakeet_worker.errors import ParakeetError
 from parakeet_worker.options import Format
@@ -78,7 +78,7 @@ def settings(s3: S3Server, tmp_path: Path) -> Settings:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     return Settings(
-        engine="scripted",
+        engine="tones",
         scratch=scratch,
         allow_private_addresses=True,
         max_audio_bytes=500_000,
@@ -340,7 +340,7 @@ class Held(SynchronousEngine):
     def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
         self.hears.set()
         self.let_go.wait(30)
-        return ScriptedEngine().transcribe(batch)
+        return ToneEngine().transcribe(batch)
 
     def close(self) -> None:
         self.let_go.set()

@@ -29,7 +29,7 @@ from parakeet_worker.engine.base import (
     SynchronousEngine,
     Token,
 )
-from parakeet_worker.engine.failures import translated
+from parakeet_worker.engine.failures import translate_out_of_memory
 from parakeet_worker.errors import (
     ContractBroken,
     EngineLost,
@@ -1178,7 +1178,7 @@ class Filling(Engine):
 
     def computed(self, states: torch.Tensor, batch: Sequence[Samples]) -> list[Outcome]:
         # As an engine reports it: with the library's failure behind it, and its frames.
-        with translated(1.0):
+        with translate_out_of_memory(1.0):
             self.compute(states, len(batch))
         return self.transcribe(batch)
 

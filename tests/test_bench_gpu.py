@@ -167,12 +167,12 @@ stand_ins.find_spec = lambda name: None
 stand_ins.install()
 import torch
 from pathlib import Path
-from parakeet_worker.engine.native import converted
+from parakeet_worker.engine.native import prepacked
 from parakeet_worker.engine.native.precision import Precision
 demo, folder = Path(sys.argv[1]), Path(sys.argv[2])
-made = converted.open_converted(demo, Precision.BF16, folder)
+made = prepacked.open_prepacked(demo, Precision.BF16, folder)
 (kept,) = folder.iterdir()
-again = converted.open_converted(demo, Precision.BF16, folder)
+again = prepacked.open_prepacked(demo, Precision.BF16, folder)
 assert made.tensors.keys() == again.tensors.keys()
 assert all(torch.equal(made.tensors[name], again.tensors[name]) for name in made.tensors)
 print(len(again.tensors), again.vocabulary.pieces[5])
@@ -185,5 +185,5 @@ print(len(again.tensors), again.vocabulary.pieces[5])
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    pieces = checkpoint.read(DEMO).vocabulary.pieces
+    pieces = checkpoint.read_checkpoint(DEMO).vocabulary.pieces
     assert ran.stdout.split()[-1] == pieces[5]

@@ -100,10 +100,10 @@ def test_a_user_without_home_and_entry_is_served(tmp_path: Path) -> None:
     assert "there is no HOME and no user 12345 in passwd" in ended.stderr
     assert not (tmp_path / "~").exists()
     doctor = ["-m", "parakeet_worker.entrypoints.cli", "doctor"]
-    asked = run(without_user(), doctor, tmp_path, {"PARAKEET_ENGINE": "scripted"})
+    asked = run(without_user(), doctor, tmp_path, {"PARAKEET_ENGINE": "tones"})
     assert "Traceback" not in asked.stderr
     assert "scratch" in asked.stdout
-    code = "from parakeet_worker import open_model\nwith open_model(engine='scripted'): print('up')"
+    code = "from parakeet_worker import open_model\nwith open_model(engine='tones'): print('up')"
     python = run(without_user(), ["-c", code], tmp_path, {})
     assert python.stdout.split() == ["up"], python.stderr
 
@@ -119,7 +119,7 @@ cd /proc
 
 @pytest.mark.parametrize("scratch", ["/mnt/scratch", ""])
 def test_without_a_temporary_folder_the_setting_names_one(scratch: str) -> None:
-    variables = {"HOME": "/mnt", "PARAKEET_SCRATCH": scratch, "PARAKEET_ENGINE": "scripted"}
+    variables = {"HOME": "/mnt", "PARAKEET_SCRATCH": scratch, "PARAKEET_ENGINE": "tones"}
     job = json.dumps({"input": {"audio_base64": tone(440)}})
     command = [str(ROOT / "handler.py"), "--test_input", job]
     ended = run(mounted(READ_ONLY), command, Path("/"), variables)
@@ -135,7 +135,7 @@ def answered(
     prefix: Sequence[str], folder: Path, variables: dict[str, str]
 ) -> "subprocess.CompletedProcess[str]":
     job = json.dumps({"input": {"audio_base64": tone(440)}})
-    variables = {"PARAKEET_ENGINE": "scripted", **variables}
+    variables = {"PARAKEET_ENGINE": "tones", **variables}
     ended = run(prefix, [str(ROOT / "handler.py"), "--test_input", job], folder, variables)
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr

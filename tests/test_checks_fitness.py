@@ -7,7 +7,7 @@ import pytest
 from faulty_worker import FaultyEngine, faulty_pipeline
 from odd_workers import DeafEngine
 from parakeet_worker.checks.fitness import Unfit, check_ffmpeg, check_hearing, check_scratch
-from parakeet_worker.engine.scripted import ScriptedEngine
+from parakeet_worker.engine.tones import ToneEngine
 from parakeet_worker.settings import Settings
 from parakeet_worker.worker import open_pipeline
 
@@ -19,8 +19,8 @@ def program(path: Path, script: str) -> Path:
 
 
 async def check_of(tmp_path: Path, ffmpeg: Path) -> None:
-    settings = Settings(engine="scripted", ffmpeg=ffmpeg, scratch=tmp_path)
-    with faulty_pipeline(settings, ScriptedEngine()) as pipeline:
+    settings = Settings(engine="tones", ffmpeg=ffmpeg, scratch=tmp_path)
+    with faulty_pipeline(settings, ToneEngine()) as pipeline:
         await check_ffmpeg(pipeline)
 
 
@@ -64,15 +64,15 @@ async def test_a_device_that_fails_is_unfit(tmp_path: Path) -> None:
 
 
 async def test_the_scripted_engine_which_hears_no_speech_is_fit(tmp_path: Path) -> None:
-    settings = Settings(engine="scripted", scratch=tmp_path)
+    settings = Settings(engine="tones", scratch=tmp_path)
     with faulty_pipeline(settings, DeafEngine()) as pipeline:
         await check_hearing(pipeline)
 
 
 async def test_a_worker_without_room_for_a_jobs_files_is_unfit(tmp_path: Path) -> None:
-    settings = Settings(engine="scripted", scratch=tmp_path, scratch_least_bytes=1 << 60)
+    settings = Settings(engine="tones", scratch=tmp_path, scratch_least_bytes=1 << 60)
     with (
-        faulty_pipeline(settings, ScriptedEngine()) as pipeline,
+        faulty_pipeline(settings, ToneEngine()) as pipeline,
         pytest.raises(Unfit, match="scratch_full"),
     ):
         await check_scratch(pipeline)

@@ -46,7 +46,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     foreign = {name: said for name, said in os.environ.items() if not name.startswith("PARAKEET_")}
-    yield {**foreign, "PARAKEET_ENGINE": "scripted", "PARAKEET_SCRATCH": str(scratch)}
+    yield {**foreign, "PARAKEET_ENGINE": "tones", "PARAKEET_SCRATCH": str(scratch)}
     assert list(scratch.iterdir()) == []
 
 
@@ -591,7 +591,7 @@ def test_cards_without_kernels_are_refused(
 def test_a_model_that_was_converted_hears_what_its_checkpoint_hears(
     invoke: Invoke, folder: Path, environment: dict[str, str]
 ) -> None:
-    target = folder / "model" / "served.safetensors"
+    target = folder / "model" / "prepacked.safetensors"
     asked = ["convert", str(target), "--model", "demo", "--precision", "fp32"]
     made = CliRunner().invoke(main, asked, env=environment)
     assert made.exit_code == 0, made.output

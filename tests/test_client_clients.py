@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("without_waits")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointApi]:
     home = tmp_path_factory.mktemp("worker")
     scripted = {
-        "PARAKEET_ENGINE": "scripted",
+        "PARAKEET_ENGINE": "tones",
         "PARAKEET_ALLOW_PRIVATE_ADDRESSES": "true",
         "OMP_NUM_THREADS": "1",
     }

@@ -23,7 +23,7 @@ from recordings import encode, tone
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "client.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-SCRIPTED = {"PARAKEET_ENGINE": "scripted", "OMP_NUM_THREADS": "1"}
+SCRIPTED = {"PARAKEET_ENGINE": "tones", "OMP_NUM_THREADS": "1"}
 RUNS = {"python": [sys.executable, "-c"], "bash": ["bash", "-euc"]}
 
 
@@ -134,7 +134,7 @@ def test_every_command_works_as_documented(places, folder, monkeypatch):
     monkeypatch.chdir(folder)
     lines = [line for kind, code in BLOCKS if kind == "text" for line in code.splitlines()]
     assert len(lines) == 5
-    environment = {"RUNPOD_API_KEY": KEY, "PARAKEET_API_KEY": KEY, "PARAKEET_ENGINE": "scripted"}
+    environment = {"RUNPOD_API_KEY": KEY, "PARAKEET_API_KEY": KEY, "PARAKEET_ENGINE": "tones"}
     for line in lines:
         command, *arguments = shlex.split(settled(line, places))
         assert command == "parakeet"

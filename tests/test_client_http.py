@@ -43,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = {
-        "PARAKEET_ENGINE": "scripted",
+        "PARAKEET_ENGINE": "tones",
         "PARAKEET_API_KEYS": KEY,
         "PARAKEET_MAX_AUDIO_BYTES": str(MAX_AUDIO_BYTES),
         "PARAKEET_SCRATCH": str(home),

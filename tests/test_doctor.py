@@ -19,7 +19,7 @@ from parakeet_worker.entrypoints import cli
 from parakeet_worker.entrypoints.cli import operate
 from wheelhouse import Site
 
-QUIET = {"PARAKEET_ENGINE": "scripted", "PARAKEET_INDEX_URL": "none", "PATH": os.environ["PATH"]}
+QUIET = {"PARAKEET_ENGINE": "tones", "PARAKEET_INDEX_URL": "none", "PATH": os.environ["PATH"]}
 
 
 def found(variables: dict[str, str], root: Path) -> dict[str, Check]:

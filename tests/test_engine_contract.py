@@ -13,7 +13,7 @@ from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Engine, Hypothesis, Samples, Waveform
 from parakeet_worker.engine.native import NativeEngine
 from parakeet_worker.engine.nemo import NemoEngine
-from parakeet_worker.engine.scripted import ScriptedEngine
+from parakeet_worker.engine.tones import ToneEngine
 from parakeet_worker.language import Script, allowed
 from parakeet_worker.recognition import transcript
 from parakeet_worker.recognition.chunks import Chunk
@@ -36,7 +36,7 @@ class Case:
 
 def scripted(_: Path) -> Case:
     pitches = ((440, 3.0), (880, 0.5), (330, 1.7), (550, 0.2), (660, 4.2))
-    return Case(ScriptedEngine(), [tone(hertz, seconds) for hertz, seconds in pitches])
+    return Case(ToneEngine(), [tone(hertz, seconds) for hertz, seconds in pitches])
 
 
 def native_random(folder: Path) -> Case:

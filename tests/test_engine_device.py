@@ -14,9 +14,9 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 
 def test_auto_is_the_gpu_where_there_is_one():
     expected = "cuda" if torch.cuda.is_available() else "cpu"
-    assert device.choose("auto") == torch.device(expected)
-    assert device.choose("cpu") == torch.device("cpu")
-    assert device.choose("cuda:1") == torch.device("cuda", 1)
+    assert device.select("auto") == torch.device(expected)
+    assert device.select("cpu") == torch.device("cpu")
+    assert device.select("cuda:1") == torch.device("cuda", 1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -26,7 +26,7 @@ def test_a_gpu_that_is_asked_for_and_is_not_there_is_an_error_with_a_code(
 ):
     monkeypatch.setattr(torch.version, "cuda", built_for)
     with pytest.raises(DeviceMissing, match=said) as caught:
-        device.choose("cuda")
+        device.select("cuda")
     assert caught.value.code == "device_missing"
 
 
@@ -44,7 +44,7 @@ def test_float32_is_computed_in_float32():
     # In a process of its own: the flags are of the whole process.
     code = (
         "import torch\n"
-        "from parakeet_worker.engine.device import compute_exactly\n"
+        "from parakeet_worker.engine.device import disable_tf32\n"
         "torch.backends.cuda.matmul.allow_tf32 = True\n"
         "assert torch.backends.cudnn.allow_tf32\n"
         "compute_exactly()\n"
@@ -56,7 +56,7 @@ def test_float32_is_computed_in_float32():
 
 @needs_gpu
 def test_products_and_convolutions_of_a_gpu_keep_float32():
-    device.compute_exactly()
+    device.disable_tf32()
     chance = torch.Generator().manual_seed(0)
     left, right = torch.randn(2, 512, 512, generator=chance)
     exact = left.double() @ right.double()
@@ -76,14 +76,14 @@ def test_a_device_that_has_failed_does_not_fail_to_be_released(monkeypatch):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
-    device.release_cache(torch.device("cuda"))
-    device.release_cache(torch.device("cpu"))
+    device.empty_cache(torch.device("cuda"))
+    device.empty_cache(torch.device("cpu"))
     assert calls == ["empty_cache"]
 
 
 def test_a_peak_of_memory_is_counted_in_bytes():
-    before = device.peak_bytes(torch.device("cpu"))
+    before = device.peak_memory_bytes(torch.device("cpu"))
     kept = torch.ones(64 << 18)  # 64 MiB
     assert before > 50 << 20
-    assert device.peak_bytes(torch.device("cpu")) >= before
+    assert device.peak_memory_bytes(torch.device("cpu")) >= before
     assert kept.sum() > 0

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from parakeet_worker.engine.failures import (
-    forget,
+    clear_tracebacks,
     is_device_failure,
     is_out_of_memory,
-    translated,
+    translate_out_of_memory,
 )
 from parakeet_worker.errors import EngineLost, OutOfMemory
 
@@ -82,7 +82,7 @@ def test_what_this_machine_raises_is_recognised(allocate):
 
 @pytest.mark.parametrize("failure", NO_MEMORY[:-1], ids=repr)
 def test_no_memory_is_translated_with_its_cause(failure):
-    with pytest.raises(OutOfMemory) as raised, translated(4.0):
+    with pytest.raises(OutOfMemory) as raised, translate_out_of_memory(4.0):
         raise failure
     assert raised.value.facts == {"seconds": 4.0}
     assert raised.value.__cause__ is failure
@@ -90,7 +90,7 @@ def test_no_memory_is_translated_with_its_cause(failure):
 
 @pytest.mark.parametrize("failure", [*DEVICE_GONE, *NEITHER, OutOfMemory(7.0)], ids=repr)
 def test_everything_else_passes_as_it_is(failure):
-    with pytest.raises(type(failure)) as raised, translated(4.0):
+    with pytest.raises(type(failure)) as raised, translate_out_of_memory(4.0):
         raise failure
     assert raised.value is failure
 
@@ -117,12 +117,12 @@ def test_a_failure_that_is_forgotten_keeps_nothing_however_it_is_chained():
     held = []
     gc.disable()
     try:
-        with pytest.raises(OutOfMemory) as raised, translated(1.0):
+        with pytest.raises(OutOfMemory) as raised, translate_out_of_memory(1.0):
             attempt(held)
         failure = raised.value
         del raised
         assert all(one() is not None for one in held), "its frames keep them until then"
-        forget(failure)
+        clear_tracebacks(failure)
         assert [one() for one in held] == [None] * 3
         assert failure.__traceback__ is failure.__cause__ is failure.__context__ is None
         assert failure.facts == {"seconds": 10.0}
@@ -133,7 +133,7 @@ def test_a_failure_that_is_forgotten_keeps_nothing_however_it_is_chained():
 def test_failures_that_cause_each_other_end():
     one, other = RuntimeError("one"), RuntimeError("other")
     one.__cause__, other.__context__ = other, one
-    forget(one)
+    clear_tracebacks(one)
     assert other.__context__ is None
 
 

@@ -130,7 +130,7 @@ def test_from_its_first_line_on_sigterm_is_caught_or_blocked(tmp_path: Path, ent
             worker = subprocess.Popen(
                 [sys.executable, str(ROOT / "handler.py")],
                 env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), **jobs,
-                     "PARAKEET_ENGINE": "scripted"},
+                     "PARAKEET_ENGINE": "tones"},
                 cwd=tmp_path, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         try:
@@ -159,7 +159,7 @@ def test_as_process_1_it_ends_by_a_signal_at_any_moment_of_its_start(
         waiting = subprocess.Popen(
             [*process_one(), sys.executable, str(ROOT / "handler.py")],
             env={"PATH": os.environ["PATH"], **api.environment(tmp_path),
-                 "PARAKEET_ENGINE": "scripted"},
+                 "PARAKEET_ENGINE": "tones"},
             cwd=tmp_path, start_new_session=True,
         )  # fmt: skip
         try:

@@ -39,7 +39,7 @@ async def test_a_key_is_asked_for_before_anything_is_read_and_not_for_health(tmp
             assert refused.status_code == 401, path
             assert refused.headers["www-authenticate"] == "Bearer"
             assert "invalid_api_key" in refused.text
-        for path in ("/v1/models", "/v1/models/scripted", "/metrics"):
+        for path in ("/v1/models", "/v1/models/tones", "/metrics"):
             assert (await server.client.get(path)).status_code == 401, path
         for path in ("/ping", "/ready", "/health", "/", "/docs", "/openapi.json"):
             assert (await server.client.get(path)).status_code == 200, path

@@ -24,7 +24,7 @@ from http_server import PATIENCE_SECONDS, Process, figure, running_server
 from speech import SAMPLES, all_samples
 from test_http_routes import TEXT, TONE
 
-SCRIPTED = {"PARAKEET_ENGINE": "scripted"}
+SCRIPTED = {"PARAKEET_ENGINE": "tones"}
 
 
 def upload(server: Process, content: bytes = TONE) -> httpx.Response:

@@ -19,7 +19,7 @@ SITE = "https://desk.example"
 @asynccontextmanager
 async def client(host: str, **chosen: object) -> AsyncIterator[httpx.AsyncClient]:
     """Of a server that listens at `host`, without a network between."""
-    settings = Settings.of({"engine": "scripted", **chosen})
+    settings = Settings.of({"engine": "tones", **chosen})
     app = origins.guarded(
         routes.application(Service(settings)), origins.for_address(settings, host)
     )
@@ -113,13 +113,13 @@ async def test_pages_of_other_sites_may_read_nothing() -> None:
 
 @pytest.mark.parametrize("listed", ["desk.example", "https://desk.example/", "https://a/b"])
 def test_what_is_no_origin_is_refused_at_start(listed: str) -> None:
-    settings = Settings.of({"engine": "scripted", "cors_origins": listed})
+    settings = Settings.of({"engine": "tones", "cors_origins": listed})
     with pytest.raises(InvalidSetting, match="PARAKEET_CORS_ORIGINS"):
         origins.guarded(routes.application(Service(settings)), settings)
 
 
 def test_the_command_listens_for_loopback_names_alone(tmp_path) -> None:
-    with running_server(tmp_path, {"PARAKEET_ENGINE": "scripted"}) as server:
+    with running_server(tmp_path, {"PARAKEET_ENGINE": "tones"}) as server:
         assert httpx.get(f"{server.url}/health").status_code == 200
         answer = httpx.get(f"{server.url}/health", headers={"host": "evil.example"})
         assert answer.json()["code"] == "host_forbidden"

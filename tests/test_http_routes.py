@@ -185,7 +185,7 @@ async def test_while_the_model_is_loaded_everybody_is_told_to_wait(tmp_path: Pat
     async with serving(tmp_path, warm=False) as server:
         get = server.client.get
         assert (await get("/ping")).status_code == 204
-        assert (await get("/health")).json() == {"status": "warming", "model": "scripted"}
+        assert (await get("/health")).json() == {"status": "warming", "model": "tones"}
         ready = await get("/ready")
         assert (ready.status_code, ready.json()["code"]) == (503, "warming")
         refused = await upload(server)

@@ -75,7 +75,7 @@ OWNERS = {
         "engine.native.rows",
         "engine.native.search",
         "engine.native.staging",
-        "engine.scripted",
+        "engine.tones",
         "recognition.recognizer",
         "model",
         "recognition.chunks",
@@ -90,7 +90,7 @@ OWNERS = {
     "omegaconf": ("engine.nemo",),
     "py3langid": ("language",),
     "pydantic": ("formats.reformat", "settings", "wire.native", "wire.openai"),
-    "safetensors": ("engine.native.checkpoint", "engine.native.converted"),
+    "safetensors": ("engine.native.checkpoint", "engine.native.prepacked"),
     "prometheus_client": ("entrypoints.http.metrics",),
     "python_multipart": ("entrypoints.http.uploads",),
     "runpod": ("entrypoints.queue.main", "entrypoints.queue.sdk"),
@@ -150,7 +150,7 @@ INNER = (
     "batcher",
     "recognition.transcript",
     "formats.cues",
-    "engine.scripted",
+    "engine.tones",
 )
 
 

@@ -210,9 +210,7 @@ async def test_ten_thousand_jobs_are_answered_once_each_with_its_own_words(
     wrong: list[tuple[Asked, Any]] = []
     turns = asyncio.Semaphore(IN_FLIGHT)
 
-    with faulty_pipeline(
-        Settings(scratch=tmp_path, engine="scripted", **LIMITS), engine
-    ) as pipeline:
+    with faulty_pipeline(Settings(scratch=tmp_path, engine="tones", **LIMITS), engine) as pipeline:
         handle = handler_of(pipeline)
 
         async def call(job: int) -> None:
@@ -246,7 +244,7 @@ async def test_ten_thousand_jobs_are_answered_once_each_with_its_own_words(
 @pytest.mark.usefixtures("hasty")
 async def test_when_the_engine_dies_everybody_is_told(tmp_path: Path, web: WebServer) -> None:
     callers = Callers(2, web)
-    settings = Settings(scratch=tmp_path, engine="scripted", **LIMITS)
+    settings = Settings(scratch=tmp_path, engine="tones", **LIMITS)
     with faulty_pipeline(settings, FaultyEngine(seed=2, batches=20)) as pipeline:
         handle = handler_of(pipeline)
         asked = [callers.draw() for _ in range(500)]
@@ -276,7 +274,7 @@ def environment(home: Path) -> dict[str, str]:
     tests = str(Path(__file__).parent)
     return {
         **limits,
-        "PARAKEET_ENGINE": "scripted",
+        "PARAKEET_ENGINE": "tones",
         "RUNPOD_LOG_LEVEL": "INFO",
         "PARAKEET_SCRATCH": str(scratch),
         "PYTHONPATH": tests,

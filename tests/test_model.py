@@ -33,7 +33,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(scratch: Path) -> Iterator[Model]:
-    with open_model(engine="scripted", scratch=scratch, max_audio_seconds=120.0) as opened:
+    with open_model(engine="tones", scratch=scratch, max_audio_seconds=120.0) as opened:
         yield opened
 
 
@@ -183,7 +183,7 @@ def test_a_model_that_is_not_there_is_checkpoint_missing(tmp_path):
 
 def test_a_model_that_is_closed_leaves_no_thread_of_its_own(scratch):
     before = set(threading.enumerate())
-    with open_model(engine="scripted", scratch=scratch):
+    with open_model(engine="tones", scratch=scratch):
         inside = {thread.name for thread in set(threading.enumerate()) - before}
     after = {thread.name for thread in set(threading.enumerate()) - before}
     assert {"engine", "pipeline"} <= inside
@@ -192,7 +192,7 @@ def test_a_model_that_is_closed_leaves_no_thread_of_its_own(scratch):
 
 def test_a_failure_inside_the_block_closes_the_model_and_passes(scratch):
     before = set(threading.enumerate())
-    with pytest.raises(LookupError), open_model(engine="scripted", scratch=scratch):
+    with pytest.raises(LookupError), open_model(engine="tones", scratch=scratch):
         raise LookupError
     after = {thread.name for thread in set(threading.enumerate()) - before}
     assert not {"engine", "pipeline"} & after
@@ -201,7 +201,7 @@ def test_a_failure_inside_the_block_closes_the_model_and_passes(scratch):
 def test_the_environment_is_not_read():
     program = (
         "from parakeet_worker import open_model\n"
-        "with open_model(engine='scripted') as model:\n"
+        "with open_model(engine='tones') as model:\n"
         "    print(model._pipeline.settings.concurrency)\n"
     )
     environment = {**os.environ, "PARAKEET_CONCURRENCY": "99", "PARAKEET_MODLE": "demo"}

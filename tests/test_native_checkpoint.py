@@ -11,8 +11,8 @@ from tiny_model import PIECES, config, write_nemo, write_safetensors
 
 
 def test_a_nemo_file_and_a_safetensors_folder_give_one_model(tmp_path: Path) -> None:
-    nemo = checkpoint.read(write_nemo(tmp_path / "tiny.nemo"))
-    folder = checkpoint.read(write_safetensors(tmp_path / "tiny"))
+    nemo = checkpoint.read_checkpoint(write_nemo(tmp_path / "tiny.nemo"))
+    folder = checkpoint.read_checkpoint(write_safetensors(tmp_path / "tiny"))
     assert folder.vocabulary == nemo.vocabulary
     assert folder.vocabulary.pieces == PIECES
     assert (folder.durations, folder.max_symbols) == (nemo.durations, nemo.max_symbols)
@@ -39,14 +39,14 @@ def test_a_file_that_is_no_checkpoint_is_corrupt(tmp_path: Path, content: bytes)
     path = tmp_path / "broken.nemo"
     path.write_bytes(content)
     with pytest.raises(WeightsCorrupt, match=r"broken\.nemo"):
-        checkpoint.read(path)
+        checkpoint.read_checkpoint(path)
 
 
 def test_a_nemo_file_that_was_cut_off_is_corrupt(tmp_path: Path) -> None:
     path = write_nemo(tmp_path / "tiny.nemo")
     path.write_bytes(path.read_bytes()[:30_000])
     with pytest.raises(WeightsCorrupt):
-        checkpoint.read(path)
+        checkpoint.read_checkpoint(path)
 
 
 def test_a_nemo_file_without_weights_is_corrupt(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_nemo_file_without_weights_is_corrupt(tmp_path: Path) -> None:
     with tarfile.open(path, "w:"):
         pass
     with pytest.raises(WeightsCorrupt, match=r"model_config\.yaml"):
-        checkpoint.read(path)
+        checkpoint.read_checkpoint(path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
@@ -62,7 +62,7 @@ def test_a_folder_with_a_broken_file_is_corrupt(tmp_path: Path, name: str) -> No
     folder = write_safetensors(tmp_path / "tiny")
     (folder / name).write_bytes(b"\x10")
     with pytest.raises(WeightsCorrupt):
-        checkpoint.read(folder)
+        checkpoint.read_checkpoint(folder)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_another_way_of_decoding_is_refused(
     sections = config()
     sections[section] |= change
     with pytest.raises(WeightsUnsupported, match=section):
-        checkpoint.read(write_nemo(tmp_path / "other.nemo", sections))
+        checkpoint.read_checkpoint(write_nemo(tmp_path / "other.nemo", sections))
 
 
 @pytest.mark.parametrize("change", [{"convolution_bias": True}, {"hidden_act": "gelu"}])
@@ -93,4 +93,4 @@ def test_a_folder_of_another_architecture_is_refused(
     read["encoder_config"] |= change
     (folder / "config.json").write_text(json.dumps(read))
     with pytest.raises(WeightsUnsupported, match=next(iter(change))):
-        checkpoint.read(folder)
+        checkpoint.read_checkpoint(folder)

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from parakeet_worker.engine.native import checkpoint
-from parakeet_worker.engine.native.decoder import Joint, JointShape, Predictor, PredictorShape
-from parakeet_worker.engine.native.encoder import Encoder, EncoderShape
-from parakeet_worker.engine.native.features import FeaturesShape
+from parakeet_worker.engine.native.decoder import Joint, JointConfig, Predictor, PredictorConfig
+from parakeet_worker.engine.native.encoder import Encoder, EncoderConfig
+from parakeet_worker.engine.native.features import FeaturesConfig
 from parakeet_worker.errors import WeightsUnsupported
 from published import (
     MODELS,
@@ -40,10 +40,10 @@ def understood(config: Mapping[str, Any]) -> tuple[object, ...]:
     """All that the engine takes from a `.nemo` file's configuration."""
     read = checkpoint._from_nemo(config, Path("v3.nemo"), {})
     return (
-        FeaturesShape.read(read.preprocessor),
-        EncoderShape.read(read.encoder),
-        PredictorShape.read(read.decoder),
-        JointShape.read(read.joint),
+        FeaturesConfig.from_nemo(read.preprocessor),
+        EncoderConfig.from_nemo(read.encoder),
+        PredictorConfig.from_nemo(read.decoder),
+        JointConfig.from_nemo(read.joint),
         read.durations,
         read.max_symbols,
         read.vocabulary,
@@ -70,8 +70,8 @@ def test_the_sizes_of_v3_are_read() -> None:
     features, encoder, predictor, joint, durations, max_symbols, vocabulary = understood(
         nemo_config(V3)
     )
-    assert features == FeaturesShape(16_000, 128, 400, 160, 512, 0.97, 0.0, 8000.0, 2**-24)
-    assert encoder == EncoderShape(
+    assert features == FeaturesConfig(16_000, 128, 400, 160, 512, 0.97, 0.0, 8000.0, 2**-24)
+    assert encoder == EncoderConfig(
         mels=128,
         layers=24,
         width=1024,
@@ -85,8 +85,8 @@ def test_the_sizes_of_v3_are_read() -> None:
         dropout=0.1,
         dropout_attention=0.1,
     )
-    assert predictor == PredictorShape(8192, 640, 2, 0.2)
-    assert joint == JointShape(8192, 5, 1024, 640, 640, "relu", 0.2)
+    assert predictor == PredictorConfig(8192, 640, 2, 0.2)
+    assert joint == JointConfig(8192, 5, 1024, 640, 640, "relu", 0.2)
     assert (durations, max_symbols) == ((0, 1, 2, 3, 4), 10)
     assert getattr(vocabulary, "blank", None) == 8192
 
@@ -262,13 +262,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_folder_of_v3_means_the_same_as_its_nemo_file(folder: Path) -> None:
-    read = checkpoint.read(folder)
+    read = checkpoint.read_checkpoint(folder)
     nemo = checkpoint._from_nemo(nemo_config(V3), Path("v3.nemo"), {})
-    assert FeaturesShape.read(read.preprocessor) == FeaturesShape.read(nemo.preprocessor)
+    assert FeaturesConfig.from_nemo(read.preprocessor) == FeaturesConfig.from_nemo(
+        nemo.preprocessor
+    )
     # Dropout, which acts in training alone, has other names there.
-    assert EncoderShape.read(
+    assert EncoderConfig.from_nemo(
         {**read.encoder, "dropout": 0.1, "dropout_att": 0.1}
-    ) == EncoderShape.read(nemo.encoder)
+    ) == EncoderConfig.from_nemo(nemo.encoder)
     assert (read.durations, read.max_symbols) == (nemo.durations, nemo.max_symbols)
     assert read.vocabulary.blank == nemo.vocabulary.blank
 
@@ -290,7 +292,7 @@ def test_another_encoder_in_the_folder_is_refused(folder: Path, key: str, value:
     config["encoder_config"][key] = value
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsUnsupported, match=rf"encoder_config\.{key}"):
-        checkpoint.read(folder)
+        checkpoint.read_checkpoint(folder)
 
 
 def test_the_weights_of_v3_fill_the_published_file_to_the_byte() -> None:

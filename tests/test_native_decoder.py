@@ -135,7 +135,7 @@ def test_in_int8_the_search_says_nearly_the_same_as_in_float32() -> None:
     same, said = 0, 0
     for seed in range(12):
         predictor, joint = networks(seed)
-        states, lengths = torch.randn(3, 60, joint.shape.encoder_width), torch.tensor([60, 41, 5])
+        states, lengths = torch.randn(3, 60, joint.config.encoder_width), torch.tensor([60, 41, 5])
         exact, coarse = (
             GreedyDecoder(Scorer.of(predictor, joint, precision), DURATIONS, max_symbols=3).decode(
                 states, lengths
@@ -153,7 +153,7 @@ def test_in_int8_the_search_says_nearly_the_same_as_in_float32() -> None:
 def test_a_forbidden_token_is_never_said_and_the_others_keep_their_probabilities() -> None:
     predictor, joint = networks(3)
     decoder = GreedyDecoder(Scorer.of(predictor, joint, Precision.FP32), DURATIONS, max_symbols=3)
-    states, lengths = torch.randn(2, 80, joint.shape.encoder_width), torch.tensor([80, 80])
+    states, lengths = torch.randn(2, 80, joint.config.encoder_width), torch.tensor([80, 80])
     free = decoder.decode(states, lengths)
     most = max(set(token := [one.token for one in free[0]]), key=token.count)
     forbidden = torch.zeros(2, BLANK + 1)

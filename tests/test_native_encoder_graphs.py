@@ -26,7 +26,7 @@ CHUNK_TOKENS = 30
 def chain() -> PackedEncoder:
     features, encoder = parts()
     kernels = Kernels.reference()
-    packed = PackedEncoder(fold(encoder, Precision.FP32), encoder.shape, kernels, longest=64)
+    packed = PackedEncoder(fold(encoder, Precision.FP32), encoder.config, kernels, longest=64)
     packed_features = PackedFeatures.of(features, kernels, torch.float32)
 
     def run(samples: Tensor, rows: Rows) -> Tensor:

@@ -109,15 +109,17 @@ def test_weights_beyond_the_range_of_fp16_are_refused_or_served_in_fp32(
     tensors[name] = tensors[name].clone()
     tensors[name][0, 0] = 70_000.0
     path = write_nemo(tmp_path / "tiny.nemo", tensors=tensors)
-    with pytest.raises(WeightsUnsupported, match=r"layers\.0\.first\.widen\.weight.*fp16"):
+    with pytest.raises(
+        WeightsUnsupported, match=r"layers\.0\.feed_forward1\.linear1\.weight.*fp16"
+    ):
         NativeEngine.open(path, "cpu", "fp16")
     # A card that has no bfloat16 would choose fp16.
     monkeypatch.setattr(engine_module, "fastest", lambda _: Precision.FP16)
     with caplog.at_level(logging.WARNING):
-        engine = NativeEngine.open(path, "cpu", converted=tmp_path / "kept")
+        engine = NativeEngine.open(path, "cpu", cache_dir=tmp_path / "kept")
     assert engine.precision is Precision.FP32
     assert "computing in fp32" in caplog.text
-    assert "layers.0.first.widen.weight" in caplog.text
+    assert "layers.0.feed_forward1.linear1.weight" in caplog.text
     assert [each.name.split("-")[1] for each in (tmp_path / "kept").iterdir()] == ["fp32"]
 
 

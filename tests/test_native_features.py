@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from parakeet_worker.engine.native.features import Features, FeaturesShape, mel_filters
+from parakeet_worker.engine.native.features import Features, FeaturesConfig, mel_filters
 from parakeet_worker.errors import WeightsUnsupported
 from tiny_model import config
 
@@ -46,7 +46,7 @@ def test_a_tone_is_loudest_in_the_band_around_its_pitch(features: Features) -> N
 
 
 def test_filters_have_unit_area_in_hertz() -> None:
-    filters = mel_filters(FeaturesShape.read(config()["preprocessor"] | {"features": 20}))
+    filters = mel_filters(FeaturesConfig.from_nemo(config()["preprocessor"] | {"features": 20}))
     hertz_per_bin = 16_000 / 512
     assert torch.allclose(filters.sum(dim=1) * hertz_per_bin, torch.ones(20), atol=0.06)
 

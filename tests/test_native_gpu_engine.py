@@ -15,11 +15,11 @@ import torch
 from gpu_on_cpu import gpu_engine
 from parakeet_worker.engine.base import Hypothesis, Waveform
 from parakeet_worker.engine.native import NativeEngine
-from parakeet_worker.engine.native.converted import open_converted
 from parakeet_worker.engine.native.gpu_engine import GpuEngine
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
 from parakeet_worker.engine.native.kernels.tiles import Tiles
 from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.prepacked import open_prepacked
 from parakeet_worker.engine.native.search import SearchKernels
 from parakeet_worker.errors import NotFinite, OutOfMemory
 from tiny_model import config, weights, write_nemo
@@ -157,7 +157,7 @@ def test_a_wrong_search_is_replaced_by_the_plain_one(path: Path, engine: GpuEngi
 
 def test_kernels_are_checked_before_they_serve(path: Path, engine: GpuEngine) -> None:
     """A wrong one is replaced by itself: the packed chain still serves, with the right words."""
-    model = open_converted(path, Precision.FP32, None)
+    model = open_prepacked(path, Precision.FP32, None)
     reference = Kernels.reference()
 
     def wrong(*given: Any, **named: Any) -> torch.Tensor:

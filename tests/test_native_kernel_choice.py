@@ -17,7 +17,6 @@ from triton import knobs
 from packed import parts
 from parakeet_worker.engine.kernel_report import NoKernels
 from parakeet_worker.engine.native.compilation import Target, missing
-from parakeet_worker.engine.native.converted import Converted, open_converted
 from parakeet_worker.engine.native.folding import fold
 from parakeet_worker.engine.native.gpu_engine import GpuEngine
 from parakeet_worker.engine.native.kernel_choice import (
@@ -31,6 +30,7 @@ from parakeet_worker.engine.native.kernels.search_rows import SearchRows
 from parakeet_worker.engine.native.kernels.tiles import Tiles, tiles_for
 from parakeet_worker.engine.native.launches import ModelShape
 from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.prepacked import Prepacked, open_prepacked
 from parakeet_worker.engine.native.search import SearchKernels
 from searching import tiny
 from test_native_compilation import needs_compiler
@@ -54,7 +54,7 @@ def restored() -> Iterator[None]:
 
 def encoder_parts(precision: Precision = Precision.BF16) -> EncoderParts:
     features, encoder = parts()
-    return EncoderParts(features, encoder.shape, fold(encoder, precision), precision)
+    return EncoderParts(features, encoder.config, fold(encoder, precision), precision)
 
 
 def spoiled(right: Callable[..., Any], change: Change) -> Callable[..., Any]:
@@ -211,12 +211,12 @@ def test_what_ended_rows_hold_has_no_meaning() -> None:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Converted:
-    return open_converted(write_nemo(tmp_path / "tiny.nemo"), Precision.BF16, None)
+def model(tmp_path: Path) -> Prepacked:
+    return open_prepacked(write_nemo(tmp_path / "tiny.nemo"), Precision.BF16, None)
 
 
 def test_where_no_kernel_runs_all_are_replaced(
-    model: Converted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    model: Prepacked, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Triton has no driver for a CPU. The engine says it, in a file for the doctor too."""
     if torch.cuda.is_available():
@@ -243,13 +243,13 @@ def test_where_no_kernel_runs_all_are_replaced(
     assert "glu: replaced by plain PyTorch (it crashed)" in caplog.messages
 
 
-def target(model: Converted) -> Target:
+def target(model: Prepacked) -> Target:
     return Target(ModelShape.of(model), Precision.BF16, (9, 0))
 
 
 @needs_compiler
 def test_kernels_are_compiled_once_and_found_after(
-    model: Converted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    model: Prepacked, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log says what a cold cache cost, and where it is kept."""
     caplog.set_level(logging.INFO)
@@ -265,7 +265,7 @@ def test_kernels_are_compiled_once_and_found_after(
 
 
 def test_without_a_compiler_and_a_cache_there_are_no_kernels(
-    model: Converted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Prepacked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CC", raising=False)

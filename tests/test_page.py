@@ -83,9 +83,9 @@ def demo(demo_server: Process) -> str:
 
 @pytest.fixture(scope="module")
 def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server on the scripted engine, which hears pure tones; it asks for a key."""
-    variables = {"PARAKEET_ENGINE": "scripted", "PARAKEET_API_KEYS": "open sesame"}
-    with running_server(tmp_path_factory.mktemp("scripted"), variables) as server:
+    """A server on the tones engine, which hears pure tones; it asks for a key."""
+    variables = {"PARAKEET_ENGINE": "tones", "PARAKEET_API_KEYS": "open sesame"}
+    with running_server(tmp_path_factory.mktemp("tones"), variables) as server:
         server.wait_until_ready()
         yield server.url
 
@@ -308,7 +308,7 @@ def test_a_recording_without_words_says_so(chromium, demo):
 
 
 def chord(strongest: float, *others: float) -> Samples:
-    """Tones at once, of which the scripted engine hears one, and is unsure of it."""
+    """Tones at once, of which the tones engine hears one, and is unsure of it."""
     rest = [tone(hertz, 0.8, level=0.25) for hertz in others]
     return np.sum([tone(strongest, 0.8), *rest], axis=0, dtype=np.float32)
 

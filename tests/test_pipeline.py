@@ -36,7 +36,7 @@ from test_plan import word_errors
 
 @pytest.fixture
 async def pipeline(tmp_path: Path) -> AsyncIterator[Pipeline]:
-    settings = Settings(engine="scripted", scratch=tmp_path, segment_seconds=2.0)
+    settings = Settings(engine="tones", scratch=tmp_path, segment_seconds=2.0)
     with open_pipeline(settings) as opened:
         yield opened
     assert list(tmp_path.iterdir()) == []
@@ -249,7 +249,7 @@ async def test_a_cancelled_request_takes_its_waiting_pieces_back_and_leaves_noth
     tmp_path: Path,
 ) -> None:
     engine = HeldEngine()
-    settings = Settings(engine="scripted", scratch=tmp_path, segment_seconds=2.0)
+    settings = Settings(engine="tones", scratch=tmp_path, segment_seconds=2.0)
     with faulty_pipeline(settings, engine) as pipeline:
         first = asyncio.create_task(pipeline.transcribe(request_of(melody(300))))
         await asyncio.to_thread(engine.held.wait)
@@ -286,7 +286,7 @@ async def test_a_chunk_that_is_not_finite_fails_its_request_and_none_beside_it(
     tmp_path: Path,
 ) -> None:
     engine = Overflowing()
-    settings = Settings(engine="scripted", scratch=tmp_path, segment_seconds=2.0)
+    settings = Settings(engine="tones", scratch=tmp_path, segment_seconds=2.0)
     with faulty_pipeline(settings, engine) as pipeline:
         first = asyncio.create_task(pipeline.transcribe(request_of(melody(300))))
         await asyncio.to_thread(engine.held.wait)
@@ -319,7 +319,7 @@ class Broken(SynchronousEngine):
 
 
 async def test_a_failing_engine_fails_the_request_and_leaves_nothing(tmp_path: Path) -> None:
-    settings = Settings(engine="scripted", scratch=tmp_path, segment_seconds=2.0)
+    settings = Settings(engine="tones", scratch=tmp_path, segment_seconds=2.0)
     with Batcher(
         Broken(), capacity=Capacity(2.0, 512, packed=False), queue_seconds=1000
     ) as batcher:
@@ -334,7 +334,7 @@ async def test_an_ffmpeg_that_is_killed_costs_its_recording_and_no_other(
     tmp_path: Path, children: Callable[[], list[psutil.Process]]
 ) -> None:
     engine = HeldEngine()
-    settings = Settings(engine="scripted", scratch=tmp_path, segment_seconds=2.0)
+    settings = Settings(engine="tones", scratch=tmp_path, segment_seconds=2.0)
     with faulty_pipeline(settings, engine) as pipeline:
         long = request_of(np.tile(melody(300, 400), 150))
         killed = asyncio.create_task(pipeline.transcribe(long))
@@ -356,7 +356,7 @@ async def test_audio_at_the_engine_is_bounded_for_all_recordings_together(tmp_pa
     for each recording the piece that it has in any case."""
     engine, limit = HeldEngine(), 60 * 64_000
     settings = Settings(
-        engine="scripted", scratch=tmp_path, segment_seconds=2.0, audio_memory_bytes=limit
+        engine="tones", scratch=tmp_path, segment_seconds=2.0, audio_memory_bytes=limit
     )
     with faulty_pipeline(settings, engine) as pipeline:
         long = [request_of(np.tile(melody(300 + 100 * n), 250)) for n in range(4)]

@@ -20,7 +20,7 @@ from faulty_worker import FaultyEngine, HeldEngine, faulty_pipeline
 from job_api import JobApi
 from loopback import WebServer, chunks, trickles
 from parakeet_worker.engine.base import Engine, Hypothesis, Token
-from parakeet_worker.engine.scripted import ScriptedEngine
+from parakeet_worker.engine.tones import ToneEngine
 from parakeet_worker.entrypoints.queue.delivery import Delivery
 from parakeet_worker.entrypoints.queue.handler import Record, answer_job, answered, body_of
 from parakeet_worker.entrypoints.queue.loop import Job, JobLoop
@@ -43,7 +43,7 @@ def api() -> Iterator[JobApi]:
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[Settings]:
     yield Settings(
-        engine="scripted",
+        engine="tones",
         scratch=tmp_path,
         segment_seconds=2.0,
         allow_private_addresses=True,
@@ -72,7 +72,7 @@ async def working(
     detector: Callable[[str], Detector] | None = None,
 ) -> AsyncIterator[Pipeline]:
     """A worker in this process that takes the API's jobs."""
-    with faulty_pipeline(settings, engine or ScriptedEngine()) as made:
+    with faulty_pipeline(settings, engine or ToneEngine()) as made:
         pipeline = made if detector is None else replace(made, detector=detector)
 
         async def answer(job: Job, delivery: Delivery) -> None:
@@ -118,7 +118,7 @@ async def test_a_job_in_openais_spelling_is_answered_in_it(api: JobApi, settings
         words = (await result(api, "words"))["output"]
         assert (words["task"], words["text"]) == ("transcribe", TEXT)
         assert await result(api, "text") == {"output": f"{TEXT}\n"}
-        assert (await result(api, "models"))["output"]["data"][0]["id"] == "scripted"
+        assert (await result(api, "models"))["output"]["data"][0]["id"] == "tones"
         assert (await result(api, "bad"))["error"].startswith("invalid_request: temperature: ")
         assert (await result(api, "nowhere"))["error"].startswith("unknown_route: ")
         done = (await result(api, "stream"))["output"]
@@ -180,7 +180,7 @@ def test_a_body_is_what_the_platform_reads(output: object, body: object, *, stop
     assert body_of(output, stop=stop) == body
 
 
-class Unsure(ScriptedEngine):
+class Unsure(ToneEngine):
     """Not a number is how sure it is."""
 
     def transcribe(self, batch: Any, _scripts: Any = ()) -> list[Hypothesis]:
@@ -297,7 +297,7 @@ async def test_a_stream_that_is_refused_ends_there_and_the_whole_comes_all_the_s
     assert api.requests["job-stream"] <= len(texts) + 1
 
 
-class Breathless(ScriptedEngine):
+class Breathless(ToneEngine):
     """Says words without end and without a full stop."""
 
     def transcribe(self, batch: Any, _scripts: Any = ()) -> list[Hypothesis]:
@@ -529,6 +529,6 @@ async def test_the_log_says_that_an_answer_was_not_delivered(
 
 
 async def test_without_a_way_to_send_segments_the_whole_is_the_answer(settings: Settings) -> None:
-    with faulty_pipeline(settings, ScriptedEngine()) as pipeline:
+    with faulty_pipeline(settings, ToneEngine()) as pipeline:
         found = await answered(pipeline, job_of(melody(*PITCHES), stream=True), Record())
     assert found == {"text": TEXT}

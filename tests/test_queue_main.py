@@ -34,7 +34,7 @@ from parakeet_worker.settings import Settings
 from parakeet_worker.worker import open_pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTED = {"PARAKEET_ENGINE": "scripted"}
+SCRIPTED = {"PARAKEET_ENGINE": "tones"}
 
 
 def tone(hertz: int, seconds: float = 0.8) -> str:
@@ -184,14 +184,14 @@ def test_the_job_loop_answers_every_job_with_its_own_words(tmp_path: Path) -> No
 async def test_a_job_without_an_input_object_is_the_callers_error(
     tmp_path: Path, job: dict[str, Any]
 ) -> None:
-    with open_pipeline(Settings(engine="scripted", scratch=tmp_path)) as pipeline:
+    with open_pipeline(Settings(engine="tones", scratch=tmp_path)) as pipeline:
         answer = await handler_of(pipeline)(job)
     assert isinstance(answer, dict)
     assert answer["error"].startswith("invalid_request: input: must be an object")
 
 
 async def test_a_lost_engine_asks_the_platform_for_a_new_worker(tmp_path: Path) -> None:
-    with open_pipeline(Settings(engine="scripted", scratch=tmp_path)) as pipeline:
+    with open_pipeline(Settings(engine="tones", scratch=tmp_path)) as pipeline:
         handle = handler_of(pipeline)
         pipeline.batcher.close()
         answer = await handle({"id": "1", "input": {"audio_base64": tone(440)}})

@@ -11,7 +11,7 @@ import recordings
 from parakeet_worker.audio.decoding import MAX_CHANNELS, Decoding
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Capacity, Hypothesis, Samples
-from parakeet_worker.engine.scripted import ScriptedEngine
+from parakeet_worker.engine.tones import ToneEngine
 from parakeet_worker.errors import AudioTooLong, AudioUndecodable, InvalidRequest, OutOfMemory
 from parakeet_worker.formats import render
 from parakeet_worker.pipeline import MAX_FULL_ATTENTION_SECONDS, Pipeline
@@ -46,7 +46,7 @@ def call(count: int = 2, seconds: float = 6.4) -> Samples:
 @pytest.fixture
 async def pipeline(tmp_path: Path) -> AsyncIterator[Pipeline]:
     (tmp_path / "scratch").mkdir()
-    settings = Settings(engine="scripted", scratch=tmp_path / "scratch", segment_seconds=2.0)
+    settings = Settings(engine="tones", scratch=tmp_path / "scratch", segment_seconds=2.0)
     with open_pipeline(settings) as opened:
         yield opened
     assert list((tmp_path / "scratch").iterdir()) == []
@@ -167,7 +167,7 @@ async def test_full_attention_has_the_limit_of_the_models_authors(
     assert raised.value.facts["limit"] == MAX_FULL_ATTENTION_SECONDS
 
 
-class _Small(ScriptedEngine):
+class _Small(ToneEngine):
     """Has room for two seconds."""
 
     def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
@@ -181,7 +181,7 @@ async def test_what_does_not_fit_in_one_pass_is_the_callers_to_change(
     ffmpeg: Path, tmp_path: Path
 ) -> None:
     path = recordings.encode(tmp_path / "call.wav", samples=call(), channels=2)
-    settings = Settings(engine="scripted", segment_seconds=2.0)
+    settings = Settings(engine="tones", segment_seconds=2.0)
     with Batcher(_Small(), capacity=Capacity(60, 512, packed=False), queue_seconds=600) as batcher:
         pipeline = Pipeline(settings, batcher, ffmpeg, open_detectors(settings))
         assert (await heard(pipeline, path)).words

@@ -14,7 +14,7 @@ READ: dict[str, tuple[str, str, Any]] = {
     "model": ("PARAKEET_MODEL", "demo", "demo"),
     "model_name": ("PARAKEET_MODEL_NAME", "parakeet", "parakeet"),
     "model_revision": ("PARAKEET_MODEL_REVISION", "541d1f9", "541d1f9"),
-    "engine": ("PARAKEET_ENGINE", "scripted", "scripted"),
+    "engine": ("PARAKEET_ENGINE", "tones", "tones"),
     "device": ("PARAKEET_DEVICE", "cuda", "cuda"),
     "vad_device": ("PARAKEET_VAD_DEVICE", "cpu", "cpu"),
     "precision": ("PARAKEET_PRECISION", "bf16", "bf16"),

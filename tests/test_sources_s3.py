@@ -353,7 +353,7 @@ def test_settings_that_no_request_can_use_are_refused_at_the_start(
         s3.check(settings("http://127.0.0.1:9", s3_bucket="profile"))
     with (
         pytest.raises(InvalidSetting, match="AWS_PROFILE"),
-        open_pipeline(settings("http://127.0.0.1:9", engine="scripted")),
+        open_pipeline(settings("http://127.0.0.1:9", engine="tones")),
     ):
         pass
     monkeypatch.delenv("AWS_PROFILE")

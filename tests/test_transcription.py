@@ -31,7 +31,7 @@ PITCHES = list(range(200, 2200, 20))
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointApi]:
     home = tmp_path_factory.mktemp("worker")
-    scripted = {"PARAKEET_ENGINE": "scripted", "OMP_NUM_THREADS": "1"}
+    scripted = {"PARAKEET_ENGINE": "tones", "OMP_NUM_THREADS": "1"}
     with (
         (home / "log").open("w") as log,
         EndpointApi() as api,
@@ -128,7 +128,7 @@ def test_a_folder_gets_its_results_beside_the_files_and_a_second_run_asks_nothin
 
 def test_an_endpoint_writes_what_the_local_engine_writes(parakeet):
     def said(*arguments: str) -> str:
-        ran = parakeet("transcribe", *arguments, PARAKEET_ENGINE="scripted")
+        ran = parakeet("transcribe", *arguments, PARAKEET_ENGINE="tones")
         assert (ran.stderr, ran.returncode) == ("", 0)
         return ran.stdout
 
@@ -141,7 +141,7 @@ def test_an_endpoint_writes_what_the_local_engine_writes(parakeet):
 
 def test_an_endpoint_writes_several_formats_from_one_job(parakeet, folder, api):
     def written(*arguments: str) -> dict[str, str]:
-        ran = parakeet("transcribe", "a.wav", *arguments, PARAKEET_ENGINE="scripted")
+        ran = parakeet("transcribe", "a.wav", *arguments, PARAKEET_ENGINE="tones")
         assert (ran.stderr, ran.returncode) == ("", 0)
         found = results(folder)
         for name in found:
@@ -160,7 +160,7 @@ def test_an_endpoint_writes_several_formats_from_one_job(parakeet, folder, api):
 
 def test_the_local_engine_takes_folders_and_goes_on_too(parakeet, folder, api):
     before = sum(api.asked.values())
-    scripted = {"PARAKEET_ENGINE": "scripted"}
+    scripted = {"PARAKEET_ENGINE": "tones"}
     assert parakeet("transcribe", ".", "--beside", **scripted).returncode == 0
     assert results(folder) == {"a.txt": "440.\n", "below/b.txt": "880.\n"}
     written = (folder / "a.txt").stat().st_mtime_ns

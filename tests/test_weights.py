@@ -27,8 +27,8 @@ def test_a_folder_is_searched_for_safetensors_first_and_for_nemo_then(tmp_path: 
     assert weights.find(str(folder), ["nemo"]) == nemo
     (folder / "tokenizer.json").unlink()
     assert weights.find(str(folder)) == nemo
-    (folder / "served.safetensors").touch()
-    assert weights.find(str(folder)) == folder / "served.safetensors"
+    (folder / "prepacked.safetensors").touch()
+    assert weights.find(str(folder)) == folder / "prepacked.safetensors"
     assert weights.find(str(folder), ["nemo"]) == nemo
 
 

@@ -173,7 +173,7 @@ async def test_a_text_has_its_warnings_in_a_header(server: Serving) -> None:
         headers={"authorization": "Bearer sk-right"},
     )  # fmt: skip
     assert answer.headers["x-warnings"].startswith("hint_ignored: 'prompt' has no effect")
-    assert answer.headers["x-model"] == "scripted"
+    assert answer.headers["x-model"] == "tones"
 
 
 async def test_log_probabilities_are_those_of_the_tokens(client: openai.AsyncOpenAI) -> None:
@@ -192,10 +192,10 @@ async def test_log_probabilities_are_those_of_the_tokens(client: openai.AsyncOpe
 
 async def test_an_answer_names_the_model_whatever_it_was_called(client: openai.AsyncOpenAI) -> None:
     for name in spelling.ALIASES:
-        assert (await heard(client, model=name)).model == "scripted"
+        assert (await heard(client, model=name)).model == "tones"
     stream = await heard(client, stream=True)
     done = [event async for event in stream][-1]
-    assert (done.model, done.usage.type, done.usage.seconds) == ("scripted", "duration", 2)
+    assert (done.model, done.usage.type, done.usage.seconds) == ("tones", "duration", 2)
 
 
 async def test_a_translation_is_refused_with_its_reason(client: openai.AsyncOpenAI) -> None:
@@ -253,8 +253,8 @@ async def test_a_failure_amid_a_stream_is_the_clients_own_exception(tmp_path: Pa
 
 async def test_the_model_is_listed(client: openai.AsyncOpenAI) -> None:
     listed = [model.id async for model in client.models.list()]
-    assert listed == ["scripted"]
-    assert (await client.models.retrieve("scripted")).id == "scripted"
+    assert listed == ["tones"]
+    assert (await client.models.retrieve("tones")).id == "tones"
     with pytest.raises(openai.NotFoundError):
         await client.models.retrieve("other/model")
 
@@ -278,7 +278,7 @@ def test_the_model_has_a_name(fields: dict[str, str], name: str, owner: str) -> 
 
 async def test_a_body_of_json_says_the_same(server: Serving) -> None:
     headers = {"authorization": "Bearer sk-right"}
-    body = {"file": encoded(TONE), "model": "scripted", "stream": False}
+    body = {"file": encoded(TONE), "model": "tones", "stream": False}
     answer = await server.client.post(spelling.TRANSCRIPTIONS, json=body, headers=headers)
     assert answer.json()["text"] == TEXT
     stream = await server.client.post(
@@ -291,7 +291,7 @@ async def test_a_body_of_json_says_the_same(server: Serving) -> None:
 
 def answer(payload: dict[str, Any], **limits: object) -> Any:
     """What a queue job with OpenAI's spelling is answered."""
-    settings = Settings.of({"engine": "scripted", **limits})
+    settings = Settings.of({"engine": "tones", **limits})
     with open_pipeline(settings) as pipeline:
         return asyncio.run(spelling.answer_openai(pipeline, payload))
 
@@ -304,7 +304,7 @@ def test_a_queue_job_is_answered_in_openais_words(tmp_path: Path) -> None:
     scratch = {"scratch": tmp_path}
     found = answer(job(file=encoded(TONE), model="whisper-1"), **scratch)
     assert found == {
-        "text": TEXT, "model": "scripted", "usage": {"type": "duration", "seconds": 2},
+        "text": TEXT, "model": "tones", "usage": {"type": "duration", "seconds": 2},
     }  # fmt: skip
     uri = f"data:audio/wav;base64,{encoded(TONE)}"
     assert answer(job(file=uri, response_format="text"), **scratch) == f"{TEXT}\n"
@@ -312,8 +312,8 @@ def test_a_queue_job_is_answered_in_openais_words(tmp_path: Path) -> None:
         job(file=uri, response_format="verbose_json", timestamp_granularities=["word"]), **scratch
     )
     assert len(json.loads(json.dumps(words))["words"]) == 2
-    assert answer({"openai_route": "/v1/models"})["data"][0]["id"] == "scripted"
-    assert answer({"openai_route": "/v1/models/scripted", "openai_input": None})["id"] == "scripted"
+    assert answer({"openai_route": "/v1/models"})["data"][0]["id"] == "tones"
+    assert answer({"openai_route": "/v1/models/tones", "openai_input": None})["id"] == "tones"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -324,7 +324,7 @@ async def test_a_queue_job_is_streamed_as_openais_events(tmp_path: Path) -> None
         sent.append(event)
         return True
 
-    settings = Settings(engine="scripted", scratch=tmp_path)
+    settings = Settings(engine="tones", scratch=tmp_path)
     with open_pipeline(settings) as pipeline:
         payload = job(file=encoded(TONE), stream=True)
         last = await spelling.answer_openai(pipeline, payload, send=send)
@@ -335,7 +335,7 @@ async def test_a_queue_job_is_streamed_as_openais_events(tmp_path: Path) -> None
 
 
 async def test_a_queue_job_may_name_an_address(tmp_path: Path, web: WebServer) -> None:
-    settings = Settings(engine="scripted", scratch=tmp_path, allow_private_addresses=True)
+    settings = Settings(engine="tones", scratch=tmp_path, allow_private_addresses=True)
     url = web.at("/a.wav", sends(TONE))
     with open_pipeline(settings) as pipeline:
         found = await spelling.answer_openai(pipeline, job(file=url))
@@ -348,7 +348,7 @@ async def test_a_queue_job_may_name_an_address(tmp_path: Path, web: WebServer) -
     [
         (job(), InvalidRequest("file", "is required: base64, a data URI, or an address")),
         (job(file="?"), InvalidRequest("audio_base64", "not base64: Only base64 data is allowed")),
-        (job(file=encoded(TONE), model="gpt-5"), ModelNotFound("gpt-5", "scripted")),
+        (job(file=encoded(TONE), model="gpt-5"), ModelNotFound("gpt-5", "tones")),
         ({"openai_route": "/v1/chat/completions"}, UnknownRoute("/v1/chat/completions")),
         ({"openai_route": "/v1/audio/transcriptions"},
          InvalidRequest("body", "must be a JSON object")),
@@ -378,7 +378,7 @@ def test_a_queue_job_that_cannot_be_honoured_is_refused(
 )
 def test_what_is_out_of_bounds_is_refused_by_name_in_few_words(field, value):
     with pytest.raises(RequestError) as raised:
-        spelling.from_json({"file": "UklGRg==", field: value}, Settings(engine="scripted"))
+        spelling.from_json({"file": "UklGRg==", field: value}, Settings(engine="tones"))
     document = raised.value.document()
     assert document["field"] == echo(field)
     assert len(json.dumps(document, ensure_ascii=False).encode()) < 1000
@@ -388,5 +388,5 @@ def test_many_fields_are_refused_as_many():
     with pytest.raises(InvalidRequest, match="has 100001 fields, limit 32"):
         spelling.from_json(
             {"file": "UklGRg==", **{str(index): 1 for index in range(100_000)}},
-            Settings(engine="scripted"),
+            Settings(engine="tones"),
         )

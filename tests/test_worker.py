@@ -16,7 +16,7 @@ import torch
 
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.engine.base import Capacity
-from parakeet_worker.engine.scripted import ScriptedEngine
+from parakeet_worker.engine.tones import ToneEngine
 from parakeet_worker.errors import EngineLost
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import FileSource, Request
@@ -94,7 +94,7 @@ def test_a_device_that_fails_in_detection_is_the_loss_of_the_engine(
 
 def test_an_engine_that_is_not_lost_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
-    with open_pipeline(Settings(engine="scripted")) as pipeline:
+    with open_pipeline(Settings(engine="tones")) as pipeline:
         monkeypatch.setattr(pipeline.batcher.engine, "close", lambda: closed.append("engine"))
     assert closed == ["engine"]
 
@@ -103,17 +103,17 @@ def test_a_device_may_fail_before_there_is_a_batcher_to_lose() -> None:
     made: Future[Batcher] = Future()
     _losing(made)("a CUDA error while the engine was warmed up")
     capacity = Capacity(1.0, 1, packed=False)
-    with Batcher(ScriptedEngine(), capacity=capacity, queue_seconds=1.0) as batcher:
+    with Batcher(ToneEngine(), capacity=capacity, queue_seconds=1.0) as batcher:
         assert not batcher.lost
         made.set_result(batcher)
         assert batcher.lost
 
 
 def test_the_operators_limit_of_a_batch_counts() -> None:
-    settings = Settings(engine="scripted", segment_seconds=20.0)
-    assert warmed_up(ScriptedEngine(), settings) == ScriptedEngine().capacity(20.0)
+    settings = Settings(engine="tones", segment_seconds=20.0)
+    assert warmed_up(ToneEngine(), settings) == ToneEngine().capacity(20.0)
     limited = settings.model_copy(update={"batch_seconds": 7.0})
-    assert warmed_up(ScriptedEngine(), limited).seconds == 7.0
+    assert warmed_up(ToneEngine(), limited).seconds == 7.0
 
 
 def test_float32_is_exact_before_a_model_is_loaded() -> None:
@@ -127,7 +127,7 @@ def test_float32_is_exact_before_a_model_is_loaded() -> None:
 
 
 def test_what_was_loaded_is_not_looked_at_again_while_a_pipeline_is_open(tmp_path: Path) -> None:
-    with open_pipeline(Settings(engine="scripted", scratch=tmp_path)):
+    with open_pipeline(Settings(engine="tones", scratch=tmp_path)):
         assert gc.get_freeze_count() > 10_000
     assert gc.get_freeze_count() == 0
 
@@ -138,7 +138,7 @@ def test_the_language_identifier_is_loaded_with_the_pipeline() -> None:
         "import sys; from parakeet_worker import language\n"
         "from parakeet_worker.settings import Settings\n"
         "from parakeet_worker.worker import open_pipeline\n"
-        "with open_pipeline(Settings.of({'engine': 'scripted'})):\n"
+        "with open_pipeline(Settings.of({'engine': 'tones'})):\n"
         "    print(language._identifier.cache_info().currsize)\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

@@ -27,7 +27,7 @@ def _compute_exactly() -> None:
     """As a worker does before it computes anything."""
     from parakeet_worker.engine import device
 
-    device.compute_exactly()
+    device.disable_tf32()
 
 
 def _named(name: str) -> Callable[[Setup, Report], None]:

@@ -14,7 +14,7 @@ from bench.gpu.opening import Loaded, loaded, random_nemo
 from bench.gpu.parts import Setup
 from bench.gpu.sounds import Pcm
 from parakeet_worker.engine.kernel_report import KernelReport
-from parakeet_worker.engine.native.encoder import EncoderShape
+from parakeet_worker.engine.native.encoder import EncoderConfig
 from parakeet_worker.engine.native.engine import NativeEngine
 from parakeet_worker.engine.native.gpu_engine import search_model
 from parakeet_worker.engine.native.kernels.check import Comparison
@@ -23,7 +23,7 @@ from parakeet_worker.engine.native.packed_encoder import PackedEncoder
 from parakeet_worker.engine.native.packed_features import PackedFeatures
 from parakeet_worker.engine.native.rows import Plan, Rows, rows_of
 from parakeet_worker.engine.native.search import GraphSearch, Limits, SearchKernels
-from parakeet_worker.engine.native.tensors import below
+from parakeet_worker.engine.native.tensors import strip_prefix
 
 PRECISIONS = ("bf16", "fp16")
 """Those that the kernels serve in."""
@@ -95,7 +95,9 @@ def chain(model: Loaded, kernels: Kernels) -> tuple[PackedFeatures, PackedEncode
     return (
         PackedFeatures.of(plain.features, kernels, model.model.precision.dtype),
         PackedEncoder(
-            below("encoder", model.model.tensors), EncoderShape.read(model.model.encoder), kernels
+            strip_prefix("encoder", model.model.tensors),
+            EncoderConfig.from_nemo(model.model.encoder),
+            kernels,
         ),
     )
 

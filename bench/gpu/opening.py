@@ -11,7 +11,6 @@ from bench.gpu.figures import Report
 from bench.gpu.parts import Setup
 from bench.harness import ROOT
 from bench.random_model import Files
-from parakeet_worker.engine.native.converted import Converted, open_converted
 from parakeet_worker.engine.native.engine import NativeEngine
 from parakeet_worker.engine.native.gpu_engine import GpuEngine, search_model
 from parakeet_worker.engine.native.kernels import cache
@@ -19,6 +18,7 @@ from parakeet_worker.engine.native.kernels.kernel_set import Kernels
 from parakeet_worker.engine.native.kernels.tiles import Tiles, tiles_for
 from parakeet_worker.engine.native.opening import open_native
 from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.prepacked import Prepacked, open_prepacked
 from parakeet_worker.engine.native.search import GraphSearch, SearchKernels
 
 DEMO = ROOT / "src" / "parakeet_worker" / "checkpoints" / "demo.nemo"
@@ -31,7 +31,7 @@ CPU_BUCKETS = (64, 128)
 class Loaded:
     """A model with its tensors on the device, and the kernels that it runs on there."""
 
-    model: Converted
+    model: Prepacked
     device: torch.device
     kernels: Kernels
     search_kernels: SearchKernels
@@ -80,7 +80,7 @@ def loaded(setup: Setup, path: Path, precision: str, *, reproducible: bool = Fal
     device = torch.device(setup.device)
     if setup.cuda:
         cache.use((setup.work / "kernels",))
-    model = open_converted(path, Precision(precision), setup.work / "converted")
+    model = open_prepacked(path, Precision(precision), setup.work / "converted")
     tensors = {name: tensor.to(device) for name, tensor in model.tensors.items()}
     tiles = tiles_for(torch.cuda.get_device_capability(device)) if setup.cuda else Tiles()
     return Loaded(

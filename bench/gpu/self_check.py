@@ -12,7 +12,7 @@ from bench.gpu.opening import (
     settle,
 )
 from bench.gpu.parts import Setup
-from parakeet_worker.engine.native.encoder import EncoderShape
+from parakeet_worker.engine.native.encoder import EncoderConfig
 from parakeet_worker.engine.native.engine import NativeEngine
 from parakeet_worker.engine.native.gpu_engine import GpuEngine, search_model
 from parakeet_worker.engine.native.kernel_choice import (
@@ -20,7 +20,7 @@ from parakeet_worker.engine.native.kernel_choice import (
     checked_encoder,
     checked_search,
 )
-from parakeet_worker.engine.native.tensors import below
+from parakeet_worker.engine.native.tensors import strip_prefix
 
 _GOAL = 0.5
 
@@ -38,8 +38,8 @@ def run(setup: Setup, report: Report) -> None:
 def _seconds(setup: Setup, model: Loaded, engine: GpuEngine) -> float:
     """Of the comparison of each kernel, of the chain and of the search, with compiled kernels."""
     plain = NativeEngine(model.model, model.device)
-    folded = below("encoder", model.model.tensors)
-    shape = EncoderShape.read(model.model.encoder)
+    folded = strip_prefix("encoder", model.model.tensors)
+    shape = EncoderConfig.from_nemo(model.model.encoder)
     parts = EncoderParts(plain.features, shape, folded, model.model.precision)
     settle(setup)
     started = time.perf_counter()

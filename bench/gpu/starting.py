@@ -29,7 +29,7 @@ def main() -> None:
     from bench.gpu.timing import heard
     from parakeet_worker.engine import device
 
-    device.compute_exactly()
+    device.disable_tf32()
     setup = Setup.read(asked["setup"])
     kernels = asked["kernels"] and Path(asked["kernels"])
     lap("imports")

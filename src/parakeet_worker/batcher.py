@@ -405,7 +405,7 @@ class Batcher:
 
     def _lose_by(self, failure: BaseException) -> None:
         self._lose(f"{type(failure).__name__}: {failure}", failure=failure)
-        failures.forget(failure)
+        failures.clear_tracebacks(failure)
 
     def _lose(
         self, reason: str, *, failure: BaseException | None = None, late: _Batch | None = None
@@ -476,7 +476,7 @@ def _attempted(work: Callable[[], Value]) -> Value | _NoRoom:
         if not failures.is_out_of_memory(failure):
             raise
         reason = str(failure)
-        failures.forget(failure)
+        failures.clear_tracebacks(failure)
     return _NoRoom(reason)
 
 

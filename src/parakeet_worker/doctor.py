@@ -124,7 +124,7 @@ def _network(choices: Choices) -> Check:
 
 
 def _engine(settings: Settings) -> Check:
-    wanted = {"native": "torch", "nemo": "nemo", "scripted": "numpy"}[settings.engine]
+    wanted = {"native": "torch", "nemo": "nemo", "tones": "numpy"}[settings.engine]
     if importlib.util.find_spec(wanted) is None:
         remedy = (
             "set PARAKEET_PROFILE=nemo and start handler.py" if wanted == "nemo" else "reinstall"
@@ -135,7 +135,7 @@ def _engine(settings: Settings) -> Check:
 
 def _model(settings: Settings, volume: Volume, variables: Mapping[str, str]) -> Iterator[Check]:
     named = Path(settings.model).expanduser()
-    if settings.model == "demo" or named.exists() or settings.engine == "scripted":
+    if settings.model == "demo" or named.exists() or settings.engine == "tones":
         yield Check("model", "ok", settings.model)
     elif named.suffix == ".nemo" or named.is_absolute():
         yield Check("model", "failed", f"{named} is not there", "correct PARAKEET_MODEL")

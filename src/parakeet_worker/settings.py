@@ -79,9 +79,9 @@ class Settings(BaseModel):
     model_name: str | None = None
     """What the HTTP server calls the model; by default what `model` says, of a path its last
     part."""
-    engine: Literal["native", "nemo", "scripted"] = "native"
+    engine: Literal["native", "nemo", "tones"] = "native"
     """What transcribes: `native`, NVIDIA's `nemo` (a `.nemo` file, and the extra of that name), or
-    `scripted` (no model: hears pure tones, for tests)."""
+    `tones` (no model: hears pure tones, for tests)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the engine runs; `auto` takes the GPU where there is one."""
     vad_device: Literal["auto", "cpu"] = "auto"

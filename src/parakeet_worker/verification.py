@@ -119,7 +119,7 @@ def measure(settings: Settings, workload: Workload | None = None) -> Performance
     from parakeet_worker.engine import device as devices  # which imports torch
 
     clip = asyncio.run(_decoded(CLIP, settings))
-    device = devices.choose(settings.device)
+    device = devices.select(settings.device)
     with closing(open_engine(settings)) as engine:
         warmed_up(engine, settings)
         chosen = workload or (ON_GPU if device.type == "cuda" else ON_CPU)
@@ -136,7 +136,7 @@ def measure(settings: Settings, workload: Workload | None = None) -> Performance
             alone_p95_seconds=sorted(alone)[math.ceil(0.95 * len(alone)) - 1],
             together=chosen.together,
             audio_seconds_per_second=rate,
-            peak_mebibytes=devices.peak_bytes(device) / _MEBIBYTE,
+            peak_mebibytes=devices.peak_memory_bytes(device) / _MEBIBYTE,
         )
 
 

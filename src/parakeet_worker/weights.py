@@ -81,10 +81,10 @@ _DISK_ERRORS = frozenset(
 _ABANDONED_SECONDS = 3600.0
 
 # What `parakeet convert` writes into an image, by the name that it has in a folder.
-SERVED = "served.safetensors"
+PREPACKED = "prepacked.safetensors"
 
-Kind: TypeAlias = Literal["served", "safetensors", "nemo"]
-ANY_KIND: tuple[Kind, ...] = ("served", "safetensors", "nemo")
+Kind: TypeAlias = Literal["prepacked", "safetensors", "nemo"]
+ANY_KIND: tuple[Kind, ...] = ("prepacked", "safetensors", "nemo")
 
 
 def find(
@@ -132,9 +132,9 @@ def _inside(model: str, path: Path, kinds: Sequence[Kind]) -> Path:
 
 
 def _checkpoint_in(folder: Path, kinds: Sequence[Kind]) -> Path | None:
-    served = folder / SERVED
+    served = folder / PREPACKED
     held: dict[Kind, Path | None] = {
-        "served": served if served.exists() else None,
+        "prepacked": served if served.exists() else None,
         "safetensors": folder if all((folder / name).exists() for name in _SAFETENSORS) else None,
         # A link whose content is gone is in the folder, and does not exist.
         "nemo": next((path for path in sorted(folder.glob("*.nemo")) if path.exists()), None),
@@ -404,7 +404,7 @@ def _wanted(kind: Kind, offered: Sequence[str]) -> list[str]:
     """The files of that kind, none where one that is needed is not offered."""
     if kind == "nemo":
         return sorted(name for name in offered if name.endswith(".nemo") and "/" not in name)[:1]
-    if kind == "served" or not set(_SAFETENSORS) <= set(offered):
+    if kind == "prepacked" or not set(_SAFETENSORS) <= set(offered):
         return []
     return [name for name in (*_SAFETENSORS, *_EXTRACTOR) if name in offered]
 

@@ -49,7 +49,7 @@ for one that does not run meanwhile, and a batch takes ten times as long.
 def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     """A pipeline whose engine is loaded and warm; raises `SetupError`s."""
     started = time.monotonic()
-    _share_heaps()
+    _limit_malloc_arenas()
     settings = fitted(settings, Container.read())
     scratch_of(settings).prepare()
     ffmpeg = decoding.find_ffmpeg(settings.ffmpeg)
@@ -57,12 +57,12 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     # Its half second is needed by the first answer that names a language; here others load too.
     identifier = Thread(target=language.load, name="language", daemon=True)
     identifier.start()
-    engine = _apart(lambda: open_engine(settings))
+    engine = _in_temporary_thread(lambda: open_engine(settings))
     made: Future[Batcher] = Future()
     try:
         # Detectors first, as what is free afterwards is the batches'.
-        detectors = _apart(lambda: open_detectors(settings, _losing(made)))
-        capacity = _apart(lambda: warmed_up(engine, settings))
+        detectors = _in_temporary_thread(lambda: open_detectors(settings, _losing(made)))
+        capacity = _in_temporary_thread(lambda: warmed_up(engine, settings))
         with Batcher(
             engine,
             capacity=capacity,
@@ -112,7 +112,7 @@ def warmed_up(engine: Engine, settings: Settings) -> Capacity:
     return replace(capacity, seconds=settings.batch_seconds)
 
 
-def _apart(work: Callable[[], Value]) -> Value:
+def _in_temporary_thread(work: Callable[[], Value]) -> Value:
     """Do it in a thread that ends with it.
 
     Whoever computes gets a team of OpenMP threads for life. With a second team beside the engine's
@@ -135,7 +135,7 @@ def _apart(work: Callable[[], Value]) -> Value:
     return result
 
 
-def _share_heaps() -> None:
+def _limit_malloc_arenas() -> None:
     """Let all threads allocate from two heaps.
 
     glibc gives nearly every thread one of its own; each keeps the most that its thread ever held,
@@ -146,7 +146,7 @@ def _share_heaps() -> None:
         mallopt(_M_ARENA_MAX, 2)
 
 
-def give_back_memory() -> None:
+def trim_heap() -> None:
     """Give the system what was freed; the heaps keep it otherwise, a tenth of a worker's memory."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -156,11 +156,11 @@ def give_back_memory() -> None:
 def open_detectors(
     settings: Settings, on_device_failure: Callable[[str], None] | None = None
 ) -> Callable[[Vad], Detector]:
-    """What listens for speech; pure tones, which the scripted engine hears, are none.
+    """What listens for speech; pure tones, which the tones engine hears, are none.
 
     `on_device_failure` is called with the reason where the GPU fails while it is listened on.
     """
-    if settings.engine == "scripted":
+    if settings.engine == "tones":
         return lambda _: EnergyDetector()
     from parakeet_worker.vad import backends
 
@@ -171,10 +171,10 @@ def open_detectors(
 
 def open_engine(settings: Settings) -> Engine:
     """The engine that the settings name, with its model loaded."""
-    if settings.engine == "scripted":
-        from parakeet_worker.engine.scripted import ScriptedEngine
+    if settings.engine == "tones":
+        from parakeet_worker.engine.tones import ToneEngine
 
-        return ScriptedEngine()
+        return ToneEngine()
     # Before torch is imported: a model that is not there is said at once.
     wanted: tuple[weights.Kind, ...] = ("nemo",) if settings.engine == "nemo" else weights.ANY_KIND
     checkpoint = weights.find(
@@ -183,7 +183,7 @@ def open_engine(settings: Settings) -> Engine:
     )  # fmt: skip
     from parakeet_worker.engine import device
 
-    device.compute_exactly()
+    device.disable_tf32()
     if settings.threads is not None:
         device.limit_threads(settings.threads)
     if settings.engine == "nemo":
@@ -196,7 +196,7 @@ def open_engine(settings: Settings) -> Engine:
         checkpoint,
         device=settings.device,
         precision=settings.precision,
-        converted=settings.converted.expanduser(),
+        cache_dir=settings.converted.expanduser(),
         kernels=settings.kernels == "auto",
         kernel_folders=settings.kernel_folders,
         reproducible=settings.reproducible,

@@ -135,7 +135,7 @@ def limited_server(
         "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
         "PORT": "0",
         "OMP_NUM_THREADS": "1",
-        "PARAKEET_ENGINE": "scripted",
+        "PARAKEET_ENGINE": "tones",
         "PARAKEET_SCRATCH": str(scratch),
         **variables,
     }

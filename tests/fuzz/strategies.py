@@ -117,7 +117,7 @@ openai_bodies = st.one_of(
     st.builds(
         lambda fields: {"file": GOOD, **fields},
         _object(
-            model=_near(st.sampled_from(["whisper-1", "scripted"])),
+            model=_near(st.sampled_from(["whisper-1", "tones"])),
             language=_near(st.sampled_from(["en", "xx"])),
             response_format=_near(st.sampled_from(["json", "text", "srt", "verbose_json", "vtt"])),
             temperature=_near(st.sampled_from([0, 0.0, "0", 1])),

@@ -243,7 +243,7 @@ async def _serve(
 def watched(scratch: Path) -> Iterator[Watched]:
     """One for many inputs: what is left of one would be found with the next."""
     settings = Settings(
-        engine="scripted", scratch=scratch, decode_timeout_seconds=60, download_timeout_seconds=5
+        engine="tones", scratch=scratch, decode_timeout_seconds=60, download_timeout_seconds=5
     )
     watch, stop = LoopWatch(), threading.Event()
     bound = socket.create_server(("127.0.0.1", 0))

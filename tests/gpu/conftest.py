@@ -44,4 +44,4 @@ def _exactly() -> None:
     """As a worker does at its start."""
     from parakeet_worker.engine import device
 
-    device.compute_exactly()
+    device.disable_tf32()

@@ -64,7 +64,7 @@ def memory(engine: GpuEngine) -> dict[str, Any]:
         engine.transcribe(many)
     except (RuntimeError, OutOfMemory) as failure:
         whole_fails = failures.is_out_of_memory(failure)
-        failures.forget(failure)
+        failures.clear_tracebacks(failure)
     engine.release()
     with Batcher(engine, capacity=_CAPACITY, queue_seconds=1e9) as batcher:
         answers = batcher.submit(many)

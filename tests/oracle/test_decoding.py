@@ -14,11 +14,11 @@ from torch import Tensor
 from parakeet_worker.engine.base import Hypothesis
 from parakeet_worker.engine.native import NativeEngine, checkpoint
 from parakeet_worker.engine.native.checkpoint import Checkpoint
-from parakeet_worker.engine.native.converted import convert
 from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder, Joint, Predictor, Scorer
 from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.prepacked import prepack
 from parakeet_worker.engine.native.search import GraphSearch, Limits, SearchModel
-from parakeet_worker.engine.native.tensors import below
+from parakeet_worker.engine.native.tensors import strip_prefix
 from utterances import Utterance
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def template(tiny_nemo: Any, tmp_path_factory: pytest.TempPathFactory) -> Checkp
     """The tiny model's `.nemo` file as the native engine reads it."""
     path = tmp_path_factory.mktemp("tiny") / "tiny.nemo"
     tiny_nemo.save_to(str(path))
-    return checkpoint.read(path)
+    return checkpoint.read_checkpoint(path)
 
 
 def with_weights_of(template: Checkpoint, model: Any) -> Checkpoint:
@@ -44,8 +44,8 @@ def with_weights_of(template: Checkpoint, model: Any) -> Checkpoint:
 def networks(template: Checkpoint, model: Any) -> tuple[Predictor, Joint]:
     read = with_weights_of(template, model)
     predictor, joint = Predictor.from_config(read.decoder), Joint.from_config(read.joint)
-    predictor.load_state_dict(below("decoder", read.weights))
-    joint.load_state_dict(below("joint", read.weights))
+    predictor.load_state_dict(strip_prefix("decoder", read.weights))
+    joint.load_state_dict(strip_prefix("joint", read.weights))
     return predictor.eval(), joint.eval()
 
 
@@ -90,7 +90,7 @@ class Steps:
     """The steps of the graph search, in plain PyTorch, on padded rows."""
 
     def __init__(self, predictor: Predictor, joint: Joint) -> None:
-        weights = (predictor.state_dict(), joint.state_dict(), joint.shape.activation)
+        weights = (predictor.state_dict(), joint.state_dict(), joint.config.activation)
         model = SearchModel(*weights, (0, 1, 2, 3, 4), MOST_SYMBOLS)
         self._search = GraphSearch(
             model, CPU, dtype=torch.float32, limits=Limits(rows=16, tokens=1024)
@@ -128,7 +128,7 @@ def test_tiny_random_models_hear_the_same_from_the_samples_on(
     for seed in range(12):
         nemo_models.randomise(tiny_nemo, seed, stay=seed % 3 * 0.8)
         nemo_models.configure(tiny_nemo)
-        engine = NativeEngine(convert(with_weights_of(template, tiny_nemo), Precision.FP32), CPU)
+        engine = NativeEngine(prepack(with_weights_of(template, tiny_nemo), Precision.FP32), CPU)
         noise = np.random.default_rng(seed)
         batch = [
             (noise.standard_normal(length) * 0.1).astype(np.float32)

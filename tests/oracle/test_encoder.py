@@ -22,7 +22,7 @@ from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.folding import fold
 from parakeet_worker.engine.native.fused import FusedEncoder
 from parakeet_worker.engine.native.precision import Precision
-from parakeet_worker.engine.native.tensors import below
+from parakeet_worker.engine.native.tensors import strip_prefix
 from utterances import Utterance
 
 Section: TypeAlias = dict[str, Any]
@@ -78,7 +78,7 @@ def plain(section: Section, weights: Weights) -> Encode:
 def fused(section: Section, weights: Weights) -> Encode:
     encoder = made(lambda: Encoder.from_config(section), weights)
     return FusedEncoder(
-        fold(encoder, Precision.FP32), encoder.shape, Precision.FP32, torch.device("cpu")
+        fold(encoder, Precision.FP32), encoder.config, Precision.FP32, torch.device("cpu")
     )
 
 
@@ -124,8 +124,8 @@ def outcomes(
 ) -> dict[str, Heard]:
     """The same weights in four encoders, one after the other: the largest are 2.4 GB each."""
     if request.param == "demo":
-        read = checkpoint.read(demo_path)
-        section, weights = dict(read.encoder), below("encoder", read.weights)
+        read = checkpoint.read_checkpoint(demo_path)
+        section, weights = dict(read.encoder), strip_prefix("encoder", read.weights)
         pieces = [utterance.samples for utterance in spoken[::20]]
     elif request.param == "full size":
         section, weights = FULL_SIZE, random_weights(FULL_SIZE)

@@ -15,17 +15,17 @@ from transformers_models import emissions, whole_model, widened, write_folder
 from parakeet_worker.engine.base import Hypothesis
 from parakeet_worker.engine.native import NativeEngine, checkpoint
 from parakeet_worker.engine.native.checkpoint import Checkpoint
-from parakeet_worker.engine.native.converted import convert
 from parakeet_worker.engine.native.encoder import Encoder
 from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.precision import Precision
-from parakeet_worker.engine.native.tensors import below
+from parakeet_worker.engine.native.prepacked import prepack
+from parakeet_worker.engine.native.tensors import strip_prefix
 from utterances import Utterance
 
 
 @pytest.fixture(scope="module")
-def read(demo_path: Path) -> Checkpoint:
-    return widened(checkpoint.read(demo_path))
+def load_prepacked(demo_path: Path) -> Checkpoint:
+    return widened(checkpoint.read_checkpoint(demo_path))
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,12 @@ def model(folder: Path) -> ParakeetForTDT:
 
 
 def test_the_folder_holds_the_weights_of_the_nemo_file(read: Checkpoint, folder: Path) -> None:
-    again = checkpoint.read(folder)
+    again = checkpoint.read_checkpoint(folder)
     assert again.vocabulary == read.vocabulary
     assert (again.durations, again.max_symbols) == (read.durations, read.max_symbols)
     compared = 0
     for part in ("encoder", "decoder", "joint"):
-        theirs, ours = below(part, again.weights), below(part, read.weights)
+        theirs, ours = strip_prefix(part, again.weights), strip_prefix(part, read.weights)
         # The joint's last layer has a number more where there is dropout before it.
         names = {name.replace("joint_net.2.", "joint_net.1."): name for name in ours}
         assert {name.replace("joint_net.2.", "joint_net.1.") for name in theirs} == set(names)
@@ -76,7 +76,7 @@ def test_the_encoder_states_are_those_of_the_whole_model(
     lengths = torch.tensor([len(piece) for piece in pieces])
     features = Features.from_config(read.preprocessor)
     encoder = Encoder.from_config(read.encoder).eval()
-    encoder.load_state_dict(below("encoder", read.weights))
+    encoder.load_state_dict(strip_prefix("encoder", read.weights))
     states, valid = encoder(*features(pad_sequence(pieces, batch_first=True), lengths))
     extractor = ParakeetFeatureExtractor.from_pretrained(model.name_or_path)
     inputs = extractor([piece.numpy() for piece in pieces], sampling_rate=16_000)
@@ -121,7 +121,7 @@ def test_generate_knows_no_limit_of_tokens_on_a_frame(read: Checkpoint) -> None:
     weights["joint.joint_net.2.bias"] = scores
     stuck = replace(read, weights=weights)
     samples = np.random.default_rng(0).standard_normal(4_800).astype(np.float32)
-    (ours,) = NativeEngine(convert(stuck, Precision.FP32), torch.device("cpu")).transcribe(
+    (ours,) = NativeEngine(prepack(stuck, Precision.FP32), torch.device("cpu")).transcribe(
         [samples]
     )
     assert Counter(token.frame for token in ours.tokens) == dict.fromkeys(range(4), 10)

@@ -118,7 +118,7 @@ def test_the_text_is_the_words(
 
 
 def test_the_unknown_piece_is_written_as_nothing(nemo_demo: Any, demo_path: Path) -> None:
-    read = checkpoint.read(demo_path)
+    read = checkpoint.read_checkpoint(demo_path)
     assert read.vocabulary.pieces[0] == "<unk>"
     assert nemo_demo.tokenizer.ids_to_text([0]).strip() == "\N{DOUBLE QUESTION MARK}"
     assert read.vocabulary.text(0) == ""

@@ -11,7 +11,7 @@ from parakeet_worker.errors import DeviceMissing
 _KERNEL_CAPABILITY = (8, 0)
 
 
-def choose(device: str) -> torch.device:
+def select(device: str) -> torch.device:
     """The device of that name; `auto` is the GPU where there is one, else the CPU.
 
     Raises `DeviceMissing` for `cuda` where there is none.
@@ -45,7 +45,7 @@ def limit_threads(count: int) -> None:
     torch.set_num_threads(min(count, torch.get_num_threads()))
 
 
-def compute_exactly() -> None:
+def disable_tf32() -> None:
     """Compute products and convolutions of float32 in float32, for the whole process.
 
     A GPU from Ampere on otherwise rounds the inputs of convolutions and LSTMs to the 10 bits of
@@ -61,7 +61,7 @@ def compute_exactly() -> None:
     cudnn.allow_tf32 = False
 
 
-def release_cache(device: torch.device) -> None:
+def empty_cache(device: torch.device) -> None:
     """Return torch's cached memory to the device, if the device can still be reached."""
     if device.type != "cuda":
         return
@@ -70,7 +70,7 @@ def release_cache(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def peak_bytes(device: torch.device) -> int:
+def peak_memory_bytes(device: torch.device) -> int:
     """The most memory since the start: reserved on a GPU by torch, on a CPU of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)

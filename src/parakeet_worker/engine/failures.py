@@ -65,7 +65,7 @@ def is_device_failure(failure: BaseException) -> bool:
 
 
 @contextmanager
-def translated(seconds: float) -> Iterator[None]:
+def translate_out_of_memory(seconds: float) -> Iterator[None]:
     """Raise `OutOfMemory`, for a chunk of `seconds`, where a library reports it in its own way."""
     try:
         yield
@@ -75,7 +75,7 @@ def translated(seconds: float) -> Iterator[None]:
         raise OutOfMemory(seconds) from failure
 
 
-def forget(failure: BaseException) -> None:
+def clear_tracebacks(failure: BaseException) -> None:
     """Drop what the failure keeps alive: the locals of the frames that it passed through.
 
     A traceback holds every frame between the raise and the handler, and with them the tensors

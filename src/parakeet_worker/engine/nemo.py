@@ -80,7 +80,7 @@ class NemoEngine(SynchronousEngine):
             raise InvalidSetting("PARAKEET_PRECISION", f"NeMo is run in fp32, not in {precision}")
         if path.is_dir():
             raise WeightsCorrupt(str(path), "NeMo reads .nemo files only, and this is a folder")
-        return cls(_restored(path), devices.choose(device))
+        return cls(_restored(path), devices.select(device))
 
     @torch.inference_mode()
     def transcribe(
@@ -95,7 +95,7 @@ class NemoEngine(SynchronousEngine):
         rows = [row for row, piece in enumerate(batch) if len(piece) >= self._fewest_samples]
         groups = [rows] if rows and self._in_graphs else [[row] for row in rows]
         longest = max((len(piece) for piece in batch), default=0)
-        with failures.translated(longest / self._sample_rate):
+        with failures.translate_out_of_memory(longest / self._sample_rate):
             for group in groups:
                 found = self._decoded([as_float(batch[row]) for row in group])
                 for row, hypothesis in zip(group, found, strict=True):
@@ -118,7 +118,7 @@ class NemoEngine(SynchronousEngine):
         # In this order: to empty the cache while NeMo's graphs live breaks them.
         with suppress(RuntimeError):  # where the device has failed
             self._computer.reset_cuda_graphs_state()
-        devices.release_cache(self._device)
+        devices.empty_cache(self._device)
 
     @property
     def _in_graphs(self) -> bool:

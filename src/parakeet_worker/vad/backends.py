@@ -239,7 +239,7 @@ class Together:
         else:
             raise failure
         # What the traceback holds on the device would be in the way of the next batch.
-        failures.forget(failure)
+        failures.clear_tracebacks(failure)
 
     def _reachable(self, state: State | None) -> State | None:
         """The state, or None to begin anew where it lies on a device that has failed.

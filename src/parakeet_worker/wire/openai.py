@@ -127,7 +127,7 @@ def model_name(settings: Settings) -> str:
     """What the model is called here; a path by its last part."""
     if settings.model_name is not None:
         return settings.model_name
-    if settings.engine == "scripted":
+    if settings.engine == "tones":
         return settings.engine
     path = Path(settings.model).expanduser()
     return path.stem if path.is_absolute() or path.exists() else settings.model

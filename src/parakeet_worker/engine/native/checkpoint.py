@@ -18,7 +18,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from parakeet_worker.engine.native.options import Options
+from parakeet_worker.engine.native.config_section import ConfigSection
 from parakeet_worker.engine.native.tensors import Tensors
 from parakeet_worker.engine.native.tokens import Vocabulary
 from parakeet_worker.errors import WeightsCorrupt, WeightsUnsupported
@@ -27,7 +27,7 @@ Section = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Description:
+class ModelConfig:
     """A TDT model as NeMo describes it, in its sections."""
 
     preprocessor: Section
@@ -40,27 +40,27 @@ class Description:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Checkpoint(Description):
+class Checkpoint(ModelConfig):
     """A model as it was trained, under NeMo's names."""
 
     source: Path
     weights: Tensors
 
 
-def read(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> Checkpoint:
     """Read a `.nemo` file or a folder with `model.safetensors`, `config.json`, `tokenizer.json`.
 
     Raises `WeightsCorrupt` for what cannot be read, `WeightsUnsupported` for what can be read
     and is not implemented.
     """
-    with naming(path):
+    with translate_errors(path):
         if path.is_dir():
             return _read_safetensors(path)
         return _read_nemo(path)
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def translate_errors(path: Path) -> Iterator[None]:
     """Whatever is wrong with the model inside is an error that names the file at `path`."""
     try:
         yield
@@ -100,7 +100,7 @@ def _member(
 
 
 def _from_nemo(config: Section, source: Path, weights: Tensors) -> Checkpoint:
-    durations, max_symbols = _read_decoding(Options("decoding", config["decoding"]))
+    durations, max_symbols = _read_decoding(ConfigSection("decoding", config["decoding"]))
     pieces = config["joint"].get("vocabulary") or config.get("labels")
     if not pieces:
         raise KeyError("joint.vocabulary")
@@ -121,18 +121,18 @@ def _from_nemo(config: Section, source: Path, weights: Tensors) -> Checkpoint:
     )
 
 
-def _read_decoding(options: Options) -> tuple[tuple[int, ...], int]:
+def _read_decoding(options: ConfigSection) -> tuple[tuple[int, ...], int]:
     """The durations and the guard against tokens without end, from NeMo's `decoding` section."""
-    options.one_of("model_type", "tdt", default="rnnt")
-    options.one_of("strategy", "greedy_batch", "greedy", default="greedy_batch")
-    greedy = options.section_of("greedy")
-    durations = options.integers("durations", (0, 1, 2, 3, 4))
+    options.get_choice("model_type", "tdt", default="rnnt")
+    options.get_choice("strategy", "greedy_batch", "greedy", default="greedy_batch")
+    greedy = options.subsection("greedy")
+    durations = options.get_ints("durations", (0, 1, 2, 3, 4))
     # The second is NeMo's name for it in a section that it has written itself.
-    max_symbols = greedy.integer("max_symbols", greedy.integer("max_symbols_per_step", 10))
-    greedy.one_of("ngram_lm_model", None, default=None)
-    boosted = greedy.section_of("boosting_tree")
+    max_symbols = greedy.get_int("max_symbols", greedy.get_int("max_symbols_per_step", 10))
+    greedy.get_choice("ngram_lm_model", None, default=None)
+    boosted = greedy.subsection("boosting_tree")
     for phrases in ("model_path", "key_phrases_file", "key_phrases_list", "key_phrase_items_list"):
-        boosted.one_of(phrases, None, default=None)
+        boosted.get_choice(phrases, None, default=None)
     # What remains of the section chooses among searches and reports that are not run here.
     return durations, max_symbols
 
@@ -206,36 +206,36 @@ def _from_transformers(
 
 
 def _encoder_section(config: Section) -> dict[str, Any]:
-    options = Options("encoder_config", config)
-    options.one_of("hidden_act", "silu", default="silu")
-    options.one_of("subsampling_conv_kernel_size", 3, default=3)
-    options.one_of("subsampling_conv_stride", 2, default=2)
-    bias = options.flag("attention_bias", True)
-    if options.flag("convolution_bias", bias) != bias:
+    options = ConfigSection("encoder_config", config)
+    options.get_choice("hidden_act", "silu", default="silu")
+    options.get_choice("subsampling_conv_kernel_size", 3, default=3)
+    options.get_choice("subsampling_conv_stride", 2, default=2)
+    bias = options.get_bool("attention_bias", True)
+    if options.get_bool("convolution_bias", bias) != bias:
         raise WeightsUnsupported("encoder_config", "convolution_bias", not bias)
-    width, feed_forward = options.integer("hidden_size"), options.integer("intermediate_size")
+    width, feed_forward = options.get_int("hidden_size"), options.get_int("intermediate_size")
     if feed_forward % width:
         raise WeightsUnsupported("encoder_config", "intermediate_size", feed_forward)
-    heads = options.integer("num_attention_heads")
-    options.one_of("num_key_value_heads", heads, default=heads)
+    heads = options.get_int("num_attention_heads")
+    options.get_choice("num_key_value_heads", heads, default=heads)
     section = {
-        "feat_in": options.integer("num_mel_bins", 80),
-        "n_layers": options.integer("num_hidden_layers"),
+        "feat_in": options.get_int("num_mel_bins", 80),
+        "n_layers": options.get_int("num_hidden_layers"),
         "d_model": width,
         "n_heads": heads,
         "ff_expansion_factor": feed_forward // width,
-        "conv_kernel_size": options.integer("conv_kernel_size", 9),
+        "conv_kernel_size": options.get_int("conv_kernel_size", 9),
         "subsampling": "dw_striding",
-        "subsampling_factor": options.integer("subsampling_factor", 8),
-        "subsampling_conv_channels": options.integer("subsampling_conv_channels", 256),
+        "subsampling_factor": options.get_int("subsampling_factor", 8),
+        "subsampling_conv_channels": options.get_int("subsampling_conv_channels", 256),
         "use_bias": bias,
-        "xscaling": options.flag("scale_input", True),
+        "xscaling": options.get_bool("scale_input", True),
     }
     # They act in training alone, or say what the file is; positions are made as long as needed.
-    options.skip("dropout", "dropout_positions", "layerdrop", "activation_dropout")
-    options.skip("attention_dropout", "initializer_range", "max_position_embeddings")
-    options.skip("model_type", "dtype", "architectures", "transformers_version", "_name_or_path")
-    options.close()
+    options.ignore("dropout", "dropout_positions", "layerdrop", "activation_dropout")
+    options.ignore("attention_dropout", "initializer_range", "max_position_embeddings")
+    options.ignore("model_type", "dtype", "architectures", "transformers_version", "_name_or_path")
+    options.reject_unread()
     return section
 
 

@@ -20,8 +20,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from parakeet_worker.engine.native import checkpoint, converted
-from parakeet_worker.engine.native.checkpoint import Description
+from parakeet_worker.engine.native import checkpoint, prepacked
+from parakeet_worker.engine.native.checkpoint import ModelConfig
 from parakeet_worker.engine.native.kernels import ahead, cache
 from parakeet_worker.engine.native.kernels.launcher import Launch
 from parakeet_worker.engine.native.kernels.tiles import CAPABILITIES, tiles_for
@@ -90,12 +90,12 @@ def targets(source: Path, precision: Precision, cards: Sequence[str]) -> tuple[T
     A converted model has a precision of its own. Raises `ValueError` for what has no kernels, and
     what reading the model raises.
     """
-    model: Description
+    model: ModelConfig
     if source.suffix == ".safetensors":
-        model = converted.read(source)
+        model = prepacked.load_prepacked(source)
         precision = model.precision
     else:
-        model = checkpoint.read(source)
+        model = checkpoint.read_checkpoint(source)
     if precision not in KERNEL_PRECISIONS:
         raise ValueError(f"there are no kernels for {precision}")
     chosen = [_capability(card) for card in cards] or CAPABILITIES

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from parakeet_worker.engine.native.options import Options
+from parakeet_worker.engine.native.config_section import ConfigSection
 from parakeet_worker.engine.native.precision import (
     Linear,
     Precision,
     linear,
     linear_by_rows,
 )
-from parakeet_worker.engine.native.tensors import Tensors, below
+from parakeet_worker.engine.native.tensors import Tensors, strip_prefix
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -34,8 +34,8 @@ _OUTPUTS = re.compile(r"joint_net\.[12]\.weight")
 
 
 @dataclass(frozen=True, slots=True)
-class PredictorShape:
-    """What a checkpoint says of its prediction network."""
+class PredictorConfig:
+    """Hyperparameters of the prediction network, from a checkpoint."""
 
     vocabulary: int
     width: int
@@ -43,31 +43,33 @@ class PredictorShape:
     dropout: float
 
     @classmethod
-    def read(cls, config: Mapping[str, object]) -> "PredictorShape":
+    def from_nemo(cls, section: Mapping[str, object]) -> "PredictorConfig":
         """From NeMo's `decoder` section; raises `WeightsUnsupported`."""
-        options = Options("decoder", config)
-        options.target("RNNTDecoder")
-        network = options.section_of("prednet")
-        shape = cls(
-            vocabulary=options.integer("vocab_size"),
-            width=network.integer("pred_hidden"),
-            layers=network.integer("pred_rnn_layers", 1),
-            dropout=network.number("dropout", 0.0),
+        options = ConfigSection("decoder", section)
+        options.expect_target("RNNTDecoder")
+        network = options.subsection("prednet")
+        config = cls(
+            vocabulary=options.get_int("vocab_size"),
+            width=network.get_int("pred_hidden"),
+            layers=network.get_int("pred_rnn_layers", 1),
+            dropout=network.get_float("dropout", 0.0),
         )
-        network.one_of("norm", None, default=None)
-        network.one_of("rnn_hidden_size", -1, default=-1)
-        network.skip("t_max", "forget_gate_bias", "weights_init_scale", "hidden_hidden_bias_scale")
-        network.close()
-        options.one_of("normalization_mode", None, default=None)
-        options.one_of("blank_as_pad", True, default=True)
-        options.skip("random_state_sampling")
-        options.close()
-        return shape
+        network.get_choice("norm", None, default=None)
+        network.get_choice("rnn_hidden_size", -1, default=-1)
+        network.ignore(
+            "t_max", "forget_gate_bias", "weights_init_scale", "hidden_hidden_bias_scale"
+        )
+        network.reject_unread()
+        options.get_choice("normalization_mode", None, default=None)
+        options.get_choice("blank_as_pad", True, default=True)
+        options.ignore("random_state_sampling")
+        options.reject_unread()
+        return config
 
 
 @dataclass(frozen=True, slots=True)
-class JointShape:
-    """What a checkpoint says of its joint network."""
+class JointConfig:
+    """Hyperparameters of the joint network, from a checkpoint."""
 
     vocabulary: int
     durations: int
@@ -78,26 +80,26 @@ class JointShape:
     dropout: float
 
     @classmethod
-    def read(cls, config: Mapping[str, object]) -> "JointShape":
+    def from_nemo(cls, section: Mapping[str, object]) -> "JointConfig":
         """From NeMo's `joint` section; raises `WeightsUnsupported`."""
-        options = Options("joint", config)
-        options.target("RNNTJoint")
-        network = options.section_of("jointnet")
-        shape = cls(
-            vocabulary=options.integer("num_classes"),
-            durations=options.integer("num_extra_outputs", 0),
-            encoder_width=network.integer("encoder_hidden"),
-            predictor_width=network.integer("pred_hidden"),
-            width=network.integer("joint_hidden"),
-            activation=str(network.one_of("activation", *_ACTIVATIONS, default="relu")),
-            dropout=network.number("dropout", 0.0),
+        options = ConfigSection("joint", section)
+        options.expect_target("RNNTJoint")
+        network = options.subsection("jointnet")
+        config = cls(
+            vocabulary=options.get_int("num_classes"),
+            durations=options.get_int("num_extra_outputs", 0),
+            encoder_width=network.get_int("encoder_hidden"),
+            predictor_width=network.get_int("pred_hidden"),
+            width=network.get_int("joint_hidden"),
+            activation=str(network.get_choice("activation", *_ACTIVATIONS, default="relu")),
+            dropout=network.get_float("dropout", 0.0),
         )
-        network.close()
-        options.one_of("masking_prob", -1, -1.0, default=-1)
-        options.skip("vocabulary", "log_softmax", "preserve_memory", "fuse_loss_wer")
-        options.skip("fused_batch_size", "experimental_fuse_loss_wer")
-        options.close()
-        return shape
+        network.reject_unread()
+        options.get_choice("masking_prob", -1, -1.0, default=-1)
+        options.ignore("vocabulary", "log_softmax", "preserve_memory", "fuse_loss_wer")
+        options.ignore("fused_batch_size", "experimental_fuse_loss_wer")
+        options.reject_unread()
+        return config
 
 
 class Predictor(nn.Module):
@@ -106,19 +108,19 @@ class Predictor(nn.Module):
     The blank's embedding is the zero vector and stands for the start of the utterance.
     """
 
-    def __init__(self, shape: PredictorShape) -> None:
+    def __init__(self, config: PredictorConfig) -> None:
         super().__init__()
-        self.shape = shape
+        self.config = config
         rnn = nn.Module()
         rnn.lstm = nn.LSTM(
-            shape.width, shape.width, shape.layers, dropout=shape.dropout, batch_first=True
+            config.width, config.width, config.layers, dropout=config.dropout, batch_first=True
         )
-        embed = nn.Embedding(shape.vocabulary + 1, shape.width, padding_idx=shape.vocabulary)
+        embed = nn.Embedding(config.vocabulary + 1, config.width, padding_idx=config.vocabulary)
         self.prediction = nn.ModuleDict({"embed": embed, "dec_rnn": rnn})
 
     @classmethod
-    def from_config(cls, config: Mapping[str, object]) -> "Predictor":
-        return cls(PredictorShape.read(config))
+    def from_config(cls, section: Mapping[str, object]) -> "Predictor":
+        return cls(PredictorConfig.from_nemo(section))
 
     @property
     def lstm(self) -> nn.LSTM:
@@ -132,7 +134,7 @@ class Predictor(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, U) token ids -> (B, U+1, width): the state after the start and after each token."""
-        start = tokens.new_full((tokens.shape[0], 1), self.shape.vocabulary)
+        start = tokens.new_full((tokens.shape[0], 1), self.config.vocabulary)
         states: Tensor = self.lstm(self.embed(torch.cat((start, tokens), dim=1)))[0]
         return states
 
@@ -140,18 +142,18 @@ class Predictor(nn.Module):
 class Joint(nn.Module):
     """Scores every token and every duration for a pair of encoder and predictor states."""
 
-    def __init__(self, shape: JointShape) -> None:
+    def __init__(self, config: JointConfig) -> None:
         super().__init__()
-        self.shape = shape
-        self.enc = nn.Linear(shape.encoder_width, shape.width)
-        self.pred = nn.Linear(shape.predictor_width, shape.width)
-        dropout = [nn.Dropout(shape.dropout)] if shape.dropout > 0 else []
-        outputs = nn.Linear(shape.width, shape.vocabulary + 1 + shape.durations)
-        self.joint_net = nn.Sequential(_ACTIVATIONS[shape.activation](), *dropout, outputs)
+        self.config = config
+        self.enc = nn.Linear(config.encoder_width, config.width)
+        self.pred = nn.Linear(config.predictor_width, config.width)
+        dropout = [nn.Dropout(config.dropout)] if config.dropout > 0 else []
+        outputs = nn.Linear(config.width, config.vocabulary + 1 + config.durations)
+        self.joint_net = nn.Sequential(_ACTIVATIONS[config.activation](), *dropout, outputs)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, object]) -> "Joint":
-        return cls(JointShape.read(config))
+    def from_config(cls, section: Mapping[str, object]) -> "Joint":
+        return cls(JointConfig.from_nemo(section))
 
     def logits(self, projected: Tensor) -> Tensor:
         """(..., width) sum of both projections -> (..., tokens + blank + durations)."""
@@ -184,12 +186,12 @@ class Scorer:
         self._embedding = predictor["prediction.embed.weight"]
         self.blank = len(self._embedding) - 1
         self._activation = _FUNCTIONS[activation]
-        self._encode = linear(below("enc", joint), Precision.FP32)
+        self._encode = linear(strip_prefix("enc", joint), Precision.FP32)
         self.width = len(joint["enc.weight"])
         self._predict, self._outputs = (
-            _rows_by(below(part, joint), in_use) for part in ("pred", joint_outputs(joint))
+            _rows_by(strip_prefix(part, joint), in_use) for part in ("pred", joint_outputs(joint))
         )
-        lstm = below("prediction.dec_rnn.lstm", predictor)
+        lstm = strip_prefix("prediction.dec_rnn.lstm", predictor)
         self._layers = [
             [
                 _rows_by(
@@ -204,19 +206,19 @@ class Scorer:
     def of(cls, predictor: Predictor, joint: Joint, precision: Precision) -> "Scorer":
         """From the networks themselves."""
         weights = (predictor.state_dict(), joint.state_dict())
-        return cls(*weights, joint.shape.activation, precision)
+        return cls(*weights, joint.config.activation, precision)
 
     def encode(self, states: Tensor) -> Tensor:
         """(B, T, encoder width) -> (B, T, width), once for all steps."""
         return self._encode(states)
 
-    def silence(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def initial_state(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """The LSTM's state before anything was said, (layers, B, hidden) twice."""
         hidden = self._embedding.shape[1]
         zeros = like.new_zeros(len(self._layers), batch, hidden, dtype=torch.float32)
         return zeros, zeros.clone()
 
-    def say(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         """The state after one more token in every row.
 
         The LSTM is spelled out: torch's own repacks its weights at every call, which costs more
@@ -315,7 +317,7 @@ class _Search:
         self.frame = torch.zeros_like(lengths)
         self._symbols_here = torch.zeros_like(lengths)
         start = torch.full_like(lengths, scorer.blank)
-        self._hidden, self._cell = scorer.say(start, *scorer.silence(batch, states))
+        self._hidden, self._cell = scorer.step(start, *scorer.initial_state(batch, states))
         self._predicted = scorer.predict(self._hidden)
 
     @property
@@ -338,7 +340,7 @@ class _Search:
         self._symbols_here = self._symbols_here.masked_fill(stuck, 0)
         self.frame = torch.where(self.active, self.frame + moved + stuck, self.frame)
         if bool(emitted.any()):
-            hidden, cell = self._scorer.say(tokens, self._hidden, self._cell)
+            hidden, cell = self._scorer.step(tokens, self._hidden, self._cell)
             self._hidden = torch.where(emitted[None, :, None], hidden, self._hidden)
             self._cell = torch.where(emitted[None, :, None], cell, self._cell)
             self._predicted = self._scorer.predict(self._hidden)

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from parakeet_worker.engine.native.options import Options
+from parakeet_worker.engine.native.config_section import ConfigSection
 
 Size = TypeVar("Size", int, Tensor)
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderShape:
-    """What a checkpoint says of its encoder."""
+class EncoderConfig:
+    """Hyperparameters of the encoder, from a checkpoint."""
 
     mels: int
     layers: int
@@ -36,72 +36,72 @@ class EncoderShape:
     dropout_attention: float
 
     @classmethod
-    def read(cls, config: Mapping[str, object]) -> "EncoderShape":
+    def from_nemo(cls, section: Mapping[str, object]) -> "EncoderConfig":
         """From NeMo's `encoder` section; raises `WeightsUnsupported`."""
-        options = Options("encoder", config)
-        options.target("ConformerEncoder")
-        width = options.integer("d_model")
-        shape = cls(
-            mels=options.integer("feat_in"),
-            layers=options.integer("n_layers"),
+        options = ConfigSection("encoder", section)
+        options.expect_target("ConformerEncoder")
+        width = options.get_int("d_model")
+        config = cls(
+            mels=options.get_int("feat_in"),
+            layers=options.get_int("n_layers"),
             width=width,
-            heads=options.integer("n_heads", 4),
-            feed_forward_width=width * options.integer("ff_expansion_factor", 4),
-            conv_kernel=options.integer("conv_kernel_size", 31),
-            subsampling_factor=options.integer("subsampling_factor", 4),
-            subsampling_channels=options.integer("subsampling_conv_channels", width),
-            use_bias=options.flag("use_bias", True),
-            scale_input=options.flag("xscaling", True),
-            dropout=options.number("dropout", 0.1),
-            dropout_attention=options.number("dropout_att", 0.0),
+            heads=options.get_int("n_heads", 4),
+            feed_forward_width=width * options.get_int("ff_expansion_factor", 4),
+            conv_kernel=options.get_int("conv_kernel_size", 31),
+            subsampling_factor=options.get_int("subsampling_factor", 4),
+            subsampling_channels=options.get_int("subsampling_conv_channels", width),
+            use_bias=options.get_bool("use_bias", True),
+            scale_input=options.get_bool("xscaling", True),
+            dropout=options.get_float("dropout", 0.1),
+            dropout_attention=options.get_float("dropout_att", 0.0),
         )
         _refuse_other_encoders(options)
-        return shape
+        return config
 
 
-def _refuse_other_encoders(options: Options) -> None:
-    options.one_of("subsampling", "dw_striding", default="striding")
-    options.one_of("causal_downsampling", False, default=False)
-    options.one_of("feat_out", -1, default=-1)
-    options.one_of("reduction_factor", 1, default=1)
-    options.one_of("self_attention_model", "rel_pos", default="rel_pos")
-    options.one_of("att_context_style", "regular", default="regular")
-    if options.integers("att_context_size", (-1, -1)) != (-1, -1):
-        options.one_of("att_context_size", None, default=None)
-    options.one_of("conv_norm_type", "batch_norm", default="batch_norm")
-    options.one_of("conv_context_style", "regular", default="regular")
-    options.one_of("global_tokens", 0, default=0)
+def _refuse_other_encoders(options: ConfigSection) -> None:
+    options.get_choice("subsampling", "dw_striding", default="striding")
+    options.get_choice("causal_downsampling", False, default=False)
+    options.get_choice("feat_out", -1, default=-1)
+    options.get_choice("reduction_factor", 1, default=1)
+    options.get_choice("self_attention_model", "rel_pos", default="rel_pos")
+    options.get_choice("att_context_style", "regular", default="regular")
+    if options.get_ints("att_context_size", (-1, -1)) != (-1, -1):
+        options.get_choice("att_context_size", None, default=None)
+    options.get_choice("conv_norm_type", "batch_norm", default="batch_norm")
+    options.get_choice("conv_context_style", "regular", default="regular")
+    options.get_choice("global_tokens", 0, default=0)
     # Shared position biases are stored once per layer all the same, the table of positions is
     # made as long as needed, and the rest chooses kernels or acts in training alone.
-    options.skip("untie_biases", "pos_emb_max_len", "subsampling_conv_chunking_factor")
-    options.skip("global_tokens_spacing", "global_attn_separate", "sync_max_audio_length")
-    options.skip("use_pytorch_sdpa", "use_pytorch_sdpa_backends", "att_context_probs")
-    options.skip("dropout_pre_encoder", "dropout_emb", "stochastic_depth_drop_prob")
-    options.skip("stochastic_depth_mode", "stochastic_depth_start_layer")
-    options.close()
+    options.ignore("untie_biases", "pos_emb_max_len", "subsampling_conv_chunking_factor")
+    options.ignore("global_tokens_spacing", "global_attn_separate", "sync_max_audio_length")
+    options.ignore("use_pytorch_sdpa", "use_pytorch_sdpa_backends", "att_context_probs")
+    options.ignore("dropout_pre_encoder", "dropout_emb", "stochastic_depth_drop_prob")
+    options.ignore("stochastic_depth_mode", "stochastic_depth_start_layer")
+    options.reject_unread()
 
 
 class Encoder(nn.Module):
     """Subsamples 8 times (or as configured) and runs the conformer layers with full attention."""
 
-    def __init__(self, shape: EncoderShape) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.shape = shape
-        self.pre_encode = Subsampling(shape)
-        self.layers = nn.ModuleList(ConformerLayer(shape) for _ in range(shape.layers))
-        self.dropout = nn.Dropout(shape.dropout)
+        self.config = config
+        self.pre_encode = Subsampling(config)
+        self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(config.layers))
+        self.dropout = nn.Dropout(config.dropout)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, object]) -> "Encoder":
-        return cls(EncoderShape.read(config))
+    def from_config(cls, section: Mapping[str, object]) -> "Encoder":
+        return cls(EncoderConfig.from_nemo(section))
 
     def forward(self, mels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, mels, T) frames and (B,) lengths -> (B, T', width) states and (B,) lengths."""
         states, lengths = self.pre_encode(mels, lengths)
-        if self.shape.scale_input:
-            states = states * math.sqrt(self.shape.width)
+        if self.config.scale_input:
+            states = states * math.sqrt(self.config.width)
         states = self.dropout(states)
-        positions = relative_positions(states.shape[1], self.shape.width).to(states)
+        positions = relative_positions(states.shape[1], self.config.width).to(states)
         padding = torch.arange(states.shape[1], device=states.device) >= lengths.unsqueeze(1)
         for layer in self.layers:
             states = layer(states, positions, padding)
@@ -114,19 +114,19 @@ class Subsampling(nn.Module):
     Frames beyond each length are zeroed before every convolution, so that padding never leaks.
     """
 
-    def __init__(self, shape: EncoderShape) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        channels = shape.subsampling_channels
-        halvings = int(math.log2(shape.subsampling_factor))
+        channels = config.subsampling_channels
+        halvings = int(math.log2(config.subsampling_factor))
         layers: list[nn.Module] = [_halving_conv(1, channels, groups=1), nn.ReLU()]
         for _ in range(halvings - 1):
             layers.append(_halving_conv(channels, channels, groups=channels))
             layers += [nn.Conv2d(channels, channels, kernel_size=1), nn.ReLU()]
         self.conv = nn.Sequential(*layers)
-        mels_left = shape.mels
+        mels_left = config.mels
         for _ in range(halvings):
             mels_left = _halved(mels_left)
-        self.out = nn.Linear(channels * mels_left, shape.width)
+        self.out = nn.Linear(channels * mels_left, config.width)
 
     def forward(self, mels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         planes = mels.transpose(1, 2).unsqueeze(1)  # (B, 1, T, mels)
@@ -159,18 +159,18 @@ def _zero_padding(planes: Tensor, lengths: Tensor) -> Tensor:
 class ConformerLayer(nn.Module):
     """Half feed-forward, attention, convolution, half feed-forward, each with its own norm."""
 
-    def __init__(self, shape: EncoderShape) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.norm_feed_forward1 = nn.LayerNorm(shape.width)
-        self.feed_forward1 = FeedForward(shape)
-        self.norm_self_att = nn.LayerNorm(shape.width)
-        self.self_attn = RelativeAttention(shape)
-        self.norm_conv = nn.LayerNorm(shape.width)
-        self.conv = Convolution(shape)
-        self.norm_feed_forward2 = nn.LayerNorm(shape.width)
-        self.feed_forward2 = FeedForward(shape)
-        self.norm_out = nn.LayerNorm(shape.width)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.norm_feed_forward1 = nn.LayerNorm(config.width)
+        self.feed_forward1 = FeedForward(config)
+        self.norm_self_att = nn.LayerNorm(config.width)
+        self.self_attn = RelativeAttention(config)
+        self.norm_conv = nn.LayerNorm(config.width)
+        self.conv = Convolution(config)
+        self.norm_feed_forward2 = nn.LayerNorm(config.width)
+        self.feed_forward2 = FeedForward(config)
+        self.norm_out = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, states: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
         """(B, T, width) states, (2T-1, width) positions, (B, T) padding -> (B, T, width)."""
@@ -185,11 +185,11 @@ class ConformerLayer(nn.Module):
 
 
 class FeedForward(nn.Module):
-    def __init__(self, shape: EncoderShape) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(shape.width, shape.feed_forward_width, bias=shape.use_bias)
-        self.linear2 = nn.Linear(shape.feed_forward_width, shape.width, bias=shape.use_bias)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.linear1 = nn.Linear(config.width, config.feed_forward_width, bias=config.use_bias)
+        self.linear2 = nn.Linear(config.feed_forward_width, config.width, bias=config.use_bias)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, states: Tensor) -> Tensor:
         fed: Tensor = self.linear2(self.dropout(functional.silu(self.linear1(states))))
@@ -199,15 +199,15 @@ class FeedForward(nn.Module):
 class Convolution(nn.Module):
     """Pointwise GLU, depthwise convolution, batch norm, SiLU, pointwise."""
 
-    def __init__(self, shape: EncoderShape) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        width, bias = shape.width, shape.use_bias
+        width, bias = config.width, config.use_bias
         self.pointwise_conv1 = nn.Conv1d(width, 2 * width, kernel_size=1, bias=bias)
         self.depthwise_conv = nn.Conv1d(
             width,
             width,
-            kernel_size=shape.conv_kernel,
-            padding=(shape.conv_kernel - 1) // 2,
+            kernel_size=config.conv_kernel,
+            padding=(config.conv_kernel - 1) // 2,
             groups=width,
             bias=bias,
         )
@@ -225,12 +225,12 @@ class Convolution(nn.Module):
 class RelativeAttention(nn.Module):
     """Multi-head attention with Transformer-XL's relative positions; padding is never attended."""
 
-    def __init__(self, shape: EncoderShape) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        width, bias = shape.width, shape.use_bias
-        self.heads = shape.heads
-        self.head_width = width // shape.heads
-        self.dropout_probability = shape.dropout_attention
+        width, bias = config.width, config.use_bias
+        self.heads = config.heads
+        self.head_width = width // config.heads
+        self.dropout_probability = config.dropout_attention
         self.linear_q = nn.Linear(width, width, bias=bias)
         self.linear_k = nn.Linear(width, width, bias=bias)
         self.linear_v = nn.Linear(width, width, bias=bias)
@@ -245,15 +245,15 @@ class RelativeAttention(nn.Module):
         query = self.linear_q(states).view(split)
         key = self.linear_k(states).view(split).transpose(1, 2)
         value = self.linear_v(states).view(split).transpose(1, 2)
-        places = self.linear_pos(positions).view(-1, self.heads, self.head_width)
-        by_content = (query + self.pos_bias_u).transpose(1, 2)
-        by_place = (query + self.pos_bias_v).transpose(1, 2)
-        bias = _shift(torch.matmul(by_place, places.permute(1, 2, 0)))
+        relative_keys = self.linear_pos(positions).view(-1, self.heads, self.head_width)
+        content_query = (query + self.pos_bias_u).transpose(1, 2)
+        position_query = (query + self.pos_bias_v).transpose(1, 2)
+        bias = _shift(torch.matmul(position_query, relative_keys.permute(1, 2, 0)))
         bias = bias / math.sqrt(self.head_width)
         # A finite floor: a row of a wholly padded utterance must not become NaN.
         bias = bias.masked_fill(padding[:, None, None, :], torch.finfo(bias.dtype).min / 2)
         attended = functional.scaled_dot_product_attention(
-            by_content,
+            content_query,
             key,
             value,
             attn_mask=bias,

@@ -22,19 +22,19 @@ from parakeet_worker.engine.base import (
     Waveform,
     as_float,
 )
-from parakeet_worker.engine.native.converted import Converted, open_converted, read
 from parakeet_worker.engine.native.decoder import (
     Emission,
     GreedyDecoder,
-    JointShape,
+    JointConfig,
     Scorer,
 )
-from parakeet_worker.engine.native.encoder import EncoderShape
+from parakeet_worker.engine.native.encoder import EncoderConfig
 from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.fused import FusedEncoder
 from parakeet_worker.engine.native.precision import Precision, fastest
+from parakeet_worker.engine.native.prepacked import Prepacked, load_prepacked, open_prepacked
 from parakeet_worker.engine.native.ranges import finite_rows
-from parakeet_worker.engine.native.tensors import Tensors, below
+from parakeet_worker.engine.native.tensors import Tensors, strip_prefix
 from parakeet_worker.engine.native.tokens import Vocabulary
 from parakeet_worker.errors import InvalidSetting, NotFinite, WeightsUnsupported
 from parakeet_worker.language import Script, allowed
@@ -51,7 +51,7 @@ class NativeEngine(SynchronousEngine):
     """
 
     def __init__(
-        self, model: Converted, device: torch.device, *, reproducible: bool = False
+        self, model: Prepacked, device: torch.device, *, reproducible: bool = False
     ) -> None:
         """With `reproducible` a GPU computes chunk by chunk too: slow, and never another text."""
         self._padded = device.type != "cpu" and not reproducible
@@ -59,27 +59,27 @@ class NativeEngine(SynchronousEngine):
         self._threads = torch.get_num_threads()
         self.precision = model.precision
         self._features = Features.from_config(model.preprocessor)
-        shape = EncoderShape.read(model.encoder)
-        self._features.load_state_dict(below("preprocessor", model.tensors), assign=True)
+        config = EncoderConfig.from_nemo(model.encoder)
+        self._features.load_state_dict(strip_prefix("preprocessor", model.tensors), assign=True)
         self._features.to(device).eval()
         self._encoder = FusedEncoder(
-            below("encoder", model.tensors), shape, model.precision, device
+            strip_prefix("encoder", model.tensors), config, model.precision, device
         )
         # Without the modules: their initial values would take a second to make up.
         scorer = Scorer(
-            _moved(below("decoder", model.tensors), device),
-            _moved(below("joint", model.tensors), device),
-            JointShape.read(model.joint).activation,
+            _moved(strip_prefix("decoder", model.tensors), device),
+            _moved(strip_prefix("joint", model.tensors), device),
+            JointConfig.from_nemo(model.joint).activation,
             model.precision,
         )
         self._decoder = GreedyDecoder(scorer, model.durations, model.max_symbols)
         self._vocabulary = model.vocabulary
         self._outside: dict[Script | None, Tensor] = {}
-        hop_seconds = self._features.shape.hop_samples / self._features.shape.sample_rate
-        self.frame_seconds = hop_seconds * shape.subsampling_factor
+        hop_seconds = self._features.config.hop_samples / self._features.config.sample_rate
+        self.frame_seconds = hop_seconds * config.subsampling_factor
 
         self._description = (
-            f"native engine: {shape.layers} layers of width {shape.width}, "
+            f"native engine: {config.layers} layers of width {config.width}, "
             f"{len(model.vocabulary.pieces)} tokens, {model.precision} on {device}"
         )
 
@@ -93,13 +93,13 @@ class NativeEngine(SynchronousEngine):
         path: Path,
         device: str = "auto",
         precision: str = "auto",
-        converted: Path | None = None,
+        cache_dir: Path | None = None,
         *,
         reproducible: bool = False,
     ) -> "NativeEngine":
         """`load` a model for the device of that name; `auto` is the GPU where there is one."""
-        where = devices.choose(device)
-        model = load(path, where, precision, converted)
+        where = devices.select(device)
+        model = load(path, where, precision, cache_dir)
         return cls(model, where, reproducible=reproducible)
 
     @torch.inference_mode()
@@ -117,7 +117,7 @@ class NativeEngine(SynchronousEngine):
         # Counts for the thread that this is: others compute with as many as suit them.
         torch.set_num_threads(self._threads)
         seconds = [len(piece) / self._sample_rate for piece in batch]
-        with failures.translated(max(seconds)):
+        with failures.translate_out_of_memory(max(seconds)):
             states, valid = self.encode([as_float(piece) for piece in batch])
             finite = finite_rows(states, valid)
             # What is not finite would be searched like speech, and at its length.
@@ -150,7 +150,7 @@ class NativeEngine(SynchronousEngine):
         """(B, mels, T) frames up to the longest, and (B,) how many; nothing alone is padded."""
         lengths = torch.tensor([len(piece) for piece in batch])
         mels, frames = self._features(*_padded(batch, lengths, self._device))
-        longest = max(1, int(lengths.max()) // self._features.shape.hop_samples)
+        longest = max(1, int(lengths.max()) // self._features.config.hop_samples)
         return mels[:, :, :longest], frames
 
     def _added(self, scripts: Sequence[Script | None]) -> Tensor | None:
@@ -179,10 +179,10 @@ class NativeEngine(SynchronousEngine):
         self.transcribe([budget.noise(seconds, self._sample_rate)] * 2)
 
     def close(self) -> None:
-        devices.release_cache(self._device)
+        devices.empty_cache(self._device)
 
     def release(self) -> None:
-        devices.release_cache(self._device)
+        devices.empty_cache(self._device)
 
     @property
     def device(self) -> torch.device:
@@ -196,7 +196,7 @@ class NativeEngine(SynchronousEngine):
 
     @property
     def _sample_rate(self) -> int:
-        return self._features.shape.sample_rate
+        return self._features.config.sample_rate
 
     def _hypothesis(self, emissions: Sequence[Emission]) -> Hypothesis:
         tokens = tuple(_token(emission, self._vocabulary) for emission in emissions)
@@ -204,38 +204,38 @@ class NativeEngine(SynchronousEngine):
 
 
 def load(
-    path: Path, device: torch.device, precision: str = "auto", converted: Path | None = None
-) -> Converted:
+    path: Path, device: torch.device, precision: str = "auto", cache_dir: Path | None = None
+) -> Prepacked:
     """The model in a `.nemo` file, a `safetensors` folder, or what was converted from them.
 
-    `precision` is a `Precision`, or `auto` for the fastest of the device; `converted` is a folder
+    `precision` is a `Precision`, or `auto` for the fastest of the device; `cache_dir` is a folder
     where the model is kept as it is served, for the next start. Raises `SetupError`s.
     """
     if path.suffix == ".safetensors":
-        model = read(path)
+        model = load_prepacked(path)
         if precision not in ("auto", model.precision):
             reason = f"{path} was converted to {model.precision}"
             raise InvalidSetting("PARAKEET_PRECISION", reason)
     else:
-        model = _opened(path, device, precision, converted)
+        model = _opened(path, device, precision, cache_dir)
     _check_precision(model.precision, device)
     return model
 
 
-def _opened(path: Path, device: torch.device, precision: str, converted: Path | None) -> Converted:
+def _opened(path: Path, device: torch.device, precision: str, cache_dir: Path | None) -> Prepacked:
     """In the precision of that name, or in the fastest that the weights have the range for."""
     if precision != "auto":
         chosen = Precision(precision)
         _check_precision(chosen, device)
-        return open_converted(path, chosen, converted)
+        return open_prepacked(path, chosen, cache_dir)
     chosen = fastest(device)
     try:
-        return open_converted(path, chosen, converted)
+        return open_prepacked(path, chosen, cache_dir)
     except WeightsUnsupported as failure:
         if chosen is not Precision.FP16:
             raise
         log.warning("computing in fp32, half as fast as fp16 or slower: %s", failure)
-    return open_converted(path, Precision.FP32, converted)
+    return open_prepacked(path, Precision.FP32, cache_dir)
 
 
 def _check_precision(precision: Precision, device: torch.device) -> None:

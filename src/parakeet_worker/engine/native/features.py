@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from parakeet_worker.engine.native.options import Options
+from parakeet_worker.engine.native.config_section import ConfigSection
 
 _STD_FLOOR = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
-class FeaturesShape:
-    """What a checkpoint says of its features."""
+class FeaturesConfig:
+    """Hyperparameters of the features, from a checkpoint."""
 
     sample_rate: int
     mels: int
@@ -27,37 +27,39 @@ class FeaturesShape:
     log_guard: float
 
     @classmethod
-    def read(cls, config: Mapping[str, object]) -> "FeaturesShape":
+    def from_nemo(cls, section: Mapping[str, object]) -> "FeaturesConfig":
         """From NeMo's `preprocessor` section; raises `WeightsUnsupported`."""
-        options = Options("preprocessor", config)
-        options.target("AudioToMelSpectrogramPreprocessor")
-        sample_rate = options.integer("sample_rate", 16_000)
-        window_samples = round(options.number("window_size", 0.02) * sample_rate)
-        shape = cls(
+        options = ConfigSection("preprocessor", section)
+        options.expect_target("AudioToMelSpectrogramPreprocessor")
+        sample_rate = options.get_int("sample_rate", 16_000)
+        window_samples = round(options.get_float("window_size", 0.02) * sample_rate)
+        config = cls(
             sample_rate=sample_rate,
-            mels=options.integer("features", 64),
+            mels=options.get_int("features", 64),
             window_samples=window_samples,
-            hop_samples=round(options.number("window_stride", 0.01) * sample_rate),
-            fft_samples=options.integer("n_fft", 2 ** math.ceil(math.log2(window_samples))),
-            preemphasis=options.number("preemph", 0.97),
-            low_hz=options.number("lowfreq", 0.0),
-            high_hz=options.number("highfreq", sample_rate / 2),
-            log_guard=options.number("log_zero_guard_value", 2**-24),
+            hop_samples=round(options.get_float("window_stride", 0.01) * sample_rate),
+            fft_samples=options.get_int("n_fft", 2 ** math.ceil(math.log2(window_samples))),
+            preemphasis=options.get_float("preemph", 0.97),
+            low_hz=options.get_float("lowfreq", 0.0),
+            high_hz=options.get_float("highfreq", sample_rate / 2),
+            log_guard=options.get_float("log_zero_guard_value", 2**-24),
         )
-        options.one_of("window", "hann", default="hann")
-        options.one_of("normalize", "per_feature", default="per_feature")
-        options.one_of("log", True, default=True)
-        options.one_of("log_zero_guard_type", "add", default="add")
-        options.one_of("frame_splicing", 1, default=1)
-        options.one_of("exact_pad", False, default=False)
-        options.one_of("mag_power", 2.0, default=2.0)
-        options.one_of("mel_norm", "slaney", default="slaney")
-        options.one_of("pad_value", 0.0, default=0.0)
+        options.get_choice("window", "hann", default="hann")
+        options.get_choice("normalize", "per_feature", default="per_feature")
+        options.get_choice("log", True, default=True)
+        options.get_choice("log_zero_guard_type", "add", default="add")
+        options.get_choice("frame_splicing", 1, default=1)
+        options.get_choice("exact_pad", False, default=False)
+        options.get_choice("mag_power", 2.0, default=2.0)
+        options.get_choice("mel_norm", "slaney", default="slaney")
+        options.get_choice("pad_value", 0.0, default=0.0)
         # `pad_to` adds masked frames only; the others act in training alone.
-        options.skip("pad_to", "dither", "nb_augmentation_prob", "nb_max_freq", "rng", "use_grads")
-        options.skip("stft_conv", "stft_exact_pad", "use_torchaudio", "max_duration")
-        options.close()
-        return shape
+        options.ignore(
+            "pad_to", "dither", "nb_augmentation_prob", "nb_max_freq", "rng", "use_grads"
+        )
+        options.ignore("stft_conv", "stft_exact_pad", "use_torchaudio", "max_duration")
+        options.reject_unread()
+        return config
 
 
 class Features(nn.Module):
@@ -70,50 +72,50 @@ class Features(nn.Module):
     window: Tensor
     fb: Tensor
 
-    def __init__(self, shape: FeaturesShape) -> None:
+    def __init__(self, config: FeaturesConfig) -> None:
         super().__init__()
-        self.shape = shape
-        self.register_buffer("window", torch.hann_window(shape.window_samples, periodic=False))
-        self.register_buffer("fb", mel_filters(shape).unsqueeze(0))
+        self.config = config
+        self.register_buffer("window", torch.hann_window(config.window_samples, periodic=False))
+        self.register_buffer("fb", mel_filters(config).unsqueeze(0))
 
     @classmethod
-    def from_config(cls, config: Mapping[str, object]) -> "Features":
-        return cls(FeaturesShape.read(config))
+    def from_config(cls, section: Mapping[str, object]) -> "Features":
+        return cls(FeaturesConfig.from_nemo(section))
 
     def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N) float32 samples and (B,) lengths -> (B, mels, T) and (B,) frames, `N // hop`."""
-        shape = self.shape
+        config = self.config
         emphasised = torch.cat(
-            (samples[:, :1], samples[:, 1:] - shape.preemphasis * samples[:, :-1]), dim=1
+            (samples[:, :1], samples[:, 1:] - config.preemphasis * samples[:, :-1]), dim=1
         )
         emphasised = emphasised.masked_fill(~_valid(lengths, samples.shape[1]), 0.0)
         spectrum = torch.stft(
             emphasised,
-            n_fft=shape.fft_samples,
-            hop_length=shape.hop_samples,
-            win_length=shape.window_samples,
+            n_fft=config.fft_samples,
+            hop_length=config.hop_samples,
+            win_length=config.window_samples,
             window=self.window,
             center=True,
             pad_mode="constant",
             return_complex=True,
         )
         power = torch.view_as_real(spectrum).pow(2).sum(-1)
-        mels = torch.log(torch.matmul(self.fb, power) + shape.log_guard)
-        frames = torch.div(lengths, shape.hop_samples, rounding_mode="floor")
+        mels = torch.log(torch.matmul(self.fb, power) + config.log_guard)
+        frames = torch.div(lengths, config.hop_samples, rounding_mode="floor")
         return _normalise(mels, frames), frames
 
 
-def mel_filters(shape: FeaturesShape) -> Tensor:
+def mel_filters(config: FeaturesConfig) -> Tensor:
     """Triangular filters with unit area on Slaney's mel scale, (mels, fft_samples // 2 + 1).
 
     Slaney, "Auditory Toolbox", 1998: linear below 1 kHz, logarithmic above.
     """
     edges_mel = torch.linspace(
-        _mel(shape.low_hz), _mel(shape.high_hz), shape.mels + 2, dtype=torch.float64
+        _mel(config.low_hz), _mel(config.high_hz), config.mels + 2, dtype=torch.float64
     )
     edges_hz = _hz(edges_mel)
     bins_hz = torch.linspace(
-        0, shape.sample_rate / 2, shape.fft_samples // 2 + 1, dtype=torch.float64
+        0, config.sample_rate / 2, config.fft_samples // 2 + 1, dtype=torch.float64
     )
     widths = edges_hz.diff()
     ramps = edges_hz[:, None] - bins_hz[None, :]

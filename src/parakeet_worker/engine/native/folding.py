@@ -19,52 +19,52 @@ from parakeet_worker.engine.native.encoder import (
     Subsampling,
 )
 from parakeet_worker.engine.native.precision import Precision, packed
-from parakeet_worker.engine.native.tensors import under
+from parakeet_worker.engine.native.tensors import add_prefix
 
 
 @torch.inference_mode()
 def fold(encoder: Encoder, precision: Precision) -> dict[str, Tensor]:
     """The tensors of `encoder` in `precision`, each contiguous and on its own memory."""
-    folded = under("subsampling", _subsampling(encoder.pre_encode, precision))
+    folded = add_prefix("subsampling", _subsampling(encoder.pre_encode, precision))
     for number, layer in enumerate(encoder.layers):
         assert isinstance(layer, ConformerLayer)
-        folded |= under(f"layers.{number}", _layer(layer, precision))
+        folded |= add_prefix(f"layers.{number}", _layer(layer, precision))
     return {name: tensor.detach().clone().contiguous() for name, tensor in folded.items()}
 
 
 def _subsampling(plain: Subsampling, precision: Precision) -> dict[str, Tensor]:
-    folded = under("out", _matrix(plain.out, precision))
+    folded = add_prefix("out", _matrix(plain.out, precision))
     convolutions = [layer for layer in plain.conv if isinstance(layer, nn.Conv2d)]
     for number, layer in enumerate(convolutions):
         pointwise = layer.kernel_size == (1, 1)
         kept = _matrix(layer, precision) if pointwise else _weights(layer, precision)
-        folded |= under(f"conv.{number}", kept)
+        folded |= add_prefix(f"conv.{number}", kept)
     return folded
 
 
 def _layer(plain: ConformerLayer, precision: Precision) -> dict[str, Tensor]:
     norms = {
-        "first": plain.norm_feed_forward1,
-        "attention": plain.norm_self_att,
-        "convolution": plain.norm_conv,
-        "second": plain.norm_feed_forward2,
+        "feed_forward1": plain.norm_feed_forward1,
+        "self_attn": plain.norm_self_att,
+        "conv": plain.norm_conv,
+        "feed_forward2": plain.norm_feed_forward2,
         "out": plain.norm_out,
     }
     folded: dict[str, Tensor] = {}
     for name, norm in norms.items():
-        folded |= under(f"norms.{name}", _weights(norm, precision))
+        folded |= add_prefix(f"norms.{name}", _weights(norm, precision))
     return (
         folded
-        | under("first", _feed_forward(plain.feed_forward1, precision))
-        | under("attention", _attention(plain.self_attn, precision))
-        | under("convolution", _convolution(plain.conv, precision))
-        | under("second", _feed_forward(plain.feed_forward2, precision))
+        | add_prefix("feed_forward1", _feed_forward(plain.feed_forward1, precision))
+        | add_prefix("self_attn", _attention(plain.self_attn, precision))
+        | add_prefix("conv", _convolution(plain.conv, precision))
+        | add_prefix("feed_forward2", _feed_forward(plain.feed_forward2, precision))
     )
 
 
 def _feed_forward(plain: FeedForward, precision: Precision) -> dict[str, Tensor]:
-    return under("widen", _matrix(plain.linear1, precision)) | under(
-        "narrow", _matrix(plain.linear2, precision, factor=0.5)
+    return add_prefix("linear1", _matrix(plain.linear1, precision)) | add_prefix(
+        "linear2", _matrix(plain.linear2, precision, factor=0.5)
     )
 
 
@@ -78,8 +78,8 @@ def _convolution(plain: Convolution, precision: Precision) -> dict[str, Tensor]:
         offset = offset + depthwise.bias * gain
     weight = depthwise.weight * gain[:, None, None]
     return {
-        **under("widen", _matrix(plain.pointwise_conv1, precision)),
-        **under("narrow", _matrix(plain.pointwise_conv2, precision)),
+        **add_prefix("pointwise_conv1", _matrix(plain.pointwise_conv1, precision)),
+        **add_prefix("pointwise_conv2", _matrix(plain.pointwise_conv2, precision)),
         "weight": weight.unsqueeze(-1).to(precision.dtype),
         "bias": offset.to(precision.dtype),
     }
@@ -96,12 +96,12 @@ def _attention(plain: RelativeAttention, precision: Precision) -> dict[str, Tens
     bias[:width] += plain.pos_bias_u.flatten()
     weight[:width] *= scale
     bias[:width] *= scale
-    by_place = (plain.pos_bias_v - plain.pos_bias_u) * scale
+    position_bias = (plain.pos_bias_v - plain.pos_bias_u) * scale
     return {
-        **under("project", packed(weight, bias, precision)),
-        **under("out", _matrix(plain.linear_out, precision)),
-        "by_place": by_place[:, None, :].to(precision.dtype),
-        "places": plain.linear_pos.weight.to(precision.dtype),
+        **add_prefix("qkv", packed(weight, bias, precision)),
+        **add_prefix("out", _matrix(plain.linear_out, precision)),
+        "position_bias": position_bias[:, None, :].to(precision.dtype),
+        "position_weight": plain.linear_pos.weight.to(precision.dtype),
     }
 
 

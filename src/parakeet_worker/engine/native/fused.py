@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from parakeet_worker.engine.native.encoder import EncoderShape, relative_positions
+from parakeet_worker.engine.native.encoder import EncoderConfig, relative_positions
 from parakeet_worker.engine.native.precision import Linear, Precision, linear
-from parakeet_worker.engine.native.tensors import Tensors, below
+from parakeet_worker.engine.native.tensors import Tensors, strip_prefix
 
 # Longer utterances project their positions on the fly: a table of one hour would take gigabytes.
 _MAX_KEPT_FRAMES = 1024
@@ -31,20 +31,20 @@ class FusedEncoder:
     """Runs on the tensors that `folding.fold` gives, brought to one device."""
 
     def __init__(
-        self, folded: Tensors, shape: EncoderShape, precision: Precision, device: torch.device
+        self, folded: Tensors, config: EncoderConfig, precision: Precision, device: torch.device
     ) -> None:
         self._device = device
         self._dtype = precision.dtype
-        self._scale = math.sqrt(shape.width) if shape.scale_input else 1.0
+        self._scale = math.sqrt(config.width) if config.scale_input else 1.0
         moved = {name: tensor.to(device) for name, tensor in folded.items()}
         self._subsampling = _Tiled(
-            below("subsampling", moved), shape.subsampling_factor, precision, device
+            strip_prefix("subsampling", moved), config.subsampling_factor, precision, device
         )
         self._layers = [
-            _Layer(below(f"layers.{number}", moved), shape.heads, precision)
-            for number in range(shape.layers)
+            _Layer(strip_prefix(f"layers.{number}", moved), config.heads, precision)
+            for number in range(config.layers)
         ]
-        self._positions = _Positions(shape.width, precision, device, self._layers)
+        self._positions = _Positions(config.width, precision, device, self._layers)
 
     @torch.inference_mode()
     def prepare(self, frames: int) -> None:
@@ -64,8 +64,8 @@ class FusedEncoder:
         if padded:
             frames = torch.arange(states.shape[1], device=self._device)
             padding = frames >= lengths.unsqueeze(1)
-        for layer, places in zip(self._layers, self._positions.of(states.shape[1]), strict=True):
-            states = layer(states, places, padding)
+        for layer, positions in zip(self._layers, self._positions.of(states.shape[1]), strict=True):
+            states = layer(states, positions, padding)
         return states, lengths
 
 
@@ -84,7 +84,7 @@ class _Tiled:
         self._convolutions: list[Linear] = []
         halvings = int(math.log2(factor))
         for number in range(2 * halvings - 1):
-            part = below(f"conv.{number}", folded)
+            part = strip_prefix(f"conv.{number}", folded)
             pointwise = number > 0 and number % 2 == 0
             convolution = _pointwise(part, precision) if pointwise else _Conv(part)
             self._convolutions.append(convolution)
@@ -93,7 +93,7 @@ class _Tiled:
         self._factor = factor
         self._tile_frames = _TILE_FRAMES[device.type]
         self._tile_rows = _TILE_ROWS[device.type]
-        self._out = linear(below("out", folded), precision)
+        self._out = linear(strip_prefix("out", folded), precision)
 
     def __call__(self, mels: Tensor, lengths: Tensor, *, padded: bool) -> tuple[Tensor, Tensor]:
         rows = [
@@ -165,20 +165,20 @@ class _Layer:
 
     def __init__(self, folded: Tensors, heads: int, precision: Precision) -> None:
         self._norms = [
-            _Norm(below(f"norms.{name}", folded))
-            for name in ("first", "attention", "convolution", "second", "out")
+            _Norm(strip_prefix(f"norms.{name}", folded))
+            for name in ("feed_forward1", "self_attn", "conv", "feed_forward2", "out")
         ]
-        self._first = _FeedForward(below("first", folded), precision)
-        self.attention = _Attention(below("attention", folded), heads, precision)
-        self._convolution = _Convolution(below("convolution", folded), precision)
-        self._second = _FeedForward(below("second", folded), precision)
+        self._feed_forward1 = _FeedForward(strip_prefix("feed_forward1", folded), precision)
+        self.self_attn = _Attention(strip_prefix("self_attn", folded), heads, precision)
+        self._conv = _Convolution(strip_prefix("conv", folded), precision)
+        self._feed_forward2 = _FeedForward(strip_prefix("feed_forward2", folded), precision)
 
-    def __call__(self, states: Tensor, places: Tensor, padding: Tensor | None) -> Tensor:
+    def __call__(self, states: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
         first, attention, convolution, second, out = self._norms
-        states = states + self._first(first(states))
-        states = states + self.attention(attention(states), places, padding)
-        states = states + self._convolution(convolution(states), padding)
-        return out(states + self._second(second(states)))
+        states = states + self._feed_forward1(first(states))
+        states = states + self.self_attn(attention(states), positions, padding)
+        states = states + self._conv(convolution(states), padding)
+        return out(states + self._feed_forward2(second(states)))
 
 
 class _Norm:
@@ -191,25 +191,25 @@ class _Norm:
 
 class _FeedForward:
     def __init__(self, folded: Tensors, precision: Precision) -> None:
-        self._widen = linear(below("widen", folded), precision)
-        self._narrow = linear(below("narrow", folded), precision)
+        self._linear1 = linear(strip_prefix("linear1", folded), precision)
+        self._linear2 = linear(strip_prefix("linear2", folded), precision)
 
     def __call__(self, states: Tensor) -> Tensor:
-        return self._narrow(functional.silu(self._widen(states), inplace=True))
+        return self._linear2(functional.silu(self._linear1(states), inplace=True))
 
 
 class _Convolution:
     """The pointwise convolutions are matrix products."""
 
     def __init__(self, folded: Tensors, precision: Precision) -> None:
-        self._widen = linear(below("widen", folded), precision)
-        self._narrow = linear(below("narrow", folded), precision)
+        self._pointwise1 = linear(strip_prefix("pointwise_conv1", folded), precision)
+        self._pointwise2 = linear(strip_prefix("pointwise_conv2", folded), precision)
         self._weight = folded["weight"].contiguous(memory_format=torch.channels_last)
         self._bias = folded["bias"]
         self._padding = (self._weight.shape[2] - 1) // 2
 
     def __call__(self, states: Tensor, padding: Tensor | None) -> Tensor:
-        gated = functional.glu(self._widen(states), dim=-1)
+        gated = functional.glu(self._pointwise1(states), dim=-1)
         if padding is not None:
             gated = gated.masked_fill(padding.unsqueeze(2), 0.0)
         # (B, T, C) read as (B, C, T, 1) is already laid out channels last.
@@ -222,36 +222,41 @@ class _Convolution:
             groups=planes.shape[1],
         )
         mixed = functional.silu(mixed, inplace=True)
-        return self._narrow(mixed.squeeze(-1).transpose(1, 2))
+        return self._pointwise2(mixed.squeeze(-1).transpose(1, 2))
 
 
 class _Attention:
     def __init__(self, folded: Tensors, heads: int, precision: Precision) -> None:
-        self._project = linear(below("project", folded), precision)
-        self._out = linear(below("out", folded), precision)
-        self._by_place, self._places = folded["by_place"], folded["places"]
-        self._heads, self._head_width = heads, self._by_place.shape[-1]
+        self._qkv = linear(strip_prefix("qkv", folded), precision)
+        self._out = linear(strip_prefix("out", folded), precision)
+        self._position_bias, self._position_weight = (
+            folded["position_bias"],
+            folded["position_weight"],
+        )
+        self._heads, self._head_width = heads, self._position_bias.shape[-1]
 
     def project_positions(self, table: Tensor) -> Tensor:
         """(2T-1, width) positions -> (2T-1, heads, head width)."""
-        return functional.linear(table, self._places).view(-1, self._heads, self._head_width)
+        return functional.linear(table, self._position_weight).view(
+            -1, self._heads, self._head_width
+        )
 
-    def __call__(self, states: Tensor, places: Tensor, padding: Tensor | None) -> Tensor:
+    def __call__(self, states: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
         batch, time, width = states.shape
         split = (batch, time, 3, self._heads, self._head_width)
-        query, key, value = self._project(states).view(split).permute(2, 0, 3, 1, 4)
+        query, key, value = self._qkv(states).view(split).permute(2, 0, 3, 1, 4)
         attended, after = [], 0
         for some in query.split(_QUERIES_AT_ONCE, dim=2):
             first, after = after, after + some.shape[2]
-            seen = places[time - after : 2 * time - 1 - first]
+            seen = positions[time - after : 2 * time - 1 - first]
             attended.append(self._attend(some, key, value, seen, padding))
         return self._out(torch.cat(attended, dim=2).transpose(1, 2).reshape(batch, time, width))
 
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, places: Tensor, padding: Tensor | None
+        self, query: Tensor, key: Tensor, value: Tensor, positions: Tensor, padding: Tensor | None
     ) -> Tensor:
-        """(B, heads, Q, head width) queries to all keys; `places` are (T+Q-1, heads, width)."""
-        scores = torch.matmul(query + self._by_place, places.permute(1, 2, 0))
+        """(B, heads, Q, head width) queries to all keys; `positions` are (T+Q-1, heads, width)."""
+        scores = torch.matmul(query + self._position_bias, positions.permute(1, 2, 0))
         bias = _diagonals(scores)
         if padding is not None:
             floor = torch.finfo(bias.dtype).min / 2
@@ -311,4 +316,4 @@ class _Positions:
         """Layer by layer: of a long recording, one table is all that there is room for."""
         table = relative_positions(time, self._width).to(self._device, self._dtype)
         for layer in self._layers:
-            yield layer.attention.project_positions(table)
+            yield layer.self_attn.project_positions(table)

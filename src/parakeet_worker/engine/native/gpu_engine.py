@@ -34,9 +34,8 @@ from parakeet_worker.engine.base import (
     as_float,
 )
 from parakeet_worker.engine.kernel_report import KernelReport
-from parakeet_worker.engine.native.converted import Converted
-from parakeet_worker.engine.native.decoder import JointShape
-from parakeet_worker.engine.native.encoder import EncoderShape
+from parakeet_worker.engine.native.decoder import JointConfig
+from parakeet_worker.engine.native.encoder import EncoderConfig
 from parakeet_worker.engine.native.encoder_graphs import BUCKET_TOKENS, EncoderGraphs
 from parakeet_worker.engine.native.engine import NativeEngine
 from parakeet_worker.engine.native.kernel_choice import (
@@ -55,6 +54,7 @@ from parakeet_worker.engine.native.packed_encoder import (
 )
 from parakeet_worker.engine.native.packed_features import PackedFeatures
 from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.prepacked import Prepacked
 from parakeet_worker.engine.native.rows import FACTOR, Plan, Rows
 from parakeet_worker.engine.native.search import (
     Emissions,
@@ -63,7 +63,7 @@ from parakeet_worker.engine.native.search import (
     SearchModel,
 )
 from parakeet_worker.engine.native.staging import Shape, Staged, Staging
-from parakeet_worker.engine.native.tensors import below
+from parakeet_worker.engine.native.tensors import strip_prefix
 from parakeet_worker.engine.native.tokens import Vocabulary
 from parakeet_worker.errors import NotFinite, OutOfMemory
 from parakeet_worker.language import Script, allowed
@@ -99,7 +99,7 @@ class GpuEngine:
 
     def __init__(
         self,
-        model: Converted,
+        model: Prepacked,
         plain: NativeEngine,
         kernels: Kernels,
         search: GraphSearch,
@@ -120,16 +120,16 @@ class GpuEngine:
         self._cuda = device.type == "cuda"
         self._plain = plain
         self._vocabulary = model.vocabulary
-        shape = EncoderShape.read(model.encoder)
+        config = EncoderConfig.from_nemo(model.encoder)
         features = self._plain.features
-        self._hop_samples = features.shape.hop_samples
-        self._sample_rate = features.shape.sample_rate
+        self._hop_samples = features.config.hop_samples
+        self._sample_rate = features.config.sample_rate
         self.frame_seconds = self._plain.frame_seconds
         self.precision = model.precision
         self._features = PackedFeatures.of(features, kernels, model.precision.dtype)
-        self._encoder = PackedEncoder(below("encoder", model.tensors), shape, kernels)
+        self._encoder = PackedEncoder(strip_prefix("encoder", model.tensors), config, kernels)
         self._kernels = kernels
-        self._width = shape.width
+        self._width = config.width
         self._search = search
         self._packs = True
         self._kernel_reports, self._remembered = tuple(reports), remembered
@@ -156,7 +156,7 @@ class GpuEngine:
     @classmethod
     def on_device(
         cls,
-        model: Converted,
+        model: Prepacked,
         device: torch.device,
         *,
         reproducible: bool = False,
@@ -179,7 +179,7 @@ class GpuEngine:
     @classmethod
     def checked(
         cls,
-        model: Converted,
+        model: Prepacked,
         device: torch.device,
         kernels: Kernels,
         search_kernels: SearchKernels,
@@ -194,9 +194,9 @@ class GpuEngine:
         `__init__`'s.
         """
         plain = NativeEngine(model, device, reproducible=kernels.reproducible)
-        folded = below("encoder", model.tensors)
+        folded = strip_prefix("encoder", model.tensors)
         parts = EncoderParts(
-            plain.features, EncoderShape.read(model.encoder), folded, model.precision
+            plain.features, EncoderConfig.from_nemo(model.encoder), folded, model.precision
         )
         kernels, reports = checked_encoder(parts, kernels, broken)
         searched = search_model(model)
@@ -323,7 +323,10 @@ class GpuEngine:
         if packed and (sum(plan.samples) > self._staging.samples or len(batch) > _MAX_CHUNKS):
             raise OutOfMemory(self._longest_seconds(plan))
         broken: frozenset[int] = frozenset()
-        with failures.translated(self._longest_seconds(plan)), self._within(self._compute):
+        with (
+            failures.translate_out_of_memory(self._longest_seconds(plan)),
+            self._within(self._compute),
+        ):
             if packed:
                 staged, states = self._encoded(self._graphs.shape_for(plan), batch, plan)
                 broken = staged.broken
@@ -373,7 +376,10 @@ class GpuEngine:
         broken: frozenset[int],
     ) -> list[Outcome]:
         """Runs in the search's thread."""
-        with failures.translated(self._longest_seconds(plan)), self._within(self._searching):
+        with (
+            failures.translate_out_of_memory(self._longest_seconds(plan)),
+            self._within(self._searching),
+        ):
             if done is not None:
                 self._searching.wait_event(done)
             found = self._search.decode(states, plan.tokens, slots)
@@ -400,12 +406,12 @@ class GpuEngine:
         return torch.cuda.stream(stream) if self._cuda else nullcontext()
 
 
-def search_model(model: Converted) -> SearchModel:
+def search_model(model: Prepacked) -> SearchModel:
     """The part of a model that the search needs."""
     return SearchModel(
-        below("decoder", model.tensors),
-        below("joint", model.tensors),
-        JointShape.read(model.joint).activation,
+        strip_prefix("decoder", model.tensors),
+        strip_prefix("joint", model.tensors),
+        JointConfig.from_nemo(model.joint).activation,
         model.durations,
         model.max_symbols,
     )

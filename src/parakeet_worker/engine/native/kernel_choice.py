@@ -13,7 +13,7 @@ from torch import Tensor
 from parakeet_worker.container import Container
 from parakeet_worker.engine.kernel_report import KernelReport, NoKernels
 from parakeet_worker.engine.native.compilation import CompileRequest, Target, compiled, missing
-from parakeet_worker.engine.native.encoder import EncoderShape
+from parakeet_worker.engine.native.encoder import EncoderConfig
 from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.kernels import ahead, cache
 from parakeet_worker.engine.native.kernels.check import Comparison, replaced
@@ -45,7 +45,7 @@ class EncoderParts:
     """What the packed encoder is made of, on the device."""
 
     features: Features
-    shape: EncoderShape
+    config: EncoderConfig
     folded: Tensors
     precision: Precision
 
@@ -96,13 +96,13 @@ def checked_encoder(
     compared = comparison.of(kernels, references, names)
     device = parts.features.window.device
     with _without_cudnn():
-        shape = replace(parts.shape, layers=min(_LAYERS, parts.shape.layers))
-        rate, hop = parts.features.shape.sample_rate, parts.features.shape.hop_samples
+        config = replace(parts.config, layers=min(_LAYERS, parts.config.layers))
+        rate, hop = parts.features.config.sample_rate, parts.features.config.hop_samples
         plan = Plan(tuple(round(seconds * rate) for seconds in _SECONDS), hop)
         rows = rows_of(plan, [1 / (1 << 15)] * len(_SECONDS), device)
         noise = _noise(sum(plan.samples)) * _LOUDNESS
         features = PackedFeatures.of(parts.features, compared, parts.precision.dtype)
-        encoder = PackedEncoder(parts.folded, shape, compared, longest=rows.longest)
+        encoder = PackedEncoder(parts.folded, config, compared, longest=rows.longest)
         encoder(features(noise.to(torch.int16).to(device), rows), rows)
     reports = comparison.reports()
     return replaced(kernels, references, reports), reports

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from parakeet_worker.engine.native.checkpoint import Description
-from parakeet_worker.engine.native.decoder import Joint, JointShape, Predictor, PredictorShape
-from parakeet_worker.engine.native.encoder import Encoder, EncoderShape
-from parakeet_worker.engine.native.features import Features, FeaturesShape
+from parakeet_worker.engine.native.checkpoint import ModelConfig
+from parakeet_worker.engine.native.decoder import Joint, JointConfig, Predictor, PredictorConfig
+from parakeet_worker.engine.native.encoder import Encoder, EncoderConfig
+from parakeet_worker.engine.native.features import Features, FeaturesConfig
 from parakeet_worker.engine.native.folding import fold
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
 from parakeet_worker.engine.native.kernels.launcher import Launch, recording
@@ -33,22 +33,22 @@ _SECONDS = (3, 1)
 class ModelShape:
     """What of a model decides its kernels' constants."""
 
-    features: FeaturesShape
-    encoder: EncoderShape
-    predictor: PredictorShape
-    joint: JointShape
+    features: FeaturesConfig
+    encoder: EncoderConfig
+    predictor: PredictorConfig
+    joint: JointConfig
     durations: tuple[int, ...]
     max_symbols: int
 
     @classmethod
-    def of(cls, model: Description) -> "ModelShape":
+    def of(cls, model: ModelConfig) -> "ModelShape":
         """Without what decides nothing; raises `WeightsUnsupported`."""
-        encoder, joint = EncoderShape.read(model.encoder), JointShape.read(model.joint)
+        encoder, joint = EncoderConfig.from_nemo(model.encoder), JointConfig.from_nemo(model.joint)
         layers = min(_LAYERS, encoder.layers)
         return cls(
-            features=FeaturesShape.read(model.preprocessor),
+            features=FeaturesConfig.from_nemo(model.preprocessor),
             encoder=replace(encoder, layers=layers, dropout=0.0, dropout_attention=0.0),
-            predictor=replace(PredictorShape.read(model.decoder), dropout=0.0),
+            predictor=replace(PredictorConfig.from_nemo(model.decoder), dropout=0.0),
             joint=replace(joint, dropout=0.0),
             durations=tuple(model.durations),
             max_symbols=model.max_symbols,
@@ -58,10 +58,10 @@ class ModelShape:
     def from_dict(cls, fields: Mapping[str, Any]) -> "ModelShape":
         """What `dataclasses.asdict` made of one, also where it went through JSON."""
         return cls(
-            features=FeaturesShape(**fields["features"]),
-            encoder=EncoderShape(**fields["encoder"]),
-            predictor=PredictorShape(**fields["predictor"]),
-            joint=JointShape(**fields["joint"]),
+            features=FeaturesConfig(**fields["features"]),
+            encoder=EncoderConfig(**fields["encoder"]),
+            predictor=PredictorConfig(**fields["predictor"]),
+            joint=JointConfig(**fields["joint"]),
             durations=tuple(fields["durations"]),
             max_symbols=fields["max_symbols"],
         )
@@ -82,7 +82,7 @@ def _encode(shape: ModelShape, precision: Precision, kernels: Kernels) -> None:
     features = PackedFeatures.of(Features(shape.features).to(_META), kernels, precision.dtype)
     with _META:
         encoder = Encoder(shape.encoder).eval()
-        packed = PackedEncoder(fold(encoder, precision), encoder.shape, kernels)
+        packed = PackedEncoder(fold(encoder, precision), encoder.config, kernels)
     rate, hop = shape.features.sample_rate, shape.features.hop_samples
     plan = Plan(tuple(seconds * rate for seconds in _SECONDS), hop)
     rows = rows_of(plan, [1.0] * len(_SECONDS), _META)

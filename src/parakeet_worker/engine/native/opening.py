@@ -11,10 +11,10 @@ import torch
 from parakeet_worker.engine import device as devices
 from parakeet_worker.engine.base import Engine
 from parakeet_worker.engine.kernel_report import NoKernels
-from parakeet_worker.engine.native.converted import Converted
-from parakeet_worker.engine.native.encoder import EncoderShape
+from parakeet_worker.engine.native.encoder import EncoderConfig
 from parakeet_worker.engine.native.engine import NativeEngine, load
 from parakeet_worker.engine.native.precision import KERNEL_PRECISIONS
+from parakeet_worker.engine.native.prepacked import Prepacked
 from parakeet_worker.engine.native.rows import FACTOR
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def open_native(
     path: Path,
     device: str = "auto",
     precision: str = "auto",
-    converted: Path | None = None,
+    cache_dir: Path | None = None,
     *,
     kernels: bool = True,
     kernel_folders: Sequence[Path] = (),
@@ -33,14 +33,14 @@ def open_native(
 ) -> Engine:
     """The engine for the model at `path`; raises `SetupError`s.
 
-    `device`, `precision` and `converted` are as for `NativeEngine.open`. With `kernels` a GPU of
+    `device`, `precision` and `cache_dir` are as for `NativeEngine.open`. With `kernels` a GPU of
     compute capability 8.0 or later computes packed batches in Triton kernels, for chunks of about
     `chunk_seconds`; else, and where they cannot be had, in plain PyTorch. Compiled kernels are
     looked for in `kernel_folders`, and kept in the last of them. With `reproducible` a chunk has
     the same text beside any others.
     """
-    where = devices.choose(device)
-    model = load(path, where, precision, converted)
+    where = devices.select(device)
+    model = load(path, where, precision, cache_dir)
     reason = _without_kernels(model, where) if kernels else "they are switched off"
     if reason is None:
         try:
@@ -58,7 +58,7 @@ def open_native(
     return NativeEngine(model, where, reproducible=reproducible)
 
 
-def _without_kernels(model: Converted, device: torch.device) -> str | None:
+def _without_kernels(model: Prepacked, device: torch.device) -> str | None:
     """Why there are none for this model on this device; None where there are."""
     if device.type != "cuda":
         return "they are for a GPU"
@@ -67,14 +67,14 @@ def _without_kernels(model: Converted, device: torch.device) -> str | None:
         return f"compute capability {major}.{minor} is below 8.0"
     if model.precision not in KERNEL_PRECISIONS:
         return f"they compute in bf16 and fp16, not in {model.precision}"
-    factor = EncoderShape.read(model.encoder).subsampling_factor
+    factor = EncoderConfig.from_nemo(model.encoder).subsampling_factor
     if factor != FACTOR:
         return f"they subsample by {FACTOR}, not by {factor}"
     return None
 
 
 def _packed(
-    model: Converted,
+    model: Prepacked,
     device: torch.device,
     folders: Sequence[Path],
     *,

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from parakeet_worker.engine.native.encoder import EncoderShape, relative_positions
+from parakeet_worker.engine.native.encoder import EncoderConfig, relative_positions
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
 from parakeet_worker.engine.native.rows import FACTOR, Group, Rows
-from parakeet_worker.engine.native.tensors import Tensors, below
+from parakeet_worker.engine.native.tensors import Tensors, strip_prefix
 
 LONGEST_TOKENS = 1024
 """The longest row, 82 s: the scores of its positions grow with the square of its length."""
@@ -28,22 +28,26 @@ class PackedEncoder:
     """Runs on the tensors that `folding.fold` gives in bfloat16 or float16, on one device."""
 
     def __init__(
-        self, folded: Tensors, shape: EncoderShape, kernels: Kernels, longest: int = LONGEST_TOKENS
+        self,
+        folded: Tensors,
+        config: EncoderConfig,
+        kernels: Kernels,
+        longest: int = LONGEST_TOKENS,
     ) -> None:
         """`longest` is the tokens of the longest row that will come.
 
         Raises `ValueError` for a subsampling other than by 8.
         """
-        if shape.subsampling_factor != FACTOR:
+        if config.subsampling_factor != FACTOR:
             raise ValueError(f"packed rows need a subsampling of {FACTOR}")
         self.longest = longest
-        self._subsampling = _Subsampling(below("subsampling", folded), shape, kernels)
+        self._subsampling = _Subsampling(strip_prefix("subsampling", folded), config, kernels)
         self._layers = [
-            _Layer(below(f"layers.{number}", folded), shape.heads, kernels)
-            for number in range(shape.layers)
+            _Layer(strip_prefix(f"layers.{number}", folded), config.heads, kernels)
+            for number in range(config.layers)
         ]
         self._norm = kernels.residual_norm
-        table = relative_positions(longest, shape.width)
+        table = relative_positions(longest, config.width)
         self._positions = [layer.attention.positions(table) for layer in self._layers]
 
     @torch.inference_mode()
@@ -72,14 +76,14 @@ class PackedEncoder:
 class _Subsampling:
     """Mel frames to the states that the layers begin with."""
 
-    def __init__(self, folded: Tensors, shape: EncoderShape, kernels: Kernels) -> None:
+    def __init__(self, folded: Tensors, config: EncoderConfig, kernels: Kernels) -> None:
         self._kernels = kernels
-        self._scale = math.sqrt(shape.width) if shape.scale_input else 1.0
+        self._scale = math.sqrt(config.width) if config.scale_input else 1.0
         self._first, self._second, self._next = (
-            _taps(below(f"conv.{number}", folded)) for number in (0, 1, 3)
+            _taps(strip_prefix(f"conv.{number}", folded)) for number in (0, 1, 3)
         )
-        self._points = [_matrix(below(f"conv.{number}", folded)) for number in (2, 4)]
-        weight, bias = _matrix(below("out", folded))
+        self._points = [_matrix(strip_prefix(f"conv.{number}", folded)) for number in (2, 4)]
+        weight, bias = _matrix(strip_prefix("out", folded))
         channels = self._first[0].shape[1]
         # The planes come with channels last.
         turned = weight.view(len(weight), channels, -1).transpose(1, 2)
@@ -119,15 +123,18 @@ class _Layer:
             self._second_norm,
             self._out,
         ) = (
-            _affine(below(f"norms.{name}", folded))
-            for name in ("first", "attention", "convolution", "second", "out")
+            _affine(strip_prefix(f"norms.{name}", folded))
+            for name in ("feed_forward1", "self_attn", "conv", "feed_forward2", "out")
         )
         self._first, self._second = (
-            (_matrix(below(f"{name}.widen", folded)), _matrix(below(f"{name}.narrow", folded)))
-            for name in ("first", "second")
+            (
+                _matrix(strip_prefix(f"{name}.linear1", folded)),
+                _matrix(strip_prefix(f"{name}.linear2", folded)),
+            )
+            for name in ("feed_forward1", "feed_forward2")
         )
-        self.attention = _Attention(below("attention", folded), heads, kernels)
-        self._convolution = _Convolution(below("convolution", folded), kernels)
+        self.attention = _Attention(strip_prefix("self_attn", folded), heads, kernels)
+        self._convolution = _Convolution(strip_prefix("conv", folded), kernels)
 
     def __call__(
         self, states: Tensor, normed: Tensor, positions: Tensor, rows: Rows, then: Affine | None
@@ -153,23 +160,23 @@ class _Attention:
     def __init__(self, folded: Tensors, heads: int, kernels: Kernels) -> None:
         self._kernels = kernels
         self._heads = heads
-        self._project, self._out = (_matrix(below(name, folded)) for name in ("project", "out"))
-        self._by_place = folded["by_place"].flatten().contiguous()
-        self._places = folded["places"]
+        self._qkv, self._out = (_matrix(strip_prefix(name, folded)) for name in ("qkv", "out"))
+        self._position_bias = folded["position_bias"].flatten().contiguous()
+        self._position_weight = folded["position_weight"]
 
     def positions(self, table: Tensor) -> Tensor:
         """(2T-1, width) positions -> (heads, 2T-1 and some zeros, head width), contiguous."""
-        table = table.to(self._places)
-        projected = functional.linear(table, self._places).view(
-            len(table), self._heads, self._by_place.shape[0] // self._heads
+        table = table.to(self._position_weight)
+        projected = functional.linear(table, self._position_weight).view(
+            len(table), self._heads, self._position_bias.shape[0] // self._heads
         )
         padded = functional.pad(projected, (0, 0, 0, 0, 0, _ALIGNED_COLUMNS))
         return padded.transpose(0, 1).contiguous()
 
     def __call__(self, normed: Tensor, positions: Tensor, rows: Rows) -> Tensor:
         kernels = self._kernels
-        projected = kernels.product(normed, *self._project)
-        queries = kernels.position_query(projected, self._by_place, self._heads)
+        projected = kernels.product(normed, *self._qkv)
+        queries = kernels.position_query(projected, self._position_bias, self._heads)
         scores = kernels.product(queries, positions)
         return kernels.product(kernels.attention(projected, scores, rows), *self._out)
 
@@ -177,13 +184,15 @@ class _Attention:
 class _Convolution:
     def __init__(self, folded: Tensors, kernels: Kernels) -> None:
         self._kernels = kernels
-        self._widen, self._narrow = (_matrix(below(name, folded)) for name in ("widen", "narrow"))
+        self._pointwise1, self._pointwise2 = (
+            _matrix(strip_prefix(name, folded)) for name in ("pointwise_conv1", "pointwise_conv2")
+        )
         self._taps = _taps(folded)
 
     def __call__(self, normed: Tensor, rows: Rows) -> Tensor:
         kernels = self._kernels
-        gated = kernels.glu(kernels.product(normed, *self._widen))
-        return kernels.product(kernels.depthwise(gated, *self._taps, rows), *self._narrow)
+        gated = kernels.glu(kernels.product(normed, *self._pointwise1))
+        return kernels.product(kernels.depthwise(gated, *self._taps, rows), *self._pointwise2)
 
 
 Matrix = tuple[Tensor, Tensor | None]

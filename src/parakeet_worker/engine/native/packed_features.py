@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from parakeet_worker.engine.native.features import Features, FeaturesShape
+from parakeet_worker.engine.native.features import Features, FeaturesConfig
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
 from parakeet_worker.engine.native.rows import FACTOR, Rows
 
@@ -20,7 +20,7 @@ _ALIGNED_BINS = 8
 class PackedFeatures:
     """The steps of `Features` on one device."""
 
-    shape: FeaturesShape
+    config: FeaturesConfig
     window: Tensor
     """(n_fft,) float32, the window in the middle."""
     filters: Tensor
@@ -34,16 +34,16 @@ class PackedFeatures:
     @classmethod
     def of(cls, features: Features, kernels: Kernels, dtype: torch.dtype) -> "PackedFeatures":
         """With the buffers of `features`, on their device."""
-        shape = features.shape
-        before = (shape.fft_samples - shape.window_samples) // 2
-        after = shape.fft_samples - shape.window_samples - before
+        config = features.config
+        before = (config.fft_samples - config.window_samples) // 2
+        after = config.fft_samples - config.window_samples - before
         filters = features.fb[0]
         missing = -filters.shape[1] % _ALIGNED_BINS
         return cls(
-            shape=shape,
+            config=config,
             window=functional.pad(features.window, (before, after)),
             filters=functional.pad(filters, (0, missing)).contiguous(),
-            transform=_transform(shape.fft_samples).to(features.window)
+            transform=_transform(config.fft_samples).to(features.window)
             if kernels.reproducible
             else None,
             kernels=kernels,
@@ -59,7 +59,7 @@ class PackedFeatures:
         for first in range(0, total, _FRAMES_AT_ONCE):
             count = min(_FRAMES_AT_ONCE, total - first)
             power[first : first + count] = self._mel_power(samples, rows, first, count)
-        return self.kernels.mel_norm(power, rows, log_guard=self.shape.log_guard, dtype=self.dtype)
+        return self.kernels.mel_norm(power, rows, log_guard=self.config.log_guard, dtype=self.dtype)
 
     def _mel_power(self, samples: Tensor, rows: Rows, first: int, count: int) -> Tensor:
         framed = self.kernels.frames(
@@ -68,8 +68,8 @@ class PackedFeatures:
             rows,
             first,
             count,
-            hop_samples=self.shape.hop_samples,
-            preemphasis=self.shape.preemphasis,
+            hop_samples=self.config.hop_samples,
+            preemphasis=self.config.preemphasis,
         )
         if self.transform is None:
             spectrum = torch.view_as_real(torch.fft.rfft(framed))

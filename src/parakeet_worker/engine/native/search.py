@@ -28,7 +28,7 @@ from parakeet_worker.engine.native.kernels.lstm import Layer
 from parakeet_worker.engine.native.kernels.search_rows import FAILED, SearchRows
 from parakeet_worker.engine.native.kernels.tiles import Tile, Tiles
 from parakeet_worker.engine.native.precision import Precision
-from parakeet_worker.engine.native.tensors import Tensors, below
+from parakeet_worker.engine.native.tensors import Tensors, strip_prefix
 
 _STEPS_PER_REPLAY = 16  # even: hidden states alternate between two buffers
 _BUCKETS = (16, 32, 64, 128, 256)
@@ -424,7 +424,7 @@ def _turned(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _layers(predictor: Tensors, dtype: torch.dtype) -> Iterator[Layer]:
-    lstm = below("prediction.dec_rnn.lstm", predictor)
+    lstm = strip_prefix("prediction.dec_rnn.lstm", predictor)
     for layer in range(sum(name.startswith("weight_hh_l") for name in lstm)):
         bias = (lstm[f"bias_ih_l{layer}"] + lstm[f"bias_hh_l{layer}"]).float()
         from_inputs = _turned(lstm[f"weight_ih_l{layer}"], dtype)

@@ -11,7 +11,7 @@ ALIGNMENT = 64
 """Bytes: where torch begins the memory of a new tensor, and where a cache line does."""
 
 
-def below(part: str, tensors: Tensors) -> dict[str, Tensor]:
+def strip_prefix(part: str, tensors: Tensors) -> dict[str, Tensor]:
     """Those whose name begins with `part.`, without that beginning."""
     prefix = part + "."
     return {
@@ -21,7 +21,7 @@ def below(part: str, tensors: Tensors) -> dict[str, Tensor]:
     }
 
 
-def under(part: str, tensors: Tensors) -> dict[str, Tensor]:
+def add_prefix(part: str, tensors: Tensors) -> dict[str, Tensor]:
     """All of them with `part.` before their names."""
     return {f"{part}.{name}": tensor for name, tensor in tensors.items()}
 

@@ -154,14 +154,14 @@ def convert(target: Path, model: str | None, precision: str) -> None:
     with setup_errors():
         with required("engine"):
             from parakeet_worker import weights
-            from parakeet_worker.engine.native import converted
+            from parakeet_worker.engine.native import prepacked
             from parakeet_worker.engine.native.precision import Precision
         settings = settings_from_environment(model)
         source = weights.find(
             settings.model, ("safetensors", "nemo"), revision=settings.model_revision
         )
         try:
-            converted.keep(source, Precision(precision), target)
+            prepacked.prepack_file(source, Precision(precision), target)
         except OSError as failure:
             raise click.UsageError(f"{target}: {failure.strerror or failure}") from failure
     click.echo(f"{target}: {settings.model} in {precision}, {target.stat().st_size:,} bytes")

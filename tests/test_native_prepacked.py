@@ -10,8 +10,14 @@ import torch
 
 from parakeet_worker.engine.native import NativeEngine
 from parakeet_worker.engine.native import checkpoint as checkpoints
-from parakeet_worker.engine.native.converted import convert, keep, open_converted, read, write
 from parakeet_worker.engine.native.precision import Precision
+from parakeet_worker.engine.native.prepacked import (
+    load_prepacked,
+    open_prepacked,
+    prepack,
+    prepack_file,
+    save_prepacked,
+)
 from parakeet_worker.engine.native.tensors import ALIGNMENT
 from parakeet_worker.errors import InvalidSetting, WeightsCorrupt, WeightsUnsupported
 from recordings import noise
@@ -25,9 +31,9 @@ PRECISIONS = (Precision.FP32, Precision.BF16, Precision.INT8)
 def test_what_was_kept_says_the_same_as_what_was_just_converted(
     tmp_path: Path, precision: Precision
 ) -> None:
-    converted = convert(checkpoints.read(write_nemo(tmp_path / "tiny.nemo")), precision)
-    write(converted, tmp_path / "kept.safetensors")
-    again = read(tmp_path / "kept.safetensors")
+    converted = prepack(checkpoints.read_checkpoint(write_nemo(tmp_path / "tiny.nemo")), precision)
+    save_prepacked(converted, tmp_path / "kept.safetensors")
+    again = load_prepacked(tmp_path / "kept.safetensors")
     assert (tmp_path / "kept.safetensors").stat().st_mode & 0o777 == 0o644
     assert again.precision is precision
     assert again.vocabulary == converted.vocabulary
@@ -45,9 +51,11 @@ def test_what_was_kept_says_the_same_as_what_was_just_converted(
 
 
 def test_what_is_kept_is_read_where_it_lies_and_begins_as_new_memory_does(tmp_path: Path) -> None:
-    converted = convert(checkpoints.read(write_nemo(tmp_path / "tiny.nemo")), Precision.INT8)
-    write(converted, tmp_path / "kept.safetensors")
-    tensors = read(tmp_path / "kept.safetensors").tensors
+    converted = prepack(
+        checkpoints.read_checkpoint(write_nemo(tmp_path / "tiny.nemo")), Precision.INT8
+    )
+    save_prepacked(converted, tmp_path / "kept.safetensors")
+    tensors = load_prepacked(tmp_path / "kept.safetensors").tensors
     assert all(tensor.data_ptr() % ALIGNMENT == 0 for tensor in tensors.values())
     whole = [tensor for tensor in tensors.values() if tensor.nbytes % ALIGNMENT == 0]
     assert sum(tensor.nbytes for tensor in whole) > 0.9 * sum(
@@ -64,7 +72,7 @@ import sys
 from pathlib import Path
 import torch
 from parakeet_worker.engine.native import NativeEngine
-from parakeet_worker.engine.native.converted import keep
+from parakeet_worker.engine.native.prepacked import prepack_file
 from parakeet_worker.engine.native.precision import Precision
 from recordings import noise
 
@@ -73,7 +81,7 @@ def states(path):
     return engine._encoder(*engine._mels([noise(2.0, level=0.1)]))[0]
 
 nemo, exact, mine, of_another = sys.argv[1:]
-keep(Path(nemo), Precision.INT8, Path(mine))
+prepack_file(Path(nemo), Precision.INT8, Path(mine))
 wanted = states(exact)
 for path in (mine, of_another):
     print(((states(path) - wanted).norm() / wanted.norm()).item())
@@ -87,8 +95,8 @@ def test_a_model_that_was_converted_on_another_processor_is_right_on_this_one(
     """A volume is shared, and an image is baked, by machines with VNNI and without."""
     nemo = write_nemo(tmp_path / "tiny.nemo")
     here, there, exact = (tmp_path / f"{name}.safetensors" for name in ("here", "there", "exact"))
-    keep(nemo, Precision.INT8, here)
-    keep(nemo, Precision.FP32, exact)
+    prepack_file(nemo, Precision.INT8, here)
+    prepack_file(nemo, Precision.FP32, exact)
     told = subprocess.run(
         [sys.executable, "-c", IN_ANOTHER_PROCESS, str(nemo), str(exact), str(there), str(here)],
         env=os.environ | {"ONEDNN_MAX_CPU_ISA": limit, "PYTHONPATH": str(Path(__file__).parent)},
@@ -103,13 +111,13 @@ def test_a_model_that_was_converted_on_another_processor_is_right_on_this_one(
 
 def test_a_converted_file_is_opened_in_the_place_of_what_it_was_made_from(tmp_path: Path) -> None:
     source, clips = write_nemo(tmp_path / "tiny.nemo"), [noise(2.0, level=0.1)]
-    keep(source, Precision.BF16, tmp_path / "model" / "served.safetensors")
+    prepack_file(source, Precision.BF16, tmp_path / "model" / "prepacked.safetensors")
     wanted = NativeEngine.open(source, device="cpu", precision="bf16")
-    served = NativeEngine.open(tmp_path / "model" / "served.safetensors", device="cpu")
+    served = NativeEngine.open(tmp_path / "model" / "prepacked.safetensors", device="cpu")
     assert str(served) == str(wanted)
     assert served.transcribe(clips) == wanted.transcribe(clips)
     with pytest.raises(InvalidSetting, match="was converted to bf16"):
-        NativeEngine.open(tmp_path / "model" / "served.safetensors", "cpu", precision="fp32")
+        NativeEngine.open(tmp_path / "model" / "prepacked.safetensors", "cpu", precision="fp32")
 
 
 def test_a_file_of_another_kind_is_not_opened_as_a_converted_one(tmp_path: Path) -> None:
@@ -121,25 +129,25 @@ def test_a_file_of_another_kind_is_not_opened_as_a_converted_one(tmp_path: Path)
 @pytest.mark.parametrize("make", [write_nemo, write_safetensors])
 def test_the_second_start_reads_the_kept_file_alone(tmp_path: Path, make) -> None:
     source = make(tmp_path / "tiny.nemo")
-    first = open_converted(source, Precision.FP32, tmp_path / "kept")
+    first = open_prepacked(source, Precision.FP32, tmp_path / "kept")
     # What is mapped into memory would change with the file.
     before = {name: tensor.clone() for name, tensor in first.tensors.items()}
     for file in source.iterdir() if source.is_dir() else [source]:
         was = file.stat()
         file.write_bytes(bytes(was.st_size))
         os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
-    second = open_converted(source, Precision.FP32, tmp_path / "kept")
+    second = open_prepacked(source, Precision.FP32, tmp_path / "kept")
     assert all(torch.equal(second.tensors[name], before[name]) for name in before)
     with pytest.raises(WeightsCorrupt):
-        open_converted(source, Precision.INT8, tmp_path / "kept")
+        open_prepacked(source, Precision.INT8, tmp_path / "kept")
 
 
 def test_another_state_of_the_checkpoint_is_converted_anew(tmp_path: Path) -> None:
     source = write_nemo(tmp_path / "tiny.nemo")
-    first = open_converted(source, Precision.FP32, tmp_path / "kept")
+    first = open_prepacked(source, Precision.FP32, tmp_path / "kept")
     write_nemo(source, tensors=weights(config(), seed=1))
     os.utime(source, (1, 1))
-    second = open_converted(source, Precision.FP32, tmp_path / "kept")
+    second = open_prepacked(source, Precision.FP32, tmp_path / "kept")
     assert not torch.equal(second.tensors["joint.enc.weight"], first.tensors["joint.enc.weight"])
     assert len(list((tmp_path / "kept").iterdir())) == 2
 
@@ -149,12 +157,12 @@ def test_a_kept_file_that_was_cut_off_is_made_again_and_said_so(
     tmp_path: Path, kept_bytes: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = write_nemo(tmp_path / "tiny.nemo")
-    first = open_converted(source, Precision.FP32, tmp_path / "kept")
+    first = open_prepacked(source, Precision.FP32, tmp_path / "kept")
     (kept,) = (tmp_path / "kept").iterdir()
     whole = kept.read_bytes()
     kept.unlink()
     kept.write_bytes(whole[:kept_bytes])
-    second = open_converted(source, Precision.FP32, tmp_path / "kept")
+    second = open_prepacked(source, Precision.FP32, tmp_path / "kept")
     assert "converting again" in caplog.text
     assert torch.equal(second.tensors["joint.enc.weight"], first.tensors["joint.enc.weight"])
     assert kept.read_bytes() == whole
@@ -165,7 +173,7 @@ def test_a_folder_that_cannot_be_written_to_costs_a_warning_only(
 ) -> None:
     source = write_nemo(tmp_path / "tiny.nemo")
     (tmp_path / "file").write_text("no folder")
-    assert open_converted(source, Precision.FP32, tmp_path / "file").tensors
+    assert open_prepacked(source, Precision.FP32, tmp_path / "file").tensors
     assert "cannot be kept" in caplog.text
 
 
@@ -174,7 +182,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; "
         "from parakeet_worker.engine.native import NativeEngine; "
-        "NativeEngine.open(Path(sys.argv[1]), 'cpu', 'fp32', converted=Path(sys.argv[2]))"
+        "NativeEngine.open(Path(sys.argv[1]), 'cpu', 'fp32', cache_dir=Path(sys.argv[2]))"
     )
 
     def limited() -> None:
@@ -193,7 +201,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_the_header_of_a_stranger_is_refused(tmp_path: Path) -> None:
     folder = write_safetensors(tmp_path / "tiny")
     with pytest.raises(WeightsCorrupt, match=r"model\.safetensors"):
-        read(folder / "model.safetensors")
+        load_prepacked(folder / "model.safetensors")
 
 
 def test_a_missing_an_unknown_and_a_misshapen_weight_are_named_with_the_file(

@@ -8,7 +8,7 @@ from parakeet_worker.errors import WeightsUnsupported
 Choice = TypeVar("Choice", str, int, float, bool, None)
 
 
-class Options:
+class ConfigSection:
     """One section of a configuration; every key must be read, fixed or skipped before `close`.
 
     An option that is left over at `close`, or has a value that the engine does not implement,
@@ -21,49 +21,49 @@ class Options:
         self._target = values.get("_target_")
         self._seen: set[str] = set()
 
-    def target(self, *names: str) -> None:
+    def expect_target(self, *names: str) -> None:
         """Refuse a section whose `_target_` class is none of `names` (bare class names)."""
         if self._target is not None and str(self._target).rsplit(".", 1)[-1] not in names:
             raise WeightsUnsupported(self.section, "_target_", self._target)
 
-    def section_of(self, key: str) -> "Options":
+    def subsection(self, key: str) -> "ConfigSection":
         """The mapping under `key` as a section of its own; empty when it is absent."""
         value = self._take(key, {})
         if not isinstance(value, Mapping):
             raise WeightsUnsupported(self.section, key, value)
-        return Options(f"{self.section}.{key}", value)
+        return ConfigSection(f"{self.section}.{key}", value)
 
-    def integer(self, key: str, default: int | None = None) -> int:
+    def get_int(self, key: str, default: int | None = None) -> int:
         value = self._take(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
             raise WeightsUnsupported(self.section, key, value)
         return value
 
-    def number(self, key: str, default: float | None = None) -> float:
+    def get_float(self, key: str, default: float | None = None) -> float:
         value = self._take(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise WeightsUnsupported(self.section, key, value)
         return float(value)
 
-    def flag(self, key: str, default: bool | None = None) -> bool:
+    def get_bool(self, key: str, default: bool | None = None) -> bool:
         value = self._take(key, default)
         if not isinstance(value, bool):
             raise WeightsUnsupported(self.section, key, value)
         return value
 
-    def integers(self, key: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    def get_ints(self, key: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
         value = self._take(key, default)
         if not isinstance(value, (list, tuple)) or not all(type(item) is int for item in value):
             raise WeightsUnsupported(self.section, key, value)
         return tuple(value)
 
-    def texts(self, key: str) -> tuple[str, ...]:
+    def get_strs(self, key: str) -> tuple[str, ...]:
         value = self._take(key, ())
         if not isinstance(value, (list, tuple)):
             raise WeightsUnsupported(self.section, key, value)
         return tuple(str(item) for item in value)
 
-    def one_of(self, key: str, *allowed: Choice, default: Choice) -> Choice:
+    def get_choice(self, key: str, *allowed: Choice, default: Choice) -> Choice:
         """The value of `key`, refused unless it is one of those that the engine implements."""
         value = self._take(key, default)
         for choice in allowed:
@@ -71,11 +71,11 @@ class Options:
                 return choice
         raise WeightsUnsupported(self.section, key, value)
 
-    def skip(self, *keys: str) -> None:
-        """Options without meaning for inference (training, logging, memory layout)."""
+    def ignore(self, *keys: str) -> None:
+        """ConfigSection without meaning for inference (training, logging, memory layout)."""
         self._seen.update(keys)
 
-    def close(self) -> None:
+    def reject_unread(self) -> None:
         """Refuse whatever nobody asked for; options set to null mean "not used"."""
         for key, value in self._values.items():
             if key not in self._seen and value is not None:

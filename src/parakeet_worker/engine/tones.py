@@ -29,14 +29,14 @@ _FULL_CHUNKS_PER_BATCH = 8
 _MOST_CHUNKS = 512
 
 
-class ScriptedEngine(SynchronousEngine):
+class ToneEngine(SynchronousEngine):
     """Says `▁440.` for every uninterrupted stretch of a 440 Hz tone, in steps of 10 Hz."""
 
     frame_seconds = _FRAME_SAMPLES / SAMPLE_RATE
 
     def __str__(self) -> str:
         """What it is, for logs and people."""
-        return "scripted engine: hears pure tones"
+        return "tones engine: hears pure tones"
 
     def transcribe(
         self,

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 
 from parakeet_worker.engine.base import Hypothesis, Samples
-from parakeet_worker.engine.scripted import ScriptedEngine
+from parakeet_worker.engine.tones import ToneEngine
 from recordings import noise, silence, tone
 
 PITCHES = [110, 220, 440, 880, 1000, 1760, 3000, 7000]
 
 
 def hear(*batch: Samples) -> list[Hypothesis]:
-    return ScriptedEngine().transcribe(batch)
+    return ToneEngine().transcribe(batch)
 
 
 def said(samples: Samples) -> list[str]:
@@ -76,7 +76,7 @@ def test_the_same_audio_gives_the_same_alone_in_a_batch_and_in_any_order(seed):
     assert hear(*batch) == alone
     order = generator.permutation(len(batch))
     assert hear(*(batch[index] for index in order)) == [alone[index] for index in order]
-    engine = ScriptedEngine()
+    engine = ToneEngine()
     assert [engine.transcribe([samples])[0] for samples in batch] == alone
     engine.close()
 

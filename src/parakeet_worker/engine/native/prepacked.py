@@ -19,21 +19,27 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from parakeet_worker.engine.native import checkpoint as checkpoints
-from parakeet_worker.engine.native.checkpoint import Checkpoint, Description
+from parakeet_worker.engine.native.checkpoint import Checkpoint, ModelConfig
 from parakeet_worker.engine.native.decoder import Joint, Predictor
 from parakeet_worker.engine.native.encoder import Encoder
 from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.folding import fold
 from parakeet_worker.engine.native.precision import Precision
 from parakeet_worker.engine.native.ranges import check_float16
-from parakeet_worker.engine.native.tensors import ALIGNMENT, Tensors, aligned, below, under
+from parakeet_worker.engine.native.tensors import (
+    ALIGNMENT,
+    Tensors,
+    add_prefix,
+    aligned,
+    strip_prefix,
+)
 from parakeet_worker.engine.native.tokens import Vocabulary
 from parakeet_worker.errors import WeightsCorrupt, WeightsUnsupported
 
 log = logging.getLogger(__name__)
 
 # To be raised whenever `fold` gives other tensors, or the description other keys.
-_FORMAT = 3
+_FORMAT = 4
 _HEADER = "parakeet_worker"
 _DTYPES = {
     torch.float32: "F32",
@@ -49,14 +55,14 @@ _PARTS = ("preprocessor.", "encoder.", "decoder.", "joint.")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Converted(Description):
+class Prepacked(ModelConfig):
     """A model in the precision that its encoder is served in; the rest is in float32."""
 
     precision: Precision
     tensors: Tensors
 
 
-def open_converted(source: Path, precision: Precision, folder: Path | None) -> Converted:
+def open_prepacked(source: Path, precision: Precision, folder: Path | None) -> Prepacked:
     """The checkpoint at `source` converted: from `folder` if it was before, else made and kept.
 
     A folder that cannot be written to costs the next start its speed and nothing else. Raises
@@ -65,24 +71,24 @@ def open_converted(source: Path, precision: Precision, folder: Path | None) -> C
     kept = None if folder is None else folder / _name(source, precision)
     if kept is not None and kept.exists():
         try:
-            return read(kept)
+            return load_prepacked(kept)
         except WeightsCorrupt as failure:
             log.warning("converting again: %s", failure)
-    converted = convert(checkpoints.read(source), precision)
+    converted = prepack(checkpoints.read_checkpoint(source), precision)
     if kept is not None:
         try:
-            write(converted, kept)
+            save_prepacked(converted, kept)
         except OSError as failure:
             log.warning("the converted model cannot be kept: %s", failure)
     return converted
 
 
-def keep(source: Path, precision: Precision, target: Path) -> None:
+def prepack_file(source: Path, precision: Precision, target: Path) -> None:
     """Convert the checkpoint at `source` to a file that can be opened in its place.
 
     Raises `OSError`, `WeightsCorrupt` and `WeightsUnsupported`.
     """
-    write(convert(checkpoints.read(source), precision), target)
+    save_prepacked(prepack(checkpoints.read_checkpoint(source), precision), target)
 
 
 def _name(source: Path, precision: Precision) -> str:
@@ -93,24 +99,24 @@ def _name(source: Path, precision: Precision) -> str:
     return f"{source.stem}-{precision}-{digest}.safetensors"
 
 
-def convert(checkpoint: Checkpoint, precision: Precision) -> Converted:
+def prepack(checkpoint: Checkpoint, precision: Precision) -> Prepacked:
     """Check the checkpoint as a whole and fold it.
 
     Raises `WeightsCorrupt` for tensors that do not fit the description, `WeightsUnsupported` for
     a description that the engine does not implement.
     """
-    with checkpoints.naming(checkpoint.source):
+    with checkpoints.translate_errors(checkpoint.source):
         return _converted(checkpoint, precision)
 
 
-def _converted(checkpoint: Checkpoint, precision: Precision) -> Converted:
+def _converted(checkpoint: Checkpoint, precision: Precision) -> Prepacked:
     _check(checkpoint)
     features = Features.from_config(checkpoint.preprocessor)
     with torch.device("meta"):
         encoder = Encoder.from_config(checkpoint.encoder).eval()
         predictor = Predictor.from_config(checkpoint.decoder)
         joint = Joint.from_config(checkpoint.joint)
-    if below("preprocessor", checkpoint.weights):
+    if strip_prefix("preprocessor", checkpoint.weights):
         _fill(features, checkpoint, "preprocessor")
     _fill(encoder, checkpoint, "encoder")
     _fill(predictor, checkpoint, "decoder")
@@ -119,12 +125,12 @@ def _converted(checkpoint: Checkpoint, precision: Precision) -> Converted:
     if precision is Precision.FP16:
         check_float16(folded)
     tensors = (
-        under("encoder", folded)
-        | under("preprocessor", features.state_dict())
-        | under("decoder", predictor.state_dict())
-        | under("joint", joint.state_dict())
+        add_prefix("encoder", folded)
+        | add_prefix("preprocessor", features.state_dict())
+        | add_prefix("decoder", predictor.state_dict())
+        | add_prefix("joint", joint.state_dict())
     )
-    return Converted(**_described(checkpoint), precision=precision, tensors=aligned(tensors))
+    return Prepacked(**_described(checkpoint), precision=precision, tensors=aligned(tensors))
 
 
 def _check(checkpoint: Checkpoint) -> None:
@@ -144,7 +150,7 @@ def _check(checkpoint: Checkpoint) -> None:
 
 def _fill(module: nn.Module, checkpoint: Checkpoint, part: str) -> None:
     """Put the weights of `part` in place; a name or a shape that does not fit is an error."""
-    given = below(part, checkpoint.weights)
+    given = strip_prefix(part, checkpoint.weights)
     wanted = module.state_dict()
     for name in sorted(given.keys() | wanted.keys()):
         reason = _misfit(given.get(name), wanted.get(name))
@@ -167,11 +173,11 @@ def _misfit(given: Tensor | None, wanted: Tensor | None) -> str | None:
     return None
 
 
-def _described(model: Description) -> dict[str, Any]:
-    return {name: getattr(model, name) for name in Description.__dataclass_fields__}
+def _described(model: ModelConfig) -> dict[str, Any]:
+    return {name: getattr(model, name) for name in ModelConfig.__dataclass_fields__}
 
 
-def write(converted: Converted, path: Path) -> None:
+def save_prepacked(converted: Prepacked, path: Path) -> None:
     """Keep it at `path`, which holds nothing or all of it at any moment; raises `OSError`."""
     described = _described(converted)
     described["vocabulary"] = converted.vocabulary.pieces
@@ -219,7 +225,7 @@ def _save(tensors: Tensors, metadata: Mapping[str, str], path: Path) -> None:
             file.write(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
 
 
-def read(path: Path) -> Converted:
+def load_prepacked(path: Path) -> Prepacked:
     """What `write` kept, its tensors mapped into memory; raises `WeightsCorrupt`."""
     try:
         with safe_open(path, framework="pt") as opened:
@@ -228,6 +234,6 @@ def read(path: Path) -> Converted:
         described["vocabulary"] = Vocabulary(tuple(described["vocabulary"]))
         described["durations"] = tuple(described["durations"])
         precision = Precision(described.pop("precision"))
-        return Converted(**described, precision=precision, tensors=aligned(tensors))
+        return Prepacked(**described, precision=precision, tensors=aligned(tensors))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as failure:
         raise WeightsCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
