@@ -706,13 +706,13 @@ def test_an_engine_that_hangs_is_lost_and_everybody_is_told():
         assert engine.entered.wait(PATIENCE_SECONDS)
         errors = [failure(answer) for answer in answers]
         assert batcher.lost
-        with pytest.raises(EngineLost, match=r"did not come back from a batch within 0\.3 s"):
+        with pytest.raises(EngineLost, match=r"did not complete a batch within 0\.3 s"):
             batcher.submit(pieces(6))
     # The batcher is closed, though its thread still stands in the engine.
     assert not engine.released.is_set()
     engine.released.set()
     assert all(isinstance(error, EngineLost) for error in errors)
-    assert all("did not come back" in str(error) for error in errors)
+    assert all("did not complete" in str(error) for error in errors)
 
 
 def test_an_engine_that_comes_back_too_late_does_no_harm():
@@ -783,10 +783,10 @@ def test_a_watch_that_ends_when_its_batch_is_done_gives_nothing_up():
     with watching(engine, PATIENCE_SECONDS) as batcher:
         answers = batcher.submit(pieces(1, 2, 3, 4))
         assert engine.entered.acquire(timeout=PATIENCE_SECONDS)
-        done = batcher._watched
+        done = batcher._watched_batch
         engine.released.release()
         assert engine.entered.acquire(timeout=PATIENCE_SECONDS), "the second batch has begun"
-        batcher._give_up(done)
+        batcher._abandon_engine(done)
         assert not batcher.lost
         engine.released.release()
         assert [said(answer) for answer in answers] == ["1", "2", "3", "4"]
@@ -1026,13 +1026,13 @@ def test_the_time_of_a_batch_counts_from_when_it_is_the_oldest():
     with watching(engine, PATIENCE_SECONDS) as batcher:
         answers = batcher.submit([piece(1, 2), piece(2, 2)])
         first, second = engine.next(), engine.next()
-        watched, watch = batcher._watched, batcher._watch
+        watched, watch = batcher._watched_batch, batcher._watchdog
         first.land()
         assert said(answers[0]) == "1"
-        assert batcher._watched is not watched
-        assert batcher._watch is not watch
+        assert batcher._watched_batch is not watched
+        assert batcher._watchdog is not watch
         assert watch.finished.is_set(), "of the first, nothing is waited for any more"
-        batcher._give_up(watched)
+        batcher._abandon_engine(watched)
         assert not batcher.lost
         second.land()
         assert said(answers[1]) == "2"
@@ -1047,7 +1047,7 @@ def test_a_batch_that_does_not_come_back_is_the_loss_of_all_in_flight():
         assert said(answers[0]) == "1"
         errors = [failure(answer) for answer in answers[2:]]
         assert batcher.lost
-    assert all("did not come back" in str(error) for error in errors)
+    assert all("did not complete" in str(error) for error in errors)
     second.land()
     assert all(not thread.join(PATIENCE_SECONDS) for thread in batcher._threads)
     assert [failure(answer) for answer in answers[2:]] == errors
@@ -1110,8 +1110,8 @@ def test_an_engine_that_is_given_up_from_outside_answers_all_and_is_not_called_a
             flights = [engine.next(), engine.next()]
         else:
             assert engine.entered.wait(PATIENCE_SECONDS)
-        batcher.lose("CUDA error in voice activity detection")
-        batcher.lose("and again")
+        batcher.mark_lost("CUDA error in voice activity detection")
+        batcher.mark_lost("and again")
         errors = [failure(answer) for answer in answers]
         assert batcher.lost
         with pytest.raises(EngineLost, match="voice activity detection"):

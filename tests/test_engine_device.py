@@ -47,7 +47,7 @@ def test_float32_is_computed_in_float32():
         "from parakeet_worker.engine.device import disable_tf32\n"
         "torch.backends.cuda.matmul.allow_tf32 = True\n"
         "assert torch.backends.cudnn.allow_tf32\n"
-        "compute_exactly()\n"
+        "disable_tf32()\n"
         "assert not torch.backends.cuda.matmul.allow_tf32\n"
         "assert not torch.backends.cudnn.allow_tf32\n"
     )

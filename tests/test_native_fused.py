@@ -36,7 +36,7 @@ def test_the_fused_encoder_gives_the_states_of_the_plain_one(
     lengths: list[int], options: dict[str, Any]
 ) -> None:
     plain = plain_encoder(**options)
-    fused = FusedEncoder(fold(plain, Precision.FP32), plain.shape, Precision.FP32, CPU)
+    fused = FusedEncoder(fold(plain, Precision.FP32), plain.config, Precision.FP32, CPU)
     torch.manual_seed(0)
     mels, valid = torch.randn(len(lengths), 80, max(lengths)), torch.tensor(lengths)
     expected, frames = plain(mels, valid)
@@ -53,7 +53,7 @@ def test_a_smaller_precision_stays_near(precision: Precision) -> None:
     torch.manual_seed(0)
     mels, valid = torch.randn(1, 80, 500), torch.tensor([500])
     expected, _ = plain(mels, valid)
-    states, _ = FusedEncoder(fold(plain, precision), plain.shape, precision, CPU)(mels, valid)
+    states, _ = FusedEncoder(fold(plain, precision), plain.config, precision, CPU)(mels, valid)
     error = (states.float() - expected).norm() / expected.norm()
     assert 0 < error < 0.02
 
@@ -61,7 +61,7 @@ def test_a_smaller_precision_stays_near(precision: Precision) -> None:
 @torch.inference_mode()
 def test_positions_grow_with_the_longest_utterance_and_serve_the_shorter() -> None:
     plain = plain_encoder()
-    fused = FusedEncoder(fold(plain, Precision.FP32), plain.shape, Precision.FP32, CPU)
+    fused = FusedEncoder(fold(plain, Precision.FP32), plain.config, Precision.FP32, CPU)
     torch.manual_seed(0)
     for frames in (40, 2400, 333, 9000, 17001, 40):
         mels, valid = torch.randn(1, 80, frames), torch.tensor([frames])

@@ -18,12 +18,12 @@ def main() -> None:
     figures = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     stand_ins.install()
-    _compute_exactly()
+    _disable_tf32()
     report = Report(figures.write, judged=setup.cuda and not setup.small)
     _named(name)(setup, report)
 
 
-def _compute_exactly() -> None:
+def _disable_tf32() -> None:
     """As a worker does before it computes anything."""
     from parakeet_worker.engine import device
 

@@ -1,4 +1,4 @@
-"""Many callers' chunks to batches for one engine; every chunk is answered exactly once."""
+"""Dynamic batching: chunks of many callers to batches for one engine."""
 
 import logging
 import threading
@@ -31,16 +31,16 @@ Value = TypeVar("Value")
 
 
 def plan(waiting_seconds: Sequence[float], capacity: Capacity) -> list[int]:
-    """Which of the waiting chunks go into the next batch, as indices, longest first.
+    """Select the chunks of the next batch; returns their indices, longest first.
 
-    The one whose turn it is (index 0) always goes, so that none starves. Beside it go as many as
-    the engine has room for: where it pads, those nearest to it in length; where it packs, those
-    whose turn is next. A chunk longer than `alone_seconds` goes alone.
+    Index 0, the head of the queue, is always selected, which rules out starvation. The batch is
+    filled up to `capacity`: with the chunks closest to the head in length if the engine pads, in
+    queue order if it packs. A chunk longer than `alone_seconds` is a batch of its own.
     """
     if not waiting_seconds:
         return []
-    first = waiting_seconds[0]
-    if first > capacity.alone_seconds:
+    head = waiting_seconds[0]
+    if head > capacity.alone_seconds:
         return [0]
     others = [
         index
@@ -48,27 +48,27 @@ def plan(waiting_seconds: Sequence[float], capacity: Capacity) -> list[int]:
         if index and seconds <= capacity.alone_seconds
     ]
     if not capacity.packed:
-        others.sort(key=lambda index: abs(waiting_seconds[index] - first))
-    chosen, longest, total = [0], first, first
+        others.sort(key=lambda index: abs(waiting_seconds[index] - head))
+    selected, longest, total = [0], head, head
     for index in others:
-        if len(chosen) >= capacity.chunks:
+        if len(selected) >= capacity.chunks:
             break
         seconds = waiting_seconds[index]
-        widened = max(longest, seconds)
-        computed = total + seconds if capacity.packed else widened * (len(chosen) + 1)
+        new_longest = max(longest, seconds)
+        computed = total + seconds if capacity.packed else new_longest * (len(selected) + 1)
         if computed <= capacity.seconds:
-            chosen.append(index)
-            longest, total = widened, total + seconds
-    return sorted(chosen, key=lambda index: -waiting_seconds[index])
+            selected.append(index)
+            longest, total = new_longest, total + seconds
+    return sorted(selected, key=lambda index: -waiting_seconds[index])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Chunk:
     samples: Waveform
     script: Script | None
-    turn: float
-    """Seconds of audio after which it is due; see `_Turns`."""
-    answer: "Future[Hypothesis]" = field(default_factory=Future)
+    start_tag: float
+    """Virtual start time in seconds of audio; see `_FairQueue`."""
+    future: "Future[Hypothesis]" = field(default_factory=Future)
 
     @property
     def seconds(self) -> float:
@@ -80,80 +80,80 @@ def _seconds(samples: Waveform) -> float:
 
 
 class _Batch:
-    """Chunks on their way through the engine."""
+    """Chunks that are submitted to the engine together."""
 
-    def __init__(self, chunks: Sequence[_Chunk], *, again: bool = False) -> None:
+    def __init__(self, chunks: Sequence[_Chunk], *, retry: bool = False) -> None:
         self.chunks = chunks
-        self.again = again
-        """Whether it is part of a batch that did not fit; nothing else is in flight beside it."""
-        self.shared = False
-        """Whether another batch was in flight at any moment of its attempt."""
-        self.began = 0.0
+        self.retry = retry
+        """Part of a batch that did not fit in memory; runs with no other batch in flight."""
+        self.overlapped = False
+        """Another batch was in flight at some point during this attempt."""
+        self.started_at = 0.0
         self.pending: Pending | None = None
-        """None until the engine has taken it."""
+        """None until `Engine.submit` has returned."""
 
 
 @dataclass(frozen=True, slots=True)
-class _NoRoom:
-    """The engine had no memory for an attempt."""
+class _NoMemory:
+    """Result of an attempt that ran out of memory."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What waits, and what the engine has been given since the start."""
+    """Queue length, and totals since the start."""
 
     waiting_seconds: float
-    """Audio that waits for the engine."""
+    """Audio in the queue."""
     budget_seconds: float
-    """What one batch has room for, padding counted where the engine pads."""
+    """Capacity of one batch, including padding if the engine pads."""
     batches: int
     chunks: int
     computed_seconds: float
-    """Of all batches, padding counted where the engine pads."""
+    """Sum over all batches, including padding if the engine pads."""
     busy_seconds: float
-    """For how long at least one batch was in flight."""
+    """Time during which at least one batch was in flight."""
 
 
-class _Anonymous:
-    """A caller who does not say who he is."""
+class _AnonymousCaller:
+    """Stands for the caller of a submission without `caller`."""
 
 
-class _Turns:
-    """Fair turns among callers who share an engine, measured in seconds of audio.
+class _FairQueue:
+    """Start-time fair queueing among callers, with seconds of audio as the cost.
 
-    A piece is due where its caller's piece before it ends, or now, if the caller has none before
-    it: so one who comes with two seconds waits for one piece of everybody at most, and not for
-    the hours of another. Demers, Keshav, Shenker, "Analysis and Simulation of a Fair Queueing
-    Algorithm", 1989, in the form of start times (Goyal, Vin, Cheng, 1996).
+    The start tag of a chunk is the finish tag of its caller's previous chunk, or the virtual time
+    if that is later. A short request therefore waits for at most one chunk of each other caller,
+    however many those have queued. Demers, Keshav, Shenker, "Analysis and Simulation of a Fair
+    Queueing Algorithm", 1989; start tags as in Goyal, Vin, Cheng, 1996.
     """
 
     def __init__(self) -> None:
-        self._now = 0.0
-        self._ends: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+        self._virtual_time = 0.0
+        self._finish_tags: WeakKeyDictionary[object, float] = WeakKeyDictionary()
 
-    def next(self, caller: object, seconds: float) -> float:
-        turn = max(self._now, self._ends.get(caller, 0.0))
-        self._ends[caller] = turn + seconds
-        return turn
+    def start_tag(self, caller: object, seconds: float) -> float:
+        """Start tag of the caller's next chunk, whose length is `seconds`."""
+        tag = max(self._virtual_time, self._finish_tags.get(caller, 0.0))
+        self._finish_tags[caller] = tag + seconds
+        return tag
 
-    def served(self, turn: float) -> None:
-        """A piece that was due then goes to the engine."""
-        self._now = max(self._now, turn)
+    def advance(self, tag: float) -> None:
+        """Move the virtual time to the start tag of a chunk that is submitted to the engine."""
+        self._virtual_time = max(self._virtual_time, tag)
 
 
 class Batcher:
-    """One queue in front of an engine, and the thread that calls it.
+    """A queue in front of an engine, and the threads that call it.
 
-    A batch is never delayed to become fuller: while the engine works, the next one gathers.
-    Callers get fair turns. Where the engine takes more than one batch at once (`Engine.depth`),
-    a second thread waits for the results, so that the first only submits.
+    Batches are not delayed to fill up: chunks accumulate while the engine is busy. Callers are
+    served by fair queueing. With `Engine.depth` above 1, a second thread waits for the results,
+    so that the first only submits.
 
-    A batch that does not fit in memory is halved until it fits. A failure of any other kind is
-    the loss of the engine: all that wait are answered with `EngineLost`, and so is all that is
-    submitted later. So is an engine whose oldest batch is in flight for more than
-    `timeout_seconds`.
+    A batch that does not fit in memory is halved until it fits. Any other failure loses the
+    engine: every queued chunk, and every later submission, fails with `EngineLost`. The same
+    happens if the oldest batch is in flight for more than `timeout_seconds`.
     """
 
     def __init__(
@@ -169,36 +169,36 @@ class Batcher:
         self._capacity = capacity
         self._queue_seconds = queue_seconds
         self._timeout_seconds = timeout_seconds
-        self._waiting: list[_Chunk] = []  # by turn
-        self._again: deque[_Batch] = deque()  # what did not fit, in parts, before all that waits
-        self._flying: list[_Batch] = []  # oldest first
-        self._watched: _Batch | None = None
-        self._watch: threading.Timer | None = None
-        self._turns = _Turns()
+        self._waiting: list[_Chunk] = []  # by start tag
+        self._retries: deque[_Batch] = deque()  # submitted before anything in `_waiting`
+        self._in_flight: list[_Batch] = []  # oldest first
+        self._watched_batch: _Batch | None = None
+        self._watchdog: threading.Timer | None = None
+        self._fair_queue = _FairQueue()
         self._changed = threading.Condition()
         self._closed = False
-        self._ended = False
-        self._lost: str | None = None
+        self._stopped = False
+        self._lost_reason: str | None = None
         self._batches, self._chunks = 0, 0
         self._computed_seconds, self._busy_seconds, self._busy_until = 0.0, 0.0, 0.0
-        self._over = threading.Event()
-        """The engine thread has ended, or is given up together with the engine."""
+        self._finished = threading.Event()
+        """Set when the engine thread has ended, or was abandoned together with the engine."""
         self._threads = [threading.Thread(target=self._run, name="engine", daemon=True)]
         if self._depth > 1:
             self._threads.append(
-                threading.Thread(target=self._collect, name="results", daemon=True)
+                threading.Thread(target=self._run_results, name="results", daemon=True)
             )
         for thread in self._threads:
             thread.start()
 
     @property
     def lost(self) -> bool:
-        """Whether the engine has failed for good and the worker should be replaced."""
-        return self._lost is not None
+        """Whether the engine has failed permanently and the worker must be replaced."""
+        return self._lost_reason is not None
 
     @property
     def load(self) -> Load:
-        """How much there is to do, and how full the batches were."""
+        """Queue length, and totals since the start."""
         with self._changed:
             return Load(
                 waiting_seconds=self._waiting_seconds(),
@@ -219,42 +219,42 @@ class Batcher:
     ) -> "list[Future[Hypothesis]]":
         """Queue all chunks of a request, or none; raises `Overloaded` or `EngineLost`.
 
-        Where nothing waits, a request of any length is taken. Chunks of one `caller` take turns
-        with those of others; without one, a submission is a caller of its own. A caller that is
-        `admitted`, because earlier chunks of the same recording were taken, is not refused.
+        An empty queue accepts a request of any length. `caller` identifies the flow for fair
+        queueing; without it, every submission is a flow of its own. `admitted=True` bypasses the
+        queue limit, so that a recording in progress is never rejected halfway.
         """
-        caller = _Anonymous() if caller is None else caller
+        caller = _AnonymousCaller() if caller is None else caller
         with self._changed:
-            if self._lost is not None or self._closed:
-                raise EngineLost(self._lost or "the worker is closing")
+            if self._lost_reason is not None or self._closed:
+                raise EngineLost(self._lost_reason or "the worker is closing")
             waiting = self._waiting_seconds()
-            asked = sum(_seconds(samples) for samples in chunks)
-            if waiting and not admitted and waiting + asked > self._queue_seconds:
+            requested = sum(_seconds(samples) for samples in chunks)
+            if waiting and not admitted and waiting + requested > self._queue_seconds:
                 raise Overloaded(waiting, self._queue_seconds)
             queued = [
-                _Chunk(samples, script, self._turns.next(caller, _seconds(samples)))
+                _Chunk(samples, script, self._fair_queue.start_tag(caller, _seconds(samples)))
                 for samples in chunks
             ]
             self._waiting.extend(queued)
-            self._waiting.sort(key=lambda chunk: chunk.turn)
+            self._waiting.sort(key=lambda chunk: chunk.start_tag)
             self._changed.notify_all()
-        return [chunk.answer for chunk in queued]
+        return [chunk.future for chunk in queued]
 
-    def lose(self, reason: str) -> None:
-        """Give the engine up; from any thread, as for a CUDA error outside the engine.
+    def mark_lost(self, reason: str) -> None:
+        """Abandon the engine, e.g. after a CUDA error outside it; callable from any thread.
 
-        All that is in flight or waits is answered with `EngineLost`, and the engine is not called
-        again; a thread that is inside it is not waited for. A no-op if the engine is lost.
+        Chunks in flight and in the queue fail with `EngineLost`. The engine is not called again,
+        and a thread that is blocked in it is not joined. A no-op if the engine is already lost.
         """
-        self._lose(reason)
+        self._mark_lost(reason)
 
     def close(self) -> None:
-        """Finish what is in flight, answer what waits with `EngineLost`, and end the threads."""
+        """Finish the batches in flight, fail queued chunks with `EngineLost`, join the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._over.wait()
-        if self._lost is None:
+        self._finished.wait()
+        if self._lost_reason is None:
             for thread in self._threads:
                 thread.join()
 
@@ -273,64 +273,64 @@ class Batcher:
 
     def _run(self) -> None:
         try:
-            while self._begin_next():
+            while self._submit_next():
                 pass
-        except BaseException as failure:  # noqa: BLE001  # whatever it is, all that wait are answered
-            self._lose_by(failure)
+        except BaseException as failure:  # noqa: BLE001  # every future must be resolved
+            self._lose_after(failure)
         finally:
-            self._end()
-            self._over.set()
+            self._fail_all()
+            self._finished.set()
 
-    def _begin_next(self) -> bool:
-        """Submit one batch as soon as there is one; False where there will be none."""
-        batch = self._next()
+    def _submit_next(self) -> bool:
+        """Submit one batch as soon as there is one; False after `close` or a loss."""
+        batch = self._next_batch()
         if batch is None:
             return False
-        if batch.again:
+        if batch.retry:
             self.engine.release()
         samples = [chunk.samples for chunk in batch.chunks]
         scripts = [chunk.script for chunk in batch.chunks]
-        submitted = _attempted(lambda: self.engine.submit(samples, scripts))
-        if isinstance(submitted, _NoRoom):
-            self._finish(batch, submitted)
+        submitted = _attempt(lambda: self.engine.submit(samples, scripts))
+        if isinstance(submitted, _NoMemory):
+            self._complete(batch, submitted)
             return True
         with self._changed:
             batch.pending = submitted
             self._changed.notify_all()
         if self._depth == 1:
-            self._finish(batch, _attempted(submitted.result))
+            self._complete(batch, _attempt(submitted.result))
         return True
 
-    def _next(self) -> _Batch | None:
-        """Wait for a batch that may begin; None means that the batcher is closed or lost."""
+    def _next_batch(self) -> _Batch | None:
+        """Wait for a batch that can be submitted; None after `close` or a loss."""
         with self._changed:
             while True:
-                self._changed.wait_for(self._may_begin)
-                if self._lost is not None:
+                self._changed.wait_for(self._can_submit)
+                if self._lost_reason is not None:
                     return None
-                if not self._again and self._closed:
+                if not self._retries and self._closed:
                     return None
-                batch = self._again.popleft() if self._again else self._planned()
+                batch = self._retries.popleft() if self._retries else self._take_batch()
                 if batch is not None:
-                    self._fly(batch)
+                    self._add_in_flight(batch)
                     return batch
 
-    def _may_begin(self) -> bool:
-        if self._lost is not None:
+    def _can_submit(self) -> bool:
+        if self._lost_reason is not None:
             return True
-        if self._again or self._closed:
-            return not self._flying
-        room = len(self._flying) < self._depth
-        return bool(self._waiting) and room and not any(batch.again for batch in self._flying)
+        if self._retries or self._closed:
+            return not self._in_flight
+        has_slot = len(self._in_flight) < self._depth
+        return bool(self._waiting) and has_slot and not any(one.retry for one in self._in_flight)
 
-    def _planned(self) -> _Batch | None:
-        """The next batch of what waits; None if all of it was cancelled."""
-        chosen = plan([chunk.seconds for chunk in self._waiting], self._capacity)
-        chunks = [self._waiting[index] for index in chosen]
-        self._turns.served(self._waiting[0].turn)
-        taken = set(chosen)
+    def _take_batch(self) -> _Batch | None:
+        """Remove the next batch from the queue; None if all its chunks were cancelled."""
+        selected = plan([chunk.seconds for chunk in self._waiting], self._capacity)
+        chunks = [self._waiting[index] for index in selected]
+        self._fair_queue.advance(self._waiting[0].start_tag)
+        taken = set(selected)
         self._waiting = [chunk for index, chunk in enumerate(self._waiting) if index not in taken]
-        live = [chunk for chunk in chunks if chunk.answer.set_running_or_notify_cancel()]
+        live = [chunk for chunk in chunks if chunk.future.set_running_or_notify_cancel()]
         if not live:
             return None
         self._batches += 1
@@ -341,134 +341,137 @@ class Batcher:
         )
         return _Batch(live)
 
-    def _fly(self, batch: _Batch) -> None:
-        batch.began = time.monotonic()
-        if self._flying:
-            for other in (*self._flying, batch):
-                other.shared = True
-        self._flying.append(batch)
-        self._watch_oldest()
+    def _add_in_flight(self, batch: _Batch) -> None:
+        batch.started_at = time.monotonic()
+        if self._in_flight:
+            for other in (*self._in_flight, batch):
+                other.overlapped = True
+        self._in_flight.append(batch)
+        self._update_watchdog()
 
-    # The thread that waits for results, where there is one.
+    # The results thread, if `Engine.depth` is above 1.
 
-    def _collect(self) -> None:
+    def _run_results(self) -> None:
         try:
-            while self._finish_oldest():
+            while self._complete_oldest():
                 pass
         except BaseException as failure:  # noqa: BLE001  # as in the engine thread
-            self._lose_by(failure)
+            self._lose_after(failure)
 
-    def _finish_oldest(self) -> bool:
+    def _complete_oldest(self) -> bool:
         with self._changed:
-            self._changed.wait_for(self._may_finish)
-            if self._lost is not None or not self._flying:
+            self._changed.wait_for(self._can_complete)
+            if self._lost_reason is not None or not self._in_flight:
                 return False
-            batch = self._flying[0]
+            batch = self._in_flight[0]
         assert batch.pending is not None
-        # No variable for it: it would keep what a failed attempt holds during the next one.
-        self._finish(batch, _attempted(batch.pending.result))
+        # Not bound to a variable, which would keep a failed attempt's tensors during the next one.
+        self._complete(batch, _attempt(batch.pending.result))
         return True
 
-    def _may_finish(self) -> bool:
-        if self._lost is not None or self._ended:
+    def _can_complete(self) -> bool:
+        if self._lost_reason is not None or self._stopped:
             return True
-        return bool(self._flying) and self._flying[0].pending is not None
+        return bool(self._in_flight) and self._in_flight[0].pending is not None
 
     # Both threads.
 
-    def _finish(self, batch: _Batch, found: list[Outcome] | _NoRoom) -> None:
-        """Answer a batch that is back, or have it tried again in parts."""
+    def _complete(self, batch: _Batch, outcomes: list[Outcome] | _NoMemory) -> None:
+        """Resolve the chunks of a batch, or queue its parts for a retry."""
         with self._changed:
-            if self._lost is not None:  # it came back after all, to find its chunks answered
+            if self._lost_reason is not None:  # the chunks have failed with `EngineLost`
                 return
-            self._land(batch)
-            alone = len(batch.chunks) == 1 and not batch.shared
-            if isinstance(found, _NoRoom) and not alone:
-                self._again.extendleft(reversed(_parts(batch)))
+            self._remove_in_flight(batch)
+            ran_alone = len(batch.chunks) == 1 and not batch.overlapped
+            if isinstance(outcomes, _NoMemory) and not ran_alone:
+                self._retries.extendleft(reversed(_split(batch)))
             self._changed.notify_all()
-        if isinstance(found, _NoRoom):
-            log.warning("no memory for a batch of %d: %s", len(batch.chunks), found.reason)
-            if alone:
-                _settle(batch.chunks[0], OutOfMemory(batch.chunks[0].seconds))
+        if isinstance(outcomes, _NoMemory):
+            log.warning("out of memory for a batch of %d: %s", len(batch.chunks), outcomes.reason)
+            if ran_alone:
+                _resolve(batch.chunks[0], OutOfMemory(batch.chunks[0].seconds))
             return
-        given, answered = len(batch.chunks), len(found)
+        expected, returned = len(batch.chunks), len(outcomes)
         for index, chunk in enumerate(batch.chunks):
-            _settle(chunk, found[index] if given == answered else ContractBroken(given, answered))
+            matches = expected == returned
+            _resolve(chunk, outcomes[index] if matches else ContractBroken(expected, returned))
 
-    def _land(self, batch: _Batch) -> None:
+    def _remove_in_flight(self, batch: _Batch) -> None:
         now = time.monotonic()
-        self._busy_seconds += now - max(batch.began, self._busy_until)
+        self._busy_seconds += now - max(batch.started_at, self._busy_until)
         self._busy_until = now
         batch.pending = None
-        self._flying.remove(batch)
-        self._watch_oldest()
+        self._in_flight.remove(batch)
+        self._update_watchdog()
 
-    def _lose_by(self, failure: BaseException) -> None:
-        self._lose(f"{type(failure).__name__}: {failure}", failure=failure)
+    def _lose_after(self, failure: BaseException) -> None:
+        self._mark_lost(f"{type(failure).__name__}: {failure}", failure=failure)
         failures.clear_tracebacks(failure)
 
-    def _lose(
-        self, reason: str, *, failure: BaseException | None = None, late: _Batch | None = None
+    def _mark_lost(
+        self, reason: str, *, failure: BaseException | None = None, overdue: _Batch | None = None
     ) -> None:
+        """`mark_lost`; a no-op if the `overdue` batch has completed in the meantime."""
         with self._changed:
-            if self._lost is not None or (late is not None and late is not self._watched):
+            completed = overdue is not None and overdue is not self._watched_batch
+            if self._lost_reason is not None or completed:
                 return
-            self._lost = reason
+            self._lost_reason = reason
         log.error("the engine is lost: %s", reason, exc_info=failure)
-        self._end()
-        self._over.set()
+        self._fail_all()
+        self._finished.set()
 
-    def _end(self) -> None:
-        """Refuse new work, and answer all chunks that have no answer yet."""
+    def _fail_all(self) -> None:
+        """Reject new submissions and fail every chunk that is not resolved yet."""
         with self._changed:
-            self._closed = self._ended = True
-            begun = [chunk for batch in (*self._flying, *self._again) for chunk in batch.chunks]
-            left, self._waiting = self._waiting, []
-            self._flying.clear()
-            self._again.clear()
-            self._watch_oldest()
+            self._closed = self._stopped = True
+            batches = (*self._in_flight, *self._retries)
+            running = [chunk for batch in batches for chunk in batch.chunks]
+            waiting, self._waiting = self._waiting, []
+            self._in_flight.clear()
+            self._retries.clear()
+            self._update_watchdog()
             self._changed.notify_all()
-        reason = self._lost or "the worker is closing"
-        for chunk in left:
-            chunk.answer.set_running_or_notify_cancel()
-        for chunk in (*begun, *left):
-            _settle(chunk, EngineLost(reason))
+        reason = self._lost_reason or "the worker is closing"
+        for chunk in waiting:
+            chunk.future.set_running_or_notify_cancel()
+        for chunk in (*running, *waiting):
+            _resolve(chunk, EngineLost(reason))
 
-    def _watch_oldest(self) -> None:
-        """Give the engine up if the oldest batch is not back in time, from now if it is new."""
-        oldest = self._flying[0] if self._flying else None
-        if self._timeout_seconds is None or oldest is self._watched:
+    def _update_watchdog(self) -> None:
+        """Restart the timer if the oldest batch in flight is another one than before."""
+        oldest = self._in_flight[0] if self._in_flight else None
+        if self._timeout_seconds is None or oldest is self._watched_batch:
             return
-        if self._watch is not None:
-            self._watch.cancel()
-        self._watched, self._watch = oldest, None
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        self._watched_batch, self._watchdog = oldest, None
         if oldest is not None:
-            self._watch = threading.Timer(self._timeout_seconds, self._give_up, [oldest])
-            self._watch.daemon = True
-            self._watch.start()
+            self._watchdog = threading.Timer(self._timeout_seconds, self._abandon_engine, [oldest])
+            self._watchdog.daemon = True
+            self._watchdog.start()
 
-    def _give_up(self, batch: _Batch) -> None:
-        """A no-op if the batch came back in this very moment."""
-        reason = f"it did not come back from a batch within {self._timeout_seconds:g} s"
-        self._lose(reason, late=batch)
+    def _abandon_engine(self, batch: _Batch) -> None:
+        reason = f"it did not complete a batch within {self._timeout_seconds:g} s"
+        self._mark_lost(reason, overdue=batch)
 
     def _waiting_seconds(self) -> float:
-        return sum(chunk.seconds for chunk in self._waiting if not chunk.answer.cancelled())
+        return sum(chunk.seconds for chunk in self._waiting if not chunk.future.cancelled())
 
 
-def _parts(batch: _Batch) -> list[_Batch]:
-    """What to try next: both halves, or a chunk by itself that had another batch beside it."""
+def _split(batch: _Batch) -> list[_Batch]:
+    """Both halves of a batch that did not fit; a single chunk is retried without overlap."""
     if len(batch.chunks) == 1:
-        return [_Batch(batch.chunks, again=True)]
+        return [_Batch(batch.chunks, retry=True)]
     half = len(batch.chunks) // 2
-    return [_Batch(batch.chunks[:half], again=True), _Batch(batch.chunks[half:], again=True)]
+    return [_Batch(batch.chunks[:half], retry=True), _Batch(batch.chunks[half:], retry=True)]
 
 
-def _attempted(work: Callable[[], Value]) -> Value | _NoRoom:
-    """What it returns, or that there was no memory for it; whatever else it raises, raised.
+def _attempt(work: Callable[[], Value]) -> Value | _NoMemory:
+    """Return the result of `work`, or `_NoMemory`; other exceptions propagate.
 
-    Nothing of a failed attempt outlives this call: as long as its exception did, the traceback
-    would keep the attempt's tensors, and every smaller attempt would find them in its way.
+    The exception of a failed attempt is released here: its traceback holds the attempt's tensors,
+    which would occupy the memory that the smaller retry needs.
     """
     try:
         return work()
@@ -477,14 +480,16 @@ def _attempted(work: Callable[[], Value]) -> Value | _NoRoom:
             raise
         reason = str(failure)
         failures.clear_tracebacks(failure)
-    return _NoRoom(reason)
+    return _NoMemory(reason)
 
 
-def _settle(chunk: _Chunk, answer: Outcome) -> None:
-    """Give the chunk its answer, unless it has one: a batch may come back in the moment in which
-    the engine is given up."""
+def _resolve(chunk: _Chunk, outcome: Outcome) -> None:
+    """Set the future's result or exception.
+
+    A no-op if it is resolved: a batch may complete while the engine is being abandoned.
+    """
     with suppress(InvalidStateError):
-        if isinstance(answer, Exception):
-            chunk.answer.set_exception(answer)
+        if isinstance(outcome, Exception):
+            chunk.future.set_exception(outcome)
         else:
-            chunk.answer.set_result(answer)
+            chunk.future.set_result(outcome)

@@ -49,7 +49,7 @@ for one that does not run meanwhile, and a batch takes ten times as long.
 def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     """A pipeline whose engine is loaded and warm; raises `SetupError`s."""
     started = time.monotonic()
-    _limit_malloc_arenas()
+    _share_heaps()
     settings = fitted(settings, Container.read())
     scratch_of(settings).prepare()
     ffmpeg = decoding.find_ffmpeg(settings.ffmpeg)
@@ -57,12 +57,12 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     # Its half second is needed by the first answer that names a language; here others load too.
     identifier = Thread(target=language.load, name="language", daemon=True)
     identifier.start()
-    engine = _in_temporary_thread(lambda: open_engine(settings))
+    engine = _apart(lambda: open_engine(settings))
     made: Future[Batcher] = Future()
     try:
         # Detectors first, as what is free afterwards is the batches'.
-        detectors = _in_temporary_thread(lambda: open_detectors(settings, _losing(made)))
-        capacity = _in_temporary_thread(lambda: warmed_up(engine, settings))
+        detectors = _apart(lambda: open_detectors(settings, _losing(made)))
+        capacity = _apart(lambda: warmed_up(engine, settings))
         with Batcher(
             engine,
             capacity=capacity,
@@ -100,7 +100,7 @@ def loaded_is_kept() -> Iterator[None]:
 
 def _losing(made: "Future[Batcher]") -> Callable[[str], None]:
     """Gives up the engine for a reason outside it: at once, or as soon as there is a batcher."""
-    return lambda reason: made.add_done_callback(lambda done: done.result().lose(reason))
+    return lambda reason: made.add_done_callback(lambda done: done.result().mark_lost(reason))
 
 
 def warmed_up(engine: Engine, settings: Settings) -> Capacity:
@@ -112,7 +112,7 @@ def warmed_up(engine: Engine, settings: Settings) -> Capacity:
     return replace(capacity, seconds=settings.batch_seconds)
 
 
-def _in_temporary_thread(work: Callable[[], Value]) -> Value:
+def _apart(work: Callable[[], Value]) -> Value:
     """Do it in a thread that ends with it.
 
     Whoever computes gets a team of OpenMP threads for life. With a second team beside the engine's
@@ -135,7 +135,7 @@ def _in_temporary_thread(work: Callable[[], Value]) -> Value:
     return result
 
 
-def _limit_malloc_arenas() -> None:
+def _share_heaps() -> None:
     """Let all threads allocate from two heaps.
 
     glibc gives nearly every thread one of its own; each keeps the most that its thread ever held,
@@ -146,7 +146,7 @@ def _limit_malloc_arenas() -> None:
         mallopt(_M_ARENA_MAX, 2)
 
 
-def trim_heap() -> None:
+def give_back_memory() -> None:
     """Give the system what was freed; the heaps keep it otherwise, a tenth of a worker's memory."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
