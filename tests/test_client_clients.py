@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("without_waits")
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointApi]:
     home = tmp_path_factory.mktemp("worker")
-    scripted = {
+    tones = {
         "PARAKEET_ENGINE": "tones",
         "PARAKEET_ALLOW_PRIVATE_ADDRESSES": "true",
         "OMP_NUM_THREADS": "1",
@@ -46,7 +46,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointApi]:
     with (
         (home / "log").open("w") as log,
         EndpointApi() as api,
-        running_worker(api, home, scripted, log=log),
+        running_worker(api, home, tones, log=log),
     ):
         yield api
 

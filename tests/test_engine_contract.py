@@ -34,7 +34,7 @@ class Case:
     pieces: list[Samples]
 
 
-def scripted(_: Path) -> Case:
+def tones(_: Path) -> Case:
     pitches = ((440, 3.0), (880, 0.5), (330, 1.7), (550, 0.2), (660, 4.2))
     return Case(ToneEngine(), [tone(hertz, seconds) for hertz, seconds in pitches])
 
@@ -73,7 +73,7 @@ def hiss(seconds: float) -> Samples:
 
 
 @pytest.fixture(
-    scope="module", params=[scripted, native_random, native_demo, gpu_random, gpu_demo, nemo_demo]
+    scope="module", params=[tones, native_random, native_demo, gpu_random, gpu_demo, nemo_demo]
 )
 def case(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

@@ -31,11 +31,11 @@ PITCHES = list(range(200, 2200, 20))
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointApi]:
     home = tmp_path_factory.mktemp("worker")
-    scripted = {"PARAKEET_ENGINE": "tones", "OMP_NUM_THREADS": "1"}
+    tones = {"PARAKEET_ENGINE": "tones", "OMP_NUM_THREADS": "1"}
     with (
         (home / "log").open("w") as log,
         EndpointApi() as api,
-        running_worker(api, home, scripted, log=log),
+        running_worker(api, home, tones, log=log),
     ):
         yield api
 
@@ -160,11 +160,11 @@ def test_an_endpoint_writes_several_formats_from_one_job(parakeet, folder, api):
 
 def test_the_local_engine_takes_folders_and_goes_on_too(parakeet, folder, api):
     before = sum(api.asked.values())
-    scripted = {"PARAKEET_ENGINE": "tones"}
-    assert parakeet("transcribe", ".", "--beside", **scripted).returncode == 0
+    tones = {"PARAKEET_ENGINE": "tones"}
+    assert parakeet("transcribe", ".", "--beside", **tones).returncode == 0
     assert results(folder) == {"a.txt": "440.\n", "below/b.txt": "880.\n"}
     written = (folder / "a.txt").stat().st_mtime_ns
-    assert parakeet("transcribe", ".", "--beside", **scripted).returncode == 0
+    assert parakeet("transcribe", ".", "--beside", **tones).returncode == 0
     assert (folder / "a.txt").stat().st_mtime_ns == written
     assert sum(api.asked.values()) == before
 
