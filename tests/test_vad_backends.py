@@ -16,7 +16,6 @@ import torch
 
 from parakeet_worker.container import Container
 from parakeet_worker.engine.base import Samples
-from parakeet_worker.engine.device import disable_tf32
 from parakeet_worker.vad import silero
 from parakeet_worker.vad.backends import (
     _AGREES_WITHIN,
@@ -286,7 +285,7 @@ def test_a_network_that_errs_is_told_from_one_that_does_not(network, alone):
 
 @gpu
 def test_a_gpu_hears_the_same_for_all_at_once(alone):
-    compute_exactly()
+    disable_tf32()
     recordings = stretches(8)
     listener = open_listener("cuda")
     assert isinstance(listener, Together)
