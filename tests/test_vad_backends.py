@@ -16,6 +16,7 @@ import torch
 
 from parakeet_worker.container import Container
 from parakeet_worker.engine.base import Samples
+from parakeet_worker.engine.device import disable_tf32
 from parakeet_worker.vad import silero
 from parakeet_worker.vad.backends import (
     _AGREES_WITHIN,
