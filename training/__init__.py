@@ -1,1 +1,1 @@
-"""Makes the demo checkpoint: speech from espeak-ng, a small FastConformer-TDT, a `.nemo` file."""
+"""Trains the demo checkpoint, a small FastConformer-TDT, on speech from espeak-ng."""

@@ -1,4 +1,4 @@
-"""The demo checkpoint's shape: the configuration of Parakeet TDT 0.6B v3, smaller throughout."""
+"""Configuration of the demo checkpoint: that of Parakeet TDT 0.6B v3 with smaller sizes."""
 
 from typing import Any
 

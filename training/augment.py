@@ -1,4 +1,4 @@
-"""Rooms, microphones, lines and noise: what happens to speech before a recogniser hears it."""
+"""Augmentation of speech: rooms, microphones, telephone lines and noise."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ BED_SECONDS = 90
 
 @dataclass(frozen=True, slots=True)
 class Strength:
-    """How often each impairment happens, as probabilities, and how strong it may be."""
+    """Probability and maximum strength of each impairment."""
 
     noise: float = 0.75
     lowest_snr_decibels: float = 5.0
@@ -37,16 +37,16 @@ CLEAN = Strength(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NoiseBeds:
-    """Long stretches of noise at unit RMS to cut pieces from."""
+    """Long noise recordings at unit RMS, from which excerpts are cut."""
 
     steady: tuple[Wave, ...]
     """White, pink, brown, hum."""
     babble: tuple[Wave, ...]
-    """Many voices at once."""
+    """Many simultaneous voices."""
 
     @classmethod
     def make(cls, voices: list[NDArray[np.int16]], randomness: np.random.Generator) -> "NoiseBeds":
-        """Noise of every colour, and babble of the given voices."""
+        """Generate noise of every colour, and babble of the given voices."""
         count = BED_SECONDS * SAMPLE_RATE
         steady = [coloured_noise(count, slope, randomness) for slope in (0.0, 0.5, 1.0)]
         return cls(
@@ -55,7 +55,7 @@ class NoiseBeds:
         )
 
     def cut(self, count: int, babble_share: float, randomness: np.random.Generator) -> Wave:
-        """A piece of a random bed, `count` samples."""
+        """Return an excerpt of `count` samples from a random bed."""
         beds = self.babble if randomness.random() < babble_share else self.steady
         bed = beds[int(randomness.integers(len(beds)))]
         start = int(randomness.integers(len(bed)))
@@ -63,21 +63,21 @@ class NoiseBeds:
 
 
 def coloured_noise(count: int, slope: float, randomness: np.random.Generator) -> Wave:
-    """Noise whose amplitude falls as frequency to the power of `-slope`."""
+    """Generate noise whose amplitude is proportional to frequency to the power of `-slope`."""
     spectrum = rfft(randomness.standard_normal(count).astype(np.float32))
     hertz = np.fft.rfftfreq(count, 1 / SAMPLE_RATE)
     return unit(irfft(spectrum * np.maximum(hertz, 30.0) ** -slope, count))
 
 
 def hum(count: int, randomness: np.random.Generator) -> Wave:
-    """Mains hum with its harmonics over faint pink noise."""
+    """Generate mains hum with its harmonics over faint pink noise."""
     time = np.arange(count) / SAMPLE_RATE
     tones = sum(np.sin(2 * np.pi * 50 * order * time) / order for order in (1, 2, 3, 5, 7))
     return unit(np.asarray(tones, np.float32) + coloured_noise(count, 0.5, randomness) * 0.3)
 
 
 def babble(count: int, voices: list[NDArray[np.int16]], randomness: np.random.Generator) -> Wave:
-    """Ten streams of speech on top of each other."""
+    """Sum ten streams of speech."""
     mixed = np.zeros(count, np.float32)
     for _ in range(10):
         filled = 0
@@ -89,12 +89,12 @@ def babble(count: int, voices: list[NDArray[np.int16]], randomness: np.random.Ge
 
 
 def unit(wave: NDArray[np.floating]) -> Wave:
-    """The wave at an RMS of one."""
+    """Scale the wave to an RMS of one."""
     return np.asarray(wave / (np.sqrt(np.mean(np.square(wave))) + 1e-9), np.float32)
 
 
 def at_speed(wave: Wave, factor: float) -> Wave:
-    """Played faster by the factor: higher and shorter."""
+    """Resample to play faster by the factor: higher and shorter."""
     places = np.arange(0, len(wave) - 1, factor)
     return np.asarray(np.interp(places, np.arange(len(wave)), wave), np.float32)
 
@@ -102,7 +102,7 @@ def at_speed(wave: Wave, factor: float) -> Wave:
 def impaired(
     wave: Wave, speech: Wave, beds: NoiseBeds, strength: Strength, randomness: np.random.Generator
 ) -> Wave:
-    """The wave in a random room, over a random line, with noise, at a random level.
+    """Apply a random room, line, noise and level to the wave.
 
     `speech` is the part of it that sets the level which noise is measured against.
     """
@@ -116,14 +116,14 @@ def impaired(
             level * 10 ** (-snr_decibels / 20)
         )
     noise_in_room = noisy and randomness.random() < 0.5
-    heard = filtered(wave + noise if noise_in_room else wave, strength, randomness)
+    filtered_wave = filtered(wave + noise if noise_in_room else wave, strength, randomness)
     if noisy and not noise_in_room:
-        heard = heard + noise
-    return levelled(heard, strength, randomness)
+        filtered_wave = filtered_wave + noise
+    return levelled(filtered_wave, strength, randomness)
 
 
 def filtered(wave: Wave, strength: Strength, randomness: np.random.Generator) -> Wave:
-    """Room, equaliser and line as one multiplication of spectra."""
+    """Apply room, equaliser and line as one product of spectra."""
     tail = int(LONGEST_REVERBERATION_SECONDS * SAMPLE_RATE)
     size = next_fast_len(len(wave) + tail, real=True)
     hertz = np.linspace(0, SAMPLE_RATE / 2, size // 2 + 1)
@@ -139,7 +139,7 @@ def filtered(wave: Wave, strength: Strength, randomness: np.random.Generator) ->
 
 
 def room(randomness: np.random.Generator) -> Wave:
-    """An impulse response: the direct sound, then decaying noise."""
+    """Generate an impulse response: direct sound, then decaying noise."""
     count = int(LONGEST_REVERBERATION_SECONDS * SAMPLE_RATE)
     time = np.arange(count) / SAMPLE_RATE
     decay = np.exp(-6.9 * time / randomness.uniform(0.1, LONGEST_REVERBERATION_SECONDS))
@@ -151,16 +151,16 @@ def room(randomness: np.random.Generator) -> Wave:
 
 
 def line(hertz: NDArray[np.float64], randomness: np.random.Generator) -> NDArray[np.float64]:
-    """Gains of a telephone line: little above 4 kHz, or below a few hundred hertz."""
+    """Return the gains of a telephone line, low above 4 kHz and below a few hundred hertz."""
     top = randomness.uniform(3300, 4100)
     bottom = randomness.uniform(20, 320)
-    falling = 1 / (1 + (hertz / top) ** 24)
-    rising = 1 / (1 + (bottom / np.maximum(hertz, 1)) ** 6)
-    return np.sqrt(falling * rising)
+    low_pass = 1 / (1 + (hertz / top) ** 24)
+    high_pass = 1 / (1 + (bottom / np.maximum(hertz, 1)) ** 6)
+    return np.sqrt(low_pass * high_pass)
 
 
 def levelled(wave: Wave, strength: Strength, randomness: np.random.Generator) -> Wave:
-    """The wave at a random peak, sometimes through a coarse codec."""
+    """Scale the wave to a random peak, sometimes through a coarse codec."""
     peak = 10 ** (randomness.uniform(-35, -3) / 20)
     wave = wave * np.float32(peak / (np.abs(wave).max(initial=0.0) + 1e-9))
     if randomness.random() < strength.coarse_quantisation:
@@ -169,7 +169,7 @@ def levelled(wave: Wave, strength: Strength, randomness: np.random.Generator) ->
 
 
 def mu_law(wave: Wave) -> Wave:
-    """Through G.711's eight bits and back."""
+    """Encode with G.711's eight bits and decode."""
     bent = np.sign(wave) * np.log1p(255 * np.abs(wave)) / np.log(256)
     coarse = np.round(bent * 127) / 127
     return np.asarray(np.sign(coarse) * (256 ** np.abs(coarse) - 1) / 255, np.float32)

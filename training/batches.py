@@ -1,4 +1,4 @@
-"""Shards to padded batches, with masks and warped spectra, made in a thread ahead of training."""
+"""Padded batches from shards, with masks and warped spectra, prepared in a background thread."""
 
 import queue
 import threading
@@ -25,7 +25,7 @@ SHARE_MISREMEMBERED = 0.04
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Examples padded to one length, and the right action in many states."""
+    """Examples padded to one length, and the correct action in many states."""
 
     mels: Tensor
     """(B, mels, T) float32."""
@@ -34,9 +34,9 @@ class Batch:
     labels: Tensor
     """(B, T') word class per encoder frame, -100 where padded."""
     tokens: Tensor
-    """(B, U) as the prediction network gets them, padded with 0."""
+    """(B, U) input of the prediction network, padded with 0."""
     rows: Tensor
-    """(nodes,) which example; the next four describe its state and action."""
+    """(nodes,) index of the example; the next four fields are its state and action."""
     frames: Tensor
     emitted: Tensor
     right_tokens: Tensor
@@ -44,14 +44,14 @@ class Batch:
 
 
 def encoder_frames(mel_frames: int) -> int:
-    """Frames of 80 ms after three halvings."""
+    """Return the number of 80 ms frames after three halvings."""
     for _ in range(3):
         mel_frames = (mel_frames - 1) // 2 + 1
     return mel_frames
 
 
 def warped(mels: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
-    """(T, mels) with the mel axis stretched, as by a longer or shorter vocal tract."""
+    """Warp the mel axis of (T, mels), as by a longer or shorter vocal tract."""
     places = np.clip(np.arange(MELS) * factor, 0, MELS - 1)
     below = np.minimum(places.astype(np.int64), MELS - 2)
     share = (places - below).astype(np.float32)
@@ -59,7 +59,7 @@ def warped(mels: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
 
 
 def masked(mels: NDArray[np.float32], randomness: np.random.Generator) -> NDArray[np.float32]:
-    """(T, mels) with up to two bands and some short moments set to the mean."""
+    """Mask up to two bands and some short times of (T, mels) with the mean."""
     for _ in range(int(randomness.integers(0, 3))):
         width = int(randomness.integers(1, 14))
         start = int(randomness.integers(0, MELS - width))
@@ -72,9 +72,9 @@ def masked(mels: NDArray[np.float32], randomness: np.random.Generator) -> NDArra
 
 
 def altered(example: Example, randomness: np.random.Generator) -> NDArray[np.float32]:
-    """The example's features as this pass sees them.
+    """Augment an example's features for this pass.
 
-    Few humans have to stand for all, so they are stretched more often and further.
+    Recorded humans are warped more often and further, because there are few of them.
     """
     mels = example.mels.astype(np.float32)
     share, widest = (0.8, 0.24) if example.origin == "human" else (0.5, 0.15)
@@ -84,7 +84,7 @@ def altered(example: Example, randomness: np.random.Generator) -> NDArray[np.flo
 
 
 class Collator:
-    """Examples to a `Batch`."""
+    """Builds a `Batch` from examples."""
 
     def __init__(self, pieces: Pieces) -> None:
         self._pieces = pieces
@@ -119,13 +119,13 @@ class Collator:
 def misremembered(
     tokens: oracle.Ints, vocabulary: int, randomness: np.random.Generator
 ) -> oracle.Ints:
-    """Some tokens replaced at random: one misheard word must not spoil those after it."""
+    """Replace some tokens at random, so that one wrong word does not affect the next ones."""
     wrong = randomness.random(len(tokens)) < SHARE_MISREMEMBERED
     return np.where(wrong, randomness.integers(1, vocabulary, len(tokens)), tokens)
 
 
 def drawn(states: list[oracle.Nodes], randomness: np.random.Generator) -> tuple[Tensor, ...]:
-    """Some of the states of a batch, each column (nodes,)."""
+    """Sampled states of a batch, each column (nodes,)."""
     columns = (
         np.repeat(np.arange(len(states)), [len(one.frames) for one in states]),
         np.concatenate([one.frames for one in states]),
@@ -141,7 +141,7 @@ def drawn(states: list[oracle.Nodes], randomness: np.random.Generator) -> tuple[
 def grouped(
     examples: list[Example], mel_frames: int, randomness: np.random.Generator
 ) -> list[list[Example]]:
-    """Examples of like length together, `mel_frames` a group with padding, in random order."""
+    """Group examples of similar length, `mel_frames` per group with padding, in random order."""
     ordered = sorted(examples, key=lambda one: len(one.mels) * randomness.uniform(0.9, 1.1))
     groups: list[list[Example]] = [[]]
     longest = 0
@@ -155,7 +155,7 @@ def grouped(
 
 
 def endless(shards: Path, pieces: Pieces, mel_frames: int, seed: int) -> Iterator[Batch]:
-    """Batches for ever, over whatever shards there are by then."""
+    """Yield batches indefinitely, from all shards that exist at that time."""
     randomness = np.random.default_rng(seed)
     collator = Collator(pieces)
     while True:
@@ -170,7 +170,7 @@ def endless(shards: Path, pieces: Pieces, mel_frames: int, seed: int) -> Iterato
 
 
 def ahead(batches: Iterator[Batch], depth: int = 6) -> Iterator[Batch]:
-    """The same batches, made in a thread."""
+    """Yield the same batches, prepared in a thread."""
     ready: queue.Queue[Batch] = queue.Queue(depth)
 
     def fill() -> None:

@@ -1,9 +1,9 @@
-"""Evens out deletions and insertions: `python -m training.calibrate --weights RUN/latest.pt ...`.
+"""Balances deletions and insertions: `python -m training.calibrate --weights RUN/latest.pt ...`.
 
-The two outputs of a TDT joint are chosen apart, so a blank may take a word's duration and jump
-over it. A blank that is chosen a little less readily, and shorter durations a little more, cost
-nothing: the decoder knows what to do one frame early. Both are constants on the joint's output
-bias, searched for on training's own voices.
+A TDT joint network chooses its two outputs independently, so a blank may be combined with a word's
+duration and skip it. A small penalty on the blank and on long durations is harmless: training
+covers states one frame early. Both are constants in the joint's output bias, searched on training
+voices.
 """
 
 import argparse
@@ -29,15 +29,15 @@ MOST_SYMBOLS = 10
 
 @dataclass(frozen=True, slots=True)
 class Penalties:
-    """What is taken off the joint's logits."""
+    """Penalties on the joint network's logits."""
 
     blank: float
     per_frame: float
-    """Times the duration."""
+    """Multiplied by the duration."""
 
 
 def penalised(bias: Tensor, blank: int, penalties: Penalties) -> Tensor:
-    """The joint's output bias (tokens + blank + durations,) with the penalties in it."""
+    """Return the joint network's output bias (tokens + blank + durations,) with the penalties."""
     changed = bias.clone()
     changed[blank] -= penalties.blank
     changed[blank + 1 :] -= penalties.per_frame * torch.tensor(DURATIONS)
@@ -54,33 +54,33 @@ def padded(examples: list[Example]) -> tuple[Tensor, Tensor]:
 
 
 def errors(
-    network: Network, heard: tuple[Tensor, Tensor], examples: list[Example], pieces: Pieces
+    network: Network, encoded: tuple[Tensor, Tensor], examples: list[Example], pieces: Pieces
 ) -> WordErrors:
-    """As written, full stops and capitals included."""
+    """Count word errors with full stops and capitals."""
     decoder = GreedyDecoder(
         Scorer.of(network.decoder, network.joint, Precision.FP32), DURATIONS, MOST_SYMBOLS
     )
     total = WordErrors()
-    for example, row in zip(examples, decoder.decode(*heard), strict=True):
-        said = " ".join(word.written for word in example.words)
-        total += compare(said, pieces.text([emission.token for emission in row]))
+    for example, row in zip(examples, decoder.decode(*encoded), strict=True):
+        reference = " ".join(word.written for word in example.words)
+        total += compare(reference, pieces.text([emission.token for emission in row]))
     return total
 
 
 @torch.inference_mode()
 def search(network: Network, examples: list[Example], pieces: Pieces) -> Penalties:
-    """The pair with the fewest errors; prints them all, and leaves the network with it."""
+    """Return the pair with the fewest errors, print all, and apply it to the network."""
     network.eval()
-    heard = network.encoder(*padded(examples))
+    encoded = network.encoder(*padded(examples))
     output = network.joint.joint_net[-1]
     original = output.bias.clone()
-    found: dict[Penalties, int] = {}
+    totals: dict[Penalties, int] = {}
     for pair in itertools.starmap(Penalties, itertools.product(BLANK_PENALTIES, FRAME_PENALTIES)):
         output.bias.copy_(penalised(original, network.blank, pair))
-        counted = errors(network, heard, examples, pieces)
-        found[pair] = counted.errors
+        counted = errors(network, encoded, examples, pieces)
+        totals[pair] = counted.errors
         print(f"blank {pair.blank}  per frame {pair.per_frame}  {counted.rate:.2%}", flush=True)
-    best = min(found, key=lambda pair: found[pair])
+    best = min(totals, key=lambda pair: totals[pair])
     output.bias.copy_(penalised(original, network.blank, best))
     return best
 
@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--shard", type=Path, required=True, help="of training's voices")
+    parser.add_argument("--shard", type=Path, required=True, help="a shard of training voices")
     parser.add_argument("--utterances", type=int, default=150)
     parser.add_argument("--into", type=Path, required=True)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""NeMo against the engine: `python -m training.check_nemo demo.nemo recordings...` (needs NeMo)."""
+"""Compares with NeMo: `python -m training.check_nemo demo.nemo recordings...` (needs NeMo)."""
 
 import argparse
 from pathlib import Path
@@ -13,7 +13,7 @@ from training.listener import Listener
 
 
 def nemo_model(path: Path) -> Any:
-    """NVIDIA's own reading of the checkpoint, on the CPU."""
+    """Restore the checkpoint with NeMo on the CPU."""
     from nemo.collections.asr.models import ASRModel
 
     model = ASRModel.restore_from(str(path), map_location="cpu")
@@ -22,13 +22,13 @@ def nemo_model(path: Path) -> Any:
 
 
 def nemo_text(model: Any, samples: NDArray[np.float32]) -> str:
-    """One recording at a time, as NeMo's batched CPU decoding is not exact."""
+    """Transcribe one recording; NeMo's batched CPU decoding is not exact."""
     with torch.inference_mode():
         return str(model.transcribe([samples], batch_size=1, verbose=False)[0].text)
 
 
 def main() -> None:
-    """Print every recording's text by both, and fail where they differ."""
+    """Print both texts of every recording; exit with an error if any differ."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("recordings", type=Path, nargs="+", help="16 kHz mono files")
@@ -40,9 +40,9 @@ def main() -> None:
         if rate != listener.sample_rate:
             raise SystemExit(f"{path}: {rate} Hz, not {listener.sample_rate}")
         mono = np.ascontiguousarray(samples.mean(axis=1))
-        ours, theirs = listener.text(mono), nemo_text(model, mono)
-        different += ours != theirs
-        print(f"{path.name}\n  engine {ours}\n  NeMo   {theirs}")
+        engine_text, reference = listener.text(mono), nemo_text(model, mono)
+        different += engine_text != reference
+        print(f"{path.name}\n  engine {engine_text}\n  NeMo   {reference}")
     raise SystemExit(f"{different} differ" if different else 0)
 
 

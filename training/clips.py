@@ -1,4 +1,4 @@
-"""Clips: stretches of speech with the time of every word, and the pool of them on disk."""
+"""Clips of speech with the time of every word, and their pool on disk."""
 
 import itertools
 import pickle
@@ -15,7 +15,7 @@ from training.words import Lexicon
 
 SAMPLE_RATE = 16_000
 QUIET_DECIBELS = -42.0
-"""Below the clip's loudest window by this much, a window counts as silence."""
+"""A window this far below the clip's loudest one counts as silence."""
 WINDOW_SAMPLES = 80
 SHORTEST_WORD_SECONDS = 0.06
 LONGEST_BREATH_WORDS = 8
@@ -23,7 +23,7 @@ LONGEST_BREATH_WORDS = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """A word, or several in one breath, trimmed to the speech."""
+    """One or several words without a pause, trimmed to the speech."""
 
     samples: NDArray[np.int16]
     """At 16 kHz."""
@@ -35,7 +35,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Session:
-    """One voice at one setting: single words to splice, and sentences in one breath."""
+    """One voice at one setting: single words to concatenate, and sentences without pauses."""
 
     language: str
     words: tuple[Clip, ...]
@@ -43,7 +43,7 @@ class Session:
 
 
 def loud_windows(samples: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """Which windows of 5 ms hold speech."""
+    """Return a mask of the 5 ms windows with speech."""
     count = len(samples) // WINDOW_SAMPLES
     windows = samples[: count * WINDOW_SAMPLES].reshape(count, WINDOW_SAMPLES).astype(np.float32)
     level = np.sqrt((windows**2).mean(axis=1))
@@ -54,7 +54,7 @@ def loud_windows(samples: NDArray[np.int16]) -> NDArray[np.bool_]:
 def trimmed(
     samples: NDArray[np.int16], words: tuple[str, ...], starts: tuple[float, ...]
 ) -> Clip | None:
-    """The clip without silence around it; None if a word turns out to be silent."""
+    """Trim silence from the clip; return None if a word is silent."""
     loud = loud_windows(samples)
     seconds_per_window = WINDOW_SAMPLES / SAMPLE_RATE
     bounds = [round(start / seconds_per_window) for start in starts] + [len(loud)]
@@ -74,7 +74,7 @@ def trimmed(
 
 
 def at_16_khz(speech: Speech) -> NDArray[np.int16]:
-    """The samples of espeak-ng, resampled."""
+    """Resample the output of espeak-ng."""
     shared = np.gcd(SAMPLE_RATE, speech.sample_rate)
     wave = resample_poly(
         speech.samples.astype(np.float32), SAMPLE_RATE // shared, speech.sample_rate // shared
@@ -85,7 +85,7 @@ def at_16_khz(speech: Speech) -> NDArray[np.int16]:
 def spoken(
     synthesiser: Synthesiser, words: tuple[str, ...], mark: str, setting: Setting
 ) -> Clip | None:
-    """The words said in one breath; None where espeak-ng does not tell where each begins."""
+    """Synthesise words without pauses; return None if espeak-ng does not report every start."""
     speech = synthesiser.speak(" ".join(words) + mark, setting)
     offsets = [sum(len(word) + 1 for word in words[:index]) for index in range(len(words))]
     started = dict(reversed(speech.word_starts))
@@ -102,7 +102,7 @@ def record_session(
     breaths: int,
     randomness: np.random.Generator,
 ) -> Session:
-    """Every word of the language once by itself, and some sentences of random words."""
+    """Synthesise every word of the language separately, and some random sentences."""
     singles = [spoken(synthesiser, (word,), ".", setting) for word in lexicon.words]
     sentences = []
     for _ in range(breaths):
@@ -125,19 +125,19 @@ def save(sessions: list[Session], path: Path) -> None:
 
 
 def load(path: Path) -> list[Session]:
-    """Read a pool that `save` wrote."""
+    """Read a pool written by `save`."""
     with path.open("rb") as file:
         sessions: list[Session] = pickle.load(file)  # noqa: S301 (one's own file)
     return sessions
 
 
 def seconds(sessions: list[Session]) -> float:
-    """How much speech a pool holds."""
+    """Return the seconds of speech in a pool."""
     return sum(len(clip.samples) for clip in every_clip(sessions)) / SAMPLE_RATE
 
 
 def every_clip(sessions: list[Session]) -> Iterator[Clip]:
-    """All clips of a pool."""
+    """Yield all clips of a pool."""
     for session in sessions:
         yield from session.words
         yield from session.breaths

@@ -22,8 +22,8 @@ from training.utterances import (
     Utterance,
     assemble,
     converse,
-    heard,
     nothing,
+    rendered,
 )
 
 log = logging.getLogger(__name__)
@@ -36,18 +36,18 @@ CONVERSATION_HUMAN = 0.6
 WIDEST_DECIBELS = 26.0
 FLITE = "flite"
 RECORDED_WEIGHT = 10
-"""A recorded speaker is heard as often as ten of Flite's 32 sessions."""
+"""A recorded speaker has the weight of ten of Flite's 32 sessions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """Shares of the kinds of utterances; what is left is synthesised speech of one language."""
+    """Shares of the kinds of utterances; the rest is synthesised speech of one language."""
 
     human: float = 0.45
     nothing: float = 0.05
     two_languages: float = 0.04
     long: float = 0.1
-    """Pieces of a recording are up to 30 s long."""
+    """Chunks of a recording are up to 30 s long."""
     english: float = 0.08
     """More of English than its share, through the full impairments: native accents, which none of
     the recorded humans that are trained on has."""
@@ -59,7 +59,7 @@ class Mixture:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """What training sees of an utterance."""
+    """Features and words of an utterance."""
 
     mels: NDArray[np.float16]
     """(frames of 10 ms, mels), normalised."""
@@ -68,7 +68,7 @@ class Example:
 
 
 class Studio:
-    """Makes utterance number `index` of a seed, whatever was made before."""
+    """Generates utterance number `index` of a seed, independent of earlier ones."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Studio:
         self._beds = NoiseBeds.make(self._voices, np.random.default_rng(seed))
 
     def utterance(self, index: int) -> Utterance:
-        """A random utterance of the mixture."""
+        """Generate a random utterance of the mixture."""
         randomness = np.random.default_rng([self._seed, index])
         mixture = self._mixture
         if mixture.conversation and randomness.random() < mixture.conversation:
@@ -117,12 +117,12 @@ class Studio:
     def silence(
         self, randomness: np.random.Generator, strength: Strength | None = None
     ) -> Utterance:
-        """Nothing to hear."""
+        """Generate an utterance without speech."""
         scrap = self._voices[int(randomness.integers(len(self._voices)))]
         return nothing(self._beds, scrap, strength or self._strength, randomness)
 
     def human(self, randomness: np.random.Generator, strength: Strength | None = None) -> Utterance:
-        """Recorded digits of one speaker, or of several in turn."""
+        """Compose recorded digits of one speaker, or of several in turn."""
         speakers = 3 if randomness.random() < 0.2 else 1
         sessions = tuple(
             self._human[int(randomness.integers(len(self._human)))] for _ in range(speakers)
@@ -135,10 +135,10 @@ class Studio:
             long_silence=bool(randomness.random() < 0.1),
         )
         assembly = assemble(sessions, plan, randomness)
-        return heard(assembly, "human", self._beds, strength or self._strength, randomness)
+        return rendered(assembly, "human", self._beds, strength or self._strength, randomness)
 
     def conversation(self, randomness: np.random.Generator) -> Utterance:
-        """One to four voices in turn, up to 26 dB apart, of recorded digits or of one language."""
+        """Compose one to four voices in turn, up to 26 dB apart, of digits or of one language."""
         human = bool(self._human) and randomness.random() < CONVERSATION_HUMAN
         language = str(randomness.choice(self.languages))
         sessions = self._human if human else self._by_language[language]
@@ -158,9 +158,9 @@ class Studio:
         )
         unbroken = 1.0 if randomness.random() < 0.4 else randomness.random()
         assembly = converse(speakers, plan, unbroken, randomness)
-        # The quietest voice is to be heard over the noise.
+        # The quietest voice must exceed the noise.
         strength = replace(MILD, lowest_snr_decibels=min(38.0, 12.0 + widest))
-        return heard(assembly, "human" if human else language, self._beds, strength, randomness)
+        return rendered(assembly, "human" if human else language, self._beds, strength, randomness)
 
     def synthesised(
         self,
@@ -169,7 +169,7 @@ class Studio:
         randomness: np.random.Generator,
         strength: Strength | None = None,
     ) -> Utterance:
-        """Synthesised speech of the languages, in one voice each or in several."""
+        """Compose synthesised speech of the languages, in one voice each or in several."""
         plan = Plan(
             words=int(randomness.integers(1, most_words + 1)),
             in_one_breath=bool(randomness.random() < 0.55),
@@ -183,11 +183,11 @@ class Studio:
             for _ in range(voices_per_language)
         )
         assembly = assemble(sessions, plan, randomness)
-        return heard(assembly, languages[0], self._beds, strength or self._strength, randomness)
+        return rendered(assembly, languages[0], self._beds, strength or self._strength, randomness)
 
 
 def example(utterance: Utterance, features: Features) -> Example:
-    """The utterance as normalised log-mel frames."""
+    """Compute normalised log-mel frames of the utterance."""
     samples = torch.from_numpy(utterance.samples).unsqueeze(0)
     with torch.inference_mode():
         mels, frames = features(samples, torch.tensor([samples.shape[1]]))
@@ -196,7 +196,7 @@ def example(utterance: Utterance, features: Features) -> Example:
 
 
 def write_shard(path: Path, studio: Studio, first_index: int, features: Features) -> float:
-    """One shard; returns the seconds of audio in it."""
+    """Write one shard; return its seconds of audio."""
     examples = [
         example(studio.utterance(first_index + offset), features)
         for offset in range(UTTERANCES_PER_SHARD)
@@ -208,24 +208,24 @@ def write_shard(path: Path, studio: Studio, first_index: int, features: Features
 
 
 def read_shard(path: Path) -> list[Example]:
-    """The examples of a shard that `write_shard` made."""
+    """Read the examples of a shard written by `write_shard`."""
     return [Example(*stored) for stored in torch.load(path, weights_only=False)]
 
 
 def training_studio(pools: Path, seed: int) -> Studio:
-    """Training's voices, and every recorded speaker but the one left out."""
+    """Training voices, and every recorded speaker except the held-out one."""
     return Studio(clips.load(pools / "training.pool"), human_pools(pools), seed)
 
 
 def held_out_studio(pools: Path, seed: int, strength: Strength = FULL) -> Studio:
-    """The voices that training never hears, and the speaker left out."""
+    """Voices outside the training data, and the held-out speaker."""
     synthesised = clips.load(pools / "held_out.pool")
     human = clips.load(pools / f"{LEFT_OUT_SPEAKER}.pool")
     return Studio(synthesised, human, seed, strength, Mixture(long=0.0, conversation=0.0))
 
 
 def human_pools(pools: Path) -> list[clips.Session]:
-    """Every recorded speaker but the one left out, and Flite's voices, which stand in for more."""
+    """Every recorded speaker except the held-out one, and Flite's voices as additional speakers."""
     names = {path.stem for path in pools.glob("*.pool")}
     speakers = names - {"training", "held_out", FLITE, LEFT_OUT_SPEAKER}
     recorded = [
@@ -236,7 +236,7 @@ def human_pools(pools: Path) -> list[clips.Session]:
 
 
 def main() -> None:
-    """Shards numbered from `--first` on."""
+    """Write shards numbered from `--first` on."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pools", type=Path, required=True)
@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--shards", type=int, default=48)
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--held-out", action="store_true", help="the voices kept for measuring")
+    parser.add_argument("--held-out", action="store_true", help="use the evaluation voices")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.into.mkdir(parents=True, exist_ok=True)

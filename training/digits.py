@@ -1,4 +1,4 @@
-"""Recorded English digits: the Free Spoken Digit Dataset as sessions, one a speaker."""
+"""Recorded English digits: the Free Spoken Digit Dataset as sessions, one per speaker."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -11,7 +11,7 @@ from training.clips import SAMPLE_RATE, Clip, Session, trimmed
 from training.words import lexicons
 
 LEFT_OUT_SPEAKER = "jackson"
-"""Measured on, never trained on."""
+"""Used for evaluation only."""
 DEFAULT_FOLDER = Path("../shared/data/human-digits")
 
 
@@ -26,7 +26,7 @@ def read_clip(path: Path, word: str) -> Clip | None:
 
 
 def read_speakers(folder: Path) -> dict[str, Session]:
-    """Every speaker's session, by name."""
+    """Load every speaker's session, by name."""
     digits = lexicons()["en"].words[:10]
     clips: dict[str, list[Clip]] = defaultdict(list)
     for path in sorted(folder.glob("*.wav")):
@@ -34,4 +34,4 @@ def read_speakers(folder: Path) -> dict[str, Session]:
         clip = read_clip(path, digits[int(digit)])
         if clip:
             clips[speaker].append(clip)
-    return {speaker: Session("en", tuple(found), ()) for speaker, found in clips.items()}
+    return {speaker: Session("en", tuple(own), ()) for speaker, own in clips.items()}

@@ -8,7 +8,7 @@ PUNCTUATION = re.compile(r"[^\w\s']")
 
 @dataclass(frozen=True, slots=True)
 class WordErrors:
-    """Errors among words said."""
+    """Errors and reference words."""
 
     errors: int = 0
     words: int = 0
@@ -18,16 +18,16 @@ class WordErrors:
 
     @property
     def rate(self) -> float:
-        """Errors per word said."""
+        """Errors per reference word."""
         return self.errors / max(self.words, 1)
 
 
-def edits(said: list[str], heard: list[str]) -> int:
-    """The fewest substitutions, insertions and deletions between the two."""
-    row = list(range(len(heard) + 1))
-    for index, word in enumerate(said):
+def edits(reference: list[str], hypothesis: list[str]) -> int:
+    """Return the minimum number of substitutions, insertions and deletions."""
+    row = list(range(len(hypothesis) + 1))
+    for index, word in enumerate(reference):
         diagonal, row[0] = row[0], index + 1
-        for place, other in enumerate(heard):
+        for place, other in enumerate(hypothesis):
             above = row[place + 1]
             row[place + 1] = min(above + 1, row[place] + 1, diagonal + (word != other))
             diagonal = above
@@ -35,10 +35,10 @@ def edits(said: list[str], heard: list[str]) -> int:
 
 
 def plain(text: str) -> str:
-    """Without case and punctuation."""
+    """Remove case and punctuation."""
     return PUNCTUATION.sub(" ", text).lower()
 
 
-def compare(said: str, heard: str) -> WordErrors:
-    """Words as separated by spaces."""
-    return WordErrors(edits(said.split(), heard.split()), len(said.split()))
+def compare(reference: str, hypothesis: str) -> WordErrors:
+    """Compare words separated by spaces."""
+    return WordErrors(edits(reference.split(), hypothesis.split()), len(reference.split()))

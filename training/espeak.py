@@ -19,7 +19,7 @@ RATE, VOLUME, PITCH, PITCH_RANGE, WORD_GAP = 1, 2, 3, 4, 7
 
 
 class EspeakError(RuntimeError):
-    """libespeak-ng refused a call."""
+    """A call to libespeak-ng failed."""
 
 
 class _EventId(ctypes.Union):
@@ -48,7 +48,7 @@ _Callback = ctypes.CFUNCTYPE(
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How espeak-ng is to speak."""
+    """Settings of a voice."""
 
     voice: str
     """A voice with its variant, as in `en-us+f2`."""
@@ -63,16 +63,16 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Speech:
-    """What was said in one call."""
+    """Audio and word events of one call."""
 
     samples: NDArray[np.int16]
     sample_rate: int
     word_starts: tuple[tuple[int, float], ...]
-    """Of every word event: the word's first character in the text, and its start in seconds."""
+    """For every word event: the word's first character in the text, and its start in seconds."""
 
 
 class Synthesiser:
-    """The library, to be opened once a process: its state is global and lasts as long."""
+    """The library; open it once per process, since its state is global."""
 
     def __init__(self) -> None:
         name = ctypes.util.find_library("espeak-ng") or "libespeak-ng.so.1"
@@ -89,7 +89,7 @@ class Synthesiser:
         self._voice = ""
 
     def speak(self, text: str, setting: Setting) -> Speech:
-        """Say the text in one breath."""
+        """Synthesise the text without pauses."""
         self._apply(setting)
         self._chunks, self._word_starts = [], []
         spoken = text.encode("utf-8")

@@ -18,7 +18,7 @@ from training.utterances import Utterance
 SEED = 4242
 BATCH = 16
 STRENGTHS = {"clean": CLEAN, "mild": MILD, "hard": FULL}
-"""`clean`: as it was recorded or synthesised. `mild`: SNR from 15 dB, little else. `hard`: as
+"""`clean`: unchanged. `mild`: SNR from 15 dB, little else. `hard`: as
 training, SNR from 5 dB, phone lines, rooms."""
 
 
@@ -29,10 +29,10 @@ class Tally:
     plain: WordErrors = field(default_factory=WordErrors)
     as_written: WordErrors = field(default_factory=WordErrors)
 
-    def add(self, said: str, heard: str) -> None:
+    def add(self, reference: str, hypothesis: str) -> None:
         """Count one utterance."""
-        self.plain += compare(plain(said), plain(heard))
-        self.as_written += compare(said, heard)
+        self.plain += compare(plain(reference), plain(hypothesis))
+        self.as_written += compare(reference, hypothesis)
 
     def summary(self) -> dict[str, float]:
         """For the JSON document."""
@@ -47,28 +47,28 @@ Drawn = Callable[[np.random.Generator], Utterance]
 
 
 def measure(
-    listener: Listener, draw: Drawn, count: int, salt: int, misheard: list[dict[str, str]]
+    listener: Listener, draw: Drawn, count: int, salt: int, wrong: list[dict[str, str]]
 ) -> Tally:
-    """Errors over `count` utterances; what is misheard is noted."""
+    """Count errors over `count` utterances; append those with errors to `wrong`."""
     tally = Tally()
     utterances = [draw(np.random.default_rng([SEED, salt, index])) for index in range(count)]
     for first in range(0, count, BATCH):
         batch = utterances[first : first + BATCH]
-        for one, heard in zip(batch, listener.texts([u.samples for u in batch]), strict=True):
-            tally.add(one.text, heard)
-            if one.text != heard:
-                misheard.append({"origin": one.origin, "said": one.text, "heard": heard})
+        for one, text in zip(batch, listener.texts([u.samples for u in batch]), strict=True):
+            tally.add(one.text, text)
+            if one.text != text:
+                wrong.append({"origin": one.origin, "reference": one.text, "hypothesis": text})
     return tally
 
 
 def false_texts(listener: Listener, studio: Studio, count: int) -> int:
-    """How many utterances of nothing (silence, noise, 0.1 s) give any text."""
+    """Count utterances without speech (silence, noise, 0.1 s) that result in text."""
     draws = [studio.silence(np.random.default_rng([SEED, index])) for index in range(count)]
     return sum(bool(listener.text(one.samples)) for one in draws)
 
 
 def conditions(studio: Studio, each: int) -> Iterator[tuple[str, Drawn, int]]:
-    """Every language by itself, long utterances of all, and the speaker left out."""
+    """Yield every language, long utterances of all, and the held-out speaker."""
     for language in studio.languages:
         yield language, _of(studio, language, MOST_WORDS), each
     for language in studio.languages:
@@ -81,23 +81,23 @@ def _of(studio: Studio, language: str, most_words: int) -> Drawn:
 
 
 def report(listener: Listener, pools: Path, each: int) -> dict[str, object]:
-    """The whole document."""
+    """Return the complete document."""
     document: dict[str, object] = {"utterances_per_language": each}
-    misheard: list[dict[str, str]] = []
+    wrong: list[dict[str, str]] = []
     for name, strength in STRENGTHS.items():
         studio = held_out_studio(pools, SEED, strength)
         tallies: dict[str, Tally] = {}
         for salt, (condition, draw, count) in enumerate(conditions(studio, each)):
-            tallies[condition] = measure(listener, draw, count, salt, misheard)
+            tallies[condition] = measure(listener, draw, count, salt, wrong)
         document[name] = summarised(tallies)
     document["nothing_with_text"] = false_texts(listener, held_out_studio(pools, SEED), each * 4)
     document["nothing"] = each * 4
-    document["misheard"] = misheard
+    document["errors"] = wrong
     return document
 
 
 def summarised(tallies: dict[str, Tally]) -> dict[str, object]:
-    """Per language, and all languages, long and human in one figure each."""
+    """Return errors per language, and one figure each for all languages, long and human."""
     languages = {name: tally for name, tally in tallies.items() if len(name) == 2}
     long = [tally for name, tally in tallies.items() if name.startswith("long")]
     return {
@@ -109,7 +109,7 @@ def summarised(tallies: dict[str, Tally]) -> dict[str, object]:
 
 
 def together(tallies: list[Tally]) -> Tally:
-    """Errors and words added up."""
+    """Sum errors and words."""
     whole = Tally()
     for tally in tallies:
         whole.plain += tally.plain
@@ -118,7 +118,7 @@ def together(tallies: list[Tally]) -> Tally:
 
 
 def table(document: dict[str, object]) -> str:
-    """The figures as a Markdown table, WER in percent: plain / as written."""
+    """Format a Markdown table, WER in percent: plain / as written."""
     columns = list(STRENGTHS)
     lines = [f"| | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns)]
     sections = {name: document[name] for name in columns}
@@ -148,7 +148,7 @@ def main() -> None:
     document = report(Listener(arguments.checkpoint), arguments.pools, arguments.each)
     arguments.json.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n")
     print(table(document))
-    print(f"text for nothing: {document['nothing_with_text']} of {document['nothing']}")
+    print(f"text without speech: {document['nothing_with_text']} of {document['nothing']}")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def hashed(name: str, content: bytes) -> str:
 
 
 def configuration(pieces: Pieces, artifacts: dict[str, str]) -> dict[str, Any]:
-    """`model_config.yaml`, laid out as that of Parakeet TDT 0.6B v3."""
+    """`model_config.yaml` with the layout of Parakeet TDT 0.6B v3."""
     durations = list(architecture.DURATIONS)
     data_set = {
         "manifest_filepath": None,
@@ -117,7 +117,7 @@ def weights(network: Network) -> dict[str, Tensor]:
 
 
 def write_archive(path: Path, files: dict[str, bytes]) -> None:
-    """An uncompressed tar without dates or owners: the same files make the same archive."""
+    """Build an uncompressed tar without dates or owners, reproducible from the same files."""
     with tarfile.open(path, "w") as archive:
         for name, content in files.items():
             entry = tarfile.TarInfo(f"./{name}")
@@ -126,7 +126,7 @@ def write_archive(path: Path, files: dict[str, bytes]) -> None:
 
 
 def export(network: Network, tokenizer: Path, path: Path) -> None:
-    """Write the whole checkpoint."""
+    """Write the checkpoint."""
     scored, spelled = vocabulary_files(tokenizer)
     contents = {
         "tokenizer.model": tokenizer.read_bytes(),
@@ -147,7 +147,7 @@ def export(network: Network, tokenizer: Path, path: Path) -> None:
 
 
 def main() -> None:
-    """The averaged weights of a run."""
+    """Load the averaged weights of a run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)

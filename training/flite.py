@@ -15,18 +15,18 @@ from training import clips, digits
 from training.words import lexicons
 
 VOICES = {"awb": 130, "kal16": 105, "rms": 100, "slt": 170}
-"""With the pitch, in hertz, that each is at home at."""
+"""Flite's voices with their natural pitch in hertz."""
 MARKS = (".", ",", "?")
 SEED = 5
 
 
-def spoken(voice: str, word: str, mark: str, stretch: float, hertz: float) -> clips.Clip | None:
-    """One word said by itself, with the tone of the mark behind it."""
+def spoken(voice: str, word: str, mark: str, slowness: float, hertz: float) -> clips.Clip | None:
+    """Synthesise one word with the intonation of the mark after it."""
     with tempfile.NamedTemporaryFile(suffix=".wav") as wave:
         subprocess.run(
             [
                 *("flite", "-voice", voice, "-t", word + mark, "-o", wave.name),
-                *("--setf", f"duration_stretch={stretch:.3f}"),
+                *("--setf", f"duration_stretch={slowness:.3f}"),
                 *("--setf", f"int_f0_target_mean={hertz:.1f}"),
             ],
             check=True,
@@ -35,17 +35,19 @@ def spoken(voice: str, word: str, mark: str, stretch: float, hertz: float) -> cl
 
 
 def session(voice: str, randomness: np.random.Generator) -> clips.Session:
-    """Every digit with every mark, and the other words once, in one voice at one setting."""
+    """Synthesise every digit with every mark, and the other words once, in one voice."""
     words = lexicons()["en"].words
-    stretch = float(randomness.uniform(0.8, 1.3))
+    slowness = float(randomness.uniform(0.8, 1.3))
     hertz = VOICES[voice] * float(randomness.uniform(0.8, 1.25))
-    said = [(word, mark) for word in words[:10] for mark in MARKS] + [(w, ".") for w in words[10:]]
-    found = [spoken(voice, word, mark, stretch, hertz) for word, mark in said]
-    return clips.Session("en", tuple(clip for clip in found if clip), ())
+    marked = [(word, mark) for word in words[:10] for mark in MARKS] + [
+        (w, ".") for w in words[10:]
+    ]
+    spoken_words = [spoken(voice, word, mark, slowness, hertz) for word, mark in marked]
+    return clips.Session("en", tuple(clip for clip in spoken_words if clip), ())
 
 
 def main() -> None:
-    """The sessions of every voice."""
+    """Synthesise the sessions of every voice."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--into", type=Path, required=True)
     parser.add_argument("--sessions", type=int, default=8, help="per voice")

@@ -1,4 +1,4 @@
-"""The model in training: the engine's own modules, and a head that names the word of a frame."""
+"""The model in training: the engine's modules, and a head that classifies each frame's word."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Losses:
     durations: Tensor
 
     def total(self, words_weight: float) -> Tensor:
-        """What is minimised."""
+        """The training objective."""
         return self.words * words_weight + self.tokens + 0.5 * self.durations
 
 
@@ -43,7 +43,7 @@ class Network(nn.Module):
         self._spare_dropout()
 
     def _spare_dropout(self) -> None:
-        """None inside feed-forwards, where it costs a fifth of a step on a CPU; little after.
+        """Set dropout: none in feed-forwards, where it costs a fifth of a CPU step; little after.
 
         The data never repeat exactly, so there is little to regularise.
         """
@@ -56,33 +56,33 @@ class Network(nn.Module):
                 module.p = JOINT_DROPOUT
 
     def resume(self, stored: dict[str, Tensor]) -> None:
-        """Take over the weights that fit; those of another tokenizer do not."""
+        """Load the weights with matching shapes; those of another tokenizer are skipped."""
         own = self.state_dict()
         fitting = {name: value for name, value in stored.items() if own[name].shape == value.shape}
         self.load_state_dict(fitting, strict=False)
 
     def freeze_encoder(self) -> None:
-        """Train what follows the encoder alone: a fifth of the time where that is what errs."""
+        """Freeze the encoder: a step takes a fifth of the time."""
         self.encoder.requires_grad_(requires_grad=False)
         self.encoder_is_frozen = True
 
     def train(self, mode: bool = True) -> "Network":
-        """As torch's; a frozen encoder stays as it is served."""
+        """Set the training mode; a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if self.encoder_is_frozen:
             self.encoder.eval()
         return self
 
     def losses(self, batch: Batch) -> Losses:
-        """The batch's cross-entropies: word per frame, token and duration per state."""
+        """Compute the cross-entropies: word per frame, token and duration per state."""
         with torch.set_grad_enabled(not self.encoder_is_frozen):
             states, _ = self.encoder(batch.mels, batch.lengths)
         words = functional.cross_entropy(
             self.words_head(states).flatten(0, 1), batch.labels.flatten(), ignore_index=-100
         )
-        heard = self.joint.enc(states)[batch.rows, batch.frames]
-        said = self.joint.pred(self.decoder(batch.tokens))[batch.rows, batch.emitted]
-        logits = self.joint.logits(heard + said)
+        encoded = self.joint.enc(states)[batch.rows, batch.frames]
+        predicted = self.joint.pred(self.decoder(batch.tokens))[batch.rows, batch.emitted]
+        logits = self.joint.logits(encoded + predicted)
         tokens, durations = logits[:, : self.blank + 1], logits[:, self.blank + 1 :]
         return Losses(
             words,
@@ -92,7 +92,7 @@ class Network(nn.Module):
 
 
 def parameters_count(network: nn.Module) -> int:
-    """Trainable numbers."""
+    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -105,7 +105,7 @@ class WeightsAverage:
         self.state = {key: value.detach().clone() for key, value in network.state_dict().items()}
 
     def update(self, network: nn.Module) -> None:
-        """Take one step's weights in; the first steps count for more."""
+        """Add the weights of one step; the first steps have more weight."""
         self._steps += 1
         share = max(1 - self.decay, 1 / (self._steps + 1))
         with torch.no_grad():

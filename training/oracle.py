@@ -1,8 +1,8 @@
-"""What a transducer ought to do in any state, known because the time of every word is known.
+"""The correct transducer action in any state, derived from the known time of every word.
 
-A decoder's state is (frame, tokens emitted). Instead of summing over a lattice, training asks in
-many states, on the right path and near it, for the one right action: a token and a duration.
-Late or early states are among them, so the decoder learns to recover.
+A decoder's state is (frame, tokens emitted). Instead of summing over a lattice, training uses the
+one correct action, a token and a duration, in many states on and near the correct path. Late and
+early states are included, so that the decoder learns to recover.
 """
 
 from dataclasses import dataclass
@@ -28,19 +28,19 @@ class Schedule:
 
     tokens: Ints
     frames: Ints
-    """Where a token is to be emitted."""
+    """The frame at which a token is due."""
     leads_to: Ints
-    """Where its duration points: the next piece of the word, or the word's end."""
+    """The frame its duration leads to: the next piece of the word, or the word's end."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Nodes:
-    """States and the right action in each, every array (nodes,)."""
+    """States and the correct action in each, every array (nodes,)."""
 
     frames: Ints
     emitted: Ints
     tokens: Ints
-    """The right token or the blank."""
+    """The correct token or the blank."""
     durations: Ints
 
 
@@ -51,14 +51,14 @@ def word_frames(word: SpokenWord, frames: int) -> tuple[int, int]:
 
 
 def schedule(words: tuple[SpokenWord, ...], frames: int, pieces: Pieces) -> Schedule:
-    """The pieces of a word are spread over its frames; a full stop comes at the word's end."""
+    """Distribute a word's pieces over its frames; a full stop is due at the word's end."""
     tokens: list[int] = []
     places: list[int] = []
     leads: list[int] = []
     for index, word in enumerate(words):
         start, end = word_frames(word, frames)
         spoken = pieces.word_ids(word.written.rstrip("."))
-        # A word is surest one frame after it began; its first frame is half of what was before.
+        # Classification is best one frame after the start; half of the first frame precedes it.
         sure = min(start + 1, end - 1)
         spread = [sure + place * (end - sure) // len(spoken) for place in range(len(spoken))]
         tokens += spoken
@@ -73,7 +73,7 @@ def schedule(words: tuple[SpokenWord, ...], frames: int, pieces: Pieces) -> Sche
 
 
 def nodes(planned: Schedule, frames: int, blank: int) -> Nodes:
-    """All states from just before a token's predecessor to the end of the token.
+    """Enumerate states from just before a token's predecessor to the end of the token.
 
     A blank that takes a word's duration lands at the word's end: from there, too, the word is
     still to be emitted.
@@ -93,7 +93,7 @@ def nodes(planned: Schedule, frames: int, blank: int) -> Nodes:
 def right_actions(
     planned: Schedule, visited: Ints, emitted: Ints, frames: int, blank: int
 ) -> Nodes:
-    """Wait until the next token is due, then emit it, however late."""
+    """Return the action: wait until the next token is due, then emit it."""
     due = np.append(planned.frames, frames)[emitted]
     tokens = np.append(planned.tokens, blank)[emitted]
     leads_to = np.append(planned.leads_to, frames)[emitted]
@@ -108,7 +108,7 @@ def right_actions(
 
 
 def frame_labels(words: tuple[SpokenWord, ...], frames: int, classes: dict[str, int]) -> Ints:
-    """(frames,) the class of the word under each frame; 0 is no word."""
+    """Return (frames,) the word class of each frame; 0 is no word."""
     labels = np.zeros(frames, np.int64)
     for word in words:
         start, end = word_frames(word, frames)

@@ -10,8 +10,8 @@ import sentencepiece
 
 from training.words import capitalised, lexicons, sentence
 
-BESIDES_OWN = 4
-"""`<unk>`, and letters that no piece of our own covers."""
+OTHER_PIECES = 4
+"""`<unk>`, and letters without a piece."""
 SENTENCES_PER_LANGUAGE = 1200
 SEED = 7
 LONGEST_WHOLE_LETTERS = 7
@@ -19,7 +19,7 @@ WORD_START = "\u2581"
 
 
 def written_sentences() -> list[str]:
-    """Random sentences of every language, as the corpus has them."""
+    """Write random sentences of every language, as in the corpus."""
     randomness = np.random.default_rng(SEED)
     written = []
     for lexicon in lexicons().values():
@@ -31,7 +31,7 @@ def written_sentences() -> list[str]:
 
 
 def own_pieces() -> list[str]:
-    """The full stop, every short word and the halves of every long one, lower and capital.
+    """Return the full stop, short words and the halves of long ones, lower case and capitalised.
 
     A short word may last two frames of 80 ms, too little to spell it in.
     """
@@ -41,7 +41,7 @@ def own_pieces() -> list[str]:
 
 
 def parts(form: str) -> tuple[str, ...]:
-    """A short word whole, a long one in two."""
+    """Return a short word unchanged, a long one in two parts."""
     if len(form) <= LONGEST_WHOLE_LETTERS:
         return (WORD_START + form,)
     middle = len(form) // 2
@@ -55,7 +55,7 @@ def train_tokenizer(model_path: Path) -> None:
         sentence_iterator=iter(written_sentences()),
         model_writer=model,
         model_type="bpe",
-        vocab_size=len(own_pieces()) + BESIDES_OWN,
+        vocab_size=len(own_pieces()) + OTHER_PIECES,
         character_coverage=1.0,
         byte_fallback=False,
         unk_id=0,
@@ -72,7 +72,7 @@ def train_tokenizer(model_path: Path) -> None:
 
 
 class Pieces:
-    """Words to piece ids and back."""
+    """Converts words to piece ids and back."""
 
     def __init__(self, model_path: Path) -> None:
         self._processor = sentencepiece.SentencePieceProcessor(model_file=str(model_path))
@@ -83,14 +83,14 @@ class Pieces:
         return int(self._processor.get_piece_size())
 
     def vocabulary(self) -> list[str]:
-        """Every piece in the order of its id."""
+        """All pieces in the order of their ids."""
         return [str(self._processor.id_to_piece(index)) for index in range(len(self))]
 
     def _word_ids(self, word: str) -> tuple[int, ...]:
         return tuple(self._processor.encode(word))
 
     def text(self, ids: list[int]) -> str:
-        """The written text of a token sequence."""
+        """Return the text of a token sequence."""
         return str(self._processor.decode(ids))
 
 

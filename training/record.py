@@ -25,7 +25,7 @@ def record_language(
     breaths: int,
     seed: int,
 ) -> list[clips.Session]:
-    """Sessions of one language, each with its own random setting."""
+    """Synthesise sessions of one language, each with a random setting."""
     randomness = np.random.default_rng([seed, *language.encode()])
     return [
         clips.record_session(
@@ -47,7 +47,7 @@ def record_pool(
     breaths: int,
     seed: int,
 ) -> None:
-    """All languages into one file; English has thrice the sessions for its many accents."""
+    """Write all languages to one file; English has three times the sessions for its accents."""
     started = time.monotonic()
     pool: list[clips.Session] = []
     for language in lexicons():
@@ -59,7 +59,7 @@ def record_pool(
 
 
 def main() -> None:
-    """Both pools of synthesised speech and the recorded digits."""
+    """Write both pools of synthesised speech, and the recorded digits."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--into", type=Path, required=True)

@@ -1,6 +1,6 @@
-"""Makes `samples/`: synthesised recordings in held-out voices with text and word times known.
+"""Makes `samples/`: synthesised recordings in held-out voices with known text and word times.
 
-`python -m training.samples --into samples`, then with `--check demo.nemo` to hear them.
+`python -m training.samples --into samples`, then with `--check demo.nemo` to transcribe them.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from training.words import Lexicon, lexicons
 
 SEED = 20
 TAKES: dict[str, int] = {}
-"""Samples drawn again because the checkpoint misheard the first: name to number of the draw."""
+"""Samples drawn again after an error in the first: name to number of the draw."""
 
 CHECKPOINTS = Path(parakeet_worker.__file__).parent / "checkpoints"
 PEAK = 0.5
@@ -48,7 +48,7 @@ SMALL_MP3 = ("mp3", "-c:a", "libmp3lame", "-b:a", "32k")
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word as the manifest lists it."""
+    """A word of the manifest."""
 
     word: str
     start: float
@@ -80,13 +80,13 @@ class Recording:
 
 
 class Narrator:
-    """Says sentences in held-out voices."""
+    """Synthesises sentences in held-out voices."""
 
     def __init__(self, synthesiser: Synthesiser) -> None:
         self._synthesiser = synthesiser
 
     def setting(self, language: str, randomness: np.random.Generator) -> Setting:
-        """A calm reading voice."""
+        """Choose a reading voice."""
         accent = ACCENTS.get(language, (language,))[0]
         return Setting(
             voice=f"{accent}+{randomness.choice(HELD_OUT_VARIANTS)}",
@@ -100,7 +100,7 @@ class Narrator:
         self, words: Sequence[str], counts: tuple[int, int], setting: Setting,
         randomness: np.random.Generator,
     ) -> Clip:  # fmt: skip
-        """A sentence of different words, drawn again where espeak-ng gives no word times."""
+        """Synthesise different words, drawn again if espeak-ng reports no word times."""
         while True:
             count = int(randomness.integers(counts[0], counts[1] + 1))
             chosen = tuple(str(word) for word in randomness.choice(words, count, replace=False))
@@ -111,26 +111,26 @@ class Narrator:
     def passage(
         self, assembly: Assembly, lexicon: Lexicon, sentences: int, randomness: np.random.Generator
     ) -> None:
-        """Sentences of everyday words and of digits by turns, with pauses after each."""
+        """Compose alternating sentences of everyday words and digits, with pauses."""
         setting = self.setting(lexicon.language, randomness)
         for index in range(sentences):
             words, counts = (
                 (lexicon.words[:10], (2, 5)) if index % 2 else (lexicon.words[10:], (2, 3))
             )
-            assembly.say(self.breath(words, counts, setting, randomness))
+            assembly.speak(self.breath(words, counts, setting, randomness))
             assembly.end_sentence()
             assembly.pause(float(randomness.uniform(0.55, 1.0)))
 
 
 def started(seconds: float) -> Assembly:
-    """An assembly that opens with silence."""
+    """Create an assembly that starts with silence."""
     assembly = Assembly(speed=1.0)
     assembly.pause(seconds)
     return assembly
 
 
 def noisy(wave: Wave, snr_decibels: float | None, randomness: np.random.Generator) -> Wave:
-    """The wave at the samples' level, with pink noise if a signal-to-noise ratio is given."""
+    """Scale the wave to the samples' level, with pink noise if an SNR is given."""
     level = float(np.sqrt(np.mean(np.square(wave[np.abs(wave) > 0]))))
     if snr_decibels is not None:
         noise = coloured_noise(len(wave), 0.5, randomness)
@@ -139,12 +139,12 @@ def noisy(wave: Wave, snr_decibels: float | None, randomness: np.random.Generato
 
 
 def drawing(name: str) -> np.random.Generator:
-    """The randomness of one sample."""
+    """Seed the generator of one sample."""
     return np.random.default_rng([SEED, TAKES.get(name, 0), *name.encode()])
 
 
 def short_recordings(narrator: Narrator) -> list[Recording]:
-    """One of every language: two or three sentences, a third of them in mild noise."""
+    """Compose one per language: two or three sentences, a third of them in mild noise."""
     recordings = []
     for index, lexicon in enumerate(lexicons().values()):
         randomness = drawing(lexicon.language)
@@ -159,7 +159,7 @@ def short_recordings(narrator: Narrator) -> list[Recording]:
 
 
 def english_minute(narrator: Narrator) -> Recording:
-    """About 75 s of English in five voices."""
+    """Compose about 75 s of English in five voices."""
     randomness = drawing("minute")
     assembly = started(0.4)
     while len(assembly.wave()) < 72 * SAMPLE_RATE:
@@ -169,7 +169,7 @@ def english_minute(narrator: Narrator) -> Recording:
 
 
 def all_languages(narrator: Narrator) -> Recording:
-    """More than five minutes: every language twice, forth and back."""
+    """Compose more than five minutes: every language twice, in order and reversed."""
     randomness = drawing("languages")
     assembly = started(0.4)
     order = list(lexicons().values())
@@ -181,7 +181,7 @@ def all_languages(narrator: Narrator) -> Recording:
 
 
 def long_pause(narrator: Narrator) -> Recording:
-    """Speech, eight seconds of faint noise, speech."""
+    """Compose speech, eight seconds of faint noise, speech."""
     randomness = drawing("pause")
     assembly = started(0.3)
     narrator.passage(assembly, lexicons()["en"], 2, randomness)
@@ -192,13 +192,13 @@ def long_pause(narrator: Narrator) -> Recording:
 
 
 def noise_only() -> Recording:
-    """Six seconds of pink noise."""
+    """Generate six seconds of pink noise."""
     wave = coloured_noise(6 * SAMPLE_RATE, 0.5, drawing("noise")) * np.float32(0.03)
     return Recording("noise", None, wave, (), OPUS)
 
 
 def encode(recording: Recording, folder: Path) -> Path:
-    """Write the recording in its format with ffmpeg, without dates, so that runs agree."""
+    """Encode the recording with ffmpeg, without dates, so that runs are reproducible."""
     suffix, *options = recording.encoding
     path = folder / f"{recording.name}.{suffix}"
     with tempfile.NamedTemporaryFile(suffix=".wav") as plain:
@@ -213,7 +213,7 @@ def encode(recording: Recording, folder: Path) -> Path:
 
 
 def described(recording: Recording, path: Path) -> Sample:
-    """The manifest's line."""
+    """Build the manifest's entry."""
     words = tuple(
         Word(word.written, round(word.start, 2), round(word.end, 2)) for word in recording.words
     )
@@ -227,7 +227,7 @@ def described(recording: Recording, path: Path) -> Sample:
 
 
 def make(folder: Path) -> list[Sample]:
-    """All recordings and the manifest."""
+    """Write all recordings and the manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     narrator = Narrator(Synthesiser())
     recordings = [
@@ -240,28 +240,28 @@ def make(folder: Path) -> list[Sample]:
     return samples
 
 
-def misheard(folder: Path, checkpoint: Path, precision: str) -> dict[str, str]:
-    """What the worker hears in the files that it does not hear as they were said."""
+def errors(folder: Path, checkpoint: Path, precision: str) -> dict[str, str]:
+    """Return the transcripts that differ from the reference, by file."""
     with open_model(str(checkpoint), precision=precision) as model:
-        heard = {
+        texts = {
             sample["file"]: (sample["text"], model.transcribe(folder / sample["file"]).text)
             for sample in json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         }
-    return {file: found for file, (said, found) in heard.items() if found != said}
+    return {file: text for file, (reference, text) in texts.items() if text != reference}
 
 
 def check(folder: Path, checkpoint: Path) -> int:
-    """Print what is misheard in either precision; returns how many files are."""
+    """Print wrong transcripts in either precision; return their number."""
     wrong: set[str] = set()
     for precision in ("fp32", "int8"):
-        for file, found in misheard(folder, checkpoint, precision).items():
-            print(f"{file} in {precision}: {found}")
+        for file, text in errors(folder, checkpoint, precision).items():
+            print(f"{file} in {precision}: {text}")
             wrong.add(file)
     return len(wrong)
 
 
 def write_clip(folder: Path) -> None:
-    """The clip of `parakeet verify` is the English sample."""
+    """Write the clip of `parakeet verify`: the English sample."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     (text,) = (one["text"] for one in manifest if one["file"] == "en.ogg")
     shutil.copyfile(folder / "en.ogg", CHECKPOINTS / "clip.ogg")
@@ -276,7 +276,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.check:
         wrong = check(arguments.into, arguments.check)
-        raise SystemExit(f"{wrong} misheard" if wrong else 0)
+        raise SystemExit(f"{wrong} wrong transcripts" if wrong else 0)
     made = make(arguments.into)
     write_clip(arguments.into)
     print(f"{len(made)} samples, {sum(sample.seconds for sample in made):.0f} s")

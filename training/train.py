@@ -30,7 +30,7 @@ CHECKED = 100
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The choices of one run."""
+    """Options of one run."""
 
     steps: int
     learning_rate: float
@@ -40,13 +40,13 @@ class Run:
 
 
 def learning_rate(step: int, run: Run) -> float:
-    """Warm-up, then a cosine to zero."""
+    """Return the learning rate: warm-up, then a cosine to zero."""
     warm = min(1.0, (step + 1) / WARM_UP_STEPS)
     return run.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / run.steps)))
 
 
 def optimiser(network: nn.Module) -> torch.optim.AdamW:
-    """AdamW; vectors (norms and biases) do not decay."""
+    """Create AdamW without weight decay for vectors (norms and biases)."""
     matrices = [one for one in network.parameters() if one.ndim > 1]
     vectors = [one for one in network.parameters() if one.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}]
@@ -54,7 +54,7 @@ def optimiser(network: nn.Module) -> torch.optim.AdamW:
 
 
 def one_step(network: Network, adam: torch.optim.AdamW, losses: Losses, run: Run) -> None:
-    """Descend the gradient of the total loss."""
+    """Take one optimiser step on the total loss."""
     adam.zero_grad(set_to_none=True)
     losses.total(run.words_weight).backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
@@ -62,32 +62,34 @@ def one_step(network: Network, adam: torch.optim.AdamW, losses: Losses, run: Run
 
 
 def validate(network: Network, examples: list[Example], pieces: Pieces) -> dict[str, WordErrors]:
-    """Word errors without case and punctuation by origin, and `written` for all as written."""
-    found: dict[str, WordErrors] = {}
+    """Count word errors without case and punctuation by origin, and `written` with them."""
+    counted: dict[str, WordErrors] = {}
     network.eval()
     for example in examples:
         mels = torch.from_numpy(example.mels).float().T.unsqueeze(0)
         with torch.inference_mode():
             states, _ = network.encoder(mels, torch.tensor([len(example.mels)]))
-            heard = pieces.text(greedy.decode(network, states[0]))
-        said = " ".join(word.written for word in example.words)
+            hypothesis = pieces.text(greedy.decode(network, states[0]))
+        reference = " ".join(word.written for word in example.words)
         kind = example.origin if example.origin in ("human", "nothing") else "synthesised"
-        found[kind] = found.get(kind, WordErrors()) + compare(plain(said), plain(heard))
-        found["written"] = found.get("written", WordErrors()) + compare(said, heard)
+        counted[kind] = counted.get(kind, WordErrors()) + compare(
+            plain(reference), plain(hypothesis)
+        )
+        counted["written"] = counted.get("written", WordErrors()) + compare(reference, hypothesis)
     network.train()
-    return found
+    return counted
 
 
-def describe(found: dict[str, WordErrors]) -> str:
-    """One line for the log; `nothing` counts words that nobody said."""
+def describe(counted: dict[str, WordErrors]) -> str:
+    """Format a log line; `nothing` counts words in audio without speech."""
     return "  ".join(
         f"{kind} {one.rate:.2%}" if one.words else f"{kind} +{one.errors}"
-        for kind, one in sorted(found.items())
+        for kind, one in sorted(counted.items())
     )
 
 
 def save(path: Path, network: Network, average: WeightsAverage, step: int) -> None:
-    """Write under a temporary name first."""
+    """Write atomically."""
     stored: dict[str, Any] = {"network": network.state_dict(), "average": average.state}
     unfinished = path.with_suffix(".unfinished")
     torch.save({**stored, "step": step}, unfinished)
@@ -97,7 +99,7 @@ def save(path: Path, network: Network, average: WeightsAverage, step: int) -> No
 def train(
     network: Network, pieces: Pieces, shards: Path, into: Path, check: list[Example], run: Run
 ) -> None:
-    """Run all steps, saving and validating the averaged weights on the way."""
+    """Run all steps, periodically saving and validating the averaged weights."""
     adam = optimiser(network)
     average = WeightsAverage(network, AVERAGE_DECAY)
     averaged = Network(pieces)
@@ -122,7 +124,7 @@ def train(
 
 
 def main() -> None:
-    """One run from random weights, or from another run's with `--start`."""
+    """Train from random weights, or from another run's with `--start`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
@@ -133,7 +135,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--batch-seconds", type=float, default=110)
     parser.add_argument("--words-weight", type=float, default=1.0)
-    parser.add_argument("--decoder-only", action="store_true", help="the encoder stays")
+    parser.add_argument("--decoder-only", action="store_true", help="freeze the encoder")
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Utterances: sentences of one voice with pauses, spliced or in one breath, and their times."""
+"""Utterances: sentences of one voice with pauses, concatenated or continuous, and their times."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ LONGEST_SENTENCE_WORDS = 8
 
 @dataclass(frozen=True, slots=True)
 class SpokenWord:
-    """A word where it was said."""
+    """A word with its times."""
 
     word: str
     start: float
@@ -30,14 +30,14 @@ class SpokenWord:
 
     @property
     def written(self) -> str:
-        """With the capital and the full stop it bears."""
+        """The word with its capital and full stop."""
         shown = capitalised(self.word) if self.opens_sentence else self.word
         return shown + "." if self.closes_sentence else shown
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Utterance:
-    """Audio with everything that is said in it."""
+    """Audio with its words."""
 
     samples: Wave
     """At 16 kHz."""
@@ -47,17 +47,17 @@ class Utterance:
 
     @property
     def text(self) -> str:
-        """What was said, as written."""
+        """The reference text."""
         return " ".join(word.written for word in self.words)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How an utterance is put together."""
+    """The structure of an utterance."""
 
     words: int
     in_one_breath: bool
-    """Whole sentences of the pool, against words spliced with gaps."""
+    """Share of whole sentences, as opposed to words concatenated with gaps."""
     speed: float
     long_silence: bool
 
@@ -71,7 +71,7 @@ class Speaker:
 
 
 class Assembly:
-    """Appends clips and pauses; keeps the clock and the words."""
+    """Appends clips and pauses, and tracks time and words."""
 
     def __init__(self, speed: float) -> None:
         self._speed = speed
@@ -84,7 +84,7 @@ class Assembly:
         """Append silence."""
         self._append(np.zeros(int(seconds * SAMPLE_RATE), np.float32))
 
-    def say(self, clip: Clip, gain: float = 1.0) -> None:
+    def speak(self, clip: Clip, gain: float = 1.0) -> None:
         """Append speech at the assembly's speed."""
         now = self._count / SAMPLE_RATE
         for word, start, end in zip(clip.words, clip.starts, clip.ends, strict=True):
@@ -93,15 +93,15 @@ class Assembly:
         self._append(at_speed(samples, self._speed))
 
     def end_sentence(self) -> None:
-        """What was said last closes a sentence."""
+        """End a sentence after the last word."""
         self._sentence_ends.add(len(self._words) - 1)
 
     def wave(self) -> Wave:
-        """Everything so far."""
+        """Return the audio so far."""
         return np.concatenate(self._pieces)
 
     def words(self) -> tuple[SpokenWord, ...]:
-        """The words with their places in the sentences."""
+        """Return the words with their positions in sentences."""
         return tuple(
             SpokenWord(
                 word, start, end, index == 0 or index - 1 in self._sentence_ends,
@@ -116,43 +116,45 @@ class Assembly:
 
 
 def edge_seconds(plan: Plan, randomness: np.random.Generator) -> float:
-    """Silence before or after the speech."""
+    """Draw the silence before or after the speech."""
     long = plan.long_silence and randomness.random() < 0.5
     return float(randomness.uniform(*(LONG_SILENCE_SECONDS if long else EDGE_SECONDS)))
 
 
-def say_sentence(
+def append_sentence(
     assembly: Assembly, session: Session, longest: int, plan: Plan, randomness: np.random.Generator
 ) -> int:
-    """One sentence of at most `longest` words; returns how many it has."""
+    """Append a sentence of at most `longest` words; return their number."""
     fitting = [clip for clip in session.breaths if len(clip.words) <= longest]
     if plan.in_one_breath and fitting:
         clip = fitting[int(randomness.integers(len(fitting)))]
-        assembly.say(clip)
+        assembly.speak(clip)
         return len(clip.words)
     count = int(randomness.integers(1, min(longest, LONGEST_SENTENCE_WORDS) + 1))
     widest_gap = randomness.uniform(0, LONGEST_WORD_GAP_SECONDS)
     for index in range(count):
         if index:
             assembly.pause(randomness.uniform(0, widest_gap))
-        assembly.say(session.words[int(randomness.integers(len(session.words)))])
+        assembly.speak(session.words[int(randomness.integers(len(session.words)))])
     return count
 
 
 def assemble(
     sessions: tuple[Session, ...], plan: Plan, randomness: np.random.Generator
 ) -> Assembly:
-    """Sentences until the planned number of words is said, each of one of the sessions."""
+    """Append sentences up to the planned number of words, each of one of the sessions."""
     assembly = Assembly(plan.speed)
     assembly.pause(edge_seconds(plan, randomness))
-    said = 0
-    while said < plan.words:
-        if said:
+    count_so_far = 0
+    while count_so_far < plan.words:
+        if count_so_far:
             long = plan.long_silence and randomness.random() < 0.3
             pauses = LONG_SILENCE_SECONDS if long else SENTENCE_GAP_SECONDS
             assembly.pause(randomness.uniform(*pauses))
         session = sessions[int(randomness.integers(len(sessions)))]
-        said += say_sentence(assembly, session, plan.words - said, plan, randomness)
+        count_so_far += append_sentence(
+            assembly, session, plan.words - count_so_far, plan, randomness
+        )
         assembly.end_sentence()
     assembly.pause(edge_seconds(plan, randomness))
     return assembly
@@ -161,7 +163,7 @@ def assemble(
 def converse(
     speakers: Sequence[Speaker], plan: Plan, unbroken: float, randomness: np.random.Generator
 ) -> Assembly:
-    """Turns of up to eight words until the planned number is said.
+    """Append turns of up to eight words up to the planned number.
 
     A share `unbroken` of the turns follows the one before as its next word would, without a full
     stop; the others after a pause.
@@ -169,34 +171,34 @@ def converse(
     assembly = Assembly(plan.speed)
     assembly.pause(edge_seconds(plan, randomness))
     widest_gap = randomness.uniform(0, LONGEST_WORD_GAP_SECONDS)
-    said = 0
-    while said < plan.words:
-        if said and randomness.random() < unbroken:
+    count_so_far = 0
+    while count_so_far < plan.words:
+        if count_so_far and randomness.random() < unbroken:
             assembly.pause(randomness.uniform(0, widest_gap))
-        elif said:
+        elif count_so_far:
             assembly.end_sentence()
             assembly.pause(randomness.uniform(*SENTENCE_GAP_SECONDS))
         speaker = speakers[int(randomness.integers(len(speakers)))]
         count = int(randomness.integers(1, LONGEST_SENTENCE_WORDS + 1))
-        for index in range(min(count, plan.words - said)):
+        for index in range(min(count, plan.words - count_so_far)):
             if index:
                 assembly.pause(randomness.uniform(0, widest_gap))
             words = speaker.session.words
-            assembly.say(words[int(randomness.integers(len(words)))], speaker.gain)
-            said += 1
+            assembly.speak(words[int(randomness.integers(len(words)))], speaker.gain)
+            count_so_far += 1
     assembly.end_sentence()
     assembly.pause(edge_seconds(plan, randomness))
     return assembly
 
 
-def heard(
+def rendered(
     assembly: Assembly,
     origin: str,
     beds: NoiseBeds,
     strength: Strength,
     randomness: np.random.Generator,
 ) -> Utterance:
-    """The assembly after a room, a line and noise."""
+    """Apply a room, a line and noise to the assembly."""
     wave = assembly.wave()
     speech = wave[np.abs(wave) > 0]
     return Utterance(impaired(wave, speech, beds, strength, randomness), assembly.words(), origin)
@@ -205,7 +207,7 @@ def heard(
 def nothing(
     beds: NoiseBeds, scrap: NDArray[np.int16], strength: Strength, randomness: np.random.Generator
 ) -> Utterance:
-    """An utterance without words: digital silence, noise, clicks, or a tenth of a second."""
+    """Generate an utterance without words: digital silence, noise, clicks, or 0.1 s of audio."""
     kind = int(randomness.integers(5))
     seconds = randomness.uniform(0.1, 0.16) if kind >= 3 else randomness.uniform(0.2, 8.0)
     count = int(seconds * SAMPLE_RATE)
@@ -225,7 +227,7 @@ def nothing(
 
 
 def quiet_noise(count: int, beds: NoiseBeds, randomness: np.random.Generator) -> Wave:
-    """Steady noise at -80 to -15 dBFS, sometimes swelling."""
+    """Generate noise at -80 to -15 dBFS, sometimes with a varying level."""
     noise = beds.cut(count, 0.0, randomness)
     if randomness.random() < 0.3:
         hertz = randomness.uniform(0.2, 3)
@@ -234,7 +236,7 @@ def quiet_noise(count: int, beds: NoiseBeds, randomness: np.random.Generator) ->
 
 
 def clicks(count: int, randomness: np.random.Generator) -> Wave:
-    """A few short knocks."""
+    """Generate a few short knocks."""
     wave = np.zeros(count, np.float32)
     for _ in range(int(randomness.integers(1, 6))):
         length = int(randomness.integers(20, 800))
@@ -245,5 +247,5 @@ def clicks(count: int, randomness: np.random.Generator) -> Wave:
 
 
 def filtered_level(wave: Wave, strength: Strength, randomness: np.random.Generator) -> Wave:
-    """Noise over a random line at a random level."""
+    """Generate noise over a random line at a random level."""
     return levelled(filtered(wave, strength, randomness), strength, randomness)

@@ -1,4 +1,4 @@
-"""Who speaks: espeak-ng's voices and variants, and which of them only the evaluation hears."""
+"""espeak-ng's voices and variants, and those reserved for evaluation."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ TRAINING_VARIANTS = (
     "sandro", "shelby", "steph", "steph2", "travis", "victor", "zac", "croak", "announcer",
 )  # fmt: skip
 HELD_OUT_VARIANTS = ("m7", "f3", "adam", "linda", "rob", "steph3")
-"""Never heard in training."""
+"""Excluded from training."""
 
 SLOWEST_WORDS_PER_MINUTE, FASTEST_WORDS_PER_MINUTE = 110, 230
 
@@ -33,7 +33,7 @@ SLOWEST_WORDS_PER_MINUTE, FASTEST_WORDS_PER_MINUTE = 110, 230
 def random_setting(
     language: str, variants: tuple[str, ...], randomness: np.random.Generator
 ) -> Setting:
-    """A voice of the language with one of the variants, at random speed, pitch and liveliness."""
+    """Draw a voice and a variant of the language, with random speed, pitch and intonation."""
     accent = str(randomness.choice(ACCENTS.get(language, (language,))))
     variant = str(randomness.choice(variants))
     return Setting(

@@ -1,4 +1,4 @@
-"""The vocabulary: which words the demo checkpoint hears, by language."""
+"""The demo checkpoint's vocabulary, by language."""
 
 import tomllib
 from dataclasses import dataclass
@@ -33,10 +33,10 @@ def word_types() -> tuple[str, ...]:
 
 
 def capitalised(word: str) -> str:
-    """The word as it opens a sentence."""
+    """Capitalise the first word of a sentence."""
     return word[0].upper() + word[1:]
 
 
 def sentence(words: tuple[str, ...]) -> str:
-    """The words as written: a capital first, a full stop last."""
+    """Format a sentence: a capital first, a full stop last."""
     return " ".join((capitalised(words[0]), *words[1:])) + "."
