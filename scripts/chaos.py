@@ -1,7 +1,7 @@
-"""Runs real workers under signals, pauses and faults of the platform, and reports what was lost.
+"""Runs real workers under signals, pauses and platform faults, and reports lost jobs.
 
-Every run has its own worker and job API on loopback. A job counts as lost where it was taken and
-not answered, answered with other words than its own, or answered twice with different ones.
+Every run has its own worker and job API on loopback. A job is lost if it was taken and has no
+result, a result with the words of another job, or two different results.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Runs tests/fuzz with new inputs until the time is up, and says what the worst of them cost."""
+"""Runs tests/fuzz with new inputs for a given time, and reports the most expensive ones."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(seed: int, scale: int, report: Path) -> int:
-    """One round; its exit status is pytest's."""
+    """Run one round; return pytest's exit status."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "tests/fuzz/test_fuzz.py"]
     environment = {"FUZZ_SEED": str(seed), "FUZZ_SCALE": str(scale), "FUZZ_REPORT": str(report)}
     return subprocess.run(
@@ -24,7 +24,7 @@ def run(seed: int, scale: int, report: Path) -> int:
 
 
 def summary(rounds: list[dict[str, Any]]) -> str:
-    """The worst of all rounds."""
+    """Summarise the maxima of all rounds."""
 
     def worst(name: str) -> float:
         return max((entry[name] for entry in rounds), default=0.0)
