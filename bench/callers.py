@@ -149,7 +149,7 @@ class _Count:
         used = psutil.Process(process.process.pid).cpu_times()
         return cls(
             figure(page, "parakeet_batches_total"),
-            figure(page, "parakeet_batch_pieces_total"),
+            figure(page, "parakeet_batch_chunks_total"),
             figure(page, "parakeet_batch_padded_seconds_total"),
             figure(page, "parakeet_batch_budget_seconds"),
             used.user + used.system + used.children_user + used.children_system,

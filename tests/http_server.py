@@ -38,7 +38,7 @@ class Serving:
     @property
     def inside(self) -> int:
         """Requests that are being answered."""
-        return self.service._inside
+        return self.service._open_requests
 
     async def metric(self, name: str) -> float:
         """One figure of `/metrics`, with its labels as they are written."""

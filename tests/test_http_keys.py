@@ -3,14 +3,14 @@ from pathlib import Path
 import pytest
 
 from http_server import serving
-from parakeet_worker.entrypoints.http.keys import Keys
+from parakeet_worker.entrypoints.http.keys import ApiKeys
 from parakeet_worker.errors import InvalidApiKey, InvalidSetting
 from test_http_routes import TONE
 
 
 @pytest.mark.parametrize("given", ["Bearer one", "bearer two", "Bearer  one "])
 def test_one_of_the_keys_is_enough(given):
-    Keys("one, two,").check(given)
+    ApiKeys("one, two,").check(given)
 
 
 @pytest.mark.parametrize(
@@ -19,17 +19,17 @@ def test_one_of_the_keys_is_enough(given):
 )  # fmt: skip
 def test_anything_else_is_refused(given):
     with pytest.raises(InvalidApiKey):
-        Keys("one,two").check(given)
+        ApiKeys("one,two").check(given)
 
 
 @pytest.mark.parametrize("given", [None, "Bearer x"])
 def test_without_keys_everybody_may_ask(given):
-    Keys(None).check(given)
+    ApiKeys(None).check(given)
 
 
 def test_a_list_without_a_key_is_no_open_door():
     with pytest.raises(InvalidSetting, match="PARAKEET_API_KEYS"):
-        Keys(" , ")
+        ApiKeys(" , ")
 
 
 async def test_a_key_is_asked_for_before_anything_is_read_and_not_for_health(tmp_path: Path):

@@ -94,7 +94,7 @@ def test_thirty_two_clients_at_once_are_each_told_what_he_said(
         heard = list(callers.map(text, [entry.file for entry in asked]))
     assert heard == [entry.text for entry in asked]
     page = httpx.get(f"{demo.url}/metrics").text
-    assert figure(page, "parakeet_batches_total") < figure(page, "parakeet_batch_pieces_total")
+    assert figure(page, "parakeet_batches_total") < figure(page, "parakeet_batch_chunks_total")
     assert psutil.Process(demo.process.pid).memory_info().rss - before < 1 << 30
 
 

@@ -20,7 +20,7 @@ SITE = "https://desk.example"
 async def client(host: str, **chosen: object) -> AsyncIterator[httpx.AsyncClient]:
     """Of a server that listens at `host`, without a network between."""
     settings = Settings.of({"engine": "tones", **chosen})
-    app = origins.guarded(
+    app = origins.restrict(
         routes.application(Service(settings)), origins.for_address(settings, host)
     )
     transport = httpx.ASGITransport(app)
@@ -115,7 +115,7 @@ async def test_pages_of_other_sites_may_read_nothing() -> None:
 def test_what_is_no_origin_is_refused_at_start(listed: str) -> None:
     settings = Settings.of({"engine": "tones", "cors_origins": listed})
     with pytest.raises(InvalidSetting, match="PARAKEET_CORS_ORIGINS"):
-        origins.guarded(routes.application(Service(settings)), settings)
+        origins.restrict(routes.application(Service(settings)), settings)
 
 
 def test_the_command_listens_for_loopback_names_alone(tmp_path) -> None:

@@ -253,7 +253,7 @@ async def test_thirty_two_callers_share_batches_and_each_gets_his_own_words(
     assert len(pitches) == 32
     answers = await asyncio.gather(*(upload(server, melody([hertz])) for hertz in pitches))
     assert [answer.json()["text"] for answer in answers] == [f"{hertz}." for hertz in pitches]
-    assert await server.metric("parakeet_batch_pieces_total") >= 32
+    assert await server.metric("parakeet_batch_chunks_total") >= 32
     assert await server.metric("parakeet_batches_total") < 32
 
 
@@ -345,7 +345,7 @@ async def test_the_page_and_the_reference_come_with_the_server(server: Serving) 
 async def test_figures_tell_what_was_done(server: Serving) -> None:
     await upload(server)
     await upload(server, b"nothing")
-    assert await server.metric('parakeet_jobs_total{door="transcribe"}') == 2
+    assert await server.metric('parakeet_jobs_total{route="transcribe"}') == 2
     assert await server.metric('parakeet_recordings_total{outcome="ok"}') == 1
     assert await server.metric('parakeet_recordings_total{outcome="audio_undecodable"}') == 1
     assert await server.metric('parakeet_errors_total{code="audio_undecodable"}') == 1
@@ -365,7 +365,7 @@ async def test_a_bug_is_answered_without_its_inside_and_stands_in_the_log(
     def bug(*_: object) -> None:
         raise KeyError("the inside")
 
-    monkeypatch.setattr(server.service.metrics, "asked", bug)
+    monkeypatch.setattr(server.service.metrics, "requested", bug)
     answer = await upload(server)
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert "inside" not in answer.text
@@ -386,7 +386,7 @@ async def test_after_a_bug_the_connection_is_used_again(
         b"Content-Length: 2\r\n\r\n{}"
     )
     statuses = []
-    monkeypatch.setattr(server.service.metrics, "asked", bug)
+    monkeypatch.setattr(server.service.metrics, "requested", bug)
     for _ in range(3):
         writer.write(request)
         async with asyncio.timeout(30):

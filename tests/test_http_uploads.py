@@ -124,7 +124,7 @@ END = b"\r\n--b--\r\n"
         ),
         (
             BOUNDARY + b'Content-Disposition: form-data; name="vad"\r\n\r\n' + b"x" * 70_000 + END,
-            b"vad: the fields have more than 65536 bytes",
+            b"vad: all fields together exceed 65536 bytes",
         ),
         (
             b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n\r\n' * 65,

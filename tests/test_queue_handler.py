@@ -22,7 +22,7 @@ from loopback import WebServer, chunks, trickles
 from parakeet_worker.engine.base import Engine, Hypothesis, Token
 from parakeet_worker.engine.tones import ToneEngine
 from parakeet_worker.entrypoints.queue.delivery import Delivery
-from parakeet_worker.entrypoints.queue.handler import Record, answer_job, answered, body_of
+from parakeet_worker.entrypoints.queue.handler import JobLog, answer_input, answer_job, body_of
 from parakeet_worker.entrypoints.queue.loop import Job, JobLoop
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.settings import Settings
@@ -207,7 +207,7 @@ async def test_a_bug_is_told_without_what_it_looks_like_inside(
     async with working(api, settings, detector=detector):
         body = await result(api, "job")
     assert body == {
-        "error": "internal_error: see the worker's log",
+        "error": "internal_error: unexpected error; the worker's log has the details",
         "output": {"code": "internal_error"},
     }
     assert "a secret" in caplog.text
@@ -437,7 +437,7 @@ async def test_a_job_that_is_cancelled_while_progress_is_told_posts_nothing_more
         api.stop("job")
         await until(lambda: "job cancelled" in caplog.text)
     # It was given up, and not waited for until it failed by itself.
-    assert "progress was not told" not in caplog.text
+    assert "progress not delivered" not in caplog.text
     assert api.deliveries["job"].order == []
 
 
@@ -530,5 +530,5 @@ async def test_the_log_says_that_an_answer_was_not_delivered(
 
 async def test_without_a_way_to_send_segments_the_whole_is_the_answer(settings: Settings) -> None:
     with faulty_pipeline(settings, ToneEngine()) as pipeline:
-        found = await answered(pipeline, job_of(melody(*PITCHES), stream=True), Record())
+        found = await answer_input(pipeline, job_of(melody(*PITCHES), stream=True), JobLog())
     assert found == {"text": TEXT}

@@ -535,7 +535,7 @@ def test_an_sdk_with_another_name_in_it_is_served_by_its_own_start(tmp_path: Pat
         assert api.result("job") == {"output": {"text": "440."}}
         worker.send_signal(signal.SIGTERM)
         said, _ = worker.communicate(timeout=60)
-    assert "this SDK is not the known one" in said
+    assert "unsupported SDK version" in said
     assert "get_stop_signals" in said
 
 

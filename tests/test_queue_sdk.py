@@ -31,7 +31,7 @@ CHANGES = {
     "del rp_job._job_get_url": "_job_get_url",
     "del rp_job.get_stop_signals": "get_stop_signals",
     "del rp_http.JOB_DONE_URL": "JOB_DONE_URL",
-    "rp_http.JOB_STREAM_URL = None": "None is no address",
+    "rp_http.JOB_STREAM_URL = None": "None is not a URL",
     "del rp_fitness.run_fitness_checks": "run_fitness_checks",
     "del worker_state.PingJobMirror": "PingJobMirror",
     "del worker_state.JobsProgress.set_mirror": "set_mirror",

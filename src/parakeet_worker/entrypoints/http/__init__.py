@@ -1,1 +1,1 @@
-"""The HTTP server: what it takes, what it answers, and its manners."""
+"""The HTTP server."""

@@ -1,4 +1,4 @@
-"""A request id for every request, and one line in the log."""
+"""Request ids and the access log: one line per request."""
 
 import logging
 import re
@@ -10,7 +10,7 @@ from uuid import uuid4
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from parakeet_worker.entrypoints.http.responses import GONE
+from parakeet_worker.entrypoints.http.responses import CLIENT_CLOSED_REQUEST
 from parakeet_worker.outcome import Outcome
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ _FREQUENT = frozenset({"/ping", "/health", "/ready", "/metrics"})
 
 
 class AccessLog:
-    """Answers with the request's `X-Request-ID`, or a new one, and logs the request at its end."""
+    """Echo or generate `X-Request-ID`, and log the request when it ends."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -31,10 +31,10 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID, "")
-        request_id = given if _ID.fullmatch(given) else uuid4().hex
+        requested_id = Headers(scope=scope).get(REQUEST_ID, "")
+        request_id = requested_id if _ID.fullmatch(requested_id) else uuid4().hex
         state = scope.setdefault("state", {})
-        started, status = time.monotonic(), GONE
+        started, status = time.monotonic(), CLIENT_CLOSED_REQUEST
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -50,7 +50,7 @@ class AccessLog:
 
 
 def count(state: MutableMapping[str, Any], outcome: Outcome) -> None:
-    """Add a recording to its request's line."""
+    """Add a recording to the log line of its request."""
     seconds = outcome.transcript.seconds if outcome.transcript is not None else 0.0
     state["audio_seconds"] = state.get("audio_seconds", 0.0) + seconds
 

@@ -1,4 +1,4 @@
-"""Manners towards connections that stand still, do not listen, or are too many."""
+"""Connection limits: close idle and slow clients, answer 503 beyond the maximum."""
 
 import asyncio
 import errno
@@ -20,16 +20,16 @@ _TOO_MANY = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
     b"Content-Length: 21\r\nContent-Type: text/plain\r\n\r\ntoo many connections\n"
 )
-_LINGER_SECONDS = 5.0
+_DRAIN_SECONDS = 5.0
 _ACCEPT_LOG_SECONDS = 10.0
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _QUIET_SECONDS = 1.0
 
 
 class _AcceptErrors:
-    """The loop's exception handler: a lack of descriptors is a warning every 10 s.
+    """Event-loop exception handler that logs a lack of descriptors once per 10 s.
 
-    asyncio reports it once for each place in the listening socket's backlog, with a traceback.
+    asyncio reports it with a traceback for every slot of the listening socket's backlog.
     """
 
     def __init__(self) -> None:
@@ -50,18 +50,18 @@ class _Server(uvicorn.Server):
         await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Finish what runs and end well; uvicorn itself would die of the signal after it."""
+        """Drain and exit with status 0; uvicorn would re-raise the signal afterwards."""
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True
 
 
 def server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
-    """uvicorn around `app`; whether it should exit can be said from any thread."""
+    """A uvicorn server for `app`; `should_exit` may be set from any thread."""
     config = uvicorn.Config(
-        Lingering(app),
+        DrainRequestBody(app),
         http=protocol(settings.max_connections),
-        # uvloop has child processes of its own, and ffmpeg is one.
+        # uvloop has its own child watcher, which conflicts with the ffmpeg processes.
         loop="asyncio",
         ws="none",
         lifespan="off",
@@ -75,11 +75,11 @@ def server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
 
 
 def protocol(max_connections: int) -> type[H11Protocol]:
-    """uvicorn's connection with a limit of them, and of the time for what it leaves open.
+    """uvicorn's h11 protocol with a maximum number of connections and stricter idle timeouts.
 
-    Its `timeout_keep_alive` holds from the first moment and until a request's headers are whole,
-    and for a caller who does not read his answer. h11, and not httptools: it has a limit on
-    headers.
+    `timeout_keep_alive` also applies before the first request, until a request's headers are
+    complete, and to a client that does not read its response. h11 instead of httptools because
+    it limits the size of headers.
     """
 
     class Connection(H11Protocol):
@@ -97,13 +97,13 @@ def protocol(max_connections: int) -> type[H11Protocol]:
         def data_received(self, data: bytes) -> None:
             if self.transport.is_closing():
                 return
-            waiting = self.timeout_keep_alive_task
+            timeout = self.timeout_keep_alive_task
             super().data_received(data)
             between = self.cycle is None or self.cycle.response_complete
-            if waiting is not None and between and self.timeout_keep_alive_task is None:
-                # Half of the headers buys no time.
+            if timeout is not None and between and self.timeout_keep_alive_task is None:
+                # Incomplete headers do not restart the timeout.
                 self.timeout_keep_alive_task = self.loop.call_at(
-                    waiting.when(), self.timeout_keep_alive_handler
+                    timeout.when(), self.timeout_keep_alive_handler
                 )
 
         def timeout_keep_alive_handler(self) -> None:
@@ -122,11 +122,10 @@ def protocol(max_connections: int) -> type[H11Protocol]:
     return Connection
 
 
-class Lingering:
-    """Lets a caller read an answer that is there before all of his upload is.
+class DrainRequestBody:
+    """Read and discard the rest of an upload after an early response.
 
-    A connection that is closed with bytes unread is reset, and the answer is lost with it: what
-    still comes is read and thrown away for some seconds first.
+    Closing a connection with unread bytes resets it, and the client may lose the response.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -140,26 +139,26 @@ class Lingering:
             name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"]
         )
 
-        async def receive_noted() -> Message:
+        async def receive_observed() -> Message:
             nonlocal unread
             message = await receive()
             unread = unread and message["type"] == "http.request" and message["more_body"]
             return message
 
-        async def send_and_linger(message: Message) -> None:
+        async def send_and_drain(message: Message) -> None:
             ends = message["type"] == "http.response.body" and not message.get("more_body", False)
             if ends and unread:
                 await send({**message, "more_body": True})
-                await self._drain(receive_noted, lambda: unread)
+                await self._drain(receive_observed, lambda: unread)
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
 
-        await self._app(scope, receive_noted, send_and_linger)
+        await self._app(scope, receive_observed, send_and_drain)
 
     @staticmethod
     async def _drain(receive: Receive, unread: Any) -> None:
         try:
-            async with asyncio.timeout(_LINGER_SECONDS):
+            async with asyncio.timeout(_DRAIN_SECONDS):
                 while unread():
                     async with asyncio.timeout(_QUIET_SECONDS):
                         await receive()

@@ -1,4 +1,4 @@
-"""Bearer keys: who may ask."""
+"""API keys in `Authorization: Bearer` headers."""
 
 import hmac
 from hashlib import sha256
@@ -9,26 +9,26 @@ from parakeet_worker.settings import variable
 _SCHEME = "bearer"
 
 
-class Keys:
-    """The keys of which a caller must send one; without any, everybody may ask."""
+class ApiKeys:
+    """The configured API keys; without any, no key is required."""
 
     def __init__(self, listed: str | None) -> None:
-        """`listed` has commas between the keys; raises `InvalidSetting` if none is among them."""
+        """`listed` is comma-separated; raises `InvalidSetting` if it contains no key."""
         keys = [key.strip() for key in (listed or "").split(",") if key.strip()]
         if listed is not None and not keys:
-            # An operator who names keys does not mean an open door.
-            raise InvalidSetting(variable("api_keys"), "there is no key in it")
+            # An empty list must not disable authentication.
+            raise InvalidSetting(variable("api_keys"), "contains no key")
         self._digests = [_digest(key) for key in keys]
 
     def check(self, authorization: str | None) -> None:
-        """Read an `Authorization` header; raises `InvalidApiKey`.
+        """Check an `Authorization` header; raises `InvalidApiKey`.
 
-        How long it takes tells nothing of the keys: all are compared, by digests of one length.
+        Constant time: every key is compared, as a digest of fixed length.
         """
-        scheme, _, given = (authorization or "").partition(" ")
-        digest = _digest(given.strip())
-        known = [hmac.compare_digest(digest, each) for each in self._digests]
-        if self._digests and not (any(known) and scheme.lower() == _SCHEME):
+        scheme, _, key = (authorization or "").partition(" ")
+        digest = _digest(key.strip())
+        matches = [hmac.compare_digest(digest, each) for each in self._digests]
+        if self._digests and not (any(matches) and scheme.lower() == _SCHEME):
             raise InvalidApiKey
 
 

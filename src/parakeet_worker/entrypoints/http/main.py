@@ -26,19 +26,19 @@ from parakeet_worker.worker import VARIABLES, open_pipeline
 
 log = logging.getLogger(__name__)
 
-EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  # in a container, whose ports are published one by one
+ALL_ADDRESSES = "0.0.0.0"  # noqa: S104  # containers publish ports explicitly
 _BACKLOG = 2048
 
 Open: TypeAlias = Callable[[Settings], AbstractContextManager[Pipeline]]
 
 
 class _Model(Thread):
-    """Loads the model beside the server that already listens, and holds it until the end."""
+    """Loads the model in the background and holds it until the server stops."""
 
     def __init__(self, service: Service, opening: Open, on_failure: Callable[[], None]) -> None:
         super().__init__(name="model", daemon=True)
         self._service, self._opening, self._on_failure = service, opening, on_failure
-        self._unwanted = Event()
+        self._closed = Event()
         self._loaded = Event()
         self.failure: BaseException | None = None
 
@@ -47,30 +47,30 @@ class _Model(Thread):
             with self._opening(self._service.settings) as pipeline:
                 self._service.open(pipeline)
                 self._loaded.set()
-                self._unwanted.wait()
-        except BaseException as failure:  # noqa: BLE001  # raised again where the server ends
+                self._closed.wait()
+        except BaseException as failure:  # noqa: BLE001  # re-raised by `serve`
             self.failure = failure
             self._on_failure()
 
     def close(self) -> None:
-        """Give the model back; one that is still being loaded is left to the process's end."""
-        self._unwanted.set()
+        """Release the model; one that is still loading is released by process exit."""
+        self._closed.set()
         if self._loaded.is_set():
             self.join()
 
 
 def serve(settings: Settings, host: str, opening: Open = open_pipeline) -> None:
-    """Answer requests until a signal, or until the model or its engine fails."""
+    """Serve until a signal, or until the model cannot be loaded or its engine fails."""
     sockets = _listen(host, settings)
     _raise_descriptor_limit()
-    # Only now: who asks before this is imported waits for a moment, and is not refused.
+    # Imported after listening, so that early connections wait instead of being refused.
     from parakeet_worker.entrypoints.http import connections, origins, routes
 
     def stop() -> None:
         server.should_exit = True
 
     service = Service(settings, on_lost=stop)
-    app = origins.guarded(routes.application(service), origins.for_address(settings, host))
+    app = origins.restrict(routes.application(service), origins.for_address(settings, host))
     server = connections.server(app, settings)
     model = _Model(service, opening, on_failure=stop)
     model.start()
@@ -79,11 +79,11 @@ def serve(settings: Settings, host: str, opening: Open = open_pipeline) -> None:
     if model.failure is not None:
         raise model.failure
     if service.state == "lost":
-        sys.exit("parakeet: the engine is lost; the process ends so that it is replaced")
+        sys.exit("parakeet: the engine is lost; exiting so that the worker is replaced")
 
 
 def _listen(host: str, settings: Settings) -> list[socket.socket]:
-    """Sockets that are bound before anything is loaded."""
+    """Bind the sockets before anything is loaded."""
     ports = {variable("port"): settings.port}
     if settings.port_health is not None and settings.port_health != settings.port:
         ports[variable("port_health")] = settings.port_health
@@ -107,14 +107,14 @@ def _bound(host: str, port: int, name: str) -> socket.socket:
 
 
 def _raise_descriptor_limit() -> None:
-    """Idle connections must not use up what ffmpeg and uploads need."""
+    """Idle connections must not exhaust descriptors needed by ffmpeg and uploads."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def main(host: str = EVERY_ADDRESS, *, port: int | None = None, model: str | None = None) -> None:
-    """Read the settings, of which the arguments take the place of their variables, and serve."""
-    # Until the server has its own handler.
+def main(host: str = ALL_ADDRESSES, *, port: int | None = None, model: str | None = None) -> None:
+    """Read the settings from the environment, override them by the arguments, and serve."""
+    # Until uvicorn installs its own handlers.
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda number, _: sys.exit(128 + number))
     retries.log_retries()
@@ -128,16 +128,16 @@ def main(host: str = EVERY_ADDRESS, *, port: int | None = None, model: str | Non
     try:
         settings = Settings.from_environment(os.environ)
         chosen = {"port": port, "model": model}
-        given = {name: value for name, value in chosen.items() if value is not None}
+        overrides = {name: value for name, value in chosen.items() if value is not None}
         if settings.api_key is not None and settings.api_keys is None:
             log.warning(
-                "%s is what a client sends; the server reads %s, and asks nobody for a key now",
+                "%s is for clients; the server reads %s, which is unset, and requires no key",
                 variable("api_key"), variable("api_keys"),
             )  # fmt: skip
-        granted = Container.read()
-        log.info("%s", granted)
-        serve(fitted(settings.model_copy(update=given), granted), host)
+        container = Container.read()
+        log.info("%s", container)
+        serve(fitted(settings.model_copy(update=overrides), container), host)
     except SetupError as error:
         sys.exit(f"parakeet: {error}")
     finally:
-        lines.close()  # before what ends the process is said
+        lines.close()  # before the exit message is printed

@@ -1,4 +1,4 @@
-"""Figures for Prometheus."""
+"""Prometheus metrics."""
 
 from collections.abc import Iterable
 
@@ -15,52 +15,52 @@ _RTFX = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 
 
 class Metrics:
-    """Counts what one server does."""
+    """Metrics of one server."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._jobs = Counter(
-            "parakeet_jobs", "Requests for a transcript, those that were refused with them.",
-            ["door"], registry=self._registry,
+            "parakeet_jobs", "Transcription requests, including rejected ones.",
+            ["route"], registry=self._registry,
         )  # fmt: skip
         self._recordings = Counter(
-            "parakeet_recordings", "Recordings that were taken in hand, by how they ended: 'ok', "
-            "'cancelled' or the code of an error.", ["outcome"], registry=self._registry,
+            "parakeet_recordings", "Recordings by outcome: 'ok', 'cancelled' or an error code.",
+            ["outcome"], registry=self._registry,
         )  # fmt: skip
         self._errors = Counter(
-            "parakeet_errors", "Errors that were answered, by their code.", ["code"],
+            "parakeet_errors", "Error responses by code.", ["code"],
             registry=self._registry,
         )  # fmt: skip
         self._running = Gauge(
-            "parakeet_jobs_running", "Requests that are being answered.", registry=self._registry
+            "parakeet_jobs_running", "Requests in progress.", registry=self._registry
         )
         self._audio_seconds = Counter(
-            "parakeet_audio_seconds", "Audio that was transcribed.", registry=self._registry
+            "parakeet_audio_seconds", "Seconds of transcribed audio.", registry=self._registry
         )
         self._stage_seconds = Histogram(
-            "parakeet_stage_seconds", "What a recording waited for each stage, and in all.",
+            "parakeet_stage_seconds", "Seconds per recording and stage, and in total.",
             ["stage"], buckets=_STAGE_SECONDS, registry=self._registry,
         )  # fmt: skip
         self._rtfx = Histogram(
-            "parakeet_rtfx", "Audio seconds per second that a recording took.",
+            "parakeet_rtfx", "Seconds of audio per second of processing, per recording.",
             buckets=_RTFX, registry=self._registry,
         )  # fmt: skip
 
     def watch(self, batcher: Batcher) -> None:
-        """Show the batcher's load from now on."""
+        """Export the batcher's load."""
         self._registry.register(_Load(batcher))
 
     def running(self, change: int) -> None:
         self._running.inc(change)
 
-    def asked(self, door: str) -> None:
-        self._jobs.labels(door).inc()
+    def requested(self, route: str) -> None:
+        self._jobs.labels(route).inc()
 
     def failed(self, code: str) -> None:
         self._errors.labels(code).inc()
 
-    def listed(self, answer: Document | list[Document]) -> None:
-        """Count the errors that stand in the answer to a list."""
+    def observe_list(self, answer: Document | list[Document]) -> None:
+        """Count the errors in the answer to a list."""
         for document in answer if isinstance(answer, list) else []:
             if "error" in document:
                 self.failed(str(document["code"]))
@@ -76,13 +76,13 @@ class Metrics:
             self._stage_seconds.labels(stage).observe(seconds)
         self._rtfx.observe(audio_seconds / max(outcome.stage_seconds["total"], 1e-6))
 
-    def written(self) -> bytes:
-        """The page that Prometheus reads."""
+    def exposition(self) -> bytes:
+        """The metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 class _Load(Collector):
-    """The batcher's own counts, read whenever the page is."""
+    """The batcher's counters, read at each scrape."""
 
     def __init__(self, batcher: Batcher) -> None:
         self._batcher = batcher
@@ -90,27 +90,27 @@ class _Load(Collector):
     def collect(self) -> Iterable[Metric]:
         load = self._batcher.load
         gauges = {
-            "parakeet_queue_seconds": ("Audio that waits for the engine.", load.waiting_seconds),
+            "parakeet_queue_seconds": ("Seconds of queued audio.", load.waiting_seconds),
             "parakeet_batch_budget_seconds": (
-                "What a batch has room for, padding counted where the engine pads.",
+                "Maximum seconds per batch, including padding.",
                 load.budget_seconds,
             ),
             "parakeet_engine_lost": (
-                "Whether the engine has failed for good.", float(self._batcher.lost),
+                "Whether the engine has failed permanently.", float(self._batcher.lost),
             ),
         }  # fmt: skip
         counters = {
-            "parakeet_batches": ("Batches that the engine was given.", load.batches),
-            "parakeet_batch_pieces": ("Pieces in all batches.", load.chunks),
+            "parakeet_batches": ("Batches submitted to the engine.", load.batches),
+            "parakeet_batch_chunks": ("Chunks in all batches.", load.chunks),
             "parakeet_batch_padded_seconds": (
-                "Audio in all batches, padding counted where the engine pads; over batches and "
-                "budget: how full they were.", load.computed_seconds,
+                "Seconds in all batches, including padding; divided by batches and budget: how "
+                "full they were.", load.computed_seconds,
             ),
-            "parakeet_engine_busy_seconds": ("How long the engine worked.", load.busy_seconds),
+            "parakeet_engine_busy_seconds": ("Seconds of engine work.", load.busy_seconds),
         }  # fmt: skip
         fallbacks = GaugeMetricFamily(
             "parakeet_kernel_fallbacks",
-            "Whether plain PyTorch serves in the place of a GPU's kernel, which differed from it.",
+            "Whether plain PyTorch replaces a GPU kernel whose results differed.",
             labels=["kernel"],
         )
         for report in self._batcher.engine.reports:

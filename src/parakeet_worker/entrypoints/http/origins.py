@@ -1,8 +1,8 @@
-"""Which names the server answers to, and which web pages may use it.
+"""Allowed host names and CORS origins.
 
-A browser lets any web page send requests to a server on the same machine. Those of another site
-carry that site in `Origin`; a site that has its own name resolve to a loopback address (DNS
-rebinding) carries its name in `Host`.
+A browser allows any web page to send requests to a server on the same machine. Cross-site
+requests name the page's site in `Origin`; a site whose name resolves to a loopback address (DNS
+rebinding) appears in `Host`.
 """
 
 import ipaddress
@@ -13,17 +13,17 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from parakeet_worker.entrypoints.http.responses import refusal
+from parakeet_worker.entrypoints.http.responses import error_response
 from parakeet_worker.errors import HostForbidden, InvalidSetting, OriginForbidden
 from parakeet_worker.settings import Settings, variable
 
-EVERY = "*"
+ANY = "*"
 _LOOPBACK = "localhost,127.0.0.1,::1"
 _PREFLIGHT_SECONDS = 600
 
 
 def for_address(settings: Settings, host: str) -> Settings:
-    """The settings of a server that listens at `host`: on loopback, to loopback names alone."""
+    """Settings for a server on `host`: on loopback only loopback names are allowed."""
     if not _is_loopback(host):
         return settings
     names = ",".join(filter(None, (_LOOPBACK, host, settings.allowed_hosts)))
@@ -37,14 +37,14 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def listed(text: str | None) -> list[str]:
+def split_list(text: str | None) -> list[str]:
     """What a setting lists with commas between."""
     return [item.strip() for item in (text or "").split(",") if item.strip()]
 
 
-def guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """`app` for allowed hosts and origins; raises `InvalidSetting` for an impossible origin."""
-    origins = [_origin(item) for item in listed(settings.cors_origins)]
+def restrict(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """Restrict `app` to allowed hosts and origins; raises `InvalidSetting`."""
+    origins = [_origin(item) for item in split_list(settings.cors_origins)]
     if origins:
         app = CORSMiddleware(
             app,
@@ -54,20 +54,20 @@ def guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
             expose_headers=["Retry-After", "X-Model", "X-Request-ID", "X-Warnings"],
             max_age=_PREFLIGHT_SECONDS,
         )
-    hosts = [name.strip("[]").lower() for name in listed(settings.allowed_hosts)]
-    return _Guard(app, hosts, origins) if hosts and EVERY not in hosts else app
+    hosts = [name.strip("[]").lower() for name in split_list(settings.allowed_hosts)]
+    return _Guard(app, hosts, origins) if hosts and ANY not in hosts else app
 
 
 def _origin(text: str) -> str:
     parts = urlsplit(text)
-    if text not in (EVERY, f"{parts.scheme}://{parts.netloc}"):
+    if text not in (ANY, f"{parts.scheme}://{parts.netloc}"):
         reason = f"an origin is of the form https://example.com, got '{text}'"
         raise InvalidSetting(variable("cors_origins"), reason)
     return text
 
 
 class _Guard:
-    """Answers 403 to other hosts, and to other web pages' requests."""
+    """Answers 403 for other hosts and origins."""
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str], origins: Sequence[str]) -> None:
         self._app, self._hosts, self._origins = app, hosts, origins
@@ -82,13 +82,13 @@ class _Guard:
             elif origin is not None and not self._allows(origin, host):
                 error = OriginForbidden(origin)
             if error is not None:
-                await refusal(error, scope["path"])(scope, receive, send)
+                await error_response(error, scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
     def _allows(self, origin: str, host: str) -> bool:
-        """A page of this server's own, whatever proxy adds TLS to it, or one that is listed."""
-        if EVERY in self._origins or origin in self._origins:
+        """Same origin regardless of scheme (a proxy may add TLS), or a configured origin."""
+        if ANY in self._origins or origin in self._origins:
             return True
         return origin.partition("://")[2].lower() == host.lower() != ""
 

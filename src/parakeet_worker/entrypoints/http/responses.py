@@ -1,4 +1,4 @@
-"""Answers as HTTP: documents, errors in the shape of their door, and events while they come."""
+"""HTTP responses: JSON documents, errors in the format of their route, and event streams."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
@@ -15,26 +15,26 @@ from parakeet_worker.wire import openai
 
 Value = TypeVar("Value")
 Event = tuple[str | None, Mapping[str, object]]
-"""A name, if the event has one, and a document."""
+"""An optional event name and a document."""
 
 RETRY_AFTER_SECONDS = 5
 KEEP_ALIVE_SECONDS = 15.0
-GONE = 499
-"""What is noted where nobody is left to read an answer."""
+CLIENT_CLOSED_REQUEST = 499
+"""Status in the access log for a request whose client disconnected."""
 
 
 def is_openai(path: str) -> bool:
-    """Whether a path belongs to the door that speaks as OpenAI's."""
+    """Whether a path belongs to the OpenAI-compatible API."""
     return path.startswith("/v1/")
 
 
 def error_document(error: ParakeetError, path: str) -> dict[str, Any]:
-    """The error as the door behind `path` says it."""
+    """The error in the format of the API that `path` belongs to."""
     return openai.error(error) if is_openai(path) else error.document()
 
 
-def refusal(error: ParakeetError, path: str) -> Response:
-    """The error as a whole answer."""
+def error_response(error: ParakeetError, path: str) -> Response:
+    """The error as an HTTP response."""
     headers = {}
     if isinstance(error, TransientError):
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
@@ -44,31 +44,32 @@ def refusal(error: ParakeetError, path: str) -> Response:
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, Value]) -> Value:
-    """Await `work`; cancel it, and raise `ClientDisconnect`, when the caller goes."""
+    """Await `work`; cancel it and raise `ClientDisconnect` if the client disconnects."""
     working = asyncio.create_task(work)
-    leaving = asyncio.create_task(_left(receive))
+    disconnect = asyncio.create_task(_disconnected(receive))
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
         raise ClientDisconnect
     finally:
         working.cancel()
-        leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        disconnect.cancel()
+        await asyncio.gather(working, disconnect, return_exceptions=True)
 
 
-async def _left(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def kept_alive(
+async def with_keepalive(
     events: AsyncGenerator[Event, None], quiet_seconds: float
 ) -> AsyncGenerator[Event | None, None]:
-    """The events, and None wherever there has been none for so long.
+    """Yield the events, and None after each `quiet_seconds` without one.
 
-    One task runs them from beginning to end, whoever asks for the next.
+    One task runs the generator from start to end, because a timeout around its `anext` would
+    cancel it.
     """
     arrived: asyncio.Queue[Event | None] = asyncio.Queue()
 
@@ -96,14 +97,15 @@ async def kept_alive(
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def begun(
+async def first_event(
     request: Request, events: AsyncGenerator[Event, None]
 ) -> tuple[Event | None, AsyncGenerator[Event | None, None]]:
-    """The first event, once it is there or has been long enough in coming, and the rest.
+    """Wait for the first event or the keep-alive interval; return it and the remaining events.
 
-    So what fails at once is an error of HTTP and not an event. Raises what the events raise.
+    An immediate failure thus becomes an HTTP error instead of an event. Raises what the events
+    raise.
     """
-    rest = kept_alive(events, KEEP_ALIVE_SECONDS)
+    rest = with_keepalive(events, KEEP_ALIVE_SECONDS)
     try:
         return await while_connected(request.receive, _next(rest)), rest
     except BaseException:
@@ -111,14 +113,14 @@ async def begun(
         raise
 
 
-async def answered(document: object) -> Response:
-    """An answer as JSON, written in a thread."""
+async def json_response(document: object) -> Response:
+    """A JSON response, serialised in a thread."""
     content = (await json_text.written_aside(document)).encode(errors="backslashreplace")
     return Response(content, media_type="application/json")
 
 
 class EventStream(Response):
-    """Server-sent events; whoever goes has his work cancelled."""
+    """Server-sent events; a disconnected client cancels the work."""
 
     media_type = "text/event-stream"
 
@@ -127,14 +129,14 @@ class EventStream(Response):
         first: Event | None,
         rest: AsyncGenerator[Event | None, None],
         *,
-        inside: AsyncExitStack,
+        resources: AsyncExitStack,
         failed: Callable[[ParakeetError], Event],
         last: bytes = b"",
     ) -> None:
-        """`inside` is closed when all is sent, or nobody reads any more."""
+        """`resources` is closed when the stream ends or the client disconnects."""
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._first, self._rest, self._inside = first, rest, inside
+        self._first, self._rest, self._resources = first, rest, resources
         self._failed, self._last = failed, last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
@@ -144,32 +146,32 @@ class EventStream(Response):
             return
         finally:
             await self._rest.aclose()
-            await self._inside.aclose()
+            await self._resources.aclose()
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async for content in self._written():
+        async for content in self._encoded():
             await send({"type": "http.response.body", "body": content, "more_body": True})
         await send({"type": "http.response.body", "body": self._last, "more_body": False})
 
-    async def _written(self) -> AsyncIterator[bytes]:
-        yield await _written(self._first)
+    async def _encoded(self) -> AsyncIterator[bytes]:
+        yield await _encoded(self._first)
         try:
             async for event in self._rest:
-                yield await _written(event)
+                yield await _encoded(event)
         except ParakeetError as error:
-            yield await _written(self._failed(error))
+            yield await _encoded(self._failed(error))
 
 
 async def _next(events: AsyncGenerator[Event | None, None]) -> Event | None:
     return await anext(events)
 
 
-async def _written(event: Event | None) -> bytes:
+async def _encoded(event: Event | None) -> bytes:
     if event is None:
-        return b": still here\n\n"
+        return b": keep-alive\n\n"
     name, document = event
-    aside = json_text.holds_many(document)  # the whole does, which comes last; no sentence
-    data = await json_text.written_aside(document) if aside else json_text.written(document)
+    in_thread = json_text.holds_many(document)  # true for the final result, not for a segment
+    data = await json_text.written_aside(document) if in_thread else json_text.written(document)
     head = f"event: {name}\n" if name else ""
     return f"{head}data: {data}\n\n".encode(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""Every route of the server: what is asked of the one pipeline, and in whose words."""
+"""All routes of the server."""
 
 import asyncio
 import logging
@@ -26,14 +26,14 @@ from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, 
 from parakeet_worker import answers
 from parakeet_worker.entrypoints.http import access, reference, uploads
 from parakeet_worker.entrypoints.http.responses import (
-    GONE,
+    CLIENT_CLOSED_REQUEST,
     Event,
     EventStream,
-    answered,
-    begun,
     error_document,
+    error_response,
+    first_event,
     is_openai,
-    refusal,
+    json_response,
     while_connected,
 )
 from parakeet_worker.entrypoints.http.service import Service
@@ -59,8 +59,8 @@ from parakeet_worker.wire.native import parse, parse_form
 log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).resolve().parent / "page"
-# What the page may load, it says itself; what may hold the page, only a header can. It is asked for
-# again each time: its modules belong together.
+# The page declares in a meta element what it may load; frame-ancestors works only as a header.
+# No cache: the page's modules must have the same version.
 _PAGE_HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": "frame-ancestors 'none'",
@@ -68,43 +68,46 @@ _PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 _PING = {"warming": 204, "ready": 200, "full": 503, "lost": 500}
-Door: TypeAlias = Callable[[Request], Awaitable[Response]]
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 _MAX_HEADER_CHARACTERS = 1000
 _READERS = 2
-"""Bodies of JSON that are read at a time: each is in memory several times over while it is."""
+"""Concurrent parses of JSON bodies: each takes several times the size of its body in memory."""
 
 
 def application(service: Service) -> Starlette:
-    """All doors of one service."""
-    transcripts, figures = _Transcripts(service), _Figures(service)
-    doors: dict[tuple[str, str], tuple[Door, reference.Said]] = {
-        ("POST", "/transcribe"): (transcripts.transcribe, reference.TRANSCRIBE),
+    """The ASGI application of one service."""
+    transcription, ops = TranscriptionRoutes(service), OpsRoutes(service)
+    endpoints: dict[tuple[str, str], tuple[Endpoint, reference.Operation]] = {
+        ("POST", "/transcribe"): (transcription.transcribe, reference.TRANSCRIBE),
         ("POST", openai.TRANSCRIPTIONS): (
-            transcripts.transcriptions,
+            transcription.transcriptions,
             reference.TRANSCRIPTIONS,
         ),
-        ("POST", openai.TRANSLATIONS): (transcripts.translations, reference.TRANSLATIONS),
-        ("POST", "/render"): (transcripts.render, reference.RENDER),
-        ("GET", openai.MODELS): (figures.models, reference.MODELS),
-        ("GET", f"{openai.MODELS}/{{name:path}}"): (figures.model, reference.MODEL),
-        ("GET", "/ping"): (figures.ping, reference.PING),
-        ("GET", "/health"): (figures.health, reference.HEALTH),
-        ("GET", "/ready"): (figures.ready, reference.READY),
-        ("GET", "/metrics"): (figures.metrics, reference.METRICS),
+        ("POST", openai.TRANSLATIONS): (transcription.translations, reference.TRANSLATIONS),
+        ("POST", "/render"): (transcription.render, reference.RENDER),
+        ("GET", openai.MODELS): (ops.models, reference.MODELS),
+        ("GET", f"{openai.MODELS}/{{name:path}}"): (ops.model, reference.MODEL),
+        ("GET", "/ping"): (ops.ping, reference.PING),
+        ("GET", "/health"): (ops.health, reference.HEALTH),
+        ("GET", "/ready"): (ops.ready, reference.READY),
+        ("GET", "/metrics"): (ops.metrics, reference.METRICS),
     }
-    described = {key: said for key, (_, said) in doors.items()}
-    routes = [Route(path, door, methods=[method]) for (method, path), (door, _) in doors.items()]
+    described = {key: operation for key, (_, operation) in endpoints.items()}
+    routes = [
+        Route(path, endpoint, methods=[method])
+        for (method, path), (endpoint, _) in endpoints.items()
+    ]
     app = Starlette(
         routes=[*routes, *_pages(reference.document(described))],
-        exception_handlers=_refusals(service),
-        middleware=[Middleware(access.AccessLog), Middleware(_Bugs, service=service)],
+        exception_handlers=_exception_handlers(service),
+        middleware=[Middleware(access.AccessLog), Middleware(_UnexpectedErrors, service=service)],
     )
     app.router.redirect_slashes = False
     return app
 
 
 def _pages(document: dict[str, Any]) -> list[BaseRoute]:
-    """What a person looks at."""
+    """The web page, the API reference and the OpenAPI document."""
 
     async def index(_: Request) -> Response:
         return FileResponse(PAGE / "index.html", headers=_PAGE_HEADERS)
@@ -130,46 +133,46 @@ class _PageFiles(StaticFiles):
         return response
 
 
-class _Transcripts:
-    """The doors behind which something is heard, or read."""
+class TranscriptionRoutes:
+    """Routes that transcribe or render."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._settings = service.settings
-        self._reading = asyncio.Semaphore(_READERS)
-        self._rewriting = asyncio.Semaphore(_READERS)
+        self._parsing = asyncio.Semaphore(_READERS)
+        self._rendering = asyncio.Semaphore(_READERS)
 
     async def transcribe(self, request: Request) -> Response:
-        async with AsyncExitStack() as inside:
-            pipeline, folder = await self._enter(inside, request, "transcribe")
+        async with AsyncExitStack() as resources:
+            pipeline, folder = await self._admit(resources, request, "transcribe")
             job = await self._job(request, folder)
             if job.stream:
                 segments = self._segments(pipeline, job, self._observe(request))
-                return await self._streamed(request, segments, inside)
+                return await self._streamed(request, segments, resources)
             if job.progress:
-                raise InvalidRequest("progress", "is told in a stream; send 'stream' as well")
+                raise InvalidRequest("progress", "requires 'stream': true")
             work = answers.answer_job(pipeline, job, self._observe(request))
             answer = await while_connected(request.receive, work)
-            self._service.metrics.listed(answer)
-            return await answered(answer)
+            self._service.metrics.observe_list(answer)
+            return await json_response(answer)
 
     async def transcriptions(self, request: Request) -> Response:
-        async with AsyncExitStack() as inside:
-            pipeline, folder = await self._enter(inside, request, "openai")
-            asked = await self._asked(request, folder)
+        async with AsyncExitStack() as resources:
+            pipeline, folder = await self._admit(resources, request, "openai")
+            openai_request = await self._openai_request(request, folder)
             observe = self._observe(request)
-            if asked.stream:
-                events = _unnamed(openai.events(pipeline, asked, observe))
-                return await self._streamed(request, events, inside, last=b"data: [DONE]\n\n")
-            work = openai.answer(pipeline, asked, observe)
+            if openai_request.stream:
+                events = _unnamed(openai.events(pipeline, openai_request, observe))
+                return await self._streamed(request, events, resources, last=b"data: [DONE]\n\n")
+            work = openai.answer(pipeline, openai_request, observe)
             answer = await while_connected(request.receive, work)
             if not isinstance(answer.body, str):
-                return await answered(answer.body)
+                return await json_response(answer.body)
             kind = {"vtt": "text/vtt", "srt": "application/x-subrip"}
             return PlainTextResponse(
                 answer.body,
-                headers=_facts_as_headers(asked.model, answer.warnings),
-                media_type=kind.get(asked.response_format, "text/plain"),
+                headers=_fact_headers(openai_request.model, answer.warnings),
+                media_type=kind.get(openai_request.response_format, "text/plain"),
             )
 
     async def translations(self, request: Request) -> Response:
@@ -180,81 +183,81 @@ class _Transcripts:
         with admitted:
             if _is_form(request):
                 raise InvalidRequest("content-type", "must be application/json")
-            _refuse_query(request)
-            return PlainTextResponse(await self._rewritten(request))
+            _reject_query(request)
+            return PlainTextResponse(await self._rendered(request))
 
-    async def _rewritten(self, request: Request) -> str:
+    async def _rendered(self, request: Request) -> str:
         async with self._service.scratch.made() as folder:
             path = await self._body(request, folder)
-            async with self._rewriting:
-                payload = await asyncio.to_thread(uploads.read, path)
+            async with self._rendering:
+                payload = await asyncio.to_thread(uploads.parse_json, path)
                 return await asyncio.to_thread(reformat.rewrite, payload)
 
-    async def _enter(
-        self, inside: AsyncExitStack, request: Request, door: str
+    async def _admit(
+        self, resources: AsyncExitStack, request: Request, route: str
     ) -> tuple[Pipeline, Path]:
-        """A place, and a folder for what is uploaded."""
-        self._service.metrics.asked(door)
+        """Admit the request and create its scratch folder."""
+        self._service.metrics.requested(route)
         admitted = self._service.admitted(request.headers.get("authorization"))
-        pipeline = inside.enter_context(admitted)
-        return pipeline, await inside.enter_async_context(self._service.scratch.made())
+        pipeline = resources.enter_context(admitted)
+        return pipeline, await resources.enter_async_context(self._service.scratch.made())
 
     async def _form(self, request: Request, folder: Path) -> uploads.Form:
         async with self._service.scratch.reserved(
-            uploads.most_bytes(request, self._settings.max_audio_bytes)
+            uploads.max_bytes(request, self._settings.max_audio_bytes)
         ):
-            return await uploads.form(request, folder, self._settings)
+            return await uploads.receive_form(request, folder, self._settings)
 
     async def _body(self, request: Request, folder: Path) -> Path:
         async with self._service.scratch.reserved(
-            uploads.most_bytes(request, self._settings.max_json_bytes)
+            uploads.max_bytes(request, self._settings.max_json_bytes)
         ):
-            return await uploads.body(request, folder, self._settings)
+            return await uploads.receive_body(request, folder, self._settings)
 
     async def _job(self, request: Request, folder: Path) -> Job:
         if _is_form(request):
             form = await self._form(request, folder)
             return parse_form([*_query(request), *form.fields], form.file)
-        _refuse_query(request)
+        _reject_query(request)
         path = await self._body(request, folder)
-        async with self._reading:
-            return await asyncio.to_thread(self._read_job, path)
+        async with self._parsing:
+            return await asyncio.to_thread(self._parse_job, path)
 
-    def _read_job(self, path: Path) -> Job:
-        job = parse(uploads.read(path))
-        kept = tuple(
-            self._kept(request, path.with_name(f"audio{number}"))
+    def _parse_job(self, path: Path) -> Job:
+        job = parse(uploads.parse_json(path))
+        requests = tuple(
+            self._spool(request, path.with_name(f"audio{number}"))
             for number, request in enumerate(job.requests)
         )
-        return replace(job, requests=kept)
+        return replace(job, requests=requests)
 
-    def _kept(
+    def _spool(
         self, request: Transcription | RequestError, target: Path
     ) -> Transcription | RequestError:
         if isinstance(request, RequestError):
             return request
         try:
-            return uploads.kept(request, target, self._settings)
+            return uploads.spool_to_disk(request, target, self._settings)
         except RequestError as error:
             return error
 
-    async def _asked(self, request: Request, folder: Path) -> openai.Asked:
+    async def _openai_request(self, request: Request, folder: Path) -> openai.Asked:
         if _is_form(request):
             form = await self._form(request, folder)
             fields = [*_query(request), *form.fields]
             return openai.from_form(fields, form.file, self._settings)
-        _refuse_query(request)
+        _reject_query(request)
         path = await self._body(request, folder)
-        async with self._reading:
-            return await asyncio.to_thread(self._read_asked, path)
+        async with self._parsing:
+            return await asyncio.to_thread(self._parse_openai, path)
 
-    def _read_asked(self, path: Path) -> openai.Asked:
-        asked = openai.from_json(uploads.read(path), self._settings)
-        kept = uploads.kept(asked.request, path.with_name("audio"), self._settings)
-        return replace(asked, request=kept)
+    def _parse_openai(self, path: Path) -> openai.Asked:
+        parsed = openai.from_json(uploads.parse_json(path), self._settings)
+        spooled = uploads.spool_to_disk(parsed.request, path.with_name("audio"), self._settings)
+        return replace(parsed, request=spooled)
 
     def _observe(self, request: Request) -> Observe:
-        """Counts a recording for the figures and for the request's line in the log."""
+        """Counts a recording in the metrics and the access log."""
 
         def observe(outcome: Outcome) -> None:
             self._service.metrics.observe(outcome)
@@ -280,7 +283,7 @@ class _Transcripts:
         self,
         request: Request,
         events: AsyncGenerator[Event, None],
-        inside: AsyncExitStack,
+        resources: AsyncExitStack,
         last: bytes = b"",
     ) -> EventStream:
         path = request.url.path
@@ -289,8 +292,8 @@ class _Transcripts:
             self._service.metrics.failed(error.code)
             return "error", error_document(error, path)
 
-        first, rest = await begun(request, events)
-        return EventStream(first, rest, inside=inside.pop_all(), failed=failed, last=last)
+        first, rest = await first_event(request, events)
+        return EventStream(first, rest, resources=resources.pop_all(), failed=failed, last=last)
 
 
 async def _unnamed(
@@ -301,8 +304,8 @@ async def _unnamed(
             yield None, document
 
 
-def _facts_as_headers(model: str, warnings: Sequence[Notice]) -> dict[str, str]:
-    """What an answer in JSON has beside its words, for an answer that is text."""
+def _fact_headers(model: str, warnings: Sequence[Notice]) -> dict[str, str]:
+    """Fields of a JSON answer, as headers of a text answer."""
     headers = {"X-Model": _header(model)}
     if warnings:
         headers["X-Warnings"] = _header("; ".join(f"{each.code}: {each}" for each in warnings))
@@ -310,24 +313,24 @@ def _facts_as_headers(model: str, warnings: Sequence[Notice]) -> dict[str, str]:
 
 
 def _header(text: str) -> str:
-    """ASCII on one line; other characters as escapes."""
+    """One line of ASCII; other characters are escaped."""
     line = " ".join(text.split()).encode("ascii", errors="backslashreplace").decode()
     return line[:_MAX_HEADER_CHARACTERS]
 
 
 def _query(request: Request) -> list[tuple[str, str]]:
-    """Fields of a form that stand in the address; a version of the API is accepted as it is."""
+    """Form fields given as query parameters; `api-version` is ignored."""
     return [item for item in request.query_params.multi_items() if item[0] != "api-version"]
 
 
-def _refuse_query(request: Request) -> None:
+def _reject_query(request: Request) -> None:
     for name, _ in _query(request):
-        raise InvalidRequest(name, "is in the address; send it in the JSON body")
+        raise InvalidRequest(name, "is a query parameter; send it in the JSON body")
 
 
 def _is_form(request: Request) -> bool:
-    """Whether the body is a form; what is neither that nor JSON is refused."""
-    # A body without a type is not taken for JSON: any web page may send one to any server.
+    """Whether the body is a form; raises `InvalidRequest` if it is neither that nor JSON."""
+    # A body without a type does not count as JSON: web pages may send one cross-site.
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("multipart/form-data", "application/json"):
         reason = f"must be multipart/form-data or application/json, got '{echo(kind)}'"
@@ -335,7 +338,7 @@ def _is_form(request: Request) -> bool:
     return kind == "multipart/form-data"
 
 
-class _Figures:
+class OpsRoutes:
     """Routes for operators."""
 
     def __init__(self, service: Service) -> None:
@@ -360,79 +363,82 @@ class _Figures:
         if state == "warming":
             raise Warming
         if state == "lost":
-            raise EngineLost("this worker is being replaced")
+            raise EngineLost("the worker is being replaced")
         if (shortage := self._service.scratch.shortage()) is not None:
             raise shortage
         return JSONResponse({"status": state})
 
     async def models(self, request: Request) -> Response:
-        self._service.keys.check(request.headers.get("authorization"))
+        self._service.api_keys.check(request.headers.get("authorization"))
         return JSONResponse(openai.models(self._service.settings))
 
     async def model(self, request: Request) -> Response:
-        self._service.keys.check(request.headers.get("authorization"))
+        self._service.api_keys.check(request.headers.get("authorization"))
         return JSONResponse(openai.model(self._service.settings, request.path_params["name"]))
 
     async def metrics(self, request: Request) -> Response:
-        self._service.keys.check(request.headers.get("authorization"))
-        return Response(self._service.metrics.written(), media_type="text/plain; version=0.0.4")
+        self._service.api_keys.check(request.headers.get("authorization"))
+        return Response(self._service.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
 
-def _refusals(service: Service) -> dict[Any, ExceptionHandler]:
-    """Whatever fails is answered in the shape of its door."""
+def _exception_handlers(service: Service) -> dict[Any, ExceptionHandler]:
+    """Errors in the format of their route."""
 
-    async def ours(request: Request, error: Exception) -> Response:
+    async def parakeet_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ParakeetError)
         service.metrics.failed(error.code)
-        return refusal(error, request.url.path)
+        return error_response(error, request.url.path)
 
     async def routing(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         path = request.url.path
         if error.status_code == 405:
-            response = refusal(MethodNotAllowed(request.method, path), path)
+            response = error_response(MethodNotAllowed(request.method, path), path)
         else:
-            response = refusal(UnknownRoute(path), path)
+            response = error_response(UnknownRoute(path), path)
         response.headers.update(error.headers or {})
         return response
 
-    async def gone(_: Request, __: Exception) -> Response:
-        return Response(status_code=GONE)
+    async def disconnected(_: Request, __: Exception) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
 
-    return {ParakeetError: ours, HTTPException: routing, ClientDisconnect: gone}
+    return {
+        ParakeetError: parakeet_error,
+        HTTPException: routing,
+        ClientDisconnect: disconnected,
+    }
 
 
-class _Bugs:
+class _UnexpectedErrors:
     """Answers 500 to an unexpected exception and keeps the connection usable.
 
-    The exception is logged; the answer says only that the server is at fault. Left to
-    uvicorn, the connection would be closed without a word of it in the answer, and the caller's
-    next request on it be lost.
+    The exception is logged; the answer contains no detail. uvicorn would close the connection
+    without `Connection: close`, and the client's next request on it would be lost.
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = False
+        started = False
 
-        async def send_noted(message: Message) -> None:
-            nonlocal begun
-            begun = True
+        async def send_observed(message: Message) -> None:
+            nonlocal started
+            started = True
             await send(message)
 
         try:
-            await self._app(scope, receive, send_noted)
+            await self._app(scope, receive, send_observed)
         except Exception:
-            if begun:
-                raise  # half an answer must not look like a whole one
-            log.exception("a bug at %s", scope["path"])
+            if started:
+                raise  # a partial response must not look complete
+            log.exception("unexpected exception at %s", scope["path"])
             self._service.metrics.failed("internal_error")
-            await _bug(scope["path"])(scope, receive, send)
+            await _internal_error(scope["path"])(scope, receive, send)
 
 
-def _bug(path: str) -> Response:
-    sentence = "the server made a mistake, which its log describes"
+def _internal_error(path: str) -> Response:
+    sentence = "unexpected server error; the server's log has the details"
     document: dict[str, Any] = {"error": f"internal_error: {sentence}", "code": "internal_error"}
     if is_openai(path):
         document = {"error": {"message": sentence, "type": "server_error", "param": None,

@@ -1,11 +1,11 @@
-"""The one pipeline behind every door: warming, ready or lost; and how many are inside."""
+"""State of the model (warming, ready, full, lost) and the number of open requests."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
 from parakeet_worker.engine.kernel_report import KernelReport
-from parakeet_worker.entrypoints.http.keys import Keys
+from parakeet_worker.entrypoints.http.keys import ApiKeys
 from parakeet_worker.entrypoints.http.metrics import Metrics
 from parakeet_worker.errors import Busy, EngineLost, Warming
 from parakeet_worker.pipeline import Pipeline
@@ -13,24 +13,24 @@ from parakeet_worker.scratch import scratch_of
 from parakeet_worker.settings import Settings
 
 State: TypeAlias = Literal["warming", "ready", "full", "lost"]
-"""`full`: its disk has no room for another request."""
+"""`full`: the disk has no room for another request."""
 
 
 class Service:
-    """What all doors share."""
+    """State shared by all routes."""
 
     def __init__(self, settings: Settings, on_lost: Callable[[], None] = lambda: None) -> None:
-        """`on_lost` is called when the engine has failed for good."""
+        """`on_lost` is called when the engine has failed permanently."""
         self.settings = settings
         self.scratch = scratch_of(settings)
         self.metrics = Metrics()
-        self.keys = Keys(settings.api_keys)
+        self.api_keys = ApiKeys(settings.api_keys)
         self._on_lost = on_lost
         self._pipeline: Pipeline | None = None
-        self._inside = 0
+        self._open_requests = 0
 
     def open(self, pipeline: Pipeline) -> None:
-        """From now on requests are answered."""
+        """Start accepting requests."""
         self.metrics.watch(pipeline.batcher)
         self._pipeline = pipeline
 
@@ -44,46 +44,46 @@ class Service:
 
     @property
     def kernels(self) -> Sequence[KernelReport]:
-        """What comparisons of the engine's kernels found, once it is loaded."""
+        """Results of the kernel comparison, once the engine is loaded."""
         return () if self._pipeline is None else self._pipeline.batcher.engine.reports
 
     @contextmanager
     def admitted(self, authorization: str | None) -> Iterator[Pipeline]:
-        """A place for one request while it is answered.
+        """Admit one request before its body is read.
 
-        Before its body is read it raises `InvalidApiKey`, `Warming`, `EngineLost`, `Busy`,
+        Raises `InvalidApiKey`, `Warming`, `EngineLost`, `Busy`,
         `ScratchFull` or `ScratchUnusable`.
         """
-        self.keys.check(authorization)
+        self.api_keys.check(authorization)
         if self._pipeline is None:
             raise Warming
         if self._pipeline.batcher.lost:
-            raise EngineLost("this worker is being replaced")
+            raise EngineLost("the worker is being replaced")
         try:
-            with self._place():
+            with self._slot():
                 yield self._pipeline
         finally:
-            # Only work can lose an engine, so here is where it shows.
+            # Only work can lose an engine, so this is checked after each request.
             if self._pipeline.batcher.lost:
                 self._on_lost()
 
     @contextmanager
     def admitted_without_engine(self, authorization: str | None) -> Iterator[None]:
-        """A place for a request that needs no model; raises `InvalidApiKey` or `Busy`."""
-        self.keys.check(authorization)
-        with self._place():
+        """Admit a request that needs no model; raises `InvalidApiKey` or `Busy`."""
+        self.api_keys.check(authorization)
+        with self._slot():
             yield
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
-        if self._inside >= self.settings.max_requests:
+    def _slot(self) -> Iterator[None]:
+        if self._open_requests >= self.settings.max_requests:
             raise Busy(self.settings.max_requests)
         if (shortage := self.scratch.shortage()) is not None:
             raise shortage
-        self._inside += 1
+        self._open_requests += 1
         self.metrics.running(1)
         try:
             yield
         finally:
-            self._inside -= 1
+            self._open_requests -= 1
             self.metrics.running(-1)

@@ -1,4 +1,4 @@
-"""A request's body to disk while it arrives, under a cap of bytes and of time."""
+"""Streams a request body to disk under limits of size and time."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -21,44 +21,43 @@ from parakeet_worker.sources import inline
 
 _FILE = "file"
 _MAX_PARTS = 64
-_MAX_BOUNDARY_BYTES = 70  # as RFC 2046 has it
+_MAX_BOUNDARY_BYTES = 70  # RFC 2046
 _MAX_HEADER_BYTES = 16 << 10
 _MAX_FIELD_BYTES = 64 << 10
-"""All fields together, which are kept in memory."""
+"""Limit for all fields together, which are kept in memory."""
 _FORM_SLACK_BYTES = 1 << 20
-"""What a form may have around its file."""
+"""Allowance for the parts of a form other than its file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A form of `multipart/form-data` with one file, which lies on disk."""
+    """A `multipart/form-data` form with one file, spooled to disk."""
 
     fields: tuple[tuple[str, str], ...]
-    """Names and values in the order in which they came."""
+    """Names and values in order of arrival."""
     file: Path
 
 
-async def form(request: Request, folder: Path, settings: Settings) -> Form:
-    """The form in the body, its file in `folder`.
+async def receive_form(request: Request, folder: Path, settings: Settings) -> Form:
+    """Receive a form; its file is written to `folder`.
 
-    Raises `InvalidRequest`, `AudioTooLarge` or `UploadTimeout`, and starlette's
-    `ClientDisconnect` if the caller goes.
+    Raises `InvalidRequest`, `AudioTooLarge`, `UploadTimeout` or starlette's `ClientDisconnect`.
     """
     limit = settings.max_audio_bytes
     if _declared_bytes(request) > limit + _FORM_SLACK_BYTES:
         raise AudioTooLarge(limit)
     _, options = parse_options_header(request.headers.get("content-type"))
     if not (boundary := options.get(b"boundary")):
-        raise InvalidRequest("content-type", "the form has no boundary")
+        raise InvalidRequest("content-type", "the multipart boundary is missing")
     with (folder / "upload").open("wb") as file:
-        reading = _FormReading(boundary, file, limit)
-        await _receive(request, reading.write, settings)
-        fields = reading.end()
+        parser = _FormParser(boundary, file, limit)
+        await _receive(request, parser.write, settings)
+        fields = parser.end()
     return Form(fields, folder / "upload")
 
 
-async def body(request: Request, folder: Path, settings: Settings) -> Path:
-    """The body as a file in `folder`, JSON as it should be; raises the same as `form`."""
+async def receive_body(request: Request, folder: Path, settings: Settings) -> Path:
+    """Write a JSON body to a file in `folder`; raises as `receive_form` does."""
     limit, path = settings.max_json_bytes, folder / "body"
     if _declared_bytes(request) > limit:
         raise _json_too_large(limit)
@@ -73,8 +72,8 @@ async def body(request: Request, folder: Path, settings: Settings) -> Path:
     return path
 
 
-def read(path: Path) -> object:
-    """The JSON in a file, which is removed; raises `InvalidRequest`."""
+def parse_json(path: Path) -> object:
+    """Parse a JSON file and delete it; raises `InvalidRequest`."""
     content = path.read_bytes()
     path.unlink()
     try:
@@ -83,45 +82,45 @@ def read(path: Path) -> object:
         raise InvalidRequest("body", str(failure)) from failure
 
 
-def kept(asked: Transcription, target: Path, settings: Settings) -> Transcription:
-    """The same request with its audio in a file, if it was in the request itself.
+def spool_to_disk(request: Transcription, target: Path, settings: Settings) -> Transcription:
+    """Move inline audio to a file, so that queued requests hold no recording in memory.
 
-    So nobody who waits for the engine holds his recording in memory. Raises what `inline` does.
+    Raises as `inline.write` does.
     """
-    if not isinstance(asked.source, InlineSource):
-        return asked
-    ending = f".{asked.audio_format}" if asked.audio_format else ""
+    if not isinstance(request.source, InlineSource):
+        return request
+    ending = f".{request.audio_format}" if request.audio_format else ""
     path = target.with_name(target.name + ending)
-    inline.write(asked.source, path, settings.max_audio_bytes)
-    return replace(asked, source=FileSource(path))
+    inline.write(request.source, path, settings.max_audio_bytes)
+    return replace(request, source=FileSource(path))
 
 
 def _json_too_large(limit: int) -> InvalidRequest:
     return InvalidRequest(
-        "body", f"more than {limit} bytes of JSON; upload the file as a form, or send its address"
+        "body", f"more than {limit} bytes of JSON; upload the file as a form, or send a URL"
     )
 
 
-def most_bytes(request: Request, limit: int) -> int:
-    """The most that a body may take on disk where so many bytes are accepted."""
+def max_bytes(request: Request, limit: int) -> int:
+    """Upper limit of the bytes that a body takes on disk."""
     return min(_declared_bytes(request) or limit, limit)
 
 
 def _declared_bytes(request: Request) -> int:
-    """The `Content-Length`; zero where there is none, or none that can be read."""
+    """The `Content-Length`; 0 if missing or invalid."""
     declared = request.headers.get("content-length", "")
     return int(declared) if declared.isascii() and declared.isdigit() else 0
 
 
 async def _receive(request: Request, write: Callable[[bytes], None], settings: Settings) -> None:
-    """Hand the body on, piece by piece, while it neither stands still nor takes too long."""
-    async with _within(settings.upload_timeout_seconds), aclosing(request.stream()) as pieces:
+    """Pass the body to `write` in chunks; raises `UploadTimeout` if it is idle or too slow."""
+    async with _within(settings.upload_timeout_seconds), aclosing(request.stream()) as chunks:
         while True:
             async with _within(settings.idle_timeout_seconds):
-                piece = await anext(pieces, None)
-            if piece is None:
+                chunk = await anext(chunks, None)
+            if chunk is None:
                 return
-            write(piece)
+            write(chunk)
 
 
 @asynccontextmanager
@@ -133,8 +132,8 @@ async def _within(limit_seconds: float) -> AsyncGenerator[None, None]:
         raise UploadTimeout(limit_seconds) from failure
 
 
-class _FormReading:
-    """Takes the pieces of a form apart: its file to disk, its fields to memory."""
+class _FormParser:
+    """Incremental form parser: the file goes to disk, fields to memory."""
 
     def __init__(self, boundary: bytes, file: BinaryIO, max_file_bytes: int) -> None:
         self._file = file
@@ -142,12 +141,13 @@ class _FormReading:
         self._fields: list[tuple[str, str]] = []
         self._field_bytes = self._file_bytes = self._parts = 0
         self._header = [bytearray(), bytearray()]
-        self._named: dict[bytes, bytes] = {}
+        self._disposition: dict[bytes, bytes] = {}
         self._name = ""
         self._value = bytearray()
         self._has_file = self._ended = False
         if len(boundary) > _MAX_BOUNDARY_BYTES:
-            raise InvalidRequest("content-type", "its boundary has more than 70 bytes")
+            reason = f"the boundary has more than {_MAX_BOUNDARY_BYTES} bytes"
+            raise InvalidRequest("content-type", reason)
         self._parser = MultipartParser(
             boundary,
             {
@@ -170,37 +170,39 @@ class _FormReading:
             raise InvalidRequest("body", f"not a multipart form: {failure}") from failure
 
     def end(self) -> tuple[tuple[str, str], ...]:
-        """The fields, if the form is whole and has its file; raises `InvalidRequest`."""
+        """The fields of a complete form; raises `InvalidRequest`."""
         if not self._ended:
             raise InvalidRequest("body", "the multipart form ends before its last boundary")
         if not self._has_file:
-            raise InvalidRequest(_FILE, "is required: the audio, as a part of that name")
+            raise InvalidRequest(_FILE, "is required: the audio file, as a form part named 'file'")
         return tuple(self._fields)
 
     def _begin(self) -> None:
         self._parts += 1
         if self._parts > _MAX_PARTS:
             raise InvalidRequest("body", f"more than {_MAX_PARTS} parts")
-        self._named, self._value = {}, bytearray()
+        self._disposition, self._value = {}, bytearray()
 
     def _head(self, which: int, content: bytes) -> None:
         self._header[which] += content
         if len(self._header[which]) > _MAX_HEADER_BYTES:
-            raise InvalidRequest("body", f"a part has a header of over {_MAX_HEADER_BYTES} bytes")
+            reason = f"a part has a header of more than {_MAX_HEADER_BYTES} bytes"
+            raise InvalidRequest("body", reason)
 
     def _end_header(self) -> None:
         name, value = self._header
         if bytes(name).lower() == b"content-disposition":
-            _, self._named = parse_options_header(bytes(value))
+            _, self._disposition = parse_options_header(bytes(value))
         self._header = [bytearray(), bytearray()]
 
     def _end_headers(self) -> None:
-        self._name = self._named.get(b"name", b"").decode(errors="replace")
+        self._name = self._disposition.get(b"name", b"").decode(errors="replace")
         if self._name != _FILE:
-            if b"filename" in self._named:
-                raise InvalidRequest(self._name, "is no file; the audio is the part 'file'")
+            if b"filename" in self._disposition:
+                reason = "is not a file field; send the audio as the part 'file'"
+                raise InvalidRequest(self._name, reason)
         elif self._has_file:
-            raise InvalidRequest(_FILE, "was given twice")
+            raise InvalidRequest(_FILE, "occurs more than once")
         else:
             self._has_file = True
 
@@ -213,7 +215,7 @@ class _FormReading:
             return
         self._field_bytes += len(content)
         if self._field_bytes > _MAX_FIELD_BYTES:
-            raise InvalidRequest(self._name, f"the fields have more than {_MAX_FIELD_BYTES} bytes")
+            raise InvalidRequest(self._name, f"all fields together exceed {_MAX_FIELD_BYTES} bytes")
         self._value += content
 
     def _end(self) -> None:

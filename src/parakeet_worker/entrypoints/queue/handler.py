@@ -22,82 +22,82 @@ PROGRESS_SECONDS = 5.0
 """Shortest interval between two progress reports."""
 
 Segment = Callable[[dict[str, Any]], Awaitable[bool]]
-"""Sends a segment; whether it arrived."""
+"""Sends a segment; returns whether it was delivered."""
 
 
-class Record:
-    """What became of a job's recordings, for its line in the log and for its progress."""
+class JobLog:
+    """Outcomes of a job's recordings, for its log line and its progress."""
 
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
         self.audio_seconds = 0.0
-        """Of one recording, as far as it is heard; else of all that are done."""
+        """Transcribed so far for a single recording, otherwise of all finished recordings."""
 
     def observe(self, outcome: Outcome) -> None:
-        """Note how a recording ended."""
+        """Record the end of a recording."""
         self.outcomes.append(outcome)
         self.audio_seconds = sum(
             done.transcript.seconds for done in self.outcomes if done.transcript
         )
 
-    def heard(self, end_seconds: float) -> None:
-        """Note how far one recording is."""
+    def advance(self, end_seconds: float) -> None:
+        """Record the progress of a single recording."""
         self.audio_seconds = max(self.audio_seconds, end_seconds)
 
     def progress(self) -> dict[str, Any]:
-        """How far the job is."""
+        """The progress document."""
         return {
             "audio_seconds": round(self.audio_seconds, 2),
             "recordings": len(self.outcomes),
         }
 
     def facts(self, *, with_text: bool) -> dict[str, Any]:
-        """What stands in the log; what was heard only if it is asked for."""
+        """Facts for the log line; the text only if configured."""
         seconds: Counter[str] = Counter()
         for outcome in self.outcomes:
             seconds.update(outcome.stage_seconds)
-        heard = [outcome.transcript for outcome in self.outcomes if outcome.transcript]
+        transcripts = [outcome.transcript for outcome in self.outcomes if outcome.transcript]
         codes = [outcome.code for outcome in self.outcomes if outcome.code]
         facts: dict[str, Any] = {
             "audio_seconds": round(self.audio_seconds, 3),
-            "words": sum(len(transcript.words) for transcript in heard),
+            "words": sum(len(transcript.words) for transcript in transcripts),
             "seconds": {stage: round(spent, 4) for stage, spent in seconds.items()},
         }
         if codes:
             facts["codes"] = codes
         if with_text:
-            facts["text"] = [transcript.text for transcript in heard]
+            facts["text"] = [transcript.text for transcript in transcripts]
         return facts
 
 
-async def answered(
-    pipeline: Pipeline, payload: object, record: Record, segment: Segment | None = None
+async def answer_input(
+    pipeline: Pipeline, payload: object, job_log: JobLog, segment: Segment | None = None
 ) -> object:
-    """The answer to a job's `input`; an error is an answer too.
+    """Answer a job's `input`; errors become documents.
 
-    Where segments are wanted and `segment` takes them, it is called with each, up to one that does
-    not arrive: what a caller has of a stream is its beginning, and nothing is left out of it.
+    For a streaming job `segment` is called with each segment until one is not delivered, so that
+    a stream has no gaps.
     """
-    wanted = _streams(payload)
+    streaming = _streams(payload)
     try:
         if isinstance(payload, RequestError):
             raise payload
         if isinstance(payload, dict) and "openai_route" in payload:
-            send = segment if wanted else None
-            return await openai.answer_openai(pipeline, payload, record.observe, send)
+            send = segment if streaming else None
+            return await openai.answer_openai(pipeline, payload, job_log.observe, send)
         if segment is None or not _wants(payload, "stream", "progress"):
-            return await answers.answer(pipeline, payload, record.observe)
+            return await answers.answer(pipeline, payload, job_log.observe)
         result: object = None
-        async with aclosing(answers.stream(pipeline, payload, record.observe)) as parts:
+        async with aclosing(answers.stream(pipeline, payload, job_log.observe)) as parts:
             async for part in parts:
                 if isinstance(part, answers.SegmentPart):
-                    record.heard(part.sentence.end_seconds)
-                    wanted = wanted and await segment({"segment": part.document})
+                    job_log.advance(part.sentence.end_seconds)
+                    streaming = streaming and await segment({"segment": part.document})
                 else:
                     result = part.document
     except ParakeetError as error:
-        replaced = {"refresh_worker": True} if isinstance(error, EngineLost) else {}
-        return {**error.document(), **replaced}
+        refresh = {"refresh_worker": True} if isinstance(error, EngineLost) else {}
+        return {**error.document(), **refresh}
     return result
 
 
@@ -109,41 +109,43 @@ async def answer_job(
     progress_seconds: float = PROGRESS_SECONDS,
 ) -> None:
     """Answer one job of the queue and deliver the answer."""
-    name, payload, record = job["id"], job.get("input"), Record()
-    JOB.set(name)
-    verdict = BUG
+    job_id, payload, job_log = job["id"], job.get("input"), JobLog()
+    JOB.set(job_id)
+    status = BUG
 
     async def segment(chunk: dict[str, Any]) -> bool:
-        return await delivery.segment(name, chunk)
+        return await delivery.segment(job_id, chunk)
 
     try:
         every_seconds = progress_seconds if _wants(payload, "progress") else None
-        async with _progress_told(delivery, name, record, every_seconds):
+        async with _reporting_progress(delivery, job_id, job_log, every_seconds):
             listed = isinstance(payload, dict) and payload.get("inputs") is not None
-            output = await answered(pipeline, payload, record, None if listed else segment)
+            output = await answer_input(pipeline, payload, job_log, None if listed else segment)
         body = body_of(output, stop=pipeline.batcher.lost)
-        verdict = str(body.get("output", {}).get("code", "failed")) if "error" in body else "ok"
+        status = str(body.get("output", {}).get("code", "failed")) if "error" in body else "ok"
         streamed = _streams(payload)
-        if not await delivery.done(name, body, streamed=streamed):
-            verdict = "undelivered"
+        if not await delivery.done(job_id, body, streamed=streamed):
+            status = "undelivered"
     except asyncio.CancelledError:
-        verdict = CANCELLED
+        status = CANCELLED
         raise
-    except Exception:  # a bug: the caller is told so, and not what it looks like inside
-        verdict = BUG
-        log.exception("a bug", extra={"job": name})
-        told = {"error": f"{BUG}: see the worker's log", "code": BUG}
-        await delivery.done(name, body_of(told, stop=pipeline.batcher.lost), streamed=False)
+    except Exception:  # unexpected: the caller gets no details
+        status = BUG
+        log.exception("unexpected exception", extra={"job": job_id})
+        document = {
+            "error": f"{BUG}: unexpected error; the worker's log has the details",
+            "code": BUG,
+        }
+        await delivery.done(job_id, body_of(document, stop=pipeline.batcher.lost), streamed=False)
     finally:
-        facts = record.facts(with_text=pipeline.settings.log_text)
-        log.info("job %s", verdict, extra={"job": name, "facts": facts})
+        facts = job_log.facts(with_text=pipeline.settings.log_text)
+        log.info("job %s", status, extra={"job": job_id, "facts": facts})
 
 
 def body_of(output: object, *, stop: bool) -> dict[str, Any]:
-    """What is posted for an answer, in the form that the platform reads.
+    """The body to post for an answer, in the platform's format.
 
-    `error` stands beside the output, because that alone marks a job as failed; `stopPod` asks
-    for the worker to be replaced.
+    A top-level `error` marks a job as failed; `stopPod` has the worker replaced.
     """
     body: dict[str, Any] = {"output": output}
     if isinstance(output, dict):
@@ -155,44 +157,44 @@ def body_of(output: object, *, stop: bool) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _progress_told(
-    delivery: Delivery, name: str, record: Record, every_seconds: float | None
+async def _reporting_progress(
+    delivery: Delivery, job_id: str, job_log: JobLog, every_seconds: float | None
 ) -> AsyncGenerator[None, None]:
-    """Tell how far the job is now and then; never once the block has ended.
+    """Report progress periodically until the block ends.
 
-    What is being told just then is waited for, since it would look like news after the answer;
-    of a cancelled job it is not.
+    A report in transit is awaited, because it must not arrive after the answer; that of a
+    cancelled job is cancelled.
     """
     ended = asyncio.Event()
 
-    async def tell() -> None:
+    async def report() -> None:
         while True:
             try:
                 await asyncio.wait_for(ended.wait(), every_seconds)
             except TimeoutError:
-                await delivery.progress(name, record.progress())
+                await delivery.progress(job_id, job_log.progress())
             else:
                 return
 
-    teller = None if every_seconds is None else asyncio.create_task(tell())
+    reporter = None if every_seconds is None else asyncio.create_task(report())
     try:
         yield
     except asyncio.CancelledError:
-        if teller is not None:
-            teller.cancel()
+        if reporter is not None:
+            reporter.cancel()
         raise
     finally:
         ended.set()
-        if teller is not None and not teller.cancelling():
-            await teller
+        if reporter is not None and not reporter.cancelling():
+            await reporter
 
 
 def _wants(payload: object, *fields: str) -> bool:
-    """Whether the job asks for one of these; a wrong type is refused where it is read."""
+    """Whether one of these fields is true; wrong types are rejected by the parser."""
     return isinstance(payload, dict) and any(payload.get(field) is True for field in fields)
 
 
 def _streams(payload: object) -> bool:
-    """Whether the job asks for a stream, in its own fields or in OpenAI's."""
+    """Whether the job requests a stream, in native or OpenAI fields."""
     inner = payload.get("openai_input") if isinstance(payload, dict) else None
     return _wants(payload, "stream") or _wants(inner, "stream")

@@ -13,7 +13,7 @@ from parakeet_worker.bootstrap import variables
 from parakeet_worker.checks import fitness
 from parakeet_worker.entrypoints.queue import sdk
 from parakeet_worker.entrypoints.queue.delivery import Delivery
-from parakeet_worker.entrypoints.queue.handler import Record, answer_job, answered
+from parakeet_worker.entrypoints.queue.handler import JobLog, answer_input, answer_job
 from parakeet_worker.entrypoints.queue.loop import Job, JobLoop
 from parakeet_worker.errors import SetupError
 from parakeet_worker.logs import JsonLines, NonBlockingHandler, PlainLines
@@ -30,16 +30,16 @@ _LOCAL = ("--test_input", "--rp_serve_api")
 
 
 def handler_of(pipeline: Pipeline) -> Handler:
-    """The function that the SDK's public start calls with each job."""
+    """The handler for the SDK's public `start`."""
 
     async def handle(job: dict[str, Any]) -> object:
-        return await answered(pipeline, job.get("input"), Record())
+        return await answer_input(pipeline, job.get("input"), JobLog())
 
     return handle
 
 
 def serve_public(pipeline: Pipeline) -> None:
-    """By the SDK's public start: its local modes, and an SDK that is not the known one."""
+    """Serve through the SDK's public `start`: for its local modes and for unknown SDK versions."""
     import runpod
 
     handle = handler_of(pipeline)
@@ -48,7 +48,7 @@ def serve_public(pipeline: Pipeline) -> None:
     async def handle_or_end(job: dict[str, Any]) -> object:
         answer = await handle(job)
         if pipeline.batcher.lost:
-            # Beside any answer, a list's too: another worker is asked for, no more jobs are taken.
+            # For every answer, including lists: the worker takes no more jobs and is replaced.
             options["refresh_worker"] = True
         return answer
 
@@ -57,7 +57,7 @@ def serve_public(pipeline: Pipeline) -> None:
 
 
 async def serve_queue(pipeline: Pipeline, parts: sdk.Sdk) -> None:
-    """By our own loop, until a signal ends it or the engine is lost."""
+    """Serve through `JobLoop` until a signal arrives or the engine is lost."""
     settings = pipeline.settings
 
     async def answer(job: Job, delivery: Delivery) -> None:
@@ -78,16 +78,15 @@ async def serve_queue(pipeline: Pipeline, parts: sdk.Sdk) -> None:
     checks = (fitness.check_scratch, fitness.check_ffmpeg, fitness.check_hearing)
     _register(*(partial(check, pipeline) for check in checks))
     await parts.check_fitness()
-    # The heartbeat is a process that is forked off here, and ended by a signal when this one is
-    # done: it must not inherit that the signal is none of its business.
+    # Fork the heartbeat before installing signal handlers, or it would ignore SIGTERM too.
     parts.start_heartbeat()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, loop.end)
     log.info("taking jobs, %d at a time", settings.concurrency)
     await loop.run()
-    log.info("no more jobs are taken, and all that were are answered")
+    log.info("no more jobs are taken; all taken jobs are answered")
     if loop.unusable is not None:
-        sys.exit(f"parakeet: {loop.unusable}; the process ends so that it is replaced")
+        sys.exit(f"parakeet: {loop.unusable}; exiting so that the worker is replaced")
 
 
 def _register(*checks: Callable[[], Awaitable[None]]) -> None:
@@ -103,23 +102,23 @@ def _register(*checks: Callable[[], Awaitable[None]]) -> None:
 
 
 def serve(pipeline: Pipeline, *, local: bool = False) -> None:
-    """Answer jobs until a signal ends it, or the loss of the engine, with exit status 1."""
+    """Serve until a signal, or exit with status 1 if the engine is lost."""
     if local:
         serve_public(pipeline)
         return
     try:
         parts = sdk.load()
     except sdk.SdkChanged as change:
-        log.warning("this SDK is not the known one, its own job loop serves: %s", change)
+        log.warning("unsupported SDK version, using its public job loop: %s", change)
         serve_public(pipeline)
         return
     asyncio.run(serve_queue(pipeline, parts))
     if pipeline.batcher.lost:
-        sys.exit("parakeet: the engine is lost; another worker is asked for")
+        sys.exit("parakeet: the engine is lost; exiting so that the worker is replaced")
 
 
 def main() -> None:
-    """Load the model, then take jobs, or hand over to the SDK's local API or `--test_input`."""
+    """Load the model, then take jobs, or run the SDK's local API or `--test_input`."""
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda number, _: sys.exit(128 + number))
     warnings = variables.clean(os.environ)
@@ -132,8 +131,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[lines])
     for warning in warnings:
         log.warning("%s", warning)
-    asked = any(argument.startswith(_LOCAL) for argument in sys.argv[1:])
-    local = asked or not os.environ.get("RUNPOD_WEBHOOK_GET_JOB")
+    local_mode = any(argument.startswith(_LOCAL) for argument in sys.argv[1:])
+    local = local_mode or not os.environ.get("RUNPOD_WEBHOOK_GET_JOB")
     try:
         settings = Settings.from_environment(os.environ)
         with open_pipeline(settings) as pipeline:
@@ -141,4 +140,4 @@ def main() -> None:
     except SetupError as error:
         sys.exit(f"parakeet: {error}")
     finally:
-        lines.close()  # before what ends the process is said
+        lines.close()  # before the exit message is printed

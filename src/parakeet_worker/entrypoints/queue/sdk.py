@@ -1,4 +1,4 @@
-"""What is used of the RunPod SDK's insides, looked up in one place and checked before use."""
+"""The parts of the RunPod SDK's private API in use, checked before use."""
 
 import inspect
 import logging
@@ -18,11 +18,11 @@ _LENGTH = struct.Struct("I")
 
 
 class SdkChanged(Exception):
-    """The SDK is not what the job loop was written against; the public start still works."""
+    """The SDK's private API differs from the supported version; its public API still works."""
 
 
 class JobsInProgress(Protocol):
-    """The ids that the heartbeat sends along."""
+    """Ids that the heartbeat sends."""
 
     def add(self, element: str) -> None: ...
     def remove(self, element: str) -> None: ...
@@ -30,25 +30,25 @@ class JobsInProgress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sdk:
-    """The parts of `runpod` 1.12 that are not its public interface."""
+    """Private parts of `runpod` 1.12."""
 
     session: Callable[[], Any]
     """An aiohttp session with the worker's key."""
     take_url: Callable[[int], str]
-    """Where so many jobs are asked for."""
+    """The URL to poll for that many jobs."""
     stop_signals: Callable[[Any], Awaitable[list[str]]]
-    """Long-polls for the ids of jobs to give up."""
+    """Long-polls for the ids of cancelled jobs."""
     done_url: str
-    """Where an answer goes, with `$ID` for the job."""
+    """The URL for answers, with `$ID` for the job."""
     stream_url: str
     check_fitness: Callable[[], Awaitable[None]]
-    """Runs every registered check; ends the process where one fails."""
+    """Runs every registered check; exits the process if one fails."""
     in_progress: JobsInProgress
     start_heartbeat: Callable[[], None]
 
 
 def load() -> Sdk:
-    """Look everything up; raises `SdkChanged`."""
+    """Look up all parts; raises `SdkChanged`."""
     try:
         from runpod.http_client import AsyncClientSession
         from runpod.serverless.modules import rp_fitness, rp_http, rp_job, rp_ping, worker_state
@@ -83,16 +83,16 @@ def load() -> Sdk:
 
 
 class Mirror(Protocol):
-    """What the heartbeat's process reads the ids of running jobs from."""
+    """Shared memory from which the heartbeat process reads the ids of running jobs."""
 
     def set(self, job_ids: str | None) -> None: ...
     def get(self) -> str | None: ...
 
 
 class ForkedMirror:
-    """The same as the SDK's, in memory without a name, which a fork shares.
+    """A replacement for the SDK's mirror in anonymous memory, shared through fork.
 
-    Two slots, of which the first byte names the current one: a reader never sees half a write.
+    Two slots; the first byte is the index of the current one, so that reads are atomic.
     """
 
     def __init__(self, size: int = _MIRROR_BYTES) -> None:
@@ -100,7 +100,7 @@ class ForkedMirror:
         self._memory = mmap.mmap(-1, 1 + 2 * (_LENGTH.size + size))
 
     def set(self, job_ids: str | None) -> None:
-        """Show these ids, separated by commas; beyond the size whole ids are left out."""
+        """Publish comma-separated ids; ids beyond the size are dropped whole."""
         data = (job_ids or "").encode(errors="replace")
         if len(data) > self._size:
             data = data[: self._size].rpartition(b",")[0]
@@ -110,7 +110,7 @@ class ForkedMirror:
         self._memory[0] = slot
 
     def get(self) -> str | None:
-        """What was set last."""
+        """The last published ids."""
         at = 1 + self._memory[0] * (_LENGTH.size + self._size)
         (length,) = _LENGTH.unpack_from(self._memory, at)
         at += _LENGTH.size
@@ -118,25 +118,25 @@ class ForkedMirror:
 
 
 def _mirror(mirror_of: Callable[[], Mirror]) -> Mirror:
-    """The SDK's, which needs `/dev/shm`; one without it where that is missing or read-only."""
+    """The SDK's mirror, or a `ForkedMirror` if `/dev/shm` is missing or read-only."""
     try:
         return mirror_of()
     except OSError as failure:
-        log.warning("no shared memory in /dev/shm, the heartbeat goes without it: %s", failure)
+        log.warning("no memory in /dev/shm, the heartbeat uses anonymous memory: %s", failure)
         return ForkedMirror()
 
 
 def _child(loop: Callable[..., None]) -> Callable[..., None]:
-    """The heartbeat's loop in its process, which ends with the worker and not before.
+    """Wrap the heartbeat's loop so that its process ends exactly with the worker.
 
-    In its own session it continues while a worker drains after a signal to its process group.
+    Its own session keeps it running while the worker drains after a signal to the process group.
     """
     worker = os.getpid()
 
     def run(mirror: Mirror | None = None, test: bool = False) -> None:
         os.setsid()
         die_with_parent()
-        if os.getppid() == worker:  # else it was killed before
+        if os.getppid() == worker:  # otherwise the worker was killed meanwhile
             loop(mirror, test)
 
     return run
@@ -148,7 +148,7 @@ def _check_call(function: Callable[..., object], parameter: str) -> None:
 
 
 def _with_query(url: object) -> str:
-    """An address that more may be appended to with `&`."""
+    """A URL to which parameters can be appended with `&`."""
     if not isinstance(url, str):
-        raise SdkChanged(f"{url!r} is no address")
+        raise SdkChanged(f"{url!r} is not a URL")
     return url if "?" in url else f"{url}?"
