@@ -40,7 +40,7 @@ from parakeet_worker.engine.base import (
 )
 from parakeet_worker.options import Vad
 from parakeet_worker.pipeline import Pipeline
-from parakeet_worker.request import FileSource, Job, Request
+from parakeet_worker.request import FileSource, JobInput, Request
 from parakeet_worker.settings import Settings
 from parakeet_worker.vad.base import FRAME_SAMPLES, Detector, Probabilities
 from parakeet_worker.worker import loaded_is_kept, open_detectors
@@ -317,7 +317,7 @@ async def _transcribed(pipeline: Pipeline, case: Case, at_a_time: int) -> list[f
         )
         async with turns:
             started = time.monotonic()
-            await answers.answer_job(pipeline, Job((request,), listed=False), seen)
+            await answers.answer_job(pipeline, JobInput((request,), listed=False), seen)
             took.append(time.monotonic() - started)
 
     async with asyncio.TaskGroup() as group:

@@ -89,7 +89,13 @@ OWNERS = {
     ),
     "omegaconf": ("engine.nemo",),
     "py3langid": ("language",),
-    "pydantic": ("formats.reformat", "settings", "wire.native", "wire.openai"),
+    "pydantic": (
+        "formats.reformat",
+        "settings",
+        "wire.native",
+        "wire.openai",
+        "wire.validation",
+    ),
     "safetensors": ("engine.native.checkpoint", "engine.native.prepacked"),
     "prometheus_client": ("entrypoints.http.metrics",),
     "python_multipart": ("entrypoints.http.uploads",),
@@ -309,12 +315,21 @@ def test_every_dataclass_is_frozen_and_has_slots():
 def test_every_wire_and_settings_model_forbids_unknown_fields():
     configured = [
         ast.unparse(node.value)
-        for name in ("settings", "wire.native", "formats.reformat")
+        for name in ("settings", "wire.validation", "wire.openai")
         for node in ast.walk(modules()[name])
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "model_config"
     ]
     assert len(configured) == 3
     assert all("extra='forbid'" in options for options in configured)
+    bases = {
+        (name, node.name)
+        for name, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and "BaseModel" in map(ast.unparse, node.bases)
+    }
+    assert bases == {
+        ("settings", "Settings"), ("wire.validation", "WireModel"), ("wire.openai", "_Wire"),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", INNER)

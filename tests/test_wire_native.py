@@ -10,7 +10,7 @@ from parakeet_worker.request import (
     Clip,
     Format,
     InlineSource,
-    Job,
+    JobInput,
     Request,
     S3Output,
     S3Source,
@@ -317,7 +317,7 @@ def test_no_complaint_shows_our_inner_names():
 
 def test_a_list_is_read_in_order_each_with_its_own_source():
     job = parse({"inputs": [{"audio_url": f"{URL}?{number}"} for number in range(5)]})
-    assert job == Job(
+    assert job == JobInput(
         tuple(Request(source=UrlSource(f"{URL}?{number}")) for number in range(5)), listed=True
     )
 

@@ -21,6 +21,7 @@ from parakeet_worker.errors import (
     UnknownRoute,
     echo,
 )
+from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.settings import Settings
 from parakeet_worker.wire import openai as spelling
 from parakeet_worker.worker import open_pipeline
@@ -289,11 +290,19 @@ async def test_a_body_of_json_says_the_same(server: Serving) -> None:
     assert stream.text.endswith("data: [DONE]\n\n")
 
 
+async def answered(pipeline: Pipeline, payload: dict[str, Any], **options: Any) -> Any:
+    """The answer to a queue job's input."""
+    parsed = spelling.parse_job(pipeline.settings, payload)
+    if not isinstance(parsed, spelling.OpenAIRequest):
+        return parsed
+    return await spelling.answer_job(pipeline, parsed, **options)
+
+
 def answer(payload: dict[str, Any], **limits: object) -> Any:
     """What a queue job with OpenAI's spelling is answered."""
     settings = Settings.of({"engine": "tones", **limits})
     with open_pipeline(settings) as pipeline:
-        return asyncio.run(spelling.answer_openai(pipeline, payload))
+        return asyncio.run(answered(pipeline, payload))
 
 
 def job(**body: object) -> dict[str, Any]:
@@ -327,7 +336,7 @@ async def test_a_queue_job_is_streamed_as_openais_events(tmp_path: Path) -> None
     settings = Settings(engine="tones", scratch=tmp_path)
     with open_pipeline(settings) as pipeline:
         payload = job(file=encoded(TONE), stream=True)
-        last = await spelling.answer_openai(pipeline, payload, send=send)
+        last = await answered(pipeline, payload, send=send)
     assert {event["type"] for event in sent} == {"transcript.text.delta"}
     assert "".join(event["delta"] for event in sent) == TEXT
     assert isinstance(last, dict)
@@ -338,7 +347,7 @@ async def test_a_queue_job_may_name_an_address(tmp_path: Path, web: WebServer) -
     settings = Settings(engine="tones", scratch=tmp_path, allow_private_addresses=True)
     url = web.at("/a.wav", sends(TONE))
     with open_pipeline(settings) as pipeline:
-        found = await spelling.answer_openai(pipeline, job(file=url))
+        found = await answered(pipeline, job(file=url))
     assert isinstance(found, dict)
     assert found["text"] == TEXT
 
@@ -346,7 +355,7 @@ async def test_a_queue_job_may_name_an_address(tmp_path: Path, web: WebServer) -
 @pytest.mark.parametrize(
     ("payload", "error"),
     [
-        (job(), InvalidRequest("file", "is required: base64, a data URI, or an address")),
+        (job(), InvalidRequest("file", "is required: base64, a data URI or a URL")),
         (job(file="?"), InvalidRequest("audio_base64", "not base64: Only base64 data is allowed")),
         (job(file=encoded(TONE), model="gpt-5"), ModelNotFound("gpt-5", "tones")),
         ({"openai_route": "/v1/chat/completions"}, UnknownRoute("/v1/chat/completions")),
@@ -378,7 +387,7 @@ def test_a_queue_job_that_cannot_be_honoured_is_refused(
 )
 def test_what_is_out_of_bounds_is_refused_by_name_in_few_words(field, value):
     with pytest.raises(RequestError) as raised:
-        spelling.from_json({"file": "UklGRg==", field: value}, Settings(engine="tones"))
+        spelling.parse_json({"file": "UklGRg==", field: value}, Settings(engine="tones"))
     document = raised.value.document()
     assert document["field"] == echo(field)
     assert len(json.dumps(document, ensure_ascii=False).encode()) < 1000
@@ -386,7 +395,7 @@ def test_what_is_out_of_bounds_is_refused_by_name_in_few_words(field, value):
 
 def test_many_fields_are_refused_as_many():
     with pytest.raises(InvalidRequest, match="has 100001 fields, limit 32"):
-        spelling.from_json(
+        spelling.parse_json(
             {"file": "UklGRg==", **{str(index): 1 for index in range(100_000)}},
             Settings(engine="tones"),
         )

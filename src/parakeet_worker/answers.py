@@ -15,7 +15,7 @@ from parakeet_worker.outcome import BUG, Observation, Observe, ignore_outcome, o
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.recognition import transcript
 from parakeet_worker.recognition.transcript import Sentence, SentencesSoFar, Transcript
-from parakeet_worker.request import Job, Request
+from parakeet_worker.request import JobInput, Request
 from parakeet_worker.wire.native import parse
 
 log = logging.getLogger(__name__)
@@ -50,11 +50,11 @@ async def answer(
 
     `observe` is called with the outcome of every recording. Raises `ParakeetError`s.
     """
-    return await answer_job(pipeline, await _parsed(payload), observe)
+    return await answer_job(pipeline, await parsed(payload), observe)
 
 
 async def answer_job(
-    pipeline: Pipeline, job: Job, observe: Observe = ignore_outcome
+    pipeline: Pipeline, job: JobInput, observe: Observe = ignore_outcome
 ) -> Document | list[Document]:
     """Answer a validated job."""
     async with _within(_deadline(pipeline), pipeline):
@@ -69,13 +69,13 @@ async def stream(
     pipeline: Pipeline, payload: object, observe: Observe = ignore_outcome
 ) -> AsyncGenerator[Part, None]:
     """Yield a `SegmentPart` per sentence, then a `ResultPart`."""
-    async with aclosing(stream_job(pipeline, await _parsed(payload), observe)) as parts:
+    async with aclosing(stream_job(pipeline, await parsed(payload), observe)) as parts:
         async for part in parts:
             yield part
 
 
 async def stream_job(
-    pipeline: Pipeline, job: Job, observe: Observe = ignore_outcome
+    pipeline: Pipeline, job: JobInput, observe: Observe = ignore_outcome
 ) -> AsyncGenerator[Part, None]:
     """Stream a validated job; a list yields its `ResultPart` only."""
     if job.listed:
@@ -101,14 +101,14 @@ async def transcribe(
             return observation.transcript
 
 
-async def _parsed(payload: object) -> Job:
+async def parsed(payload: object) -> JobInput:
     """Validate a payload; a list in a thread, since each item is validated separately."""
     if isinstance(payload, dict) and payload.get("inputs") is not None:
         return await threads.computed(parse, payload)
     return parse(payload)
 
 
-async def _parts(pipeline: Pipeline, job: Job, observe: Observe) -> AsyncGenerator[Part, None]:
+async def _parts(pipeline: Pipeline, job: JobInput, observe: Observe) -> AsyncGenerator[Part, None]:
     request = _valid(job.requests[0])
     with observing(observe) as observation:
         async with aclosing(_segments(pipeline, request, observation)) as parts:
@@ -157,7 +157,7 @@ async def _within(deadline: float | None, pipeline: Pipeline) -> AsyncGenerator[
         raise JobTimeout(pipeline.settings.job_timeout_seconds or 0.0) from failure
 
 
-async def _documents(pipeline: Pipeline, job: Job, observe: Observe) -> list[Document]:
+async def _documents(pipeline: Pipeline, job: JobInput, observe: Observe) -> list[Document]:
     limit = asyncio.Semaphore(pipeline.settings.concurrency)
 
     async def one(request: Request | ParakeetError) -> Document:

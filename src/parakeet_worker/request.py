@@ -122,7 +122,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class JobInput:
     """What one job asks for: one request, or a list that is answered as a list."""
 
     requests: tuple[Request | RequestError, ...]

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from parakeet_worker.bootstrap import variables
 from parakeet_worker.bootstrap.choices import NAMES as BOOTSTRAP_NAMES
 from parakeet_worker.errors import InvalidSetting, nearest, one_line
+from parakeet_worker.wire.validation import first_problem
 
 _PREFIX = "PARAKEET_"
 # Names that the plan or the platform gives without the prefix; they are common property.
@@ -236,14 +237,15 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(fields)
         except ValidationError as failure:
-            first = failure.errors(include_url=False)[0]
-            name = variable(str(first["loc"][0]))
-            said = first["msg"].removeprefix("Value error, ")
-            field = cls.model_fields.get(str(first["loc"][0]))
+            problem = first_problem(failure, cls)
+            name = str(problem.path[0])
+            field = cls.model_fields.get(name)
             secret = field is not None and not field.repr
-            got = "" if secret else f", got {one_line(repr(first['input']))}"
-            # Of a secret not even the cause may repeat the value.
-            raise InvalidSetting(name, said + got) from (None if secret else failure)
+            got = "" if secret else f", got {one_line(repr(problem.value))}"
+            # The cause contains the value: omit it for a secret.
+            raise InvalidSetting(variable(name), problem.reason + got) from (
+                None if secret else failure
+            )
 
 
 def variable(field: str) -> str:

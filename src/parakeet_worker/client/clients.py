@@ -42,7 +42,7 @@ from parakeet_worker.errors import (
 from parakeet_worker.notices import messages
 from parakeet_worker.options import ALL_TRACKS, Attention, Channels, Format, OnDamage, Vad
 from parakeet_worker.settings import Settings
-from parakeet_worker.wire.native import parse
+from parakeet_worker.wire.native import check_options
 
 log = logging.getLogger(__name__)
 
@@ -367,7 +367,7 @@ def _fields(options: Options) -> Fields:
         if f"{name}_seconds" in given
     }
     fields = {**given, **({"clip": clip} if clip else {})}
-    parse({"audio_base64": "", **fields})
+    check_options(fields)
     # Always: `debug` has the seconds of audio.
     return {**fields, "debug": True}
 

@@ -1,11 +1,12 @@
-"""The native wire format: a job's JSON or a form to a `Job`, or an error that names the field."""
+"""The native wire format: JSON or a form to a `JobInput`, or an error that names the field."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, get_args
+from typing import Annotated, Any, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from parakeet_worker import bounded_json, language
 from parakeet_worker.audio.demuxers import headerless
@@ -22,7 +23,7 @@ from parakeet_worker.request import (
     Clip,
     FileSource,
     InlineSource,
-    Job,
+    JobInput,
     Output,
     Request,
     S3Output,
@@ -31,6 +32,7 @@ from parakeet_worker.request import (
     UrlOutput,
     UrlSource,
 )
+from parakeet_worker.wire.validation import MAX_FIELDS, WireModel, first_problem, kind, too_many
 
 MAX_TRACK_NUMBER = 1000
 MAX_INPUTS = 1000
@@ -39,139 +41,159 @@ MAX_URL_CHARACTERS = 32 << 10
 _MAX_KEY_CHARACTERS = 1024
 _MAX_BUCKET_CHARACTERS = 255
 _MAX_NAME_CHARACTERS = 100
-_MAX_FIELDS = 32
 
-# An ending, or a headerless format with rate and channels.
+# A file name extension, or a headerless format with rate and channels.
 _FORMAT = r"^\.?[A-Za-z0-9]{1,8}(:[0-9]{1,6}(:[0-9]{1,2})?)?$"
-# A media type with parameters at will, or nothing.
+# A media type with optional parameters, or nothing.
 _CONTENT_TYPE = r"^([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *;[ -~]*)?)?$"
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _few_fields(cls, given: object) -> object:
-        """Each unknown field would become an error of its own."""
-        if isinstance(given, Mapping) and len(given) > _MAX_FIELDS:
-            raise ValueError(f"has {len(given)} fields, limit {_MAX_FIELDS}")
-        return given
-
-
-class _ClipWire(_Wire):
+class _ClipWire(WireModel):
     start: Annotated[float, Field(ge=0, lt=MAX_CLIP_SECONDS)] | None = None
+    """Seconds from the start of the recording."""
     end: Annotated[float, Field(gt=0)] | None = None
+    """Seconds from the start of the recording."""
 
 
-# A length, even where any would do, has pydantic refuse lone surrogates.
+# With any constraint on the length, pydantic rejects lone surrogates.
 _Url: TypeAlias = Annotated[str, Field(max_length=MAX_URL_CHARACTERS)]
 
 
-class _S3Wire(_Wire):
+class _S3Wire(WireModel):
     key: Annotated[str, Field(min_length=1, max_length=_MAX_KEY_CHARACTERS)]
     bucket: Annotated[str, Field(min_length=1, max_length=_MAX_BUCKET_CHARACTERS)] | None = None
 
 
-class _RequestWire(_Wire):
+class _RequestWire(WireModel):
     audio_base64: str | None = None
+    """The audio as base64 or as a data URI."""
     audio_url: _Url | None = None
+    """An http or https URL, or s3://bucket/key."""
     audio_s3: _S3Wire | None = None
+    """An object in a bucket; the default bucket is the worker's."""
     audio_format: Annotated[str, Field(pattern=_FORMAT)] | None = None
+    """The type of the file: mp3 as a hint, s16le:16000 for samples without a header."""
     clip: _ClipWire | None = None
+    """The part of the recording to transcribe."""
     format: Format = "json"
+    """The format of the result."""
     timestamp: bool = False
+    """Add word, segment and token times to the format json."""
     debug: bool = False
+    """Add details of the recognition and the seconds of each stage."""
     vad: Vad = "auto"
+    """auto skips silence and looks for missing words in speech; off decodes everything."""
     attention: Attention = "pieces"
+    """full decodes a recording of up to 24 minutes in one piece."""
     channels: Channels = "mix"
+    """separate transcribes each channel on its own."""
     track: (
         Annotated[int, Field(ge=1, le=MAX_TRACK_NUMBER)]
         | Annotated[str, Field(min_length=1, max_length=_MAX_NAME_CHARACTERS)]
         | None
     ) = None
+    """The audio track, by number from 1 or by language; all transcribes each on its own."""
     on_damage: OnDamage = "warn"
+    """refuse makes missing or damaged audio an error instead of a warning."""
     language: Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)] | None = None
+    """The spoken language, as a code or an English name; auto equals no value."""
     stream: bool = False
+    """Send each segment as soon as it is complete, the whole result last."""
     progress: bool = False
+    """Report the progress of the job."""
     output_url: _Url | None = None
+    """Where to PUT a result that exceeds the transport's limit."""
     output_s3: _S3Wire | None = None
+    """An object to store such a result in."""
     output_content_type: Annotated[str, Field(pattern=_CONTENT_TYPE, max_length=200)] | None = None
+    """The Content-Type to send with it; empty sends none."""
 
 
-_INNER: dict[str, type[_Wire]] = {"clip": _ClipWire, "audio_s3": _S3Wire, "output_s3": _S3Wire}
-_CHOICES = {
-    "format": Format, "vad": Vad, "attention": Attention, "channels": Channels,
-    "on_damage": OnDamage,
-}  # fmt: skip
+_OBJECTS = ("clip", "audio_s3", "output_s3")
 _SOURCES = ("audio_base64", "audio_url", "audio_s3")
 _FIELDS = list(_RequestWire.model_fields)
-# In a form these are written as words; what is none of them is refused as it stands.
+# In a form, booleans are the words below; any other text is rejected.
 _FLAGS = [name for name, field in _RequestWire.model_fields.items() if field.annotation is bool]
-_TRUTHS = {"true": True, "false": False}
-# Of the whole job, not of one recording of a list.
+_BOOLEANS = {"true": True, "false": False}
+# Options of the job, not of one recording of a list.
 _JOB_FIELDS = ("stream", "progress", "output_url", "output_s3", "output_content_type")
 _ITEM_FIELDS = [name for name in _FIELDS if name not in _JOB_FIELDS]
+_OPTION_FIELDS = [name for name in _FIELDS if name not in _SOURCES]
 
 
-def parse(payload: object) -> Job:
-    """Read a job's `input`; raises `InvalidRequest` naming the field that is wrong.
+def parse(payload: object) -> JobInput:
+    """Validate the `input` of a job. Raises `InvalidRequest` for the wrong field.
 
-    With `inputs`, the options beside it are defaults for every object of the list. A field that
-    is null counts as absent.
+    With `inputs`, other fields are defaults for each object of the list. A null field counts as
+    absent.
     """
     if not isinstance(payload, Mapping):
-        raise InvalidRequest("input", f"must be an object, got {_kind(payload)}")
+        raise InvalidRequest("input", f"must be an object, got {kind(payload)}")
     if payload.get("inputs") is None:
         wire = _validated(payload, "", [*_FIELDS, "inputs"])
         return _job((_request(wire, ""),), wire, listed=False)
     return _parse_list(payload)
 
 
-def _job(requests: tuple[Request | RequestError, ...], wire: _RequestWire, *, listed: bool) -> Job:
-    return Job(requests, listed, stream=wire.stream, progress=wire.progress, output=_output(wire))
+def _job(
+    requests: tuple[Request | RequestError, ...], wire: _RequestWire, *, listed: bool
+) -> JobInput:
+    output = _output(wire)
+    return JobInput(requests, listed, stream=wire.stream, progress=wire.progress, output=output)
 
 
 def _output(wire: _RequestWire) -> Output | None:
     if wire.output_url is not None and wire.output_s3 is not None:
-        raise InvalidRequest("output_url", "cannot stand beside 'output_s3'")
+        raise InvalidRequest("output_url", "cannot be combined with 'output_s3'")
     content_type = wire.output_content_type
     if wire.output_s3 is not None:
         return S3Output(wire.output_s3.key, wire.output_s3.bucket, content_type)
     if wire.output_url is None:
         if content_type is not None:
-            reason = "is only possible together with 'output_url' or 'output_s3'"
+            reason = "requires 'output_url' or 'output_s3'"
             raise InvalidRequest("output_content_type", reason)
         return None
-    address = _address(wire.output_url, "output_url")
+    address = source_at(wire.output_url, "output_url")
     if isinstance(address, S3Source):
         return S3Output(address.key, address.bucket, content_type)
     return UrlOutput(address.url, content_type)
 
 
-def parse_form(fields: Iterable[tuple[str, str]], file: Path) -> Job:
-    """Read the fields of a form whose audio is `file`; raises `InvalidRequest`.
+def parse_form(fields: Iterable[tuple[str, str]], file: Path) -> JobInput:
+    """Validate the fields of a form whose audio is `file`. Raises `InvalidRequest`.
 
-    They are those of a job, as text; objects are JSON, and an empty field counts as absent.
+    Fields are those of a job, as text; objects are JSON, and an empty field counts as absent.
     """
     payload: dict[str, object] = {}
     for name, text in fields:
         if name in payload:
-            raise InvalidRequest(name, "was given twice")
-        payload[name] = _unwritten(name, text)
-    beside = [name for name in (*_SOURCES, "inputs") if payload.get(name) is not None]
-    if beside:
-        raise InvalidRequest(beside[0], "cannot stand beside a file")
-    wire = _validated(payload, "", [name for name in _FIELDS if name not in _SOURCES])
-    return _job((_request(wire, "", FileSource(file)),), wire, listed=False)
+            raise InvalidRequest(name, "occurs twice")
+        payload[name] = _form_value(name, text)
+    sources = [name for name in (*_SOURCES, "inputs") if payload.get(name) is not None]
+    if sources:
+        raise InvalidRequest(sources[0], "cannot be combined with a file")
+    wire = _validated(payload, "", _OPTION_FIELDS)
+    return _job((_options(wire, "")(FileSource(file)),), wire, listed=False)
 
 
-def _unwritten(name: str, text: str) -> object:
+def request_options(options: Mapping[str, object]) -> Callable[[Source], Request]:
+    """Validate options; returns the request for a source. Raises `InvalidRequest`."""
+    return _options(_validated(options, "", _OPTION_FIELDS), "")
+
+
+def check_options(options: Mapping[str, object]) -> None:
+    """Validate options, including those of a job. Raises `InvalidRequest`."""
+    wire = _validated(options, "", _OPTION_FIELDS)
+    _options(wire, "")
+    _output(wire)
+
+
+def _form_value(name: str, text: str) -> object:
     if not text:
         return None
-    if name in _FLAGS and text in _TRUTHS:
-        return _TRUTHS[text]
-    if name not in _INNER:
+    if name in _FLAGS and text in _BOOLEANS:
+        return _BOOLEANS[text]
+    if name not in _OBJECTS:
         return text
     try:
         return bounded_json.parse(text)
@@ -179,51 +201,56 @@ def _unwritten(name: str, text: str) -> object:
         raise InvalidRequest(name, str(failure)) from failure
 
 
-def _parse_list(payload: Mapping[str, object]) -> Job:
+def _parse_list(payload: Mapping[str, object]) -> JobInput:
     inputs = payload["inputs"]
     if not isinstance(inputs, list) or not inputs:
         raise InvalidRequest("inputs", "must be a list of at least one object")
     if len(inputs) > MAX_INPUTS:
-        raise InvalidRequest("inputs", f"has {len(inputs)} items, limit {MAX_INPUTS}")
+        raise InvalidRequest("inputs", too_many("items", len(inputs), MAX_INPUTS))
     defaults = {name: value for name, value in payload.items() if name != "inputs"}
-    beside = [name for name in _SOURCES if defaults.get(name) is not None]
-    if beside:
-        raise InvalidRequest(beside[0], "cannot stand beside 'inputs'; put it inside the list")
+    sources = [name for name in _SOURCES if defaults.get(name) is not None]
+    if sources:
+        raise InvalidRequest(sources[0], "cannot be combined with 'inputs'; set it per item")
     wire = _validated(defaults, "", [*_FIELDS, "inputs"])
     if wire.stream:
-        raise InvalidRequest("stream", "one recording can be streamed, a list cannot")
+        raise InvalidRequest("stream", "cannot be combined with 'inputs'")
     defaults = {name: value for name, value in defaults.items() if name not in _JOB_FIELDS}
-    requests = tuple(_read_one(item, index, defaults) for index, item in enumerate(inputs))
+    requests = tuple(_item(item, index, defaults) for index, item in enumerate(inputs))
     return _job(requests, wire, listed=True)
 
 
-def _read_one(item: object, index: int, defaults: Mapping[str, object]) -> Request | RequestError:
+def _item(item: object, index: int, defaults: Mapping[str, object]) -> Request | RequestError:
     where = f"inputs[{index}]"
     try:
         if not isinstance(item, Mapping):
-            raise InvalidRequest(where, f"must be an object, got {_kind(item)}")
-        given = {
+            raise InvalidRequest(where, f"must be an object, got {kind(item)}")
+        fields = {
             name: defaults.get(name) if value is None else value for name, value in item.items()
         }
-        wire = _validated({**defaults, **given}, f"{where}.", _ITEM_FIELDS)
+        wire = _validated({**defaults, **fields}, f"{where}.", _ITEM_FIELDS)
         return _request(wire, f"{where}.")
     except RequestError as error:
         return without_trace(error)
 
 
-def _request(wire: _RequestWire, prefix: str, source: Source | None = None) -> Request:
-    source = source or _source(wire, prefix)
+def _request(wire: _RequestWire, prefix: str) -> Request:
+    source = _source(wire, prefix)
+    return _options(wire, prefix)(source)
+
+
+def _options(wire: _RequestWire, prefix: str) -> Callable[[Source], Request]:
+    """The request for a source that is not part of the JSON."""
     if wire.timestamp and wire.format == "text":
-        raise InvalidRequest(f"{prefix}timestamp", "the format 'text' has no place for times")
+        raise InvalidRequest(f"{prefix}timestamp", "cannot be combined with the format 'text'")
     track = track_of(wire.track, f"{prefix}track")
     if track == ALL_TRACKS and wire.channels == "separate":
         reason = "'all' cannot be combined with channels 'separate'"
         raise InvalidRequest(f"{prefix}track", reason)
-    said = wire.audio_format.lstrip(".").lower() if wire.audio_format else None
-    return Request(
-        source=source,
-        audio_format=None if said is None else said.partition(":")[0],
-        headerless=headerless(said, f"{prefix}audio_format"),
+    named = wire.audio_format.lstrip(".").lower() if wire.audio_format else None
+    return partial(
+        Request,
+        audio_format=None if named is None else named.partition(":")[0],
+        headerless=headerless(named, f"{prefix}audio_format"),
         clip=_clip(wire.clip, prefix),
         format=wire.format,
         timestamp=wire.timestamp,
@@ -238,62 +265,41 @@ def _request(wire: _RequestWire, prefix: str, source: Source | None = None) -> R
 
 
 def _validated(payload: Mapping[str, object], prefix: str, known: list[str]) -> _RequestWire:
-    if len(payload) > _MAX_FIELDS:
-        raise InvalidRequest(
-            prefix.removesuffix(".") or "input", f"has {len(payload)} fields, limit {_MAX_FIELDS}"
-        )
+    if len(payload) > MAX_FIELDS:
+        field = prefix.removesuffix(".") or "input"
+        raise InvalidRequest(field, too_many("fields", len(payload), MAX_FIELDS))
     for name in payload:
         if name not in known:
             hint = nearest(str(name), known)
             raise InvalidRequest(f"{prefix}{name}", "no such field", hint)
-    given = {name: value for name, value in payload.items() if value is not None}
+    present = {name: value for name, value in payload.items() if value is not None}
     try:
-        return _RequestWire.model_validate(given)
+        return _RequestWire.model_validate(present)
     except ValidationError as failure:
-        raise _named(failure, prefix) from failure
-
-
-def _named(failure: ValidationError, prefix: str) -> InvalidRequest:
-    """The first complaint of pydantic, in our words; a misspelled name before a missing one."""
-    complaints = failure.errors(include_url=False)
-    first = min(complaints, key=lambda complaint: complaint["type"] != "extra_forbidden")
-    field = prefix + ".".join(str(part) for part in first["loc"])
-    kind, given = first["type"], first["input"]
-    if kind == "extra_forbidden":
-        inner = _INNER[str(first["loc"][0])].model_fields
-        hint = nearest(str(first["loc"][-1]), list(inner))
-        return InvalidRequest(field, "no such field", hint)
-    if kind == "missing":
-        return InvalidRequest(field, "is required")
-    if kind == "value_error":
-        return InvalidRequest(field, first["msg"].removeprefix("Value error, "))
-    if kind == "string_unicode":
-        return InvalidRequest(field, "has a lone surrogate, which is no character")
-    said = "must be an object" if kind == "model_type" else first["msg"]
-    said = said.replace("Input should be", "must be").replace("String should", "must")
-    choices = get_args(_CHOICES.get(str(first["loc"][-1]), Format))
-    hint = nearest(str(given), list(choices)) if kind == "literal_error" else None
-    return InvalidRequest(field, f"{said}, got {_kind(given)}", hint)
+        raise first_problem(failure, _RequestWire).error(prefix) from failure
 
 
 def _source(wire: _RequestWire, prefix: str) -> Source:
-    given = [name for name in _SOURCES if getattr(wire, name) is not None]
-    if len(given) != 1:
-        found = f"got {' and '.join(given)}" if given else "got none"
+    present = [name for name in _SOURCES if getattr(wire, name) is not None]
+    if len(present) != 1:
+        got = " and ".join(present) or "none"
         names = ", ".join(_SOURCES)
-        raise InvalidRequest(f"{prefix}audio_url", f"exactly one of {names} is needed, {found}")
+        raise InvalidRequest(f"{prefix}audio_url", f"exactly one of {names} is required, got {got}")
     if wire.audio_base64 is not None:
         return InlineSource(wire.audio_base64)
     if wire.audio_s3 is not None:
         return S3Source(wire.audio_s3.key, wire.audio_s3.bucket)
     assert wire.audio_url is not None
-    return _address(wire.audio_url, f"{prefix}audio_url")
+    return source_at(wire.audio_url, f"{prefix}audio_url")
 
 
-def _address(url: str, field: str) -> UrlSource | S3Source:
+def source_at(url: str, field: str) -> UrlSource | S3Source:
+    """The source at a URL. Raises `InvalidRequest` for `field`."""
+    if len(url) > MAX_URL_CHARACTERS:
+        raise InvalidRequest(field, too_many("characters", len(url), MAX_URL_CHARACTERS))
     scheme, _, rest = url.partition("://")
     if scheme.lower() == "s3":
-        # A key is taken letter by letter: `?`, `#` and `%` are allowed in it.
+        # A key is used literally: it may contain `?`, `#` and `%`.
         bucket, _, key = rest.partition("/")
         if not bucket or not key:
             raise InvalidRequest(field, "must be of the form s3://bucket/key")
@@ -304,17 +310,17 @@ def _address(url: str, field: str) -> UrlSource | S3Source:
     except ValueError as failure:
         raise InvalidRequest(field, f"not a URL: {echo(str(failure))}") from failure
     if parts.scheme not in ("http", "https") or not host:
-        raise InvalidRequest(field, "must be an http, https or s3 address")
+        raise InvalidRequest(field, "must be an http, https or s3 URL")
     if url != url.strip() or not url.isprintable():
-        raise InvalidRequest(field, "has blanks around it or unprintable characters in it")
+        raise InvalidRequest(field, "contains whitespace or non-printable characters")
     return UrlSource(url)
 
 
-def track_of(given: int | str | None, field: str) -> int | str | None:
+def track_of(value: int | str | None, field: str) -> int | str | None:
     """A track's number, language or `all`; a number may be text. Raises `InvalidRequest`."""
-    if not isinstance(given, str):
-        return given
-    track = given.strip().casefold()
+    if not isinstance(value, str):
+        return value
+    track = value.strip().casefold()
     if not (track.isascii() and track.isdecimal()):
         if not track:
             raise InvalidRequest(field, "must be a number from 1, a language or 'all'")
@@ -334,34 +340,18 @@ def _clip(wire: _ClipWire | None, prefix: str) -> Clip:
     return Clip(start, wire.end)
 
 
-def language_code(given: str | None, field: str) -> str | None:
-    """The code of a language as `language.code` understands it; none for `auto`.
-
-    Raises `InvalidRequest` for `field`.
-    """
-    if given is None or given.strip().casefold() in language.AUTOMATIC:
+def language_code(value: str | None, field: str) -> str | None:
+    """The ISO 639-1 code of a language, None for `auto`. Raises `InvalidRequest` for `field`."""
+    if value is None or value.strip().casefold() in language.AUTOMATIC:
         return None
-    code = language.code(given)
+    code = language.code(value)
     if code is None:
         known = [*(name.casefold() for name in language.LANGUAGES.values()), *language.LANGUAGES]
-        hint = nearest(given.strip().casefold(), known)
-        raise InvalidRequest(field, f"'{echo(given)}' is none of the model's languages", hint)
+        hint = nearest(value.strip().casefold(), known)
+        raise InvalidRequest(field, f"'{echo(value)}' is not a language of the model", hint)
     return code
 
 
-def _kind(value: object) -> str:
-    names = {
-        str: "a string",
-        bool: "a boolean",
-        int: "a number",
-        float: "a number",
-        list: "a list",
-        dict: "an object",
-        type(None): "null",
-    }
-    return names.get(type(value), type(value).__name__)
-
-
 def schema() -> dict[str, Any]:
-    """JSON schema of one recording's request, for who describes the wire."""
+    """JSON schema of the request for one recording."""
     return _RequestWire.model_json_schema()

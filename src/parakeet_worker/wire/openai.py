@@ -1,8 +1,8 @@
-"""OpenAI's form of a request and its answer, for the HTTP server and for queue jobs.
+"""OpenAI's request and response formats, for HTTP and for queue jobs.
 
-The wire is that of `POST /v1/audio/transcriptions`. Options that cannot have an effect here but do
-not change what an answer means (hints) are accepted and listed in the answer's warnings, because
-many clients send them always; `PARAKEET_STRICT` refuses them. All else is honoured or refused.
+The format is that of `POST /v1/audio/transcriptions`. Options without an effect that do not change
+the meaning of an answer (hints) are accepted and listed in its warnings, because many clients send
+them always; `PARAKEET_STRICT` rejects them. All other options are honoured or rejected.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from collections.abc import (
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from parakeet_worker import answers, bounded_json, outputs, threads
+from parakeet_worker import answers, bounded_json, outputs
 from parakeet_worker.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -40,9 +40,10 @@ from parakeet_worker.options import OnDamage
 from parakeet_worker.outcome import Observe, ignore_outcome
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.recognition.transcript import Transcript, Word
-from parakeet_worker.request import FileSource, Job, Request, Source
+from parakeet_worker.request import FileSource, InlineSource, JobInput, Request, Source
 from parakeet_worker.settings import Settings
 from parakeet_worker.wire import native
+from parakeet_worker.wire.validation import MAX_FIELDS, first_problem, too_many
 
 Document: TypeAlias = dict[str, object]
 ResponseFormat: TypeAlias = Literal["json", "text", "srt", "verbose_json", "vtt"]
@@ -52,13 +53,12 @@ TRANSCRIPTIONS = "/v1/audio/transcriptions"
 MODELS = "/v1/models"
 
 _MAX_NAME_CHARACTERS = 200
-_MAX_FIELDS = 32
 _MAX_ITEMS = 32
 
 TRANSLATIONS = "/v1/audio/translations"
 NO_TRANSLATION = f"the model does not translate; use {TRANSCRIPTIONS}"
 
-# OpenAI's transcription models, which clients have as defaults: each means the model served here.
+# OpenAI's transcription models, the defaults of clients: aliases of the served model.
 ALIASES = (
     "whisper-1",
     "gpt-transcribe",
@@ -70,7 +70,7 @@ ALIASES = (
 DELTA = "transcript.text.delta"
 DONE = "transcript.text.done"
 
-# Fields of OpenAI's API that change what an answer holds, and why they are refused.
+# Fields of OpenAI's API that would change the content of an answer, and why they are rejected.
 _REFUSED = {
     "known_speaker_names": "speakers are not identified",
     "known_speaker_references": "speakers are not identified",
@@ -79,52 +79,65 @@ _MAX_PROMPT_CHARACTERS = 32 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request, and the shape in which its answer is wanted."""
+class OpenAIRequest:
+    """A request, and the format of its answer."""
 
-    request: Request
+    transcription: Request
     response_format: ResponseFormat
     granularities: frozenset[Granularity]
-    """What `verbose_json` lists with its times."""
+    """The lists with times in `verbose_json`."""
     stream: bool
     model: str
-    """The name of the model that is served."""
+    """The name of the served model."""
     logprobs: bool = False
     hints: tuple[Notice, ...] = ()
     """Options without an effect."""
 
 
-class _Wire(BaseModel):
-    """As in OpenAI's reference; the values of a form are text, and are read as what they mean."""
+_Name: TypeAlias = Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)]
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+class _Wire(BaseModel):
+    """The fields of OpenAI's reference; a form's text is converted to their types."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     file: str | None = None
-    model: Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)] | None = None
-    language: Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)] | None = None
+    """The audio: a file in a form; base64, a data URI or a URL in JSON."""
+    model: _Name | None = None
+    """The served model or one of its aliases."""
+    language: _Name | None = None
+    """The spoken language, as a code or an English name; auto equals no value."""
     response_format: ResponseFormat = "json"
+    """The format of the result."""
     temperature: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """A hint without effect: decoding is greedy."""
     timestamp_granularities: list[Granularity] | None = None
+    """The lists with times in verbose_json."""
     chunking_strategy: str | dict[str, Any] | None = None
+    """A hint without effect, except auto."""
     stream: bool = False
+    """Send transcript.text.delta events, then transcript.text.done."""
     prompt: Annotated[str, Field(max_length=_MAX_PROMPT_CHARACTERS)] | None = None
-    include: list[Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)]] | None = None
-    keywords: list[Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)]] | None = None
-    languages: list[Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)]] | None = None
-    track: Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)] | int | None = None
+    """A hint without effect."""
+    include: list[_Name] | None = None
+    """logprobs adds log-probabilities of the tokens to json; others are hints without effect."""
+    keywords: list[_Name] | None = None
+    """A hint without effect."""
+    languages: list[_Name] | None = None
+    """A hint without effect."""
+    track: _Name | int | None = None
+    """The audio track, by number from 1 or by language; all transcribes each on its own."""
     on_damage: OnDamage = "warn"
+    """refuse makes missing or damaged audio an error instead of a warning."""
 
 
 _FIELDS = list(_Wire.model_fields)
 _LISTS = ("timestamp_granularities", "include", "keywords", "languages")
-_CHOICES = {
-    "response_format": ResponseFormat, "timestamp_granularities": Granularity,
-    "on_damage": OnDamage,
-}  # fmt: skip
 
 
 def model_name(settings: Settings) -> str:
-    """What the model is called here; a path by its last part."""
+    """The name of the served model; of a path, its last part."""
     if settings.model_name is not None:
         return settings.model_name
     if settings.engine == "tones":
@@ -134,12 +147,12 @@ def model_name(settings: Settings) -> str:
 
 
 def models(settings: Settings) -> Document:
-    """The one model, as OpenAI lists them."""
+    """OpenAI's list of models, with the served one."""
     return {"object": "list", "data": [model(settings, model_name(settings))]}
 
 
 def model(settings: Settings, name: str) -> Document:
-    """The model of that name; raises `ModelNotFound`."""
+    """OpenAI's description of a model. Raises `ModelNotFound`."""
     _check_model(name, settings)
     owner, slash, _ = model_name(settings).partition("/")
     return {
@@ -156,53 +169,51 @@ def _check_model(name: str, settings: Settings) -> None:
         raise ModelNotFound(name, served)
 
 
-def from_form(fields: Iterable[tuple[str, str]], file: Path, settings: Settings) -> Asked:
-    """Read a form's fields; raises `InvalidRequest` or `ModelNotFound`."""
-    given: dict[str, Any] = {}
+def parse_form(fields: Iterable[tuple[str, str]], file: Path, settings: Settings) -> OpenAIRequest:
+    """Validate the fields of a form. Raises `InvalidRequest` or `ModelNotFound`."""
+    payload: dict[str, Any] = {}
     for name, value in fields:
         bare = name.removesuffix("[]")
         if name.startswith("chunking_strategy["):
-            # An object, as OpenAI's clients write one into a form.
+            # OpenAI's clients send an object in a form as one field per member.
             inner = name.removeprefix("chunking_strategy[").removesuffix("]")
-            strategy = given.setdefault("chunking_strategy", {})
+            strategy = payload.setdefault("chunking_strategy", {})
             if not isinstance(strategy, dict):
-                raise InvalidRequest("chunking_strategy", "was given twice")
+                raise InvalidRequest("chunking_strategy", "occurs twice")
             strategy[inner] = value
         elif name.endswith("[]") or bare in _LISTS:
-            given.setdefault(bare, []).append(value)
-        elif bare in given:
-            raise InvalidRequest(name, "was given twice")
+            payload.setdefault(bare, []).append(value)
+        elif bare in payload:
+            raise InvalidRequest(name, "occurs twice")
         else:
-            given[bare] = value
-    if "file" in given:
+            payload[bare] = value
+    if "file" in payload:
         raise InvalidRequest("file", "must be a file")
-    return _asked(given, FileSource(file), settings)
+    return _request(payload, FileSource(file), settings)
 
 
-def from_json(payload: object, settings: Settings) -> Asked:
-    """Read a JSON body, whose `file` is base64, a data URI or an address; raises the same."""
+def parse_json(payload: object, settings: Settings) -> OpenAIRequest:
+    """Validate a JSON body, whose `file` is base64, a data URI or a URL. Raises the same."""
     if not isinstance(payload, Mapping):
         raise InvalidRequest("body", "must be a JSON object")
     file = payload.get("file")
     if not isinstance(file, str) or not file:
-        raise InvalidRequest("file", "is required: base64, a data URI, or an address")
-    key = "audio_url" if "://" in file[:16] else "audio_base64"
-    (read,) = native.parse({key: file}).requests
-    if isinstance(read, ParakeetError):
-        raise read
-    return _asked(payload, read.source, settings)
+        raise InvalidRequest("file", "is required: base64, a data URI or a URL")
+    is_url = "://" in file[:16]
+    source = native.source_at(file, "file") if is_url else InlineSource(file)
+    return _request(payload, source, settings)
 
 
-def _asked(given: Mapping[str, Any], source: Source, settings: Settings) -> Asked:
-    wire = _validated(given)
+def _request(payload: Mapping[str, Any], source: Source, settings: Settings) -> OpenAIRequest:
+    wire = _validated(payload)
     if wire.model is not None:
         _check_model(wire.model, settings)
     if wire.stream and wire.response_format not in ("json", "text"):
         raise InvalidRequest("stream", "requires the response_format 'json' or 'text'")
     hints = tuple(_hints(wire))
     if settings.strict and hints:
-        raise InvalidRequest(hints[0].field, f"{hints[0].reason}; leave it out")
-    return Asked(
+        raise InvalidRequest(hints[0].field, f"{hints[0].reason}; omit it")
+    return OpenAIRequest(
         Request(
             source=source,
             language=native.language_code(wire.language, "language"),
@@ -213,14 +224,14 @@ def _asked(given: Mapping[str, Any], source: Source, settings: Settings) -> Aske
         granularities=frozenset(wire.timestamp_granularities or ("segment",)),
         stream=wire.stream,
         model=model_name(settings),
-        logprobs=_wants_logprobs(wire),
+        logprobs=_includes_logprobs(wire),
         hints=tuple(hint.notice() for hint in hints),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Hint:
-    """An option without an effect, and why it has none."""
+    """An option without an effect, and the reason."""
 
     field: str
     reason: str
@@ -231,26 +242,26 @@ class _Hint:
 
 def _hints(wire: _Wire) -> Iterator[_Hint]:
     if wire.prompt:
-        yield _Hint("prompt", "the model takes no prompt")
+        yield _Hint("prompt", "the model does not support prompts")
     if wire.keywords:
-        yield _Hint("keywords", "the model takes no keywords")
+        yield _Hint("keywords", "the model does not support keywords")
     if wire.languages:
         yield _Hint("languages", "the model identifies the language; 'language' is its hint")
     if wire.temperature != 0:
         yield _Hint("temperature", "decoding is greedy")
     if _strategy(wire.chunking_strategy) != "auto":
-        yield _Hint("chunking_strategy", "the server's own voice activity detection cuts")
+        yield _Hint("chunking_strategy", "chunks are cut by the server's voice activity detection")
     if wire.timestamp_granularities and wire.response_format != "verbose_json":
-        reason = f"the response_format '{wire.response_format}' has no place for it"
+        reason = f"the response_format '{wire.response_format}' contains no times"
         yield _Hint("timestamp_granularities", reason)
     for name in wire.include or ():
         if name != "logprobs":
-            yield _Hint("include", f"there is no '{echo(name)}'")
-        elif not _wants_logprobs(wire):
+            yield _Hint("include", f"'{echo(name)}' is not available")
+        elif not _includes_logprobs(wire):
             yield _Hint("include", "logprobs are in the response_format 'json' only")
 
 
-def _wants_logprobs(wire: _Wire) -> bool:
+def _includes_logprobs(wire: _Wire) -> bool:
     return wire.response_format == "json" and "logprobs" in (wire.include or ())
 
 
@@ -268,63 +279,58 @@ def _strategy(value: str | dict[str, Any] | None) -> str:
     return str(name)
 
 
-def _validated(given: Mapping[str, Any]) -> _Wire:
-    if len(given) > _MAX_FIELDS:
-        raise InvalidRequest("body", f"has {len(given)} fields, limit {_MAX_FIELDS}")
-    # Before they are validated one by one: pydantic counts at the end.
-    for name, value in given.items():
+def _validated(payload: Mapping[str, Any]) -> _Wire:
+    if len(payload) > MAX_FIELDS:
+        raise InvalidRequest("body", too_many("fields", len(payload), MAX_FIELDS))
+    # pydantic validates all items of a list before it checks their number.
+    for name, value in payload.items():
         if isinstance(value, list | dict) and len(value) > _MAX_ITEMS:
-            raise InvalidRequest(str(name), f"has {len(value)} items, limit {_MAX_ITEMS}")
-    # Forms of programs send a field that was left empty; that is no choice.
-    present = {name: value for name, value in given.items() if value not in (None, "", [""], [])}
+            raise InvalidRequest(str(name), too_many("items", len(value), _MAX_ITEMS))
+    # An empty field of a form counts as absent.
+    present = {name: value for name, value in payload.items() if value not in (None, "", [""], [])}
     for name in present:
         if name in _REFUSED:
-            raise InvalidRequest(name, f"{_REFUSED[name]}; leave it out")
+            raise InvalidRequest(name, f"{_REFUSED[name]}; omit it")
         if name not in _FIELDS:
             raise InvalidRequest(str(name), "no such field", nearest(str(name), _FIELDS))
     try:
         return _Wire.model_validate(present)
     except ValidationError as failure:
-        first = failure.errors(include_url=False)[0]
-        field = str(first["loc"][0])
-        said = first["msg"].replace("Input should be", "must be").replace("should", "must")
-        if first["type"] == "string_unicode":
-            said = "has a lone surrogate, which is no character"
-        choices = list(get_args(_CHOICES[field])) if field in _CHOICES else []
-        hint = nearest(str(first["input"]), choices)
-        raise InvalidRequest(field, said, hint) from failure
+        problem = first_problem(failure, _Wire)
+        # Clients show the name of a parameter: without the index of a list's item.
+        raise replace(problem, path=problem.path[:1]).error() from failure
 
 
-def body(transcript: Transcript, asked: Asked) -> Document | str:
-    """The answer in the format that was asked for."""
-    if asked.response_format == "json":
-        answer: Document = {"text": transcript.text, **_facts(transcript, asked)}
-        if asked.logprobs:
+def body(transcript: Transcript, request: OpenAIRequest) -> Document | str:
+    """The answer in the requested format."""
+    if request.response_format == "json":
+        answer: Document = {"text": transcript.text, **_facts(transcript, request)}
+        if request.logprobs:
             answer["logprobs"] = _logprobs(transcript.words)
         return answer
-    if asked.response_format == "verbose_json":
-        return {**_verbose(transcript, asked.granularities), **_facts(transcript, asked)}
-    return render.written(transcript, asked.response_format)
+    if request.response_format == "verbose_json":
+        return {**_verbose(transcript, request.granularities), **_facts(transcript, request)}
+    return render.written(transcript, request.response_format)
 
 
-def _facts(transcript: Transcript, asked: Asked) -> Document:
-    """What the answer says beside its words: model, seconds of audio, warnings."""
+def _facts(transcript: Transcript, request: OpenAIRequest) -> Document:
+    """Model, seconds of audio and warnings."""
     facts: Document = {
-        "model": asked.model,
+        "model": request.model,
         "usage": {"type": "duration", "seconds": math.ceil(transcript.seconds)},
     }
-    warnings = [notice.document() for notice in _notices(transcript, asked)]
+    warnings = [notice.document() for notice in _notices(transcript, request)]
     return {**facts, "warnings": warnings} if warnings else facts
 
 
-def _notices(transcript: Transcript, asked: Asked) -> tuple[Notice, ...]:
-    return (*asked.hints, *render.warnings(transcript))
+def _notices(transcript: Transcript, request: OpenAIRequest) -> tuple[Notice, ...]:
+    return (*request.hints, *render.warnings(transcript))
 
 
 def _logprobs(words: Sequence[Word], *, first: bool = True) -> list[Document]:
-    """Tokens that join to the words' text, each with its log-probability and its UTF-8 bytes.
+    """The tokens, which concatenate to the text, with log-probability and UTF-8 bytes.
 
-    `first`: no text comes before.
+    `first`: no text precedes.
     """
     listed = []
     for number, word in enumerate(words):
@@ -337,7 +343,7 @@ def _logprobs(words: Sequence[Word], *, first: bool = True) -> list[Document]:
 
 
 def _verbose(transcript: Transcript, granularities: frozenset[Granularity]) -> Document:
-    """Of OpenAI's fields those that are known: `no_speech_prob` and `tokens` are left out."""
+    """OpenAI's `verbose_json`, without `no_speech_prob` and `tokens`."""
     whole: dict[str, Any] = render.verbose_document(transcript)
     answer = {name: whole[name] for name in ("task", "language", "duration", "text")}
     if "segment" in granularities:
@@ -363,52 +369,54 @@ def _verbose(transcript: Transcript, granularities: frozenset[Granularity]) -> D
 
 
 def _compression(text: str) -> float:
-    """Whisper's measure of how much a text repeats itself."""
+    """Whisper's measure of repetition: bytes of the text per byte after zlib compression."""
     content = text.encode()
     return round(len(content) / len(zlib.compress(content)), 4)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer in one piece, and the warnings that a text has no place for."""
+class OpenAIAnswer:
+    """An answer, and its warnings, which a text cannot contain."""
 
     body: Document | str
     warnings: tuple[Notice, ...]
 
 
-async def answer(pipeline: Pipeline, asked: Asked, observe: Observe = ignore_outcome) -> Answer:
-    """The answer in one piece: an object, or text for the formats that are text."""
-    transcript = await answers.transcribe(pipeline, asked.request, observe)
-    # In a thread: to identify the languages of a long transcript takes a while.
-    found = await asyncio.to_thread(body, transcript, asked)
-    return Answer(found, _notices(transcript, asked))
+async def answer(
+    pipeline: Pipeline, request: OpenAIRequest, observe: Observe = ignore_outcome
+) -> OpenAIAnswer:
+    """Transcribe and answer, without a stream."""
+    transcript = await answers.transcribe(pipeline, request.transcription, observe)
+    # In a thread: identifying the languages of a long transcript takes a while.
+    result = await asyncio.to_thread(body, transcript, request)
+    return OpenAIAnswer(result, _notices(transcript, request))
 
 
 async def events(
-    pipeline: Pipeline, asked: Asked, observe: Observe = ignore_outcome
+    pipeline: Pipeline, request: OpenAIRequest, observe: Observe = ignore_outcome
 ) -> AsyncGenerator[Document, None]:
-    """The text while it is transcribed, then the whole; the deltas join to it."""
+    """Yield delta events, which concatenate to the text, then the whole answer."""
     first = True
-    job = Job((asked.request,), listed=False, stream=True)
+    job = JobInput((request.transcription,), listed=False, stream=True)
     async with aclosing(answers.stream_job(pipeline, job, observe)) as parts:
         async for part in parts:
             if isinstance(part, answers.SegmentPart):
                 sentence = part.sentence
                 delta: Document = {"type": DELTA, "delta": f"{' ' * (not first)}{sentence.text}"}
-                if asked.logprobs:
+                if request.logprobs:
                     delta["logprobs"] = _logprobs(sentence.words, first=first)
                 first = False
                 yield delta
             else:
                 assert part.transcript is not None
-                json_asked = replace(asked, response_format="json")
-                whole = await asyncio.to_thread(body, part.transcript, json_asked)
+                as_json = replace(request, response_format="json")
+                whole = await asyncio.to_thread(body, part.transcript, as_json)
                 assert isinstance(whole, dict)
                 yield {"type": DONE, **whole}
 
 
 def error(failure: ParakeetError) -> Document:
-    """A failure in OpenAI's shape, its facts beside what OpenAI has."""
+    """A failure in OpenAI's format."""
     caller = 400 <= failure.http_status < 500
     kind = "invalid_request_error" if caller else "server_error"
     if isinstance(failure, TransientError):
@@ -423,36 +431,36 @@ def error(failure: ParakeetError) -> Document:
     }
 
 
-async def answer_openai(
+async def answer_job(
     pipeline: Pipeline,
-    payload: Mapping[str, object],
+    request: OpenAIRequest,
     observe: Observe = ignore_outcome,
     send: Callable[[Document], Awaitable[bool]] | None = None,
-) -> object:
-    """Answer a queue job's `input` that has `openai_route` and `openai_input`.
+) -> Document | str:
+    """Answer a validated queue job: an object, or text for the formats that are text.
 
-    A JSON value: an object, or text for the formats that are text; of a stream the last event, of
-    which the others go to `send` until one does not arrive. Raises `RequestError`,
-    `TransientError` or `EngineError`.
+    A stream passes its delta events to `send` until one is not delivered, and returns the last
+    event. Raises `RequestError`, `TransientError` or `EngineError`.
     """
-    asked = await threads.computed(read_openai, pipeline.settings, payload)
-    if not isinstance(asked, Asked):
-        return asked
-    found: Document | str = {}
-    if asked.stream:
-        async with aclosing(events(pipeline, asked, observe)) as each:
+    result: Document | str = {}
+    if request.stream:
+        async with aclosing(events(pipeline, request, observe)) as each:
             async for event in each:
-                found = event
+                result = event
                 if send is not None and event["type"] == DELTA and not await send(event):
                     send = None
     else:
-        found = (await answer(pipeline, asked, observe)).body
-    await outputs.check_size(found, pipeline.settings)
-    return found
+        result = (await answer(pipeline, request, observe)).body
+    await outputs.check_size(result, pipeline.settings)
+    return result
 
 
-def read_openai(settings: Settings, payload: Mapping[str, object]) -> Asked | Document:
-    """What such a job asks for, or its answer where nothing has to be heard; raises the same."""
+def parse_job(settings: Settings, payload: Mapping[str, object]) -> OpenAIRequest | Document:
+    """Validate the `input` of a queue job with `openai_route` and `openai_input`.
+
+    Returns the answer if the route needs no transcription. Raises the same as `parse_json`, and
+    `UnknownRoute`.
+    """
     route = str(payload.get("openai_route"))
     unknown = [str(name) for name in payload if name not in ("openai_route", "openai_input")]
     if unknown:
@@ -465,4 +473,4 @@ def read_openai(settings: Settings, payload: Mapping[str, object]) -> Asked | Do
         raise UnknownRoute(route, NO_TRANSLATION)
     if route != TRANSCRIPTIONS:
         raise UnknownRoute(route)
-    return from_json(payload.get("openai_input"), settings)
+    return parse_json(payload.get("openai_input"), settings)

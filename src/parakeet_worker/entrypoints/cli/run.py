@@ -18,7 +18,7 @@ from parakeet_worker.notices import messages
 from parakeet_worker.options import Format
 from parakeet_worker.request import FileSource, Request
 from parakeet_worker.stopwatch import Stopwatch
-from parakeet_worker.wire.native import parse
+from parakeet_worker.wire.native import request_options, source_at
 
 if TYPE_CHECKING:
     from parakeet_worker.pipeline import Pipeline
@@ -61,11 +61,8 @@ def local(
 
 def _request(task: Task, fields: Mapping[str, object]) -> Request:
     url = task.recording.url
-    source = {"audio_base64": ""} if url is None else {"audio_url": url}
-    (request,) = parse({**source, **fields}).requests
-    if isinstance(request, ParakeetError):
-        raise request
-    return request if url is not None else replace(request, source=FileSource(task.path))
+    source = FileSource(task.path) if url is None else source_at(url, "input")
+    return request_options(fields)(source)
 
 
 def remote(client: AsyncClient, options: Options, formats: Sequence[Format]) -> Transcribe:

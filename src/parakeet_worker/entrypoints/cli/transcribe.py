@@ -219,14 +219,14 @@ def _run(plan: _Plan, endpoint: str | None, settings: "Settings") -> "Tally":
 
 
 def _check_request(plan: _Plan) -> None:
-    from parakeet_worker.wire.native import parse
+    from parakeet_worker.wire.native import check_options
 
     for task in plan.tasks:
         if not task.targets and len(plan.formats) > 1:
             raise click.UsageError(f"{task.name}: several formats require --output")
     try:
         for format_ in plan.formats:
-            parse({"audio_base64": "", **plan.fields_for(format_)})
+            check_options(plan.fields_for(format_))
     except InvalidRequest as error:
         raise click.UsageError(str(error)) from error
 

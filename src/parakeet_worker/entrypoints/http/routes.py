@@ -51,7 +51,7 @@ from parakeet_worker.formats import reformat
 from parakeet_worker.notices import Notice
 from parakeet_worker.outcome import Observe, Outcome
 from parakeet_worker.pipeline import Pipeline
-from parakeet_worker.request import Job
+from parakeet_worker.request import JobInput
 from parakeet_worker.request import Request as Transcription
 from parakeet_worker.wire import openai
 from parakeet_worker.wire.native import parse, parse_form
@@ -214,7 +214,7 @@ class TranscriptionRoutes:
         ):
             return await uploads.receive_body(request, folder, self._settings)
 
-    async def _job(self, request: Request, folder: Path) -> Job:
+    async def _job(self, request: Request, folder: Path) -> JobInput:
         if _is_form(request):
             form = await self._form(request, folder)
             return parse_form([*_query(request), *form.fields], form.file)
@@ -223,7 +223,7 @@ class TranscriptionRoutes:
         async with self._parsing:
             return await asyncio.to_thread(self._parse_job, path)
 
-    def _parse_job(self, path: Path) -> Job:
+    def _parse_job(self, path: Path) -> JobInput:
         job = parse(uploads.parse_json(path))
         requests = tuple(
             self._spool(request, path.with_name(f"audio{number}"))
@@ -241,20 +241,22 @@ class TranscriptionRoutes:
         except RequestError as error:
             return error
 
-    async def _openai_request(self, request: Request, folder: Path) -> openai.Asked:
+    async def _openai_request(self, request: Request, folder: Path) -> openai.OpenAIRequest:
         if _is_form(request):
             form = await self._form(request, folder)
             fields = [*_query(request), *form.fields]
-            return openai.from_form(fields, form.file, self._settings)
+            return openai.parse_form(fields, form.file, self._settings)
         _reject_query(request)
         path = await self._body(request, folder)
         async with self._parsing:
             return await asyncio.to_thread(self._parse_openai, path)
 
-    def _parse_openai(self, path: Path) -> openai.Asked:
-        parsed = openai.from_json(uploads.parse_json(path), self._settings)
-        spooled = uploads.spool_to_disk(parsed.request, path.with_name("audio"), self._settings)
-        return replace(parsed, request=spooled)
+    def _parse_openai(self, path: Path) -> openai.OpenAIRequest:
+        parsed = openai.parse_json(uploads.parse_json(path), self._settings)
+        spooled = uploads.spool_to_disk(
+            parsed.transcription, path.with_name("audio"), self._settings
+        )
+        return replace(parsed, transcription=spooled)
 
     def _observe(self, request: Request) -> Observe:
         """Counts a recording in the metrics and the access log."""
@@ -266,7 +268,7 @@ class TranscriptionRoutes:
         return observe
 
     async def _segments(
-        self, pipeline: Pipeline, job: Job, observe: Observe
+        self, pipeline: Pipeline, job: JobInput, observe: Observe
     ) -> AsyncGenerator[Event, None]:
         parts = answers.stream_job(pipeline, job, observe)
         async with aclosing(parts):

@@ -3,17 +3,18 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
-from parakeet_worker import answers
+from parakeet_worker import answers, threads
 from parakeet_worker.entrypoints.queue.delivery import Delivery
 from parakeet_worker.entrypoints.queue.loop import Job
 from parakeet_worker.errors import EngineLost, ParakeetError, RequestError
 from parakeet_worker.logs import JOB
 from parakeet_worker.outcome import BUG, CANCELLED, Outcome
 from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.request import JobInput
 from parakeet_worker.wire import openai
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,9 @@ PROGRESS_SECONDS = 5.0
 
 Segment = Callable[[dict[str, Any]], Awaitable[bool]]
 """Sends a segment; returns whether it was delivered."""
+
+ParsedJob: TypeAlias = JobInput | openai.OpenAIRequest | dict[str, object]
+"""A validated `input`, or the answer of a job that transcribes nothing."""
 
 
 class JobLog:
@@ -78,27 +82,44 @@ async def answer_input(
     For a streaming job `segment` is called with each segment until one is not delivered, so that
     a stream has no gaps.
     """
-    streaming = _streams(payload)
     try:
-        if isinstance(payload, RequestError):
-            raise payload
-        if isinstance(payload, dict) and "openai_route" in payload:
-            send = segment if streaming else None
-            return await openai.answer_openai(pipeline, payload, job_log.observe, send)
-        if segment is None or not _wants(payload, "stream", "progress"):
-            return await answers.answer(pipeline, payload, job_log.observe)
-        result: object = None
-        async with aclosing(answers.stream(pipeline, payload, job_log.observe)) as parts:
-            async for part in parts:
-                if isinstance(part, answers.SegmentPart):
-                    job_log.advance(part.sentence.end_seconds)
-                    streaming = streaming and await segment({"segment": part.document})
-                else:
-                    result = part.document
+        parsed = await _parsed(pipeline, payload)
+        return await _answered(pipeline, parsed, job_log, segment)
     except ParakeetError as error:
-        refresh = {"refresh_worker": True} if isinstance(error, EngineLost) else {}
-        return {**error.document(), **refresh}
+        return _error_document(error)
+
+
+async def _parsed(pipeline: Pipeline, payload: object) -> ParsedJob:
+    if isinstance(payload, RequestError):
+        raise payload
+    if isinstance(payload, Mapping) and "openai_route" in payload:
+        return await threads.computed(openai.parse_job, pipeline.settings, payload)
+    return await answers.parsed(payload)
+
+
+async def _answered(
+    pipeline: Pipeline, job: ParsedJob, job_log: JobLog, segment: Segment | None
+) -> object:
+    if isinstance(job, Mapping):
+        return job
+    if isinstance(job, openai.OpenAIRequest):
+        return await openai.answer_job(pipeline, job, job_log.observe, segment)
+    if segment is None or job.listed or not (job.stream or job.progress):
+        return await answers.answer_job(pipeline, job, job_log.observe)
+    streaming, result = job.stream, None
+    async with aclosing(answers.stream_job(pipeline, job, job_log.observe)) as parts:
+        async for part in parts:
+            if isinstance(part, answers.SegmentPart):
+                job_log.advance(part.sentence.end_seconds)
+                streaming = streaming and await segment({"segment": part.document})
+            else:
+                result = part.document
     return result
+
+
+def _error_document(error: ParakeetError) -> dict[str, object]:
+    refresh = {"refresh_worker": True} if isinstance(error, EngineLost) else {}
+    return {**error.document(), **refresh}
 
 
 async def answer_job(
@@ -111,19 +132,23 @@ async def answer_job(
     """Answer one job of the queue and deliver the answer."""
     job_id, payload, job_log = job["id"], job.get("input"), JobLog()
     JOB.set(job_id)
-    status = BUG
+    status, streamed = BUG, False
 
     async def segment(chunk: dict[str, Any]) -> bool:
         return await delivery.segment(job_id, chunk)
 
     try:
-        every_seconds = progress_seconds if _wants(payload, "progress") else None
-        async with _reporting_progress(delivery, job_id, job_log, every_seconds):
-            listed = isinstance(payload, dict) and payload.get("inputs") is not None
-            output = await answer_input(pipeline, payload, job_log, None if listed else segment)
+        try:
+            parsed = await _parsed(pipeline, payload)
+            streamed = not isinstance(parsed, Mapping) and parsed.stream
+            progress = isinstance(parsed, JobInput) and parsed.progress
+            every_seconds = progress_seconds if progress else None
+            async with _reporting_progress(delivery, job_id, job_log, every_seconds):
+                output = await _answered(pipeline, parsed, job_log, segment)
+        except ParakeetError as error:
+            output = _error_document(error)
         body = body_of(output, stop=pipeline.batcher.lost)
         status = str(body.get("output", {}).get("code", "failed")) if "error" in body else "ok"
-        streamed = _streams(payload)
         if not await delivery.done(job_id, body, streamed=streamed):
             status = "undelivered"
     except asyncio.CancelledError:
@@ -187,14 +212,3 @@ async def _reporting_progress(
         ended.set()
         if reporter is not None and not reporter.cancelling():
             await reporter
-
-
-def _wants(payload: object, *fields: str) -> bool:
-    """Whether one of these fields is true; wrong types are rejected by the parser."""
-    return isinstance(payload, dict) and any(payload.get(field) is True for field in fields)
-
-
-def _streams(payload: object) -> bool:
-    """Whether the job requests a stream, in native or OpenAI fields."""
-    inner = payload.get("openai_input") if isinstance(payload, dict) else None
-    return _wants(payload, "stream") or _wants(inner, "stream")
