@@ -1,4 +1,4 @@
-"""Every example of docs/client.md runs against a queue endpoint and a server on loopback."""
+"""Examples run against a queue endpoint and a server on loopback: docs/client.md, and curl."""
 
 import os
 import re
@@ -12,7 +12,10 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -21,10 +24,31 @@ from job_api import running_worker
 from parakeet_worker.entrypoints.cli import main
 from recordings import encode, tone
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "client.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-SCRIPTED = {"PARAKEET_ENGINE": "tones", "OMP_NUM_THREADS": "1"}
-RUNS = {"python": [sys.executable, "-c"], "bash": ["bash", "-euc"]}
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    text = (ROOT / page).read_text()
+    return re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+BLOCKS = blocks("docs/client.md")
+CURL = [
+    (kind, code)
+    for page in ("README.md", "docs/calling.md")
+    for kind, code in blocks(page)
+    if code.startswith("curl ")
+]
+TONES = {
+    "PARAKEET_ENGINE": "tones",
+    "PARAKEET_ALLOW_PRIVATE_ADDRESSES": "true",
+    "OMP_NUM_THREADS": "1",
+}
+RUNS = {
+    "python": [sys.executable, "-c"],
+    "bash": ["bash", "-euc"],
+    "sh": ["bash", "-euc"],
+}
 
 
 @contextmanager
@@ -32,7 +56,7 @@ def running_server(home: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {"PATH": os.environ["PATH"], "HOME": str(home), **SCRIPTED}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), **TONES}
     command = [sys.executable, "-m", "parakeet_worker.entrypoints.cli", "serve", "--port"]
     with (home / "server.log").open("w") as log:
         process = subprocess.Popen(
@@ -47,19 +71,34 @@ def running_server(home: Path) -> Iterator[str]:
             process.wait()
 
 
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """A web server for the files of a folder."""
+    handler = partial(SimpleHTTPRequestHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The page's URLs and their replacements on loopback."""
     home = tmp_path_factory.mktemp("worker")
+    encode(home / "talk.mp3", samples=tone(440, 1.6))
+    shutil.copy(home / "talk.mp3", home / "talk.m4a")
     with (
+        serving(home) as website,
         (home / "log").open("w") as log,
         EndpointApi() as api,
-        running_worker(api, home, SCRIPTED, log=log),
+        running_worker(api, home, TONES, log=log),
         running_server(home) as server,
     ):
         wait_for(server)
         yield {
             "https://api.runpod.ai/v2/abc123": api.url,
+            "https://api.runpod.ai/v2/ID": api.url,
+            "https://example.com": website,
             "https://abc123.api.runpod.ai": server,
             "http://localhost:8000": server,
             '"abc123"': f'"{api.url}"',
@@ -97,11 +136,12 @@ def test_the_page_was_read():
     assert {kind: kinds.count(kind) for kind in kinds} == {
         "text": 2, "python": 2, "bash": 2, "javascript": 2,
     }  # fmt: skip
+    assert len(CURL) == 3
 
 
 @pytest.mark.parametrize(
     ("kind", "code"),
-    [block for block in BLOCKS if block[0] != "text"],
+    [*CURL, *(block for block in BLOCKS if block[0] != "text")],
     ids=lambda value: value[:10],
 )
 def test_every_example_prints_the_transcript(places, folder, kind, code):
@@ -113,6 +153,8 @@ def test_every_example_prints_the_transcript(places, folder, kind, code):
         command = [node, "example.mjs"]
     else:
         command = [*RUNS[kind], settled(code, places)]
+    if "Authorization" not in code:  # sent with every request instead
+        (folder / ".curlrc").write_text(f'header = "Authorization: Bearer {KEY}"\nsilent\n')
     ran = subprocess.run(
         command,
         cwd=folder,
@@ -125,7 +167,7 @@ def test_every_example_prints_the_transcript(places, folder, kind, code):
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert "440." in ran.stdout
+    assert ("Hello." if "Hello." in code else "440.") in ran.stdout
 
 
 def test_every_command_works_as_documented(places, folder, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import shlex
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
@@ -188,6 +189,32 @@ def test_every_script_test_and_command_in_a_page_exists(page: str) -> None:
     assert [file for file in files if not (file.is_dir() or file.with_suffix(".py").exists())] == []
     commands = set(re.findall(r"`parakeet ([a-z-]+)\b", text))
     assert commands <= set(main.commands)
+
+
+def command_lines(page: str) -> list[str]:
+    """Every `parakeet` command in a block of a page."""
+    text = (ROOT / "docs" / page).read_text()
+    blocks = re.findall(r"^```(?:sh|bash|text)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    commands = (re.search(r"(?:^|\| |=\S* |[A-Z]\S+ )(parakeet .*)", line) for line in lines)
+    return [command[1] for command in commands if command]
+
+
+@pytest.mark.parametrize("page", [*PAGES, "../README.md", "../bench/README.md"])
+def test_every_documented_command_line_is_accepted(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "talks").mkdir()
+    for line in command_lines(page) if page != "cli.md" else []:
+        name, *arguments = shlex.split(line, comments=True)[1:]
+        main.commands[name].make_context(name, arguments)
+
+
+def test_there_are_command_lines() -> None:
+    assert len(command_lines("client.md")) == 5
+    assert len(command_lines("../README.md")) == 4
+    assert len(command_lines("serving.md")) == 2
 
 
 FAMILIES = {
