@@ -1,8 +1,10 @@
 """What more than one test file stands on."""
 
+import os
 import shutil
 import signal
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,28 @@ import pytest
 import stamina
 
 from loopback import Listener, S3Server, WebServer, self_signed_certificate
+
+# As scripts/test does; before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="run the first case of each test only, and no test that is marked slow",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Start the slowest files first, so that parallel processes end together; select `--quick`."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+    if config.getoption("quick"):
+        first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
+        chosen = {item for item in first.values() if not item.get_closest_marker("slow")}
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = [item for item in items if item in chosen]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,13 +10,10 @@ from ipaddress import ip_address
 from types import MappingProxyType, TracebackType
 from typing import Self, TypeAlias
 
-import boto3
 from aiohttp import web
-from botocore.config import Config
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from moto.server import ThreadedMotoServer
 
 Behaviour: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -253,6 +250,11 @@ class S3Server:
     bucket = "recordings"
 
     def __enter__(self) -> Self:
+        # Imported here: these take a second, and few test files need them.
+        import boto3
+        from botocore.config import Config
+        from moto.server import ThreadedMotoServer
+
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
         self._server.start()
         host, port = self._server.get_host_and_port()

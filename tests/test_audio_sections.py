@@ -95,6 +95,7 @@ def all_of(run: Decoding) -> Samples:
     return np.concatenate([*run.stretches()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DIVIDED)
 def test_the_samples_of_a_divided_recording_are_those_of_one_ffmpeg(
     name: str, ffmpeg: Path, shelf: Callable[[str, tuple[str, ...]], Path]
@@ -106,6 +107,7 @@ def test_the_samples_of_a_divided_recording_are_those_of_one_ffmpeg(
     assert run.warnings == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WHOLE)
 def test_what_cannot_be_entered_in_the_middle_is_decoded_by_one_ffmpeg(
     name: str, ffmpeg: Path, shelf: Callable[[str, tuple[str, ...]], Path]

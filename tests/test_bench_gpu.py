@@ -45,6 +45,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("work")
 
 
+@pytest.mark.slow
 def test_every_part_runs_on_a_cpu_and_writes_its_figures(work: Path, tmp_path: Path) -> None:
     """What is right is right there too; speed has no goal."""
     status, table, written = run(tmp_path, work, "--minutes=60", "--limit=600")
@@ -70,6 +71,7 @@ def test_every_part_runs_on_a_cpu_and_writes_its_figures(work: Path, tmp_path: P
     assert str(work) not in json.dumps(written)
 
 
+@pytest.mark.slow
 def test_a_part_that_is_killed_hangs_or_is_wrong_does_not_end_the_others(
     work: Path, tmp_path: Path
 ) -> None:

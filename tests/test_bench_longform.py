@@ -107,6 +107,7 @@ def test_a_stretch_is_read_as_it_was_written(tmp_path):
     assert (len(first), len(last)) == (2 * SAMPLE_RATE, SAMPLE_RATE)
 
 
+@pytest.mark.slow
 def test_the_ways_are_measured_side_by_side(tmp_path, capsys):
     errors = tmp_path / "errors.jsonl"
     longform.main([

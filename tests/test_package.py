@@ -159,6 +159,7 @@ def local(path: Path) -> list[tuple[str, float]]:
 """
 
 
+@pytest.mark.slow
 def test_a_consumer_of_the_wheel_type_checks_strictly(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")

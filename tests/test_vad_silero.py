@@ -45,7 +45,7 @@ def theirs() -> Any:
 
 @cache
 def recording(name: str) -> Samples:
-    return decode(SAMPLES / name)[: 20 * RATE]
+    return decode(SAMPLES / name)[: 6 * RATE]
 
 
 class AsItIs(SileroDetector):

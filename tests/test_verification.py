@@ -59,6 +59,7 @@ class Fickle(SynchronousEngine):
         return [Hypothesis((Token(piece, 0, 1, 0.0),), 0.08) for _ in batch]
 
 
+@pytest.mark.slow
 def test_the_command_measures_a_device_and_names_one_that_is_not_there() -> None:
     done = CliRunner().invoke(main, ["verify", "--model", "demo", "--device", "cpu"])
     assert done.exit_code == 0, done.output

@@ -3,9 +3,10 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal, Protocol
 
 import numpy as np
@@ -104,26 +105,46 @@ def _difference(together: "Together", alone: "Alone") -> float:
     return max(float(np.abs(probabilities - expected).max()) for probabilities, _ in found)
 
 
-def _compute_alone() -> None:
-    """Let torch compute in this thread and no other.
+def _compute_alone(started: threading.Barrier) -> None:
+    """Limit torch to one thread in this thread only.
 
     The network is small: torch's threads wait for each other longer than they work, and as many
     recordings are listened to at once as there are processors.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    # That counts for this thread, and for all that come to torch after it: another one says what
-    # is to count for those.
-    others = threading.Thread(target=torch.set_num_threads, args=(threads,))
-    others.start()
-    others.join()
+    with _limiting_threads:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        # This also sets the default of later threads, which another thread restores.
+        others = threading.Thread(target=torch.set_num_threads, args=(threads,))
+        others.start()
+        others.join()
+    started.wait()
 
 
-# Not in the threads of recordings, which are many: torch keeps for each thread what it has made for
-# every length of audio there, 3 MB in all.
-_computing = ThreadPoolExecutor(
-    Container.read().threads, thread_name_prefix="listening", initializer=_compute_alone
-)
+_limiting_threads = threading.Lock()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """The threads that compute, all started before the first recording is.
+
+    Not the threads of recordings, which are many: torch keeps for each thread what it has made for
+    every length of audio there, 3 MB in all. And not one by one: a recording's thread that comes to
+    torch while the default is 1 would keep that limit.
+    """
+    count = Container.read().threads
+    pool = ThreadPoolExecutor(count, thread_name_prefix="listening")
+    started = threading.Barrier(count)
+    wait([pool.submit(_compute_alone, started) for _ in range(count)])
+    return pool
+
+
+def _computing() -> ThreadPoolExecutor:
+    with _starting_pool:
+        return _pool()
+
+
+_starting_pool = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +155,7 @@ class Alone:
 
     def hear(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
         """As `Listener` says."""
-        return _computing.submit(self._heard, block, state).result()
+        return _computing().submit(self._heard, block, state).result()
 
     @torch.inference_mode()
     def _heard(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
