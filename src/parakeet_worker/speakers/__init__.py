@@ -1,0 +1,1 @@
+"""Speaker diarization: which speaker is active when, and who said each word."""

@@ -1,0 +1,278 @@
+"""Speaker embeddings: 192 numbers for how a voice sounds, close by cosine for the same speaker.
+
+The features are Kaldi's log-mel filterbank; the network is CAM++ (H. Wang, S. Zheng, Y. Chen,
+L. Cheng and Q. Chen, "CAM++: a fast and efficient network for speaker verification using
+context-aware masking", Interspeech 2023).
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from parakeet_worker.errors import WeightsCorrupt
+from parakeet_worker.speakers import weights
+
+SAMPLE_RATE = 16_000
+EMBEDDING_SIZE = 192
+HOP_SAMPLES = 160
+FEATURE_SAMPLES = 400
+"""Samples under one frame of features."""
+
+_MELS = 80
+_FFT_SAMPLES = 512
+_LOWEST_HZ = 20.0
+_PREEMPHASIS = 0.97
+_FLOOR = 1.1920928955078125e-07  # the spacing of float32 at one, as in Kaldi
+_CONTEXT_FRAMES = 100
+_WIDTH = 32
+# Of each dense block, how many layers, and the dilation of their convolutions.
+_BLOCKS = ((12, 1), (24, 2), (16, 2))
+
+
+class Filterbank(nn.Module):
+    """Kaldi's log-mel features without dither."""
+
+    window: Tensor
+    mels: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        window = torch.hann_window(FEATURE_SAMPLES, periodic=False, dtype=torch.float64) ** 0.85
+        self.register_buffer("window", window.float(), persistent=False)
+        self.register_buffer("mels", _mel_filters().float(), persistent=False)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """(B, N) samples -> (B, T, 80) log-mel powers, one frame every 10 ms."""
+        frames = samples.unfold(1, FEATURE_SAMPLES, HOP_SAMPLES)
+        frames = frames - frames.mean(dim=-1, keepdim=True)
+        before = functional.pad(frames, (1, 0), mode="replicate")[..., :-1]
+        frames = (frames - _PREEMPHASIS * before) * self.window
+        power = torch.fft.rfft(frames, n=_FFT_SAMPLES).abs().square()
+        mels: Tensor = power @ self.mels
+        return mels.clamp_min(_FLOOR).log()
+
+
+def _mel_filters() -> Tensor:
+    """(257, 80): triangles that are even on the mel scale, from 20 Hz to 8 kHz."""
+    edges = torch.linspace(_mel(_LOWEST_HZ), _mel(SAMPLE_RATE / 2), _MELS + 2, dtype=torch.float64)
+    hertz = torch.arange(_FFT_SAMPLES // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / _FFT_SAMPLES
+    mels = 1127.0 * torch.log1p(hertz / 700.0)[:, None]
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    rising, falling = (mels - left) / (centre - left), (right - mels) / (right - centre)
+    return torch.minimum(rising, falling).clamp_min(0.0)
+
+
+def _mel(hertz: float) -> float:
+    return 1127.0 * math.log1p(hertz / 700.0)
+
+
+class Embedding(nn.Module):
+    """CAM++: two-dimensional convolutions, dense blocks with masks by context, and statistics.
+
+    Modules are named as in the checkpoint; `fused` folds norms into the convolutions before them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = _Head()
+        channels = 4 * _WIDTH
+        self.xvector = nn.Sequential()
+        self.xvector.add_module("tdnn", _Stem(_WIDTH * _MELS // 8, channels))
+        for number, (layers, dilation) in enumerate(_BLOCKS, start=1):
+            self.xvector.add_module(f"block{number}", _DenseBlock(channels, layers, dilation))
+            channels += layers * _WIDTH
+            self.xvector.add_module(f"transit{number}", _Transition(channels))
+            channels //= 2
+        self.xvector.add_module("out_nonlinear", _Norm(channels))
+        self.xvector.add_module("dense", _Output(channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, T, 80) features, T at least 3, -> (B, 192) embeddings of any length."""
+        centred = features - features.mean(dim=1, keepdim=True)
+        found: Tensor = self.xvector(self.head(centred.transpose(1, 2)[:, None]))
+        return found
+
+
+class _Norm(nn.Module):
+    """Batch norm and a rectifier."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.batchnorm = nn.BatchNorm1d(channels)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return functional.relu(self.batchnorm(states))
+
+
+class _Residual(nn.Module):
+    """Two convolutions beside a shortcut, on (B, C, mel, T)."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = _convolution(_WIDTH, stride), nn.BatchNorm2d(_WIDTH)
+        self.conv2, self.bn2 = _convolution(_WIDTH, 1), nn.BatchNorm2d(_WIDTH)
+        self.shortcut = nn.Sequential()
+        if stride > 1:
+            narrow = nn.Conv2d(_WIDTH, _WIDTH, 1, stride=(stride, 1), bias=False)
+            self.shortcut = nn.Sequential(narrow, nn.BatchNorm2d(_WIDTH))
+
+    def forward(self, states: Tensor) -> Tensor:
+        inner = functional.relu(self.bn1(self.conv1(states)))
+        return functional.relu(self.bn2(self.conv2(inner)) + self.shortcut(states))
+
+    def fuse(self) -> None:
+        _fold(self, "conv1", "bn1")
+        _fold(self, "conv2", "bn2")
+        if len(self.shortcut):
+            _fold(self, "shortcut.0", "shortcut.1")
+
+
+class _Head(nn.Module):
+    """(B, 1, 80, T) features -> (B, 320, T), an eighth as fine in frequency."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, _WIDTH, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(_WIDTH)
+        self.layer1 = nn.Sequential(_Residual(2), _Residual(1))
+        self.layer2 = nn.Sequential(_Residual(2), _Residual(1))
+        self.conv2, self.bn2 = _convolution(_WIDTH, 2), nn.BatchNorm2d(_WIDTH)
+
+    def forward(self, features: Tensor) -> Tensor:
+        states = functional.relu(self.bn1(self.conv1(features)))
+        states = self.layer2(self.layer1(states))
+        return functional.relu(self.bn2(self.conv2(states))).flatten(1, 2)
+
+    def fuse(self) -> None:
+        _fold(self, "conv1", "bn1")
+        _fold(self, "conv2", "bn2")
+
+
+class _Stem(nn.Module):
+    """The first convolution over time, which halves the frames."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Conv1d(channels, out_channels, 5, stride=2, padding=2, bias=False)
+        self.nonlinear = _Norm(out_channels)
+
+    def forward(self, states: Tensor) -> Tensor:
+        found: Tensor = self.nonlinear(self.linear(states))
+        return found
+
+    def fuse(self) -> None:
+        _fold(self, "linear", "nonlinear.batchnorm")
+
+
+class _ContextMask(nn.Module):
+    """A convolution, masked by what the stretch and each 100 frames of it are on average."""
+
+    def __init__(self, dilation: int) -> None:
+        super().__init__()
+        channels = 4 * _WIDTH
+        self.linear_local = nn.Conv1d(
+            channels, _WIDTH, 3, padding=dilation, dilation=dilation, bias=False
+        )
+        self.linear1 = nn.Conv1d(channels, channels // 2, 1)
+        self.linear2 = nn.Conv1d(channels // 2, _WIDTH, 1)
+
+    def forward(self, states: Tensor) -> Tensor:
+        frames = states.shape[-1]
+        parts = functional.avg_pool1d(states, _CONTEXT_FRAMES, _CONTEXT_FRAMES, ceil_mode=True)
+        context = parts + states.mean(dim=-1, keepdim=True)
+        # What is the same in 100 frames is computed once for them.
+        mask = torch.sigmoid(self.linear2(functional.relu(self.linear1(context))))
+        mask = mask.repeat_interleave(_CONTEXT_FRAMES, dim=-1)[..., :frames]
+        found: Tensor = self.linear_local(states) * mask
+        return found
+
+
+class _DenseLayer(nn.Module):
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.nonlinear1 = _Norm(channels)
+        self.linear1 = nn.Conv1d(channels, 4 * _WIDTH, 1, bias=False)
+        self.nonlinear2 = _Norm(4 * _WIDTH)
+        self.cam_layer = _ContextMask(dilation)
+
+    def forward(self, states: Tensor) -> Tensor:
+        found: Tensor = self.cam_layer(self.nonlinear2(self.linear1(self.nonlinear1(states))))
+        return found
+
+    def fuse(self) -> None:
+        _fold(self, "linear1", "nonlinear2.batchnorm")
+
+
+class _DenseBlock(nn.Module):
+    """Layers that each see what all before them found."""
+
+    def __init__(self, channels: int, layers: int, dilation: int) -> None:
+        super().__init__()
+        for number in range(layers):
+            layer = _DenseLayer(channels + number * _WIDTH, dilation)
+            self.add_module(f"tdnnd{number + 1}", layer)
+
+    def forward(self, states: Tensor) -> Tensor:
+        for layer in self.children():
+            states = torch.cat((states, layer(states)), dim=1)
+        return states
+
+
+class _Transition(nn.Module):
+    """Half as many channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.nonlinear = _Norm(channels)
+        self.linear = nn.Conv1d(channels, channels // 2, 1, bias=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        found: Tensor = self.linear(self.nonlinear(states))
+        return found
+
+
+class _Output(nn.Module):
+    """(B, C, T) states -> (B, 192), from their means and standard deviations over time."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Conv1d(2 * channels, EMBEDDING_SIZE, 1, bias=False)
+        self.nonlinear = nn.ModuleDict({"batchnorm": nn.BatchNorm1d(EMBEDDING_SIZE, affine=False)})
+
+    def forward(self, states: Tensor) -> Tensor:
+        statistics = torch.cat((states.mean(dim=-1), states.std(dim=-1)), dim=1)
+        found: Tensor = self.nonlinear["batchnorm"](self.linear(statistics[..., None])[..., 0])
+        return found
+
+
+def _convolution(channels: int, stride: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, 3, stride=(stride, 1), padding=1, bias=False)
+
+
+def _fold(inside: nn.Module, convolution: str, norm: str) -> None:
+    """Let the convolution of that name do what the norm after it does, and the norm nothing."""
+    first, second = inside.get_submodule(convolution), inside.get_submodule(norm)
+    assert isinstance(first, nn.Conv1d | nn.Conv2d)
+    assert isinstance(second, nn.BatchNorm1d | nn.BatchNorm2d)
+    inside.set_submodule(convolution, fuse_conv_bn_eval(first, second))
+    inside.set_submodule(norm, nn.Identity())
+
+
+def load(device: str = "cpu", folder: Path | None = None) -> Embedding:
+    """The network on `device`; raises `ExtraMissing`, `WeightsMissing` or `WeightsCorrupt`."""
+    stored = weights.load(weights.EMBEDDING, folder)
+    network = Embedding()
+    try:
+        network.load_state_dict(stored)
+    except RuntimeError as failure:
+        path = str(weights.EMBEDDING.path)
+        raise WeightsCorrupt(path, f"{type(failure).__name__}: {failure}") from failure
+    network.eval().requires_grad_(requires_grad=False)
+    for module in network.modules():
+        if isinstance(module, _Residual | _Head | _Stem | _DenseLayer):
+            module.fuse()
+    return network.to(device)

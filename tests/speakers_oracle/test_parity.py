@@ -1,0 +1,86 @@
+"""Both networks against the code that their authors publish, on the same weights."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from pyannote.audio.core.task import Problem, Resolution, Specifications
+from pyannote.audio.models.segmentation import PyanNet
+from pyannote.audio.utils.powerset import Powerset
+from speakerlab.models.campplus.DTDNN import CAMPPlus
+from speakerlab.process.processor import FBank
+
+from parakeet_worker.speakers import embedding, segmentation, weights
+from parakeet_worker.speakers.embedding import EMBEDDING_SIZE, Filterbank
+
+WITHIN = 1e-4
+
+
+@pytest.fixture(scope="module")
+def pyannet() -> PyanNet:
+    """pyannote.audio's network as the checkpoint's configuration describes it."""
+    network = PyanNet(
+        sincnet={"stride": 10},
+        lstm={"hidden_size": 128, "num_layers": 4, "bidirectional": True, "monolithic": True},
+        linear={"hidden_size": 128, "num_layers": 2},
+    )
+    network.specifications = Specifications(
+        problem=Problem.MONO_LABEL_CLASSIFICATION,
+        resolution=Resolution.FRAME,
+        duration=10.0,
+        classes=["first", "second", "third"],
+        powerset_max_classes=2,
+        permutation_invariant=True,
+    )
+    network.build()
+    network.load_state_dict(weights.load(weights.SEGMENTATION))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def campplus() -> CAMPPlus:
+    network = CAMPPlus(feat_dim=80, embedding_size=EMBEDDING_SIZE)
+    network.load_state_dict(weights.load(weights.EMBEDDING))
+    return network.eval()
+
+
+@pytest.fixture(autouse=True)
+def without_gradients():
+    with torch.inference_mode():
+        yield
+
+
+def difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    assert first.shape == second.shape
+    return float((first - second).abs().max())
+
+
+def test_segmentation_is_that_of_pyannote(pyannet, windows):
+    found, expected = segmentation.load()(windows), pyannet(windows[:, None])
+    assert difference(found, expected) <= WITHIN
+    assert len(set(expected.argmax(dim=-1).flatten().tolist())) >= 3
+
+
+def test_frames_lie_where_pyannote_has_them(pyannet):
+    field = pyannet.receptive_field
+    assert field.start == 0
+    assert field.step == pytest.approx(segmentation.FRAME_SAMPLES / segmentation.SAMPLE_RATE)
+    assert field.duration == pytest.approx(
+        segmentation.FIRST_FRAME_SAMPLES / segmentation.SAMPLE_RATE
+    )
+
+
+def test_classes_are_the_sets_of_speakers_that_pyannote_means():
+    assert np.array_equal(Powerset(3, 2).mapping.numpy(), segmentation.CLASSES)
+
+
+@pytest.mark.parametrize("samples", [8_000, 16_000, 32_400, 64_000, 160_000])
+def test_features_and_embeddings_are_those_of_3d_speaker(campplus, windows, samples):
+    theirs = FBank(80, sample_rate=16_000, mean_nor=True)
+    ours: Callable[[torch.Tensor], torch.Tensor] = embedding.load()
+    for window in windows:
+        spoken = window[-samples:]
+        given, expected = Filterbank()(spoken[None]), theirs(spoken)[None]
+        assert difference(ours(given), campplus(expected)) <= WITHIN
+        assert difference(given - given.mean(dim=1, keepdim=True), expected) <= 1e-3
