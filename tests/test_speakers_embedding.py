@@ -25,15 +25,15 @@ def test_a_second_of_audio_has_98_frames_of_features():
 
 @pytest.mark.parametrize("frames", [3, 40, 199, 201])
 def test_any_number_of_frames_has_one_embedding(network, frames):
-    found = network(features(decode(named("minute").path)[:64_000])[:, :frames])
-    assert found.shape == (1, EMBEDDING_SIZE)
-    assert found.isfinite().all()
+    result = network(features(decode(named("minute").path)[:64_000])[:, :frames])
+    assert result.shape == (1, EMBEDDING_SIZE)
+    assert result.isfinite().all()
 
 
 def test_the_level_of_a_recording_does_not_change_its_embedding(network):
     loud = decode(named("minute").path)[:64_000]
-    found = network(torch.cat((features(loud), features(loud / 8))))
-    assert cosine_similarity(found[0], found[1], dim=0) > 0.97
+    result = network(torch.cat((features(loud), features(loud / 8))))
+    assert cosine_similarity(result[0], result[1], dim=0) > 0.97
 
 
 def test_folded_norms_compute_what_separate_norms_do(network):
@@ -44,9 +44,9 @@ def test_folded_norms_compute_what_separate_norms_do(network):
         assert network(given)[0] == pytest.approx(separate(given)[0], abs=1e-4)
 
 
-def test_two_stretches_of_one_reader_are_closer_than_two_readers(network):
+def test_two_spans_of_one_reader_are_closer_than_two_readers(network):
     several = decode(named("minute").path)
-    stretches = [several[begin : begin + 48_000] for begin in (0, 48_000, 288_000)]
-    same, again, other = network(torch.cat([features(each) for each in stretches]))
+    parts = [several[begin : begin + 48_000] for begin in (0, 48_000, 288_000)]
+    same, again, other = network(torch.cat([features(each) for each in parts]))
     assert cosine_similarity(same, again, dim=0) > 0.6
     assert cosine_similarity(same, other, dim=0) < 0.5

@@ -19,9 +19,9 @@ from speech import named
 @pytest.fixture(scope="session")
 def windows() -> torch.Tensor:
     """(W, 160000): several readers, a reader with long pauses, and noise."""
-    found = []
+    result = []
     for name in ("minute", "pause", "noise"):
         samples = torch.from_numpy(decode(named(name).path))
         count = min(len(samples) // WINDOW_SAMPLES, 3)
-        found.append(samples[: count * WINDOW_SAMPLES].view(count, WINDOW_SAMPLES))
-    return torch.cat(found)
+        result.append(samples[: count * WINDOW_SAMPLES].view(count, WINDOW_SAMPLES))
+    return torch.cat(result)

@@ -57,8 +57,8 @@ def difference(first: torch.Tensor, second: torch.Tensor) -> float:
 
 
 def test_segmentation_is_that_of_pyannote(pyannet, windows):
-    found, expected = segmentation.load()(windows), pyannet(windows[:, None])
-    assert difference(found, expected) <= WITHIN
+    result, expected = segmentation.load()(windows), pyannet(windows[:, None])
+    assert difference(result, expected) <= WITHIN
     assert len(set(expected.argmax(dim=-1).flatten().tolist())) >= 3
 
 
@@ -77,10 +77,10 @@ def test_classes_are_the_sets_of_speakers_that_pyannote_means():
 
 @pytest.mark.parametrize("samples", [8_000, 16_000, 32_400, 64_000, 160_000])
 def test_features_and_embeddings_are_those_of_3d_speaker(campplus, windows, samples):
-    theirs = FBank(80, sample_rate=16_000, mean_nor=True)
-    ours: Callable[[torch.Tensor], torch.Tensor] = embedding.load()
+    reference_features = FBank(80, sample_rate=16_000, mean_nor=True)
+    network: Callable[[torch.Tensor], torch.Tensor] = embedding.load()
     for window in windows:
         spoken = window[-samples:]
-        given, expected = Filterbank()(spoken[None]), theirs(spoken)[None]
-        assert difference(ours(given), campplus(expected)) <= WITHIN
-        assert difference(given - given.mean(dim=1, keepdim=True), expected) <= 1e-3
+        features, expected = Filterbank()(spoken[None]), reference_features(spoken)[None]
+        assert difference(network(features), campplus(expected)) <= WITHIN
+        assert difference(features - features.mean(dim=1, keepdim=True), expected) <= 1e-3

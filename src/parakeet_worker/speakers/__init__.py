@@ -1,1 +1,1 @@
-"""Speaker diarization: which speaker is active when, and who said each word."""
+"""Speaker diarization: which speaker is active when, and the speaker of each word."""

@@ -62,8 +62,8 @@ def _mel_filters() -> Tensor:
     hertz = torch.arange(_FFT_SAMPLES // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / _FFT_SAMPLES
     mels = 1127.0 * torch.log1p(hertz / 700.0)[:, None]
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-    rising, falling = (mels - left) / (centre - left), (right - mels) / (right - centre)
-    return torch.minimum(rising, falling).clamp_min(0.0)
+    upward, downward = (mels - left) / (centre - left), (right - mels) / (right - centre)
+    return torch.minimum(upward, downward).clamp_min(0.0)
 
 
 def _mel(hertz: float) -> float:
@@ -93,8 +93,8 @@ class Embedding(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, T, 80) features, T at least 3, -> (B, 192) embeddings of any length."""
         centred = features - features.mean(dim=1, keepdim=True)
-        found: Tensor = self.xvector(self.head(centred.transpose(1, 2)[:, None]))
-        return found
+        result: Tensor = self.xvector(self.head(centred.transpose(1, 2)[:, None]))
+        return result
 
 
 class _Norm(nn.Module):
@@ -109,7 +109,7 @@ class _Norm(nn.Module):
 
 
 class _Residual(nn.Module):
-    """Two convolutions beside a shortcut, on (B, C, mel, T)."""
+    """Two convolutions and a shortcut, on (B, C, mel, T)."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -161,15 +161,15 @@ class _Stem(nn.Module):
         self.nonlinear = _Norm(out_channels)
 
     def forward(self, states: Tensor) -> Tensor:
-        found: Tensor = self.nonlinear(self.linear(states))
-        return found
+        result: Tensor = self.nonlinear(self.linear(states))
+        return result
 
     def fuse(self) -> None:
         _fold(self, "linear", "nonlinear.batchnorm")
 
 
 class _ContextMask(nn.Module):
-    """A convolution, masked by what the stretch and each 100 frames of it are on average."""
+    """A convolution, masked by the averages of the span and of each 100 frames of it."""
 
     def __init__(self, dilation: int) -> None:
         super().__init__()
@@ -187,8 +187,8 @@ class _ContextMask(nn.Module):
         # What is the same in 100 frames is computed once for them.
         mask = torch.sigmoid(self.linear2(functional.relu(self.linear1(context))))
         mask = mask.repeat_interleave(_CONTEXT_FRAMES, dim=-1)[..., :frames]
-        found: Tensor = self.linear_local(states) * mask
-        return found
+        result: Tensor = self.linear_local(states) * mask
+        return result
 
 
 class _DenseLayer(nn.Module):
@@ -200,15 +200,15 @@ class _DenseLayer(nn.Module):
         self.cam_layer = _ContextMask(dilation)
 
     def forward(self, states: Tensor) -> Tensor:
-        found: Tensor = self.cam_layer(self.nonlinear2(self.linear1(self.nonlinear1(states))))
-        return found
+        result: Tensor = self.cam_layer(self.nonlinear2(self.linear1(self.nonlinear1(states))))
+        return result
 
     def fuse(self) -> None:
         _fold(self, "linear1", "nonlinear2.batchnorm")
 
 
 class _DenseBlock(nn.Module):
-    """Layers that each see what all before them found."""
+    """Layers that each see what all before them result."""
 
     def __init__(self, channels: int, layers: int, dilation: int) -> None:
         super().__init__()
@@ -231,8 +231,8 @@ class _Transition(nn.Module):
         self.linear = nn.Conv1d(channels, channels // 2, 1, bias=False)
 
     def forward(self, states: Tensor) -> Tensor:
-        found: Tensor = self.linear(self.nonlinear(states))
-        return found
+        result: Tensor = self.linear(self.nonlinear(states))
+        return result
 
 
 class _Output(nn.Module):
@@ -245,8 +245,8 @@ class _Output(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         statistics = torch.cat((states.mean(dim=-1), states.std(dim=-1)), dim=1)
-        found: Tensor = self.nonlinear["batchnorm"](self.linear(statistics[..., None])[..., 0])
-        return found
+        result: Tensor = self.nonlinear["batchnorm"](self.linear(statistics[..., None])[..., 0])
+        return result
 
 
 def _convolution(channels: int, stride: int) -> nn.Conv2d:

@@ -87,7 +87,7 @@ def _renamed(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our names, with the filters computed from their two frequencies each."""
     filterbank = "sincnet.conv1d.0.filterbank"
     parts = [stored[f"{filterbank}.{part}"] for part in ("low_hz_", "band_hz_", "window_", "n_")]
-    found = {"filters": band_pass_filters(*parts)}
+    result = {"filters": band_pass_filters(*parts)}
     prefixes = {
         "sincnet.wav_norm1d.": "samples_norm.",
         "sincnet.conv1d.1.": "convolutions.0.",
@@ -98,8 +98,8 @@ def _renamed(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name.startswith(filterbank):
             continue
         prefix = next((each for each in prefixes if name.startswith(each)), "")
-        found[prefixes.get(prefix, "") + name.removeprefix(prefix)] = tensor
-    return found
+        result[prefixes.get(prefix, "") + name.removeprefix(prefix)] = tensor
+    return result
 
 
 def band_pass_filters(low_hz: Tensor, band_hz: Tensor, window: Tensor, angle: Tensor) -> Tensor:

@@ -51,9 +51,9 @@ def load(file: WeightsFile, folder: Path | None = None) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsMissing(_PACKAGE, [str(path)])
     with path.open("rb") as contents:
-        found = hashlib.file_digest(contents, "sha256").hexdigest()
-    if found != file.sha256:
-        raise WeightsCorrupt(str(path), f"its SHA-256 is {found}, expected {file.sha256}")
+        digest = hashlib.file_digest(contents, "sha256").hexdigest()
+    if digest != file.sha256:
+        raise WeightsCorrupt(str(path), f"its SHA-256 is {digest}, expected {file.sha256}")
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError) as failure:
@@ -71,5 +71,5 @@ def packaged() -> Path:
 
 
 def _tensors(stored: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A state dict, or the one that a checkpoint holds beside its configuration."""
+    """A state dict, or the one inside a checkpoint with its configuration."""
     return dict(stored.get("state_dict", stored))
