@@ -39,9 +39,9 @@ def test_the_level_of_a_recording_does_not_change_its_embedding(network):
 def test_folded_norms_compute_what_separate_norms_do(network):
     separate = Embedding().eval()
     separate.load_state_dict(weights.load(weights.EMBEDDING))
-    given = features(decode(named("minute").path)[:48_000])
+    spectra = features(decode(named("minute").path)[:48_000])
     with torch.inference_mode():
-        assert network(given)[0] == pytest.approx(separate(given)[0], abs=1e-4)
+        assert network(spectra)[0] == pytest.approx(separate(spectra)[0], abs=1e-4)
 
 
 def test_two_spans_of_one_reader_are_closer_than_two_readers(network):
