@@ -1,4 +1,4 @@
-"""Examples run against a queue endpoint and a server on loopback: docs/client.md, and curl."""
+"""Examples of clients and curl in the pages run against a queue endpoint and a server."""
 
 import os
 import re
@@ -32,7 +32,10 @@ def blocks(page: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-BLOCKS = blocks("docs/client.md")
+BLOCKS = [
+    *blocks("docs/client.md"),
+    *(block for block in blocks("docs/python.md") if "Client" in block[1]),
+]
 CURL = [
     (kind, code)
     for page in ("README.md", "docs/calling.md")

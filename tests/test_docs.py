@@ -146,6 +146,31 @@ def test_the_python_of_the_readme_runs() -> None:
     assert printed[1].startswith("1\n00:00:0")
 
 
+def test_the_examples_of_python_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "python.md").read_text()
+    examples = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    local = [code for code in examples if "open_model" in code]
+    assert len(local) == 5
+    (tmp_path / "talk.ogg").write_bytes((SAMPLES / "en.ogg").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    text = next(entry.text for entry in all_samples() if entry.file == "en.ogg")
+    printed = []
+    for code in local:
+        exec(compile(code, "python.md", "exec"), {})  # noqa: S102
+        printed.append(capsys.readouterr().out)
+    words, samples, threads, formats, failures = printed
+    assert words.splitlines()[0] == text
+    assert [line.split()[3] for line in words.splitlines()[1:]] == text.split()
+    assert samples == f"{text}\n''\n"
+    assert threads == f"{text}\n" * 8
+    assert "WEBVTT" in formats
+    assert '"uncovered": []' in formats
+    assert failures.startswith("audio_undecodable {")
+    assert "\nclip_outside: " in failures
+
+
 def test_architecture_lists_every_module_and_only_existing_files() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     named = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
