@@ -112,6 +112,8 @@ NAMES = {
 
 ALLOWED = {
     "--beside": "an option of the command line",
+    "`segments` and `seams`": "earlier names of fields",
+    "was `hear`": "the same",
     'said "hello': "spoken in a test",
     "so he said": "spoken in a test",
     '"he", 17), ("said': "spoken in a test",
