@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from parakeet_worker.engine.native.checkpoint import _RENAMED
+from parakeet_worker.engine.native.checkpoint import RENAMED
 from parakeet_worker.engine.native.decoder import Joint, Predictor
 from parakeet_worker.engine.native.encoder import Encoder
 from parakeet_worker.engine.native.features import Features
@@ -209,6 +209,6 @@ def write_safetensors(folder: Path) -> Path:
 
 
 def _transformers_name(name: str) -> str:
-    for theirs, nemos in _RENAMED:
+    for theirs, nemos in RENAMED:
         name = name.replace(nemos.replace("joint_net.1.", "joint_net.2."), theirs)
     return name

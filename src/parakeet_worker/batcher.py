@@ -117,15 +117,15 @@ class Load:
 
 
 class _AnonymousCaller:
-    """Stands for the caller of a submission without `caller`."""
+    """Identifies a submission without `caller`."""
 
 
 class _FairQueue:
     """Start-time fair queueing among callers, with seconds of audio as the cost.
 
     The start tag of a chunk is the finish tag of its caller's previous chunk, or the virtual time
-    if that is later. A short request therefore waits for at most one chunk of each other caller,
-    however many those have queued. Demers, Keshav, Shenker, "Analysis and Simulation of a Fair
+    if that is later. A short request therefore waits for at most one chunk of each other caller.
+    Demers, Keshav, Shenker, "Analysis and Simulation of a Fair
     Queueing Algorithm", 1989; start tags as in Goyal, Vin, Cheng, 1996.
     """
 

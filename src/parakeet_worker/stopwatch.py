@@ -25,7 +25,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds by stage, in order of first use, and the total so far."""
+        """Seconds per stage, in order of first use, and the `total` since construction."""
         total = time.monotonic() - self._started
         return {
             stage: round(spent, 4) for stage, spent in (*self._seconds.items(), ("total", total))

@@ -1,4 +1,4 @@
-"""What every engine promises: chunks of audio in, one outcome each out."""
+"""The engine interface: a batch of audio chunks in, one outcome per chunk out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -14,20 +14,20 @@ from parakeet_worker.errors import EngineError
 from parakeet_worker.language import Script
 
 SAMPLE_RATE = 16_000
-"""Samples per second of all audio that an engine takes."""
+"""Sample rate of all engine input, in Hz."""
 
 Samples: TypeAlias = npt.NDArray[np.float32]
-"""Mono samples at 16 kHz, full scale at 1.0."""
+"""Mono samples at 16 kHz, full scale 1.0."""
 
 Waveform: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.int16]
-"""Mono samples at 16 kHz as an engine takes them: float32 with full scale at 1.0, or int16 with
-full scale at 32768. One batch may hold both."""
+"""Engine input: mono samples at 16 kHz, float32 with full scale 1.0 or int16 with full scale 32768.
+One batch may contain both."""
 
 _INT16_FULL_SCALE = 32768.0
 
 
 def as_float(samples: Waveform) -> Samples:
-    """The same samples in float32; float32 is returned as it is, without a copy."""
+    """Convert to float32; float32 input is returned without a copy."""
     if samples.dtype == np.int16:
         return samples.astype(np.float32) / np.float32(_INT16_FULL_SCALE)
     return samples.astype(np.float32, copy=False)
@@ -35,29 +35,29 @@ def as_float(samples: Waveform) -> Samples:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One piece of text with its place in the chunk."""
+    """An emitted token and its position in the chunk."""
 
     piece: str
-    """A SentencePiece piece; `▁` in front opens a word."""
+    """SentencePiece piece; a leading `▁` starts a word."""
     frame: int
-    """Encoder frame at which the token was emitted."""
+    """Index of the encoder frame that emitted the token."""
     duration: int
-    """Frames until the next decision."""
+    """Predicted duration in encoder frames (TDT)."""
     logprob: float
-    """Natural logarithm of the token's probability among all tokens and the blank."""
+    """Natural logarithm of the token's probability over the vocabulary including blank."""
 
 
 class LazyTokens(Sequence[Token]):
-    """Tokens that are built when they are first read, in the thread that reads them.
+    """Token sequence that is built on first access, in the accessing thread.
 
-    `build` is called once, or once per thread where threads race, and is then released together
-    with the arrays that it holds. Equal to any sequence of the same tokens.
+    `build` is called once, or once per thread if threads race, and is then released together with
+    the arrays it references. Equal to any sequence of the same tokens.
     """
 
     __slots__ = ("_build", "_count", "_tokens")
 
     def __init__(self, count: int, build: Callable[[], tuple[Token, ...]]) -> None:
-        """`count` is how many tokens `build` returns."""
+        """`count` is the number of tokens that `build` returns."""
         self._count = count
         self._build: Callable[[], tuple[Token, ...]] | None = build
         self._tokens: tuple[Token, ...] | None = None
@@ -66,7 +66,7 @@ class LazyTokens(Sequence[Token]):
         build = self._build
         if build is not None:
             self._tokens = build()
-            self._build = None  # last, so that another thread finds the one or the other
+            self._build = None  # last: a concurrent reader must see `_tokens` or `_build`
         assert self._tokens is not None
         return self._tokens
 
@@ -95,13 +95,13 @@ class LazyTokens(Sequence[Token]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hypothesis:
-    """What was recognised in one chunk."""
+    """The recognised tokens of one chunk."""
 
     tokens: Sequence[Token]
     frame_seconds: float
 
     def __eq__(self, other: object) -> bool:
-        """Whether the tokens and the frame are the same, whatever kind of sequence holds them."""
+        """Compare tokens and frame length, regardless of the sequence type."""
         if not isinstance(other, Hypothesis):
             return NotImplemented
         return self._key() == other._key()
@@ -114,51 +114,51 @@ class Hypothesis:
 
 
 Outcome: TypeAlias = Hypothesis | EngineError
-"""What becomes of one chunk; an error is the answer of its chunk alone."""
+"""Result of one chunk; an error concerns that chunk only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What one batch may hold."""
+    """Limits of one batch."""
 
     seconds: float
-    """Seconds of audio: the longest times the count where the engine pads, the sum where it
+    """Seconds of audio: the longest chunk times the count if the engine pads, the sum if it
     packs."""
     chunks: int
-    """At most so many chunks."""
+    """Maximum number of chunks."""
     packed: bool
-    """Whether the engine computes no padding."""
+    """Whether the engine packs chunks without padding."""
     alone_seconds: float = inf
-    """A chunk that is longer is a batch of its own."""
+    """Chunks longer than this are batches of their own."""
 
 
 class Pending(Protocol):
-    """A batch that an engine works on."""
+    """A batch that was submitted to an engine."""
 
     def result(self) -> list[Outcome]:
-        """One outcome per chunk, in order; blocks until they are there.
+        """Block until the batch is done; returns one outcome per chunk, in order.
 
-        Called once, from any thread. Raises `OutOfMemory` where the batch does not fit, and
-        anything else where the engine is lost.
+        Called once, from any thread. Raises `OutOfMemory` if the batch does not fit. Any other
+        exception means that the engine is lost.
         """
 
 
 class Engine(Protocol):
-    """Transcribes batches."""
+    """Transcribes batches of chunks."""
 
     @property
     def reports(self) -> Sequence[KernelReport]:
-        """What comparisons of its kernels found; complete after `warm_up`, empty without any."""
+        """Kernel comparison results; complete after `warm_up`, empty without kernels."""
 
     @property
     def depth(self) -> int:
-        """Batches that may be in flight at once; with 1 a batch is computed inside `submit`."""
+        """Maximum number of batches in flight; 1 if `submit` computes synchronously."""
 
     def submit(self, batch: Sequence[Waveform], scripts: Sequence[Script | None] = ()) -> Pending:
-        """Begin a batch; called from one thread only. May return before the work is done.
+        """Start a batch; called from a single thread. May return before the batch is done.
 
-        `scripts`, if given, has for each chunk the script that its letters have to be in, or none.
-        Raises what `Pending.result` raises.
+        `scripts`, if not empty, has one entry per chunk: the writing system that its tokens are
+        restricted to, or None. Raises the same exceptions as `Pending.result`.
         """
 
     def transcribe(
@@ -167,25 +167,25 @@ class Engine(Protocol):
         """`submit(...).result()`, for tools and tests."""
 
     def warm_up(self, chunk_seconds: float) -> None:
-        """Do once what the first chunks would wait for, for chunks of up to `chunk_seconds`."""
+        """Run one-time initialisation for chunks of up to `chunk_seconds`."""
 
     def capacity(self, chunk_seconds: float) -> Capacity:
-        """What one batch may hold; measured after `warm_up`, with nothing in flight."""
+        """Measure the limits of one batch; called after `warm_up`, with nothing in flight."""
 
     def release(self) -> None:
-        """Return cached memory to the device after a batch did not fit, before a smaller one.
+        """Return cached memory to the device, between a batch that did not fit and its retry.
 
-        Called from the thread that submits, with nothing in flight and nothing of the failed
-        batch referenced any more.
+        Called from the submitting thread, with nothing in flight and no references to the failed
+        batch.
         """
 
     def close(self) -> None:
-        """Return memory and devices; neither raises nor blocks where the device has failed."""
+        """Release memory and devices. Neither raises nor blocks after a device failure."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Finished:
-    """A batch that was computed before it was handed over."""
+    """A `Pending` whose outcomes are already computed."""
 
     outcomes: list[Outcome]
 
@@ -194,7 +194,7 @@ class Finished:
 
 
 class SynchronousEngine(ABC):
-    """An engine that computes a batch inside `submit`; what fails is raised there."""
+    """Base class for engines that compute a batch inside `submit`."""
 
     depth = 1
     reports: Sequence[KernelReport] = ()
@@ -206,8 +206,8 @@ class SynchronousEngine(ABC):
         """One outcome per chunk, in order."""
 
     def submit(self, batch: Sequence[Waveform], scripts: Sequence[Script | None] = ()) -> Pending:
-        """`transcribe` at once."""
+        """Run `transcribe` synchronously."""
         return Finished(self.transcribe(batch, scripts))
 
-    def release(self) -> None:  # noqa: B027  # most have nothing to release
-        """Nothing is cached."""
+    def release(self) -> None:  # noqa: B027  # most engines cache nothing
+        """No-op: nothing is cached."""

@@ -1,4 +1,4 @@
-"""How much audio a device has room for at once, measured and not guessed."""
+"""Batch capacity of a device, measured by running a batch."""
 
 from collections.abc import Callable
 
@@ -7,30 +7,29 @@ import torch
 
 from parakeet_worker.engine.base import Capacity, Samples
 
-# Of what is free: the rest is for fragments, and for what else lives on the card.
+# Share of the free memory; the rest covers fragmentation and other processes on the GPU.
 _SHARE = 0.8
-# More full chunks at once gain nothing (RTFx is flat from about 64 on) and delay the next callers.
-_MOST_FULL_CHUNKS = 128
-_MOST_CHUNKS = 512
-# A CPU encodes chunk by chunk: a batch only shares the decoder's steps.
+# RTFx is flat from about 64 full chunks on; larger batches only add latency.
+_MAX_FULL_CHUNKS = 128
+_MAX_CHUNKS = 512
+# A CPU encodes chunk by chunk: a batch shares only the decoder steps.
 _FULL_CHUNKS_ON_CPU = 4
 
 
 def capacity(device: torch.device, run: Callable[[], object], chunk_seconds: float) -> Capacity:
-    """What one batch may hold on `device`, where `run` computes two full chunks.
+    """Limits of one batch on `device`; `run` computes a batch of two full chunks.
 
-    A GPU pads, a CPU computes chunk by chunk. `run` is called only where its memory can be
-    measured.
+    A GPU pads, a CPU computes chunk by chunk. `run` is called only on a GPU, to measure its memory.
     """
     if device.type != "cuda":
-        return Capacity(_FULL_CHUNKS_ON_CPU * chunk_seconds, _MOST_CHUNKS, packed=True)
+        return Capacity(_FULL_CHUNKS_ON_CPU * chunk_seconds, _MAX_CHUNKS, packed=True)
     fitting = 2 * batches_that_fit(device, run)
-    seconds = chunk_seconds * min(max(fitting, 1.0), _MOST_FULL_CHUNKS)
-    return Capacity(seconds, _MOST_CHUNKS, packed=False)
+    seconds = chunk_seconds * min(max(fitting, 1.0), _MAX_FULL_CHUNKS)
+    return Capacity(seconds, _MAX_CHUNKS, packed=False)
 
 
 def batches_that_fit(device: torch.device, run: Callable[[], object]) -> float:
-    """How often what `run` allocates on a GPU fits into the memory that is free."""
+    """Free GPU memory as a multiple of the peak memory that `run` allocates."""
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -43,6 +42,6 @@ def batches_that_fit(device: torch.device, run: Callable[[], object]) -> float:
 
 
 def noise(seconds: float, sample_rate: int) -> Samples:
-    """Something to run on."""
-    chance = np.random.default_rng(0)
-    return chance.normal(0, 0.1, round(seconds * sample_rate)).astype(np.float32)
+    """Gaussian noise, RMS 0.1, from a fixed seed: input for warm-up and measurements."""
+    generator = np.random.default_rng(0)
+    return generator.normal(0, 0.1, round(seconds * sample_rate)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Which device computes, what it is capable of, and in what precision float32 is computed there."""
+"""Device selection, capabilities, memory, and float32 precision."""
 
 import resource
 from contextlib import suppress
@@ -12,9 +12,9 @@ _KERNEL_CAPABILITY = (8, 0)
 
 
 def select(device: str) -> torch.device:
-    """The device of that name; `auto` is the GPU where there is one, else the CPU.
+    """Return the named device; `auto` selects the GPU if available, else the CPU.
 
-    Raises `DeviceMissing` for `cuda` where there is none.
+    Raises `DeviceMissing` if `cuda` is requested and not available.
     """
     available = torch.cuda.is_available()
     if device == "auto":
@@ -26,14 +26,14 @@ def select(device: str) -> torch.device:
 
 def _why_no_cuda() -> str:
     if torch.version.cuda is None:
-        return "this torch is built for processors alone"
-    return f"torch for CUDA {torch.version.cuda} finds no GPU with a driver for it"
+        return "this torch build has no CUDA support"
+    return f"torch for CUDA {torch.version.cuda} found no GPU with a compatible driver"
 
 
 def supports_kernels(device: torch.device) -> bool:
     """Whether the Triton kernels run on `device`: CUDA with compute capability 8.0 or later.
 
-    Earlier cards have no bfloat16 and too little shared memory.
+    Earlier GPUs lack bfloat16 and have too little shared memory.
     """
     if device.type != "cuda":
         return False
@@ -41,19 +41,19 @@ def supports_kernels(device: torch.device) -> bool:
 
 
 def limit_threads(count: int) -> None:
-    """Compute with at most so many threads on a processor; to be called once at start."""
+    """Limit the intra-op threads of a CPU to `count`; called once at start."""
     torch.set_num_threads(min(count, torch.get_num_threads()))
 
 
 def disable_tf32() -> None:
-    """Compute products and convolutions of float32 in float32, for the whole process.
+    """Disable TF32 for matmuls, convolutions and LSTMs in this process.
 
-    A GPU from Ampere on otherwise rounds the inputs of convolutions and LSTMs to the 10 bits of
-    TF32. To be called once at start, before anything is computed.
+    By default, GPUs since Ampere round the inputs of float32 convolutions and LSTMs to TF32's
+    10-bit mantissa. Called once at start, before any computation.
     """
     cudnn: Any = torch.backends.cudnn
     matmul: Any = torch.backends.cuda.matmul
-    if hasattr(cudnn, "conv"):  # torch 2.9 and later, where the older names warn
+    if hasattr(cudnn, "conv"):  # torch >= 2.9, where the older attributes warn
         for products in (matmul, cudnn.conv, cudnn.rnn):
             products.fp32_precision = "ieee"
         return
@@ -62,16 +62,16 @@ def disable_tf32() -> None:
 
 
 def empty_cache(device: torch.device) -> None:
-    """Return torch's cached memory to the device, if the device can still be reached."""
+    """Return torch's cached memory to the device. A no-op on a CPU or after a CUDA error."""
     if device.type != "cuda":
         return
-    # After a CUDA error every call raises, at once; there is nothing left to return then.
+    # After a CUDA error every call raises.
     with suppress(RuntimeError):
         torch.cuda.empty_cache()
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory since the start: reserved on a GPU by torch, on a CPU of the process."""
+    """Peak memory since the start: reserved by torch on a GPU, of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

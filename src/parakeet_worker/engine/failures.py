@@ -1,7 +1,7 @@
-"""What a library's exception means: no memory, or a device that is gone.
+"""Classification of library exceptions: out of memory, or an unusable device.
 
-Told by type where the library has one and by its text otherwise: CUDA's libraries report most
-failures as a bare `RuntimeError`. Nothing here imports torch or touches a device.
+Classified by type if the library has one, else by message: CUDA libraries report most failures as
+a bare `RuntimeError`. Does not import torch or use a device.
 """
 
 import errno
@@ -22,7 +22,7 @@ _NO_MEMORY = (
     "CUFFT_ALLOC_FAILED",
     "can't allocate memory",  # DefaultCPUAllocator on Linux
     "not enough memory",  # DefaultCPUAllocator elsewhere
-    "Cannot allocate memory",  # the system's own text, as in a failed mlock or mmap
+    "Cannot allocate memory",  # strerror(ENOMEM), as in a failed mlock or mmap
 )
 _DEVICE_FAILED = (
     "CUDA error",
@@ -41,32 +41,32 @@ _DEVICE_FAILED = (
 
 
 def is_out_of_memory(failure: BaseException) -> bool:
-    """Whether it says that there is no memory for this work, on the device or on the host."""
+    """Whether `failure` reports exhausted device or host memory."""
     if isinstance(failure, MemoryError | OutOfMemory):
         return True
     if isinstance(failure, OSError):
         return failure.errno == errno.ENOMEM
     if not isinstance(failure, RuntimeError):
         return False
-    kind = _of_torch("OutOfMemoryError")
+    kind = _torch_type("OutOfMemoryError")
     if kind is not None and isinstance(failure, kind):
         return True
-    return _says(failure, _NO_MEMORY)
+    return _matches(failure, _NO_MEMORY)
 
 
 def is_device_failure(failure: BaseException) -> bool:
-    """Whether the device's context cannot be used any more, as after every other CUDA error."""
+    """Whether `failure` leaves the device context unusable: any CUDA error but out of memory."""
     if not isinstance(failure, RuntimeError) or is_out_of_memory(failure):
         return False
-    kind = _of_torch("AcceleratorError")
+    kind = _torch_type("AcceleratorError")
     if kind is not None and isinstance(failure, kind):
         return True
-    return _says(failure, _DEVICE_FAILED)
+    return _matches(failure, _DEVICE_FAILED)
 
 
 @contextmanager
 def translate_out_of_memory(seconds: float) -> Iterator[None]:
-    """Raise `OutOfMemory`, for a chunk of `seconds`, where a library reports it in its own way."""
+    """Translate library-specific out-of-memory errors to `OutOfMemory(seconds)`."""
     try:
         yield
     except Exception as failure:
@@ -76,29 +76,29 @@ def translate_out_of_memory(seconds: float) -> Iterator[None]:
 
 
 def clear_tracebacks(failure: BaseException) -> None:
-    """Drop what the failure keeps alive: the locals of the frames that it passed through.
+    """Release the frames, and so the tensors, that an exception and its causes keep alive.
 
-    A traceback holds every frame between the raise and the handler, and with them the tensors
-    of the attempt that failed; so does each failure that it was raised from or during.
+    A traceback references every frame between the raise and the handler; so do the tracebacks of
+    `__cause__` and `__context__`.
     """
     seen: set[int] = set()
-    waiting: list[BaseException | None] = [failure]
-    while waiting:
-        current = waiting.pop()
+    pending: list[BaseException | None] = [failure]
+    while pending:
+        current = pending.pop()
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        waiting += [current.__cause__, current.__context__]
+        pending += [current.__cause__, current.__context__]
         traceback.clear_frames(current.__traceback__)
         current.__traceback__ = current.__cause__ = current.__context__ = None
 
 
-def _of_torch(name: str) -> type[BaseException] | None:
-    """A type of torch's; None where torch was never imported, and so cannot have raised it."""
+def _torch_type(name: str) -> type[BaseException] | None:
+    """An exception type of torch; None if torch is not imported."""
     kind = getattr(sys.modules.get("torch"), name, None)
     return kind if isinstance(kind, type) else None
 
 
-def _says(failure: BaseException, signs: tuple[str, ...]) -> bool:
+def _matches(failure: BaseException, markers: tuple[str, ...]) -> bool:
     text = str(failure)
-    return any(sign in text for sign in signs)
+    return any(marker in text for marker in markers)

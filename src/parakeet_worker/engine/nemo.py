@@ -1,9 +1,9 @@
-"""NVIDIA's own toolkit as an engine: what the native one is measured against, and a way back.
+"""NVIDIA NeMo as an engine: the reference for the native engine, and a fallback.
 
-NeMo's `transcribe` is not used: it writes a manifest to disk, pads short pieces on both sides,
-and rebuilds its decoder when timestamps are asked for. Neither is `change_attention_model`, which
-makes up biases. The decoder is configured once, and without CUDA graphs it is given one piece at
-a time, because it then mixes up the durations of a batch (NeMo 3.0).
+NeMo's `transcribe` is not used: it writes a manifest to disk, pads short chunks on both sides, and
+rebuilds its decoder when timestamps are requested. Neither is `change_attention_model`, which
+initialises biases at random. The decoder is configured once. Without CUDA graphs it decodes one
+chunk per call, because it otherwise mixes up the durations of a batch (NeMo 3.0).
 """
 
 import copy
@@ -44,12 +44,12 @@ from parakeet_worker.errors import (
 )
 from parakeet_worker.language import Script, allowed
 
-# A single frame has no deviation, and NeMo refuses to normalise by it where there is a GPU.
-_FEWEST_FRAMES = 2
+# One frame has no standard deviation: on a GPU, NeMo raises instead of normalising.
+_MIN_FRAMES = 2
 
 
 class NemoEngine(SynchronousEngine):
-    """A TDT model of NeMo in float32, decoded greedily."""
+    """A NeMo TDT model in float32 with greedy decoding."""
 
     def __init__(self, model: Any, device: torch.device) -> None:
         self._device = device
@@ -62,51 +62,55 @@ class NemoEngine(SynchronousEngine):
         self._vocabulary = Vocabulary(tuple(pieces))
         features = model.cfg.preprocessor
         self._sample_rate = int(features.sample_rate)
-        self._fewest_samples = _FEWEST_FRAMES * round(features.window_stride * self._sample_rate)
+        self._min_samples = _MIN_FRAMES * round(features.window_stride * self._sample_rate)
         self.frame_seconds = float(features.window_stride) * model.encoder.subsampling_factor
 
     def __str__(self) -> str:
-        """What it is, for logs and people."""
+        """Summary for logs."""
         return f"NeMo engine: {len(self._vocabulary.pieces)} tokens, fp32 on {self._device}"
 
     @classmethod
     def open(cls, path: Path, device: str = "auto", precision: str = "auto") -> "NemoEngine":
-        """Load a `.nemo` file; raises `SetupError`s.
+        """Load a `.nemo` file; raises `SetupError`.
 
-        `device` is torch's name of one, or `auto` for the GPU where there is one; `precision` is
-        `fp32`, or `auto` for that.
+        `device` is a torch device, or `auto` for the GPU if available; `precision` is `fp32` or
+        `auto`, which means the same.
         """
         if precision not in ("auto", "fp32"):
-            raise InvalidSetting("PARAKEET_PRECISION", f"NeMo is run in fp32, not in {precision}")
+            raise InvalidSetting(
+                "PARAKEET_PRECISION", f"the NeMo engine supports fp32 only, not {precision}"
+            )
         if path.is_dir():
-            raise WeightsCorrupt(str(path), "NeMo reads .nemo files only, and this is a folder")
-        return cls(_restored(path), devices.select(device))
+            raise WeightsCorrupt(
+                str(path), "the NeMo engine requires a .nemo file; this is a folder"
+            )
+        return cls(_restore(path), devices.select(device))
 
     @torch.inference_mode()
     def transcribe(
         self, batch: Sequence[Waveform], scripts: Sequence[Script | None] = ()
     ) -> list[Outcome]:
-        """One hypothesis per piece; raises `OutOfMemory` if the batch is too large.
+        """One outcome per chunk; raises `OutOfMemory` if the batch does not fit.
 
-        Of a piece with a script, tokens in others are left out: NeMo cannot be kept from them.
+        NeMo's decoder has no token mask, so tokens outside a chunk's script are removed afterwards.
         """
-        nothing = Hypothesis(tokens=(), frame_seconds=self.frame_seconds)
-        heard: list[Outcome] = [nothing for _ in batch]
-        rows = [row for row, piece in enumerate(batch) if len(piece) >= self._fewest_samples]
-        groups = [rows] if rows and self._in_graphs else [[row] for row in rows]
-        longest = max((len(piece) for piece in batch), default=0)
+        empty = Hypothesis(tokens=(), frame_seconds=self.frame_seconds)
+        outcomes: list[Outcome] = [empty for _ in batch]
+        rows = [row for row, chunk in enumerate(batch) if len(chunk) >= self._min_samples]
+        groups = [rows] if rows and self._uses_graphs else [[row] for row in rows]
+        longest = max((len(chunk) for chunk in batch), default=0)
         with failures.translate_out_of_memory(longest / self._sample_rate):
             for group in groups:
-                found = self._decoded([as_float(batch[row]) for row in group])
-                for row, hypothesis in zip(group, found, strict=True):
-                    heard[row] = hypothesis
+                decoded = self._decode([as_float(batch[row]) for row in group])
+                for row, outcome in zip(group, decoded, strict=True):
+                    outcomes[row] = outcome
         return [
             outcome if script is None else _in_script(outcome, script)
-            for outcome, script in zip_longest(heard, scripts)
+            for outcome, script in zip_longest(outcomes, scripts)
         ]
 
     def warm_up(self, chunk_seconds: float) -> None:
-        # The longest first: NeMo makes its graphs anew for whatever is longer than before.
+        # Longest first: NeMo recaptures its graphs for every input longer than any before.
         lengths = (chunk_seconds, 1.0)
         self.transcribe([budget.noise(seconds, self._sample_rate) for seconds in lengths])
 
@@ -115,61 +119,61 @@ class NemoEngine(SynchronousEngine):
         return budget.capacity(self._device, lambda: self.transcribe(full), chunk_seconds)
 
     def close(self) -> None:
-        # In this order: to empty the cache while NeMo's graphs live breaks them.
-        with suppress(RuntimeError):  # where the device has failed
+        # In this order: emptying the cache breaks live CUDA graphs.
+        with suppress(RuntimeError):  # after a device failure
             self._computer.reset_cuda_graphs_state()
         devices.empty_cache(self._device)
 
     @property
-    def _in_graphs(self) -> bool:
+    def _uses_graphs(self) -> bool:
         return self._device.type == "cuda" and self._computer.cuda_graphs_mode is not None
 
-    def _decoded(self, pieces: Sequence[Samples]) -> list[Outcome]:
+    def _decode(self, chunks: Sequence[Samples]) -> list[Outcome]:
         states, valid = self._model.forward(
             input_signal=pad_sequence(
-                [torch.from_numpy(piece) for piece in pieces], batch_first=True
+                [torch.from_numpy(chunk) for chunk in chunks], batch_first=True
             ).to(self._device),
-            input_signal_length=torch.tensor([len(piece) for piece in pieces]).to(self._device),
+            input_signal_length=torch.tensor([len(chunk) for chunk in chunks]).to(self._device),
         )
-        found = self._model.decoding.rnnt_decoder_predictions_tensor(
+        hypotheses = self._model.decoding.rnnt_decoder_predictions_tensor(
             states, valid, return_hypotheses=True
         )
         finite = finite_rows(states.transpose(1, 2), valid).tolist()
         return [
-            self._hypothesis(hypothesis) if sound else NotFinite(len(piece) / self._sample_rate)
-            for hypothesis, sound, piece in zip(found, finite, pieces, strict=True)
+            self._hypothesis(hypothesis) if is_finite else NotFinite(len(chunk) / self._sample_rate)
+            for hypothesis, is_finite, chunk in zip(hypotheses, finite, chunks, strict=True)
         ]
 
-    def _hypothesis(self, found: Any) -> Hypothesis:
-        said = zip(
-            found.y_sequence.tolist(),
-            found.timestamp.tolist(),
-            found.token_duration.tolist(),
-            found.token_confidence,
+    def _hypothesis(self, decoded: Any) -> Hypothesis:
+        emissions = zip(
+            decoded.y_sequence.tolist(),
+            decoded.timestamp.tolist(),
+            decoded.token_duration.tolist(),
+            decoded.token_confidence,
             strict=True,
         )
         tokens = tuple(
             Token(self._vocabulary.text(token), frame, duration, self._logprob(confidence))
-            for token, frame, duration, confidence in said
+            for token, frame, duration, confidence in emissions
         )
         return Hypothesis(tokens=tokens, frame_seconds=self.frame_seconds)
 
     def _logprob(self, confidence: float) -> float:
-        """Undo NeMo's `max_prob`, the probability stretched so that a blind guess is 0."""
-        outcomes = self._vocabulary.blank + 1
-        probability = (confidence * (outcomes - 1) + 1) / outcomes
+        """Invert NeMo's `max_prob` confidence, which rescales the uniform probability to 0."""
+        classes = self._vocabulary.blank + 1
+        probability = (confidence * (classes - 1) + 1) / classes
         return math.log(min(probability, 1.0))
 
 
 def _decoding(model: Any, device: torch.device) -> Any:
-    """The model's own decoding section, greedy, with durations and probabilities."""
+    """The model's decoding section, changed to greedy with durations and confidences."""
     from omegaconf import open_dict
 
     section = copy.deepcopy(model.cfg.decoding)
     with open_dict(section):
         section.strategy = "greedy_batch"
         section.tdt_include_token_duration = True
-        section.compute_timestamps = False  # words are made in `transcript`
+        section.compute_timestamps = False  # `transcript` builds the words
         section.preserve_alignments = False
         section.confidence_cfg = {
             "preserve_token_confidence": True,
@@ -189,16 +193,16 @@ def _in_script(outcome: Outcome, script: Script) -> Outcome:
     return replace(outcome, tokens=kept)
 
 
-def _restored(path: Path) -> Any:
-    """NeMo's model in `path`, on the processor; refused if it is not a TDT transducer."""
+def _restore(path: Path) -> Any:
+    """Load the model at `path` onto the CPU; raises `WeightsUnsupported` unless it is TDT."""
     try:
         from nemo.collections.asr.models import ASRModel
         from nemo.utils import logging
     except ModuleNotFoundError as failure:
-        reason = f"NeMo is not installed, the extra `nemo` has it: {failure}"
+        reason = f"NeMo is not installed; install the extra `nemo`: {failure}"
         raise InvalidSetting("PARAKEET_ENGINE", reason) from failure
     logging.setLevel(logging.ERROR)
-    with _translated(path):
+    with _translate_errors(path):
         model = ASRModel.restore_from(str(path), map_location=torch.device("cpu"))
         section = model.cfg.get("decoding")
     durations = section.get("durations") if section is not None else None
@@ -208,7 +212,7 @@ def _restored(path: Path) -> Any:
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def _translate_errors(path: Path) -> Iterator[None]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 

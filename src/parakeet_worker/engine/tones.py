@@ -1,7 +1,7 @@
-"""An engine without a model: it hears pure tones and says their pitch.
+"""An engine without a model: transcribes pure tones to their frequency in Hz.
 
-For tests, demonstrations of the service and load tests: what it answers depends on the audio
-alone, so that every caller can tell his own answer from his neighbour's.
+For tests, demonstrations and load tests. The output depends only on the audio, so that mixed-up
+results of concurrent requests are detected.
 """
 
 import math
@@ -26,57 +26,57 @@ _FRAME_SAMPLES = 1280
 _SILENCE_RMS = 0.003
 _PITCH_STEP_HZ = 10
 _FULL_CHUNKS_PER_BATCH = 8
-_MOST_CHUNKS = 512
+_MAX_CHUNKS = 512
 
 
 class ToneEngine(SynchronousEngine):
-    """Says `▁440.` for every uninterrupted stretch of a 440 Hz tone, in steps of 10 Hz."""
+    """Emits `▁440.` for every uninterrupted 440 Hz tone, in steps of 10 Hz."""
 
     frame_seconds = _FRAME_SAMPLES / SAMPLE_RATE
 
     def __str__(self) -> str:
-        """What it is, for logs and people."""
-        return "tones engine: hears pure tones"
+        """Summary for logs."""
+        return "tones engine: transcribes pure tones"
 
     def transcribe(
         self,
         batch: Sequence[Waveform],
-        scripts: Sequence[Script | None] = (),  # noqa: ARG002  # digits are in every script
+        scripts: Sequence[Script | None] = (),  # noqa: ARG002  # digits belong to every script
     ) -> list[Outcome]:
         return [Hypothesis(_tokens(as_float(samples)), self.frame_seconds) for samples in batch]
 
     def warm_up(self, chunk_seconds: float) -> None:
-        """There is nothing to prepare."""
+        """No-op."""
 
     def capacity(self, chunk_seconds: float) -> Capacity:
-        return Capacity(_FULL_CHUNKS_PER_BATCH * chunk_seconds, _MOST_CHUNKS, packed=False)
+        return Capacity(_FULL_CHUNKS_PER_BATCH * chunk_seconds, _MAX_CHUNKS, packed=False)
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """No-op."""
 
 
 def _tokens(samples: Samples) -> tuple[Token, ...]:
     tokens: list[Token] = []
-    for first, after in _sounding(samples):
-        frames = samples[first * _FRAME_SAMPLES : after * _FRAME_SAMPLES]
-        hertz, purity = _pitch(frames)
+    for first, end in _audible_spans(samples):
+        span = samples[first * _FRAME_SAMPLES : end * _FRAME_SAMPLES]
+        hertz, purity = _pitch(span)
         logprob = math.log(max(purity, 1e-6))
-        tokens.append(Token(f"▁{hertz}", first, after - first, logprob))
-        tokens.append(Token(".", after, 0, logprob))
+        tokens.append(Token(f"▁{hertz}", first, end - first, logprob))
+        tokens.append(Token(".", end, 0, logprob))
     return tuple(tokens)
 
 
-def _sounding(samples: Samples) -> list[tuple[int, int]]:
-    """Stretches of frames that are not silent, as (first, after the last)."""
+def _audible_spans(samples: Samples) -> list[tuple[int, int]]:
+    """Spans of frames above the silence threshold, as (first, end)."""
     frames = len(samples) // _FRAME_SAMPLES
     levels = samples[: frames * _FRAME_SAMPLES].reshape(frames, _FRAME_SAMPLES)
     loud = np.sqrt(np.mean(np.square(levels, dtype=np.float64), axis=1)) > _SILENCE_RMS
     edges = np.flatnonzero(np.diff(np.concatenate(([0], loud.astype(np.int8), [0]))))
-    return [(int(first), int(after)) for first, after in edges.reshape(-1, 2)]
+    return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
 
 
 def _pitch(samples: Samples) -> tuple[int, float]:
-    """The strongest frequency in Hz, and the share of the power that lies around it."""
+    """The peak frequency in Hz, and the share of the power around the peak."""
     power = np.abs(np.fft.rfft(samples * np.hanning(len(samples)))) ** 2
     peak = int(np.argmax(power))
     hertz = peak * SAMPLE_RATE / len(samples)

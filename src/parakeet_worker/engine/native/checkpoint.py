@@ -1,6 +1,6 @@
-"""A model on disk, NVIDIA's `.nemo` or a `safetensors` folder, to one configuration and weights.
+"""Checkpoint loading: NVIDIA's `.nemo` or a `safetensors` folder of transformers.
 
-Both are brought to NeMo's section and parameter names, the ones that the modules bear.
+Both are converted to NeMo's configuration sections and parameter names, which the modules use.
 """
 
 import io
@@ -28,7 +28,7 @@ Section = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelConfig:
-    """A TDT model as NeMo describes it, in its sections."""
+    """Configuration of a TDT model, in NeMo's sections."""
 
     preprocessor: Section
     encoder: Section
@@ -41,7 +41,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint(ModelConfig):
-    """A model as it was trained, under NeMo's names."""
+    """A trained model with NeMo's parameter names."""
 
     source: Path
     weights: Tensors
@@ -50,8 +50,8 @@ class Checkpoint(ModelConfig):
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a `.nemo` file or a folder with `model.safetensors`, `config.json`, `tokenizer.json`.
 
-    Raises `WeightsCorrupt` for what cannot be read, `WeightsUnsupported` for what can be read
-    and is not implemented.
+    Raises `WeightsCorrupt` if it cannot be read, `WeightsUnsupported` if it uses options that are not
+    implemented.
     """
     with translate_errors(path):
         if path.is_dir():
@@ -61,7 +61,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 @contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
-    """Whatever is wrong with the model inside is an error that names the file at `path`."""
+    """Translate library errors to `WeightsCorrupt`, and add `path` to `WeightsUnsupported`."""
     try:
         yield
     except WeightsUnsupported as failure:
@@ -78,14 +78,14 @@ def _read_nemo(path: Path) -> Checkpoint:
         with _member(archive, members, "model_config.yaml") as opened:
             config = yaml.load(opened, yaml.CSafeLoader)
         with _member(archive, members, "model_weights.ckpt") as opened:
-            # Straight out of the archive where it is not compressed: there is no second copy.
-            stored = opened if _is_plain(path) else io.BytesIO(opened.read())
+            # An uncompressed archive is read in place, without a second copy in memory.
+            stored = opened if _is_uncompressed(path) else io.BytesIO(opened.read())
             weights = torch.load(stored, map_location="cpu", weights_only=True)
     return _from_nemo(config, path, weights)
 
 
-def _is_plain(path: Path) -> bool:
-    """Whether a tar archive is not compressed: then its members can be read from any place."""
+def _is_uncompressed(path: Path) -> bool:
+    """Whether a tar archive is uncompressed, so that its members are seekable."""
     with path.open("rb") as opened:
         return not opened.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
 
@@ -122,18 +122,18 @@ def _from_nemo(config: Section, source: Path, weights: Tensors) -> Checkpoint:
 
 
 def _read_decoding(options: ConfigSection) -> tuple[tuple[int, ...], int]:
-    """The durations and the guard against tokens without end, from NeMo's `decoding` section."""
+    """Durations and maximum symbols per frame, from NeMo's `decoding` section."""
     options.get_choice("model_type", "tdt", default="rnnt")
     options.get_choice("strategy", "greedy_batch", "greedy", default="greedy_batch")
     greedy = options.subsection("greedy")
     durations = options.get_ints("durations", (0, 1, 2, 3, 4))
-    # The second is NeMo's name for it in a section that it has written itself.
+    # NeMo writes the second name when it saves a model.
     max_symbols = greedy.get_int("max_symbols", greedy.get_int("max_symbols_per_step", 10))
     greedy.get_choice("ngram_lm_model", None, default=None)
     boosted = greedy.subsection("boosting_tree")
     for phrases in ("model_path", "key_phrases_file", "key_phrases_list", "key_phrase_items_list"):
         boosted.get_choice(phrases, None, default=None)
-    # What remains of the section chooses among searches and reports that are not run here.
+    # The remaining options configure beam searches and reports that this engine does not run.
     return durations, max_symbols
 
 
@@ -142,18 +142,18 @@ def _read_safetensors(folder: Path) -> Checkpoint:
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     return _from_transformers(
         config,
-        _extractor(folder),
+        _extractor_options(folder),
         _pieces(tokenizer, int(config["blank_token_id"])),
         folder,
         load_file(folder / "model.safetensors"),
     )
 
 
-def _extractor(folder: Path) -> Section:
-    """The feature extractor's options: a file of their own, or a part of the processor's."""
-    alone, processor = folder / "preprocessor_config.json", folder / "processor_config.json"
-    if alone.exists():
-        options: Section = json.loads(alone.read_text())
+def _extractor_options(folder: Path) -> Section:
+    """Options of the feature extractor, from its own file or from the processor's."""
+    extractor, processor = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if extractor.exists():
+        options: Section = json.loads(extractor.read_text())
     elif processor.exists():
         options = json.loads(processor.read_text())["feature_extractor"]
     else:
@@ -231,7 +231,7 @@ def _encoder_section(config: Section) -> dict[str, Any]:
         "use_bias": bias,
         "xscaling": options.get_bool("scale_input", True),
     }
-    # They act in training alone, or say what the file is; positions are made as long as needed.
+    # Used in training only, or metadata; the position table is as long as needed.
     options.ignore("dropout", "dropout_positions", "layerdrop", "activation_dropout")
     options.ignore("attention_dropout", "initializer_range", "max_position_embeddings")
     options.ignore("model_type", "dtype", "architectures", "transformers_version", "_name_or_path")
@@ -251,7 +251,7 @@ def _preprocessor_section(features: Section, mels: int) -> dict[str, Any]:
     }
 
 
-_RENAMED = (
+RENAMED = (
     ("encoder.subsampling.layers.", "encoder.pre_encode.conv."),
     ("encoder.subsampling.linear.", "encoder.pre_encode.out."),
     (".self_attn.q_proj.", ".self_attn.linear_q."),
@@ -274,7 +274,7 @@ def _nemo_names(weights: Tensors) -> Tensors:
     renamed = {}
     for name, tensor in weights.items():
         nemo_name = name
-        for theirs, nemos in _RENAMED:
-            nemo_name = nemo_name.replace(theirs, nemos)
+        for transformers_part, nemo_part in RENAMED:
+            nemo_name = nemo_name.replace(transformers_part, nemo_part)
         renamed[nemo_name] = tensor
     return renamed

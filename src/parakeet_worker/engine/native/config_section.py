@@ -1,4 +1,4 @@
-"""Reads a checkpoint's configuration so that no option in it goes unnoticed."""
+"""Strict access to one section of a checkpoint's configuration."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -9,25 +9,25 @@ Choice = TypeVar("Choice", str, int, float, bool, None)
 
 
 class ConfigSection:
-    """One section of a configuration; every key must be read, fixed or skipped before `close`.
+    """One section of a configuration; every key must be read or ignored.
 
-    An option that is left over at `close`, or has a value that the engine does not implement,
-    raises `WeightsUnsupported`: a checkpoint is understood as a whole or refused.
+    `reject_unread` raises `WeightsUnsupported` for any other key, and every getter does so for a
+    value that the engine does not implement: a checkpoint is supported completely or rejected.
     """
 
     def __init__(self, section: str, values: Mapping[str, object]) -> None:
         self.section = section
         self._values = {key: value for key, value in values.items() if key != "_target_"}
         self._target = values.get("_target_")
-        self._seen: set[str] = set()
+        self._read: set[str] = set()
 
     def expect_target(self, *names: str) -> None:
-        """Refuse a section whose `_target_` class is none of `names` (bare class names)."""
+        """Raise unless the class in `_target_` is one of `names` (without the module)."""
         if self._target is not None and str(self._target).rsplit(".", 1)[-1] not in names:
             raise WeightsUnsupported(self.section, "_target_", self._target)
 
     def subsection(self, key: str) -> "ConfigSection":
-        """The mapping under `key` as a section of its own; empty when it is absent."""
+        """The mapping under `key` as a section; empty if absent."""
         value = self._take(key, {})
         if not isinstance(value, Mapping):
             raise WeightsUnsupported(self.section, key, value)
@@ -64,7 +64,7 @@ class ConfigSection:
         return tuple(str(item) for item in value)
 
     def get_choice(self, key: str, *allowed: Choice, default: Choice) -> Choice:
-        """The value of `key`, refused unless it is one of those that the engine implements."""
+        """The value of `key`; raises unless it is one of `allowed`."""
         value = self._take(key, default)
         for choice in allowed:
             if value == choice and isinstance(value, bool) == isinstance(choice, bool):
@@ -73,15 +73,15 @@ class ConfigSection:
 
     def ignore(self, *keys: str) -> None:
         """ConfigSection without meaning for inference (training, logging, memory layout)."""
-        self._seen.update(keys)
+        self._read.update(keys)
 
     def reject_unread(self) -> None:
-        """Refuse whatever nobody asked for; options set to null mean "not used"."""
+        """Raise for the first option that was not read; null means unset and is accepted."""
         for key, value in self._values.items():
-            if key not in self._seen and value is not None:
+            if key not in self._read and value is not None:
                 raise WeightsUnsupported(self.section, key, value)
 
     def _take(self, key: str, default: object) -> object:
-        self._seen.add(key)
+        self._read.add(key)
         value = self._values.get(key, default)
         return default if value is None else value

@@ -1,4 +1,4 @@
-"""Log-mel frames to encoder states: the FastConformer encoder, under NeMo's parameter names.
+"""The FastConformer encoder in plain PyTorch, with NeMo's parameter names.
 
 Gulati et al., "Conformer", 2020; Rekesh et al., "Fast Conformer", 2023; relative positions as in
 Dai et al., "Transformer-XL", 2019, appendix B.
@@ -55,11 +55,11 @@ class EncoderConfig:
             dropout=options.get_float("dropout", 0.1),
             dropout_attention=options.get_float("dropout_att", 0.0),
         )
-        _refuse_other_encoders(options)
+        _reject_other_encoders(options)
         return config
 
 
-def _refuse_other_encoders(options: ConfigSection) -> None:
+def _reject_other_encoders(options: ConfigSection) -> None:
     options.get_choice("subsampling", "dw_striding", default="striding")
     options.get_choice("causal_downsampling", False, default=False)
     options.get_choice("feat_out", -1, default=-1)
@@ -71,8 +71,8 @@ def _refuse_other_encoders(options: ConfigSection) -> None:
     options.get_choice("conv_norm_type", "batch_norm", default="batch_norm")
     options.get_choice("conv_context_style", "regular", default="regular")
     options.get_choice("global_tokens", 0, default=0)
-    # Shared position biases are stored once per layer all the same, the table of positions is
-    # made as long as needed, and the rest chooses kernels or acts in training alone.
+    # Tied position biases are stored per layer as well, the position table is as long as needed,
+    # and the others select kernels or are used in training only.
     options.ignore("untie_biases", "pos_emb_max_len", "subsampling_conv_chunking_factor")
     options.ignore("global_tokens_spacing", "global_attn_separate", "sync_max_audio_length")
     options.ignore("use_pytorch_sdpa", "use_pytorch_sdpa_backends", "att_context_probs")
@@ -82,7 +82,7 @@ def _refuse_other_encoders(options: ConfigSection) -> None:
 
 
 class Encoder(nn.Module):
-    """Subsamples 8 times (or as configured) and runs the conformer layers with full attention."""
+    """Subsampling followed by conformer layers with full attention."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -109,9 +109,9 @@ class Encoder(nn.Module):
 
 
 class Subsampling(nn.Module):
-    """Strided depthwise-separable convolutions that halve time and mels once per power of two.
+    """Strided depthwise-separable convolutions; each stage halves time and mel bands.
 
-    Frames beyond each length are zeroed before every convolution, so that padding never leaks.
+    Padding is zeroed before every convolution, so that it does not affect valid frames.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -123,10 +123,10 @@ class Subsampling(nn.Module):
             layers.append(_halving_conv(channels, channels, groups=channels))
             layers += [nn.Conv2d(channels, channels, kernel_size=1), nn.ReLU()]
         self.conv = nn.Sequential(*layers)
-        mels_left = config.mels
+        mels = config.mels
         for _ in range(halvings):
-            mels_left = _halved(mels_left)
-        self.out = nn.Linear(channels * mels_left, config.width)
+            mels = _halved(mels)
+        self.out = nn.Linear(channels * mels, config.width)
 
     def forward(self, mels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         planes = mels.transpose(1, 2).unsqueeze(1)  # (B, 1, T, mels)
@@ -151,13 +151,13 @@ def _halved(size: Size) -> Size:
 
 
 def _zero_padding(planes: Tensor, lengths: Tensor) -> Tensor:
-    """Zero the frames of (B, C, T, F) beyond each of the (B,) lengths."""
+    """Zero the frames of (B, C, T, F) beyond the (B,) lengths."""
     padding = torch.arange(planes.shape[2], device=planes.device) >= lengths.unsqueeze(1)
     return planes.masked_fill(padding[:, None, :, None], 0.0)
 
 
 class ConformerLayer(nn.Module):
-    """Half feed-forward, attention, convolution, half feed-forward, each with its own norm."""
+    """Half feed-forward, attention, convolution, half feed-forward, each with a layer norm."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class Convolution(nn.Module):
 
 
 class RelativeAttention(nn.Module):
-    """Multi-head attention with Transformer-XL's relative positions; padding is never attended."""
+    """Multi-head attention with Transformer-XL relative positions; padding is masked."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -250,7 +250,7 @@ class RelativeAttention(nn.Module):
         position_query = (query + self.pos_bias_v).transpose(1, 2)
         bias = _shift(torch.matmul(position_query, relative_keys.permute(1, 2, 0)))
         bias = bias / math.sqrt(self.head_width)
-        # A finite floor: a row of a wholly padded utterance must not become NaN.
+        # Finite, so that the rows of a fully padded utterance do not become NaN.
         bias = bias.masked_fill(padding[:, None, None, :], torch.finfo(bias.dtype).min / 2)
         attended = functional.scaled_dot_product_attention(
             content_query,
@@ -266,7 +266,7 @@ class RelativeAttention(nn.Module):
 def _shift(scores: Tensor) -> Tensor:
     """(B, H, T, 2T-1) scores by relative position -> (B, H, T, T) scores by absolute key.
 
-    Row t holds positions T-1 ... -(T-1); key s of row t is at distance t-s, column T-1-t+s.
+    Row t has positions T-1 ... -(T-1); key s of row t has distance t-s, column T-1-t+s.
     """
     batch, heads, time, span = scores.shape
     padded = functional.pad(scores, (1, 0)).view(batch, heads, span + 1, time)
@@ -274,7 +274,7 @@ def _shift(scores: Tensor) -> Tensor:
 
 
 def relative_positions(time: int, width: int) -> Tensor:
-    """Sinusoids of the distances time-1 ... -(time-1), (2 time - 1, width), float32."""
+    """Sinusoidal encoding of distances time-1 ... -(time-1), (2 time - 1, width), float32."""
     distances = torch.arange(time - 1, -time, -1, dtype=torch.float32).unsqueeze(1)
     rates = torch.exp(
         torch.arange(0, width, 2, dtype=torch.float32) * -(math.log(10_000.0) / width)

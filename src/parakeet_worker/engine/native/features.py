@@ -1,4 +1,4 @@
-"""Samples to log-mel frames, in the order and with the guards of NeMo's preprocessor."""
+"""Log-mel features, equal to those of NeMo's `AudioToMelSpectrogramPreprocessor`."""
 
 import math
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ class FeaturesConfig:
         options.get_choice("mag_power", 2.0, default=2.0)
         options.get_choice("mel_norm", "slaney", default="slaney")
         options.get_choice("pad_value", 0.0, default=0.0)
-        # `pad_to` adds masked frames only; the others act in training alone.
+        # `pad_to` only adds masked frames; the others are used in training only.
         options.ignore(
             "pad_to", "dither", "nb_augmentation_prob", "nb_max_freq", "rng", "use_grads"
         )
@@ -65,8 +65,8 @@ class FeaturesConfig:
 class Features(nn.Module):
     """Log-mel features, normalised per mel band over the valid frames of each utterance.
 
-    Follows NeMo >= 2.5 (`FilterbankFeatures`): pre-emphasis is masked and the STFT is padded with
-    zeros, so an utterance has the same features alone and in a padded batch.
+    As in NeMo >= 2.5 (`FilterbankFeatures`): pre-emphasis is masked and the STFT is zero-padded, so
+    that an utterance has the same features alone and in a padded batch.
     """
 
     window: Tensor
@@ -106,7 +106,7 @@ class Features(nn.Module):
 
 
 def mel_filters(config: FeaturesConfig) -> Tensor:
-    """Triangular filters with unit area on Slaney's mel scale, (mels, fft_samples // 2 + 1).
+    """Triangular filters of unit area on the Slaney mel scale, (mels, fft_samples // 2 + 1).
 
     Slaney, "Auditory Toolbox", 1998: linear below 1 kHz, logarithmic above.
     """
@@ -146,7 +146,7 @@ def _hz(mels: Tensor) -> Tensor:
 
 
 def _normalise(mels: Tensor, frames: Tensor) -> Tensor:
-    """Zero mean and unit (unbiased) deviation per band over valid frames; padding becomes zero."""
+    """Normalise each band to zero mean and unit (unbiased) deviation; padding becomes zero."""
     valid = _valid(frames, mels.shape[2]).unsqueeze(1)
     count = frames.view(-1, 1, 1).to(mels.dtype)
     mean = torch.where(valid, mels, 0.0).sum(dim=2, keepdim=True) / count.clamp(min=1)
@@ -156,5 +156,5 @@ def _normalise(mels: Tensor, frames: Tensor) -> Tensor:
 
 
 def _valid(lengths: Tensor, size: int) -> Tensor:
-    """(B,) lengths -> (B, size) mask that is true inside each length."""
+    """(B,) lengths -> (B, size) mask that is true for valid positions."""
     return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)

@@ -1,8 +1,8 @@
-"""An encoder to the tensors that `FusedEncoder` runs on: what can be computed once, is.
+"""Weight folding: the parameters of `Encoder` to the tensors that `FusedEncoder` runs on.
 
-The three attention projections become one matrix with the content bias and the scale inside,
-batch norm goes into the depthwise convolution, the half step of a feed-forward part into its
-second matrix.
+The three attention projections become one matrix that includes the content bias and the scale;
+batch norm is folded into the depthwise convolution, the factor 0.5 of a feed-forward module into
+its second matrix.
 """
 
 import math
@@ -24,7 +24,7 @@ from parakeet_worker.engine.native.tensors import add_prefix
 
 @torch.inference_mode()
 def fold(encoder: Encoder, precision: Precision) -> dict[str, Tensor]:
-    """The tensors of `encoder` in `precision`, each contiguous and on its own memory."""
+    """Fold `encoder` in `precision`; every tensor is contiguous and owns its memory."""
     folded = add_prefix("subsampling", _subsampling(encoder.pre_encode, precision))
     for number, layer in enumerate(encoder.layers):
         assert isinstance(layer, ConformerLayer)
@@ -106,7 +106,7 @@ def _attention(plain: RelativeAttention, precision: Precision) -> dict[str, Tens
 
 
 def _matrix(plain: nn.Module, precision: Precision, factor: float = 1.0) -> dict[str, Tensor]:
-    """A linear layer or a pointwise convolution as a matrix."""
+    """A linear layer or pointwise convolution as a matrix."""
     assert isinstance(plain, nn.Linear | nn.Conv1d | nn.Conv2d)
     bias = None if plain.bias is None else plain.bias * factor
     return packed(plain.weight.flatten(1) * factor, bias, precision)

@@ -1,4 +1,4 @@
-"""Tensors by name, as checkpoints hold them: `part.part.name`."""
+"""State dicts: tensors by dotted name, as in checkpoints."""
 
 from collections.abc import Mapping
 from typing import TypeAlias
@@ -8,29 +8,28 @@ from torch import Tensor
 Tensors: TypeAlias = Mapping[str, Tensor]
 
 ALIGNMENT = 64
-"""Bytes: where torch begins the memory of a new tensor, and where a cache line does."""
+"""Alignment in bytes of memory that torch allocates; the size of a cache line."""
 
 
-def strip_prefix(part: str, tensors: Tensors) -> dict[str, Tensor]:
-    """Those whose name begins with `part.`, without that beginning."""
-    prefix = part + "."
+def strip_prefix(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
+    """The tensors whose name starts with `prefix.`, under the rest of their name."""
     return {
-        name.removeprefix(prefix): tensor
+        name.removeprefix(f"{prefix}."): tensor
         for name, tensor in tensors.items()
-        if name.startswith(prefix)
+        if name.startswith(f"{prefix}.")
     }
 
 
-def add_prefix(part: str, tensors: Tensors) -> dict[str, Tensor]:
-    """All of them with `part.` before their names."""
-    return {f"{part}.{name}": tensor for name, tensor in tensors.items()}
+def add_prefix(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
+    """The tensors under `prefix.name`."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def aligned(tensors: Tensors) -> dict[str, Tensor]:
-    """All of them on memory that begins as torch's own does; what does not is copied.
+    """The tensors with `ALIGNMENT`; unaligned ones are copied.
 
-    MKL adds up in another order where a matrix begins in the middle of a cache line, so tensors
-    that are mapped from a file would not compute the bits of the ones that it was written from.
+    MKL sums in another order if a matrix starts in the middle of a cache line. Unaligned tensors
+    that are mapped from a file would then not reproduce the results of the original tensors.
     """
     return {
         name: tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor

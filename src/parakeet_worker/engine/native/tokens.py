@@ -1,4 +1,4 @@
-"""Token ids to text: the checkpoint's vocabulary of SentencePiece pieces."""
+"""The SentencePiece vocabulary of a checkpoint."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The pieces by token id; the blank is the id after the last."""
+    """Pieces by token id; the blank is the id after the last piece."""
 
     pieces: tuple[str, ...]
 
@@ -18,9 +18,9 @@ class Vocabulary:
         return len(self.pieces)
 
     def text(self, token: int) -> str:
-        """The piece as it is written; control pieces (`<unk>`, `<pad>`, ...) are empty.
+        """The piece of a token id; the empty string for control pieces (`<unk>`, `<pad>`, ...).
 
-        A piece that is a byte (`<0xE2>`) is what it is: several together spell a letter.
+        Byte pieces (`<0xE2>`) are returned unchanged: several of them encode one character.
         """
         piece = self.pieces[token]
         return "" if _is_control(piece) else piece
