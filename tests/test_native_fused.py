@@ -5,7 +5,7 @@ import torch
 
 from parakeet_worker.engine.native.encoder import Encoder
 from parakeet_worker.engine.native.folding import fold
-from parakeet_worker.engine.native.fused import FusedEncoder, attend_exactly
+from parakeet_worker.engine.native.fused import FusedEncoder, attend_unfused
 from parakeet_worker.engine.native.precision import Precision
 from tiny_model import config, weights
 
@@ -80,7 +80,7 @@ def test_attention_written_out_equals_the_fused_one(dtype: torch.dtype) -> None:
     expected = torch.nn.functional.scaled_dot_product_attention(
         query, key, value, attn_mask=bias, scale=1.0
     )
-    found = attend_exactly(query, key, value, bias)
+    found = attend_unfused(query, key, value, bias)
     assert torch.allclose(
         found.float(), expected.float(), atol=2e-5 if dtype.itemsize == 4 else 2e-2
     )

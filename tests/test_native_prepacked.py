@@ -174,7 +174,7 @@ def test_a_folder_that_cannot_be_written_to_costs_a_warning_only(
     source = write_nemo(tmp_path / "tiny.nemo")
     (tmp_path / "file").write_text("no folder")
     assert open_prepacked(source, Precision.FP32, tmp_path / "file").tensors
-    assert "cannot be kept" in caplog.text
+    assert "cannot cache the converted model" in caplog.text
 
 
 def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path: Path) -> None:
         preexec_fn=limited, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "cannot be kept" in done.stderr
+    assert "cannot cache the converted model" in done.stderr
     assert list((tmp_path / "kept").iterdir()) == []
 
 

@@ -50,8 +50,8 @@ class Checkpoint(ModelConfig):
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a `.nemo` file or a folder with `model.safetensors`, `config.json`, `tokenizer.json`.
 
-    Raises `WeightsCorrupt` if it cannot be read, `WeightsUnsupported` if it uses options that are not
-    implemented.
+    Raises `WeightsCorrupt` if it cannot be read, `WeightsUnsupported` if it uses options that are
+    not implemented.
     """
     with translate_errors(path):
         if path.is_dir():

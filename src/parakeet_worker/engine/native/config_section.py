@@ -72,7 +72,7 @@ class ConfigSection:
         raise WeightsUnsupported(self.section, key, value)
 
     def ignore(self, *keys: str) -> None:
-        """ConfigSection without meaning for inference (training, logging, memory layout)."""
+        """Mark options that do not affect inference (training, logging, layout) as read."""
         self._read.update(keys)
 
     def reject_unread(self) -> None:

@@ -1,4 +1,4 @@
-"""Encoder states to tokens: prediction network, joint network and greedy TDT decoding.
+"""Prediction network, joint network and greedy TDT decoding.
 
 Xu et al., "Efficient Sequence Transduction by Jointly Predicting Tokens and Durations", 2023.
 """
@@ -103,9 +103,9 @@ class JointConfig:
 
 
 class Predictor(nn.Module):
-    """The prediction network: an embedding and an LSTM over the tokens said so far.
+    """The prediction network: an embedding and an LSTM over the emitted tokens.
 
-    The blank's embedding is the zero vector and stands for the start of the utterance.
+    The embedding of blank is the zero vector and represents the start of the utterance.
     """
 
     def __init__(self, config: PredictorConfig) -> None:
@@ -133,14 +133,14 @@ class Predictor(nn.Module):
         return embedded
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, U) token ids -> (B, U+1, width): the state after the start and after each token."""
+        """(B, U) token ids -> (B, U+1, width) states, after the start and after each token."""
         start = tokens.new_full((tokens.shape[0], 1), self.config.vocabulary)
         states: Tensor = self.lstm(self.embed(torch.cat((start, tokens), dim=1)))[0]
         return states
 
 
 class Joint(nn.Module):
-    """Scores every token and every duration for a pair of encoder and predictor states."""
+    """The joint network: logits of tokens and durations for an encoder and a predictor state."""
 
     def __init__(self, config: JointConfig) -> None:
         super().__init__()
@@ -156,14 +156,14 @@ class Joint(nn.Module):
         return cls(JointConfig.from_nemo(section))
 
     def logits(self, projected: Tensor) -> Tensor:
-        """(..., width) sum of both projections -> (..., tokens + blank + durations)."""
+        """(..., width) sum of both projections -> (..., tokens + blank + durations) logits."""
         scores: Tensor = self.joint_net(projected)
         return scores
 
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """One token that the greedy search emitted."""
+    """A token emitted by the greedy search."""
 
     token: int
     frame: int
@@ -172,30 +172,32 @@ class Emission:
 
 
 class Scorer:
-    """Prediction and joint network as matrix products in one precision.
+    """Prediction and joint network as matrix products, in int8 or float32.
 
-    Only int8 differs from float32: a step of the search reads every weight for a handful of
-    rows, so on a processor its time is the size of the weights.
+    A step of the search reads every weight for a few rows, so that on a CPU its time is
+    proportional to the size of the weights.
     """
 
     def __init__(
         self, predictor: Tensors, joint: Tensors, activation: str, precision: Precision
     ) -> None:
-        """`predictor` and `joint` are the weights of `Predictor` and `Joint` under their names."""
-        in_use = Precision.INT8 if precision is Precision.INT8 else Precision.FP32
+        """`predictor` and `joint` are the state dicts of `Predictor` and `Joint`."""
+        stored_as = Precision.INT8 if precision is Precision.INT8 else Precision.FP32
         self._embedding = predictor["prediction.embed.weight"]
         self.blank = len(self._embedding) - 1
         self._activation = _FUNCTIONS[activation]
         self._encode = linear(strip_prefix("enc", joint), Precision.FP32)
         self.width = len(joint["enc.weight"])
         self._predict, self._outputs = (
-            _rows_by(strip_prefix(part, joint), in_use) for part in ("pred", joint_outputs(joint))
+            _linear_by_rows(strip_prefix(part, joint), stored_as)
+            for part in ("pred", joint_outputs(joint))
         )
         lstm = strip_prefix("prediction.dec_rnn.lstm", predictor)
         self._layers = [
             [
-                _rows_by(
-                    {part: lstm[f"{part}_{side}_l{layer}"] for part in ("weight", "bias")}, in_use
+                _linear_by_rows(
+                    {part: lstm[f"{part}_{side}_l{layer}"] for part in ("weight", "bias")},
+                    stored_as,
                 )
                 for side in ("ih", "hh")
             ]
@@ -204,25 +206,24 @@ class Scorer:
 
     @classmethod
     def of(cls, predictor: Predictor, joint: Joint, precision: Precision) -> "Scorer":
-        """From the networks themselves."""
+        """Construct from the modules."""
         weights = (predictor.state_dict(), joint.state_dict())
         return cls(*weights, joint.config.activation, precision)
 
     def encode(self, states: Tensor) -> Tensor:
-        """(B, T, encoder width) -> (B, T, width), once for all steps."""
+        """Project encoder states for all steps, (B, T, encoder width) -> (B, T, width)."""
         return self._encode(states)
 
     def initial_state(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The LSTM's state before anything was said, (layers, B, hidden) twice."""
+        """Hidden and cell state before the first token, (layers, B, hidden) each."""
         hidden = self._embedding.shape[1]
         zeros = like.new_zeros(len(self._layers), batch, hidden, dtype=torch.float32)
         return zeros, zeros.clone()
 
     def step(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """The state after one more token in every row.
+        """Advance the LSTM by one token per row; returns the new hidden and cell state.
 
-        The LSTM is spelled out: torch's own repacks its weights at every call, which costs more
-        than a step.
+        Not `nn.LSTM`, which repacks its weights on every call and so takes longer than the step.
         """
         inputs = functional.embedding(tokens, self._embedding)
         next_hidden, next_cell = [], []
@@ -236,31 +237,31 @@ class Scorer:
         return torch.stack(next_hidden), torch.stack(next_cell)
 
     def predict(self, hidden: Tensor) -> Tensor:
-        """(layers, B, hidden) -> (B, width)."""
+        """Project the predictor state, (layers, B, hidden) -> (B, width)."""
         return self._predict(hidden[-1])
 
     def score(self, encoded: Tensor, predicted: Tensor) -> Tensor:
-        """(B, width) twice -> (B, tokens + blank + durations) logits."""
+        """(B, width) projections -> (B, tokens + blank + durations) logits."""
         return self._outputs(self._activation(encoded + predicted))
 
 
 def joint_outputs(joint: Tensors) -> str:
-    """The name of the joint network's last layer, whose place depends on its dropout."""
-    found = next(name for name in joint if _OUTPUTS.fullmatch(name))
-    return found.removesuffix(".weight")
+    """Name of the joint network's last layer, whose index depends on its dropout."""
+    name = next(name for name in joint if _OUTPUTS.fullmatch(name))
+    return name.removesuffix(".weight")
 
 
-def _rows_by(matrix: Tensors, precision: Precision) -> Linear:
+def _linear_by_rows(matrix: Tensors, precision: Precision) -> Linear:
     return linear_by_rows(matrix["weight"], matrix["bias"], precision)
 
 
 class GreedyDecoder:
-    """Greedy TDT search over a batch, all rows in step and each at its own frame.
+    """Batched greedy TDT search; each row advances at its own frame.
 
-    At every step each row scores its current frame with its predictor state, takes the best
-    token and the best duration, and moves on by that duration; a blank moves by at least one
-    frame, and `max_symbols` tokens in a row without moving force one frame. The reference is
-    NeMo's label-looping TDT decoder, run utterance by utterance.
+    Per step, each row scores its current frame with its predictor state, takes the argmax token
+    and duration, and advances by that duration. Blank advances by at least one frame;
+    `max_symbols` tokens without advancing force one frame. Equal to NeMo's label-looping TDT
+    decoder, run utterance by utterance.
     """
 
     def __init__(self, scorer: Scorer, durations: tuple[int, ...], max_symbols: int) -> None:
@@ -271,32 +272,32 @@ class GreedyDecoder:
 
     @torch.inference_mode()
     def decode(
-        self, states: Tensor, lengths: Tensor, added: Tensor | None = None
+        self, states: Tensor, lengths: Tensor, bias: Tensor | None = None
     ) -> list[tuple[Emission, ...]]:
         """(B, T, width) states and (B,) valid frames -> the emissions of each row, in order.
 
-        `added`, (B, tokens + blank), is added to a row's scores when its token is chosen; minus
-        infinity forbids one. Log-probabilities are those without it, over all tokens.
+        `bias`, (B, tokens + blank), is added to the token logits before the argmax; minus infinity
+        masks a token. Log-probabilities are computed without it.
         """
-        search = _Search(self._scorer, states, lengths)
+        search = _SearchState(self._scorer, states, lengths)
         durations = torch.tensor(self._durations, device=states.device)
         steps: list[_Step] = []
         while bool(search.active.any()):
             scores = search.score()
             token_scores = scores[:, : self._blank + 1]
-            tokens = (token_scores if added is None else token_scores + added).argmax(dim=1)
-            chosen = durations[scores[:, self._blank + 1 :].argmax(dim=1)]
+            tokens = (token_scores if bias is None else token_scores + bias).argmax(dim=1)
+            advances = durations[scores[:, self._blank + 1 :].argmax(dim=1)]
             emitted = search.active & (tokens != self._blank)
             best = token_scores.gather(1, tokens.unsqueeze(1)).squeeze(1)
             logprobs = best - token_scores.logsumexp(dim=1)
-            steps.append(_Step(emitted, tokens, search.frame.clone(), chosen, logprobs))
-            search.advance(tokens, emitted, chosen, self._max_symbols)
+            steps.append(_Step(emitted, tokens, search.frame.clone(), advances, logprobs))
+            search.advance(tokens, emitted, advances, self._max_symbols)
         return _rows(steps, states.shape[0])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Step:
-    """What every row did in one step; only rows that emitted count."""
+    """One search step of all rows; entries of rows that did not emit are undefined."""
 
     emitted: Tensor
     tokens: Tensor
@@ -305,8 +306,8 @@ class _Step:
     logprobs: Tensor
 
 
-class _Search:
-    """Where every row stands: its frame, its predictor state and how long it has not moved."""
+class _SearchState:
+    """State of every row: frame, predictor state, and symbols emitted at the frame."""
 
     def __init__(self, scorer: Scorer, states: Tensor, lengths: Tensor) -> None:
         batch = states.shape[0]
@@ -322,17 +323,17 @@ class _Search:
 
     @property
     def active(self) -> Tensor:
-        """(B,) rows that have frames left."""
+        """(B,) mask of rows with frames left."""
         return self.frame < self._lengths
 
     def score(self) -> Tensor:
-        """(B, tokens + blank + durations) logits of every row at its frame."""
+        """(B, tokens + blank + durations) logits at the frame of each row."""
         last = self._encoded.shape[1] - 1
         here = self._encoded[self._rows, self.frame.clamp(max=last)]
         return self._scorer.score(here, self._predicted)
 
     def advance(self, tokens: Tensor, emitted: Tensor, durations: Tensor, max_symbols: int) -> None:
-        """Move every active row, and feed the predictor of those that emitted."""
+        """Advance every active row, and step the predictor of rows that emitted."""
         moved = torch.where(emitted, durations, durations.clamp(min=1))
         stayed = emitted & (moved == 0)
         self._symbols_here = torch.where(stayed, self._symbols_here + 1, 0)
@@ -355,7 +356,7 @@ def _rows(steps: list[_Step], batch: int) -> list[tuple[Emission, ...]]:
     frames = torch.stack([step.frames for step in steps])[emitted].tolist()
     durations = torch.stack([step.durations for step in steps])[emitted].tolist()
     logprobs = torch.stack([step.logprobs for step in steps])[emitted].tolist()
-    owners = emitted.nonzero()[:, 1].tolist()
-    for row, *emission in zip(owners, tokens, frames, durations, logprobs, strict=True):
+    row_of = emitted.nonzero()[:, 1].tolist()
+    for row, *emission in zip(row_of, tokens, frames, durations, logprobs, strict=True):
         rows[row].append(Emission(*emission))
     return [tuple(row) for row in rows]

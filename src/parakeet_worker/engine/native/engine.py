@@ -1,4 +1,4 @@
-"""The engine of this project: samples to hypotheses in plain PyTorch."""
+"""The native engine: Parakeet TDT in plain PyTorch, on a CPU or a GPU."""
 
 import logging
 import math
@@ -22,6 +22,7 @@ from parakeet_worker.engine.base import (
     Waveform,
     as_float,
 )
+from parakeet_worker.engine.native import torch_int8
 from parakeet_worker.engine.native.decoder import (
     Emission,
     GreedyDecoder,
@@ -45,15 +46,14 @@ log = logging.getLogger(__name__)
 class NativeEngine(SynchronousEngine):
     """Features, FastConformer encoder and greedy TDT decoder on one device.
 
-    On a processor pieces are encoded one by one, each at its own length: nothing is gained by
-    padding there, and what is heard in a piece cannot depend on its neighbours. On a GPU the
-    batch is padded and encoded at once.
+    A CPU encodes chunk by chunk, without padding, so that results do not depend on the batch. A GPU
+    encodes the padded batch.
     """
 
     def __init__(
         self, model: Prepacked, device: torch.device, *, reproducible: bool = False
     ) -> None:
-        """With `reproducible` a GPU computes chunk by chunk too: slow, and never another text."""
+        """`reproducible`: a GPU computes chunk by chunk too; slow, but independent of the batch."""
         self._padded = device.type != "cpu" and not reproducible
         self._device = device
         self._threads = torch.get_num_threads()
@@ -65,16 +65,16 @@ class NativeEngine(SynchronousEngine):
         self._encoder = FusedEncoder(
             strip_prefix("encoder", model.tensors), config, model.precision, device
         )
-        # Without the modules: their initial values would take a second to make up.
+        # Not as modules, whose random initialisation would take a second.
         scorer = Scorer(
-            _moved(strip_prefix("decoder", model.tensors), device),
-            _moved(strip_prefix("joint", model.tensors), device),
+            _to_device(strip_prefix("decoder", model.tensors), device),
+            _to_device(strip_prefix("joint", model.tensors), device),
             JointConfig.from_nemo(model.joint).activation,
             model.precision,
         )
         self._decoder = GreedyDecoder(scorer, model.durations, model.max_symbols)
         self._vocabulary = model.vocabulary
-        self._outside: dict[Script | None, Tensor] = {}
+        self._script_biases: dict[Script | None, Tensor] = {}
         hop_seconds = self._features.config.hop_samples / self._features.config.sample_rate
         self.frame_seconds = hop_seconds * config.subsampling_factor
 
@@ -84,7 +84,7 @@ class NativeEngine(SynchronousEngine):
         )
 
     def __str__(self) -> str:
-        """What it is, for logs and people."""
+        """Summary for logs."""
         return self._description
 
     @classmethod
@@ -97,79 +97,79 @@ class NativeEngine(SynchronousEngine):
         *,
         reproducible: bool = False,
     ) -> "NativeEngine":
-        """`load` a model for the device of that name; `auto` is the GPU where there is one."""
-        where = devices.select(device)
-        model = load(path, where, precision, cache_dir)
-        return cls(model, where, reproducible=reproducible)
+        """`load_model` for the named device; `auto` selects the GPU if available."""
+        selected = devices.select(device)
+        model = load_model(path, selected, precision, cache_dir)
+        return cls(model, selected, reproducible=reproducible)
 
     @torch.inference_mode()
     def transcribe(
         self, batch: Sequence[Waveform], scripts: Sequence[Script | None] = ()
     ) -> list[Outcome]:
-        """One hypothesis per piece, or `NotFinite` for a piece that has states like that.
+        """One hypothesis per chunk, or `NotFinite` if its encoder states are not finite.
 
-        Raises `OutOfMemory` if the batch is too large.
+        Raises `OutOfMemory` if the batch does not fit.
         """
         if not batch:
             return []
         if self._device.type != "cpu" and not self._padded and len(batch) > 1:
-            return self._one_by_one(batch, scripts)
-        # Counts for the thread that this is: others compute with as many as suit them.
+            return self._transcribe_each(batch, scripts)
+        # Per thread: other threads may use another number.
         torch.set_num_threads(self._threads)
-        seconds = [len(piece) / self._sample_rate for piece in batch]
+        seconds = [len(chunk) / self._sample_rate for chunk in batch]
         with failures.translate_out_of_memory(max(seconds)):
-            states, valid = self.encode([as_float(piece) for piece in batch])
+            states, valid = self.encode([as_float(chunk) for chunk in batch])
             finite = finite_rows(states, valid)
-            # What is not finite would be searched like speech, and at its length.
-            outcomes = self._decoded(states, valid * finite, scripts)
+            # Rows that are not finite are not decoded.
+            outcomes = self._decode(states, valid * finite, scripts)
         rows = zip(outcomes, finite.tolist(), seconds, strict=True)
-        return [outcome if sound else NotFinite(length) for outcome, sound, length in rows]
+        return [outcome if is_finite else NotFinite(length) for outcome, is_finite, length in rows]
 
-    def _one_by_one(
+    def _transcribe_each(
         self, batch: Sequence[Waveform], scripts: Sequence[Script | None]
     ) -> list[Outcome]:
-        """Libraries on a GPU choose their kernels, and orders of sums, by the number of rows."""
+        """Chunk by chunk: GPU libraries select kernels, and so summation orders, by batch size."""
         pairs = zip_longest(batch, scripts)
         return [self.transcribe([chunk], [script])[0] for chunk, script in pairs]
 
-    def _decoded(
+    def _decode(
         self, states: Tensor, valid: Tensor, scripts: Sequence[Script | None]
     ) -> list[Outcome]:
-        emissions = self._decoder.decode(states.float(), valid, self._added(scripts))
+        emissions = self._decoder.decode(states.float(), valid, self._token_bias(scripts))
         return [self._hypothesis(row) for row in emissions]
 
     def encode(self, batch: Sequence[Samples]) -> tuple[Tensor, Tensor]:
-        """(B, T, width) states, padded, and (B,) valid frames."""
+        """(B, T, width) padded states and (B,) valid frames."""
         if self._padded:
             return self._encoder(*self._mels(batch))
-        rows = [self._encoder(*self._mels([piece])) for piece in batch]
+        rows = [self._encoder(*self._mels([chunk])) for chunk in batch]
         states = pad_sequence([states[0] for states, _ in rows], batch_first=True)
         return states, torch.cat([valid for _, valid in rows])
 
     def _mels(self, batch: Sequence[Samples]) -> tuple[Tensor, Tensor]:
-        """(B, mels, T) frames up to the longest, and (B,) how many; nothing alone is padded."""
-        lengths = torch.tensor([len(piece) for piece in batch])
-        mels, frames = self._features(*_padded(batch, lengths, self._device))
+        """(B, mels, T) features and (B,) valid frames; T is that of the longest chunk."""
+        lengths = torch.tensor([len(chunk) for chunk in batch])
+        mels, frames = self._features(*_pad(batch, lengths, self._device))
         longest = max(1, int(lengths.max()) // self._features.config.hop_samples)
         return mels[:, :, :longest], frames
 
-    def _added(self, scripts: Sequence[Script | None]) -> Tensor | None:
-        """(B, tokens + blank): minus infinity for tokens that are not in the script of a row."""
+    def _token_bias(self, scripts: Sequence[Script | None]) -> Tensor | None:
+        """(B, tokens + blank): minus infinity for tokens outside the row's script."""
         if not any(scripts):
             return None
-        return torch.stack([self._outside_of(script) for script in scripts])
+        return torch.stack([self._script_bias(script) for script in scripts])
 
-    def _outside_of(self, script: Script | None) -> Tensor:
-        if script not in self._outside:
+    def _script_bias(self, script: Script | None) -> Tensor:
+        if script not in self._script_biases:
             pieces = self._vocabulary.pieces
-            outside = [script is not None and not allowed(piece, script) for piece in pieces]
-            scores = [-math.inf if each else 0.0 for each in (*outside, False)]
-            self._outside[script] = torch.tensor(scores, device=self._device)
-        return self._outside[script]
+            masked = [script is not None and not allowed(piece, script) for piece in pieces]
+            scores = [-math.inf if is_masked else 0.0 for is_masked in (*masked, False)]
+            self._script_biases[script] = torch.tensor(scores, device=self._device)
+        return self._script_biases[script]
 
     def warm_up(self, chunk_seconds: float) -> None:
         self._encoder.prepare(math.ceil(chunk_seconds / self.frame_seconds))
-        # On a CPU a second is enough: there, nothing depends on the length any more.
+        # On a CPU the remaining initialisation does not depend on the length.
         self._run(1.0 if self._device.type == "cpu" else chunk_seconds)
 
     def capacity(self, chunk_seconds: float) -> Capacity:
@@ -186,12 +186,12 @@ class NativeEngine(SynchronousEngine):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that computes."""
         return self._device
 
     @property
     def features(self) -> Features:
-        """Samples to log-mel frames."""
+        """The feature extractor."""
         return self._features
 
     @property
@@ -203,13 +203,13 @@ class NativeEngine(SynchronousEngine):
         return Hypothesis(tokens=tokens, frame_seconds=self.frame_seconds)
 
 
-def load(
+def load_model(
     path: Path, device: torch.device, precision: str = "auto", cache_dir: Path | None = None
 ) -> Prepacked:
-    """The model in a `.nemo` file, a `safetensors` folder, or what was converted from them.
+    """Load a `.nemo` file, a `safetensors` folder, or a prepacked file.
 
-    `precision` is a `Precision`, or `auto` for the fastest of the device; `cache_dir` is a folder
-    where the model is kept as it is served, for the next start. Raises `SetupError`s.
+    `precision` is a `Precision`, or `auto` for the fastest on `device`. Prepacked models are cached
+    in `cache_dir` for the next start. Raises `SetupError`.
     """
     if path.suffix == ".safetensors":
         model = load_prepacked(path)
@@ -217,43 +217,57 @@ def load(
             reason = f"{path} was converted to {model.precision}"
             raise InvalidSetting("PARAKEET_PRECISION", reason)
     else:
-        model = _opened(path, device, precision, cache_dir)
+        model = _open_model(path, device, precision, cache_dir)
     _check_precision(model.precision, device)
     return model
 
 
-def _opened(path: Path, device: torch.device, precision: str, cache_dir: Path | None) -> Prepacked:
-    """In the precision of that name, or in the fastest that the weights have the range for."""
+def _open_model(
+    path: Path, device: torch.device, precision: str, cache_dir: Path | None
+) -> Prepacked:
+    """In the named precision, or in the fastest one whose range covers the weights."""
     if precision != "auto":
-        chosen = Precision(precision)
-        _check_precision(chosen, device)
-        return open_prepacked(path, chosen, cache_dir)
-    chosen = fastest(device)
+        selected = Precision(precision)
+        _check_precision(selected, device)
+        return open_prepacked(path, selected, cache_dir)
+    selected = _fastest(device)
     try:
-        return open_prepacked(path, chosen, cache_dir)
+        return open_prepacked(path, selected, cache_dir)
     except WeightsUnsupported as failure:
-        if chosen is not Precision.FP16:
+        if selected is not Precision.FP16:
             raise
-        log.warning("computing in fp32, half as fast as fp16 or slower: %s", failure)
+        log.warning("falling back to fp32, at most half as fast as fp16: %s", failure)
     return open_prepacked(path, Precision.FP32, cache_dir)
 
 
+def _fastest(device: torch.device) -> Precision:
+    """`fastest`, with fp32 instead of int8 if this torch lacks the functions for it."""
+    precision = fastest(device)
+    reason = torch_int8.missing() if precision is Precision.INT8 else None
+    if reason is None:
+        return precision
+    log.warning("falling back to fp32, about half as fast as int8: %s", reason)
+    return Precision.FP32
+
+
 def _check_precision(precision: Precision, device: torch.device) -> None:
-    if precision is Precision.INT8 and device.type != "cpu":
-        raise InvalidSetting("PARAKEET_PRECISION", "int8 is for processors, not for a GPU")
+    if precision is not Precision.INT8:
+        return
+    if device.type != "cpu":
+        raise InvalidSetting("PARAKEET_PRECISION", "int8 is supported on a CPU only")
+    if (reason := torch_int8.missing()) is not None:
+        raise InvalidSetting("PARAKEET_PRECISION", f"int8 is not available: {reason}")
 
 
-def _moved(tensors: Tensors, device: torch.device) -> dict[str, Tensor]:
+def _to_device(tensors: Tensors, device: torch.device) -> dict[str, Tensor]:
     return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
-def _padded(
-    batch: Sequence[Samples], lengths: Tensor, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """(B, N) samples with silence behind the shorter ones, and their (B,) lengths."""
+def _pad(batch: Sequence[Samples], lengths: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Pad with zeros to (B, N) samples, and move them and their (B,) lengths to `device`."""
     samples = torch.zeros(len(batch), max(1, int(lengths.max())))
-    for row, piece in enumerate(batch):
-        samples[row, : len(piece)] = torch.from_numpy(piece)
+    for row, chunk in enumerate(batch):
+        samples[row, : len(chunk)] = torch.from_numpy(chunk)
     if device.type == "cpu":
         return samples, lengths
     return (

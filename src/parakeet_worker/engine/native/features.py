@@ -119,9 +119,9 @@ def mel_filters(config: FeaturesConfig) -> Tensor:
     )
     widths = edges_hz.diff()
     ramps = edges_hz[:, None] - bins_hz[None, :]
-    rising = -ramps[:-2] / widths[:-1, None]
-    falling = ramps[2:] / widths[1:, None]
-    triangles = torch.minimum(rising, falling).clamp(min=0)
+    lower = -ramps[:-2] / widths[:-1, None]
+    upper = ramps[2:] / widths[1:, None]
+    triangles = torch.minimum(lower, upper).clamp(min=0)
     areas = 2.0 / (edges_hz[2:] - edges_hz[:-2])
     filters: Tensor = (triangles * areas[:, None]).float()
     return filters

@@ -1,7 +1,7 @@
-"""The encoder folded for serving: the same states as `Encoder` gives, in a fraction of the time.
+"""The encoder on folded weights: the states of `Encoder`, several times faster.
 
-Beside what `folding` computes once, positions are projected once for all lengths, and the
-subsampling runs in tiles. `Encoder` stays the definition of correct.
+Positions are projected once for all lengths, and the subsampling runs in tiles. `Encoder` is the
+reference.
 """
 
 import math
@@ -15,20 +15,20 @@ from parakeet_worker.engine.native.encoder import EncoderConfig, relative_positi
 from parakeet_worker.engine.native.precision import Linear, Precision, linear
 from parakeet_worker.engine.native.tensors import Tensors, strip_prefix
 
-# Longer utterances project their positions on the fly: a table of one hour would take gigabytes.
-_MAX_KEPT_FRAMES = 1024
-_KEPT_FRAMES_STEP = 128
-# Queries that attend at once: what one pass over a long recording holds grows with its length
-# and not with its square.
-_QUERIES_AT_ONCE = 1024
-# Frames that are subsampled at once: the planes between the convolutions stay in the cache of a
-# processor, and below 2^31 elements on a GPU.
+# Positions of longer utterances are not cached: a table for one hour would take gigabytes.
+_MAX_CACHED_FRAMES = 1024
+_CACHED_FRAMES_STEP = 128
+# Queries per attention call: the memory for a long recording grows linearly with its length
+# instead of quadratically.
+_QUERY_CHUNK = 1024
+# Frames and rows per subsampling tile: intermediate planes fit the cache of a CPU, and stay below
+# 2^31 elements on a GPU.
 _TILE_FRAMES = {"cpu": 256, "cuda": 4096}
 _TILE_ROWS = {"cpu": 1, "cuda": 16}
 
 
 class FusedEncoder:
-    """Runs on the tensors that `folding.fold` gives, brought to one device."""
+    """Runs on the tensors of `folding.fold`, on one device."""
 
     def __init__(
         self, folded: Tensors, config: EncoderConfig, precision: Precision, device: torch.device
@@ -37,7 +37,7 @@ class FusedEncoder:
         self._dtype = precision.dtype
         self._scale = math.sqrt(config.width) if config.scale_input else 1.0
         moved = {name: tensor.to(device) for name, tensor in folded.items()}
-        self._subsampling = _Tiled(
+        self._subsampling = _TiledSubsampling(
             strip_prefix("subsampling", moved), config.subsampling_factor, precision, device
         )
         self._layers = [
@@ -48,14 +48,14 @@ class FusedEncoder:
 
     @torch.inference_mode()
     def prepare(self, frames: int) -> None:
-        """Project the positions for utterances of up to so many frames of 80 ms."""
-        self._positions.of(min(frames, _MAX_KEPT_FRAMES))
+        """Project the positions for utterances of up to `frames` encoder frames."""
+        self._positions.of(min(frames, _MAX_CACHED_FRAMES))
 
     @torch.inference_mode()
     def __call__(self, mels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, mels, T) float32 frames and (B,) lengths -> (B, T', width) states and lengths.
 
-        States are in the encoder's precision; those beyond a row's length mean nothing.
+        States are in the encoder's precision; those beyond a row's length are undefined.
         """
         padded = bool((lengths < mels.shape[2]).any())
         states, lengths = self._subsampling(mels.to(self._dtype), lengths, padded=padded)
@@ -69,18 +69,18 @@ class FusedEncoder:
         return states, lengths
 
 
-class _Tiled:
-    """The subsampling in tiles of time, channels last.
+class _TiledSubsampling:
+    """Subsampling in tiles of time, channels last.
 
-    Each tile reads enough frames beside it that what the convolutions make up at its edges never
-    reaches the frames that are kept.
+    Each tile is extended by a halo, so that padding at its edges does not affect the frames that
+    are kept.
     """
 
     def __init__(
         self, folded: Tensors, factor: int, precision: Precision, device: torch.device
     ) -> None:
-        # The first convolution sees one plane; after it come pairs of a depthwise and a
-        # pointwise one, which are one convolution in two steps: only the second is rectified.
+        # A full convolution, then pairs of a depthwise and a pointwise one with a ReLU after the
+        # second of each pair.
         self._convolutions: list[Linear] = []
         halvings = int(math.log2(factor))
         for number in range(2 * halvings - 1):
@@ -88,8 +88,8 @@ class _Tiled:
             pointwise = number > 0 and number % 2 == 0
             convolution = _pointwise(part, precision) if pointwise else _Conv(part)
             self._convolutions.append(convolution)
-        self._halves = [number == 0 or number % 2 == 1 for number in range(2 * halvings - 1)]
-        self._rectified = [number % 2 == 0 for number in range(2 * halvings - 1)]
+        self._strided = [number == 0 or number % 2 == 1 for number in range(2 * halvings - 1)]
+        self._has_relu = [number % 2 == 0 for number in range(2 * halvings - 1)]
         self._factor = factor
         self._tile_frames = _TILE_FRAMES[device.type]
         self._tile_rows = _TILE_ROWS[device.type]
@@ -97,8 +97,8 @@ class _Tiled:
 
     def __call__(self, mels: Tensor, lengths: Tensor, *, padded: bool) -> tuple[Tensor, Tensor]:
         rows = [
-            self._subsample(some, valid, padded)
-            for some, valid in zip(
+            self._subsample(tile, valid, padded)
+            for tile, valid in zip(
                 torch.split(mels, self._tile_rows),
                 torch.split(lengths, self._tile_rows),
                 strict=True,
@@ -115,21 +115,21 @@ class _Tiled:
         for first in range(0, frames, self._tile_frames):
             low = max(0, first - halo)
             tile = planes[:, :, low : first + self._tile_frames + halo]
-            kept = self._convolve(tile, lengths - low, padded)
-            after = -(-min(self._tile_frames, frames - first) // self._factor)
+            convolved = self._convolve(tile, lengths - low, padded)
+            count = -(-min(self._tile_frames, frames - first) // self._factor)
             skipped = (first - low) // self._factor
-            tiles.append(kept[:, :, skipped : skipped + after])
+            tiles.append(convolved[:, :, skipped : skipped + count])
         return torch.cat(tiles, dim=2).transpose(1, 2).flatten(2)
 
     def _convolve(self, planes: Tensor, lengths: Tensor, padded: bool) -> Tensor:
         if padded:
             planes = _zero_padding(planes, lengths)
-        steps = zip(self._convolutions, self._halves, self._rectified, strict=True)
-        for convolution, halves, rectified in steps:
+        steps = zip(self._convolutions, self._strided, self._has_relu, strict=True)
+        for convolution, strided, has_relu in steps:
             planes = convolution(planes)
-            if rectified:
+            if has_relu:
                 planes = planes.relu_()
-            if halves:
+            if strided:
                 lengths = (lengths - 1) // 2 + 1
             if padded:
                 planes = _zero_padding(planes, lengths)
@@ -137,13 +137,13 @@ class _Tiled:
 
 
 def _pointwise(folded: Tensors, precision: Precision) -> Linear:
-    """A convolution over single points of channels-last planes is a matrix product."""
+    """A 1x1 convolution on channels-last planes, as a matrix product."""
     product = linear(folded, precision)
     return lambda planes: product(planes.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class _Conv:
-    """Three by three, every second point in both directions; in groups of one plane each."""
+    """Depthwise 3x3 convolution with stride 2."""
 
     def __init__(self, folded: Tensors) -> None:
         self._weight = folded["weight"].contiguous(memory_format=torch.channels_last)
@@ -161,7 +161,7 @@ def _zero_padding(planes: Tensor, lengths: Tensor) -> Tensor:
 
 
 class _Layer:
-    """One conformer layer."""
+    """A conformer layer."""
 
     def __init__(self, folded: Tensors, heads: int, precision: Precision) -> None:
         self._norms = [
@@ -199,7 +199,7 @@ class _FeedForward:
 
 
 class _Convolution:
-    """The pointwise convolutions are matrix products."""
+    """The convolution module; pointwise convolutions are matrix products."""
 
     def __init__(self, folded: Tensors, precision: Precision) -> None:
         self._pointwise1 = linear(strip_prefix("pointwise_conv1", folded), precision)
@@ -212,7 +212,7 @@ class _Convolution:
         gated = functional.glu(self._pointwise1(states), dim=-1)
         if padding is not None:
             gated = gated.masked_fill(padding.unsqueeze(2), 0.0)
-        # (B, T, C) read as (B, C, T, 1) is already laid out channels last.
+        # (B, T, C) viewed as (B, C, T, 1) is channels last.
         planes = gated.transpose(1, 2).unsqueeze(-1)
         mixed = functional.conv2d(
             planes,
@@ -245,11 +245,11 @@ class _Attention:
         batch, time, width = states.shape
         split = (batch, time, 3, self._heads, self._head_width)
         query, key, value = self._qkv(states).view(split).permute(2, 0, 3, 1, 4)
-        attended, after = [], 0
-        for some in query.split(_QUERIES_AT_ONCE, dim=2):
-            first, after = after, after + some.shape[2]
-            seen = positions[time - after : 2 * time - 1 - first]
-            attended.append(self._attend(some, key, value, seen, padding))
+        attended, end = [], 0
+        for queries in query.split(_QUERY_CHUNK, dim=2):
+            first, end = end, end + queries.shape[2]
+            span = positions[time - end : 2 * time - 1 - first]
+            attended.append(self._attend(queries, key, value, span, padding))
         return self._out(torch.cat(attended, dim=2).transpose(1, 2).reshape(batch, time, width))
 
     def _attend(
@@ -262,22 +262,22 @@ class _Attention:
             floor = torch.finfo(bias.dtype).min / 2
             bias = bias.masked_fill(padding[:, None, None, :], floor)
         if query.is_cuda:
-            return attend_exactly(query, key, value, bias)
+            return attend_unfused(query, key, value, bias)
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
 
 
-def attend_exactly(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """Attention of scaled queries written out, with its softmax in float32.
+def attend_unfused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Attention of scaled queries without a fused kernel, softmax in float32.
 
-    What the plain path uses on a GPU: the fused backends fault on a bias with odd strides and
-    offsets, as a view of skewed scores has, or choose themselves whether to copy it.
+    Used on a GPU: fused backends fault on a bias with odd strides and offsets, such as the view
+    that `_diagonals` returns, or copy it depending on the backend.
     """
     scores = torch.matmul(query, key.transpose(-1, -2)).float() + bias
     return torch.matmul(scores.softmax(dim=-1).to(value.dtype), value)
 
 
 def _diagonals(scores: Tensor) -> Tensor:
-    """`encoder._shift` without a copy: row q of (Q, T+Q-1) read from column Q-1-q on, (Q, T)."""
+    """`encoder._shift` as a view: row q of (Q, T+Q-1) from column Q-1-q on, (Q, T)."""
     scores = scores.contiguous()
     batch, heads, queries, span = scores.shape
     if queries == 1:
@@ -287,9 +287,9 @@ def _diagonals(scores: Tensor) -> Tensor:
 
 
 class _Positions:
-    """Every layer's projected positions, made once for the longest utterance so far.
+    """Projected positions of every layer, cached for the longest utterance so far.
 
-    The table of a shorter one is the middle of it.
+    The table of a shorter utterance is the middle of the cached one.
     """
 
     def __init__(
@@ -300,20 +300,20 @@ class _Positions:
         self._device = device
         self._layers = layers
         self._frames = 0
-        self._kept: list[Tensor] = []
+        self._tables: list[Tensor] = []
 
     def of(self, time: int) -> Iterable[Tensor]:
-        """(2 time - 1, heads, head width) for every layer."""
-        if time > _MAX_KEPT_FRAMES:
+        """One (2 time - 1, heads, head width) table per layer."""
+        if time > _MAX_CACHED_FRAMES:
             return self._project(time)
         if time > self._frames:
-            self._frames = -(-time // _KEPT_FRAMES_STEP) * _KEPT_FRAMES_STEP
-            self._kept = list(self._project(self._frames))
+            self._frames = -(-time // _CACHED_FRAMES_STEP) * _CACHED_FRAMES_STEP
+            self._tables = list(self._project(self._frames))
         first = self._frames - time
-        return [table[first : first + 2 * time - 1] for table in self._kept]
+        return [table[first : first + 2 * time - 1] for table in self._tables]
 
     def _project(self, time: int) -> Iterator[Tensor]:
-        """Layer by layer: of a long recording, one table is all that there is room for."""
+        """Yield one table at a time: those of a long recording do not fit in memory together."""
         table = relative_positions(time, self._width).to(self._device, self._dtype)
         for layer in self._layers:
             yield layer.self_attn.project_positions(table)

@@ -12,7 +12,7 @@ from parakeet_worker.engine import device as devices
 from parakeet_worker.engine.base import Engine
 from parakeet_worker.engine.kernel_report import NoKernels
 from parakeet_worker.engine.native.encoder import EncoderConfig
-from parakeet_worker.engine.native.engine import NativeEngine, load
+from parakeet_worker.engine.native.engine import NativeEngine, load_model
 from parakeet_worker.engine.native.precision import KERNEL_PRECISIONS
 from parakeet_worker.engine.native.prepacked import Prepacked
 from parakeet_worker.engine.native.rows import FACTOR
@@ -40,7 +40,7 @@ def open_native(
     the same text beside any others.
     """
     where = devices.select(device)
-    model = load(path, where, precision, cache_dir)
+    model = load_model(path, where, precision, cache_dir)
     reason = _without_kernels(model, where) if kernels else "they are switched off"
     if reason is None:
         try:

@@ -1,7 +1,7 @@
-"""A model as it is served: folded, in one precision, in one file that is read where it lies.
+"""Prepacked models: folded weights in the serving precision, in one memory-mapped file.
 
-Made once from a checkpoint, aside, and renamed when it is whole. Reading it is mapping it into
-memory: no parsing, no copy, and workers on one machine share its pages.
+Converted once from a checkpoint and published atomically. Loading maps the file without parsing or
+copying, and workers on one machine share its pages.
 """
 
 import json
@@ -38,7 +38,7 @@ from parakeet_worker.errors import WeightsCorrupt, WeightsUnsupported
 
 log = logging.getLogger(__name__)
 
-# To be raised whenever `fold` gives other tensors, or the description other keys.
+# Increment when the tensors of `fold` or the keys of the configuration change.
 _FORMAT = 4
 _HEADER = "parakeet_worker"
 _DTYPES = {
@@ -49,50 +49,50 @@ _DTYPES = {
     torch.int8: "I8",
 }
 
-# Weights that relatives of the model carry beside the transducer; they do not change its text.
-_LEFT_ASIDE = ("vad_head.", "ctc_decoder.")
+# Weights in derived models that the transducer does not use.
+_UNUSED = ("vad_head.", "ctc_decoder.")
 _PARTS = ("preprocessor.", "encoder.", "decoder.", "joint.")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepacked(ModelConfig):
-    """A model in the precision that its encoder is served in; the rest is in float32."""
+    """A model with its encoder in the serving precision; the rest is in float32."""
 
     precision: Precision
     tensors: Tensors
 
 
 def open_prepacked(source: Path, precision: Precision, folder: Path | None) -> Prepacked:
-    """The checkpoint at `source` converted: from `folder` if it was before, else made and kept.
+    """Load the prepacked checkpoint from the cache in `folder`, or convert and cache it.
 
-    A folder that cannot be written to costs the next start its speed and nothing else. Raises
+    If the folder is not writable, a warning is logged and the next start converts again. Raises
     `WeightsCorrupt` and `WeightsUnsupported`.
     """
-    kept = None if folder is None else folder / _name(source, precision)
-    if kept is not None and kept.exists():
+    cached = None if folder is None else folder / _file_name(source, precision)
+    if cached is not None and cached.exists():
         try:
-            return load_prepacked(kept)
+            return load_prepacked(cached)
         except WeightsCorrupt as failure:
             log.warning("converting again: %s", failure)
-    converted = prepack(checkpoints.read_checkpoint(source), precision)
-    if kept is not None:
+    model = prepack(checkpoints.read_checkpoint(source), precision)
+    if cached is not None:
         try:
-            save_prepacked(converted, kept)
+            save_prepacked(model, cached)
         except OSError as failure:
-            log.warning("the converted model cannot be kept: %s", failure)
-    return converted
+            log.warning("cannot cache the converted model: %s", failure)
+    return model
 
 
 def prepack_file(source: Path, precision: Precision, target: Path) -> None:
-    """Convert the checkpoint at `source` to a file that can be opened in its place.
+    """Convert the checkpoint at `source` to the file `target`, which can be loaded instead.
 
     Raises `OSError`, `WeightsCorrupt` and `WeightsUnsupported`.
     """
     save_prepacked(prepack(checkpoints.read_checkpoint(source), precision), target)
 
 
-def _name(source: Path, precision: Precision) -> str:
-    """Another name for another file, another state of it, or another format of ours."""
+def _file_name(source: Path, precision: Precision) -> str:
+    """A cache key of the paths, sizes and modification times of the source, and of the format."""
     files = sorted(source.iterdir()) if source.is_dir() else [source]
     state = [(str(one.resolve()), one.stat().st_size, one.stat().st_mtime_ns) for one in files]
     digest = sha256(json.dumps([_FORMAT, state]).encode()).hexdigest()[:16]
@@ -100,17 +100,17 @@ def _name(source: Path, precision: Precision) -> str:
 
 
 def prepack(checkpoint: Checkpoint, precision: Precision) -> Prepacked:
-    """Check the checkpoint as a whole and fold it.
+    """Validate the checkpoint and fold it.
 
-    Raises `WeightsCorrupt` for tensors that do not fit the description, `WeightsUnsupported` for
-    a description that the engine does not implement.
+    Raises `WeightsCorrupt` if tensors do not match the configuration, `WeightsUnsupported` if the
+    configuration is not implemented.
     """
     with checkpoints.translate_errors(checkpoint.source):
-        return _converted(checkpoint, precision)
+        return _prepack(checkpoint, precision)
 
 
-def _converted(checkpoint: Checkpoint, precision: Precision) -> Prepacked:
-    _check(checkpoint)
+def _prepack(checkpoint: Checkpoint, precision: Precision) -> Prepacked:
+    _validate(checkpoint)
     features = Features.from_config(checkpoint.preprocessor)
     with torch.device("meta"):
         encoder = Encoder.from_config(checkpoint.encoder).eval()
@@ -130,110 +130,110 @@ def _converted(checkpoint: Checkpoint, precision: Precision) -> Prepacked:
         | add_prefix("decoder", predictor.state_dict())
         | add_prefix("joint", joint.state_dict())
     )
-    return Prepacked(**_described(checkpoint), precision=precision, tensors=aligned(tensors))
+    return Prepacked(**_config_of(checkpoint), precision=precision, tensors=aligned(tensors))
 
 
-def _check(checkpoint: Checkpoint) -> None:
-    """The sections must agree with each other before a single weight is copied."""
-    named = checkpoint.joint.get("num_extra_outputs", 0)
-    if named != len(checkpoint.durations):
-        raise WeightsUnsupported("joint", "num_extra_outputs", named)
+def _validate(checkpoint: Checkpoint) -> None:
+    """Check that the sections are consistent and that every weight belongs to a known module."""
+    durations = checkpoint.joint.get("num_extra_outputs", 0)
+    if durations != len(checkpoint.durations):
+        raise WeightsUnsupported("joint", "num_extra_outputs", durations)
     if len(checkpoint.vocabulary.pieces) != checkpoint.joint.get("num_classes"):
         raise WeightsUnsupported("joint", "num_classes", checkpoint.joint.get("num_classes"))
-    aside = [name for name in checkpoint.weights if name.startswith(_LEFT_ASIDE)]
-    if aside:
-        log.info("left aside %d weights: %s", len(aside), ", ".join(aside))
+    unused = [name for name in checkpoint.weights if name.startswith(_UNUSED)]
+    if unused:
+        log.info("ignoring %d unused weights: %s", len(unused), ", ".join(unused))
     for name in checkpoint.weights:
-        if not name.startswith((*_PARTS, *_LEFT_ASIDE)):
-            raise WeightsUnsupported("weights", name, "a part that the engine does not have")
+        if not name.startswith((*_PARTS, *_UNUSED)):
+            raise WeightsUnsupported("weights", name, "unknown module")
 
 
 def _fill(module: nn.Module, checkpoint: Checkpoint, part: str) -> None:
-    """Put the weights of `part` in place; a name or a shape that does not fit is an error."""
-    given = strip_prefix(part, checkpoint.weights)
-    wanted = module.state_dict()
-    for name in sorted(given.keys() | wanted.keys()):
-        reason = _misfit(given.get(name), wanted.get(name))
+    """Load the weights of `part`; raises `WeightsCorrupt` if a name or shape does not match."""
+    weights = strip_prefix(part, checkpoint.weights)
+    expected = module.state_dict()
+    for name in sorted(weights.keys() | expected.keys()):
+        reason = _mismatch(weights.get(name), expected.get(name))
         if reason:
             raise WeightsCorrupt(str(checkpoint.source), reason, key=f"{part}.{name}")
     floats = {
         name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in given.items()
+        for name, tensor in weights.items()
     }
     module.load_state_dict(floats, assign=True)
 
 
-def _misfit(given: Tensor | None, wanted: Tensor | None) -> str | None:
-    if given is None:
+def _mismatch(tensor: Tensor | None, expected: Tensor | None) -> str | None:
+    if tensor is None:
         return "is missing"
-    if wanted is None:
+    if expected is None:
         return "is not a weight of this architecture"
-    if given.shape != wanted.shape:
-        return f"has the shape {tuple(given.shape)}, not {tuple(wanted.shape)}"
+    if tensor.shape != expected.shape:
+        return f"has the shape {tuple(tensor.shape)}, not {tuple(expected.shape)}"
     return None
 
 
-def _described(model: ModelConfig) -> dict[str, Any]:
+def _config_of(model: ModelConfig) -> dict[str, Any]:
     return {name: getattr(model, name) for name in ModelConfig.__dataclass_fields__}
 
 
-def save_prepacked(converted: Prepacked, path: Path) -> None:
-    """Keep it at `path`, which holds nothing or all of it at any moment; raises `OSError`."""
-    described = _described(converted)
-    described["vocabulary"] = converted.vocabulary.pieces
-    header = {_HEADER: json.dumps({**described, "precision": converted.precision})}
+def save_prepacked(model: Prepacked, path: Path) -> None:
+    """Write `model` to `path` atomically; raises `OSError`."""
+    config = _config_of(model)
+    config["vocabulary"] = model.vocabulary.pieces
+    header = {_HEADER: json.dumps({**config, "precision": model.precision})}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", delete=False) as unfinished:
-        aside = Path(unfinished.name)
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", delete=False) as opened:
+        temporary = Path(opened.name)
     try:
-        _save(converted.tensors, header, aside)
-        # A temporary file is its owner's alone; the model is for every worker on the volume.
-        aside.chmod(0o644)
-        with aside.open("rb") as written:
-            os.fsync(written.fileno())
-        aside.replace(path)
+        _write_tensors(model.tensors, header, temporary)
+        # Temporary files are private to their owner; all workers on a volume read the model.
+        temporary.chmod(0o644)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _save(tensors: Tensors, metadata: Mapping[str, str], path: Path) -> None:
-    """In the safetensors format, with what fills whole cache lines at the beginning of one.
+def _write_tensors(tensors: Tensors, metadata: Mapping[str, str], path: Path) -> None:
+    """Write a safetensors file in which tensors of whole cache lines are aligned to them.
 
-    The library's own writer begins tensors anywhere, and each would be copied when it is read.
-    The rest, a few vectors, comes last: the widest types first, as the format aligns by type.
+    The library's writer does not align, so that every tensor would be copied on load. The other
+    tensors, a few vectors, come last, widest types first, as the format requires.
     """
 
-    def place(name: str) -> tuple[bool, int, str]:
+    def order(name: str) -> tuple[bool, int, str]:
         tensor = tensors[name]
         return tensor.nbytes % ALIGNMENT != 0, -tensor.itemsize, name
 
     entries: dict[str, Any] = {"__metadata__": metadata}
     end = 0
-    for name in sorted(tensors, key=place):
-        tensor, begin = tensors[name], end
+    for name in sorted(tensors, key=order):
+        tensor, start = tensors[name], end
         end += tensor.nbytes
         entries[name] = {
             "dtype": _DTYPES[tensor.dtype],
             "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
+            "data_offsets": [start, end],
         }
     header = json.dumps(entries).encode()
     header += b" " * (-(8 + len(header)) % ALIGNMENT)
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
-        for name in sorted(tensors, key=place):
+        for name in sorted(tensors, key=order):
             file.write(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def load_prepacked(path: Path) -> Prepacked:
-    """What `write` kept, its tensors mapped into memory; raises `WeightsCorrupt`."""
+    """Map a file of `save_prepacked` into memory; raises `WeightsCorrupt`."""
     try:
         with safe_open(path, framework="pt") as opened:
-            described = json.loads(opened.metadata()[_HEADER])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-        described["vocabulary"] = Vocabulary(tuple(described["vocabulary"]))
-        described["durations"] = tuple(described["durations"])
-        precision = Precision(described.pop("precision"))
-        return Prepacked(**described, precision=precision, tensors=aligned(tensors))
+            config = json.loads(opened.metadata()[_HEADER])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
+        config["vocabulary"] = Vocabulary(tuple(config["vocabulary"]))
+        config["durations"] = tuple(config["durations"])
+        precision = Precision(config.pop("precision"))
+        return Prepacked(**config, precision=precision, tensors=aligned(tensors))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as failure:
         raise WeightsCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
