@@ -515,7 +515,7 @@ def test_another_number_of_answers_is_contract_broken_for_that_batch_only(scheme
         assert said(first) == "0"
         assert not batcher.lost
     assert all(isinstance(error, ContractBroken) for error in errors)
-    assert [error.facts for error in errors] == [{"given": 3, "answered": answered}] * 3
+    assert [error.facts for error in errors] == [{"chunks": 3, "results": answered}] * 3
     assert len({id(error) for error in errors}) == 3
 
 

@@ -20,7 +20,7 @@ def test_auto_is_the_gpu_where_there_is_one():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize(("built_for", "said"), [(None, "processors alone"), ("12.8", "12.8")])
+@pytest.mark.parametrize(("built_for", "said"), [(None, "no CUDA support"), ("12.8", "12.8")])
 def test_a_gpu_that_is_asked_for_and_is_not_there_is_an_error_with_a_code(
     monkeypatch, built_for, said
 ):

@@ -65,7 +65,7 @@ EXAMPLES: list[ParakeetError] = [
     errors.InvalidSetting("PARAKEET_MODLE", "no such setting", "PARAKEET_MODEL"),
     errors.ExtraMissing("torch", "engine"),
     errors.EndpointDenied("https://example.com/v2/abc/run", 401),
-    errors.DeviceMissing("cuda", "this torch is built for processors alone"),
+    errors.DeviceMissing("cuda", "this torch build has no CUDA support"),
     errors.WeightsMissing("demo", ["/models/demo.nemo"]),
     errors.WeightsCorrupt("/models/demo.nemo", "it is no tar archive"),
     errors.WeightsUnsupported("encoder", "subsampling", "stacking"),

@@ -118,7 +118,7 @@ def test_weights_beyond_the_range_of_fp16_are_refused_or_served_in_fp32(
     with caplog.at_level(logging.WARNING):
         engine = NativeEngine.open(path, "cpu", cache_dir=tmp_path / "kept")
     assert engine.precision is Precision.FP32
-    assert "computing in fp32" in caplog.text
+    assert "falling back to fp32" in caplog.text
     assert "layers.0.feed_forward1.linear1.weight" in caplog.text
     assert [each.name.split("-")[1] for each in (tmp_path / "kept").iterdir()] == ["fp32"]
 
