@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -20,7 +21,8 @@ from speech import named
 
 pytestmark = pytest.mark.usefixtures("children")
 
-SECONDS = 660
+SECTION_SECONDS = 60
+SECONDS = 132
 Children = Callable[[], list[psutil.Process]]
 
 # What is divided, and what is not: AAC may hold noise from a generator, Opus never forgets, and
@@ -54,11 +56,22 @@ def nothing_taken() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def spoken() -> Samples:
-    """Eleven minutes of speech, in which no minute is like another."""
+    """More than two sections of speech, in which no minute is like another."""
+    return different_minutes(3)[: SECONDS * SAMPLE_RATE]
+
+
+def different_minutes(count: int) -> Samples:
     minute = decode(named("minute").path)
-    chance = np.random.default_rng(0)
-    parts = [np.roll(minute, int(shift)) for shift in chance.integers(0, len(minute), 11)]
-    return np.concatenate(parts)[: SECONDS * SAMPLE_RATE]
+    shifts = np.random.default_rng(0).integers(0, len(minute), count)
+    return np.concatenate([np.roll(minute, int(shift)) for shift in shifts])
+
+
+@pytest.fixture(scope="module")
+def eleven_minutes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording that is divided at 300 s, where the worker divides."""
+    path = tmp_path_factory.mktemp("long") / "long.mp3"
+    samples = different_minutes(11)[: 660 * SAMPLE_RATE]
+    return encode(path, "-b:a", "64k", samples=samples)
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +87,13 @@ def shelf(
     return get
 
 
-def decoding(path: Path, ffmpeg: Path, clip: Clip = Clip()) -> Decoding:  # noqa: B008  # frozen
-    return Decoding(path, ffmpeg=ffmpeg, max_seconds=3600, timeout_seconds=60, clip=clip)
+def decoding(path: Path, ffmpeg: Path, **options: Any) -> Decoding:
+    options = {"section_seconds": SECTION_SECONDS, **options}
+    return Decoding(path, ffmpeg=ffmpeg, max_seconds=3600, timeout_seconds=60, **options)
+
+
+def decoding_by_default(path: Path, ffmpeg: Path) -> Decoding:
+    return Decoding(path, ffmpeg=ffmpeg, max_seconds=3600, timeout_seconds=60)
 
 
 def by_one(path: Path, ffmpeg: Path) -> Samples:
@@ -122,13 +140,13 @@ def test_where_the_clock_jumps_the_first_ffmpeg_goes_on(
     ffmpeg: Path, spoken: Samples, tmp_path: Path
 ) -> None:
     """What lies behind a gap in the timestamps is elsewhere for who looks for it by time."""
-    shift = ("-af", "asetpts='PTS+if(gt(T,100),0.7/TB,0)'", "-c:a", "alac", "-ar", "44100")
+    shift = ("-af", "asetpts='PTS+if(gt(T,20),0.7/TB,0)'", "-c:a", "alac", "-ar", "44100")
     path = encode(tmp_path / "gap.m4a", *shift, samples=spoken)
     run = decoding(path, ffmpeg)
     found, plain = all_of(run), by_one(path, ffmpeg)
     assert run.sections == 1
     (gap,) = run.warnings
-    assert (gap.start_seconds, gap.end_seconds) == pytest.approx((100, 100.7), abs=0.1)
+    assert (gap.start_seconds, gap.end_seconds) == pytest.approx((20, 20.7), abs=0.1)
     first = round((gap.start_seconds or 0) * SAMPLE_RATE)
     length = len(found) - len(plain)
     assert length == pytest.approx(0.7 * SAMPLE_RATE, abs=2)
@@ -141,20 +159,25 @@ def test_digital_silence_at_a_bound_proves_nothing_and_the_next_bound_counts(
     ffmpeg: Path, spoken: Samples, tmp_path: Path
 ) -> None:
     path = tmp_path / "silent.wav"
-    silent = np.concatenate((spoken, spoken[: 300 * SAMPLE_RATE]))
-    silent[298 * SAMPLE_RATE : 304 * SAMPLE_RATE] = 0
+    silent = np.concatenate((spoken, spoken[: 60 * SAMPLE_RATE]))
+    silent[58 * SAMPLE_RATE : 64 * SAMPLE_RATE] = 0
     path.write_bytes(wav(silent))
     run = decoding(path, ffmpeg)
     assert np.array_equal(all_of(run), by_one(path, ffmpeg))
-    assert run.sections == 2, "three begin, at 0, 300 and 600 s"
+    assert run.sections == 2, "three begin, at 0, 60 and 120 s"
+
+
+def test_by_default_eleven_minutes_are_two_sections(eleven_minutes: Path) -> None:
+    run = decoding_by_default(eleven_minutes, find_ffmpeg())
+    assert np.array_equal(all_of(run), by_one(eleven_minutes, find_ffmpeg()))
+    assert run.sections == 2
 
 
 def test_an_ffmpeg_ahead_that_is_killed_costs_no_sample(
-    shelf: Callable[[str, tuple[str, ...]], Path], children: Children
+    eleven_minutes: Path, children: Children
 ) -> None:
-    path = shelf("constant.mp3", DIVIDED["constant.mp3"])
     ffmpeg = find_ffmpeg()
-    run = decoding(path, ffmpeg)
+    run = decoding_by_default(eleven_minutes, ffmpeg)
     with closing(run.stretches()) as stretches:
         found = [next(stretches), next(stretches)]
         _first, *ahead = sorted(children(), key=lambda child: child.create_time())
@@ -162,14 +185,14 @@ def test_an_ffmpeg_ahead_that_is_killed_costs_no_sample(
         for child in ahead:
             child.kill()
         found += [*stretches]
-    assert np.array_equal(np.concatenate(found), by_one(path, ffmpeg))
+    assert np.array_equal(np.concatenate(found), by_one(eleven_minutes, ffmpeg))
     assert run.sections == 1
 
 
 def test_who_stops_listening_leaves_no_ffmpeg_and_no_core_taken(
-    shelf: Callable[[str, tuple[str, ...]], Path], children: Children
+    eleven_minutes: Path, children: Children
 ) -> None:
-    run = decoding(shelf("44100.flac", DIVIDED["44100.flac"]), find_ffmpeg())
+    run = decoding_by_default(eleven_minutes, find_ffmpeg())
     stretches = run.stretches()
     for _ in range(3):
         next(stretches)
@@ -182,9 +205,9 @@ def test_a_clip_is_exact_over_a_bound(
     shelf: Callable[[str, tuple[str, ...]], Path],
 ) -> None:
     path = shelf("variable.mp3", DIVIDED["variable.mp3"])
-    run = decoding(path, find_ffmpeg(), Clip(290.5, 460.25))
+    run = decoding(path, find_ffmpeg(), clip=Clip(50.5, 100.25))
     whole = by_one(path, find_ffmpeg())
-    assert np.array_equal(all_of(run), whole[round(290.5 * SAMPLE_RATE) : 460 * SAMPLE_RATE + 4000])
+    assert np.array_equal(all_of(run), whole[round(50.5 * SAMPLE_RATE) : 100 * SAMPLE_RATE + 4000])
     assert run.sections == 2
 
 
@@ -203,15 +226,15 @@ def test_a_file_that_ends_before_it_says_so_is_told_by_its_last_section(
 
 def test_a_pure_silence_is_one_section(tmp_path: Path) -> None:
     path = tmp_path / "silence.wav"
-    path.write_bytes(wav(silence(500)))
+    path.write_bytes(wav(silence(100)))
     run = decoding(path, find_ffmpeg())
-    assert len(all_of(run)) == 500 * SAMPLE_RATE
+    assert len(all_of(run)) == 100 * SAMPLE_RATE
     assert run.sections == 1
 
 
 def test_a_short_recording_is_not_divided(tmp_path: Path, children: Children) -> None:
     path = tmp_path / "short.wav"
-    path.write_bytes(wav(tone(440, 400)))
+    path.write_bytes(wav(tone(440, 80)))
     counts = list(counted(decoding(path, find_ffmpeg()), children))
     assert set(counts) == {1}
 

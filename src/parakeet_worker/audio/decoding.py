@@ -137,9 +137,10 @@ class Decoding:
         on_damage: OnDamage = "warn",
         memory_bytes: int = 512 << 20,
         headerless: Headerless | None = None,
+        section_seconds: int = _SECTION_SECONDS,
     ) -> None:
         """`memory_bytes` is what each ffmpeg may allocate, `headerless` how samples lie in a file
-        that does not say it."""
+        that does not say it, `section_seconds` how much one decodes of less than an hour."""
         # A hint is never trusted: a file that has a header is read by it.
         fits = headerless is not None and headerless.fits(path)
         self._headerless = headerless if fits else None
@@ -149,6 +150,7 @@ class Decoding:
         self._separate = channels == "separate"
         self._track = track
         self._on_damage = on_damage
+        self._section_seconds = section_seconds
         self._max_samples = round(max_seconds * SAMPLE_RATE)
         self._max_seconds = max_seconds
         self._timeout_seconds = timeout_seconds
@@ -362,7 +364,7 @@ class Decoding:
         Where cores are scarce, a clip would take several times as long beside it as alone.
         """
         ends = min(report.duration_seconds or 0.0, self._wanted_seconds)
-        each = _SECTION_SECONDS if ends < _LONG_SECONDS else _LONG_SECTION_SECONDS
+        each = self._section_seconds if ends < _LONG_SECONDS else _LONG_SECTION_SECONDS
         bounds = range(each, int(ends) - each // 2, each)
         if not bounds:
             return
