@@ -1,10 +1,10 @@
-"""RunPod's entry point: starts the worker under the Python that has it installed."""
+"""RunPod's entry point: exec the worker under the Python that has its packages installed."""
 
 import os
 import signal
 
 if __name__ == "__main__":
-    # Process 1 of a container loses a signal that it has no handler for: before all else.
+    # Before other imports: the kernel drops signals of process 1 that have no handler.
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
 import importlib.util
@@ -21,29 +21,29 @@ _SERVER = f"{_PACKAGE}.entrypoints.http"
 _ROOT = Path(__file__).resolve().parent
 
 
-def door(arguments: Sequence[str], variables: Mapping[str, str]) -> str:
-    """The module to become: RunPod's queue and its SDK's local modes, or the HTTP server.
+def entry_module(arguments: Sequence[str], variables: Mapping[str, str]) -> str:
+    """The module to run: RunPod's queue, which includes the SDK's local modes, or the HTTP server.
 
-    An endpoint that balances load gives its workers no address to take jobs from.
+    Workers of a load-balancing endpoint have no URL to take jobs from.
     """
     local = any(argument.startswith(("--test_input", "--rp_")) for argument in arguments)
     if variables.get("RUNPOD_WEBHOOK_GET_JOB") or local:
         return _QUEUE
-    # Before a test input in the folder, which an image may have by accident.
+    # Checked before `test_input.json` in the working folder, which an image may contain by mistake.
     balanced = variables.get("RUNPOD_ENDPOINT_ID") or variables.get("PORT")
     return _SERVER if balanced else _QUEUE
 
 
-def environment_python() -> str | None:
-    """The Python that has the worker: this one, or that of `.venv` beside this file."""
+def installed_python() -> str | None:
+    """This Python if it has the packages, else that of `.venv` beside this file, else None."""
     if importlib.util.find_spec(_PACKAGE) is not None:
         return sys.executable
-    beside = _ROOT / ".venv" / "bin" / "python"
-    return str(beside) if beside.exists() else None
+    python = _ROOT / ".venv" / "bin" / "python"
+    return str(python) if python.exists() else None
 
 
-def python_on_volume() -> tuple[str, dict[str, str]]:
-    """The Python of an environment on the volume, installed first if need be, and its variables."""
+def prepare_volume() -> tuple[str, dict[str, str]]:
+    """Find or install the packages on the volume; return their Python and environment variables."""
     spec = PathFinder.find_spec(_PACKAGE, [str(_ROOT / "src")])
     if spec is None or spec.loader is None:
         sys.exit("parakeet: neither the worker nor its sources are beside handler.py")
@@ -53,34 +53,34 @@ def python_on_volume() -> tuple[str, dict[str, str]]:
     from parakeet_worker.errors import SetupError
 
     for warning in variables.clean(os.environ):
-        _tell(f"warning: {warning}")
+        _log(f"warning: {warning}")
 
-    # So that the lease is given back.
-    signal.signal(signal.SIGTERM, _end)
+    # Raises SystemExit, so that the lease is released.
+    signal.signal(signal.SIGTERM, _exit)
     try:
-        prepared = prepare(os.environ, _ROOT, _tell)
+        prepared = prepare(os.environ, _ROOT, _log)
     except SetupError as error:
         sys.exit(f"parakeet: {error}")
     return str(prepared.python), prepared.variables
 
 
-def _end(number: int, _: FrameType | None) -> NoReturn:
+def _exit(number: int, _: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _tell(line: str) -> None:
+def _log(line: str) -> None:
     sys.stderr.write(f"parakeet: {line}\n")
     sys.stderr.flush()
 
 
 def main() -> None:
-    module = door(sys.argv[1:], os.environ)
-    python, variables = environment_python(), dict(os.environ)
+    module = entry_module(sys.argv[1:], os.environ)
+    python, variables = installed_python(), dict(os.environ)
     if python is None:
-        python, variables = python_on_volume()
-    # `exec` forgets handlers and keeps the mask: the module unblocks it once it has a handler.
+        python, variables = prepare_volume()
+    # `exec` resets handlers and keeps the mask: the module unblocks the signal with its handler.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    os.execve(python, [python, "-m", module, *sys.argv[1:]], variables)  # noqa: S606  # the point
+    os.execve(python, [python, "-m", module, *sys.argv[1:]], variables)  # noqa: S606  # intended
 
 
 if __name__ == "__main__":

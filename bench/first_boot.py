@@ -1,12 +1,11 @@
-"""How long from an empty volume to a Python that has everything, and how long the next start takes.
+"""Duration of the first start on an empty volume, and of later starts.
 
-`uv-PROFILE` is `handler.py` as a container runs it, from an empty folder to the exec of the
-environment's Python, with the archive and the copy that a network volume gets; `pip-plan` is the
-plan's way: a venv, then one `pip install` after another. What both fetch comes over the same
-network, one way after the other; nothing is cached between.
+`uv-PROFILE` runs `handler.py` as a container does, from an empty folder to the exec of the
+environment's Python; `pip-plan` creates a venv and runs one `pip install` after another. Both
+download over the same network, one after the other, without a cache.
 
-With `--fuse-python`, a Python that has `mfusepy`, starts are also measured from a volume each of
-whose operations waits: `volume` runs what lies there, `copy` copies the small files first.
+With `--fuse-python`, a Python that has `mfusepy`, starts are also measured from a volume with a
+delay per operation.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from pathlib import Path
 from bench import harness
 
 _WAYS = "uv-native,pip-plan"
-# The plan's steps; its flash-attn is a wheel that not every network hands out, and is left out.
+# Without flash-attn, whose wheel is not available on every network.
 _PLAN = (
     ("torch==2.8.0", "torchvision==0.23.0", "torchaudio==2.8.0"),
     ("nemo-toolkit[asr]==3.0.0",),
@@ -35,7 +34,7 @@ _PLAN = (
 )
 _SECONDS_AT_MOST = 3600.0
 _MOUNT_SECONDS = 10.0
-# In the worker's place: it ends where the worker begins, or once everything is imported.
+# Replaces the worker: exits at once, or after importing all its dependencies.
 _WORKER = """
 import importlib, os
 for name in os.environ.get("IMPORTED", "").split():
@@ -45,35 +44,34 @@ for name in os.environ.get("IMPORTED", "").split():
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One way, from nothing and again."""
+    """First and later starts of one method."""
 
     way: str
     first_seconds: float
     ratio: float | None
     second_seconds: float
-    """Median of the starts after it, to the exec."""
+    """Median of later starts, to the exec."""
     gigabytes: float
     packages: int
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One way of starting from a volume on which all is installed, in a new container."""
+    """Starts from a volume with a complete environment, each in a new container."""
 
-    run_from: str
     delay_milliseconds: float | None
-    """Before each operation; None: the volume's own folder, without a mount in between."""
+    """Delay of each operation; None without a mount."""
     exec_seconds: float
     """Median, to the exec."""
     imported_seconds: float
-    """Median, to the exec and the import of all that the worker stands on."""
+    """Median, to the import of all dependencies."""
     operations: int
-    """That the volume was asked for, to the last import."""
+    """Operations on the volume, to the last import."""
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A copy of what the image holds, without an environment beside it."""
+    """A copy of the content of the image, without an environment."""
 
     folder: Path
     profile: str
@@ -83,20 +81,20 @@ class Container:
         shutil.copytree(harness.ROOT / "requirements", folder / "requirements")
         shutil.copy(harness.ROOT / "handler.py", folder)
         ours, package = harness.ROOT / "src" / "parakeet_worker", folder / "src" / "parakeet_worker"
-        shutil.copytree(ours / "bootstrap", package / "bootstrap")
+        for name in ("bootstrap", "volume"):
+            shutil.copytree(ours / name, package / name)
         (package / "entrypoints").mkdir()
-        (package / "entrypoints" / "serverless.py").write_text(_WORKER)
-        for name in ("__init__.py", "errors.py"):
+        (package / "entrypoints" / "queue.py").write_text(_WORKER)
+        for name in ("__init__.py", "errors.py", "version.py"):
             shutil.copy(ours / name, package)
         return cls(folder, profile)
 
-    def start(self, volume: Path, local: Path | None, *, imported: bool = False) -> float:
-        """Seconds from `handler.py` to the end of what it became."""
+    def start(self, volume: Path, *, imported: bool = False) -> float:
+        """Seconds from the start of `handler.py` to the exit of the module it execs."""
         uv = harness.ROOT / ".cache" / "uv" / "bin" / "uv"
         settings = {
             "PARAKEET_HOME": str(volume),
             "PARAKEET_PROFILE": self.profile,
-            "PARAKEET_LOCAL": str(local or "none"),
             **({"PARAKEET_UV": str(uv)} if uv.exists() else {}),
         }
         if imported:
@@ -107,14 +105,12 @@ class Container:
 
 def by_uv(container: Container, volume: Path, repeats: int) -> tuple[float, list[float], Path]:
     """`handler.py` on an empty volume, and again in the same container."""
-    local = volume.parent / "local"
-    seconds = [container.start(volume, local) for _ in range(repeats + 1)]
-    shutil.rmtree(local)
+    seconds = [container.start(volume) for _ in range(repeats + 1)]
     return seconds[0], seconds[1:], volume / "venv"
 
 
 def by_pip(volume: Path, repeats: int) -> tuple[float, list[float], Path]:
-    """The plan's steps; its second start is a look at a marker file."""
+    """A venv and `pip install`; a later start only runs its Python."""
     venv = volume / "venv"
     steps = [[_plain_python(), "-m", "venv", str(venv)]]
     pip = [str(venv / "bin" / "pip"), "install", "--quiet", "--no-cache-dir"]
@@ -125,32 +121,28 @@ def by_pip(volume: Path, repeats: int) -> tuple[float, list[float], Path]:
 
 
 def starts(container: Container, volume: Path, arguments: argparse.Namespace) -> Iterator[Start]:
-    """Each in a new container, and from a new mount that knows nothing yet."""
+    """Measure starts, each in a new container with a new mount without caches."""
     slow = map(float, arguments.milliseconds.split(",")) if arguments.fuse_python else ()
     for milliseconds in (None, *slow):
-        for run_from in ("volume", "copy"):
-            local = volume.parent / "local" if run_from == "copy" else None
-            execs, imports, operations = [], [], 0
-            for imported in (False, True) * arguments.starts:
-                with _mounted(volume, milliseconds, arguments.fuse_python) as (home, counted):
-                    seconds = container.start(home, local, imported=imported)
-                (imports if imported else execs).append(seconds)
-                operations = counted[0] if counted else 0
-                shutil.rmtree(volume.parent / "local", ignore_errors=True)
-            yield Start(
-                run_from=run_from,
-                delay_milliseconds=milliseconds,
-                exec_seconds=harness.median(execs),
-                imported_seconds=harness.median(imports),
-                operations=operations,
-            )
+        execs, imports, operations = [], [], 0
+        for imported in (False, True) * arguments.starts:
+            with _mounted(volume, milliseconds, arguments.fuse_python) as (home, counted):
+                seconds = container.start(home, imported=imported)
+            (imports if imported else execs).append(seconds)
+            operations = counted[0] if counted else 0
+        yield Start(
+            delay_milliseconds=milliseconds,
+            exec_seconds=harness.median(execs),
+            imported_seconds=harness.median(imports),
+            operations=operations,
+        )
 
 
 @contextmanager
 def _mounted(
     volume: Path, milliseconds: float | None, python: Path | None
 ) -> Iterator[tuple[Path, list[int]]]:
-    """The volume as it is, or through a mount that is slow; the list holds its count at the end."""
+    """The volume, or a mount of it with a delay; the list holds the operation count at the end."""
     counted: list[int] = []
     if milliseconds is None or python is None:
         yield volume, counted
@@ -214,11 +206,11 @@ def measured(way: str, arguments: argparse.Namespace) -> tuple[Figure, list[Star
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ways", default=_WAYS, help="comma separated, the first is ours")
+    parser.add_argument("--ways", default=_WAYS, help="comma separated; ratios are to the first")
     parser.add_argument("--repeats", type=int, default=5, help="starts after the first")
     parser.add_argument("--volume", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--fuse-python", type=Path, help="a Python with mfusepy")
-    parser.add_argument("--milliseconds", default="0.3,1", help="what an operation waits")
+    parser.add_argument("--milliseconds", default="0.3,1", help="delay per operation")
     parser.add_argument("--starts", type=int, default=3, help="from each slow volume")
     parser.add_argument("--results", type=Path, default=harness.RESULTS)
     parser.set_defaults(device="cpu")
@@ -227,12 +219,12 @@ def main() -> None:
     started: list[Start] = []
     for way in arguments.ways.split(","):
         figure, more = measured(way, arguments)
-        ours = found[0].first_seconds if found else figure.first_seconds
-        found.append(replace(figure, ratio=harness.ratio(figure.first_seconds, ours)))
+        base = found[0].first_seconds if found else figure.first_seconds
+        found.append(replace(figure, ratio=harness.ratio(figure.first_seconds, base)))
         started += more
     heads = ["way", "first boot, s", "ratio", "second, s", "GB", "packages"]
     harness.table(heads, [astuple(each) for each in found])
-    heads = ["run from", "delay, ms", "to exec, s", "to imports, s", "operations"]
+    heads = ["delay, ms", "to exec, s", "to imports, s", "operations"]
     harness.table(heads, [astuple(each) for each in started])
     harness.write("first_boot", arguments, {}, [*found, *started])
 

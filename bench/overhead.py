@@ -43,7 +43,7 @@ from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import FileSource, JobInput, Request
 from parakeet_worker.settings import Settings
 from parakeet_worker.vad.base import FRAME_SAMPLES, Detector, Probabilities
-from parakeet_worker.worker import loaded_is_kept, open_detectors
+from parakeet_worker.worker import gc_frozen, open_detectors
 
 _FRAME_SECONDS = 0.08
 _FRAMES_PER_TOKEN = 4
@@ -438,7 +438,7 @@ def main() -> None:
         wanted = [case for case in cases if arguments.only in case.name]
         found = []
         asyncio.run(_transcribed(pipeline, _warming(cases), 1))
-        with loaded_is_kept():
+        with gc_frozen():
             for case in wanted:
                 found.append(measured(pipeline, case, arguments.detector, arguments.at_a_time))
                 show(found[-1:])

@@ -11,7 +11,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from parakeet_worker import errors, settings
-from parakeet_worker.bootstrap.choices import VARIABLES
+from parakeet_worker.bootstrap.settings import VARIABLES
 from parakeet_worker.entrypoints import cli
 from parakeet_worker.errors import ParakeetError
 from parakeet_worker.settings import Settings, variable

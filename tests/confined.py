@@ -1,5 +1,4 @@
-"""Processes under conditions that this machine does not have: other mounts, process 1, a slow
-ffmpeg."""
+"""Processes in namespaces: other mounts, as process 1, without a user; and a slow ffmpeg."""
 
 import subprocess
 from collections.abc import Sequence
@@ -11,18 +10,18 @@ from parakeet_worker.audio.decoding import find_ffmpeg
 
 
 def mounted(script: str) -> list[str]:
-    """A prefix: what follows it runs among other mounts, which the shell script makes."""
+    """A command prefix: a mount namespace, set up by a shell script."""
     return _checked(["unshare", "--user", "--map-root-user", "--mount"], script)
 
 
 def process_one() -> list[str]:
-    """A prefix: what follows it is process 1, which no signal ends that it has no handler for."""
+    """A command prefix: process 1 of a PID namespace, for which unhandled signals are ignored."""
     alone = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
     return _checked(alone, "true")
 
 
 def without_user() -> list[str]:
-    """A prefix: what follows it is run by a user who has no entry in passwd."""
+    """A command prefix: a user without a passwd entry."""
     return _checked(["unshare", "--user", "--map-user=12345"], "true")
 
 
@@ -30,12 +29,12 @@ def _checked(space: Sequence[str], script: str) -> list[str]:
     prefix = [*space, "sh", "-ec", f'{script}\nexec "$@"', "sh"]
     ran = subprocess.run([*prefix, "true"], check=False, capture_output=True, text=True)
     if ran.returncode != 0:
-        pytest.skip(f"this machine makes no such space: {ran.stderr.strip()}")
+        pytest.skip(f"this machine forbids this namespace: {ran.stderr.strip()}")
     return prefix
 
 
 def held_ffmpeg(folder: Path) -> Path:
-    """An ffmpeg that says in `started` that it was given a file, and waits for `go`."""
+    """An ffmpeg that creates `started` when it gets a file, and waits for `go`."""
     real = find_ffmpeg()
     held = folder / "ffmpeg"
     held.write_text(

@@ -1,7 +1,7 @@
-"""A worker whose engine fails as a test says: `python -m faulty_worker SEED [BATCHES]`.
+"""A queue worker with an engine that fails: `python -m faulty_worker SEED [BATCHES]`.
 
-It is the tones engine behind everything else that a worker is made of, under the SDK's own
-loop; after so many batches, if a number is given, it fails for good.
+A tones engine in an otherwise real worker under the SDK's own loop. It runs out of memory at
+random, and fails permanently after BATCHES batches.
 """
 
 import os
@@ -23,20 +23,20 @@ from parakeet_worker.settings import Settings
 from parakeet_worker.worker import open_detectors
 
 TOO_HIGH = 4000
-"""Whoever asks for a tone of this pitch in Hz asks for more memory than there is."""
+"""A tone of this pitch in Hz needs more memory than there is."""
 
 _OUT_OF_MEMORY_SHARE = 0.1
 _BATCH_SECONDS = 30.0
 
 
 class FaultyEngine(ToneEngine):
-    """Has no room for a batch now and then, nor ever for `TOO_HIGH`; may die for good."""
+    """Runs out of memory at random, and always for `TOO_HIGH`; may fail permanently."""
 
     def __init__(self, seed: int, batches: int | None = None) -> None:
-        self._chance = random.Random(seed)  # noqa: S311  # the same every time
+        self._random = random.Random(seed)  # noqa: S311  # reproducible
         self._left = batches
         self.faults = 0
-        self.heard = 0
+        self.transcribed = 0
 
     def transcribe(
         self, batch: Sequence[Samples], scripts: Sequence[Script | None] = ()
@@ -46,21 +46,21 @@ class FaultyEngine(ToneEngine):
         self._left = self._left and self._left - 1
         found = super().transcribe(batch, scripts)
         impossible = any(is_too_high(hypothesis) for hypothesis in found)
-        unlucky = len(batch) > 1 and self._chance.random() < _OUT_OF_MEMORY_SHARE
+        unlucky = len(batch) > 1 and self._random.random() < _OUT_OF_MEMORY_SHARE
         if impossible or unlucky:
             self.faults += 1
             raise OutOfMemory(max(len(piece) for piece in batch) / SAMPLE_RATE)
-        self.heard += len(batch)
+        self.transcribed += len(batch)
         return found
 
 
 class HeldEngine(ToneEngine):
-    """Stands still after so many batches, until it is released."""
+    """Blocks after `batches` batches, until `released` is set."""
 
     def __init__(self, batches: int = 0) -> None:
         self._free = batches
         self.held = threading.Event()
-        """Whether it stands still."""
+        """Set while it blocks."""
         self.released = threading.Event()
         self.batches: list[list[Hypothesis]] = []
 
@@ -75,8 +75,8 @@ class HeldEngine(ToneEngine):
         return found
 
     @property
-    def heard(self) -> str:
-        """All that it was given to hear."""
+    def text(self) -> str:
+        """Text of all batches."""
         return " ".join(
             token.piece for batch in self.batches for found in batch for token in found.tokens
         )
@@ -88,7 +88,7 @@ def is_too_high(hypothesis: Hypothesis) -> bool:
 
 @contextmanager
 def faulty_pipeline(settings: Settings, engine: Engine) -> Iterator[Pipeline]:
-    """What `worker.open_pipeline` makes, around that engine."""
+    """A pipeline as from `worker.open_pipeline`, with the given engine."""
     with Batcher(
         engine, capacity=Capacity(_BATCH_SECONDS, 512, packed=False), queue_seconds=3600.0
     ) as batcher:

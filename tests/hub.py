@@ -1,4 +1,4 @@
-"""A model hub on loopback: what `huggingface_hub` asks of Hugging Face, for one model."""
+"""A model hub on loopback: the parts of Hugging Face's API that `huggingface_hub` uses."""
 
 import hashlib
 import json
@@ -30,27 +30,27 @@ FILES = {
 
 @dataclass(eq=False)
 class Hub:
-    """Its state may be changed while it runs."""
+    """A hub with one model; its fields may be changed while it runs."""
 
     server: WebServer
     commit: str = "a" * 40
     files: dict[str, bytes] = field(default_factory=lambda: dict(FILES))
     cut: int = 0
-    """So many downloads of the weights end in the middle."""
-    spoilt: int = 0
-    """So many downloads of the weights have another content of the same size."""
+    """Number of downloads of the weights that end halfway."""
+    corrupted: int = 0
+    """Number of downloads of the weights with other content of the same size."""
     failing: int = 0
-    """So many questions are answered with `failing_status`."""
+    """Number of requests answered with `failing_status`."""
     failing_status: int = 503
     failing_headers: Mapping[str, str] = field(default_factory=dict)
     cas: str | None = None
-    """Where xet's host is said to be, for the weights."""
-    gone: bool = False
-    """Everything is answered by another server: a page in HTML."""
+    """URL of the xet host for the weights."""
+    captive_portal: bool = False
+    """Answer every request with an HTML page, as a captive portal does."""
     ranges: list[str] = field(default_factory=list)
 
     def open(self, revisions: tuple[str, ...] = ("main",)) -> None:
-        """Answer for these revisions and for the commit."""
+        """Serve these revisions and the commit."""
         self.server.at("/xet-token", self._token)
         for revision in (*revisions, self.commit):
             self.server.at(f"/api/models/{MODEL}/xet-read-token/{revision}", self._token)
@@ -59,14 +59,14 @@ class Hub:
             for name in self.files:
                 self.server.at(f"/{MODEL}/resolve/{revision}/{name}", self._file)
 
-    def _down(self) -> bool:
+    def _is_failing(self) -> bool:
         self.failing -= 1
         return self.failing >= 0
 
     async def _info(self, _: web.Request) -> web.StreamResponse:
-        if self.gone:
+        if self.captive_portal:
             return web.Response(text="<html>log in</html>", content_type="text/html")
-        if self._down():
+        if self._is_failing():
             return web.Response(status=self.failing_status, headers=self.failing_headers)
         siblings = [_sibling(name, content) for name, content in self.files.items()]
         return web.json_response({"id": MODEL, "sha": self.commit, "siblings": siblings})
@@ -84,7 +84,7 @@ class Hub:
         return web.json_response([_entry(name, content) for name, content in self.files.items()])
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
-        if self._down():
+        if self._is_failing():
             return web.Response(status=self.failing_status, headers=self.failing_headers)
         name = request.path.rpartition("/")[2]
         content = self.files[name]
@@ -92,8 +92,8 @@ class Hub:
         if request.method == "GET" and start:
             self.ranges.append(request.headers["Range"])
         large = name == "model.safetensors" and request.method == "GET"
-        if large and self.spoilt > 0:
-            self.spoilt -= 1
+        if large and self.corrupted > 0:
+            self.corrupted -= 1
             content = b"!" + content[1:]
         xet = {
             "X-Xet-Hash": "c" * 64,
@@ -128,7 +128,7 @@ def _large(name: str) -> bool:
 
 
 def _digest(name: str, content: bytes) -> str:
-    """As Hugging Face names contents."""
+    """The digest by which Hugging Face identifies content."""
     if _large(name):
         return hashlib.sha256(content).hexdigest()
     blob = f"blob {len(content)}\0".encode() + content
@@ -136,18 +136,18 @@ def _digest(name: str, content: bytes) -> str:
 
 
 def _sibling(name: str, content: bytes) -> Mapping[str, object]:
-    said: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": "0" * 40}
+    entry: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": "0" * 40}
     if _large(name):
         return {
-            **said,
+            **entry,
             "lfs": {"size": len(content), "sha256": _digest(name, content), "pointerSize": 130},
         }
-    return {**said, "blobId": _digest(name, content)}
+    return {**entry, "blobId": _digest(name, content)}
 
 
 def _entry(name: str, content: bytes) -> Mapping[str, object]:
-    said = {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
+    entry = {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
     if _large(name):
         large = {"oid": _digest(name, content), "size": len(content), "pointerSize": 130}
-        return {**said, "lfs": large}
-    return {**said, "oid": _digest(name, content)}
+        return {**entry, "lfs": large}
+    return {**entry, "oid": _digest(name, content)}

@@ -1,7 +1,7 @@
-"""Workers that are odd in one thing: `python -m odd_workers KIND`, at the queue as any other.
+"""Queue workers with one deviation each: `python -m odd_workers KIND`.
 
-`deaf` hears nothing; `renamed` finds an SDK in which something has another name; `serial` is one
-after the other, each in a process of its own that is forked off once everything is imported.
+`silent` has a model that emits nothing; `renamed` runs with an SDK that lacks a name it uses;
+`serial` runs workers one after the other, each forked from a process with all imports done.
 """
 
 import logging
@@ -16,21 +16,21 @@ from parakeet_worker.entrypoints.queue.main import main, serve
 from parakeet_worker.settings import Settings
 
 
-class DeafEngine(ToneEngine):
-    """No words in anything."""
+class SilentEngine(ToneEngine):
+    """Emits no words for any audio."""
 
     def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
         return [Hypothesis((), self.frame_seconds) for _ in batch]
 
 
-def deaf() -> None:
+def silent() -> None:
     settings = Settings.from_environment(os.environ)
-    with faulty_pipeline(settings, DeafEngine()) as pipeline:
+    with faulty_pipeline(settings, SilentEngine()) as pipeline:
         serve(pipeline)
 
 
 def renamed() -> None:
-    import runpod.serverless  # noqa: F401  # everything that uses the old name has it already
+    import runpod.serverless  # noqa: F401  # its own modules have imported the name already
     from runpod.serverless.modules import rp_job
 
     del rp_job.get_stop_signals
@@ -38,7 +38,7 @@ def renamed() -> None:
 
 
 def serial() -> None:
-    """Each says its process's id, and after its end with what status it ended."""
+    """Print the process id of each worker, and its exit status afterwards."""
     import runpod  # noqa: F401
 
     logging.basicConfig(level=logging.INFO)
@@ -55,4 +55,4 @@ def serial() -> None:
 
 
 if __name__ == "__main__":
-    {"deaf": deaf, "renamed": renamed, "serial": serial}[sys.argv[1]]()
+    {"silent": silent, "renamed": renamed, "serial": serial}[sys.argv[1]]()

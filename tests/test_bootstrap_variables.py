@@ -1,4 +1,4 @@
-"""What platforms write into an environment does not keep a worker from starting."""
+"""A worker starts in spite of what platforms write into its environment."""
 
 import json
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from confined import mounted, without_user
-from parakeet_worker.bootstrap.choices import Choices
-from parakeet_worker.bootstrap.variables import clean, foreign, value
+from parakeet_worker.bootstrap.settings import BootstrapSettings
+from parakeet_worker.bootstrap.variables import clean, is_set_by_platform, read_variable
 from parakeet_worker.errors import InvalidSetting
 from parakeet_worker.settings import Settings
 from test_queue_main import ROOT, tone
@@ -33,8 +33,8 @@ SERVICE = {
 
 
 @pytest.mark.parametrize("name", SERVICE)
-def test_what_kubernetes_and_docker_set_for_a_service_is_ignored(name: str) -> None:
-    assert foreign(name, SERVICE[name])
+def test_variables_of_kubernetes_services_and_docker_links_are_ignored(name: str) -> None:
+    assert is_set_by_platform(name, SERVICE[name])
     Settings.from_environment({name: SERVICE[name]})
 
 
@@ -42,18 +42,18 @@ def test_what_kubernetes_and_docker_set_for_a_service_is_ignored(name: str) -> N
     ("name", "text"),
     [("PARAKEET_PORT", "8000"), ("PARAKEET_MODLE", "demo"), ("PARAKEET_SERVICE", "10.0.0.7")],
 )
-def test_a_mistake_is_not_taken_for_a_platforms(name: str, text: str) -> None:
-    assert not foreign(name, text)
+def test_a_misspelt_setting_is_not_taken_for_a_platform_variable(name: str, text: str) -> None:
+    assert not is_set_by_platform(name, text)
     with pytest.raises(InvalidSetting, match="no such setting"):
         Settings.from_environment({name: text})
 
 
-def test_one_warning_names_all_that_was_ignored() -> None:
+def test_one_warning_names_all_ignored_variables() -> None:
     (warning,) = clean({**SERVICE, "HOME": "/home/me"})
     assert all(name in warning for name in SERVICE)
 
 
-def test_blanks_are_stripped_and_empty_values_are_none() -> None:
+def test_whitespace_is_stripped_and_empty_values_are_removed() -> None:
     environment = {
         "PARAKEET_HOME": " /vol/Parakeet\n", "HF_HUB_CACHE": "", "HF_HOME": " \t",
         "RUNPOD_PING_INTERVAL": "", "RUNPOD_AI_API_KEY": "key\n", "CUDA_VISIBLE_DEVICES": "",
@@ -62,47 +62,94 @@ def test_blanks_are_stripped_and_empty_values_are_none() -> None:
     assert clean(environment) == []
     assert environment == {
         "PARAKEET_HOME": "/vol/Parakeet", "RUNPOD_AI_API_KEY": "key",
-        # Without a value it means something: no GPU.
+        # An empty value has a meaning: no GPU.
         "CUDA_VISIBLE_DEVICES": "",
         "OTHER": " x ", "HOME": "/home/me",
     }  # fmt: skip
-    assert Choices.from_environment({"PARAKEET_HOME": "/vol/P\n"}).home == Path("/vol/P")
+    assert BootstrapSettings.from_environment({"PARAKEET_HOME": "/vol/P\n"}).home == Path("/vol/P")
     assert Settings.from_environment({"PARAKEET_MODEL": " demo\n"}).model == "demo"
     assert Settings.from_environment({"PARAKEET_SCRATCH": "  "}) == Settings()
 
 
 @pytest.mark.parametrize("name", ["PARAKEET_HOME", "PARAKEET_MODEL", "S3_SECRET_KEY"])
 @pytest.mark.parametrize("text", ['"hush"', "'hush'", "hu\nsh"])
-def test_quotes_and_line_breaks_are_refused_by_name_and_not_repeated(name: str, text: str) -> None:
+def test_quotes_and_line_breaks_are_rejected_without_repeating_the_value(
+    name: str, text: str
+) -> None:
     with pytest.raises(InvalidSetting, match=name) as refused:
-        value({name: text}, name)
+        read_variable({name: text}, name)
     assert "\n" not in str(refused.value)
     assert "hu" not in str(refused.value)
-    reader = Choices if name == "PARAKEET_HOME" else Settings
+    reader = BootstrapSettings if name == "PARAKEET_HOME" else Settings
     with pytest.raises(InvalidSetting, match=name):
         reader.from_environment({name: text})
 
 
-@pytest.mark.parametrize("name", ["PARAKEET_HOME", "PARAKEET_LOCAL"])
-def test_a_relative_home_is_refused(name: str) -> None:
+THIRD_PARTY = (
+    "HF_HOME", "HF_TOKEN", "HUGGINGFACE_HUB_CACHE", "AWS_PROFILE", "AWS_SECRET_ACCESS_KEY",
+    "RUNPOD_API_KEY", "RUNPOD_WEBHOOK_GET_JOB", "HTTPS_PROXY", "no_proxy", "SSL_CERT_FILE",
+    "CUDA_VISIBLE_DEVICES", "TMPDIR", "PORT", "XDG_CACHE_HOME", "UV_CACHE_DIR", "PIP_INDEX_URL",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", THIRD_PARTY)
+@pytest.mark.parametrize("quote", ["'", '"', "`"])
+def test_quotes_around_third_party_values_are_removed_with_a_warning(name: str, quote: str) -> None:
+    environment = {"HOME": "/home/me", name: f" {quote}hush{quote}\n"}
+    assert clean(environment) == [f"removed the quotes around the value of {name}"]
+    assert environment == {"HOME": "/home/me", name: "hush"}
+
+
+@pytest.mark.parametrize("text", ["hush", "'hush", "hush'", "'hush\"", "'", "a'b'c"])
+def test_other_quotes_in_third_party_values_are_kept(text: str) -> None:
+    environment = {"HOME": "/home/me", "HF_TOKEN": text, "OTHER": "'x'"}
+    assert clean(environment) == []
+    assert environment == {"HOME": "/home/me", "HF_TOKEN": text, "OTHER": "'x'"}
+
+
+def test_quotes_around_nothing_leave_no_value() -> None:
+    environment = {"HOME": "/home/me", "HF_HOME": "''"}
+    clean(environment)
+    assert environment == {"HOME": "/home/me"}
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "HUGGINGFACE_TOKEN"])
+def test_a_line_break_in_a_third_party_key_is_rejected_without_repeating_it(name: str) -> None:
+    with pytest.raises(InvalidSetting, match=name) as raised:
+        Settings.from_environment({name: "hu\nsh"})
+    assert "hu" not in str(raised.value)
+
+
+def test_a_quoted_cache_folder_reaches_the_library_without_quotes(tmp_path: Path) -> None:
+    variables = {"HOME": str(tmp_path), "HF_HUB_CACHE": f'"{tmp_path}"', "PARAKEET_MODEL": "a/b",
+                 "HF_HUB_OFFLINE": "1"}  # fmt: skip
+    command = ["-m", "parakeet_worker.entrypoints.cli", "verify"]
+    ended = run([], command, tmp_path, variables)
+    assert "removed the quotes around the value of HF_HUB_CACHE" in ended.stderr
+    assert f"{tmp_path}/models--a--b" in ended.stderr
+    assert [path.name for path in tmp_path.iterdir() if '"' in path.name] == []
+
+
+@pytest.mark.parametrize("name", ["PARAKEET_HOME"])
+def test_a_relative_home_is_rejected(name: str) -> None:
     with pytest.raises(InvalidSetting, match=f"{name}: must be an absolute path, got 'Parakeet'"):
-        Choices.from_environment({name: "Parakeet"})
+        BootstrapSettings.from_environment({name: "Parakeet"})
 
 
-def test_a_job_is_answered_under_what_kubernetes_sets(tmp_path: Path) -> None:
+def test_a_job_is_answered_with_variables_of_kubernetes_services(tmp_path: Path) -> None:
     ended = answered([], tmp_path, {"HOME": str(tmp_path), **SERVICE, "HF_HUB_CACHE": ""})
     assert ended.stderr.count("ignored, set by the platform") == 1
 
 
-def test_a_user_without_home_and_entry_is_served(tmp_path: Path) -> None:
+def test_a_user_without_home_and_passwd_entry_is_served(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     ended = answered(without_user(), tmp_path, {"PARAKEET_MODEL": "demo"})
     assert "there is no HOME and no user 12345 in passwd" in ended.stderr
     assert not (tmp_path / "~").exists()
     doctor = ["-m", "parakeet_worker.entrypoints.cli", "doctor"]
-    asked = run(without_user(), doctor, tmp_path, {"PARAKEET_ENGINE": "tones"})
-    assert "Traceback" not in asked.stderr
-    assert "scratch" in asked.stdout
+    report = run(without_user(), doctor, tmp_path, {"PARAKEET_ENGINE": "tones"})
+    assert "Traceback" not in report.stderr
+    assert "scratch" in report.stdout
     code = "from parakeet_worker import open_model\nwith open_model(engine='tones'): print('up')"
     python = run(without_user(), ["-c", code], tmp_path, {})
     assert python.stdout.split() == ["up"], python.stderr
@@ -118,7 +165,7 @@ cd /proc
 
 
 @pytest.mark.parametrize("scratch", ["/mnt/scratch", ""])
-def test_without_a_temporary_folder_the_setting_names_one(scratch: str) -> None:
+def test_without_a_temporary_folder_the_scratch_setting_is_used(scratch: str) -> None:
     variables = {"HOME": "/mnt", "PARAKEET_SCRATCH": scratch, "PARAKEET_ENGINE": "tones"}
     job = json.dumps({"input": {"audio_base64": tone(440)}})
     command = [str(ROOT / "handler.py"), "--test_input", job]
@@ -128,7 +175,7 @@ def test_without_a_temporary_folder_the_setting_names_one(scratch: str) -> None:
         assert "{'output': {'text': '440.'}}" in ended.stdout, ended.stderr
     else:
         last = ended.stderr.splitlines()[-1]
-        assert last.startswith("parakeet: invalid_setting: PARAKEET_SCRATCH: no temporary folder")
+        assert last.startswith("parakeet: invalid_setting: PARAKEET_SCRATCH: there is no writable")
 
 
 def answered(

@@ -15,7 +15,7 @@ import pytest
 
 from loopback import S3Server, WebServer, takes
 from parakeet_worker import answers, errors
-from parakeet_worker.bootstrap.choices import NAMES as BOOTSTRAP_NAMES
+from parakeet_worker.bootstrap.settings import NAMES as BOOTSTRAP_NAMES
 from parakeet_worker.entrypoints.cli import main
 from parakeet_worker.entrypoints.queue.main import handler_of
 from parakeet_worker.settings import Settings, variable

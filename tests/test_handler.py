@@ -1,4 +1,4 @@
-"""RunPod's entry point: which door it opens, and how it ends while it installs."""
+"""RunPod's entry point: the module it execs, and signals during its start."""
 
 import importlib.util
 import json
@@ -47,23 +47,23 @@ def handler() -> ModuleType:
         (["--rp_serve_api", "--rp_api_port", "8000"], PORT, "queue"),
     ],
 )
-def test_the_environment_decides_which_door_is_opened(
+def test_the_environment_selects_the_module(
     arguments: list[str], variables: dict[str, str], expected: str
 ) -> None:
-    module = handler().door(arguments, variables)
+    module = handler().entry_module(arguments, variables)
     assert module == f"parakeet_worker.entrypoints.{expected}"
 
 
 @pytest.mark.parametrize(("variables", "expected"), [({}, "queue"), (PORT, "http")])
-def test_the_handler_becomes_the_module_behind_the_door(
+def test_the_handler_execs_the_module(
     tmp_path: Path, variables: dict[str, str], expected: str
 ) -> None:
     site = Site.at(tmp_path)
-    doors = site.root / "src" / "parakeet_worker" / "entrypoints"
-    # An image may hold it by accident: it does not turn a server into a one-shot.
+    folder = site.root / "src" / "parakeet_worker" / "entrypoints"
+    # An image may contain it by mistake: the server must not run it and exit.
     (tmp_path / "test_input.json").write_text("{}")
-    doors.joinpath("http.py").write_text('print("http")')
-    doors.joinpath("queue.py").write_text('print("queue")')
+    folder.joinpath("http.py").write_text('print("http")')
+    folder.joinpath("queue.py").write_text('print("queue")')
     ran = subprocess.run(
         site.command,
         env={**site.environment, **variables},
@@ -72,13 +72,13 @@ def test_the_handler_becomes_the_module_behind_the_door(
     assert ran.stdout.splitlines() == [expected]
 
 
-# An installer that takes its time, so that there is a moment to end in.
+# A slow installer, so that the signal arrives during the installation.
 _SLOW_UV = """#!/bin/sh
 case "$1" in --version) echo "uv 0" ;; *) exec sleep 60 ;; esac
 """
 
 
-def test_a_signal_while_installing_ends_the_first_process_and_gives_the_lease_back(
+def test_a_signal_during_installation_ends_process_1_and_releases_the_lease(
     tmp_path: Path,
 ) -> None:
     site = Site.at(tmp_path)
@@ -106,12 +106,12 @@ def test_a_signal_while_installing_ends_the_first_process_and_gives_the_lease_ba
 
 
 def children(pid: int) -> list[int]:
-    told = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in told.split()]
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in listed.split()]
 
 
 def _catches(pid: int, number: signal.Signals) -> bool | None:
-    """Whether a process has a handler for a signal, or blocks it until it has; None: it is gone."""
+    """Whether a process handles or blocks a signal; None if it has exited."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -122,7 +122,7 @@ def _catches(pid: int, number: signal.Signals) -> bool | None:
 
 
 @pytest.mark.parametrize("entry", ["queue", "http"])
-def test_from_its_first_line_on_sigterm_is_caught_or_blocked(tmp_path: Path, entry: str) -> None:
+def test_sigterm_is_handled_or_blocked_from_the_first_line(tmp_path: Path, entry: str) -> None:
     with JobApi(hold_seconds=600) as api:
         jobs = api.environment(tmp_path) if entry == "queue" else {"PORT": "0"}
         ready = "taking jobs" if entry == "queue" else "ready after"
@@ -152,7 +152,7 @@ def test_from_its_first_line_on_sigterm_is_caught_or_blocked(tmp_path: Path, ent
 
 
 @pytest.mark.parametrize("delay_seconds", [0.15, 0.5, 1.0])
-def test_as_process_1_it_ends_by_a_signal_at_any_moment_of_its_start(
+def test_as_process_1_it_ends_by_a_signal_at_any_time_of_its_start(
     tmp_path: Path, delay_seconds: float
 ) -> None:
     with JobApi(hold_seconds=600) as api:

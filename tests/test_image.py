@@ -1,4 +1,4 @@
-"""The Dockerfile read as text: what can be known of the image without building it."""
+"""Properties of the Dockerfile that hold without building it."""
 
 import asyncio
 import json
@@ -15,22 +15,22 @@ import pytest
 
 from hub import MODEL, Hub
 from loopback import WebServer
-from parakeet_worker import weights
 from parakeet_worker.settings import Settings
+from parakeet_worker.weights.checkpoints import EXTRACTOR, SAFETENSORS
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS = ("volume", "baked")
-PLANNED_BASE = "nvidia/cuda:12.8.1-cudnn-devel-ubuntu24.04"
+BASE = "nvidia/cuda:12.8.1-cudnn-devel-ubuntu24.04"
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One instruction of the Dockerfile, its continued lines joined."""
+    """One instruction of the Dockerfile, with continued lines joined."""
 
     stage: str
     """Empty before the first `FROM`."""
     name: str
-    said: str
+    text: str
 
 
 def instructions() -> list[Instruction]:
@@ -38,20 +38,20 @@ def instructions() -> list[Instruction]:
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     stage, found = "", []
     for line in re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines():
-        name, _, said = line.partition(" ")
+        name, _, text = line.partition(" ")
         if name == "FROM":
-            stage = said.rpartition(" AS ")[2]
-        found.append(Instruction(stage, name, said))
+            stage = text.rpartition(" AS ")[2]
+        found.append(Instruction(stage, name, text))
     return found
 
 
 def parents() -> dict[str, str]:
-    """Stage to the stage or image that it stands on."""
-    return {each.stage: each.said.split()[0] for each in instructions() if each.name == "FROM"}
+    """Map each stage to its base."""
+    return {each.stage: each.text.split()[0] for each in instructions() if each.name == "FROM"}
 
 
 def of(target: str, *names: str) -> list[Instruction]:
-    """What builds `target`, from its base up."""
+    """Instructions of `target` and of its bases, first base first."""
     line = [target]
     while line[-1] in parents():
         line.append(parents()[line[-1]])
@@ -62,28 +62,28 @@ def of(target: str, *names: str) -> list[Instruction]:
     ]  # fmt: skip
 
 
-def arguments() -> dict[str, str]:
+def build_arguments() -> dict[str, str]:
     """Build arguments with their defaults."""
-    pairs = [each.said.partition("=") for each in instructions() if each.name == "ARG"]
+    pairs = [each.text.partition("=") for each in instructions() if each.name == "ARG"]
     return {name: default for name, _, default in pairs}
 
 
 def runs() -> list[str]:
-    return [each.said for each in instructions() if each.name == "RUN"]
+    return [each.text for each in instructions() if each.name == "RUN"]
 
 
-def test_the_base_is_the_plans_and_it_and_python_can_be_chosen() -> None:
-    assert arguments()["BASE"] == PLANNED_BASE
+def test_base_and_python_are_build_arguments() -> None:
+    assert build_arguments()["BASE"] == BASE
     assert parents()["system"] == "${BASE}"
-    assert arguments()["PYTHON"] == "3.12"
+    assert build_arguments()["PYTHON"] == "3.12"
     assert list(parents())[-1] == "baked", "a build without a target gives the one for any endpoint"
     assert set(TARGETS) <= set(parents())
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_python_is_the_first_process_and_no_shell_stands_before_it(target: str) -> None:
+def test_python_is_process_1_without_a_shell(target: str) -> None:
     *_, command = of(target, "CMD")
-    assert json.loads(command.said) == ["python", "handler.py"]
+    assert json.loads(command.text) == ["python", "handler.py"]
     assert of(target, "ENTRYPOINT", "SHELL") == []
 
 
@@ -96,108 +96,108 @@ def test_every_package_is_pinned_or_comes_from_the_base() -> None:
     assert re.search(r"https?://", "\n".join(runs())) is None
     assert re.search(r"(^|&&\s*)(curl|wget|git)\s", "\n".join(runs())) is None
     assert ":latest" not in (ROOT / "Dockerfile").read_text()
-    assert re.fullmatch(r"[0-9a-f]{40}", arguments()["REVISION"])
+    assert re.fullmatch(r"[0-9a-f]{40}", build_arguments()["REVISION"])
 
 
 COMPILER = ["gcc", "libc6-dev", "python${PYTHON}-dev"]
 
 
 def installed(target: str) -> list[str]:
-    """Packages of the system, in the order in which they come."""
+    """System packages in order of installation."""
     packages = []
-    for run in (each.said for each in of(target, "RUN") if "apt-get" in each.said):
+    for run in (each.text for each in of(target, "RUN") if "apt-get" in each.text):
         packages += run.partition("--no-install-recommends")[2].partition("&&")[0].split()
         assert run.index("rm -rf /var/lib/apt/lists/*") > run.index("install")
     return packages
 
 
-def test_a_compiler_is_only_where_kernels_are_compiled() -> None:
-    """`baked` has them, for every card; `volume` compiles its own at the first start on one."""
+def test_only_stages_that_compile_kernels_have_a_compiler() -> None:
+    """`baked` has compiled kernels; `volume` compiles them at the first start on a card."""
     base = ["ca-certificates", "ffmpeg", "python${PYTHON}", "python${PYTHON}-venv"]
     assert installed("baked") == base
     assert installed("volume") == [*base, *COMPILER]
     assert installed("compiled") == [*base, *COMPILER]
 
 
-def test_kernels_are_compiled_for_the_model_that_is_baked_and_lie_where_the_settings_look() -> None:
-    (command,) = [each.said for each in of("compiled", "RUN") if "compile-kernels" in each.said]
+def test_kernels_are_compiled_for_the_baked_model_into_the_configured_folder() -> None:
+    (command,) = [each.text for each in of("compiled", "RUN") if "compile-kernels" in each.text]
     assert command.endswith("--model /model /opt/kernels")
     model = "--from=weights /model"
-    assert [each.said for each in of("compiled", "COPY") if model in each.said] == [
+    assert [each.text for each in of("compiled", "COPY") if model in each.text] == [
         f"{model} /model"
     ]
     assert ("COPY", "--from=compiled /opt/kernels /opt/kernels") in [
-        (each.name, each.said) for each in of("baked", "COPY")
+        (each.name, each.text) for each in of("baked", "COPY")
     ]
-    (set_,) = [each.said for each in of("baked", "ENV") if "PARAKEET_MODEL" in each.said]
+    (set_,) = [each.text for each in of("baked", "ENV") if "PARAKEET_MODEL" in each.text]
     assert "PARAKEET_KERNEL_CACHE=/opt/kernels" in set_
-    assert [each.said for each in of("volume", "ENV") if "KERNEL_CACHE" in each.said] == []
+    assert [each.text for each in of("volume", "ENV") if "KERNEL_CACHE" in each.text] == []
 
 
-def test_no_secret_is_asked_for_and_none_is_kept() -> None:
-    named = [*arguments(), *(each.said for each in instructions() if each.name == "ENV")]
+def test_there_are_no_secrets() -> None:
+    named = [*build_arguments(), *(each.text for each in instructions() if each.name == "ENV")]
     assert len(named) > 5
     for name in named:
         assert not re.search(
             r"TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY|PROXY|INDEX", name, re.IGNORECASE
         )
     assert "--mount" not in "\n".join(runs())
-    assert "USER" not in arguments()
+    assert "USER" not in build_arguments()
 
 
-def test_a_layer_of_caches_is_never_kept() -> None:
+def test_no_layer_contains_a_cache() -> None:
     for stage in parents():
         each = [one for one in instructions() if one.stage == stage]
-        off = any(one.name == "ARG" and one.said == "UV_NO_CACHE=1" for one in each)
-        for run in (one.said for one in each if one.name == "RUN"):
+        disabled = any(one.name == "ARG" and one.text == "UV_NO_CACHE=1" for one in each)
+        for run in (one.text for one in each if one.name == "RUN"):
             uses = len(re.findall(r"\buv (?:venv|pip)\b", run))
-            assert off or run.count("--no-cache ") == uses, run
+            assert disabled or run.count("--no-cache ") == uses, run
             assert "-m pip" not in run or "--no-cache-dir" in run
 
 
-def test_weights_are_a_layer_below_the_code_and_lie_where_the_settings_look() -> None:
-    order = [(each.name, each.said) for each in of("baked", "COPY", "RUN")]
+def test_weights_are_a_layer_below_the_code_in_the_configured_folder() -> None:
+    order = [(each.name, each.text) for each in of("baked", "COPY", "RUN")]
     weights_at = order.index(("COPY", "--from=weights /model /opt/model"))
     code_at = order.index(("COPY", "src src"))
-    environment_at = next(n for n, (_, said) in enumerate(order) if "uv pip sync" in said)
+    environment_at = next(n for n, (_, text) in enumerate(order) if "uv pip sync" in text)
     assert environment_at < weights_at < code_at
-    (set_,) = [each.said for each in of("baked", "ENV") if "PARAKEET_MODEL" in each.said]
+    (set_,) = [each.text for each in of("baked", "ENV") if "PARAKEET_MODEL" in each.text]
     assert "PARAKEET_MODEL=/opt/model" in set_
 
 
-def test_the_model_that_is_baked_is_the_default_one_with_every_file_that_is_read() -> None:
-    assert arguments()["MODEL"] == Settings().model
+def test_the_baked_model_is_the_default_one_with_every_file() -> None:
+    assert build_arguments()["MODEL"] == Settings().model
     (download,) = [run for run in runs() if "hf download" in run]
     included = re.findall(r"--include (\S+)", download)
-    assert sorted(included) == sorted([*weights._SAFETENSORS, *weights._EXTRACTOR])
-    source = (ROOT / "src" / "parakeet_worker" / "weights.py").read_text()
-    assert f"at revision {arguments()['REVISION']}" in source
+    assert sorted(included) == sorted([*SAFETENSORS, *EXTRACTOR])
+    source = (ROOT / "src" / "parakeet_worker" / "weights" / "digests.py").read_text()
+    assert f"at revision {build_arguments()['REVISION']}" in source
 
 
-def test_what_is_baked_does_not_run_as_root_and_what_writes_to_a_volume_does() -> None:
-    assert [each.said for each in of("baked", "USER")] == ["worker"]
+def test_baked_does_not_run_as_root_and_volume_does() -> None:
+    assert [each.text for each in of("baked", "USER")] == ["worker"]
     assert of("volume", "USER") == []
 
 
-def let_in(path: str) -> bool:
-    """Whether .dockerignore leaves a file to the build; the last rule that fits counts."""
+def is_in_context(path: str) -> bool:
+    """Whether .dockerignore keeps a file in the build context; the last matching rule counts."""
     inside = True
     for rule in (ROOT / ".dockerignore").read_text().splitlines():
         pattern = rule.removeprefix("!")
-        if rule and not rule.startswith("#") and any(fits(pattern, path)):
+        if rule and not rule.startswith("#") and any(matches(pattern, path)):
             inside = rule.startswith("!")
     return inside
 
 
-def fits(pattern: str, path: str) -> Iterator[bool]:
-    """For a path and each folder above it, whether the pattern names it."""
+def matches(pattern: str, path: str) -> Iterator[bool]:
+    """Yield for a path and each parent folder whether the pattern matches it."""
     parts = path.split("/")
     for length in range(1, len(parts) + 1):
-        above = parts[:length]
+        parent = parts[:length]
         if pattern.startswith("**/"):
-            yield fnmatchcase(above[-1], pattern.removeprefix("**/"))
+            yield fnmatchcase(parent[-1], pattern.removeprefix("**/"))
         else:
-            yield len(above) == pattern.count("/") + 1 and fnmatchcase("/".join(above), pattern)
+            yield len(parent) == pattern.count("/") + 1 and fnmatchcase("/".join(parent), pattern)
 
 
 @pytest.mark.parametrize(
@@ -208,25 +208,25 @@ def fits(pattern: str, path: str) -> Iterator[bool]:
         "src/parakeet_worker/audio.pyc", ".env", "test_input.json",
     ],
 )  # fmt: skip
-def test_the_build_is_not_given_what_it_has_no_use_for(path: str) -> None:
-    assert not let_in(path)
+def test_unused_files_are_not_in_the_build_context(path: str) -> None:
+    assert not is_in_context(path)
 
 
-def test_the_build_is_given_all_that_it_copies() -> None:
+def test_copied_files_are_in_the_build_context() -> None:
     copies = [
         each for target in (*TARGETS, "demo") for each in of(target, "COPY")
-        if not each.said.startswith("--from")
+        if not each.text.startswith("--from")
     ]  # fmt: skip
-    sources = {source for each in copies for source in each.said.split()[:-1]}
+    sources = {source for each in copies for source in each.text.split()[:-1]}
     assert len(sources) > 5
     for source in sources:
         assert (ROOT / source).exists(), source
-        assert let_in(source), source
-    assert let_in("src/parakeet_worker/checkpoints/demo.nemo")
-    assert let_in("requirements/profiles.toml")
+        assert is_in_context(source), source
+    assert is_in_context("src/parakeet_worker/checkpoints/demo.nemo")
+    assert is_in_context("requirements/profiles.toml")
 
 
-def test_nothing_asks_for_the_installed_package_which_a_volume_does_not_have() -> None:
+def test_no_code_needs_metadata_of_the_package_which_a_volume_lacks() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     sources = sorted((ROOT / "src").rglob("*.py"))
     assert len(sources) > 50
@@ -234,7 +234,7 @@ def test_nothing_asks_for_the_installed_package_which_a_volume_does_not_have() -
     assert [path.name for path in sources if named.search(path.read_text())] == []
 
 
-async def test_the_build_fetches_the_model_whole_from_a_hub_and_nothing_beside_it(
+async def test_the_build_downloads_exactly_the_files_of_the_model(
     tmp_path: Path, web: WebServer
 ) -> None:
     hub = Hub(web)
@@ -251,5 +251,7 @@ async def test_the_build_fetches_the_model_whole_from_a_hub_and_nothing_beside_i
         },
     )  # fmt: skip
     assert await asyncio.wait_for(building.wait(), 120) == 0
-    fetched = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
-    assert fetched == {name: said for name, said in hub.files.items() if name != "README.md"}
+    downloaded = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    assert downloaded == {
+        name: content for name, content in hub.files.items() if name != "README.md"
+    }

@@ -56,7 +56,7 @@ OWNERS = {
         "sources.url",
     ),
     "boto3": ("remote.s3", "client.store"),
-    "botocore": ("remote.s3", "client.store", "doctor"),
+    "botocore": ("checks.doctor", "client.store", "remote.s3"),
     "click": ("entrypoints.cli",),
     "httpx": ("client.http_client", "weights"),
     "huggingface_hub": ("weights",),
@@ -69,6 +69,7 @@ OWNERS = {
         "audio.child_process",
         "audio.decoding",
         "audio.channels",
+        "checks.verify",
         "engine.base",
         "engine.budget",
         "engine.native.gpu_engine",
@@ -85,7 +86,6 @@ OWNERS = {
         "vad.energy",
         "vad.backends",
         "audio.timeline",
-        "verification",
     ),
     "omegaconf": ("engine.nemo",),
     "py3langid": ("language",),
@@ -284,14 +284,17 @@ def test_logging_is_configured_by_the_ways_in_only():
     assert [name for name in configuring if not name.startswith("entrypoints.")] == []
 
 
-def test_the_handler_and_the_bootstrap_stand_on_the_standard_library_alone():
+def test_handler_bootstrap_and_volume_import_the_standard_library_only():
     handler = ast.parse((ROOT / "handler.py").read_text())
-    seen = [handler, *(tree for name, tree in modules().items() if name.startswith("bootstrap"))]
+    seen = [
+        handler,
+        *(tree for name, tree in modules().items() if name.startswith(("bootstrap", "volume"))),
+    ]
     assert len(seen) > 5
     used = {module for tree in seen for module in imported(tree)}
     assert {name.partition(".")[0] for name in used} <= {*sys.stdlib_module_names, PACKAGE}
     below = {ours(name) for name in used} - {None}
-    assert {name.partition(".")[0] for name in below} <= {"bootstrap", "errors"}
+    assert {name.partition(".")[0] for name in below} <= {"bootstrap", "errors", "volume"}
 
 
 def dataclasses_of(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:

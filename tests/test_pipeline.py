@@ -266,7 +266,7 @@ async def test_a_cancelled_request_takes_its_waiting_pieces_back_and_leaves_noth
         assert after.text == "1000."
         assert (await first).text == "300."
     assert list(tmp_path.iterdir()) == []
-    assert engine.heard.split(" ") == ["▁300", ".", "▁1000", "."]
+    assert engine.text.split(" ") == ["▁300", ".", "▁1000", "."]
 
 
 class Overflowing(HeldEngine):

@@ -409,7 +409,7 @@ async def test_cancelled_work_never_reaches_the_engine_and_leaves_nothing(
         assert await result(api, "first") == {"output": {"text": "900."}}
         api.submit("after", job_of(melody(500)))
         assert await result(api, "after") == {"output": {"text": "500."}}
-    assert "440" not in engine.heard
+    assert "440" not in engine.text
     assert api.deliveries["job"].order == []
 
 

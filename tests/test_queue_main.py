@@ -552,7 +552,7 @@ def test_a_worker_whose_ffmpeg_does_not_run_says_so_and_takes_no_job(tmp_path: P
         (told,) = api.unhealthy
         assert api.requests["job-take"] == 0
     assert told["check"] == "check_ffmpeg"
-    assert told["reason"] == f"Unfit: {broken} ends with status 7"
+    assert told["reason"] == f"FitnessError: {broken} ends with status 7"
     assert "ends with status 7" in said
 
 
@@ -560,14 +560,14 @@ def test_a_worker_whose_model_hears_nothing_says_so_and_takes_no_job(tmp_path: P
     environment = {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
     with JobApi() as api:
         api.submit("never", {"audio_base64": tone(440)})
-        module = ("odd_workers", "deaf")
+        module = ("odd_workers", "silent")
         with running_worker(api, tmp_path, environment, module=module) as worker:
             worker.communicate(timeout=120)
         assert worker.returncode == 1
         (told,) = api.unhealthy
         assert api.requests["job-take"] == 0
-    assert told["check"] == "check_hearing"
-    assert told["reason"] == "Unfit: the model hears nothing in a clip of clear speech"
+    assert told["check"] == "check_transcription"
+    assert told["reason"] == "FitnessError: the model hears nothing in a clip of clear speech"
 
 
 def test_a_worker_whose_engine_is_lost_is_replaced_and_takes_no_more(tmp_path: Path) -> None:

@@ -1,18 +1,20 @@
-"""A small package set, so that installing takes a moment: wheels, a lock file, a worker's root."""
+"""A small package set that installs in a moment: wheels, a lock file, and a container's root."""
 
 import base64
 import hashlib
+import io
 import json
 import shutil
 import sys
+import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = ROOT / ".cache" / "uv" / "bin" / "uv"
-# What `handler.py` would become; says where it runs and what it was given, and can stay.
+# The module that `handler.py` execs: prints its Python and arguments, sleeps `STAY` seconds.
 _WORKER = """
 import json, os, sys, time
 import ear, mouth
@@ -24,11 +26,32 @@ print(json.dumps({
 time.sleep(float(os.environ.get("STAY", "0")))
 """
 
+# A build backend in a wheel: packs the module of a source distribution into a wheel.
+BACKEND = """
+import pathlib, zipfile
+
+def build_wheel(folder, config=None, metadata=None):
+    facts = dict(line.split(": ") for line in pathlib.Path("PKG-INFO").read_text().splitlines())
+    name, version = facts["Name"], facts["Version"]
+    info = f"{name}-{version}.dist-info"
+    content = {
+        f"{name}.py": pathlib.Path(f"{name}.py").read_text(),
+        f"{info}/METADATA": f"Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+    }
+    record = "".join(f"{path},,\\n" for path in (*content, f"{info}/RECORD"))
+    made = f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(pathlib.Path(folder) / made, "w") as archive:
+        for path, text in {**content, f"{info}/RECORD": record}.items():
+            archive.writestr(path, text)
+    return made
+"""
+
 
 def wheel(
     folder: Path, name: str, version: str, *, files: int = 40, data: Mapping[str, str] | None = None
 ) -> Path:
-    """A wheel of one package with that many modules, and what else is to be in it."""
+    """Write a wheel of one package with `files` modules and additional `data`."""
     info = f"{name}-{version}.dist-info"
     content = {
         f"{name}/__init__.py": f"VERSION = {version!r}\n",
@@ -52,9 +75,13 @@ def _digest(text: str) -> str:
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
+def _locked(name: str, version: str, file: Path) -> str:
+    return f"{name}=={version} --hash=sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}\n"
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A container's root and a volume; `environment` is what `handler.py` is started with."""
+    """A container's root and a volume; `environment` has the variables of `handler.py`."""
 
     root: Path
     volume: Path
@@ -64,30 +91,28 @@ class Site:
     def at(cls, folder: Path) -> "Site":
         site = cls(folder / "app", folder / "Parakeet", folder / "wheels")
         source = site.root / "src" / "parakeet_worker"
-        shutil.copytree(ROOT / "src" / "parakeet_worker" / "bootstrap", source / "bootstrap")
+        for name in ("bootstrap", "volume"):
+            shutil.copytree(ROOT / "src" / "parakeet_worker" / name, source / name)
         shutil.copy(ROOT / "handler.py", site.root)
         for name in ("__init__.py", "errors.py", "version.py"):
             shutil.copy(ROOT / "src" / "parakeet_worker" / name, source)
         (source / "entrypoints").mkdir()
-        (source / "entrypoints" / "serverless.py").write_text(_WORKER)
+        (source / "entrypoints" / "queue.py").write_text(_WORKER)
         (site.root / "requirements").mkdir()
         shutil.copy(ROOT / "requirements" / "uv.txt", site.root / "requirements")
         site.lock("1.0")
         return site
 
     def lock(self, version: str, *, gib: float = 0.01) -> None:
-        """Ask for `ear` and `mouth` of that version."""
+        """Write wheels of `ear` and `mouth` of that version, and lock them."""
         for name in ("ear", "mouth"):
             wheel(self.wheels, name, version)
         self.lock_what_is_there(version, gib=gib)
 
     def lock_what_is_there(self, version: str, *, gib: float = 0.01, optional: str = "") -> None:
-        """The same, with wheels that were made before."""
-        lines = []
-        for name in ("ear", "mouth"):
-            made = self.wheels / f"{name}-{version}-py3-none-any.whl"
-            digest = hashlib.sha256(made.read_bytes()).hexdigest()
-            lines.append(f"{name}=={version} --hash=sha256:{digest}\n")
+        """Lock `ear` and `mouth` in wheels that exist already."""
+        names = ("ear", "mouth")
+        lines = [_locked(name, version, self._wheel(name, version)) for name in names]
         folder = self.root / "requirements"
         (folder / "small.txt").write_text("".join(lines))
         (folder / "profiles.toml").write_text(
@@ -95,9 +120,39 @@ class Site:
             + (f"optional = ['{optional}']\n" if optional else "")
         )
 
+    def lock_source(
+        self, name: str, version: str, requires: Sequence[str], build: Sequence[str]
+    ) -> None:
+        """Replace the lock of `name` by a source distribution, with locked `build` packages."""
+        folder = self.root / "requirements"
+        archive = self.wheels / f"{name}-{version}.tar.gz"
+        project = (
+            f"[build-system]\nrequires = {list(requires)!r}\n"
+            'build-backend = "carpenter.backend"\n'
+            f'[project]\nname = "{name}"\nversion = "{version}"\n'
+        )
+        content = {
+            "pyproject.toml": project,
+            f"{name}.py": f"VERSION = {version!r}\n",
+            "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        }
+        with tarfile.open(archive, "w:gz") as opened:
+            for path, text in content.items():
+                member = tarfile.TarInfo(f"{name}-{version}/{path}")
+                member.size = len(text)
+                opened.addfile(member, io.BytesIO(text.encode()))
+        lines = (folder / "small.txt").read_text().splitlines(keepends=True)
+        kept = [line for line in lines if not line.startswith(f"{name}==")]
+        (folder / "small.txt").write_text("".join(kept) + _locked(name, version, archive))
+        locked = [_locked(each, "1.0", self._wheel(each, "1.0")) for each in build]
+        (folder / "build.txt").write_text("".join(locked))
+
+    def _wheel(self, name: str, version: str) -> Path:
+        return self.wheels / f"{name}-{version}-py3-none-any.whl"
+
     @property
     def command(self) -> list[str]:
-        # The plain Python below the tests' environment, as a container has it.
+        # The system's Python without packages, as in a container.
         python = Path(sys.base_prefix) / "bin" / "python3"
         return [str(python), str(self.root / "handler.py")]
 
@@ -114,10 +169,10 @@ class Site:
         }
 
     def environments(self) -> list[Path]:
-        """Those under a final name."""
+        """Environments under their final names."""
         folder = self.volume / "environments"
         return sorted(path for path in folder.glob("*") if not path.name.startswith("."))
 
     def marker(self) -> dict[str, object]:
-        said: dict[str, object] = json.loads((self.volume / ".installation_complete").read_text())
-        return said
+        marker: dict[str, object] = json.loads((self.volume / ".installation_complete").read_text())
+        return marker

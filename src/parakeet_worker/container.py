@@ -1,4 +1,4 @@
-"""What the container grants: processors, memory, descriptors; and defaults that fit into that."""
+"""Resource limits of the container, and defaults that fit into them."""
 
 import os
 import resource
@@ -10,32 +10,33 @@ from parakeet_worker.settings import Settings
 
 _ROOT = Path("/")
 _UNLIMITED_BYTES = 1 << 60
-"""What version 1 shows where there is no limit is a little less than 2**63."""
+"""Cgroup version 1 reports no limit as slightly less than 2**63."""
 _DECODER_BYTES = 90 << 20
-"""That one ffmpeg takes as a rule."""
-_SECOND_BYTES = 64_000
-"""Of decoded audio."""
-_LEAST_AUDIO_BYTES = 16 << 20
-_OWN_DESCRIPTORS = 64
-_REQUEST_DESCRIPTORS = 8
-"""A folder, an upload, and ffmpeg with its pipes, for each request that is answered."""
-_LEAST_CONNECTIONS = 16
+"""Typical memory of one ffmpeg process."""
+_AUDIO_BYTES_PER_SECOND = 64_000
+"""Decoded: 16 kHz, float32, mono."""
+_MIN_AUDIO_BYTES = 16 << 20
+_RESERVED_DESCRIPTORS = 64
+_DESCRIPTORS_PER_REQUEST = 8
+"""Scratch folder, upload, and ffmpeg with its pipes."""
+_MIN_CONNECTIONS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """Limits of this process, by its control groups and its resource limits."""
+    """Limits of this process from its control groups and resource limits."""
 
     processors: float
-    """How many it may keep busy: those that it sees, or fewer by its quota."""
+    """CPUs that it can use: all visible ones, or fewer by its quota."""
     visible: int
+    """CPUs in its affinity mask."""
     memory_bytes: int | None
-    """None where there is no limit below the machine's own memory."""
+    """None without a limit."""
     descriptors: int
 
     @classmethod
     def read(cls, root: Path = _ROOT) -> "Container":
-        """From the files of control groups, version 1 or 2, below `root`."""
+        """Read control groups of version 1 or 2 from the file system at `root`."""
         visible = len(os.sched_getaffinity(0))
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         descriptors = 1 << 20 if hard == resource.RLIM_INFINITY else hard
@@ -45,11 +46,11 @@ class Container:
 
     @property
     def threads(self) -> int:
-        """That compute at a time without one waiting for the quota of another."""
+        """Number of compute threads that the quota does not throttle."""
         return max(1, int(self.processors))
 
     def __str__(self) -> str:
-        memory = "no limit of its own"
+        memory = "unlimited"
         if self.memory_bytes is not None:
             memory = f"{self.memory_bytes / 2**30:.2g} GiB"
         return (
@@ -58,26 +59,26 @@ class Container:
         )
 
 
-def fitted(settings: Settings, granted: Container) -> Settings:
-    """Settings whose defaults fit into the container; what the operator has set stays.
+def fitted(settings: Settings, container: Container) -> Settings:
+    """Lower defaults to fit into the container; values that the operator has set are kept.
 
-    Connections are the exception: beyond the limit on descriptors they could not be accepted.
+    `max_connections` is lowered in any case: beyond the descriptor limit `accept` would fail.
     """
-    room = max(granted.descriptors - _OWN_DESCRIPTORS, 2 * _LEAST_CONNECTIONS)
-    requests = max(1, room // 2 // _REQUEST_DESCRIPTORS)
+    available = max(container.descriptors - _RESERVED_DESCRIPTORS, 2 * _MIN_CONNECTIONS)
+    requests = max(1, available // 2 // _DESCRIPTORS_PER_REQUEST)
     changed: dict[str, object] = {}
-    if granted.threads < granted.visible:
-        changed["threads"] = granted.threads
-    if granted.memory_bytes is not None:
-        memory = granted.memory_bytes
+    if container.threads < container.visible:
+        changed["threads"] = container.threads
+    if container.memory_bytes is not None:
+        memory = container.memory_bytes
         changed["decoders"] = min(settings.decoders, max(2, memory // 4 // _DECODER_BYTES))
-        audio = min(settings.audio_memory_bytes, max(_LEAST_AUDIO_BYTES, memory // 8))
+        audio = min(settings.audio_memory_bytes, max(_MIN_AUDIO_BYTES, memory // 8))
         changed["audio_memory_bytes"] = audio
-        changed["queue_seconds"] = min(settings.queue_seconds, memory / 4 / _SECOND_BYTES)
+        changed["queue_seconds"] = min(settings.queue_seconds, memory / 4 / _AUDIO_BYTES_PER_SECOND)
     changed["max_requests"] = min(settings.max_requests, requests)
     chosen = settings.model_fields_set
     changed = {name: value for name, value in changed.items() if name not in chosen}
-    changed["max_connections"] = min(settings.max_connections, room // 2)
+    changed["max_connections"] = min(settings.max_connections, available // 2)
     changed = {name: value for name, value in changed.items() if getattr(settings, name) != value}
     return settings.model_copy(update=changed) if changed else settings
 
@@ -104,9 +105,9 @@ def _memory_limits(root: Path) -> Iterator[int]:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of the process's group and those above it, which limit it as well.
+    """Yield the folders of the process's group and of its ancestors, whose limits apply too.
 
-    A container sees its own group as the top, whatever its path outside.
+    In a container its own group is mounted as the root of the hierarchy.
     """
     mounted = root / "sys/fs/cgroup" / controller
     try:
@@ -124,7 +125,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _number(file: Path) -> int | None:
-    """The number in a file; None where there is none, or a word for no limit."""
+    """The number in a file; None if the file is missing or contains a word, such as `max`."""
     words = _words(file)
     return int(words[0]) if words and words[0].isdecimal() else None
 

@@ -1,4 +1,4 @@
-"""The way in from Python: a model that is opened once and asked often."""
+"""Python API: open a model once and transcribe with it many times."""
 
 import asyncio
 import logging
@@ -32,7 +32,7 @@ Value = TypeVar("Value")
 
 
 class Model:
-    """A loaded model; safe to call from many threads at once, which fills its batches."""
+    """A loaded model. Thread-safe: calls from several threads share batches."""
 
     def __init__(self, pipeline: Pipeline, loop: asyncio.AbstractEventLoop) -> None:
         self._pipeline = pipeline
@@ -40,12 +40,12 @@ class Model:
 
     @property
     def engine(self) -> str:
-        """What transcribes, in words."""
+        """Description of the engine and its device."""
         return str(self._pipeline.batcher.engine)
 
     @property
     def kernels(self) -> tuple[KernelReport, ...]:
-        """What comparisons of a GPU's kernels with plain PyTorch found at start."""
+        """Results of comparing GPU kernels with plain PyTorch at start."""
         return tuple(self._pipeline.batcher.engine.reports)
 
     def transcribe(
@@ -58,11 +58,11 @@ class Model:
         track: int | str | None = None,
         on_damage: OnDamage = "warn",
     ) -> Transcript:
-        """Transcribe a file, the bytes of one, or mono float32 samples at `sample_rate` Hz.
+        """Transcribe a file, the bytes of a file, or mono float32 samples at `sample_rate` Hz.
 
-        Of several audio tracks, `track` is the number, from 1, or the language, or `all`. With
-        `on_damage` of `refuse`, missing or damaged audio is an error and not a warning.
-        Raises `RequestError`, `TransientError` or `EngineError`.
+        `track` selects one of several audio tracks by number, from 1, by language, or `all`.
+        `on_damage="refuse"` makes missing or damaged audio an error instead of a warning.
+        Raises `RequestError`, `TransientError` and `EngineError`.
         """
         options = _Options(
             clip=Clip(start_seconds, end_seconds),
@@ -76,14 +76,14 @@ class Model:
             with disk.problems_translated(), NamedTemporaryFile(dir=disk.folder) as file:
                 file.write(audio)
                 file.flush()
-                return self._heard(FileSource(Path(file.name)), options)
+                return self._transcribe(FileSource(Path(file.name)), options)
         if isinstance(audio, str | PathLike):
-            return self._heard(FileSource(Path(audio)), options)
+            return self._transcribe(FileSource(Path(audio)), options)
         if not isinstance(audio, np.ndarray):
             raise InvalidRequest("audio", "must be a path, bytes or an array of samples")
-        return self._heard(SamplesSource(audio, sample_rate), options)
+        return self._transcribe(SamplesSource(audio, sample_rate), options)
 
-    def _heard(self, source: Source, options: "_Options") -> Transcript:
+    def _transcribe(self, source: Source, options: "_Options") -> Transcript:
         return self._run(self._pipeline.transcribe(Request(source=source, **options)))
 
     def _run(self, work: Coroutine[Any, Any, Value]) -> Value:
@@ -98,11 +98,12 @@ class _Options(TypedDict):
 
 @contextmanager
 def open_model(model: str | None = None, **settings: Any) -> Iterator[Model]:
-    """Load `model` (a Hugging Face name, a path, or `demo`) and keep it for the `with` block.
+    """Load `model` (a Hugging Face name, a path, or `demo`) for a `with` block.
 
-    Further keywords are fields of `Settings`; the environment is not read. Raises `SetupError`s.
+    Other keywords are fields of `Settings`; environment variables are ignored. Raises
+    `SetupError`.
     """
-    for warning in variables.name_home(os.environ):
+    for warning in variables.ensure_home(os.environ):
         log.warning("%s", warning)
     chosen = Settings.of(settings if model is None else {"model": model, **settings})
     loop = asyncio.new_event_loop()

@@ -1,4 +1,4 @@
-"""The operator's choices, read from the environment in this one place and never changed after."""
+"""The operator's settings: one frozen object, read from environment variables here only."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from parakeet_worker.bootstrap import variables
-from parakeet_worker.bootstrap.choices import NAMES as BOOTSTRAP_NAMES
+from parakeet_worker.bootstrap.settings import NAMES as BOOTSTRAP_NAMES
 from parakeet_worker.errors import InvalidSetting, nearest, one_line
 from parakeet_worker.wire.validation import first_problem
 
 _PREFIX = "PARAKEET_"
-# Names that the plan or the platform gives without the prefix; they are common property.
+# Names without the prefix: set by the platform, or common among S3 tools.
 _PLAIN = {
     "s3_access_key": "S3_ACCESS_KEY",
     "s3_secret_key": "S3_SECRET_KEY",
@@ -37,7 +37,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 def _header_text(value: str) -> str:
-    """Text that may travel in a header; the message never repeats it, as it may be a secret."""
+    """Text for an HTTP header. The message omits the value, which may be a secret."""
     text = value.strip()
     if not text or not text.isascii() or not text.isprintable():
         raise ValueError("must be printable ASCII on one line")
@@ -47,9 +47,9 @@ def _header_text(value: str) -> str:
 def _http_address(value: str) -> str:
     text = value.strip()
     parts = urlsplit(text)
-    named = parts.scheme in ("http", "https") and parts.hostname
-    if not named or not text.isprintable() or " " in text:
-        raise ValueError("must be an address such as https://s3.example.com")
+    valid = parts.scheme in ("http", "https") and parts.hostname
+    if not valid or not text.isprintable() or " " in text:
+        raise ValueError("must be a URL such as https://s3.example.com")
     return text
 
 
@@ -62,12 +62,12 @@ def _temporary_folder() -> Path:
     try:
         return Path(gettempdir())
     except FileNotFoundError as failure:
-        reason = "no temporary folder can be written to; name one"
+        reason = "there is no writable temporary folder; set one"
         raise InvalidSetting("PARAKEET_SCRATCH", reason) from failure
 
 
 class Settings(BaseModel):
-    """What an operator may choose; every field is an environment variable, see `variable`."""
+    """Settings of a worker; each field is an environment variable, see `variable`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -76,164 +76,165 @@ class Settings(BaseModel):
     model_revision: str | None = None
     """Branch, tag or commit of a Hugging Face name; the same as `name@revision` in the model."""
     model_timeout_seconds: Seconds = 3600.0
-    """How long the fetch of a model may take in all."""
+    """Timeout of a whole model download."""
     model_name: str | None = None
-    """What the HTTP server calls the model; by default what `model` says, of a path its last
-    part."""
+    """Name of the model in the HTTP API; by default `model`, or the last component of a path."""
     engine: Literal["native", "nemo", "tones"] = "native"
-    """What transcribes: `native`, NVIDIA's `nemo` (a `.nemo` file, and the extra of that name), or
-    `tones` (no model: hears pure tones, for tests)."""
+    """The engine: `native`, NVIDIA's `nemo` (needs a `.nemo` file and the extra `nemo`), or
+    `tones` (no model: recognises pure tones, for tests)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the engine runs; `auto` takes the GPU where there is one."""
+    """Device of the engine; `auto` uses a GPU if there is one."""
     vad_device: Literal["auto", "cpu"] = "auto"
-    """Where speech is detected: beside the engine, all recordings in one batch on a GPU, or in any
-    case on the processor, each by itself."""
+    """Device of voice activity detection: `auto` uses the engine's, batched across recordings on a
+    GPU; `cpu` processes each recording in its own thread."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
-    """The encoder's arithmetic; `auto` takes what is fastest on the device: `bf16` on a GPU, or
-    `fp16` where that is older; `int8` on a processor, or `bf16` where it has AMX."""
+    """Arithmetic of the encoder; `auto` is the fastest on the device: `bf16` on a GPU, `fp16` on an
+    older one, `int8` on a CPU, `bf16` on a CPU with AMX."""
     kernels: Literal["auto", "off"] = "auto"
-    """Whether a GPU computes in Triton kernels where it can, or in plain PyTorch, several times
-    slower, in any case."""
+    """`auto` uses Triton kernels on GPUs that support them, `off` plain PyTorch, several times
+    slower."""
     kernel_cache: Path | None = None
-    """Folder of kernels that `parakeet compile-kernels` made, which is only read; others are
-    compiled at the first start on a card, and kept in `kernels/` beside the converted model."""
+    """Read-only folder of kernels from `parakeet compile-kernels`; other kernels are compiled at
+    the first start on a card, and cached in `kernels/` beside the converted model."""
     reproducible: bool = False
-    """Give a chunk the same text alone and beside any others on a GPU: otherwise libraries choose
-    their kernels by the size of a batch, and in bfloat16 a few chunks differ."""
+    """Make the text of a chunk independent of its batch on a GPU: by default libraries choose
+    kernels by batch size, and in bfloat16 a few chunks differ."""
     converted: Path = Path("~/.cache/parakeet-worker")
-    """Folder for the model as it is served, made once: later starts read that instead."""
+    """Cache folder for the converted model: later starts read it instead of the checkpoint."""
     threads: Count | None = None
-    """Threads that the engine computes with on a processor, at most; by default as many as the
-    container's quota of processors lets run."""
+    """Maximum number of engine threads on a CPU; by default limited by the container's CPU
+    quota."""
     concurrency: Count = 16
-    """Jobs that one worker takes at a time."""
+    """Maximum number of concurrent queue jobs per worker."""
     max_audio_bytes: Count = 1 << 30
-    """Largest file that is accepted, in bytes."""
+    """Maximum size of an audio file, in bytes."""
     max_audio_seconds: Seconds = 4 * 3600.0
-    """Longest recording, or clip of a recording, that is accepted."""
+    """Maximum duration of a recording, or of the requested clip of it."""
     download_timeout_seconds: Seconds = 300.0
-    """How long a download may take, with its retries and the waits that a server asks for."""
+    """Timeout of an audio download, including retries and `Retry-After` delays."""
     stall_timeout_seconds: Seconds = 20.0
-    """How long a download may stand still, or a connection may take to open."""
+    """Seconds without data before a download is aborted, and timeout of opening a connection."""
     decode_timeout_seconds: Seconds = 1800.0
-    """How long ffmpeg may take for one file."""
+    """Timeout of decoding one file with ffmpeg."""
     decoders: Count = 32
-    """Recordings that are decoded at a time; those beyond wait. A long one has more ffmpegs than
-    one, while processors are free."""
+    """Maximum number of recordings that are decoded concurrently. A long recording may use several
+    ffmpeg processes while CPUs are idle."""
     decoder_memory_bytes: Annotated[int, Field(ge=128 << 20)] = 512 << 20
-    """Memory that one ffmpeg may allocate, of which recordings take about 90 MB; what needs more is
-    `audio_undecodable`."""
+    """Memory limit of one ffmpeg process, which needs about 90 MB as a rule; a file that needs more
+    is `audio_undecodable`."""
     allow_private_addresses: bool = False
-    """Let URLs point at private, loopback and link-local addresses."""
+    """Allow URLs that resolve to private, loopback and link-local addresses."""
     user_agent: HeaderText = "parakeet-worker"
-    """What the worker calls itself to the servers of `audio_url` and `output_url`."""
+    """`User-Agent` header of requests to `audio_url` and `output_url`."""
     job_timeout_seconds: Seconds | None = None
-    """How long one job may take in all; by default as long as the platform lets it."""
+    """Timeout of one job; by default only the platform limits it."""
     engine_timeout_seconds: Seconds = 900.0
-    """How long the engine may work on one batch before it is taken for lost."""
+    """Timeout of one batch, after which the engine counts as lost."""
     delivery_timeout_seconds: Seconds = 300.0
-    """How long the delivery of one answer is tried again, to the platform, to `output_url` or to
+    """Time limit for retries of delivering one answer to the platform, `output_url` or
     `output_s3`."""
     max_result_bytes: Count = 19_000_000
-    """Largest answer that is sent; what is larger goes to `output_url` or `output_s3`."""
+    """Maximum size of an answer; a larger one needs `output_url` or `output_s3`."""
     strict: bool = False
-    """Refuse options of OpenAI's API that have no effect here, in place of a warning."""
+    """Reject options of OpenAI's API that have no effect here, instead of a warning."""
     log_text: bool = False
-    """Put what was heard into the log, beside each job's figures."""
+    """Log the transcript of each job in addition to its figures."""
     segment_seconds: Annotated[float, Field(ge=2, le=60)] = 30.0
-    """Longest piece that the engine is given at once."""
+    """Maximum duration of a chunk."""
     batch_seconds: Seconds | None = None
-    """Audio in one batch, counted with its padding: longest piece times pieces; by default as
-    much as the device's memory is found to have room for."""
+    """Maximum audio of one batch including padding: longest chunk times number of chunks; by
+    default measured from the device's free memory."""
     audio_memory_bytes: Count = 512 << 20
-    """Decoded audio that all recordings together may have at the engine, in bytes; 64,000 are a
-    second. Each has one piece there in any case, and up to 12 MB on the way."""
+    """Limit of decoded audio in the engine's queue over all recordings, in bytes (64,000 per
+    second). Each recording may have one chunk there in any case, and buffers up to 12 MB."""
     queue_seconds: Seconds = 6 * 3600.0
-    """Audio that may wait for the engine before new work is refused."""
+    """Maximum audio in the engine's queue; beyond it new requests are rejected."""
     scratch: Path = Field(default_factory=_temporary_folder)
-    """Folder for each job's scratch folder."""
+    """Parent folder of the scratch folders of jobs."""
     scratch_least_bytes: Annotated[int, Field(ge=0)] = 64 << 20
-    """Bytes that must be free in that folder for a job to be taken."""
+    """Free bytes in that folder below which no jobs are taken."""
     ffmpeg: Path | None = None
-    """The ffmpeg to run; by default the system's, else the one that comes as a package."""
+    """Path of ffmpeg; by default the system's, else that of the package imageio-ffmpeg."""
     runpod_api_key: HeaderText | None = Field(default=None, repr=False)
-    """Key that `parakeet transcribe --endpoint` sends to RunPod."""
+    """API key of `parakeet transcribe --endpoint` for RunPod."""
     runpod_endpoint_base_url: str = "https://api.runpod.ai/v2"
-    """Where it finds a queue endpoint that is given by its id."""
+    """Base URL of queue endpoints that are given by id."""
     api_key: HeaderText | None = Field(default=None, repr=False)
-    """Key that it sends to a `parakeet serve`."""
+    """API key of `parakeet transcribe --endpoint` for a `parakeet serve`."""
     allow_insecure_keys: bool = False
-    """Let it send a key over plain `http` to another machine."""
+    """Allow the client to send a key over plain `http` to another machine."""
     s3_access_key: HeaderText | None = Field(default=None, repr=False)
-    """Access key for `audio_s3` and `s3://` addresses."""
+    """Access key for `audio_s3` and `s3://` URLs."""
     s3_secret_key: HeaderText | None = Field(default=None, repr=False)
-    """Secret key for the same."""
+    """Secret key for `audio_s3` and `s3://` URLs."""
     s3_session_token: HeaderText | None = Field(default=None, repr=False)
-    """Session token that belongs to temporary keys."""
+    """Session token of temporary keys."""
     s3_endpoint: HttpAddress | None = None
-    """Endpoint of an S3 service other than Amazon's, with its scheme."""
+    """URL of an S3 service other than Amazon's."""
     s3_bucket: str | None = None
-    """Bucket of requests that name none."""
+    """Default bucket."""
     s3_region: S3Word | None = None
-    """Region, for services that insist on theirs."""
+    """Region, for services that require one."""
     s3_addressing_style: Literal["auto", "path", "virtual"] = "auto"
-    """Where the bucket's name goes: into the `path`, or before the host's (`virtual`); `auto` is
-    `path` where `S3_ENDPOINT` is set."""
+    """Position of the bucket in URLs: in the `path`, or in the host name (`virtual`); `auto` is
+    `path` if `S3_ENDPOINT` is set."""
     s3_anonymous: bool = False
     """Read public buckets without keys."""
     s3_output_prefix: str = "transcripts/"
-    """What keys of `output_s3` begin with, put before those that do not, so that no request
-    overwrites other objects; `*` allows every key."""
+    """Prefix of keys of `output_s3`, added to keys without it, so that requests cannot overwrite
+    other objects; `*` allows every key."""
 
     port: Port = 8000
-    """Where the HTTP server listens; 0 takes a free one."""
+    """Port of the HTTP server; 0 selects a free one."""
     port_health: Port | None = None
-    """Where it listens beside that, for a platform that asks after its health elsewhere."""
+    """Additional port for health checks, for a platform that uses one."""
     api_keys: str | None = Field(default=None, repr=False)
-    """Keys, with commas between them, of which the HTTP server wants one; without, it wants
-    none."""
+    """Comma-separated API keys, of which the HTTP server requires one; unset disables
+    authentication."""
     allowed_hosts: str | None = None
-    """Names, with commas between them, that the HTTP server answers to, `*` for any; other
-    `Host` headers get 403. Where it listens on loopback, loopback names are among them; elsewhere
-    it answers to any name unless there is a list."""
+    """Comma-separated host names of the HTTP server, `*` for any; requests with another `Host`
+    header get 403. On a loopback address, loopback names are always allowed and the default; on
+    others the default is any name."""
     cors_origins: str | None = None
-    """Sites, such as `https://example.com`, with commas between them, whose web pages may use the
-    HTTP server; `*` for all."""
+    """Comma-separated origins, such as `https://example.com`, whose web pages may use the HTTP
+    server; `*` for all."""
     max_requests: Count = 64
-    """Requests that the HTTP server answers at a time; those beyond get 503."""
+    """Maximum number of concurrent HTTP requests; further ones get 503."""
     max_connections: Count = 4096
-    """Connections that the HTTP server holds at a time, idle ones with them; those beyond get
-    503."""
+    """Maximum number of HTTP connections, including idle ones; further ones get 503."""
     max_json_bytes: Count = 32 << 20
-    """Largest JSON body that the HTTP server accepts, in bytes; a file is uploaded as a form."""
+    """Maximum size of a JSON body, in bytes; files are uploaded as forms."""
     idle_timeout_seconds: Seconds = 30.0
-    """How long a connection to the HTTP server may stand still while it is the caller's turn."""
+    """Seconds without data before an idle client connection is closed."""
     upload_timeout_seconds: Seconds = 600.0
-    """How long a request's body may take to come."""
+    """Timeout of receiving a request body."""
     stop_timeout_seconds: Seconds = 300.0
-    """How long the HTTP server goes on with what it has begun when it is told to stop."""
+    """Time limit for requests in progress when the HTTP server shuts down."""
 
     @property
     def kernel_folders(self) -> tuple[Path, ...]:
-        """Where compiled kernels are looked for, in this order; new ones go to the last."""
+        """Folders of compiled kernels, in search order; new kernels are written to the last."""
         own = self.converted.expanduser() / "kernels"
         return (own,) if self.kernel_cache is None else (self.kernel_cache.expanduser(), own)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
-        """Read `environment`; raises `InvalidSetting` for an unknown name or a bad value."""
+        """Read `environment`; raises `InvalidSetting` for an unknown name or an invalid value."""
         known = {variable(field): field for field in cls.model_fields}
         for name in environment:
-            ours = name in known or name in BOOTSTRAP_NAMES or not name.startswith(_PREFIX)
-            if not ours and not variables.foreign(name, environment[name]):
-                every = [*known, *BOOTSTRAP_NAMES]
-                raise InvalidSetting(name, "no such setting", _nearest(name, every))
-        given = {field: variables.value(environment, name) for name, field in known.items()}
-        return cls.of({field: value for field, value in given.items() if value is not None})
+            valid = name in known or name in BOOTSTRAP_NAMES or not name.startswith(_PREFIX)
+            if not valid and not variables.is_set_by_platform(name, environment[name]):
+                names = [*known, *BOOTSTRAP_NAMES]
+                raise InvalidSetting(name, "no such setting", _nearest(name, names))
+        variables.reject_line_breaks(environment)
+        values = {
+            field: variables.read_variable(environment, name) for name, field in known.items()
+        }
+        return cls.of({field: value for field, value in values.items() if value is not None})
 
     @classmethod
     def of(cls, fields: Mapping[str, object]) -> "Settings":
-        """From fields by name; raises `InvalidSetting`."""
+        """Validate fields by name; raises `InvalidSetting`."""
         try:
             return cls.model_validate(fields)
         except ValidationError as failure:
@@ -254,7 +255,7 @@ def variable(field: str) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known variable that was meant; the prefix that they share says nothing."""
-    bare = {right.removeprefix(_PREFIX): right for right in known}
-    meant = nearest(name.removeprefix(_PREFIX), list(bare))
-    return bare[meant] if meant else None
+    """The most similar known variable, compared without the common prefix."""
+    bare = {each.removeprefix(_PREFIX): each for each in known}
+    match = nearest(name.removeprefix(_PREFIX), list(bare))
+    return bare[match] if match else None

@@ -33,63 +33,61 @@ _M_ARENA_MAX = -8  # from malloc.h
 VARIABLES = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "GOMP_SPINCOUNT": "10000",
-    # The retries of hf_xet would take minutes before plain HTTP is tried.
+    # hf_xet would retry for minutes before the fallback to plain HTTP.
     "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2",
 }
-"""What a server sets before libraries are loaded, where the operator has not.
+"""Environment variables that a server sets before it imports libraries, unless they are set.
 
-On a processor every new length of audio leaves a product's plan and code behind, 1,024 of them by
-default; what one batch needs is a fraction of these. A thread of OpenMP's that waits for another
-looks 300,000 times by default before it sleeps: where other processes want the same cores, it waits
-for one that does not run meanwhile, and a batch takes ten times as long.
+oneDNN caches one primitive per input length, 1,024 by default; a batch needs a fraction of that. An
+OpenMP thread spins 300,000 times by default before it sleeps: if other processes use the same
+cores, it spins while the thread it waits for is not scheduled, and a batch takes ten times as long.
 """
 
 
 @contextmanager
 def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
-    """A pipeline whose engine is loaded and warm; raises `SetupError`s."""
+    """Open a pipeline with a loaded and warmed-up engine; raises `SetupError`."""
     started = time.monotonic()
-    _share_heaps()
+    _limit_malloc_arenas()
     settings = fitted(settings, Container.read())
     scratch_of(settings).prepare()
     ffmpeg = decoding.find_ffmpeg(settings.ffmpeg)
     s3.check(settings)
-    # Its half second is needed by the first answer that names a language; here others load too.
+    # Takes 0.5 s; needed by the first answer that names a language.
     identifier = Thread(target=language.load, name="language", daemon=True)
     identifier.start()
-    engine = _apart(lambda: open_engine(settings))
-    made: Future[Batcher] = Future()
+    engine = _in_temporary_thread(lambda: open_engine(settings))
+    created: Future[Batcher] = Future()
     try:
-        # Detectors first, as what is free afterwards is the batches'.
-        detectors = _apart(lambda: open_detectors(settings, _losing(made)))
-        capacity = _apart(lambda: warmed_up(engine, settings))
+        # Before the capacity is measured, since detectors use memory of the same device.
+        detectors = _in_temporary_thread(lambda: open_detectors(settings, _losing(created)))
+        capacity = _in_temporary_thread(lambda: warmed_up(engine, settings))
         with Batcher(
             engine,
             capacity=capacity,
             queue_seconds=settings.queue_seconds,
             timeout_seconds=settings.engine_timeout_seconds,
         ) as batcher:
-            made.set_result(batcher)
+            created.set_result(batcher)
             identifier.join()
             seconds = time.monotonic() - started
             log.info(
                 "ready after %.1f s: %s from %s, batches of %.0f s",
                 seconds, engine, settings.model, capacity.seconds,
             )  # fmt: skip
-            with loaded_is_kept():
+            with gc_frozen():
                 yield Pipeline(settings, batcher, ffmpeg, detectors)
     finally:
-        # Of an engine that is lost nothing is touched any more: its device may never answer.
-        if not made.done() or not made.result().lost:
+        # A lost engine is not closed: its device may block forever.
+        if not created.done() or not created.result().lost:
             engine.close()
 
 
 @contextmanager
-def loaded_is_kept() -> Iterator[None]:
-    """Keep the garbage collector away from all that was loaded before.
+def gc_frozen() -> Iterator[None]:
+    """Exclude all existing objects from garbage collection.
 
-    torch alone is 250,000 objects that never become garbage; to look at them all takes 140 ms, in
-    which no thread runs.
+    torch alone has 250,000 permanent objects; a full collection would hold the GIL for 140 ms.
     """
     gc.freeze()
     try:
@@ -98,13 +96,13 @@ def loaded_is_kept() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _losing(made: "Future[Batcher]") -> Callable[[str], None]:
-    """Gives up the engine for a reason outside it: at once, or as soon as there is a batcher."""
-    return lambda reason: made.add_done_callback(lambda done: done.result().mark_lost(reason))
+def _losing(created: "Future[Batcher]") -> Callable[[str], None]:
+    """Return a callback that marks the engine as lost, once the batcher exists."""
+    return lambda reason: created.add_done_callback(lambda done: done.result().mark_lost(reason))
 
 
 def warmed_up(engine: Engine, settings: Settings) -> Capacity:
-    """What a batch of the engine may hold, after warming it up; the operator's limit counts."""
+    """Warm up the engine and return its batch capacity, limited by the settings."""
     engine.warm_up(settings.segment_seconds)
     capacity = engine.capacity(settings.segment_seconds)
     if settings.batch_seconds is None:
@@ -112,22 +110,22 @@ def warmed_up(engine: Engine, settings: Settings) -> Capacity:
     return replace(capacity, seconds=settings.batch_seconds)
 
 
-def _apart(work: Callable[[], Value]) -> Value:
-    """Do it in a thread that ends with it.
+def _in_temporary_thread(work: Callable[[], Value]) -> Value:
+    """Call `work` in a thread that ends afterwards.
 
-    Whoever computes gets a team of OpenMP threads for life. With a second team beside the engine's
-    there are more of them than processors, and then none waits actively any more for the others:
-    on two processors a busy worker loses a sixth of its throughput.
+    OpenMP keeps a thread pool per calling thread. A second pool beside the engine's would exceed
+    the number of CPUs and disable spinning: measured on two CPUs, a busy worker loses a sixth of
+    its throughput.
     """
     done: Future[Value] = Future()
 
     def run() -> None:
         try:
             done.set_result(work())
-        except BaseException as failure:  # noqa: BLE001  # raised again where it is waited for
+        except BaseException as failure:  # noqa: BLE001  # re-raised by `result`
             done.set_exception(failure)
 
-    # A daemon: who interrupts the loading does not wait for its end.
+    # A daemon, so that an interrupt while loading does not block the exit.
     thread = Thread(target=run, name="loading", daemon=True)
     thread.start()
     result = done.result()
@@ -135,19 +133,19 @@ def _apart(work: Callable[[], Value]) -> Value:
     return result
 
 
-def _share_heaps() -> None:
-    """Let all threads allocate from two heaps.
+def _limit_malloc_arenas() -> None:
+    """Limit glibc to two malloc arenas for all threads.
 
-    glibc gives nearly every thread one of its own; each keeps the most that its thread ever held,
-    so that a worker with many threads grows for thousands of jobs.
+    By default nearly every thread has its own arena, which keeps that thread's peak, so that a
+    worker with many threads grows for thousands of jobs.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # other C libraries have no such option, nor such heaps
+    if mallopt is not None:  # other C libraries have no arenas
         mallopt(_M_ARENA_MAX, 2)
 
 
-def give_back_memory() -> None:
-    """Give the system what was freed; the heaps keep it otherwise, a tenth of a worker's memory."""
+def trim_heap() -> None:
+    """Return freed heap memory to the system: about a tenth of a worker's memory."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -156,9 +154,10 @@ def give_back_memory() -> None:
 def open_detectors(
     settings: Settings, on_device_failure: Callable[[str], None] | None = None
 ) -> Callable[[Vad], Detector]:
-    """What listens for speech; pure tones, which the tones engine hears, are none.
+    """Return a factory of speech detectors for a request's `vad` option.
 
-    `on_device_failure` is called with the reason where the GPU fails while it is listened on.
+    `on_device_failure` is called with the reason if the GPU of the detector fails. The tones
+    engine transcribes pure tones, which a speech model rejects, so it gets an energy detector.
     """
     if settings.engine == "tones":
         return lambda _: EnergyDetector()
@@ -170,15 +169,15 @@ def open_detectors(
 
 
 def open_engine(settings: Settings) -> Engine:
-    """The engine that the settings name, with its model loaded."""
+    """Open the configured engine with its model loaded; raises `SetupError`."""
     if settings.engine == "tones":
         from parakeet_worker.engine.tones import ToneEngine
 
         return ToneEngine()
-    # Before torch is imported: a model that is not there is said at once.
-    wanted: tuple[weights.Kind, ...] = ("nemo",) if settings.engine == "nemo" else weights.ANY_KIND
+    # Before torch is imported, so that a missing model fails at once.
+    kinds: tuple[weights.Kind, ...] = ("nemo",) if settings.engine == "nemo" else weights.ANY_KIND
     checkpoint = weights.find(
-        settings.model, wanted, revision=settings.model_revision,
+        settings.model, kinds, revision=settings.model_revision,
         timeout_seconds=settings.model_timeout_seconds,
     )  # fmt: skip
     from parakeet_worker.engine import device

@@ -1,4 +1,4 @@
-"""uv: where it is found, how it is run, and what its complaints mean."""
+"""Run uv: find or download it, install a lock file, and classify its failures."""
 
 import base64
 import re
@@ -16,10 +16,8 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from parakeet_worker.bootstrap.choices import Choices
-from parakeet_worker.bootstrap.owner import die_with_parent
 from parakeet_worker.bootstrap.profile import Profile
-from parakeet_worker.bootstrap.volume import Volume, remove
+from parakeet_worker.bootstrap.settings import BootstrapSettings
 from parakeet_worker.errors import (
     IndexUnreachable,
     InstallFailed,
@@ -30,13 +28,17 @@ from parakeet_worker.errors import (
     VolumeFull,
     VolumeReadonly,
 )
+from parakeet_worker.volume.files import remove
+from parakeet_worker.volume.layout import Volume
+from parakeet_worker.volume.owner import die_with_parent
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 
 PROGRESS_SECONDS = 10.0
+"""Interval of log lines while an installation runs."""
 _PROBE_SECONDS = 10.0
-_LOOK_SECONDS = 0.2
-_OPTIONAL_SECONDS = 300.0
+_POLL_SECONDS = 0.2
+_OPTIONAL_TIMEOUT_SECONDS = 300.0
 _HASHED = re.compile(r"#(.*&)?sha256=[0-9a-f]{64}\b")
 
 _FULL = ("no space left", "os error 28", "os error 122", "disk quota", "errno 28", "os error 27")
@@ -54,55 +56,68 @@ _UNREACHABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Installer:
-    """uv with the operator's choices, and someone who says whether to go on."""
+    """uv with the operator's settings and a cancellation check."""
 
     uv: Path
-    choices: Choices
+    settings: BootstrapSettings
     volume: Volume
-    go_on: Callable[[], None]
-    """Raises when what is being done is no longer wanted."""
-    tell: Tell
+    check_cancelled: Callable[[], None]
+    """Called often; raises if the installation must stop."""
+    log: Log
 
-    def make(self, profile: Profile, folder: Path) -> None:
-        """An environment at `folder` that holds the lock's packages; raises a `SetupError`."""
+    def install(self, profile: Profile, folder: Path) -> None:
+        """Create a virtual environment at `folder` from the lock; raises `SetupError`.
+
+        Every file that is downloaded has a hash. A package without a wheel is built without
+        isolation, by the packages of `build.txt`: an isolated build would install its
+        requirements without hashes. `pip sync` removes these packages again.
+        """
         venv = ["venv", "--quiet", "--relocatable", "--python", str(profile.python)]
         self._run([*venv, str(folder)])
-        python = str(folder / "bin" / "python")
-        into = ["pip", "install", "--python", python, "--no-progress", "--compile-bytecode"]
-        lock = ["--require-hashes", "--no-deps", "--requirement", str(profile.lock)]
+        target = ["--python", str(folder / "bin" / "python"), "--no-progress"]
+        locked = [*target, "--require-hashes", *_index_options(self.settings)]
         build = profile.lock.with_name("build.txt")
-        hashed = ["--build-constraints", str(build)] if build.exists() else []
-        self._run([*into, *lock, *hashed, *_sources(self.choices)])
-        chosen = self.choices.optional_wheels
+        if build.exists():
+            self._run(["pip", "install", *locked, "--no-deps", "--requirement", str(build)])
+        sync = ["pip", "sync", *locked, "--no-build-isolation", "--compile-bytecode"]
+        self._run([*sync, str(profile.lock)])
+        chosen = self.settings.optional_wheels
         for wheel in profile.optional if chosen is None else chosen:
-            name = re.split("[?#]", wheel)[0].rpartition("/")[2]
-            if "://" in wheel and not _HASHED.search(wheel):
-                self.tell(
-                    f"warning: left out {name}, nothing needs it: nothing is installed from an "
-                    "address without its hash; name it in PARAKEET_OPTIONAL_WHEELS with "
-                    "#sha256=DIGEST behind it"
-                )
-                continue
-            try:
-                self._run([*into, "--no-deps", wheel], limit_seconds=_OPTIONAL_SECONDS)
-            except SetupError as failure:
-                self.tell(f"warning: left out {name}, nothing needs it: {failure}")
+            self._install_optional(wheel, target)
 
-    def _run(self, arguments: Sequence[str], limit_seconds: float | None = None) -> None:
-        limit = limit_seconds or self.choices.install_timeout_seconds
-        ours = ["--cache-dir", str(self.volume.uv_cache), "--no-python-downloads"]
-        command = [str(self.uv), *arguments, *ours]
-        _run(command, limit, self.go_on, self.volume.home, tell=self.tell)
+    def _install_optional(self, wheel: str, target: Sequence[str]) -> None:
+        """Install a wheel that nothing depends on; log a warning if it fails or has no hash."""
+        name = re.split("[?#]", wheel)[0].rpartition("/")[2]
+        if "://" in wheel and not _HASHED.search(wheel):
+            self.log(
+                f"warning: skipped the optional {name}: a wheel from a URL needs a hash; set "
+                "PARAKEET_OPTIONAL_WHEELS to its URL with the suffix #sha256=DIGEST"
+            )
+            return
+        command = ["pip", "install", *target, "--compile-bytecode", "--no-deps", wheel]
+        try:
+            self._run(command, timeout_seconds=_OPTIONAL_TIMEOUT_SECONDS)
+        except SetupError as failure:
+            self.log(f"warning: skipped the optional {name}: {failure}")
+
+    def _run(self, arguments: Sequence[str], timeout_seconds: float | None = None) -> None:
+        timeout = timeout_seconds or self.settings.install_timeout_seconds
+        options = ["--cache-dir", str(self.volume.uv_cache), "--no-python-downloads"]
+        command = [str(self.uv), *arguments, *options]
+        _run(command, timeout, self.check_cancelled, self.volume.home, log=self.log)
 
 
 def find_uv(
-    choices: Choices, volume: Volume, requirements: Path, go_on: Callable[[], None]
+    settings: BootstrapSettings,
+    volume: Volume,
+    requirements: Path,
+    check_cancelled: Callable[[], None],
 ) -> Path:
-    """The uv that was named, or lies on the volume or the path; else pip fetches it."""
-    if choices.uv is not None:
-        if not _works(choices.uv):
-            raise UvMissing(str(choices.uv))
-        return choices.uv
+    """Return `PARAKEET_UV`, the uv on the volume or on the path, or download it with pip."""
+    if settings.uv is not None:
+        if not _works(settings.uv):
+            raise UvMissing(str(settings.uv))
+        return settings.uv
     lock = requirements / "uv.txt"
     pinned = lock.read_text().split()[0].replace("==", "-")
     kept = volume.tools / pinned / "bin" / "uv"
@@ -110,67 +125,74 @@ def find_uv(
     for candidate in (kept, Path(on_path) if on_path else None):
         if candidate is not None and _works(candidate):
             return candidate
-    _fetch_uv(choices, volume, lock, kept.parent.parent, go_on)
+    _download_uv(settings, volume, lock, kept.parent.parent, check_cancelled)
     return kept
 
 
-def _fetch_uv(
-    choices: Choices, volume: Volume, lock: Path, into: Path, go_on: Callable[[], None]
+def _download_uv(
+    settings: BootstrapSettings,
+    volume: Volume,
+    lock: Path,
+    target: Path,
+    check_cancelled: Callable[[], None],
 ) -> None:
-    aside = into.with_name(f".building-{secrets.token_hex(4)}")
+    temporary = target.with_name(f".building-{secrets.token_hex(4)}")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     pip.append("--no-cache-dir")
-    hashed = ["--no-deps", "--require-hashes", "--requirement", str(lock)]
-    if choices.index_url == "none":
+    locked = ["--no-deps", "--require-hashes", "--requirement", str(lock)]
+    if settings.index_url == "none":
         pip.append("--no-index")
-    elif choices.index_url:
-        pip += ["--index-url", choices.index_url]
-    if choices.find_links:
-        pip += ["--find-links", choices.find_links]
-    into.parent.mkdir(parents=True, exist_ok=True)
+    elif settings.index_url:
+        pip += ["--index-url", settings.index_url]
+    if settings.find_links:
+        pip += ["--find-links", settings.find_links]
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         _run(
-            [*pip, *hashed, "--target", str(aside)],
-            choices.install_timeout_seconds, go_on, volume.home,
+            [*pip, *locked, "--target", str(temporary)],
+            settings.install_timeout_seconds, check_cancelled, volume.home,
         )  # fmt: skip
-        remove(into)
-        aside.rename(into)
+        remove(target)
+        temporary.rename(target)
     finally:
-        remove(aside)
+        remove(temporary)
 
 
-def check_reachable(choices: Choices) -> None:
-    """Ask the index and the links that were named for an answer, whichever it is."""
-    for url in (choices.index_url, choices.find_links):
+def check_reachable(settings: BootstrapSettings) -> None:
+    """Probe the configured index and links; any HTTP status counts as reachable.
+
+    Raises `IndexUnreachable`.
+    """
+    for url in (settings.index_url, settings.find_links):
         if url is None or not url.startswith(("http://", "https://")):
             continue
         try:
-            ask(url, _PROBE_SECONDS)
+            probe(url, _PROBE_SECONDS)
         except OSError as failure:
-            raise IndexUnreachable(without_secrets(url), str(failure)) from None
+            raise IndexUnreachable(without_credentials(url), str(failure)) from None
 
 
-def ask(url: str, timeout_seconds: float) -> None:
-    """Ask an operator's address for any answer, with the credentials in it as a header.
+def probe(url: str, timeout_seconds: float) -> None:
+    """Request a URL, with credentials in it sent as a header; any HTTP status is a success.
 
-    Raises `OSError`, whose text and cause hold no credentials.
+    Raises `OSError`, whose message and cause contain no credentials.
     """
     try:
         parts, headers = urlsplit(url), {}
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
-        request = urllib.request.Request(without_secrets(url), headers=headers)  # noqa: S310
+        request = urllib.request.Request(without_credentials(url), headers=headers)  # noqa: S310
         urllib.request.urlopen(request, timeout=timeout_seconds).close()  # noqa: S310  # operator's
-    except urllib.error.HTTPError as answered:
-        answered.close()
+    except urllib.error.HTTPError as response:
+        response.close()
     except (OSError, HTTPException, ValueError) as failure:
         reason = str(getattr(failure, "reason", failure)) or type(failure).__name__
-        raise OSError(redacted(reason)) from None
+        raise OSError(redact_credentials(reason)) from None
 
 
-def without_secrets(url: str) -> str:
-    """A URL without the user and password in it, also where they hold a slash."""
+def without_credentials(url: str) -> str:
+    """Remove user and password from a URL, also if the password contains a slash."""
     scheme, mark, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     port = host.rpartition(":")[2] if ":" in host and not host.endswith("]") else ""
@@ -179,40 +201,40 @@ def without_secrets(url: str) -> str:
     return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
 
 
-def redacted(text: str) -> str:
-    """A text without the credentials of the addresses in it."""
+def redact_credentials(text: str) -> str:
+    """Remove the credentials of every URL in a text."""
     return re.sub(r"(?<=://)[^\s/@]*(/[^\s@]*)?@(?=[^\s@]*)", "", text)
 
 
-def _sources(choices: Choices) -> list[str]:
-    said = []
-    if choices.index_url == "none":
-        said.append("--no-index")
-    elif choices.index_url:
-        said += ["--default-index", choices.index_url]
-    if choices.find_links:
-        said += ["--find-links", choices.find_links]
-    return said
+def _index_options(settings: BootstrapSettings) -> list[str]:
+    options = []
+    if settings.index_url == "none":
+        options.append("--no-index")
+    elif settings.index_url:
+        options += ["--default-index", settings.index_url]
+    if settings.find_links:
+        options += ["--find-links", settings.find_links]
+    return options
 
 
 def _works(uv: Path) -> bool:
     try:
-        ran = subprocess.run([uv, "--version"], capture_output=True, timeout=30, check=False)
+        completed = subprocess.run([uv, "--version"], capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return ran.returncode == 0 and ran.stdout.startswith(b"uv ")
+    return completed.returncode == 0 and completed.stdout.startswith(b"uv ")
 
 
 def _run(
     command: Sequence[str],
-    limit_seconds: float,
-    go_on: Callable[[], None],
+    timeout_seconds: float,
+    check_cancelled: Callable[[], None],
     home: Path,
-    tell: Tell | None = None,
+    log: Log | None = None,
 ) -> None:
-    """Run to the end, or kill it when it takes too long or is no longer wanted."""
-    began = told = time.monotonic()
-    go_on()
+    """Run a command; kill it on timeout or cancellation. Raises `SetupError`."""
+    started = logged = time.monotonic()
+    check_cancelled()
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -220,32 +242,33 @@ def _run(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        start_new_session=True,  # a signal to the group is this process's to handle
-        preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, nothing is allocated
-    ) as running:
+        start_new_session=True,  # signals to the process group reach only this process
+        preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, no allocation
+    ) as process:
         try:
             while True:
                 with suppress(subprocess.TimeoutExpired):
-                    said, _ = running.communicate(timeout=_LOOK_SECONDS)
+                    output, _ = process.communicate(timeout=_POLL_SECONDS)
                     break
-                go_on()
+                check_cancelled()
                 now = time.monotonic()
-                if now - began > limit_seconds:
-                    raise InstallTimeout(limit_seconds, "installing")
-                if tell is not None and now - told > PROGRESS_SECONDS:
-                    told = now
-                    tell(f"still installing ({now - began:.0f} s)")
+                if now - started > timeout_seconds:
+                    raise InstallTimeout(timeout_seconds, "installing")
+                if log is not None and now - logged > PROGRESS_SECONDS:
+                    logged = now
+                    log(f"still installing ({now - started:.0f} s)")
         finally:
-            running.kill()
-    if running.returncode != 0:
-        go_on()  # who took over may have removed what this one was writing to
-        raise complaint(said, running.returncode, home)
+            process.kill()
+    if process.returncode != 0:
+        # A worker that took over the lease may have removed the target: not a failure of uv.
+        check_cancelled()
+        raise classify_failure(output, process.returncode, home)
 
 
-def complaint(said: str, status: int, home: Path) -> SetupError:
-    """What an installer's last words mean."""
-    lowered = said.lower()
-    lines = [line.strip() for line in redacted(said).splitlines() if line.strip()]
+def classify_failure(output: str, status: int, home: Path) -> SetupError:
+    """The error that the output of uv or pip stands for."""
+    lowered = output.lower()
+    lines = [line.strip() for line in redact_credentials(output).splitlines() if line.strip()]
     last = " ".join(lines)[-600:] or f"exit status {status}"
     if any(sign in lowered for sign in _FULL):
         return VolumeFull(str(home))

@@ -1,1 +1,1 @@
-"""Checks of an installation: `doctor`, model verification, fitness of a queue worker."""
+"""Checks of a deployment: `parakeet doctor`, `parakeet verify`, and a worker's own at its start."""

@@ -1,56 +1,56 @@
-"""What must work before the first job is taken."""
+"""Checks that a worker must pass before it takes the first job."""
 
 import asyncio
 import subprocess
 
+from parakeet_worker.checks.verify import CLIP
 from parakeet_worker.errors import EngineLost
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import FileSource, Request
-from parakeet_worker.verification import CLIP
 
-_FFMPEG_SECONDS = 20.0
+_FFMPEG_TIMEOUT_SECONDS = 20.0
 
 
-class Unfit(Exception):
-    """This worker cannot do its work."""
+class FitnessError(Exception):
+    """This worker cannot process jobs."""
 
 
 async def check_scratch(pipeline: Pipeline) -> None:
-    """There is room for a job's files; raises `Unfit`."""
+    """Check the free space for job files; raises `FitnessError`."""
     shortage = pipeline.scratch.shortage()
     if shortage is not None:
-        raise Unfit(str(shortage))
+        raise FitnessError(str(shortage))
 
 
 async def check_ffmpeg(pipeline: Pipeline) -> None:
-    """ffmpeg runs on this machine; raises `Unfit`."""
+    """Check that ffmpeg runs; raises `FitnessError`."""
     command = [str(pipeline.ffmpeg), "-hide_banner", "-version"]
     try:
-        ran = await asyncio.to_thread(
+        completed = await asyncio.to_thread(
             subprocess.run,
             command,
             capture_output=True,
-            timeout=_FFMPEG_SECONDS,
+            timeout=_FFMPEG_TIMEOUT_SECONDS,
             check=False,
             start_new_session=True,
         )
     except (OSError, subprocess.TimeoutExpired) as failure:
-        raise Unfit(f"{pipeline.ffmpeg} does not run: {failure}") from failure
-    if ran.returncode != 0:
-        raise Unfit(f"{pipeline.ffmpeg} ends with status {ran.returncode}")
+        raise FitnessError(f"{pipeline.ffmpeg} does not run: {failure}") from failure
+    if completed.returncode != 0:
+        raise FitnessError(f"{pipeline.ffmpeg} exits with status {completed.returncode}")
 
 
-async def check_hearing(pipeline: Pipeline) -> None:
-    """The model hears words in a clip of clear speech, on the device that will serve.
+async def check_transcription(pipeline: Pipeline) -> None:
+    """Check that a clip of clear speech gives words; raises `FitnessError`.
 
-    Random weights hear something too, and a broken GPU mostly does not come back; so this finds
-    a device that does not answer, and a model that hears nothing. Raises `Unfit`.
+    Finds a device that does not answer, and a model that emits nothing. The words themselves are
+    not compared, since any model may be configured.
     """
     if pipeline.settings.engine == "tones":
         return
     try:
-        heard = await pipeline.transcribe(Request(source=FileSource(CLIP)))
+        transcript = await pipeline.transcribe(Request(source=FileSource(CLIP)))
     except EngineLost as failure:
-        raise Unfit(str(failure)) from failure
-    if not heard.words:
-        raise Unfit("the model hears nothing in a clip of clear speech")
+        raise FitnessError(str(failure)) from failure
+    if not transcript.words:
+        raise FitnessError("the model emits no words for a clip of clear speech")

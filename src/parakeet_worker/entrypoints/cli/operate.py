@@ -13,8 +13,8 @@ from parakeet_worker.entrypoints.cli.exits import FAILED, USAGE, setup_errors
 from parakeet_worker.extras import required
 
 if TYPE_CHECKING:
+    from parakeet_worker.checks.verify import Performance
     from parakeet_worker.settings import Settings
-    from parakeet_worker.verification import Performance
 
 _ROOT = Path(__file__).resolve().parents[4]
 _LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
@@ -56,7 +56,7 @@ def doctor() -> None:
     Changes nothing. Exit status: 0 if nothing failed, 1 if something did.
     """
     with setup_errors(), required("engine"):
-        from parakeet_worker.doctor import examine
+        from parakeet_worker.checks.doctor import examine
     failed = False
     for check in examine(os.environ, _ROOT):
         failed = failed or check.verdict == "failed"
@@ -82,7 +82,7 @@ def verify(model: str | None, device: str | None) -> None:
     logging.basicConfig(level=logging.WARNING, format=_LOG_FORMAT)
     with setup_errors():
         with required("engine"):
-            from parakeet_worker import verification
+            from parakeet_worker.checks import verify as verification
             from parakeet_worker.engine import kernel_report
         settings = settings_from_environment(model)
         if device is not None:
@@ -92,29 +92,29 @@ def verify(model: str | None, device: str | None) -> None:
             click.echo(f"file    {check.path}\n        {check.size_bytes:,} bytes, {check.verdict}")
             click.echo(f"        {check.digest}")
             checks.append(check)
-        hearing = verification.hear_clip(settings)
+        clip = verification.transcribe_clip(settings)
         measured = None if device is None else verification.measure(settings)
-    click.echo(f"engine  {hearing.engine}")
-    click.echo(f"ready   after {hearing.ready_seconds:.1f} s")
-    click.echo(f"said    {hearing.said}")
-    click.echo(f"heard   {hearing.heard}")
-    if hearing.kernels:
-        click.echo(f"kernels {kernel_report.summary(hearing.kernels)}")
-        for report in hearing.kernels:
+    click.echo(f"engine  {clip.engine}")
+    click.echo(f"ready   after {clip.ready_seconds:.1f} s")
+    click.echo(f"said    {clip.expected}")
+    click.echo(f"heard   {clip.text}")
+    if clip.kernels:
+        click.echo(f"kernels {kernel_report.summary(clip.kernels)}")
+        for report in clip.kernels:
             if report.replaced:
                 click.echo(f"        {report}")
-    click.echo(f"speed   {hearing.clip_seconds:.1f} s of audio in {hearing.hear_seconds:.2f} s")
+    click.echo(f"speed   {clip.clip_seconds:.1f} s of audio in {clip.transcribe_seconds:.2f} s")
     for line in () if measured is None else _performance_lines(measured):
         click.echo(line)
     corrupt = [check for check in checks if check.verdict == "corrupt"]
     for check in corrupt:
         click.echo(f"parakeet: {check.path} does not match its name: delete it", err=True)
-    if not hearing.heard:
+    if not clip.text:
         click.echo("parakeet: no words in a clip of clear speech", err=True)
     replaced = measured is not None and measured.replaced > 0
     if replaced:
         click.echo("parakeet: plain PyTorch serves in place of kernels, slower", err=True)
-    sys.exit(FAILED if corrupt or not hearing.heard or replaced else 0)
+    sys.exit(FAILED if corrupt or not clip.text or replaced else 0)
 
 
 def _performance_lines(measured: "Performance") -> Iterator[str]:
@@ -131,7 +131,7 @@ def _performance_lines(measured: "Performance") -> Iterator[str]:
     )
     yield (
         f"batch   {measured.audio_seconds_per_second:,.0f} s of audio per second, "
-        f"{measured.together} x 30 s at once"
+        f"{measured.batch} x 30 s at once"
     )
     yield f"memory  {measured.peak_mebibytes:,.0f} MiB at most"
 

@@ -20,7 +20,7 @@ from parakeet_worker.logs import JsonLines, NonBlockingHandler, PlainLines
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.remote import retries
 from parakeet_worker.settings import Settings
-from parakeet_worker.worker import VARIABLES, give_back_memory, open_pipeline
+from parakeet_worker.worker import VARIABLES, open_pipeline, trim_heap
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +72,10 @@ async def serve_queue(pipeline: Pipeline, parts: sdk.Sdk) -> None:
         answer,
         slots=settings.concurrency,
         delivery_seconds=settings.delivery_timeout_seconds,
-        when_idle=give_back_memory,
+        when_idle=trim_heap,
         shortage=pipeline.scratch.shortage,
     )
-    checks = (fitness.check_scratch, fitness.check_ffmpeg, fitness.check_hearing)
+    checks = (fitness.check_scratch, fitness.check_ffmpeg, fitness.check_transcription)
     _register(*(partial(check, pipeline) for check in checks))
     await parts.check_fitness()
     # Fork the heartbeat before installing signal handlers, or it would ignore SIGTERM too.

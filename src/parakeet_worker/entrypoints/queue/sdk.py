@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from parakeet_worker.bootstrap.owner import die_with_parent
+from parakeet_worker.volume.owner import die_with_parent
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The checklist finds what is wrong, says what to do, and changes nothing."""
+"""`parakeet doctor` reports each fault with a remedy, and changes nothing."""
 
 import asyncio
 import json
@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from loopback import S3Server, WebServer, answers
-from parakeet_worker import doctor
-from parakeet_worker.doctor import Check, examine
+from parakeet_worker.checks import doctor
+from parakeet_worker.checks.doctor import Check, examine
 from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.entrypoints import cli
 from parakeet_worker.entrypoints.cli import operate
@@ -26,7 +26,7 @@ def found(variables: dict[str, str], root: Path) -> dict[str, Check]:
     return {check.name: check for check in examine(variables, root)}
 
 
-def test_a_worker_in_its_image_has_nothing_that_failed(tmp_path):
+def test_nothing_fails_for_a_worker_in_its_image(tmp_path):
     checks = found({**QUIET, "PARAKEET_HOME": str(tmp_path / "none")}, tmp_path)
     assert [check.name for check in checks.values() if check.verdict == "failed"] == []
     assert checks["volume"].verdict == "warning"
@@ -44,7 +44,7 @@ def test_a_worker_in_its_image_has_nothing_that_failed(tmp_path):
         ("environment", {"PARAKEET_PROFILE": "nativ"}),
     ],
 )
-def test_what_is_wrong_is_found_with_a_remedy(tmp_path, name, variables):
+def test_each_fault_is_reported_with_a_remedy(tmp_path, name, variables):
     site = Site.at(tmp_path)
     site.volume.mkdir()
     home = {"PARAKEET_HOME": str(site.volume)}
@@ -53,7 +53,7 @@ def test_what_is_wrong_is_found_with_a_remedy(tmp_path, name, variables):
     assert check.remedy
 
 
-def test_a_dead_index_is_a_warning(tmp_path):
+def test_an_unreachable_index_is_a_warning(tmp_path):
     check = found({**QUIET, "PARAKEET_INDEX_URL": "http://127.0.0.1:9/simple"}, tmp_path)["index"]
     assert check.verdict == "warning"
     assert "index_unreachable" in check.found
@@ -63,15 +63,15 @@ NATIVE = {**QUIET, "PARAKEET_ENGINE": "native", "PARAKEET_MODEL": "someone/model
 
 
 @pytest.mark.parametrize(
-    ("said", "verdict"),
+    ("chosen", "verdict"),
     [
         ({"HF_HUB_OFFLINE": "1"}, "failed"),
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "warning"),
         ({"HF_ENDPOINT": "nonsense"}, "warning"),
     ],
 )
-def test_a_model_that_cannot_be_fetched_is_foretold(tmp_path, said, verdict):
-    checks = found({**NATIVE, **said, "PARAKEET_HOME": str(tmp_path)}, tmp_path)
+def test_an_unreachable_hub_is_reported(tmp_path, chosen, verdict):
+    checks = found({**NATIVE, **chosen, "PARAKEET_HOME": str(tmp_path)}, tmp_path)
     assert checks["model"].verdict == "warning"
     assert checks["hub"].verdict == verdict
     assert checks["hub"].remedy
@@ -81,19 +81,17 @@ def test_a_model_that_cannot_be_fetched_is_foretold(tmp_path, said, verdict):
     ("name", "value"),
     [("SSL_CERT_FILE", "/missing/ca.pem"), ("ALL_PROXY", "socks5://127.0.0.1:9")],
 )
-def test_proxies_and_certificates_that_the_hubs_library_cannot_use_are_foretold(
-    tmp_path, name, value, monkeypatch
-):
+def test_unusable_proxies_and_certificates_are_reported(tmp_path, name, value, monkeypatch):
     monkeypatch.setenv(name, value)
     checks = found({**NATIVE, "PARAKEET_HOME": str(tmp_path), name: value}, tmp_path)
     assert checks["hub"].verdict == "failed"
-    assert name in checks["hub"].remedy or "proxies" in checks["hub"].remedy
+    assert name in checks["hub"].remedy or "proxy" in checks["hub"].remedy
     assert "\n" not in checks["hub"].found
 
 
-async def test_a_hub_that_answers_anything_is_there(tmp_path, web: WebServer):
-    said = {**NATIVE, "PARAKEET_HOME": str(tmp_path), "HF_ENDPOINT": web.at("/", answers(401))}
-    checks = await asyncio.to_thread(found, said, tmp_path)
+async def test_any_status_of_the_hub_counts_as_reachable(tmp_path, web: WebServer):
+    variables = {**NATIVE, "PARAKEET_HOME": str(tmp_path), "HF_ENDPOINT": web.at("/", answers(401))}
+    checks = await asyncio.to_thread(found, variables, tmp_path)
     assert checks["hub"].verdict == "ok"
 
 
@@ -108,17 +106,17 @@ def cached_model(home: Path) -> Path:
     return folder
 
 
-def test_the_files_of_a_model_on_the_volume_are_looked_at_one_by_one(tmp_path):
+def test_each_file_of_a_model_on_the_volume_is_checked(tmp_path):
     folder = cached_model(tmp_path)
-    said = {**NATIVE, "PARAKEET_HOME": str(tmp_path)}
-    whole = found(said, tmp_path)
-    assert whole["model"].verdict == "ok"
-    assert "hub" not in whole
+    variables = {**NATIVE, "PARAKEET_HOME": str(tmp_path)}
+    complete = found(variables, tmp_path)
+    assert complete["model"].verdict == "ok"
+    assert "hub" not in complete
     (folder / "blobs" / "1").unlink()
-    torn = found(said, tmp_path)["model"]
-    assert torn.verdict == "failed"
-    assert "model.safetensors" in torn.found
-    assert str(folder) in torn.remedy
+    damaged = found(variables, tmp_path)["model"]
+    assert damaged.verdict == "failed"
+    assert "model.safetensors" in damaged.found
+    assert str(folder) in damaged.remedy
 
 
 def bucket_of(server: S3Server, bucket: str, **other: str) -> dict[str, str]:
@@ -128,7 +126,7 @@ def bucket_of(server: S3Server, bucket: str, **other: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-def test_the_bucket_is_asked(tmp_path, s3: S3Server):
+def test_the_bucket_is_checked(tmp_path, s3: S3Server):
     assert found(bucket_of(s3, s3.bucket), tmp_path)["s3"].verdict == "ok"
     missing = found(bucket_of(s3, "nowhere"), tmp_path)["s3"]
     assert (missing.verdict, missing.remedy) == ("failed", "correct S3_BUCKET")
@@ -137,18 +135,18 @@ def test_the_bucket_is_asked(tmp_path, s3: S3Server):
     assert "S3_ENDPOINT" in dead.remedy
 
 
-async def test_keys_that_are_refused_are_a_warning(tmp_path, s3: S3Server, web: WebServer):
+async def test_rejected_keys_are_a_warning(tmp_path, s3: S3Server, web: WebServer):
     web.at(f"/{s3.bucket}", answers(403))
-    said = bucket_of(s3, s3.bucket, S3_ENDPOINT=web.address)
-    check = (await asyncio.to_thread(found, said, tmp_path))["s3"]
+    variables = bucket_of(s3, s3.bucket, S3_ENDPOINT=web.address)
+    check = (await asyncio.to_thread(found, variables, tmp_path))["s3"]
     assert check.verdict == "warning"
     assert "keys" in check.remedy
 
 
-def test_a_volume_that_may_not_be_written_to_is_said_to_be_one(tmp_path):
+def test_a_read_only_volume_is_reported(tmp_path):
     alone = ["unshare", "--user", "--map-root-user", "--mount"]
     if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode != 0:
-        pytest.skip("this machine makes no spaces of mounts")
+        pytest.skip("this machine forbids mount namespaces")
     script = 'mount -t tmpfs none "$0" && mount -o remount,ro "$0" && exec "$@"'
     command = [sys.executable, "-m", "parakeet_worker.entrypoints.cli", "doctor"]
     ran = subprocess.run(
@@ -159,12 +157,12 @@ def test_a_volume_that_may_not_be_written_to_is_said_to_be_one(tmp_path):
     assert "is not writable" in ran.stdout
 
 
-def test_the_commands_install_on_a_volume_and_find_it_whole(tmp_path, monkeypatch):
+def test_bootstrap_installs_what_doctor_finds_complete(tmp_path, monkeypatch):
     site = Site.at(tmp_path)
     monkeypatch.setattr(operate, "_ROOT", site.root)
-    for name, said in {**QUIET, **site.environment}.items():
+    for name, value in {**QUIET, **site.environment}.items():
         if name.startswith("PARAKEET_"):
-            monkeypatch.setenv(name, said)
+            monkeypatch.setenv(name, value)
     before = CliRunner().invoke(cli.main, ["doctor"])
     assert before.exit_code == 0
     assert not site.volume.exists()
@@ -174,7 +172,7 @@ def test_the_commands_install_on_a_volume_and_find_it_whole(tmp_path, monkeypatc
     assert installed.stdout.splitlines()[-1] == str(environment / "bin" / "python")
     after = CliRunner().invoke(cli.main, ["doctor"])
     assert after.exit_code == 0, after.output
-    assert f"{environment.name}: whole" in after.output
+    assert f"{environment.name}: complete" in after.output
     (site.volume / ".installation_complete").unlink()
     unmarked = CliRunner().invoke(cli.main, ["doctor"])
     assert "there is no .installation_complete" in unmarked.output
@@ -184,7 +182,7 @@ def test_the_commands_install_on_a_volume_and_find_it_whole(tmp_path, monkeypatc
     assert CliRunner().invoke(cli.main, ["doctor"]).exit_code == 1
 
 
-def test_the_versions_that_a_report_needs_are_told_nemos_too():
+def test_versions_for_a_bug_report_include_nemo():
     packages = {"torch": "2.8.0", "nemo_toolkit": "3.0.0", "aiohttp": "3.14.5"}
     assert doctor._versions({"packages": packages}) == ", torch 2.8.0, nemo_toolkit 3.0.0"
 
@@ -199,11 +197,11 @@ esac
 
 @pytest.fixture
 def gpu(tmp_path, monkeypatch):
-    """Puts an `nvidia-smi` on the path that tells of one GPU, and no compiler beside it."""
+    """An `nvidia-smi` on the path that reports one GPU, without a compiler."""
     tools = tmp_path / "tools"
     tools.mkdir()
 
-    def answering(capability: str, *others: str) -> dict[str, str]:
+    def install(capability: str, *others: str) -> dict[str, str]:
         for name, script in (
             ("nvidia-smi", GPU.format(capability=capability)),
             *((other, "#!/bin/sh") for other in others),
@@ -213,35 +211,35 @@ def gpu(tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", str(tools))
         return {**NATIVE, "PARAKEET_CONVERTED": str(tmp_path / "converted")}
 
-    return answering
+    return install
 
 
 def kernels_of(variables, root):
     return [check for check in examine(variables, root) if check.name == "kernels"]
 
 
-def test_without_a_gpu_there_is_nothing_to_say_of_kernels(tmp_path, gpu):
+def test_without_a_gpu_kernels_are_not_checked(tmp_path, gpu):
     variables = gpu("9.0")
     (tmp_path / "tools" / "nvidia-smi").unlink()
     assert kernels_of(variables, tmp_path) == []
 
 
 @pytest.mark.parametrize(
-    ("capability", "variables", "said"),
+    ("capability", "variables", "message"),
     [
         ("7.5", {}, "compute capability 7.5 is below 8.0"),
-        ("9.0", {"PARAKEET_KERNELS": "off"}, "switched off"),
+        ("9.0", {"PARAKEET_KERNELS": "off"}, "disabled"),
         ("9.0", {}, "none for sm_90, and there is no C compiler"),
         ("9.0", {"CC": "/opt/cc"}, "none are compiled for sm_90 yet"),
     ],
 )
-def test_what_serves_slower_is_foretold(tmp_path, gpu, capability, variables, said):
+def test_slow_configurations_are_reported(tmp_path, gpu, capability, variables, message):
     (check,) = kernels_of({**gpu(capability), **variables}, tmp_path)
     assert (check.verdict, bool(check.remedy)) == ("warning", True)
-    assert said in check.found
+    assert message in check.found
 
 
-def test_a_compiler_or_kernels_in_the_image_will_do(tmp_path, gpu):
+def test_a_compiler_or_kernels_in_the_image_suffice(tmp_path, gpu):
     variables = gpu("12.0", "gcc")
     (check,) = kernels_of(variables, tmp_path)
     assert check.found == "none are compiled for sm_120 yet"
@@ -252,7 +250,7 @@ def test_a_compiler_or_kernels_in_the_image_will_do(tmp_path, gpu):
     assert (check.verdict, check.found) == ("ok", f"compiled for sm_120 in {image}")
 
 
-def test_kernels_that_were_replaced_at_the_last_start_are_named_with_their_error(tmp_path, gpu):
+def test_kernels_replaced_at_the_last_start_are_reported_with_their_error(tmp_path, gpu):
     variables = gpu("9.0")
     folder = tmp_path / "converted" / "kernels"
     folder.mkdir(parents=True)
@@ -278,5 +276,5 @@ def test_kernels_that_were_replaced_at_the_last_start_are_named_with_their_error
         ({"PARAKEET_MAX_AUDIO_BYTES": "1", "PARAKEET_SCRATCH_LEAST_BYTES": "0"}, "ok"),
     ],
 )
-def test_the_folder_for_jobs_is_looked_at(tmp_path, variables, verdict):
+def test_the_scratch_folder_is_checked(tmp_path, variables, verdict):
     assert found({**QUIET, **variables}, tmp_path)["scratch"].verdict == verdict

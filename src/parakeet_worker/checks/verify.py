@@ -1,4 +1,4 @@
-"""An operator's first command: are these the weights that were meant, do they hear, how fast?"""
+"""`parakeet verify`: check the files of a model, transcribe a clip, and measure the engine."""
 
 import asyncio
 import math
@@ -18,103 +18,102 @@ from parakeet_worker.engine.base import SAMPLE_RATE, Engine, Hypothesis, Outcome
 from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.model import open_model
 from parakeet_worker.settings import Settings
-from parakeet_worker.weights import FileCheck
+from parakeet_worker.weights.digests import FileCheck, check_files
 from parakeet_worker.worker import open_engine, warmed_up
 
 CLIP = Path(str(files("parakeet_worker") / "checkpoints" / "clip.ogg"))
-"""A sentence of clear English, which comes with the package."""
+"""A clip in the package: one sentence of clear English."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hearing:
-    """What an engine made of the clip that comes with the package."""
+class ClipResult:
+    """Transcription of `CLIP` by a model that was just opened."""
 
     engine: str
     ready_seconds: float
-    """From nothing to warm: imports, weights, first inference."""
+    """Imports, loading the weights and warm-up."""
     clip_seconds: float
-    hear_seconds: float
-    said: str
-    heard: str
+    transcribe_seconds: float
+    expected: str
+    text: str
     kernels: tuple[KernelReport, ...]
-    """What comparisons of a GPU's kernels with plain PyTorch found."""
+    """Results of comparing GPU kernels with plain PyTorch."""
 
 
 def check_weights(settings: Settings) -> Iterator[FileCheck]:
-    """The files of the model that the settings name; raises `WeightsMissing`."""
+    """Check the files of the configured model; raises `WeightsMissing`."""
     kinds: tuple[weights.Kind, ...] = ("nemo",) if settings.engine == "nemo" else weights.ANY_KIND
-    found = weights.find(settings.model, kinds, revision=settings.model_revision)
-    return weights.check_files(found)
+    checkpoint = weights.find(settings.model, kinds, revision=settings.model_revision)
+    return check_files(checkpoint)
 
 
-def hear_clip(settings: Settings) -> Hearing:
-    """Open the model as a worker does and give it the clip; raises `SetupError`s."""
+def transcribe_clip(settings: Settings) -> ClipResult:
+    """Open the model as a worker does and transcribe `CLIP`; raises `SetupError`."""
     started = time.monotonic()
     with open_model(**settings.model_dump()) as model:
         ready = time.monotonic()
-        heard = model.transcribe(CLIP)
-        return Hearing(
+        transcript = model.transcribe(CLIP)
+        return ClipResult(
             engine=model.engine,
             ready_seconds=ready - started,
-            clip_seconds=heard.seconds,
-            hear_seconds=time.monotonic() - ready,
-            said=CLIP.with_suffix(".txt").read_text(encoding="utf-8").strip(),
-            heard=heard.text,
+            clip_seconds=transcript.seconds,
+            transcribe_seconds=time.monotonic() - ready,
+            expected=CLIP.with_suffix(".txt").read_text(encoding="utf-8").strip(),
+            text=transcript.text,
             kernels=model.kernels,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What an engine is measured with."""
+    """Amount of work for a measurement."""
 
     compared: int
-    """Chunks that are transcribed alone and in batches."""
-    together: int
-    """Chunks of 30 s at once."""
+    """Number of chunks transcribed both alone and in batches."""
+    batch: int
+    """Number of chunks of 30 s in the measured batch."""
     repeats: int
     seconds: float
-    """No more repeats after this time."""
+    """Upper limit for all repeats."""
 
 
-ON_GPU = Workload(compared=1000, together=32, repeats=100, seconds=20.0)
-ON_CPU = Workload(compared=12, together=2, repeats=5, seconds=20.0)
+ON_GPU = Workload(compared=1000, batch=32, repeats=100, seconds=20.0)
+ON_CPU = Workload(compared=12, batch=2, repeats=5, seconds=20.0)
 
 _BATCH = 64
-_ALONE_SECONDS = 8.0
+_SHORT_SECONDS = 8.0
 _FULL_SECONDS = 30.0
 _MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Performance:
-    """How the engine that serves computes on its device."""
+    """Measured accuracy, speed and memory of an engine on its device."""
 
     engine: str
     comparisons: tuple[str, ...]
-    """What its comparison with plain PyTorch at start found, a line for each kernel and chain;
-    empty where plain PyTorch serves."""
+    """One line per kernel or chain compared with plain PyTorch at start; empty without kernels."""
     replaced: int
-    """Of them, those that plain PyTorch serves in place of."""
+    """Number of these that were replaced by plain PyTorch."""
     compared: int
-    """Chunks that were transcribed alone and in batches."""
+    """Number of chunks transcribed both alone and in batches."""
     different: int
-    """Of them, those with another text in a batch."""
+    """Number of these whose text in a batch differs from the text alone."""
     alone_seconds: float
-    """Median for one chunk of 8 s."""
+    """Median latency of one chunk of 8 s."""
     alone_p95_seconds: float
-    together: int
-    """Chunks of 30 s at once."""
+    batch: int
+    """Number of chunks of 30 s in the measured batch."""
     audio_seconds_per_second: float
-    """For these."""
+    """Throughput of that batch."""
     peak_mebibytes: float
-    """On a GPU what was reserved there at most, on a CPU resident memory."""
+    """Peak of reserved GPU memory, or of resident memory on a CPU."""
 
 
 def measure(settings: Settings, workload: Workload | None = None) -> Performance:
-    """Open the engine as a worker does and measure it; raises `SetupError`s and `EngineError`s.
+    """Open the engine as a worker does and measure it; raises `SetupError` and `EngineError`.
 
-    Takes a minute or two on a GPU. By default the workload is that of the device.
+    Takes one to two minutes on a GPU. `workload` defaults to that of the device.
     """
     from parakeet_worker.engine import device as devices  # which imports torch
 
@@ -124,7 +123,6 @@ def measure(settings: Settings, workload: Workload | None = None) -> Performance
         warmed_up(engine, settings)
         chosen = workload or (ON_GPU if device.type == "cuda" else ON_CPU)
         alone, rate = _speed(engine, clip, chosen)
-        # Engines without kernels compare nothing.
         reports = engine.reports
         return Performance(
             engine=str(engine),
@@ -134,7 +132,7 @@ def measure(settings: Settings, workload: Workload | None = None) -> Performance
             different=_different(engine, clip, chosen.compared),
             alone_seconds=statistics.median(alone),
             alone_p95_seconds=sorted(alone)[math.ceil(0.95 * len(alone)) - 1],
-            together=chosen.together,
+            batch=chosen.batch,
             audio_seconds_per_second=rate,
             peak_mebibytes=devices.peak_memory_bytes(device) / _MEBIBYTE,
         )
@@ -148,40 +146,42 @@ async def _decoded(path: Path, settings: Settings) -> Samples:
 
 
 def _speed(engine: Engine, clip: Samples, workload: Workload) -> tuple[list[float], float]:
-    """Seconds of each chunk of 8 s alone, and audio seconds per second of many at once."""
-    short, full = (_stretched(clip, seconds) for seconds in (_ALONE_SECONDS, _FULL_SECONDS))
-    alone = _repeated(lambda: engine.transcribe([short]), workload)
-    batch = [full] * workload.together
-    together = _repeated(lambda: engine.transcribe(batch), workload)
-    return alone, workload.together * _FULL_SECONDS / statistics.median(together)
+    """Latencies of one chunk of 8 s, in seconds, and audio seconds per second of a batch."""
+    short, full = (_repeat_to_length(clip, seconds) for seconds in (_SHORT_SECONDS, _FULL_SECONDS))
+    alone = _durations(lambda: engine.transcribe([short]), workload)
+    batch = [full] * workload.batch
+    together = _durations(lambda: engine.transcribe(batch), workload)
+    return alone, workload.batch * _FULL_SECONDS / statistics.median(together)
 
 
-def _repeated(run: Callable[[], Sequence[Outcome]], workload: Workload) -> list[float]:
-    """Seconds of each run, after one that does not count; raises `EngineError`s."""
-    spent: list[float] = []
+def _durations(run: Callable[[], Sequence[Outcome]], workload: Workload) -> list[float]:
+    """Durations of runs in seconds, after a warm-up run; raises `EngineError`."""
+    durations: list[float] = []
     for outcome in run():
         _hypothesis(outcome)
-    while not spent or (len(spent) < workload.repeats and sum(spent) < workload.seconds):
+    while not durations or (
+        len(durations) < workload.repeats and sum(durations) < workload.seconds
+    ):
         started = time.perf_counter()
         run()
-        spent.append(time.perf_counter() - started)
-    return spent
+        durations.append(time.perf_counter() - started)
+    return durations
 
 
 def _different(engine: Engine, clip: Samples, count: int) -> int:
-    """How many of so many chunks have another text in a batch than alone."""
-    chance = np.random.default_rng(0)
+    """Count chunks, of `count`, whose text in a batch differs from the text alone."""
+    generator = np.random.default_rng(0)
     chunks = []
     for _ in range(count):
-        begin = int(chance.uniform(0, len(clip) / 2))
-        noise = chance.normal(0, clip.std() * chance.uniform(0.01, 0.2), len(clip) - begin)
-        chunks.append(((clip[begin:] + noise) * chance.uniform(0.2, 0.9)).astype(np.float32))
+        start = int(generator.uniform(0, len(clip) / 2))
+        noise = generator.normal(0, clip.std() * generator.uniform(0.01, 0.2), len(clip) - start)
+        chunks.append(((clip[start:] + noise) * generator.uniform(0.2, 0.9)).astype(np.float32))
     different = 0
     for first in range(0, count, _BATCH):
         batch = chunks[first : first + _BATCH]
         together = [_text(outcome) for outcome in engine.transcribe(batch)]
         alone = [_text(engine.transcribe([chunk])[0]) for chunk in batch]
-        different += sum(mine != other for mine, other in zip(alone, together, strict=True))
+        different += sum(one != other for one, other in zip(alone, together, strict=True))
     return different
 
 
@@ -195,5 +195,5 @@ def _hypothesis(outcome: Outcome) -> Hypothesis:
     raise outcome
 
 
-def _stretched(samples: Samples, seconds: float) -> Samples:
+def _repeat_to_length(samples: Samples, seconds: float) -> Samples:
     return np.resize(samples, round(seconds * SAMPLE_RATE))

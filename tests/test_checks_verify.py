@@ -1,3 +1,5 @@
+"""`parakeet verify`: files of a model, a transcript of the clip, and measurements."""
+
 from hashlib import sha1
 from pathlib import Path
 
@@ -6,34 +8,34 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from parakeet_worker import verification
+from parakeet_worker.checks import verify
 from parakeet_worker.engine.base import Hypothesis, SynchronousEngine, Token
 from parakeet_worker.entrypoints.cli import main
 from parakeet_worker.settings import Settings
 from tiny_model import config, weights, write_nemo, write_safetensors
 
 
-def test_the_demo_checkpoint_hears_every_word_of_the_clip() -> None:
-    hearing = verification.hear_clip(Settings(model="demo", precision="fp32"))
-    assert hearing.heard == hearing.said != ""
-    assert hearing.engine == "native engine: 4 layers of width 128, 893 tokens, fp32 on cpu"
-    assert hearing.clip_seconds > 2
-    assert hearing.ready_seconds > 0
-    assert hearing.hear_seconds > 0
+def test_the_demo_model_transcribes_the_clip_exactly() -> None:
+    clip = verify.transcribe_clip(Settings(model="demo", precision="fp32"))
+    assert clip.text == clip.expected != ""
+    assert clip.engine == "native engine: 4 layers of width 128, 893 tokens, fp32 on cpu"
+    assert clip.clip_seconds > 2
+    assert clip.ready_seconds > 0
+    assert clip.transcribe_seconds > 0
 
 
-def test_the_command_tells_files_engine_and_words_and_ends_well() -> None:
+def test_the_command_prints_files_engine_and_transcript() -> None:
     done = CliRunner().invoke(main, ["verify", "--model", "demo"])
     assert done.exit_code == 0, done.output
     for part in ("demo.nemo", "unknown", "native engine", "said", "heard", "ready"):
         assert part in done.output
 
 
-def test_a_cpu_is_measured_where_it_is_asked_for() -> None:
-    """Plain PyTorch serves there; no chunk has another text in a batch in float32."""
-    workload = verification.Workload(compared=3, together=1, repeats=2, seconds=1.0)
+def test_a_cpu_is_measured_on_request() -> None:
+    """Plain PyTorch is used; in float32 the text of a chunk is the same in a batch."""
+    workload = verify.Workload(compared=3, batch=1, repeats=2, seconds=1.0)
     settings = Settings(model="demo", precision="fp32", device="cpu")
-    measured = verification.measure(settings, workload)
+    measured = verify.measure(settings, workload)
     assert measured.engine == "native engine: 4 layers of width 128, 893 tokens, fp32 on cpu"
     assert measured.comparisons == ()
     assert measured.replaced == 0
@@ -44,13 +46,14 @@ def test_a_cpu_is_measured_where_it_is_asked_for() -> None:
 
 
 def test_texts_that_differ_in_a_batch_are_counted() -> None:
-    """With an engine that hears something else as soon as a chunk is not alone."""
     clip = np.ones(16_000, np.float32)
-    assert verification._different(Fickle(fickle=False), clip, 5) == 0
-    assert verification._different(Fickle(fickle=True), clip, 5) == 5
+    assert verify._different(Fickle(fickle=False), clip, 5) == 0
+    assert verify._different(Fickle(fickle=True), clip, 5) == 5
 
 
 class Fickle(SynchronousEngine):
+    """An engine whose text depends on the size of the batch."""
+
     def __init__(self, *, fickle: bool) -> None:
         self._fickle = fickle
 
@@ -60,7 +63,7 @@ class Fickle(SynchronousEngine):
 
 
 @pytest.mark.slow
-def test_the_command_measures_a_device_and_names_one_that_is_not_there() -> None:
+def test_the_command_measures_a_device_and_rejects_a_missing_one() -> None:
     done = CliRunner().invoke(main, ["verify", "--model", "demo", "--device", "cpu"])
     assert done.exit_code == 0, done.output
     for part in ("there are no kernels", "0 of 12 chunks", "95th percentile", "2 x 30 s", "MiB"):
@@ -72,10 +75,10 @@ def test_the_command_measures_a_device_and_names_one_that_is_not_there() -> None
 
 
 def test_a_kernel_that_was_replaced_is_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As what a GPU would report; the rest of the figures does not matter here."""
+    """With a result as on a GPU; the other figures are arbitrary."""
     line = "attention: replaced by plain PyTorch (relative error 0.4, at most 0.02)"
-    found = verification.Performance("engine", (line,), 1, 1, 0, 0.008, 0.009, 32, 20_000.0, 7.0)
-    monkeypatch.setattr(verification, "measure", lambda _: found)
+    found = verify.Performance("engine", (line,), 1, 1, 0, 0.008, 0.009, 32, 20_000.0, 7.0)
+    monkeypatch.setattr(verify, "measure", lambda _: found)
     done = CliRunner().invoke(main, ["verify", "--model", "demo", "--device", "cpu"])
     assert done.exit_code == 1
     assert line in done.output
@@ -97,10 +100,10 @@ def test_a_corrupt_file_of_a_cache_is_status_1_and_named(tmp_path: Path) -> None
     assert done.exit_code == 1
 
 
-def test_a_model_that_hears_nothing_is_status_1(tmp_path: Path) -> None:
+def test_a_model_that_emits_nothing_is_status_1(tmp_path: Path) -> None:
     tensors = weights(config())
     tensors["joint.joint_net.2.bias"][-6] = 1e6  # the blank always wins
-    path = write_nemo(tmp_path / "deaf.nemo", tensors=tensors)
+    path = write_nemo(tmp_path / "silent.nemo", tensors=tensors)
     done = CliRunner().invoke(main, ["verify", "--model", str(path)])
     assert done.exit_code == 1
     assert "no words in a clip of clear speech" in done.stderr
