@@ -128,6 +128,7 @@ ALLOWED = {
     "stood along the fence": "spoken in a test",
     "Nobody spoke": "spoken in a test",
     "said much too fast to be read": "spoken in a test",
+    "forget gate": "a gate of an LSTM",
     "HE BEGAN A CONFUSED COMPLAINT": "a transcript of LibriSpeech",
     "he'll realise": "spelling under test",
     "he will realize": "spelling under test",

@@ -1,4 +1,4 @@
-"""The GPU's engine on a CPU: the same stages, with each kernel's reference in its place."""
+"""The GPU engine on a CPU: the same stages with the reference of each kernel."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def gpu_engine(
     search_kernels: SearchKernels | None = None,
     chunk_seconds: float = 10.0,
 ) -> GpuEngine:
-    """Without `warm_up` no batch goes through the graphs' buffers."""
+    """Before `warm_up`, no batch uses the buffers of a graph."""
     model = open_prepacked(path, Precision.FP32, None)
     search = GraphSearch(
         search_model(model),

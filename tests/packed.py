@@ -1,4 +1,4 @@
-"""The packed encoder held against the plain one, whatever its kernels run on."""
+"""Compares the packed encoder with the plain one, on any kernels."""
 
 from itertools import pairwise
 from typing import Any
@@ -27,11 +27,11 @@ LENGTHS: tuple[tuple[int, ...], ...] = (
     (31_999, 1_280, 12_801, 5, 40_000),
     (64_000, 63_999, 1_281),
 )
-"""Samples of each chunk of a batch: one frame, none, whole and broken tokens."""
+"""Samples of each chunk of a batch: one frame, none, whole and partial tokens."""
 
 
-def parts(**options: Any) -> tuple[Features, Encoder]:
-    """Features and encoder of the tiny model."""
+def tiny_modules(**options: Any) -> tuple[Features, Encoder]:
+    """Features and encoder of the tiny model, with encoder options."""
     sections = config()
     sections["encoder"] |= options
     named = weights(sections)
@@ -46,13 +46,13 @@ def parts(**options: Any) -> tuple[Features, Encoder]:
     return Features.from_config(sections["preprocessor"]).eval(), encoder
 
 
-def chunks(lengths: tuple[int, ...]) -> list[np.ndarray[Any, np.dtype[np.int16]]]:
-    chance = np.random.default_rng(len(lengths))
-    return [chance.normal(0, 3000, length).astype(np.int16) for length in lengths]
+def random_chunks(lengths: tuple[int, ...]) -> list[np.ndarray[Any, np.dtype[np.int16]]]:
+    generator = np.random.default_rng(len(lengths))
+    return [generator.normal(0, 3000, length).astype(np.int16) for length in lengths]
 
 
 def plain_states(features: Features, encoder: Encoder, batch: list[Any]) -> list[Tensor]:
-    """What the definition of correct gives for each chunk alone, in float32."""
+    """States of each chunk alone, from the plain encoder in float32."""
     states = []
     for chunk in batch:
         samples = torch.from_numpy(chunk.astype(np.float32) / 32768).unsqueeze(0)
@@ -60,8 +60,8 @@ def plain_states(features: Features, encoder: Encoder, batch: list[Any]) -> list
             states.append(torch.zeros(0, encoder.config.width))
             continue
         mels, frames = features(samples, torch.tensor([len(chunk)]))
-        found, valid = encoder(mels[:, :, : int(frames)], frames)
-        states.append(found[0, : int(valid)])
+        padded, valid = encoder(mels[:, :, : int(frames)], frames)
+        states.append(padded[0, : int(valid)])
     return states
 
 
@@ -72,7 +72,7 @@ def packed_states(
     kernels: Kernels,
     group_tokens: int = 1 << 30,
 ) -> list[Tensor]:
-    """What the packed chain gives for each chunk, from one batch of int16 samples."""
+    """States of each chunk, from one packed batch of int16 samples."""
     rows = packed_rows(batch, group_tokens)
     samples = torch.from_numpy(np.concatenate(batch)) if batch else torch.zeros(0).short()
     folded = fold(encoder, Precision.FP32)
@@ -88,8 +88,8 @@ def packed_rows(batch: list[Any], group_tokens: int = 1 << 30) -> Rows:
     return rows_of(plan, [1 / 32768] * len(batch), CPU, group_tokens)
 
 
-def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
-    """Equal within what another order of sums in float32 brings."""
-    assert [len(one) for one in found] == [len(one) for one in expected]
-    for mine, theirs in zip(found, expected, strict=True):
-        assert torch.allclose(mine, theirs, atol=2e-4)
+def assert_states_close(actual: list[Tensor], expected: list[Tensor]) -> None:
+    """Equal up to the effect of another summation order in float32."""
+    assert [len(row) for row in actual] == [len(row) for row in expected]
+    for row, expected_row in zip(actual, expected, strict=True):
+        assert torch.allclose(row, expected_row, atol=2e-4)

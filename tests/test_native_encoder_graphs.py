@@ -1,6 +1,6 @@
-"""A batch in a bucket's buffers has the result that it has by itself.
+"""A batch in a bucket's buffers has the same result as without them.
 
-On a CPU the chain runs where a GPU replays its graph: the buffers and layouts are the same.
+On a CPU the chain runs where a GPU replays its graph: buffers and layouts are the same.
 """
 
 import numpy as np
@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from packed import chunks, parts
-from parakeet_worker.engine.native.encoder_graphs import ROWS, EncoderGraphs
+from packed import random_chunks, tiny_modules
+from parakeet_worker.engine.native.encoder_graphs import ROWS, Chain, EncoderGraphs
 from parakeet_worker.engine.native.folding import fold
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
 from parakeet_worker.engine.native.packed_encoder import PackedEncoder
@@ -23,8 +23,8 @@ CHUNK_TOKENS = 30
 
 
 @pytest.fixture(scope="module")
-def chain() -> PackedEncoder:
-    features, encoder = parts()
+def chain() -> Chain:
+    features, encoder = tiny_modules()
     kernels = Kernels.reference()
     packed = PackedEncoder(fold(encoder, Precision.FP32), encoder.config, kernels, longest=64)
     packed_features = PackedFeatures.of(features, kernels, torch.float32)
@@ -32,33 +32,33 @@ def chain() -> PackedEncoder:
     def run(samples: Tensor, rows: Rows) -> Tensor:
         return packed(packed_features(samples, rows), rows)
 
-    return run  # type: ignore[return-value]
+    return run
 
 
 @pytest.fixture(scope="module")
-def graphs(chain: PackedEncoder) -> EncoderGraphs:
-    captured = EncoderGraphs(chain, CPU, CHUNK_TOKENS, 160, (128, 64, 256))  # type: ignore[arg-type]
-    captured.capture()
-    return captured
+def graphs(chain: Chain) -> EncoderGraphs:
+    graphs = EncoderGraphs(chain, CPU, CHUNK_TOKENS, 160, (128, 64, 256))
+    graphs.capture()
+    return graphs
 
 
 @torch.inference_mode()
-def test_batches_of_any_fill_have_their_own_states(
-    graphs: EncoderGraphs, chain: PackedEncoder
+def test_consecutive_batches_of_any_size_equal_the_chain_without_buckets(
+    graphs: EncoderGraphs, chain: Chain
 ) -> None:
-    """One after another through the same buffers: nothing of an earlier batch remains."""
+    """Nothing of an earlier batch remains in the buffers."""
     staging = Staging(CPU, samples=400_000, rows=ROWS, tokens=1024)
     lengths = ((38_000, 5, 20_001), (1_280,), (0,), tuple(range(500, 16_500, 1000)), (38_399,))
     for samples in lengths:
-        batch = chunks(samples)
+        batch = random_chunks(samples)
         plan = Plan(samples, 160)
         shape = graphs.shape_for(plan)
         assert shape is not None
-        found = graphs(staging.stage(batch, plan, shape, 1 << 30), shape)
-        exact = Shape(len(batch), sum(plan.tokens), max(plan.tokens))
-        alone = staging.stage(batch, plan, exact, 1 << 30)
-        expected = chain(alone.samples, alone.rows)  # type: ignore[arg-type]
-        assert torch.allclose(found[: len(expected)], expected, atol=1e-5)
+        actual = graphs(staging.stage(batch, plan, shape, 1 << 30), shape)
+        exact_shape = Shape(len(batch), sum(plan.tokens), max(plan.tokens))
+        staged = staging.stage(batch, plan, exact_shape, 1 << 30)
+        expected = chain(staged.samples, staged.rows)
+        assert torch.allclose(actual[: len(expected)], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -72,16 +72,16 @@ def test_batches_of_any_fill_have_their_own_states(
         ((1280,) * (ROWS + 1), None),
     ],
 )
-def test_the_smallest_bucket_that_holds_a_batch(
+def test_the_smallest_bucket_that_fits_is_selected(
     graphs: EncoderGraphs, samples: tuple[int, ...], tokens: int | None
 ) -> None:
-    """By its tokens, its longest chunk and its number of chunks."""
+    """By the total of tokens, the longest chunk and the number of chunks."""
     shape = graphs.shape_for(Plan(samples, 160))
     assert (None if shape is None else shape.tokens) == tokens
 
 
 @torch.inference_mode()
-def test_a_result_is_not_changed_by_the_next_batch(graphs: EncoderGraphs) -> None:
+def test_the_next_batch_does_not_change_an_earlier_result(graphs: EncoderGraphs) -> None:
     """Two batches are in flight: the first is searched while the second is encoded."""
     staging = Staging(CPU, samples=100_000, rows=ROWS, tokens=64)
     results = []

@@ -1,4 +1,4 @@
-"""The engine that a model gets: packed on a GPU that has the kernels, plain elsewhere."""
+"""A GPU with kernels is served by `GpuEngine`, every other device by `NativeEngine`."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_cpu_serves_in_plain_pytorch(
     path: Path, caplog: pytest.LogCaptureFixture, *, kernels: bool, reproducible: bool
 ) -> None:
-    """Whatever is asked of a GPU, and without a warning: it misses nothing."""
+    """With any option for a GPU, and without a warning."""
     batch = [np.random.default_rng(0).normal(0, 0.1, 30_000).astype(np.float32)]
     expected = NativeEngine.open(path, "cpu", "fp32").transcribe(batch)
     engine = open_native(path, "cpu", "fp32", kernels=kernels, reproducible=reproducible)
@@ -37,7 +37,7 @@ def test_a_cpu_serves_in_plain_pytorch(
     assert not caplog.records
 
 
-def test_a_precision_that_the_model_was_not_converted_to_is_refused(
+def test_a_precision_other_than_that_of_a_prepacked_file_is_refused(
     path: Path, tmp_path: Path
 ) -> None:
     """A file of converted weights has one precision."""

@@ -24,12 +24,12 @@ def test_every_precision_computes_the_product(precision: str, error: float, bias
     assert (product - exact).norm() / exact.norm() < error
 
 
-def test_a_row_of_zeros_in_an_int8_matrix_stays_zero() -> None:
+def test_an_all_zero_int8_matrix_gives_zeros() -> None:
     weight = torch.zeros(4, 8)
     assert not linear(packed(weight, None, Precision.INT8), Precision.INT8)(torch.randn(1, 8)).any()
 
 
-def test_the_fastest_precision_of_this_processor_is_one_that_it_has() -> None:
+def test_the_fastest_precision_is_supported_by_this_cpu() -> None:
     chosen = fastest(torch.device("cpu"))
     assert chosen in (Precision.FP32, Precision.BF16, Precision.INT8)
     if chosen is Precision.INT8:
@@ -37,7 +37,7 @@ def test_the_fastest_precision_of_this_processor_is_one_that_it_has() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_row_by_itself_is_what_it_is_among_others(precision: str) -> None:
+def test_a_row_is_independent_of_the_other_rows(precision: str) -> None:
     torch.manual_seed(0)
     chosen = Precision(precision)
     weight, bias, rows = torch.randn(77, 64), torch.randn(77), torch.randn(9, 64)

@@ -1,8 +1,10 @@
-"""The layout of packed rows says where every chunk lies, and nothing else lies there."""
+"""The layout of packed rows gives the position of every chunk; chunks do not overlap."""
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from parakeet_worker.engine.native.rows import (
     Group,
@@ -16,20 +18,20 @@ from parakeet_worker.engine.native.rows import (
 CPU = torch.device("cpu")
 
 
-def test_frames_and_tokens_are_those_of_the_subsampling() -> None:
-    """A hop makes a frame, and three halvings that round up make tokens of frames."""
-    for samples in range(0, 160 * 40, 53):
-        plan = Plan((samples,), 160)
-        frames = samples // 160
-        (tokens,) = plan.tokens
-        assert plan.frames == (frames,)
-        for _ in range(3):
-            frames = (frames - 1) // 2 + 1
-        assert tokens == frames
+@given(samples=st.integers(0, 160 * 400))
+def test_frames_and_tokens_are_those_of_the_subsampling(samples: int) -> None:
+    """One frame per hop, and three halvings that round up to tokens."""
+    plan = Plan((samples,), 160)
+    frames = samples // 160
+    (tokens,) = plan.tokens
+    assert plan.frames == (frames,)
+    for _ in range(3):
+        frames = (frames - 1) // 2 + 1
+    assert tokens == frames
 
 
-def test_rows_lie_end_to_end() -> None:
-    """Tokens and samples of each row begin where those of the one before end."""
+def test_rows_are_stored_end_to_end() -> None:
+    """Tokens and samples of each row start at the end of the previous row."""
     samples = (1600, 0, 159, 12_801, 320)
     rows = rows_of(Plan(samples, 160), [1.0, 0.5, 0.25, 2.0, 3.0], CPU)
     assert rows.offsets.tolist() == [0, 2, 2, 2, 12, 13]
@@ -41,8 +43,8 @@ def test_rows_lie_end_to_end() -> None:
     assert (rows.count, rows.tokens, rows.longest) == (5, 13, 10)
 
 
-def test_a_larger_layout_has_empty_rows_and_tokens_of_none() -> None:
-    """What a graph's bucket holds beyond its batch."""
+def test_additional_rows_are_empty_and_additional_tokens_belong_to_no_row() -> None:
+    """A graph's bucket is larger than its batch."""
     words = np.full(layout_words(4, 8), 77, np.int32)
     write_layout(Plan((2560,), 160), [1.0], 4, 8, words)
     rows = view_layout(torch.from_numpy(words), 4, 8, 8, (Group(0, 8),))
@@ -52,13 +54,13 @@ def test_a_larger_layout_has_empty_rows_and_tokens_of_none() -> None:
         assert not empty[1:].any()
 
 
-def test_every_part_begins_at_a_multiple_of_16_bytes() -> None:
-    """Kernels are compiled for such pointers alone."""
-    for count in range(1, 10):
-        rows = rows_of(Plan((1280,) * count, 160), [1.0] * count, CPU)
-        base = rows.offsets.data_ptr()
-        parts = (rows.frames, rows.sample_offsets, rows.samples, rows.scales, rows.row_of)
-        assert all((part.data_ptr() - base) % 16 == 0 for part in parts)
+@given(count=st.integers(1, 40))
+def test_every_section_is_aligned_to_16_bytes(count: int) -> None:
+    """Kernels are compiled for such pointers only."""
+    rows = rows_of(Plan((1280,) * count, 160), [1.0] * count, CPU)
+    base = rows.offsets.data_ptr()
+    parts = (rows.frames, rows.sample_offsets, rows.samples, rows.scales, rows.row_of)
+    assert all((part.data_ptr() - base) % 16 == 0 for part in parts)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,6 @@ def test_every_part_begins_at_a_multiple_of_16_bytes() -> None:
 def test_groups_are_whole_rows_and_cover_all_tokens(
     tokens: tuple[int, ...], limit: int, total: int, groups: list[tuple[int, int]]
 ) -> None:
-    """Up to the limit, a longer row by itself, the last with what belongs to no row."""
+    """Up to the limit; a longer row alone; the last group includes tokens without a row."""
     plan = Plan(tuple(count * 1280 for count in tokens), 160)
     assert plan.groups(limit, total) == tuple(Group(*group) for group in groups)

@@ -60,7 +60,7 @@ def encoder_reports(model: Loaded, *, small: bool) -> tuple[KernelReport, ...]:
     Products are compared too: a library's are what it says they are.
     """
     comparison = Comparison()
-    compared = comparison.of(model.kernels, Kernels.reference(), OPERATIONS)
+    compared = comparison.wrap(model.kernels, Kernels.reference(), OPERATIONS)
     features, encoder = chain(model, compared)
     for lengths in _LAYOUTS[:4] if small else _LAYOUTS:
         samples, rows = laid_out(chunks_of(lengths), model.device)
@@ -76,7 +76,7 @@ def search_reports(model: Loaded) -> tuple[KernelReport, ...]:
         search_model(model.model),
         model.device,
         dtype=model.search_dtype,
-        kernels=comparison.of(model.search_kernels, SearchKernels.reference(), _SEARCH),
+        kernels=comparison.wrap(model.search_kernels, SearchKernels.reference(), _SEARCH),
         tiles=model.tiles,
         limits=Limits(max(_SEARCHED_ROWS), 20 * max(_SEARCHED_ROWS), slots=2),
     )

@@ -79,7 +79,7 @@ def loaded(setup: Setup, path: Path, precision: str, *, reproducible: bool = Fal
     """The checkpoint at `path` as it is served on the device of the setup."""
     device = torch.device(setup.device)
     if setup.cuda:
-        cache.use((setup.work / "kernels",))
+        cache.activate((setup.work / "kernels",))
     model = open_prepacked(path, Precision(precision), setup.work / "converted")
     tensors = {name: tensor.to(device) for name, tensor in model.tensors.items()}
     tiles = tiles_for(torch.cuda.get_device_capability(device)) if setup.cuda else Tiles()

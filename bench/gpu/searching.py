@@ -46,7 +46,7 @@ def _check_tokens(setup: Setup, report: Report) -> None:
             search = _search(model, dtype, kernels)
             # The references write to the host and cannot be captured: they run step by step.
             if not kind:
-                search.prepare()
+                search.capture()
             found = [_said(row) for row in search.decode(states, lengths).rows]
             report.check(
                 f"search, {name}{kind}, other tokens",
@@ -92,7 +92,7 @@ def _measure(setup: Setup, report: Report) -> None:
     """The search alone, on noise in the place of states, from the device to the host."""
     model = loaded(setup, random_nemo(setup), "bf16")
     search = model.search()
-    search.prepare()
+    search.capture()
     report.measure("search, memory", search.memory_bytes / 2**20, "MiB")
     counts, tokens = ((1, 2), 20) if setup.small else ((1, 16, 128, 256), _TOKENS)
     width = model.model.encoder["d_model"]

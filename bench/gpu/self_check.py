@@ -17,8 +17,8 @@ from parakeet_worker.engine.native.engine import NativeEngine
 from parakeet_worker.engine.native.gpu_engine import GpuEngine, search_model
 from parakeet_worker.engine.native.kernel_choice import (
     EncoderParts,
-    checked_encoder,
-    checked_search,
+    check_encoder,
+    check_search,
 )
 from parakeet_worker.engine.native.tensors import strip_prefix
 
@@ -43,8 +43,8 @@ def _seconds(setup: Setup, model: Loaded, engine: GpuEngine) -> float:
     parts = EncoderParts(plain.features, shape, folded, model.model.precision)
     settle(setup)
     started = time.perf_counter()
-    checked_encoder(parts, model.kernels)
-    checked_search(search_model(model.model), model.search_kernels, model.tiles, model.search_dtype)
+    check_encoder(parts, model.kernels)
+    check_search(search_model(model.model), model.search_kernels, model.tiles, model.search_dtype)
     engine.compare()
     settle(setup)
     return time.perf_counter() - started

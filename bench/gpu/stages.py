@@ -90,7 +90,7 @@ def spent(setup: Setup, batch: list[Pcm], repeats: int) -> list[dict[str, float]
     inner: Any = encoder
     inner._subsampling = clock.around("subsampling", inner._subsampling)  # noqa: SLF001
     search = model.search()
-    search.prepare()
+    search.capture()
     plan = Plan(tuple(len(chunk) for chunk in batch), _HOP)
     shape = Shape(len(batch), sum(plan.tokens), max(plan.tokens))
     staging = Staging(model.device, samples=sum(plan.samples), rows=shape.rows, tokens=shape.tokens)

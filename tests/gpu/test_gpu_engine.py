@@ -150,7 +150,7 @@ def test_the_search_in_graphs_has_the_tokens_of_the_plain_loop(
         states, lengths = searching._states(model, chunks)
         expected = searching._plainly(model, states, lengths)
         search = model.search()
-        search.prepare()
+        search.capture()
         found = [searching._said(row) for row in search.decode(states, lengths).rows]
     assert sum(map(len, expected)) > 10 * len(chunks)
     assert differing_tokens(found, expected) <= 1

@@ -1,23 +1,23 @@
-"""How a kernel's result is held against its reference's."""
+"""Compares a kernel's result with its reference's."""
 
 import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 PRODUCT_DTYPES = (torch.float32, torch.float16)
-"""The interpreter multiplies the bits of bfloat16 as integers."""
+"""The interpreter multiplies the bit patterns of bfloat16 as integers."""
 
 
-def assert_close(result: Tensor, expected: Tensor, roundings: float = 4) -> None:
-    """Same shape and type, and equal within a few roundings of the largest value.
+def assert_close(actual: Tensor, expected: Tensor, roundings: float = 4) -> None:
+    """Same shape and dtype, and equal within some roundings of the largest value.
 
-    Sums are taken in another order, and exponentials by another function.
+    The order of sums and the implementation of exponentials differ.
     """
-    assert result.dtype == expected.dtype
-    assert result.shape == expected.shape
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
     if not expected.numel():
         return
     largest = float(expected.float().abs().max())
-    allowed = roundings * torch.finfo(expected.dtype).eps * max(largest, 1e-3)
-    difference = (result.float() - expected.float()).abs().max()
-    assert float(difference) <= allowed
+    tolerance = roundings * torch.finfo(expected.dtype).eps * max(largest, 1e-3)
+    difference = (actual.float() - expected.float()).abs().max()
+    assert float(difference) <= tolerance

@@ -1,4 +1,4 @@
-"""Batches of chunks of every awkward length, packed."""
+"""Packed batches with chunks of all edge-case lengths."""
 
 import torch
 
@@ -18,7 +18,7 @@ SAMPLES = (
     (HOP * 65, 5, HOP * 64, HOP * 63, 0),
     (1700, 6230, 3, 4999, 640, 33, 6399, 5120, 961),
 )
-"""Samples of each row: none, fewer than a frame, whole and broken tokens, and empty rows between
+"""Samples of each row: no rows, less than a frame, whole and partial tokens, empty rows between
 others."""
 
 

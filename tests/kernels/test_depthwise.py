@@ -1,4 +1,4 @@
-"""The depthwise convolution equals plain PyTorch and sees no other row."""
+"""The depthwise convolution equals plain PyTorch and reads no other row."""
 
 import pytest
 import torch
@@ -18,28 +18,25 @@ TILE = Tiles().depthwise
 def test_convolution_equals_the_reference(
     dtype: torch.dtype, samples: tuple[int, ...], width: int, taps: int
 ) -> None:
-    """Rows of every length, side by side."""
+    """Adjacent rows of every length."""
     torch.manual_seed(width)
     rows = layout(samples)
     states = torch.randn(rows.tokens, width).to(dtype)
     weight, bias = torch.randn(taps, width).to(dtype), torch.randn(width).to(dtype)
-    result = depthwise.launch(states, weight, bias, rows, tile=TILE)
-    assert_close(result, depthwise.reference(states, weight, bias, rows))
+    actual = depthwise.launch(states, weight, bias, rows, tile=TILE)
+    assert_close(actual, depthwise.reference(states, weight, bias, rows))
 
 
-def test_a_row_is_the_same_alone() -> None:
-    """Bit for bit, whatever lies beside it, tokens beyond the last row among them."""
+def test_a_row_is_bitwise_equal_alone_and_in_a_batch() -> None:
+    """Whatever its neighbours are, including tokens beyond the last row."""
     torch.manual_seed(0)
     plan = Plan((9 * 1280, 5 * 1280), 160)
     states, weight, bias = torch.randn(20, 32), torch.randn(9, 32), torch.randn(32)
-    out = torch.empty(layout_words(3, 20), dtype=torch.int32)
-    write_layout(plan, (1.0, 1.0), 3, 20, out.numpy())
-    together = depthwise.launch(
-        states, weight, bias, view_layout(out, 3, 20, 9, (Group(0, 20),)), tile=TILE
-    )
+    words = torch.empty(layout_words(3, 20), dtype=torch.int32)
+    write_layout(plan, (1.0, 1.0), 3, 20, words.numpy())
+    rows = view_layout(words, 3, 20, 9, (Group(0, 20),))
+    together = depthwise.launch(states, weight, bias, rows, tile=TILE)
     for first, end in ((0, 9), (9, 14)):
-        alone = layout(((end - first) * 1280,))
-        part = states[first:end].clone()
-        assert torch.equal(
-            depthwise.launch(part, weight, bias, alone, tile=TILE), together[first:end]
-        )
+        row = layout(((end - first) * 1280,))
+        alone = depthwise.launch(states[first:end].clone(), weight, bias, row, tile=TILE)
+        assert torch.equal(alone, together[first:end])

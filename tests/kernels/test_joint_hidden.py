@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from comparing import assert_close
-from search_state import rows_at_random
+from search_state import random_rows
 
 from parakeet_worker.engine.native.kernels import joint_hidden
 from parakeet_worker.engine.native.kernels.tiles import Tile, Tiles
@@ -16,7 +16,7 @@ TILE = replace(Tiles().joint_hidden, rows=16)
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize(
-    ("lengths", "inner", "width", "tile"),
+    ("lengths", "depth", "width", "tile"),
     [
         ([1], 16, 16, TILE),
         ([0], 16, 20, TILE),
@@ -24,40 +24,40 @@ TILE = replace(Tiles().joint_hidden, rows=16)
         ([9] * 16, 80, 128, Tile(rows=64, columns=16, depth=32)),
     ],
 )
-def test_the_layer_equals_the_reference_for_rows_that_have_frames_left(
-    lengths: list[int], inner: int, width: int, tile: Tile, dtype: torch.dtype, activation: str
+def test_active_rows_equal_the_reference(
+    lengths: list[int], depth: int, width: int, tile: Tile, dtype: torch.dtype, activation: str
 ) -> None:
-    """Every row at its own frame of the packed buffer."""
+    """Each row at its own frame of the packed buffer."""
     torch.manual_seed(width)
-    rows = rows_at_random(lengths)
+    rows = random_rows(lengths)
     count = len(lengths)
     encoded = torch.randn(sum(lengths), width).to(dtype)
-    predicted, bias = torch.randn(count, inner), torch.randn(width)
-    weight = (torch.randn(inner, width) * 0.3).to(dtype)
-    mine, theirs = (torch.zeros(count, width, dtype=dtype) for _ in range(2))
+    predicted, bias = torch.randn(count, depth), torch.randn(width)
+    weight = (torch.randn(depth, width) * 0.3).to(dtype)
+    actual, expected = (torch.zeros(count, width, dtype=dtype) for _ in range(2))
     arguments = (rows, encoded, predicted, weight, bias)
-    joint_hidden.launch(*arguments, mine, activation=activation, tile=tile)
+    joint_hidden.launch(*arguments, actual, activation=activation, tile=tile)
     if sum(lengths):
-        joint_hidden.reference(*arguments, theirs, activation=activation)
+        joint_hidden.reference(*arguments, expected, activation=activation)
     active = rows.frames < rows.lengths
     assert active.any() == (sum(lengths) > 0)
-    assert_close(mine[active], theirs[active], roundings=16)
+    assert_close(actual[active], expected[active], roundings=16)
 
 
-def test_a_frame_that_is_not_a_number_stays_none() -> None:
-    """The activation must not turn it into zero: the search reports the row by it."""
-    rows = rows_at_random([3])
+def test_nan_in_a_frame_is_propagated() -> None:
+    """The activation must not replace it by zero: the search detects failed rows by it."""
+    rows = random_rows([3])
     rows.frames.zero_()
     encoded = torch.full((3, 16), float("nan"))
-    joined = torch.zeros(1, 16)
+    output = torch.zeros(1, 16)
     joint_hidden.launch(
         rows,
         encoded,
         torch.zeros(1, 16),
         torch.zeros(16, 16),
         torch.zeros(16),
-        joined,
+        output,
         activation="relu",
         tile=TILE,
     )
-    assert joined.isnan().all()
+    assert output.isnan().all()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from comparing import assert_close
-from search_state import rows_at_random
+from search_state import random_rows
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,23 +17,23 @@ from parakeet_worker.engine.native.kernels.tiles import Tile
 TILE = Tile(rows=16, columns=32, depth=32)
 
 
-def partials_of(rows: int, tokens: int, tile: Tile) -> Partials:
+def empty_partials(rows: int, tokens: int, tile: Tile) -> Partials:
     shape = (blocks(tokens, tile) + 1, rows)
     return Partials(
         *(torch.zeros(shape) for _ in range(4)), torch.full(shape, -5, dtype=torch.int32)
     )
 
 
-def both(
-    rows: SearchRows, joined: Tensor, weight: Tensor, bias: Tensor, added: Tensor, tile: Tile
+def run_both(
+    rows: SearchRows, states: Tensor, weight: Tensor, bias: Tensor, logit_bias: Tensor, tile: Tile
 ) -> tuple[Partials, Partials]:
-    """By the kernel and by its reference, with (slots, tokens) additive scores."""
-    tokens = added.shape[1]
-    found = tuple(partials_of(len(joined), tokens, tile) for _ in range(2))
-    table = functional.pad(added, (0, blocks(tokens, tile) * tile.columns - tokens))
-    for step, partials in zip((joint_scores.launch, joint_scores.reference), found, strict=True):
-        step(rows, joined, weight, bias, table, partials, tokens=tokens, tile=tile)
-    return found
+    """Results of the kernel and of its reference, with (slots, tokens) logit biases."""
+    tokens = logit_bias.shape[1]
+    results = tuple(empty_partials(len(states), tokens, tile) for _ in range(2))
+    table = functional.pad(logit_bias, (0, blocks(tokens, tile) * tile.columns - tokens))
+    for step, partials in zip((joint_scores.launch, joint_scores.reference), results, strict=True):
+        step(rows, states, weight, bias, table, partials, tokens=tokens, tile=tile)
+    return results
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
@@ -50,48 +50,48 @@ def both(
 def test_partial_results_equal_the_reference(
     count: int, width: int, tokens: int, durations: int, tile: Tile, dtype: torch.dtype, slots: int
 ) -> None:
-    """With additive scores of no, one and every kind in the same batch."""
+    """With logit biases of no, one and every kind in the same batch."""
     torch.manual_seed(tokens)
-    rows = rows_at_random([4, 0, 9, 5] * 10, slots=slots)
+    rows = random_rows([4, 0, 9, 5] * 10, slots=slots)
     rows = SearchRows(*(getattr(rows, name)[:count].clone() for name in SearchRows.__slots__))
-    joined = torch.randn(count, width).to(dtype)
+    states = torch.randn(count, width).to(dtype)
     weight = torch.randn(tokens + durations, width).to(dtype)
-    bias, added = torch.randn(tokens + durations), torch.zeros(3, tokens)
-    added[1] = torch.randn(tokens)
-    added[2, torch.rand(tokens) < 0.5] = -math.inf
+    bias, logit_bias = torch.randn(tokens + durations), torch.zeros(3, tokens)
+    logit_bias[1] = torch.randn(tokens)
+    logit_bias[2, torch.rand(tokens) < 0.5] = -math.inf
     rows.frames[0] = 0
-    mine, theirs = both(rows, joined, weight, bias, added, tile)
+    actual, expected = run_both(rows, states, weight, bias, logit_bias, tile)
     active = rows.frames < rows.lengths
     assert active.any()
     for name in Partials.__slots__[:4]:
-        ours, right = (getattr(each, name)[:-1, active] for each in (mine, theirs))
-        lost = right.isinf()
-        assert torch.equal(ours.isinf(), lost)
-        assert_close(ours[~lost], right[~lost], roundings=64)
-    assert torch.equal(mine.indices[:, active], theirs.indices[:, active])
+        values, right = (getattr(partials, name)[:-1, active] for partials in (actual, expected))
+        infinite = right.isinf()
+        assert torch.equal(values.isinf(), infinite)
+        assert_close(values[~infinite], right[~infinite], roundings=64)
+    assert torch.equal(actual.best_index[:, active], expected.best_index[:, active])
 
 
-def test_the_first_of_equal_scores_wins() -> None:
-    """As torch's argmax has it, within a block."""
-    rows = rows_at_random([3])
+def test_ties_select_the_lowest_index_of_a_block() -> None:
+    """Same as torch's argmax."""
+    rows = random_rows([3])
     rows.frames.zero_()
     bias = torch.zeros(40)
     bias[[7, 9, 33]] = 2.0
     bias[[36, 38]] = 1.0
-    weights = (torch.zeros(1, 16), torch.zeros(40, 16), bias, torch.zeros(1, 35))
-    mine, theirs = both(rows, *weights, TILE)
-    assert mine.indices.squeeze(1).tolist() == theirs.indices.squeeze(1).tolist() == [7, 33, 1]
+    inputs = (torch.zeros(1, 16), torch.zeros(40, 16), bias, torch.zeros(1, 35))
+    for partials in run_both(rows, *inputs, TILE):
+        assert partials.best_index.squeeze(1).tolist() == [7, 33, 1]
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy's, in the interpreter
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_score_that_is_not_finite_makes_the_sum_so(value: float) -> None:
-    """The next kernel ends the row by it."""
-    rows = rows_at_random([3])
+def test_a_non_finite_score_makes_the_sum_non_finite(value: float) -> None:
+    """`search_step` ends the row by it."""
+    rows = random_rows([3])
     rows.frames.zero_()
     bias = torch.zeros(40)
     bias[33] = value
-    weights = (torch.zeros(1, 16), torch.zeros(40, 16), bias, torch.zeros(1, 35))
-    for found in both(rows, *weights, TILE):
-        assert found.total[0].isfinite()
-        assert not found.total[1].isfinite()
+    inputs = (torch.zeros(1, 16), torch.zeros(40, 16), bias, torch.zeros(1, 35))
+    for partials in run_both(rows, *inputs, TILE):
+        assert partials.exp_sum[0].isfinite()
+        assert not partials.exp_sum[1].isfinite()

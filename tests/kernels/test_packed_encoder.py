@@ -7,11 +7,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from packed import LENGTHS, assert_same, chunks, packed_states, parts, plain_states
+from packed import (
+    LENGTHS,
+    assert_states_close,
+    packed_states,
+    plain_states,
+    random_chunks,
+    tiny_modules,
+)
 from parakeet_worker.engine.native.kernels.kernel_set import Kernels
 from parakeet_worker.engine.native.kernels.tiles import Tile, Tiles
 
-# Large ones: the interpreter's time is the number of programs.
+# Large tiles: the interpreter's time is proportional to the number of programs.
 TILES = replace(
     Tiles(),
     frames=Tile(rows=256),
@@ -23,7 +30,7 @@ TILES = replace(
 )
 
 
-def by_rows(
+def row_by_row_product(
     states: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool = False
 ) -> Tensor:
     product = (states.unsqueeze(-2) * weight.unsqueeze(-3)).sum(-1)
@@ -34,27 +41,27 @@ def by_rows(
 @pytest.mark.parametrize("reproducible", [False, True])
 @torch.inference_mode()
 def test_kernels_give_the_states_of_the_plain_encoder(*, reproducible: bool) -> None:
-    """With cuBLAS's products and with those of the kernels."""
-    features, encoder = parts(use_bias=True)
-    batch = chunks(LENGTHS[3])
+    """With the library's products and with those of the kernels."""
+    features, encoder = tiny_modules(use_bias=True)
+    batch = random_chunks(LENGTHS[3])
     kernels = Kernels.triton(TILES, reproducible=reproducible)
-    found = packed_states(features, encoder, batch, kernels, 20)
-    assert_same(found, plain_states(features, encoder, batch))
+    actual = packed_states(features, encoder, batch, kernels, 20)
+    assert_states_close(actual, plain_states(features, encoder, batch))
 
 
 @torch.inference_mode()
-def test_reproducible_rows_are_the_same_alone_in_a_batch_and_shuffled() -> None:
-    """Bit for bit, from samples to states.
+def test_reproducible_rows_are_bitwise_equal_alone_in_a_batch_and_shuffled() -> None:
+    """From samples to states.
 
-    Products are summed row by row here: numpy, which the interpreter multiplies with, takes rows
-    at the edge of its blocks in another order. test_product.py has the kernel's own rows.
+    Products are summed row by row here: numpy, which the interpreter multiplies with, sums rows
+    at the edge of its blocks in another order. test_product.py tests the rows of the kernel itself.
     """
-    features, encoder = parts()
-    batch = chunks((2_600, 1_280, 3_801))
-    kernels = replace(Kernels.triton(TILES, reproducible=True), product=by_rows)
+    features, encoder = tiny_modules()
+    batch = random_chunks((2_600, 1_280, 3_801))
+    kernels = replace(Kernels.triton(TILES, reproducible=True), product=row_by_row_product)
     together = packed_states(features, encoder, batch, kernels)
-    backwards = packed_states(features, encoder, batch[::-1], kernels)[::-1]
-    for chunk, mine, other in zip(batch, together, backwards, strict=True):
+    reversed_order = packed_states(features, encoder, batch[::-1], kernels)[::-1]
+    for chunk, row, other in zip(batch, together, reversed_order, strict=True):
         (alone,) = packed_states(features, encoder, [chunk], kernels)
-        assert torch.equal(alone, mine)
-        assert torch.equal(other, mine)
+        assert torch.equal(alone, row)
+        assert torch.equal(other, row)

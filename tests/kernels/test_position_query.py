@@ -17,6 +17,6 @@ def test_queries_equal_the_reference(
     """Any number of tokens and heads."""
     torch.manual_seed(tokens)
     width = heads * head_width
-    projected, bias = torch.randn(tokens, 3 * width).to(dtype), torch.randn(width).to(dtype)
-    result = position_query.launch(projected, bias, heads, tile=Tiles().position_query)
-    assert_close(result, position_query.reference(projected, bias, heads))
+    qkv, bias = torch.randn(tokens, 3 * width).to(dtype), torch.randn(width).to(dtype)
+    actual = position_query.launch(qkv, bias, heads, tile=Tiles().position_query)
+    assert_close(actual, position_query.reference(qkv, bias, heads))

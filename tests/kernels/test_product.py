@@ -1,4 +1,4 @@
-"""Products equal plain PyTorch, and a row's bits do not depend on the rows beside it."""
+"""Products equal plain PyTorch, and a row is bitwise independent of the other rows."""
 
 import pytest
 import torch
@@ -16,20 +16,20 @@ TILE = Tile(rows=32, columns=16, depth=16)
 def test_product_equals_the_reference(
     dtype: torch.dtype, depth: int, columns: int, rows: int
 ) -> None:
-    """With and without bias and SiLU, one matrix and a batch of them."""
+    """With and without bias and SiLU, for a single matrix and a batch of matrices."""
     torch.manual_seed(depth)
     states, weight = torch.randn(rows, depth).to(dtype), torch.randn(columns, depth).to(dtype)
     bias = torch.randn(columns).to(dtype)
-    for added in (None, bias):
+    for optional_bias in (None, bias):
         for silu in (False, True):
-            result = product.launch(states, weight, added, silu=silu, tile=TILE)
-            assert_close(result, product.reference(states, weight, added, silu=silu))
-    many = torch.randn(3, rows, depth).to(dtype), torch.randn(3, columns, depth).to(dtype)
-    assert_close(product.launch(*many, tile=TILE), product.reference(*many))
+            actual = product.launch(states, weight, optional_bias, silu=silu, tile=TILE)
+            assert_close(actual, product.reference(states, weight, optional_bias, silu=silu))
+    batch = torch.randn(3, rows, depth).to(dtype), torch.randn(3, columns, depth).to(dtype)
+    assert_close(product.launch(*batch, tile=TILE), product.reference(*batch))
 
 
-def test_a_row_is_the_same_alone() -> None:
-    """Bit for bit, at any place and beside any number of others."""
+def test_a_row_is_bitwise_equal_alone_and_in_a_batch() -> None:
+    """At any index and among any number of rows."""
     torch.manual_seed(1)
     states, weight = torch.randn(100, 64), torch.randn(40, 64)
     together = product.launch(states, weight, tile=TILE)

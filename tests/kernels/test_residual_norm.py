@@ -15,11 +15,15 @@ def test_sum_and_norms_equal_the_reference(dtype: torch.dtype, width: int, rows:
     """Every combination of update and second norm, in place and returned."""
     torch.manual_seed(width + rows)
     states, update = ((3 * torch.randn(rows, width)).to(dtype) for _ in range(2))
-    affines = [(torch.randn(width).to(dtype), torch.randn(width).to(dtype)) for _ in range(2)]
-    for added in (None, update):
-        for then in (None, affines[1]):
-            mine, theirs = states.clone(), states.clone()
-            result = residual_norm.launch(mine, added, affines[0], then, tile=Tiles().residual_norm)
-            expected = residual_norm.reference(theirs, added, affines[0], then)
-            assert_close(result, expected)
-            assert_close(mine, theirs)
+    norms = [(torch.randn(width).to(dtype), torch.randn(width).to(dtype)) for _ in range(2)]
+    for optional_update in (None, update):
+        for next_norm in (None, norms[1]):
+            in_place, in_place_expected = states.clone(), states.clone()
+            actual = residual_norm.launch(
+                in_place, optional_update, norms[0], next_norm, tile=Tiles().residual_norm
+            )
+            expected = residual_norm.reference(
+                in_place_expected, optional_update, norms[0], next_norm
+            )
+            assert_close(actual, expected)
+            assert_close(in_place, in_place_expected)

@@ -1,4 +1,4 @@
-"""The whole search with its kernels in the interpreter equals the plain loop."""
+"""The whole search with its kernels in the interpreter equals `GreedyDecoder`."""
 
 import dataclasses
 import math
@@ -9,7 +9,16 @@ import torch
 from parakeet_worker.engine.native.kernels.launcher import Launch, recording
 from parakeet_worker.engine.native.kernels.tiles import Tiles
 from parakeet_worker.engine.native.search import GraphSearch, Limits, SearchKernels
-from searching import TOKENS, assert_equal, demo, demo_states, outside, plainly, stubborn, tiny
+from searching import (
+    TOKENS,
+    assert_rows_equal,
+    constant_model,
+    demo_model,
+    demo_states,
+    greedy,
+    only_script,
+    random_model,
+)
 from tiny_model import WIDTH
 
 CPU = torch.device("cpu")
@@ -18,78 +27,79 @@ SMALL = Limits(rows=16, tokens=1024)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_rows_of_all_lengths_equal_the_plain_loop(seed: int) -> None:
-    """One frame and none among them, each with its own additive scores."""
-    model, lengths = tiny(seed), [25, 1, 13, 0, 18]
+def test_rows_of_all_lengths_equal_the_greedy_decoder(seed: int) -> None:
+    """Including rows of one frame and of none, each with its own logit bias."""
+    model, lengths = random_model(seed), [25, 1, 13, 0, 18]
     search = GraphSearch(model, CPU, dtype=torch.float32, kernels=TRITON, limits=SMALL)
-    added = torch.zeros(5, TOKENS)
-    added[1:3, 3] = 3.0
-    added[4, :4] = -math.inf
-    search.set_slot(1, added[1])
-    search.set_slot(2, added[4])
+    bias = torch.zeros(5, TOKENS)
+    bias[1:3, 3] = 3.0
+    bias[4, :4] = -math.inf
+    search.set_logit_bias(1, bias[1])
+    search.set_logit_bias(2, bias[4])
     torch.manual_seed(seed)
     states = torch.randn(sum(lengths), WIDTH) * 2
-    found = search.decode(states, lengths, [0, 1, 1, 0, 2])
-    assert assert_equal(found.rows, plainly(model, states, lengths, added)) > 15
-    assert found.finite.all()
+    result = search.decode(states, lengths, [0, 1, 1, 0, 2])
+    assert assert_rows_equal(result.rows, greedy(model, states, lengths, bias)) > 15
+    assert result.finite.all()
 
 
-def test_more_rows_than_a_group_has_and_more_tokens_than_a_row_has_room_for() -> None:
-    """Seventeen rows in two groups, each of them decoded again."""
-    model = stubborn(max_symbols=2)
+def test_rows_beyond_a_group_and_tokens_beyond_the_capacity_of_a_row() -> None:
+    """Seventeen rows in two groups, each decoded again by the reference."""
+    model = constant_model(max_symbols=2)
     search = GraphSearch(model, CPU, kernels=TRITON, limits=SMALL)
     states, lengths = torch.randn(34, WIDTH), [2] * 17
-    assert assert_equal(search.decode(states, lengths).rows, plainly(model, states, lengths)) == 68
+    rows = search.decode(states, lengths).rows
+    assert assert_rows_equal(rows, greedy(model, states, lengths)) == 68
 
 
-def test_a_row_that_is_not_finite_is_reported() -> None:
-    """The others are as before."""
-    model, lengths = tiny(5), [8, 8, 8]
+def test_a_non_finite_row_is_reported_and_affects_no_other() -> None:
+    model, lengths = random_model(5), [8, 8, 8]
     search = GraphSearch(model, CPU, kernels=TRITON, limits=SMALL)
     states = torch.randn(24, WIDTH, generator=torch.Generator().manual_seed(1)) * 2
     before = search.decode(states, lengths)
     states[12] = math.nan
-    found = search.decode(states, lengths)
-    assert found.finite.tolist() == [True, False, True]
+    result = search.decode(states, lengths)
+    assert result.finite.tolist() == [True, False, True]
     for row in (0, 2):
-        assert found.rows[row].logprobs.tolist() == before.rows[row].logprobs.tolist()
+        assert result.rows[row].logprobs.tolist() == before.rows[row].logprobs.tolist()
 
 
-def test_weights_that_are_not_finite_end_the_search() -> None:
-    """The kernels see it where the states do not show it."""
-    model = tiny(5)
-    broken = {**model.joint, "pred.bias": torch.full_like(model.joint["pred.bias"], math.nan)}
-    model = dataclasses.replace(model, joint=broken)
+def test_non_finite_weights_end_the_search() -> None:
+    """The kernels detect what the states do not show."""
+    model = random_model(5)
+    joint = {**model.joint, "pred.bias": torch.full_like(model.joint["pred.bias"], math.nan)}
+    model = dataclasses.replace(model, joint=joint)
     search = GraphSearch(model, CPU, kernels=TRITON, limits=SMALL)
     assert search.decode(torch.randn(6, WIDTH), [2, 4]).finite.tolist() == [False, False]
 
 
-def test_the_demo_checkpoint_in_float16_with_two_scripts() -> None:
-    """Real words, with the tiles that a GPU would use."""
-    model = demo()
+def test_the_demo_checkpoint_in_float16_with_a_script() -> None:
+    """Real words, with the tiles of a GPU."""
+    model = demo_model()
     states, lengths = demo_states(["ru", "de"])
     search = GraphSearch(model, CPU, kernels=TRITON, limits=SMALL)
-    added = torch.stack([outside("Cyrillic"), outside("Cyrillic")])
-    search.set_slot(1, added[0])
-    expected = plainly(model, states, lengths, added)
-    assert assert_equal(search.decode(states, lengths, [1, 1]).rows, expected, within=0.02) > 8
+    bias = torch.stack([only_script("Cyrillic"), only_script("Cyrillic")])
+    search.set_logit_bias(1, bias[0])
+    expected = greedy(model, states, lengths, bias)
+    rows = search.decode(states, lengths, [1, 1]).rows
+    assert assert_rows_equal(rows, expected, within=0.02) > 8
 
 
-def test_one_kernel_in_plain_pytorch_among_those_of_triton() -> None:
-    """Whichever fails may be replaced."""
-    model, lengths = tiny(1), [9, 4]
+def test_each_kernel_can_be_replaced_by_its_reference() -> None:
+    model, lengths = random_model(1), [9, 4]
     states = torch.randn(13, WIDTH, generator=torch.Generator().manual_seed(1)) * 2
-    expected = plainly(model, states, lengths)
-    plain = SearchKernels.reference()
+    expected = greedy(model, states, lengths)
+    references = SearchKernels.reference()
     for name in ("lstm", "joint_hidden", "joint_scores", "search_step"):
-        kernels = dataclasses.replace(TRITON, **{name: getattr(plain, name)})
+        kernels = dataclasses.replace(TRITON, **{name: getattr(references, name)})
         search = GraphSearch(model, CPU, dtype=torch.float32, kernels=kernels, limits=SMALL)
-        assert assert_equal(search.decode(states, lengths).rows, expected) > 3
+        assert assert_rows_equal(search.decode(states, lengths).rows, expected) > 3
 
 
-def test_alone_equals_together_where_it_must_be_reproducible() -> None:
-    """To the bit, over buckets of different size."""
-    model, row = tiny(2), torch.randn(12, WIDTH, generator=torch.Generator().manual_seed(7)) * 2
+def test_reproducible_rows_are_bitwise_equal_alone_and_in_a_batch() -> None:
+    """In buckets of different size."""
+    model = random_model(2)
+    row = torch.randn(12, WIDTH, generator=torch.Generator().manual_seed(7)) * 2
     search = GraphSearch(
         model,
         CPU,
@@ -103,10 +113,12 @@ def test_alone_equals_together_where_it_must_be_reproducible() -> None:
 
 
 @pytest.mark.parametrize(("reproducible", "row_tiles"), [(False, 3), (True, 1)])
-def test_a_step_can_be_recorded_to_be_compiled_ahead(reproducible: bool, row_tiles: int) -> None:
-    """As many sets of constants as there are sizes of tile, whatever the number of rows."""
+def test_recorded_steps_have_one_set_of_constants_per_tile_size(
+    reproducible: bool, row_tiles: int
+) -> None:
+    """For any number of rows, so that all of them can be compiled ahead of time."""
     launches: list[Launch] = []
-    meta, model = torch.device("meta"), tiny(0)
+    meta, model = torch.device("meta"), random_model(0)
     search = GraphSearch(
         dataclasses.replace(
             model,
@@ -118,13 +130,13 @@ def test_a_step_can_be_recorded_to_be_compiled_ahead(reproducible: bool, row_til
     )
     with recording(launches.append):
         search.record_steps()
-    kinds = {(each.kernel.fn.__name__, tuple(each.options.items())) for each in launches}
-    names = [name for name, _ in kinds]
-    # The LSTM has two: its first layer reads a table.
+    variants = {(each.kernel.fn.__name__, tuple(each.options.items())) for each in launches}
+    names = [name for name, _ in variants]
+    # The LSTM has two variants: its first layer reads a table.
     counts = {"_lstm": 2, "_joint_hidden": 1, "_joint_scores": 1}
     assert {name: names.count(name) for name in counts} == {
         name: count * row_tiles for name, count in counts.items()
     }
     assert names.count("_search_step") == 1
-    projection = {"_product"} if reproducible else set()  # else it is cuBLAS's
+    projection = {"_product"} if reproducible else set()  # otherwise cuBLAS
     assert set(names) == {*counts, "_search_step"} | projection

@@ -1,4 +1,4 @@
-"""The subsampling's kernels equal plain PyTorch, for all rows at once and in groups."""
+"""The subsampling's kernels equal plain PyTorch, for all rows together and in groups."""
 
 import pytest
 import torch
@@ -16,17 +16,17 @@ def affine(channels: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tenso
     return torch.randn(9, channels).to(dtype), torch.randn(channels).to(dtype)
 
 
-def of_rows(
-    planes: torch.Tensor, rows: Rows, first: int, tokens: int, per_token: int
+def valid_steps(
+    planes: torch.Tensor, rows: Rows, first: int, tokens: int, steps_per_token: int
 ) -> torch.Tensor:
-    """Those places of `planes` that a row has: the others mean nothing."""
-    kept = []
+    """The time steps of `planes` that belong to a row; the others are undefined."""
+    parts = []
     for offset, frames in zip(rows.offsets.tolist(), rows.frames.tolist(), strict=False):
-        places = -(-frames * per_token // 8)
-        at = (offset - first) * per_token
-        if 0 <= at < tokens * per_token:
-            kept.append(planes[at : at + places])
-    return torch.cat(kept) if kept else planes[:0]
+        steps = -(-frames * steps_per_token // 8)
+        start = (offset - first) * steps_per_token
+        if 0 <= start < tokens * steps_per_token:
+            parts.append(planes[start : start + steps])
+    return torch.cat(parts) if parts else planes[:0]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -35,19 +35,19 @@ def of_rows(
 def test_first_convolutions_equal_the_reference(
     dtype: torch.dtype, samples: tuple[int, ...], bands: int, channels: int
 ) -> None:
-    """Rows of every length; bands that do not halve evenly."""
+    """Rows of every length; numbers of bands that are not divisible by four."""
     torch.manual_seed(bands)
     for group_tokens in (1 << 30, 4):
         rows = layout(samples, group_tokens)
         mels = torch.randn(rows.tokens * 8, bands).to(dtype)
         convolutions = affine(channels, dtype), affine(channels, dtype)
         for group in rows.groups:
-            given = (mels, *convolutions, rows, group)
-            result = subsampling_first.launch(*given, tile=TILE)
-            expected = subsampling_first.reference(*given)
-            assert result.shape == expected.shape
+            arguments = (mels, *convolutions, rows, group)
+            actual = subsampling_first.launch(*arguments, tile=TILE)
+            expected = subsampling_first.reference(*arguments)
+            assert actual.shape == expected.shape
             part = (rows, group.first, group.tokens, 2)
-            assert_close(of_rows(result, *part), of_rows(expected, *part))
+            assert_close(valid_steps(actual, *part), valid_steps(expected, *part))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -56,13 +56,13 @@ def test_first_convolutions_equal_the_reference(
 def test_next_convolution_equals_the_reference(
     dtype: torch.dtype, samples: tuple[int, ...], bands: int, channels: int
 ) -> None:
-    """What lies in places that no row has is never read."""
+    """Undefined time steps are never read."""
     torch.manual_seed(bands)
     for group_tokens in (1 << 30, 4):
         rows = layout(samples, group_tokens)
         weight, bias = affine(channels, dtype)
         for group in rows.groups:
             planes = torch.randn(group.tokens * 2, bands, channels).to(dtype)
-            given = (planes, weight, bias, rows, group)
-            result = subsampling_next.launch(*given, tile=TILE)
-            assert_close(result, subsampling_next.reference(*given))
+            arguments = (planes, weight, bias, rows, group)
+            actual = subsampling_next.launch(*arguments, tile=TILE)
+            assert_close(actual, subsampling_next.reference(*arguments))

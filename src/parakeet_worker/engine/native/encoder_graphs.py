@@ -1,6 +1,6 @@
-"""Small batches in CUDA graphs: below some 16 chunks launches take longer than the kernels.
+"""CUDA graphs for small batches: below about 16 chunks, launches take longer than the kernels.
 
-Each bucket of tokens has a graph of the whole chain from samples to encoded frames. A batch is
+Each bucket of tokens has one graph of the whole chain from samples to encoded frames. A batch is
 copied into its bucket's buffers; rows and tokens that it does not fill are empty.
 """
 
@@ -31,7 +31,7 @@ class _Bucket:
 
 
 class EncoderGraphs:
-    """Graphs by bucket, all captured in `capture` and none while batches are served."""
+    """One graph per bucket, all captured by `capture`, none while serving."""
 
     def __init__(
         self,
@@ -41,20 +41,20 @@ class EncoderGraphs:
         hop_samples: int,
         bucket_tokens: Sequence[int] = BUCKET_TOKENS,
     ) -> None:
-        """`chunk_tokens` are those of the longest chunk that a graph is to take."""
+        """`chunk_tokens` is the length of the longest chunk that a graph accepts."""
         self._bucket_tokens = tuple(sorted(bucket_tokens))
         self._chain = chain
         self._device = device
         self._chunk_tokens = chunk_tokens
         self._token_samples = FACTOR * hop_samples
-        # Beside whole tokens, each row has up to a hop of samples that make no frame.
-        room = self._bucket_tokens[-1] * self._token_samples + ROWS * hop_samples
-        self._samples = torch.zeros(room, dtype=torch.int16, device=device)
+        # In addition to whole tokens, each row has up to a hop of samples without a frame.
+        capacity = self._bucket_tokens[-1] * self._token_samples + ROWS * hop_samples
+        self._samples = torch.zeros(capacity, dtype=torch.int16, device=device)
         self._buckets: list[_Bucket] = []
 
     @torch.inference_mode()
     def capture(self) -> None:
-        """Capture every bucket, the largest first: the others then fit into its memory."""
+        """Capture every bucket, largest first: the memory pool then fits the smaller ones."""
         pool = None
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
@@ -63,7 +63,7 @@ class EncoderGraphs:
         self._buckets = buckets[::-1]
 
     def shape_for(self, plan: Plan) -> Shape | None:
-        """The smallest bucket that holds the batch, or None."""
+        """Shape of the smallest bucket that fits the batch, or None."""
         if len(plan.samples) > ROWS:
             return None
         tokens, longest = sum(plan.tokens), max(plan.tokens, default=0)
@@ -74,12 +74,12 @@ class EncoderGraphs:
 
     @torch.inference_mode()
     def __call__(self, staged: Staged, shape: Shape) -> Tensor:
-        """(N, width) encoded frames of a batch that was staged in a shape of `shape_for`."""
-        bucket = next(one for one in self._buckets if one.shape == shape)
+        """(N, width) encoded frames of a batch that was staged in a shape from `shape_for`."""
+        bucket = next(bucket for bucket in self._buckets if bucket.shape == shape)
         self._samples[: len(staged.samples)].copy_(staged.samples)
         bucket.words.copy_(staged.words)
         bucket.replay()
-        # The next replay writes where this one did.
+        # The next replay overwrites the buffer.
         return bucket.encoded.clone()
 
     def _captured(self, tokens: int, pool: Any) -> _Bucket:
@@ -88,25 +88,27 @@ class EncoderGraphs:
         rows = view_layout(words, ROWS, tokens, shape.longest, (Group(0, tokens),))
         rows.row_of.fill_(-1)
         if self._device.type != "cuda":
-            encoded = self._chain(self._samples, rows)
-            return _Bucket(
-                shape,
-                words,
-                rows,
-                encoded,
-                lambda: encoded.copy_(self._chain(self._samples, rows)),  # type: ignore[arg-type]
-            )
-        # The stream below does not wait for this one, which has just written the layout.
+            return self._without_graph(shape, words, rows)
+        # The capture stream does not wait for the current stream, which has written the layout.
         torch.cuda.current_stream(self._device).synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(torch.cuda.Stream(self._device)):
-            self._chain(self._samples, rows)  # so that nothing is set up while capturing
+            self._chain(self._samples, rows)  # warm-up: no initialisation during the capture
             torch.cuda.current_stream(self._device).synchronize()
-            # Speech detection may use the GPU in another thread meanwhile. The context manager
-            # of torch would collect garbage and empty the cache at each capture.
+            # Voice activity detection may use the GPU in another thread. torch's context manager
+            # would also collect garbage and empty the cache at each capture.
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
                 encoded = self._chain(self._samples, rows)
             finally:
                 graph.capture_end()
         return _Bucket(shape, words, rows, encoded, graph.replay)
+
+    def _without_graph(self, shape: Shape, words: Tensor, rows: Rows) -> _Bucket:
+        """A bucket on a CPU, whose replay runs the chain in the same buffers."""
+        encoded = self._chain(self._samples, rows)
+
+        def replay() -> None:
+            encoded.copy_(self._chain(self._samples, rows))
+
+        return _Bucket(shape, words, rows, encoded, replay)

@@ -1,4 +1,4 @@
-"""Which kernels serve a model on its device: compiled first, compared with plain PyTorch after."""
+"""Selects the kernels that serve a model on its device: compiles them, then compares them."""
 
 import logging
 import time
@@ -12,11 +12,16 @@ from torch import Tensor
 
 from parakeet_worker.container import Container
 from parakeet_worker.engine.kernel_report import KernelReport, NoKernels
-from parakeet_worker.engine.native.compilation import CompileRequest, Target, compiled, missing
+from parakeet_worker.engine.native.compilation import (
+    CompileRequest,
+    Target,
+    compile_kernels,
+    missing,
+)
 from parakeet_worker.engine.native.encoder import EncoderConfig
 from parakeet_worker.engine.native.features import Features
 from parakeet_worker.engine.native.kernels import ahead, cache
-from parakeet_worker.engine.native.kernels.check import Comparison, replaced
+from parakeet_worker.engine.native.kernels.check import Comparison, with_fallbacks
 from parakeet_worker.engine.native.kernels.kernel_set import OPERATIONS, Kernels
 from parakeet_worker.engine.native.kernels.tiles import Tiles
 from parakeet_worker.engine.native.packed_encoder import PackedEncoder
@@ -28,21 +33,21 @@ from parakeet_worker.engine.native.tensors import Tensors
 
 log = logging.getLogger(__name__)
 
-_LAYERS = 2  # a middle one and the last; the others are like the first
+_LAYERS = 2  # a middle layer and the last; all others are like the first
 _SECONDS = (11.03, 0.005, 0.07, 0.9)
-"""Rows longer than any tile, shorter than a frame, and in between."""
-_MOST_PROCESSES = 8
-_LOUDNESS = 3000
+"""Rows longer than any tile, shorter than a frame, and of lengths between."""
+_MAX_PROCESSES = 8
+_NOISE_LEVEL = 3000
 _SEARCH_OPERATIONS = ("product", "lstm", "joint_hidden", "joint_scores", "search_step")
-_SEARCHED_ROWS = (16, 32, 64)
-"""Each of these has tiles of its own."""
-_SEARCHED_TOKENS = 12
-_SEARCHED_CALLS = 6
+_SEARCH_ROWS = (16, 32, 64)
+"""Each of these numbers of rows selects different tiles."""
+_SEARCH_TOKENS = 12
+_SEARCH_CALLS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderParts:
-    """What the packed encoder is made of, on the device."""
+    """Components of the packed encoder, on the device."""
 
     features: Features
     config: EncoderConfig
@@ -50,31 +55,32 @@ class EncoderParts:
     precision: Precision
 
 
-def prepared(target: Target, folders: Sequence[Path]) -> dict[str, str]:
-    """Have the kernels of `target` compiled: found in `folders`, or made and kept in the last.
+def compile_missing(target: Target, folders: Sequence[Path]) -> dict[str, str]:
+    """Compile the kernels of `target` that `folders` lack; store them in the last folder.
 
-    Takes as long as that takes, in a process of its own: call it beside other work. Returns the
-    reasons of those that did not compile, by name; raises `NoKernels` if none did.
+    Blocks while a child process compiles: run it concurrently with other work. Returns the reasons
+    of kernels that did not compile, by name; raises `NoKernels` if none compiled.
     """
     started = time.monotonic()
-    folders = cache.writable(folders)
-    cache.use(folders)
-    ahead.prepare()
+    folders = cache.with_writable(folders)
+    cache.activate(folders)
+    ahead.precompute_key()
     card = ahead.card_name(target.capability)
     if not missing([target], folders):
         log.info("the kernels for %s in %s are compiled", card, target.precision)
         return {}
-    processes = min(_MOST_PROCESSES, Container.read().threads)
+    processes = min(_MAX_PROCESSES, Container.read().threads)
     try:
-        results = compiled(CompileRequest((target,), folders, processes))
+        results = compile_kernels(CompileRequest((target,), folders, processes))
     except (ChildProcessError, OSError) as failure:
         log.warning("kernels are compiled at their first launch: %s", failure)
         return {}
-    failures = {one.kernel: one.failure for one in results if one.failure}
-    if len([one for one in results if one.failure]) == len(results):
-        raise NoKernels(f"they do not compile: {next(iter(failures.values()), 'none are known')}")
+    failures = {result.kernel: result.failure for result in results if result.failure}
+    if len([result for result in results if result.failure]) == len(results):
+        reason = next(iter(failures.values()), "the model launches none")
+        raise NoKernels(f"they do not compile: {reason}")
     log.info(
-        "compiled %d kernels for %s in %s within %.1f s, %d at a time; kept in %s",
+        "compiled %d kernels for %s in %s within %.1f s with %d processes; stored in %s",
         len(results) - len(failures), card, target.precision, time.monotonic() - started, processes,
         folders[-1],
     )  # fmt: skip
@@ -82,91 +88,91 @@ def prepared(target: Target, folders: Sequence[Path]) -> dict[str, str]:
 
 
 @torch.inference_mode()
-def checked_encoder(
+def check_encoder(
     parts: EncoderParts, kernels: Kernels, failures: Mapping[str, str] | None = None
 ) -> tuple[Kernels, tuple[KernelReport, ...]]:
-    """`kernels`, of which those that differ from plain PyTorch on noise are replaced by it.
+    """Compare `kernels` with plain PyTorch on noise; replace those that differ by references.
 
-    So are those in `failures`, which has reasons by name.
+    Kernels in `failures`, which maps names to reasons, are replaced without a comparison.
     """
     references = Kernels.reference()
-    # Without `reproducible` the product is the library's, and not a kernel.
+    # Without `reproducible` the product is the library's, not a kernel.
     names = [name for name in OPERATIONS if name != "product" or kernels.reproducible]
     comparison = Comparison(failures=failures)
-    compared = comparison.of(kernels, references, names)
+    compared = comparison.wrap(kernels, references, names)
     device = parts.features.window.device
     with _without_cudnn():
         config = replace(parts.config, layers=min(_LAYERS, parts.config.layers))
         rate, hop = parts.features.config.sample_rate, parts.features.config.hop_samples
         plan = Plan(tuple(round(seconds * rate) for seconds in _SECONDS), hop)
         rows = rows_of(plan, [1 / (1 << 15)] * len(_SECONDS), device)
-        noise = _noise(sum(plan.samples)) * _LOUDNESS
+        noise = _noise(sum(plan.samples)) * _NOISE_LEVEL
         features = PackedFeatures.of(parts.features, compared, parts.precision.dtype)
         encoder = PackedEncoder(parts.folded, config, compared, longest=rows.longest)
         encoder(features(noise.to(torch.int16).to(device), rows), rows)
     reports = comparison.reports()
-    return replaced(kernels, references, reports), reports
+    return with_fallbacks(kernels, references, reports), reports
 
 
 @torch.inference_mode()
-def checked_search(
+def check_search(
     model: SearchModel,
     kernels: SearchKernels,
     tiles: Tiles,
     dtype: torch.dtype,
     failures: Mapping[str, str] | None = None,
 ) -> tuple[SearchKernels, tuple[KernelReport, ...]]:
-    """As `checked_encoder`, of a search in `dtype`."""
+    """Same as `check_encoder` for the kernels of a search in `dtype`."""
     references = SearchKernels.reference()
     names = [name for name in _SEARCH_OPERATIONS if name != "product" or kernels.reproducible]
-    comparison = Comparison(_SEARCHED_CALLS, failures)
+    comparison = Comparison(_SEARCH_CALLS, failures)
     weight = model.joint["enc.weight"]
     search = GraphSearch(
         model,
         weight.device,
         dtype=dtype,
-        kernels=comparison.of(kernels, references, names),
+        kernels=comparison.wrap(kernels, references, names),
         tiles=tiles,
-        limits=Limits(max(_SEARCHED_ROWS), max(_SEARCHED_ROWS) * _SEARCHED_TOKENS, slots=2),
+        limits=Limits(max(_SEARCH_ROWS), max(_SEARCH_ROWS) * _SEARCH_TOKENS, slots=2),
     )
-    # Rows of any model say something where they may not be silent.
-    scores = torch.zeros(len(model.predictor["prediction.embed.weight"]), device=weight.device)
-    scores[-1] = -torch.inf
-    search.set_slot(1, scores)
+    # With the blank forbidden, the rows of any model emit tokens.
+    bias = torch.zeros(len(model.predictor["prediction.embed.weight"]), device=weight.device)
+    bias[-1] = -torch.inf
+    search.set_logit_bias(1, bias)
     with _without_cudnn():
-        for rows in _SEARCHED_ROWS:
-            lengths = [1 + row % _SEARCHED_TOKENS for row in range(rows)]
+        for rows in _SEARCH_ROWS:
+            lengths = [1 + row % _SEARCH_TOKENS for row in range(rows)]
             states = _noise(sum(lengths), weight.shape[1]).to(weight)
             search.decode(states, lengths, [row % 2 for row in range(rows)])
     reports = comparison.reports()
-    return replaced(kernels, references, reports), reports
+    return with_fallbacks(kernels, references, reports), reports
 
 
-def worst(reports: Sequence[KernelReport]) -> tuple[KernelReport, ...]:
-    """One of each name: encoder and search may both have products."""
-    kept: dict[str, KernelReport] = {}
-    for report in sorted(reports, key=lambda one: (one.replaced, one.error), reverse=True):
-        kept.setdefault(report.name, report)
-    return tuple(kept[name] for name in dict.fromkeys(report.name for report in reports))
+def worst_by_name(reports: Sequence[KernelReport]) -> tuple[KernelReport, ...]:
+    """The worst report of each name: encoder and search may both have products."""
+    worst: dict[str, KernelReport] = {}
+    for report in sorted(reports, key=lambda each: (each.replaced, each.error), reverse=True):
+        worst.setdefault(report.name, report)
+    return tuple(worst[name] for name in dict.fromkeys(report.name for report in reports))
 
 
-def announce(reports: Sequence[KernelReport]) -> None:
-    """In the log, what was replaced as warnings."""
+def log_reports(reports: Sequence[KernelReport]) -> None:
+    """Log each report, replaced kernels as warnings."""
     for report in reports:
         log.log(logging.WARNING if report.replaced else logging.INFO, "%s", report)
 
 
 def _noise(*shape: int) -> Tensor:
-    """The same on every device."""
+    """Normal noise, identical on every device."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 @contextmanager
 def _without_cudnn() -> Iterator[None]:
-    """The references' convolutions and LSTMs: loading cuDNN for a moment takes a start's time."""
-    kept = torch.backends.cudnn.enabled
+    """Disable cuDNN for the references' convolutions and LSTMs: loading it delays the start."""
+    enabled = torch.backends.cudnn.enabled
     torch.backends.cudnn.enabled = False
     try:
         yield
     finally:
-        torch.backends.cudnn.enabled = kept
+        torch.backends.cudnn.enabled = enabled

@@ -1,7 +1,7 @@
-"""Every kernel launch that a model makes, recorded without a device.
+"""Records every kernel launch of a model, without a device.
 
-What is recorded is what the product's own code launches: it runs on meta tensors, which have
-shapes and no memory.
+The engine's own code runs on meta tensors, which have shapes but no memory, so that the recorded
+launches are those of the product.
 """
 
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ from parakeet_worker.engine.native.rows import Plan, rows_of
 from parakeet_worker.engine.native.search import GraphSearch, SearchKernels, SearchModel
 
 _META = torch.device("meta")
-_LAYERS = 2  # the others launch what these do
+_LAYERS = 2  # further layers repeat these launches
 _SECONDS = (3, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What of a model decides its kernels' constants."""
+    """The properties of a model that determine its kernels' constants."""
 
     features: FeaturesConfig
     encoder: EncoderConfig
@@ -42,7 +42,7 @@ class ModelShape:
 
     @classmethod
     def of(cls, model: ModelConfig) -> "ModelShape":
-        """Without what decides nothing; raises `WeightsUnsupported`."""
+        """Reduce a model to these properties. Raises `WeightsUnsupported`."""
         encoder, joint = EncoderConfig.from_nemo(model.encoder), JointConfig.from_nemo(model.joint)
         layers = min(_LAYERS, encoder.layers)
         return cls(
@@ -56,7 +56,7 @@ class ModelShape:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ModelShape":
-        """What `dataclasses.asdict` made of one, also where it went through JSON."""
+        """Parse the result of `dataclasses.asdict`, also after a round trip through JSON."""
         return cls(
             features=FeaturesConfig(**fields["features"]),
             encoder=EncoderConfig(**fields["encoder"]),
@@ -70,7 +70,7 @@ class ModelShape:
 def launches(
     shape: ModelShape, precision: Precision, tiles: Tiles, *, reproducible: bool = False
 ) -> list[Launch]:
-    """Of one batch: its size and lengths change nothing that a kernel is compiled for."""
+    """Launches of one batch; its size and lengths do not affect the compiled code."""
     recorded: list[Launch] = []
     with recording(recorded.append), torch.inference_mode():
         _encode(shape, precision, Kernels.triton(tiles, reproducible=reproducible))

@@ -1,4 +1,4 @@
-"""A model on disk to the engine that serves it best on a device."""
+"""Opens the fastest engine for a model on disk and a device."""
 
 import logging
 from collections.abc import Sequence
@@ -31,35 +31,35 @@ def open_native(
     reproducible: bool = False,
     chunk_seconds: float = 30.0,
 ) -> Engine:
-    """The engine for the model at `path`; raises `SetupError`s.
+    """Open the engine for the model at `path`. Raises `SetupError`s.
 
-    `device`, `precision` and `cache_dir` are as for `NativeEngine.open`. With `kernels` a GPU of
+    `device`, `precision` and `cache_dir` are as for `NativeEngine.open`. With `kernels`, a GPU of
     compute capability 8.0 or later computes packed batches in Triton kernels, for chunks of about
-    `chunk_seconds`; else, and where they cannot be had, in plain PyTorch. Compiled kernels are
-    looked for in `kernel_folders`, and kept in the last of them. With `reproducible` a chunk has
-    the same text beside any others.
+    `chunk_seconds`; plain PyTorch is the fallback. Compiled kernels are read from `kernel_folders`
+    and written to the last of them. With `reproducible`, the text of a chunk is independent of the
+    rest of its batch.
     """
-    where = devices.select(device)
-    model = load_model(path, where, precision, cache_dir)
-    reason = _without_kernels(model, where) if kernels else "they are switched off"
+    target_device = devices.select(device)
+    model = load_model(path, target_device, precision, cache_dir)
+    reason = _unsupported_reason(model, target_device) if kernels else "they are switched off"
     if reason is None:
         try:
-            return _packed(
+            return _open_gpu_engine(
                 model,
-                where,
+                target_device,
                 kernel_folders,
                 reproducible=reproducible,
                 chunk_seconds=chunk_seconds,
             )
         except (ImportError, NoKernels, ValueError) as failure:
             reason = str(failure)
-    if where.type == "cuda":
+    if target_device.type == "cuda":
         log.warning("no Triton kernels: %s; plain PyTorch serves, several times slower", reason)
-    return NativeEngine(model, where, reproducible=reproducible)
+    return NativeEngine(model, target_device, reproducible=reproducible)
 
 
-def _without_kernels(model: Prepacked, device: torch.device) -> str | None:
-    """Why there are none for this model on this device; None where there are."""
+def _unsupported_reason(model: Prepacked, device: torch.device) -> str | None:
+    """Why kernels do not support the model or the device; None if they do."""
     if device.type != "cuda":
         return "they are for a GPU"
     if not devices.supports_kernels(device):
@@ -73,7 +73,7 @@ def _without_kernels(model: Prepacked, device: torch.device) -> str | None:
     return None
 
 
-def _packed(
+def _open_gpu_engine(
     model: Prepacked,
     device: torch.device,
     folders: Sequence[Path],
@@ -90,15 +90,15 @@ def _packed(
 
     capability = torch.cuda.get_device_capability(device)
     target = Target(ModelShape.of(model), model.precision, capability, reproducible)
-    with ThreadPoolExecutor(1) as beside:
-        preparing = beside.submit(kernel_choice.prepared, target, folders)
+    with ThreadPoolExecutor(1) as executor:
+        compiling = executor.submit(kernel_choice.compile_missing, target, folders)
         on_device = {name: tensor.to(device) for name, tensor in model.tensors.items()}
-        broken = preparing.result()
+        compile_failures = compiling.result()
     return GpuEngine.on_device(
         replace(model, tensors=on_device),
         device,
         reproducible=reproducible,
         chunk_seconds=chunk_seconds,
-        broken=broken,
-        remembered=folders[-1] / f"compared-{card_name(capability)}.json" if folders else None,
+        compile_failures=compile_failures,
+        report_path=folders[-1] / f"compared-{card_name(capability)}.json" if folders else None,
     )

@@ -1,7 +1,7 @@
-"""The encoder on packed rows: chunks end to end, so that a batch costs what it contains.
+"""The encoder on packed rows: chunks end to end, so that no padding is computed.
 
-Gives the states that `FusedEncoder` gives for a padded batch, from the same folded tensors. What
-is not a matrix product is one of `kernels`.
+Computes the same states as `FusedEncoder` on a padded batch, from the same folded tensors. All
+operations except matrix products are `kernels`.
 """
 
 import math
@@ -16,16 +16,16 @@ from parakeet_worker.engine.native.rows import FACTOR, Group, Rows
 from parakeet_worker.engine.native.tensors import Tensors, strip_prefix
 
 LONGEST_TOKENS = 1024
-"""The longest row, 82 s: the scores of its positions grow with the square of its length."""
+"""Maximum length of a row, 82 s: position scores grow with the square of the length."""
 GROUP_TOKENS = 8192
-"""Tokens whose subsampling runs at once: its planes take 34 KB a token."""
+"""Tokens per pass of the subsampling, whose planes take 34 KB per token."""
 
-_ALIGNED_COLUMNS = 8
+_COLUMN_ALIGNMENT = 8
 Affine = tuple[Tensor, Tensor]
 
 
 class PackedEncoder:
-    """Runs on the tensors that `folding.fold` gives in bfloat16 or float16, on one device."""
+    """Runs on the tensors of `folding.fold` in bfloat16 or float16, on one device."""
 
     def __init__(
         self,
@@ -34,12 +34,12 @@ class PackedEncoder:
         kernels: Kernels,
         longest: int = LONGEST_TOKENS,
     ) -> None:
-        """`longest` is the tokens of the longest row that will come.
+        """`longest` is the maximum length of a row in tokens.
 
         Raises `ValueError` for a subsampling other than by 8.
         """
         if config.subsampling_factor != FACTOR:
-            raise ValueError(f"packed rows need a subsampling of {FACTOR}")
+            raise ValueError(f"packed rows require a subsampling of {FACTOR}")
         self.longest = longest
         self._subsampling = _Subsampling(strip_prefix("subsampling", folded), config, kernels)
         self._layers = [
@@ -48,33 +48,33 @@ class PackedEncoder:
         ]
         self._norm = kernels.residual_norm
         table = relative_positions(longest, config.width)
-        self._positions = [layer.attention.positions(table) for layer in self._layers]
+        self._position_keys = [layer.attention.position_keys(table) for layer in self._layers]
 
     @torch.inference_mode()
     def __call__(self, mels: Tensor, rows: Rows) -> Tensor:
-        """(8 N, mels) frames -> (N, width) states; no row exceeds `longest`."""
+        """(8 N, mels) frames -> (N, width) states; no row may exceed `longest`."""
         states = self._subsampling(mels, rows)
         normed: Tensor = self._norm(states, None, self._layers[0].first_norm)
-        for number, layer in enumerate(self._layers):
-            after = self._layers[number + 1 :][:1]
+        for index, layer in enumerate(self._layers):
+            following = self._layers[index + 1 :][:1]
             normed = layer(
                 states,
                 normed,
-                self._span(number, rows.longest),
+                self._keys_for(index, rows.longest),
                 rows,
-                after[0].first_norm if after else None,
+                following[0].first_norm if following else None,
             )
         return normed
 
-    def _span(self, layer: int, longest: int) -> Tensor:
-        """(heads, S, head width) of the distances longest - 1 ... 1 - longest, S rounded up."""
+    def _keys_for(self, layer: int, longest: int) -> Tensor:
+        """(heads, S, head width) for distances longest - 1 ... 1 - longest, S rounded up."""
         first = self.longest - longest
-        columns = -(-(2 * longest - 1) // _ALIGNED_COLUMNS) * _ALIGNED_COLUMNS
-        return self._positions[layer][:, first : first + max(columns, _ALIGNED_COLUMNS)]
+        columns = -(-(2 * longest - 1) // _COLUMN_ALIGNMENT) * _COLUMN_ALIGNMENT
+        return self._position_keys[layer][:, first : first + max(columns, _COLUMN_ALIGNMENT)]
 
 
 class _Subsampling:
-    """Mel frames to the states that the layers begin with."""
+    """Mel frames to the input states of the first layer."""
 
     def __init__(self, folded: Tensors, config: EncoderConfig, kernels: Kernels) -> None:
         self._kernels = kernels
@@ -85,9 +85,9 @@ class _Subsampling:
         self._points = [_matrix(strip_prefix(f"conv.{number}", folded)) for number in (2, 4)]
         weight, bias = _matrix(strip_prefix("out", folded))
         channels = self._first[0].shape[1]
-        # The planes come with channels last.
-        turned = weight.view(len(weight), channels, -1).transpose(1, 2)
-        self._out = turned.reshape(len(weight), -1).contiguous(), bias
+        # The planes are channels-last.
+        channels_last = weight.view(len(weight), channels, -1).transpose(1, 2)
+        self._out = channels_last.reshape(len(weight), -1).contiguous(), bias
 
     def __call__(self, mels: Tensor, rows: Rows) -> Tensor:
         width = self._out[0].shape[0]
@@ -102,7 +102,7 @@ class _Subsampling:
     def _group(self, mels: Tensor, rows: Rows, group: Group) -> Tensor:
         product = self._kernels.product
         planes = self._kernels.subsampling_first(mels, self._first, self._second, rows, group)
-        # The ReLU between them is taken where the result is read.
+        # `subsampling_next` applies the ReLU between the convolutions.
         planes = product(planes.flatten(0, 1), *self._points[0]).view(planes.shape)
         planes = self._kernels.subsampling_next(planes, *self._next, rows, group)
         planes = product(planes.flatten(0, 1), *self._points[1]).relu_().view(planes.shape)
@@ -137,23 +137,28 @@ class _Layer:
         self._convolution = _Convolution(strip_prefix("conv", folded), kernels)
 
     def __call__(
-        self, states: Tensor, normed: Tensor, positions: Tensor, rows: Rows, then: Affine | None
+        self,
+        states: Tensor,
+        normed: Tensor,
+        position_keys: Tensor,
+        rows: Rows,
+        next_norm: Affine | None,
     ) -> Tensor:
-        """`states` are changed in place; `normed` is their first norm.
+        """Update `states` in place; `normed` is their first norm.
 
-        Returns the layer's states under the norm `then`, or as they are.
+        Returns the layer's states after `next_norm`, or unchanged without one.
         """
-        normed = self._norm(states, self._feed(normed, *self._first), self._attention_norm)
-        attended = self.attention(normed, positions, rows)
+        normed = self._norm(states, self._feed_forward(normed, *self._first), self._attention_norm)
+        attended = self.attention(normed, position_keys, rows)
         normed = self._norm(states, attended, self._convolution_norm)
         normed = self._norm(states, self._convolution(normed, rows), self._second_norm)
-        fed = self._feed(normed, *self._second)
-        result: Tensor = self._norm(states, fed, self._out, then)
+        update = self._feed_forward(normed, *self._second)
+        result: Tensor = self._norm(states, update, self._out, next_norm)
         return result
 
-    def _feed(self, normed: Tensor, widen: "Matrix", narrow: "Matrix") -> Tensor:
-        fed: Tensor = self._product(self._product(normed, *widen, silu=True), *narrow)
-        return fed
+    def _feed_forward(self, normed: Tensor, linear1: "Matrix", linear2: "Matrix") -> Tensor:
+        update: Tensor = self._product(self._product(normed, *linear1, silu=True), *linear2)
+        return update
 
 
 class _Attention:
@@ -164,21 +169,21 @@ class _Attention:
         self._position_bias = folded["position_bias"].flatten().contiguous()
         self._position_weight = folded["position_weight"]
 
-    def positions(self, table: Tensor) -> Tensor:
-        """(2T-1, width) positions -> (heads, 2T-1 and some zeros, head width), contiguous."""
+    def position_keys(self, table: Tensor) -> Tensor:
+        """(2T-1, width) positions -> (heads, 2T-1 plus zero padding, head width), contiguous."""
         table = table.to(self._position_weight)
         projected = functional.linear(table, self._position_weight).view(
             len(table), self._heads, self._position_bias.shape[0] // self._heads
         )
-        padded = functional.pad(projected, (0, 0, 0, 0, 0, _ALIGNED_COLUMNS))
+        padded = functional.pad(projected, (0, 0, 0, 0, 0, _COLUMN_ALIGNMENT))
         return padded.transpose(0, 1).contiguous()
 
-    def __call__(self, normed: Tensor, positions: Tensor, rows: Rows) -> Tensor:
+    def __call__(self, normed: Tensor, position_keys: Tensor, rows: Rows) -> Tensor:
         kernels = self._kernels
-        projected = kernels.product(normed, *self._qkv)
-        queries = kernels.position_query(projected, self._position_bias, self._heads)
-        scores = kernels.product(queries, positions)
-        return kernels.product(kernels.attention(projected, scores, rows), *self._out)
+        qkv = kernels.product(normed, *self._qkv)
+        queries = kernels.position_query(qkv, self._position_bias, self._heads)
+        scores = kernels.product(queries, position_keys)
+        return kernels.product(kernels.attention(qkv, scores, rows), *self._out)
 
 
 class _Convolution:
@@ -207,7 +212,7 @@ def _affine(folded: Tensors) -> Affine:
 
 
 def _taps(folded: Tensors) -> Affine:
-    """(C, 1, ...) weights of a convolution as (taps, C)."""
+    """(C, 1, ...) weight of a convolution as (taps, C), and its bias or zeros."""
     weight = folded["weight"].flatten(1).t().contiguous()
     bias = folded.get("bias")
     return weight, weight.new_zeros(weight.shape[1]) if bias is None else bias

@@ -1,4 +1,4 @@
-"""In what numbers the encoder computes, and what the processor is good at."""
+"""Numeric precision of encoder and decoder, and the fastest one of a device."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -14,9 +14,9 @@ Linear = Callable[[Tensor], Tensor]
 
 
 class Precision(StrEnum):
-    """In what the matrices of encoder and decoder are kept; features and norms are in float32.
+    """Storage format of the encoder's and decoder's matrices; features and norms are float32.
 
-    Of the decoder only int8 differs from float32.
+    The decoder uses int8 for INT8 and float32 for all others.
     """
 
     FP32 = "fp32"
@@ -26,24 +26,24 @@ class Precision(StrEnum):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the states that travel between layers."""
+        """Dtype of the states between layers."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self, torch.float32)
 
 
 KERNEL_PRECISIONS = (Precision.BF16, Precision.FP16)
-"""Those that a GPU has kernels for."""
+"""Precisions with kernels for a GPU."""
 
 
 def fastest(device: torch.device) -> Precision:
-    """The precision that wins on `device`.
+    """The fastest precision on `device`.
 
-    On a GPU bfloat16, or float16 where that is emulated (compute capability below 8.0). On a
-    processor bfloat16 where it has tiles for that (AMX), int8 where it has AVX2, float32 else.
+    On a GPU bfloat16, or float16 if bfloat16 is emulated (compute capability below 8.0). On a
+    CPU bfloat16 with AMX tiles, int8 with AVX2, float32 otherwise.
     """
     if device.type == "cuda":
         major, _ = torch.cuda.get_device_capability(device)
         return Precision.BF16 if major >= 8 else Precision.FP16
-    # torch tells this under a private name only; the version is pinned.
+    # torch exposes this under a private name only; its version is pinned.
     if torch.cpu._is_amx_tile_supported():  # noqa: SLF001
         return Precision.BF16
     has_avx2 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
@@ -53,22 +53,22 @@ def fastest(device: torch.device) -> Precision:
 
 
 def packed(weight: Tensor, bias: Tensor | None, precision: Precision) -> dict[str, Tensor]:
-    """A matrix as it is kept for `linear`: `weight`, `bias`, and for int8 a scale per output."""
-    kept = {} if bias is None else {"bias": bias.to(precision.dtype)}
+    """A matrix stored for `linear`: `weight`, `bias`, and for int8 the `scales` per output."""
+    bias_tensors = {} if bias is None else {"bias": bias.to(precision.dtype)}
     if precision is not Precision.INT8:
-        return {"weight": weight.to(precision.dtype), **kept}
+        return {"weight": weight.to(precision.dtype), **bias_tensors}
     quantised, scales = _quantised(weight)
-    return {"weight": int8.blocked(quantised), "scales": scales, **kept}
+    return {"weight": int8.blocked(quantised), "scales": scales, **bias_tensors}
 
 
 def _quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(outputs, inputs) in -127 to 127, and a scale per output."""
+    """(outputs, inputs) int8 from -127 to 127, and the (outputs,) float32 scales."""
     scales = weight.abs().amax(dim=1).clamp(min=1e-8) / 127
     return (weight / scales.unsqueeze(1)).round().to(torch.int8), scales
 
 
 def linear(matrix: Tensors, precision: Precision) -> Linear:
-    """The function `x -> x @ weight.T + bias` of a `packed` matrix."""
+    """The function `x -> x @ weight.T + bias` for a matrix from `packed`."""
     weight, bias = matrix["weight"], matrix.get("bias")
     if precision is Precision.INT8:
         return int8.linear(weight, matrix["scales"], bias)
@@ -76,19 +76,20 @@ def linear(matrix: Tensors, precision: Precision) -> Linear:
 
 
 def linear_by_rows(weight: Tensor, bias: Tensor, precision: Precision) -> Linear:
-    """The function `x -> x @ weight.T + bias` for a few rows that must not depend on each other.
+    """The function `x -> x @ weight.T + bias` for a few rows that must be independent.
 
-    The int8 of `linear` measures all its inputs to quantise them. Here only the weights are
-    int8, and the inputs bfloat16.
+    The int8 product of `linear` quantises its inputs by the range of all rows. Here only the
+    weights are int8; the inputs are bfloat16.
     """
     if precision is not Precision.INT8:
         return linear(packed(weight, bias, precision), precision)
     quantised, scales = _quantised(weight)
-    rounded = scales.bfloat16()
+    bfloat16_scales = scales.bfloat16()
 
     def product(rows: Tensor) -> Tensor:
-        # A private name, of a pinned version, for what torch offers in no other way.
-        found: Tensor = torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), quantised, rounded)  # noqa: SLF001
-        return found.float() + bias
+        # torch has no public name for this; its version is pinned.
+        multiply = torch.ops.aten._weight_int8pack_mm  # noqa: SLF001
+        result: Tensor = multiply(rows.bfloat16(), quantised, bfloat16_scales)
+        return result.float() + bias
 
     return product

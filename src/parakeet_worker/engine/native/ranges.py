@@ -1,4 +1,4 @@
-"""Whether numbers stay in the range of their type: finite states, weights in float16."""
+"""Range checks: finite encoder states, weights within the range of float16."""
 
 import torch
 from torch import Tensor
@@ -10,21 +10,21 @@ _FLOAT16_MAX = torch.finfo(torch.float16).max  # 65504
 
 
 def finite_rows(states: Tensor, valid: Tensor) -> Tensor:
-    """(B,) whether all of a row's (B, T, width) states are finite, up to its (B,) valid frames."""
-    behind = torch.arange(states.shape[1], device=states.device) >= valid[:, None]
-    return (torch.isfinite(states).all(dim=2) | behind).all(dim=1)
+    """(B, T, width) states, (B,) valid frames -> (B,) whether all valid states are finite."""
+    padding = torch.arange(states.shape[1], device=states.device) >= valid[:, None]
+    return (torch.isfinite(states).all(dim=2) | padding).all(dim=1)
 
 
 def check_float16(tensors: Tensors) -> None:
     """Raise `WeightsUnsupported` for a weight at or beyond 65504 in magnitude, or not finite.
 
-    To be given weights as they are used, after folding, in whatever type: what float16 cannot
-    hold has become infinite there.
+    Expects the weights after folding, in any dtype: values beyond float16's range have already
+    become infinite there.
     """
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not tensor.numel():
             continue
-        # Of numbers that are not comparable the greatest is none of them: NaN fails here too.
+        # NaN fails as well: no comparison with NaN is true.
         greatest = float(tensor.float().abs().max())
         if not greatest < _FLOAT16_MAX:
             raise WeightsUnsupported("weights", name, f"{greatest:g}, beyond the range of fp16")

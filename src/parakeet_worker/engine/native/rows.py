@@ -1,8 +1,8 @@
-"""Where each chunk of a batch lies in packed tensors: end to end, without padding between.
+"""Layout of a batch in packed tensors: chunks end to end, without padding.
 
-A row is one chunk. Its tokens (encoder frames of 80 ms) begin at `offsets[row]`; its mel frames
-begin at 8 times that and its frames between the convolutions at 4 and 2 times, since three
-halvings that round up never need more room than that.
+A row is one chunk. Its tokens (encoder frames of 80 ms) start at `offsets[row]`; its mel frames
+start at 8 times that offset, and its frames between the convolutions at 4 and 2 times, since three
+halvings that round up never need more space.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 FACTOR = 8
-"""Mel frames per token: packed rows exist for this subsampling only."""
+"""Mel frames per token; packed rows support this subsampling only."""
 
-_ALIGNED_WORDS = 4  # sections begin at multiples of 16 bytes, as kernels expect
+_ALIGNMENT_WORDS = 4  # sections start at multiples of 16 bytes, as kernels require
 _NO_LIMIT = 1 << 30
 
 Words = TypeVar("Words", npt.NDArray[np.int32], Tensor)
@@ -25,7 +25,7 @@ Words = TypeVar("Words", npt.NDArray[np.int32], Tensor)
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Whole rows that lie side by side: what the subsampling has room for at once."""
+    """Adjacent whole rows that the subsampling computes together."""
 
     first: int
     """First token."""
@@ -37,7 +37,7 @@ class Rows:
     """The layout of a batch of R rows on one device; all tensors but `scales` are int32."""
 
     offsets: Tensor
-    """(R + 1,) first token of each row, and the end of the last."""
+    """(R + 1,) first token of each row, and the end of the last row."""
     frames: Tensor
     """(R,) mel frames of each row."""
     sample_offsets: Tensor
@@ -45,13 +45,13 @@ class Rows:
     samples: Tensor
     """(R,) samples of each row."""
     scales: Tensor
-    """(R,) float32: what a sample is multiplied by to have full scale at 1.0."""
+    """(R,) float32 factor per row that maps samples to a full scale of 1.0."""
     row_of: Tensor
-    """(N,) row of each token; -1 for tokens beyond the last row, which mean nothing."""
+    """(N,) row of each token; -1 for tokens beyond the last row, whose values are undefined."""
     longest: int
-    """Tokens that no row exceeds: what grids are made for."""
+    """Upper bound of tokens per row, which launch grids are computed from."""
     groups: tuple[Group, ...]
-    """All tokens, in parts that the subsampling has room for."""
+    """All tokens, in parts that fit the subsampling's memory."""
 
     @property
     def count(self) -> int:
@@ -66,10 +66,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The layout of a batch as plain numbers, before it is brought to a device."""
+    """The layout of a batch as plain numbers, on the host."""
 
     samples: tuple[int, ...]
-    """Of each row."""
+    """Samples of each row."""
     hop_samples: int
 
     @property
@@ -79,13 +79,13 @@ class Plan:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """Of each row: mel frames halved three times, rounded up."""
+        """Tokens of each row: mel frames halved three times, rounded up."""
         return tuple(-(-frames // FACTOR) for frames in self.frames)
 
     def groups(self, limit_tokens: int, total_tokens: int) -> tuple[Group, ...]:
-        """Rows in groups of at most `limit_tokens`; a longer row is one by itself.
+        """Rows in groups of at most `limit_tokens`; a longer row forms a group of its own.
 
-        The last one extends to `total_tokens`, with tokens that belong to no row.
+        The last group extends to `total_tokens`, with tokens that belong to no row.
         """
         groups: list[Group] = []
         first = end = 0
@@ -98,17 +98,17 @@ class Plan:
 
 
 def layout_words(rows: int, tokens: int) -> int:
-    """Size of the int32 array that `write_layout` fills for so many rows and tokens."""
+    """Size of the int32 array that `write_layout` fills, for a number of rows and tokens."""
     return sum(_aligned(length) for length in _lengths(rows, tokens))
 
 
 def write_layout(
     plan: Plan, scales: Sequence[float], rows: int, tokens: int, out: npt.NDArray[np.int32]
 ) -> None:
-    """Write the layout into the int32 array `out`, for `view_layout` to read.
+    """Write the layout into the int32 array `out`, which `view_layout` reads.
 
-    `rows` and `tokens` may exceed those of the plan: rows beyond it are empty, tokens beyond it
-    belong to none.
+    `rows` and `tokens` may exceed those of `plan`: additional rows are empty, additional tokens
+    belong to no row.
     """
     offsets, frames, sample_offsets, samples, scale, row_of = _sections(out, rows, tokens)
     count, used = len(plan.samples), sum(plan.tokens)
@@ -127,7 +127,7 @@ def write_layout(
 def view_layout(
     words: Tensor, rows: int, tokens: int, longest: int, groups: tuple[Group, ...]
 ) -> Rows:
-    """The layout that `write_layout` wrote, as views of the int32 tensor `words`, on any device."""
+    """Views of the int32 tensor `words`, on any device, which `write_layout` has written."""
     offsets, frames, sample_offsets, samples, scales, row_of = _sections(words, rows, tokens)
     return Rows(
         offsets=offsets,
@@ -144,22 +144,22 @@ def view_layout(
 def rows_of(
     plan: Plan, scales: Sequence[float], device: torch.device, group_tokens: int = _NO_LIMIT
 ) -> Rows:
-    """The layout of a batch on `device`, without anything beyond it."""
+    """The layout of a batch on `device`, without additional rows or tokens."""
     rows, tokens = len(plan.samples), sum(plan.tokens)
     words = np.empty(layout_words(rows, tokens), np.int32)
     write_layout(plan, scales, rows, tokens, words)
-    moved = torch.from_numpy(words).to(device)
+    on_device = torch.from_numpy(words).to(device)
     longest = max(plan.tokens, default=0)
-    return view_layout(moved, rows, tokens, longest, plan.groups(group_tokens, tokens))
+    return view_layout(on_device, rows, tokens, longest, plan.groups(group_tokens, tokens))
 
 
 def _lengths(rows: int, tokens: int) -> tuple[int, ...]:
-    """Offsets, frames, sample offsets, samples, scales, and the row of each token."""
+    """Lengths of offsets, frames, sample offsets, samples, scales and row indices."""
     return (rows + 1, rows, rows, rows, rows, tokens)
 
 
 def _aligned(length: int) -> int:
-    return -(-length // _ALIGNED_WORDS) * _ALIGNED_WORDS
+    return -(-length // _ALIGNMENT_WORDS) * _ALIGNMENT_WORDS
 
 
 def _sections(words: Words, rows: int, tokens: int) -> list[Words]:

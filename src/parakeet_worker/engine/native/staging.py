@@ -1,7 +1,8 @@
-"""Chunks from the host's memory to the device's: packed, in int16, without an allocation per batch.
+"""Host-to-device transfer of chunks: packed, in int16, without an allocation per batch.
 
 Pinning memory for a batch of 64 minutes takes longer than computing it. Here pinned buffers are
-made once and used in turn; a copy runs in a stream of its own while an earlier batch is computed.
+allocated once and used as a ring; copies run on their own stream during the computation of an
+earlier batch.
 """
 
 import math
@@ -19,18 +20,18 @@ from parakeet_worker.engine.native.rows import Plan, Rows, layout_words, view_la
 
 _SLOTS = 2
 _FULL_SCALE = 1 << 15
-# What is quieter than this is silence, and its inverse still a number.
+# Lower peaks count as silence; the inverse of this scale is still representable.
 _SMALLEST_EXPONENT = -40
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How many rows and tokens a layout is made for; what a batch lacks of them stays empty."""
+    """Rows and tokens of a layout; a batch may fill fewer."""
 
     rows: int
     tokens: int
     longest: int
-    """Tokens that no row exceeds."""
+    """Upper bound of tokens per row."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,26 +41,26 @@ class Staged:
     samples: Tensor
     """(S,) int16, rows end to end."""
     words: Tensor
-    """The layout that `rows` are views of."""
+    """Int32 storage of the layout, which `rows` are views of."""
     rows: Rows
-    broken: frozenset[int]
-    """Chunks with samples that are not finite numbers; silence is in their place."""
+    non_finite: frozenset[int]
+    """Rows whose samples are not all finite; they are replaced by silence."""
     slot: int
 
 
 class Staging:
-    """A ring of pinned buffers on the host, each with its counterpart on the device.
+    """A ring of pinned host buffers, each with a device buffer.
 
-    On a CPU the buffers are plain ones and every copy is done when the call returns.
+    On a CPU the buffers are not pinned, and every copy is complete when the call returns.
     """
 
     def __init__(self, device: torch.device, samples: int, rows: int, tokens: int) -> None:
-        """Room for batches of so many samples, rows and tokens."""
+        """Allocate buffers for batches of up to `samples`, `rows` and `tokens`."""
         self._device = device
         self._cuda = device.type == "cuda"
         words = layout_words(rows, tokens)
         self._host = [
-            (self._pinned(samples, torch.int16), self._pinned(words, torch.int32))
+            (self._host_buffer(samples, torch.int16), self._host_buffer(words, torch.int32))
             for _ in range(_SLOTS)
         ]
         self._buffers = [
@@ -70,7 +71,7 @@ class Staging:
             for _ in range(_SLOTS)
         ]
         self._scratch = torch.empty(0)
-        self._copying: Any = torch.cuda.Stream(device) if self._cuda else None
+        self._copy_stream: Any = torch.cuda.Stream(device) if self._cuda else None
         self._copied: list[Any] = [
             torch.cuda.Event() if self._cuda else None for _ in range(_SLOTS)
         ]
@@ -79,16 +80,16 @@ class Staging:
 
     @property
     def samples(self) -> int:
-        """Samples that there is room for."""
+        """Capacity in samples."""
         return len(self._host[0][0])
 
     def stage(
         self, batch: Sequence[Waveform], plan: Plan, shape: Shape, group_tokens: int
     ) -> Staged:
-        """Write `batch` into the next buffers and begin to copy them.
+        """Write `batch` into the next pinned buffers and start the copy to the device.
 
-        The current stream waits for the copy; the host does not, except for the copy that used
-        the same buffers before.
+        The current stream waits for the copy. The host waits only for the previous copy from the
+        same buffers.
         """
         slot = self._next
         self._next = (slot + 1) % _SLOTS
@@ -100,8 +101,8 @@ class Staging:
         for chunk in batch:
             end, first = end + len(chunk), end
             scales.append(self._write(chunk, samples[first:end]))
-        known = [0.0 if scale is None else scale for scale in scales]
-        write_layout(plan, known, shape.rows, shape.tokens, words.numpy())
+        row_scales = [0.0 if scale is None else scale for scale in scales]
+        write_layout(plan, row_scales, shape.rows, shape.tokens, words.numpy())
         on_device = self._copy(slot, samples[:end], words)
         return Staged(
             samples=on_device[0],
@@ -113,24 +114,24 @@ class Staging:
                 shape.longest,
                 plan.groups(group_tokens, shape.tokens),
             ),
-            broken=frozenset(row for row, scale in enumerate(scales) if scale is None),
+            non_finite=frozenset(row for row, scale in enumerate(scales) if scale is None),
             slot=slot,
         )
 
     def release(self, staged: Staged) -> None:
-        """What the current stream was given so far is the last that reads the batch."""
+        """Allow reuse of the batch's buffers after the work queued on the current stream so far."""
         if self._cuda:
             self._read[staged.slot] = torch.cuda.current_stream(self._device).record_event()
 
     def _copy(self, slot: int, *sources: Tensor) -> list[Tensor]:
-        """The sources in the device's buffers of the slot, once the current stream gets there."""
+        """Copy the sources to the slot's device buffers; the current stream waits for the copy."""
         targets = [
             buffer[: len(source)]
             for buffer, source in zip(self._buffers[slot], sources, strict=True)
         ]
-        with self._beside():
+        with self._on_copy_stream():
             if self._read[slot] is not None:
-                self._copying.wait_event(self._read[slot])
+                self._copy_stream.wait_event(self._read[slot])
             for target, source in zip(targets, sources, strict=True):
                 target.copy_(source, non_blocking=True)
             if self._cuda:
@@ -140,16 +141,16 @@ class Staging:
         return targets
 
     def _write(self, chunk: Waveform, target: Tensor) -> float | None:
-        """Samples into an int16 buffer; what they are to be multiplied by, None if not finite.
+        """Write samples to an int16 buffer; return the scale of the row, None if not finite.
 
-        float32 is scaled by a power of two, so that a quiet chunk keeps 15 bits, and one that was
-        int16 before is as it was.
+        float32 is scaled by a power of two: a quiet chunk keeps 15 bits, and float32 samples that
+        were decoded from int16 are reproduced exactly.
         """
         if chunk.dtype == np.int16:
             target.copy_(torch.from_numpy(chunk))
             return 1 / _FULL_SCALE
         samples = torch.from_numpy(chunk)
-        factor = _factor(samples)
+        factor = _scale_factor(samples)
         if factor is None:
             target.zero_()
             return None
@@ -159,15 +160,15 @@ class Staging:
         target.copy_(scaled.round_().clamp_(-_FULL_SCALE, _FULL_SCALE - 1))
         return 1 / factor
 
-    def _pinned(self, length: int, dtype: torch.dtype) -> Tensor:
+    def _host_buffer(self, length: int, dtype: torch.dtype) -> Tensor:
         return torch.zeros(length, dtype=dtype, pin_memory=self._cuda)
 
-    def _beside(self) -> AbstractContextManager[object]:
-        return torch.cuda.stream(self._copying) if self._cuda else nullcontext()
+    def _on_copy_stream(self) -> AbstractContextManager[object]:
+        return torch.cuda.stream(self._copy_stream) if self._cuda else nullcontext()
 
 
-def _factor(samples: Tensor) -> float | None:
-    """The power of two that fills int16 with `samples`; None if they are not finite."""
+def _scale_factor(samples: Tensor) -> float | None:
+    """The power of two that scales `samples` to the range of int16; None if not finite."""
     if not len(samples):
         return 1.0
     low, high = (float(value) for value in torch.aminmax(samples))
@@ -176,5 +177,5 @@ def _factor(samples: Tensor) -> float | None:
         return None
     exponent = math.frexp(peak)[1]
     if -low == peak > high and -low == 2.0 ** (exponent - 1):
-        exponent -= 1  # int16 reaches one further down than up
+        exponent -= 1  # the range of int16 is one larger below zero
     return _FULL_SCALE * 2.0 ** -max(exponent, _SMALLEST_EXPONENT)

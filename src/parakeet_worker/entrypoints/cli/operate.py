@@ -196,12 +196,14 @@ def compile_kernels(
         settings = settings_from_environment(model)
         source = weights.find(settings.model, weights.ANY_KIND, revision=settings.model_revision)
         try:
-            targets = compilation.targets(source, Precision(precision), cards)
+            targets = compilation.targets_for(source, Precision(precision), cards)
         except ValueError as failure:
             raise click.UsageError(str(failure)) from failure
     processes = Container.read().threads
     try:
-        results = compilation.compiled(compilation.CompileRequest(targets, (folder,), processes))
+        results = compilation.compile_kernels(
+            compilation.CompileRequest(targets, (folder,), processes)
+        )
     except (ChildProcessError, OSError) as failure:
         raise click.UsageError(f"{folder}: {failure}") from failure
     failures = [result for result in results if result.failure]

@@ -1,5 +1,5 @@
-"""Triton kernels for the encoder and the search on a GPU, one file per kernel.
+"""Triton kernels for the encoder and the TDT search on a GPU, one file per kernel.
 
-Each file has the Triton function, `launch`, which allocates the result and starts the kernel,
-and `reference`, plain PyTorch with the same signature and the same result.
+Each module contains the function under `triton.jit`, `launch`, which allocates the output and
+launches the kernel, and `reference`, plain PyTorch with the same signature and the same result.
 """

@@ -1,8 +1,8 @@
-"""Compiles recorded launches for any card, on a machine with or without one.
+"""Compiles recorded launches for any card, with or without a GPU in the machine.
 
 Triton looks a kernel up by its source, the types and alignment of its arguments, its constants and
-the card's compute capability. Here that key is computed by the code that a launch runs too, under
-a driver that names the card: what was compiled ahead is what a launch finds.
+the compute capability. Here that key is computed by the same code as in a launch, under a driver
+object that reports the target card: a launch finds the kernels that were compiled ahead of time.
 """
 
 import ctypes
@@ -24,36 +24,35 @@ from triton.runtime.driver import driver
 
 from parakeet_worker.engine.native.kernels.launcher import ALIGNMENT_BYTES, Launch
 
-try:  # from Triton 3.5, which torch 2.9 comes with
+try:  # Triton 3.5 and later, with torch 2.9
     from triton.runtime.cache import triton_key
 except ImportError:
     from triton.compiler.compiler import triton_key
 
 Capability = tuple[int, int]
 
-VERSION: str = triton.__version__
-"""Triton's."""
+TRITON_VERSION: str = triton.__version__
 
-_WARP = 32
+_WARP_SIZE = 32
 _HEADERS = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
 
 
-class NotClosed(Exception):
-    """A launch whose machine code depends on what varies from batch to batch."""
+class SpecializationError(Exception):
+    """The machine code of a launch depends on values that vary between batches."""
 
 
 class NoCompiler(Exception):
-    """The C modules that start kernels cannot be built on this machine."""
+    """The C modules that launch kernels cannot be built on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one program of a kernel takes of a card."""
+    """Resources of one program of a kernel."""
 
     registers: int
     """Per thread."""
     spilled_bytes: int
-    """Per thread, what the compiler had no registers for."""
+    """Per thread, spilled to local memory."""
     shared_bytes: int
 
 
@@ -63,42 +62,49 @@ def card_name(capability: Capability) -> str:
     return f"sm_{major}{minor}"
 
 
-def prepare() -> None:
-    """Do once what every process would, before it forks: half a second for Triton's own hash."""
+def precompute_key() -> None:
+    """Compute Triton's own hash once before forking: it takes half a second per process."""
     triton_key()
 
 
-def name_of(launch: Launch) -> str:
+def kernel_name(launch: Launch) -> str:
     """The kernel's name: that of its file."""
     module: str = launch.kernel.__module__
     return module.rpartition(".")[2]
 
 
-def label_of(launch: Launch) -> str:
-    """The types and constants of one variant of a kernel."""
-    types = [str(each.dtype).removeprefix("torch.") for each in launch.arguments if _tensor(each)]
+def variant_label(launch: Launch) -> str:
+    """Dtypes and constants of one variant of a kernel."""
+    types = [
+        str(argument.dtype).removeprefix("torch.")
+        for argument in launch.arguments
+        if _is_tensor(argument)
+    ]
     constants = [f"{name}={value}" for name, value in sorted(launch.options.items())]
     return " ".join([*dict.fromkeys(types), *constants])
 
 
 def variants(launches: Sequence[Launch]) -> list[Launch]:
-    """One of each that need machine code of their own; raises `NotClosed`."""
-    found: dict[tuple[Any, ...], Launch] = {}
+    """One launch for each distinct machine code. Raises `SpecializationError`."""
+    unique: dict[tuple[Any, ...], Launch] = {}
     for launch in launches:
-        _check_closed(launch)
-        kinds = tuple(each.dtype if _tensor(each) else type(each) for each in launch.arguments)
-        found.setdefault((launch.kernel, kinds, *sorted(launch.options.items())), launch)
-    return list(found.values())
+        _check_specialization(launch)
+        types = tuple(
+            argument.dtype if _is_tensor(argument) else type(argument)
+            for argument in launch.arguments
+        )
+        unique.setdefault((launch.kernel, types, *sorted(launch.options.items())), launch)
+    return list(unique.values())
 
 
-def _tensor(argument: Any) -> bool:
+def _is_tensor(argument: Any) -> bool:
     return isinstance(argument, Tensor)
 
 
-def _check_closed(launch: Launch) -> None:
-    """Triton compiles 1 and multiples of 16 as constants, unless it is told not to."""
+def _check_specialization(launch: Launch) -> None:
+    """Triton compiles 1 and multiples of 16 as constants unless a parameter opts out."""
     for parameter, argument in zip(launch.kernel.params, launch.arguments, strict=False):
-        if _tensor(argument) and argument.data_ptr() % ALIGNMENT_BYTES:
+        if _is_tensor(argument) and argument.data_ptr() % ALIGNMENT_BYTES:
             reason = f"{parameter.name} is not divisible by {ALIGNMENT_BYTES}"
         elif isinstance(argument, int) and not parameter.do_not_specialize:
             reason = f"{parameter.name} is not in do_not_specialize"
@@ -106,80 +112,80 @@ def _check_closed(launch: Launch) -> None:
             reason = f"{parameter.name} is None: pass another tensor"
         else:
             continue
-        raise NotClosed(f"{name_of(launch)}: {reason}")
+        raise SpecializationError(f"{kernel_name(launch)}: {reason}")
 
 
-class _Card:
-    """What Triton asks a driver before it has anything to start."""
+class _TargetDriver:
+    """The part of Triton's driver interface that compilation uses."""
 
     def __init__(self, capability: Capability) -> None:
-        self._number = 10 * capability[0] + capability[1]
+        self._arch = 10 * capability[0] + capability[1]
 
     def get_current_device(self) -> int:
-        # A jit function keeps its target by device: every card is another one.
-        return self._number
+        # A jit function caches its target by device: each card must be a different device.
+        return self._arch
 
     def get_current_stream(self, device: int) -> int:  # noqa: ARG002
         return 0
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self._number, _WARP)
+        return GPUTarget("cuda", self._arch, _WARP_SIZE)
 
 
 @contextmanager
-def _on(capability: Capability) -> Iterator[None]:
-    driver.set_active(_Card(capability))
+def _target(capability: Capability) -> Iterator[None]:
+    driver.set_active(_TargetDriver(capability))
     try:
         yield
     finally:
-        # From Triton 3.5 this looks for the machine's own driver, which may have none.
+        # Triton 3.5 and later search for the machine's own driver here; there may be none.
         with suppress(RuntimeError):
             driver.reset_active()
 
 
 def compile_launch(launch: Launch, capability: Capability) -> Any:
-    """Triton's compiled kernel, from its cache or made and kept there.
+    """Triton's compiled kernel, from its cache or newly compiled and cached.
 
-    Not beside launches in the same process: the driver is the process's. Raises whatever Triton
-    raises.
+    The active driver is global: do not launch kernels concurrently in the same process. Raises
+    whatever Triton raises.
     """
-    with _on(capability):
+    with _target(capability):
         return launch.kernel.warmup(*launch.arguments, grid=(1,), **launch.options)
 
 
-def usage(compiled: Any, capability: Capability) -> Usage:
-    """What a compiled kernel takes, by the assembler's own account of it."""
-    number = 10 * capability[0] + capability[1]
+def measure_usage(compiled: Any, capability: Capability) -> Usage:
+    """Resources of a compiled kernel, as reported by the assembler `ptxas`."""
+    arch = 10 * capability[0] + capability[1]
     tools = knobs.nvidia
-    # Triton 3.5 and later have one of their own for Blackwell.
-    tool = getattr(tools, "ptxas_blackwell", tools.ptxas) if number >= 100 else tools.ptxas
-    target = f"sm_{number}{'a' if number >= 90 else ''}"
+    # Triton 3.5 and later ship a separate assembler for Blackwell.
+    tool = getattr(tools, "ptxas_blackwell", tools.ptxas) if arch >= 100 else tools.ptxas
+    target = f"sm_{arch}{'a' if arch >= 90 else ''}"
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(compiled.asm["ptx"])
         command = [tool.path, "-v", f"--gpu-name={target}", str(source), "-o", f"{source}.o"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     return Usage(
-        registers=_number(r"Used (\d+) registers", said),
-        spilled_bytes=_number(r"(\d+) bytes spill stores", said),
+        registers=_parse_number(r"Used (\d+) registers", output),
+        spilled_bytes=_parse_number(r"(\d+) bytes spill stores", output),
         shared_bytes=compiled.metadata.shared,
     )
 
 
-def _number(pattern: str, text: str) -> int:
-    found = re.search(pattern, text)
-    if found is None:
-        raise ValueError(f"ptxas does not say {pattern!r}: {text}")
-    return int(found[1])
+def _parse_number(pattern: str, text: str) -> int:
+    match = re.search(pattern, text)
+    if match is None:
+        raise ValueError(f"no {pattern!r} in the output of ptxas: {text}")
+    return int(match[1])
 
 
 @contextmanager
 def stub_driver() -> Iterator[None]:
-    """Within it C modules can be linked and loaded that want CUDA's driver, which is not there.
+    """Allow linking and loading C modules that need CUDA's driver on a machine without one.
 
-    The library has every name that the driver's header declares. It is loaded for good, and
-    modules that are loaded later take it for the driver: use a process that starts no kernels.
-    Raises `NoCompiler`.
+    A stub library defines every name that the driver's header declares. It stays loaded, and
+    modules that are loaded later resolve to it: use a process that launches no kernels. Raises
+    `NoCompiler`.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -201,8 +207,8 @@ def stub_driver() -> Iterator[None]:
 
 
 def _stub_source() -> str:
-    declared = (_HEADERS / "cuda.h").read_text(encoding="utf-8", errors="replace")
-    names = sorted(set(re.findall(r"\bcu[A-Z]\w+", declared)))
+    header = (_HEADERS / "cuda.h").read_text(encoding="utf-8", errors="replace")
+    names = sorted(set(re.findall(r"\bcu[A-Z]\w+", header)))
     return "\n".join(f"int {name}(void) {{ return 999; }}" for name in names)
 
 
@@ -210,16 +216,16 @@ def _run_compiler(*options: str) -> None:
     compiler = knobs.build.cc or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise NoCompiler("there is no gcc and no clang, and CC is not set")
-    ran = subprocess.run([compiler, *options], capture_output=True, text=True, check=False)
-    if ran.returncode:
-        raise NoCompiler(f"{compiler}: {ran.stderr.strip()[-200:]}")
+    result = subprocess.run([compiler, *options], capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise NoCompiler(f"{compiler}: {result.stderr.strip()[-200:]}")
 
 
 def build_modules(compiled: Any) -> None:
-    """Build, into Triton's cache, the C modules that load a compiled kernel and start it.
+    """Build, into Triton's cache, the C modules that load and launch a compiled kernel.
 
-    Within `stub_driver`, or where there is a driver. The second is another one for every
-    combination of argument types, whatever the card. Raises `NoCompiler`.
+    Requires `stub_driver` or CUDA's driver. The launcher module depends on the combination of
+    argument types, not on the card. Raises `NoCompiler`.
     """
     from triton.backends.nvidia.driver import CudaLauncher, CudaUtils
 

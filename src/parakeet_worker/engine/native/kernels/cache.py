@@ -1,8 +1,8 @@
-"""Where compiled kernels are kept: read from several folders, written to one.
+"""Cache of compiled kernels: reads from several folders, writes to one.
 
-Triton's own cache is one folder that must be writable, and its entries name their files by absolute
-paths. Here an image's read-only folder stands before a writable one, entries can be moved, and an
-entry whose files are not whole is not there.
+Triton's own cache is one writable folder, and its entries refer to their files by absolute path.
+Here an image's read-only folder precedes a writable one, entries can be moved, and an entry with
+missing or truncated files is ignored.
 """
 
 import atexit
@@ -21,105 +21,105 @@ from triton import knobs
 from triton.runtime import build
 from triton.runtime.cache import CacheManager, FileCacheManager
 
-_used: set[str] = set()
+_used_keys: set[str] = set()
 
 
 class KernelCache(CacheManager):  # type: ignore[misc]  # Triton has no types
     """One entry of the cache: the files of one kernel, or of one compiled module."""
 
     def __init__(self, folders: Sequence[Path], key: str) -> None:
-        self._places = [folder / key for folder in folders]
+        self._entries = [folder / key for folder in folders]
 
     def get_file(self, filename: str) -> str | None:
-        """Its path in the first folder that has it."""
-        for place in self._places:
-            if (place / filename).is_file():
-                return str(place / filename)
+        """Return the file's path in the first folder that contains it."""
+        for entry in self._entries:
+            if (entry / filename).is_file():
+                return str(entry / filename)
         return None
 
     def get_group(self, filename: str) -> dict[str, str] | None:
-        """Paths by name of all files that were put together, if each has its size."""
-        for place in self._places:
-            sizes = _sizes(place / _group(filename))
-            if sizes and all(_size(place / name) == size for name, size in sizes.items()):
-                return {name: str(place / name) for name in sizes}
+        """Return the paths by name of a group of files, if each has its recorded size."""
+        for entry in self._entries:
+            sizes = _recorded_sizes(entry / _group_name(filename))
+            if sizes and all(_size(entry / name) == size for name, size in sizes.items()):
+                return {name: str(entry / name) for name in sizes}
         return None
 
     def put(self, data: bytes | str, filename: str, binary: bool = True) -> str:  # noqa: ARG002
-        """Write a file to the last folder: all of it or nothing. Raises `OSError`."""
-        path = self._places[-1] / filename
-        write(path, data if isinstance(data, bytes) else str(data).encode())
+        """Write a file to the last folder, atomically. Raises `OSError`."""
+        path = self._entries[-1] / filename
+        write_atomic(path, data if isinstance(data, bytes) else str(data).encode())
         return str(path)
 
     def put_group(self, filename: str, group: dict[str, str]) -> str:
-        """Make the files of a kernel an entry; until then they are none."""
+        """Commit the files of a kernel as an entry, by recording their sizes."""
         sizes = {name: Path(path).stat().st_size for name, path in group.items()}
-        return self.put(json.dumps(sizes), _group(filename))
+        return self.put(json.dumps(sizes), _group_name(filename))
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write a file that holds all of it or is not there, whatever happens. Raises `OSError`."""
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file atomically and durably: temporary name, fsync, rename. Raises `OSError`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{uuid4().hex}")
+    temporary = path.with_name(f".{uuid4().hex}")
     try:
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def writable(folders: Sequence[Path]) -> tuple[Path, ...]:
-    """`folders`, and after them one for this process alone if the last cannot be written to."""
+def with_writable(folders: Sequence[Path]) -> tuple[Path, ...]:
+    """`folders`, plus a temporary folder of this process if the last is not writable."""
     if folders:
         with suppress(OSError):
-            write(folders[-1] / ".written", b"")
+            write_atomic(folders[-1] / ".written", b"")
             return tuple(folders)
-    own = TemporaryDirectory(prefix="parakeet-kernels-")
-    atexit.register(own.cleanup)
-    return (*folders, Path(own.name))
+    temporary = TemporaryDirectory(prefix="parakeet-kernels-")
+    atexit.register(temporary.cleanup)
+    return (*folders, Path(temporary.name))
 
 
-def use(folders: Sequence[Path], *, sources: bool = False) -> None:
-    """From now on read compiled kernels from all of `folders` and write new ones to the last.
+def activate(folders: Sequence[Path], *, sources: bool = False) -> None:
+    """Make Triton read compiled kernels from all of `folders` and write new ones to the last.
 
-    With `sources`, what a kernel was before it became machine code is kept too.
+    `sources` keeps the intermediate representations (PTX and others) as well.
     """
-    _used.clear()
-    # Part of the key of C modules. Triton's own runs `file`, and has another one without it.
+    _used_keys.clear()
+    # Part of the key of C modules. Triton's own version runs `file`; without it the key differs.
     build.platform_key = _platform
     knobs.compilation.store_binary_only = not sources
-    knobs.cache.manager_class = partial(_opened, tuple(folders))
+    knobs.cache.manager_class = partial(_manager, tuple(folders))
 
 
 def _platform() -> str:
     return f"{sys.platform}-{platform.machine()}"
 
 
-def used() -> frozenset[str]:
-    """The entries that this process has asked for since `use`."""
-    return frozenset(_used)
+def used_keys() -> frozenset[str]:
+    """Keys of the entries that this process has requested since `activate`."""
+    return frozenset(_used_keys)
 
 
-def _opened(
+def _manager(
     folders: Sequence[Path],
     key: str,
     override: bool = False,
     dump: bool = False,
 ) -> CacheManager:
-    if override or dump:  # what Triton's own variables ask for goes where they say
+    if override or dump:  # requested by Triton's own environment variables
         return FileCacheManager(key, override=override, dump=dump)
-    _used.add(key)
+    _used_keys.add(key)
     return KernelCache(folders, key)
 
 
-def _group(filename: str) -> str:
+def _group_name(filename: str) -> str:
     return f"whole-{filename}"
 
 
-def _sizes(path: Path) -> dict[str, int]:
+def _recorded_sizes(path: Path) -> dict[str, int]:
     try:
         sizes = json.loads(path.read_text())
     except (OSError, ValueError):

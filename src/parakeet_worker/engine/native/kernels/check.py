@@ -1,7 +1,7 @@
-"""Kernels held against their references on what a model computes, and replaced where they differ.
+"""Compares kernels with their references on a model's own data, and replaces those that differ.
 
-Each operation is computed twice, by the kernel on a copy of its arguments and by the reference,
-whose result goes on: what follows a wrong kernel is compared all the same.
+Each operation runs twice: the kernel on a copy of its arguments, then the reference, whose result
+is passed on. Operations that follow an incorrect kernel are therefore compared correctly as well.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,28 +20,31 @@ Operations = TypeVar("Operations")
 Outputs = Callable[[tuple[Any, ...], Any], Sequence[Tensor]]
 
 _TOLERANCES = {torch.bfloat16: 2e-2, torch.float16: 4e-3, torch.float32: 2e-4}
-"""Relative: a few roundings of the result's type; of float32, what approximate functions cost."""
-_INTEGERS = 1e-2
-"""The share that may differ: of two equal scores either may win."""
-_REASON_CHARACTERS = 200
+"""Relative: a few roundings in the output dtype; in float32 the error of approximate functions."""
+_INTEGER_TOLERANCE = 1e-2
+"""Fraction of integers that may differ: ties between equal scores may be broken either way."""
+_MAX_REASON_CHARACTERS = 200
 
 
 class Comparison:
-    """Operations that compare a kernel with its reference whenever they are called."""
+    """Wraps operations so that each call compares the kernel with its reference."""
 
-    def __init__(self, calls: int | None = None, failures: Mapping[str, str] | None = None) -> None:
-        """Of each operation in each tile at most so many `calls` are compared, by default all.
+    def __init__(
+        self, max_calls: int | None = None, failures: Mapping[str, str] | None = None
+    ) -> None:
+        """Compare at most `max_calls` calls of each operation and tile, by default all.
 
-        `failures` are reasons by name for what is known not to run, and is not tried.
+        `failures` maps the names of operations that failed to compile to reasons; they are not
+        run.
         """
-        self._calls = calls
+        self._max_calls = max_calls
         self._counts: dict[tuple[str, Any], int] = {}
         self._errors: dict[str, list[tuple[Tensor, float]]] = {}
         self._failures = dict(failures or {})
         self._called: dict[str, None] = {}
 
-    def of(self, kernels: Operations, references: Operations, names: Sequence[str]) -> Operations:
-        """`kernels` with the operations in `names` compared, and giving the references' results."""
+    def wrap(self, kernels: Operations, references: Operations, names: Sequence[str]) -> Operations:
+        """`kernels` with the operations in `names` compared; they return the reference's result."""
         compared: dict[str, Any] = {
             name: self._compared(name, getattr(kernels, name), getattr(references, name))
             for name in names
@@ -49,7 +52,7 @@ class Comparison:
         return replace(kernels, **compared)  # type: ignore[type-var]
 
     def reports(self) -> tuple[KernelReport, ...]:
-        """One for each operation that was called."""
+        """One report for each operation that was called."""
         return tuple(self._report(name) for name in self._called)
 
     def _compared(
@@ -57,81 +60,81 @@ class Comparison:
     ) -> Callable[..., Any]:
         outputs = _OUTPUTS.get(name, _result)
 
-        def both(*arguments: Any, **options: Any) -> Any:
+        def run_both(*arguments: Any, **options: Any) -> Any:
             self._called[name] = None
-            if name in self._failures or self._enough(name, options.get("tile")):
+            if name in self._failures or self._limit_reached(name, options.get("tile")):
                 return reference(*arguments, **options)
-            copies = _copied(arguments)
+            copies = _clone(arguments)
             try:
-                found = outputs(copies, kernel(*copies, **options))
+                actual = outputs(copies, kernel(*copies, **options))
             except Exception as failure:  # noqa: BLE001  # compilers and drivers raise anything
-                self._failures[name] = f"{type(failure).__name__}: {failure}"[:_REASON_CHARACTERS]
+                reason = f"{type(failure).__name__}: {failure}"
+                self._failures[name] = reason[:_MAX_REASON_CHARACTERS]
                 return reference(*arguments, **options)
             result = reference(*arguments, **options)
             expected = outputs(arguments, result)
             errors = self._errors.setdefault(name, [])
-            errors += [_error(*pair) for pair in zip(found, expected, strict=True)]
+            errors += [_error(*pair) for pair in zip(actual, expected, strict=True)]
             return result
 
-        return both
+        return run_both
 
-    def _enough(self, name: str, tile: Any) -> bool:
+    def _limit_reached(self, name: str, tile: Any) -> bool:
         count = self._counts[name, tile] = self._counts.get((name, tile), 0) + 1
-        return self._calls is not None and count > self._calls
+        return self._max_calls is not None and count > self._max_calls
 
     def _report(self, name: str) -> KernelReport:
-        """By the worst of all calls, each measured in its own tolerance."""
+        """Report the call with the largest error relative to its tolerance."""
         if name in self._failures:
             return KernelReport(name, inf, 0.0, self._failures[name])
         errors, tolerances = zip(*self._errors[name], strict=True)
-        found = torch.stack(errors).tolist()
         _, error, tolerance = max(
             (error / tolerance, error, tolerance)
-            for error, tolerance in zip(found, tolerances, strict=True)
+            for error, tolerance in zip(torch.stack(errors).tolist(), tolerances, strict=True)
         )
         return KernelReport(name, error, tolerance)
 
 
-def replaced(
+def with_fallbacks(
     kernels: Operations, references: Operations, reports: Sequence[KernelReport]
 ) -> Operations:
-    """`kernels` with the reference of each in whose report it is replaced."""
-    own = {field.name for field in fields(kernels)}  # type: ignore[arg-type]
-    wrong = [report.name for report in reports if report.replaced and report.name in own]
-    return replace(kernels, **{name: getattr(references, name) for name in wrong})  # type: ignore[type-var]
+    """`kernels` with the reference for each operation whose report is `replaced`."""
+    names = {field.name for field in fields(kernels)}  # type: ignore[arg-type]
+    incorrect = [report.name for report in reports if report.replaced and report.name in names]
+    return replace(kernels, **{name: getattr(references, name) for name in incorrect})  # type: ignore[type-var]
 
 
-def _error(found: Tensor, expected: Tensor) -> tuple[Tensor, float]:
-    """Of the worst row, against the larger of its norm and that of a usual row; its tolerance.
+def _error(actual: Tensor, expected: Tensor) -> tuple[Tensor, float]:
+    """Error of the worst row relative to max(its norm, the RMS norm of all rows); its tolerance.
 
-    Of integers, the share that differ.
+    For integers, the fraction that differs.
     """
-    if found.dtype != expected.dtype or found.shape != expected.shape:
+    if actual.dtype != expected.dtype or actual.shape != expected.shape:
         return torch.tensor(inf, device=expected.device), 1.0
     if not expected.numel():
         return torch.zeros((), device=expected.device), 1.0
-    same = found == expected
+    equal = actual == expected
     if not expected.is_floating_point():
-        return (~same).float().mean(), _INTEGERS
+        return (~equal).float().mean(), _INTEGER_TOLERANCE
     rows = expected.float().reshape(len(expected), -1)
-    difference = (found.float() - expected.float()).reshape(rows.shape)
-    # Infinities may be equal, and their difference is no number.
-    difference = torch.where(same.reshape(rows.shape), 0.0, difference).nan_to_num(nan=inf)
+    difference = (actual.float() - expected.float()).reshape(rows.shape)
+    # The difference of two equal infinities is NaN.
+    difference = torch.where(equal.reshape(rows.shape), 0.0, difference).nan_to_num(nan=inf)
     norms = rows.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).norm(dim=1)
-    usual = norms.square().mean().sqrt().clamp(min=1e-6)
-    worst = (difference.norm(dim=1) / torch.maximum(norms, usual)).amax()
+    typical_norm = norms.square().mean().sqrt().clamp(min=1e-6)
+    worst = (difference.norm(dim=1) / torch.maximum(norms, typical_norm)).amax()
     return worst, _TOLERANCES[expected.dtype]
 
 
-def _copied(value: Any) -> Any:
-    """The same structure with tensors on their own memory."""
+def _clone(value: Any) -> Any:
+    """Copy nested tuples and dataclasses with every tensor cloned."""
     if isinstance(value, Tensor):
         return value.clone()
     if isinstance(value, tuple):
-        return tuple(_copied(each) for each in value)
+        return tuple(_clone(item) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
-        # By position, since frozen classes with slots have no other way in.
-        return type(value)(*(_copied(getattr(value, field.name)) for field in fields(value)))
+        # Positional arguments: the fields of a frozen dataclass cannot be assigned.
+        return type(value)(*(_clone(getattr(value, field.name)) for field in fields(value)))
     return value
 
 
@@ -139,60 +142,60 @@ def _result(_: tuple[Any, ...], result: Any) -> Sequence[Tensor]:
     return [result]
 
 
-def _states_too(arguments: tuple[Any, ...], result: Any) -> Sequence[Tensor]:
+def _result_and_states(arguments: tuple[Any, ...], result: Any) -> Sequence[Tensor]:
     return [result, arguments[0]]
 
 
-def _places_of_rows(arguments: tuple[Any, ...], result: Any) -> Sequence[Tensor]:
-    """Without the places of a token that has fewer frames than others: they mean nothing."""
+def _valid_steps(arguments: tuple[Any, ...], result: Any) -> Sequence[Tensor]:
+    """Only the time steps that a row covers: a last token may have fewer, the rest is undefined."""
     _, _, _, rows, group = arguments
     assert isinstance(rows, Rows)
     assert isinstance(group, Group)
-    places = FACTOR // 4
-    row = rows.row_of[group.first : group.first + group.tokens].repeat_interleave(places)
-    place = group.first * places + torch.arange(len(row), device=row.device)
-    known = row.clamp(min=0)
-    had = (rows.frames[known] + 3) // 4
-    valid = (row >= 0) & (place - places * rows.offsets[known] < had)
+    steps_per_token = FACTOR // 4
+    row = rows.row_of[group.first : group.first + group.tokens].repeat_interleave(steps_per_token)
+    step = group.first * steps_per_token + torch.arange(len(row), device=row.device)
+    row_index = row.clamp(min=0)
+    steps = (rows.frames[row_index] + 3) // 4
+    valid = (row >= 0) & (step - steps_per_token * rows.offsets[row_index] < steps)
     return [result[valid]]
 
 
 def _lstm_state(arguments: tuple[Any, ...], _: Any) -> Sequence[Tensor]:
-    *_, cell, advanced = arguments
-    return [cell, advanced]
+    *_, cell, next_hidden = arguments
+    return [cell, next_hidden]
 
 
-def _joined(arguments: tuple[Any, ...], _: Any) -> Sequence[Tensor]:
-    rows, *_, joined = arguments
-    return [joined[_active(rows)]]
+def _joint_output(arguments: tuple[Any, ...], _: Any) -> Sequence[Tensor]:
+    rows, *_, output = arguments
+    return [output[_active(rows)]]
 
 
 def _partials(arguments: tuple[Any, ...], _: Any) -> Sequence[Tensor]:
     rows, *_, partials = arguments
     active = _active(rows)
-    scores = (partials.maximum, partials.total, partials.best, partials.raw)
-    return [*(each[:-1, active] for each in scores), partials.indices[:, active]]
+    values = (partials.maximum, partials.exp_sum, partials.best_score, partials.best_logit)
+    return [*(value[:-1, active] for value in values), partials.best_index[:, active]]
 
 
 def _active(rows: SearchRows) -> Tensor:
     return rows.frames < rows.lengths
 
 
-def _step(arguments: tuple[Any, ...], _: Any) -> Sequence[Tensor]:
-    rows, _, _, record, running = arguments
-    lines = record[:-1]
-    moved = [getattr(rows, field.name) for field in fields(rows) if field.name != "tokens"]
-    # A token matters where it was emitted.
-    said = torch.where(rows.emitted != 0, rows.tokens, 0)
-    return [*moved, said, lines[:, :3], lines[:, 3].view(torch.float32), running]
+def _step_outputs(arguments: tuple[Any, ...], _: Any) -> Sequence[Tensor]:
+    rows, _, _, record, remaining = arguments
+    lines = record[:-1]  # the last line is the overflow slot
+    state = [getattr(rows, field.name) for field in fields(rows) if field.name != "tokens"]
+    # The token of a row that did not emit is undefined.
+    tokens = torch.where(rows.emitted != 0, rows.tokens, 0)
+    return [*state, tokens, lines[:, :3], lines[:, 3].view(torch.float32), remaining]
 
 
 _OUTPUTS: Mapping[str, Outputs] = {
-    "residual_norm": _states_too,
-    "subsampling_first": _places_of_rows,
+    "residual_norm": _result_and_states,
+    "subsampling_first": _valid_steps,
     "lstm": _lstm_state,
-    "joint_hidden": _joined,
+    "joint_hidden": _joint_output,
     "joint_scores": _partials,
-    "search_step": _step,
+    "search_step": _step_outputs,
 }
-"""What a call gave that has a meaning, from its arguments and its result."""
+"""Defined outputs of a call, from its arguments and its result."""

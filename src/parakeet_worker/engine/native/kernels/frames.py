@@ -1,6 +1,6 @@
-"""Packed samples to windowed frames, with pre-emphasis, ready for the Fourier transform.
+"""Packed samples to windowed frames with pre-emphasis, the input of the Fourier transform.
 
-Frames are centred on multiples of the hop, and what lies outside their row counts as zero, as in
+Frames are centred on multiples of the hop; samples outside the row count as zero, as in
 `features.Features`.
 """
 
@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from parakeet_worker.engine.native.kernels.launcher import launch as start
+from parakeet_worker.engine.native.kernels.launcher import launch_kernel
 from parakeet_worker.engine.native.kernels.tiles import Tile
 from parakeet_worker.engine.native.rows import FACTOR, Rows
 
@@ -26,14 +26,14 @@ def launch(
     preemphasis: float,
     tile: Tile,
 ) -> Tensor:
-    """Packed samples, (F,) window -> (count, F) float32, frames `first` to `first + count`.
+    """(S,) samples, (F,) window -> (count, F) float32, the frames from `first` on.
 
-    Frames are counted through all rows, 8 to a token; those that no row has, and those beyond the
-    last token, are zero. F is a power of two.
+    Frames are numbered across all rows, 8 per token; those that belong to no row, and those beyond
+    the last token, are zero. F is a power of two.
     """
     size = len(window)
-    framed = torch.empty(count, size, dtype=torch.float32, device=samples.device)
-    start(
+    output = torch.empty(count, size, dtype=torch.float32, device=samples.device)
+    launch_kernel(
         _frames,
         (triton.cdiv(count, tile.rows),),
         samples,
@@ -44,7 +44,7 @@ def launch(
         rows.samples,
         rows.row_of,
         window,
-        framed,
+        output,
         first,
         count,
         rows.tokens,
@@ -52,10 +52,10 @@ def launch(
         HOP=hop_samples,
         SIZE=size,
         FACTOR=FACTOR,
-        ROWS=tile.rows,
+        BLOCK_ROWS=tile.rows,
         num_warps=tile.warps,
     )
-    return framed
+    return output
 
 
 def reference(
@@ -69,36 +69,36 @@ def reference(
     preemphasis: float,
     tile: Tile | None = None,  # noqa: ARG001
 ) -> Tensor:
-    """As `launch`, in plain PyTorch, row by row."""
+    """Same as `launch`, in plain PyTorch, row by row."""
     size = len(window)
     total = max(rows.tokens * FACTOR, first + count)
-    framed = samples.new_zeros(total, size, dtype=torch.float32)
-    numbers = zip(
+    output = samples.new_zeros(total, size, dtype=torch.float32)
+    layout = zip(
         rows.offsets.tolist(), rows.frames.tolist(), rows.sample_offsets.tolist(),
         rows.samples.tolist(), rows.scales.tolist(), strict=False,
     )  # fmt: skip
-    for offset, frames, sample_offset, length, scale in numbers:
+    for offset, frames, sample_offset, length, scale in layout:
         if not frames:
             continue
         row = samples[sample_offset : sample_offset + length].float() * scale
         emphasised = torch.cat((row[:1], row[1:] - preemphasis * row[:-1]))
         padded = functional.pad(emphasised, (size // 2, size // 2))
-        at = offset * FACTOR
-        framed[at : at + frames] = padded.unfold(0, size, hop_samples)[:frames] * window
-    return framed[first : first + count].contiguous()
+        start = offset * FACTOR
+        output[start : start + frames] = padded.unfold(0, size, hop_samples)[:frames] * window
+    return output[first : first + count].contiguous()
 
 
 @triton.jit(do_not_specialize=["first", "count", "tokens"])
 def _frames(
-    SAMPLES,
-    SCALES,
-    OFFSETS,
-    FRAMES,
-    SAMPLE_OFFSETS,
-    LENGTHS,
-    ROW_OF,
-    WINDOW,
-    FRAMED,
+    samples_ptr,
+    scales_ptr,
+    offsets_ptr,
+    frames_ptr,
+    sample_offsets_ptr,
+    lengths_ptr,
+    row_of_ptr,
+    window_ptr,
+    output_ptr,
     first,
     count,
     tokens,
@@ -106,25 +106,25 @@ def _frames(
     HOP: tl.constexpr,
     SIZE: tl.constexpr,
     FACTOR: tl.constexpr,
-    ROWS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
 ):
-    place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    wanted = place < count
-    token = (first + place) // FACTOR
-    row = tl.load(ROW_OF + token, mask=wanted & (token < tokens), other=-1)
-    live = row >= 0
-    frame = first + place - FACTOR * tl.load(OFFSETS + row, mask=live, other=0)
-    live = live & (frame < tl.load(FRAMES + row, mask=live, other=0))
-    length = tl.load(LENGTHS + row, mask=live, other=0)
-    base = tl.load(SAMPLE_OFFSETS + row, mask=live, other=0)
-    scale = tl.load(SCALES + row, mask=live, other=0.0)
+    index = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    in_range = index < count
+    token = (first + index) // FACTOR
+    row = tl.load(row_of_ptr + token, mask=in_range & (token < tokens), other=-1)
+    valid = row >= 0
+    frame = first + index - FACTOR * tl.load(offsets_ptr + row, mask=valid, other=0)
+    valid = valid & (frame < tl.load(frames_ptr + row, mask=valid, other=0))
+    length = tl.load(lengths_ptr + row, mask=valid, other=0)
+    base = tl.load(sample_offsets_ptr + row, mask=valid, other=0)
+    scale = tl.load(scales_ptr + row, mask=valid, other=0.0)
     column = tl.arange(0, SIZE)
     sample = frame[:, None] * HOP + column[None, :] - SIZE // 2
-    inside = live[:, None] & (sample >= 0) & (sample < length[:, None])
-    source = SAMPLES + base[:, None] + sample
-    here = tl.load(source, mask=inside, other=0.0).to(tl.float32)
-    before = tl.load(source - 1, mask=inside & (sample > 0), other=0.0).to(tl.float32)
-    emphasised = here * scale[:, None] - preemphasis * (before * scale[:, None])
-    framed = emphasised * tl.load(WINDOW + column)[None, :]
-    target = FRAMED + place.to(tl.int64)[:, None] * SIZE + column[None, :]
-    tl.store(target, framed, mask=wanted[:, None])
+    mask = valid[:, None] & (sample >= 0) & (sample < length[:, None])
+    source_ptrs = samples_ptr + base[:, None] + sample
+    current = tl.load(source_ptrs, mask=mask, other=0.0).to(tl.float32)
+    previous = tl.load(source_ptrs - 1, mask=mask & (sample > 0), other=0.0).to(tl.float32)
+    emphasised = current * scale[:, None] - preemphasis * (previous * scale[:, None])
+    output = emphasised * tl.load(window_ptr + column)[None, :]
+    output_ptrs = output_ptr + index.to(tl.int64)[:, None] * SIZE + column[None, :]
+    tl.store(output_ptrs, output, mask=in_range[:, None])

@@ -1,4 +1,4 @@
-"""Which implementation of each of the encoder's kernels is in use."""
+"""Selected implementation of each of the encoder's kernels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -37,14 +37,14 @@ MODULES: dict[str, ModuleType] = {
     "depthwise": depthwise,
     "product": product,
 }
-"""Each operation's module, with its `launch` and its `reference`."""
+"""The module of each operation, which contains its `launch` and its `reference`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """The operations that the packed encoder is made of.
+    """Operations of the packed encoder.
 
-    Any of them may be replaced by the reference of its module: it computes the same, slower.
+    Any of them may be replaced by the reference of its module, which is slower.
     """
 
     frames: Operation
@@ -59,30 +59,30 @@ class Kernels:
     depthwise: Operation
     product: Operation
     reproducible: bool = False
-    """Whether a row has the same result beside any others: no library that chooses by shape."""
+    """Whether a row's result is independent of the batch: no library that selects by shape."""
 
     @classmethod
     def triton(cls, tiles: Tiles, *, reproducible: bool = False) -> "Kernels":
-        """The Triton kernels; products are cuBLAS's, unless they must be `reproducible`."""
-        launched = {name: _launched(name, tiles) for name in OPERATIONS}
+        """Triton kernels; products use cuBLAS unless they must be `reproducible`."""
+        operations = {name: _with_tile(name, tiles) for name in OPERATIONS}
         if not reproducible:
-            launched["product"] = product.library
-        return cls(**launched, reproducible=reproducible)
+            operations["product"] = product.library
+        return cls(**operations, reproducible=reproducible)
 
     @classmethod
     def reference(cls) -> "Kernels":
-        """Plain PyTorch for all of them."""
+        """Plain PyTorch for all operations."""
         return cls(**{name: MODULES[name].reference for name in OPERATIONS})
 
     @property
-    def blocks(self) -> bool:
-        """Whether a reference is among them: it asks the device for lengths, which no graph can."""
-        return any(getattr(self, name) is MODULES[name].reference for name in OPERATIONS)
+    def capturable(self) -> bool:
+        """Whether a CUDA graph can capture them: a reference synchronises to read row lengths."""
+        return not any(getattr(self, name) is MODULES[name].reference for name in OPERATIONS)
 
 
-def _launched(name: str, tiles: Tiles) -> Operation:
+def _with_tile(name: str, tiles: Tiles) -> Operation:
     return partial(MODULES[name].launch, tile=getattr(tiles, name))
 
 
 OPERATIONS = tuple(field.name for field in fields(Kernels) if field.name in MODULES)
-"""Names of the operations, in the order in which they are used."""
+"""Names of the operations in the order of their use."""

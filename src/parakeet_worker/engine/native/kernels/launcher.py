@@ -1,4 +1,4 @@
-"""Starts Triton kernels, or records what would be started, so that it can be compiled ahead."""
+"""Launches Triton kernels, or records launches for ahead-of-time compilation."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ ALIGNMENT_BYTES = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Launch:
-    """One launch of a kernel: what decides which machine code it needs."""
+    """One kernel launch: everything that selects the machine code."""
 
     kernel: Any
     """The function under `triton.jit`."""
@@ -25,11 +25,11 @@ class Launch:
 _record: ContextVar[Callable[[Launch], None] | None] = ContextVar("_record", default=None)
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-    """Start `kernel` on the current stream; an empty grid starts nothing.
+def launch_kernel(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+    """Launch `kernel` on the current stream; an empty grid is a no-op.
 
-    Pointers must be divisible by 16: kernels are compiled for that alone, ahead of time and at
-    the first launch, and a second variant would be one that no check has seen.
+    Pointers must be divisible by 16: kernels are compiled for that specialization only, ahead of
+    time and at the first launch. Any other alignment would be a variant that no check covers.
     """
     record = _record.get()
     if record is not None:
@@ -45,7 +45,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) 
 
 @contextmanager
 def recording(record: Callable[[Launch], None]) -> Iterator[None]:
-    """Within it, `launch` calls `record` and starts nothing: run the model on meta tensors."""
+    """Make `launch_kernel` call `record` instead of launching: run the model on meta tensors."""
     token = _record.set(record)
     try:
         yield

@@ -1,7 +1,7 @@
-"""One step of one LSTM layer for the rows that emitted a token; the others keep their state.
+"""One step of one LSTM layer for the rows that emitted a token; other rows keep their state.
 
-A program computes all four gates of `tile.columns` units, so that the new cell stays in
-registers. Where none of its rows emitted, it reads no weights.
+A program computes all four gates of `tile.columns` units, so that the new cell state stays in
+registers. If none of its rows emitted, it reads no weights.
 """
 
 from dataclasses import dataclass
@@ -11,20 +11,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parakeet_worker.engine.native.kernels.launcher import launch as start
+from parakeet_worker.engine.native.kernels.launcher import launch_kernel
 from parakeet_worker.engine.native.kernels.tiles import Tile
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """Weights of a layer of H units; columns are gates in the order input, forget, cell, output."""
+    """Weights of a layer of H units.
 
-    from_inputs: Tensor
-    """(H, 4 H) float16 or float32; of the first layer the (V + 1, 4 H) float32 products of every
-    token's embedding, with the bias added."""
+    Columns are in the order input gate, forget gate, candidate, output gate.
+    """
+
+    input_weight: Tensor
+    """(H, 4 H) float16 or float32; in the first layer a (V + 1, 4 H) float32 table of each token's
+    embedding times the weight, plus the bias."""
     bias: Tensor
-    """(4 H,) float32, the sum of both; of the first layer not read."""
-    from_hidden: Tensor
+    """(4 H,) float32, the sum of both biases; not read in the first layer."""
+    hidden_weight: Tensor
     """(H, 4 H) float16 or float32."""
 
 
@@ -34,34 +37,35 @@ def launch(
     emitted: Tensor,
     hidden: Tensor,
     cell: Tensor,
-    advanced: Tensor,
+    next_hidden: Tensor,
     *,
     tile: Tile,
 ) -> None:
-    """Write the next hidden state of every row to `advanced`, and its cell in place.
+    """Write the next hidden state of every row to `next_hidden`; update `cell` in place.
 
-    `inputs` are (R,) int32 tokens for the first layer, for others (R, H) float32 hidden states
-    of the layer before. `emitted` is (R,) int32; `hidden`, `cell`, `advanced` are (R, H) float32.
+    `inputs` are (R,) int32 tokens for the first layer, (R, H) float32 hidden states of the previous
+    layer for the others. `emitted` is (R,) int32; `hidden`, `cell` and `next_hidden` are (R, H)
+    float32.
     """
-    tile = tile.of_type(layer.from_hidden.dtype)
+    tile = tile.for_dtype(layer.hidden_weight.dtype)
     rows, width = hidden.shape
-    start(
+    launch_kernel(
         _lstm,
         (triton.cdiv(width, tile.columns), triton.cdiv(rows, tile.rows)),
         inputs,
         emitted,
         hidden,
         cell,
-        layer.from_inputs,
+        layer.input_weight,
         layer.bias,
-        layer.from_hidden,
-        advanced,
+        layer.hidden_weight,
+        next_hidden,
         rows,
         WIDTH=width,
-        FIRST=inputs.dtype == torch.int32,
-        ROWS=tile.rows,
-        COLUMNS=tile.columns,
-        DEPTH=tile.depth,
+        IS_FIRST=inputs.dtype == torch.int32,
+        BLOCK_ROWS=tile.rows,
+        BLOCK_COLUMNS=tile.columns,
+        BLOCK_DEPTH=tile.depth,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
@@ -73,118 +77,120 @@ def reference(
     emitted: Tensor,
     hidden: Tensor,
     cell: Tensor,
-    advanced: Tensor,
+    next_hidden: Tensor,
     *,
-    tile: Tile | None = None,  # noqa: ARG001  # it decides nothing here
+    tile: Tile | None = None,  # noqa: ARG001
 ) -> None:
-    """As `launch`, in plain PyTorch."""
-    gates = _product(hidden, layer.from_hidden)
+    """Same as `launch`, in plain PyTorch."""
+    gates = _product(hidden, layer.hidden_weight)
     if inputs.dtype == torch.int32:
-        gates += layer.from_inputs[inputs]
+        gates += layer.input_weight[inputs]
     else:
-        gates += _product(inputs, layer.from_inputs) + layer.bias
-    into, keep, fresh, out = gates.chunk(4, dim=1)
-    memory = keep.sigmoid() * cell + into.sigmoid() * fresh.tanh()
-    said = (emitted != 0).unsqueeze(1)
-    advanced.copy_(torch.where(said, out.sigmoid() * memory.tanh(), hidden))
-    cell.copy_(torch.where(said, memory, cell))
+        gates += _product(inputs, layer.input_weight) + layer.bias
+    input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=1)
+    next_cell = forget_gate.sigmoid() * cell + input_gate.sigmoid() * candidate.tanh()
+    mask = (emitted != 0).unsqueeze(1)
+    next_hidden.copy_(torch.where(mask, output_gate.sigmoid() * next_cell.tanh(), hidden))
+    cell.copy_(torch.where(mask, next_cell, cell))
 
 
 def _product(states: Tensor, weight: Tensor) -> Tensor:
-    """Both factors rounded to the type of the weight, the sum in float32."""
+    """Product with both factors rounded to the weight's dtype, summed in float32."""
     return states.to(weight.dtype).float() @ weight.float()
 
 
 @triton.jit(do_not_specialize=["rows"])
 def _lstm(
-    INPUTS,
-    EMITTED,
-    HIDDEN,
-    CELL,
-    FROM_INPUTS,
-    BIAS,
-    FROM_HIDDEN,
-    ADVANCED,
+    inputs_ptr,
+    emitted_ptr,
+    hidden_ptr,
+    cell_ptr,
+    input_weight_ptr,
+    bias_ptr,
+    hidden_weight_ptr,
+    next_hidden_ptr,
     rows,
     WIDTH: tl.constexpr,
-    FIRST: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr,
+    IS_FIRST: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    BLOCK_DEPTH: tl.constexpr,
 ):
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    unit = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    emitted = tl.load(EMITTED + row, mask=row < rows, other=0)
+    row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    unit = tl.program_id(0) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+    emitted = tl.load(emitted_ptr + row, mask=row < rows, other=0)
     any_emitted = tl.max(emitted, 0) != 0
-    valid_unit = unit < WIDTH
-    valid = (row < rows)[:, None] & valid_unit[None, :]
-    if FIRST:
-        token = tl.load(INPUTS + row, mask=emitted != 0, other=0).to(tl.int64)
-        table = FROM_INPUTS + token[:, None] * (4 * WIDTH) + unit[None, :]
-        said = valid & (emitted != 0)[:, None]
-        into = tl.load(table, mask=said, other=0.0)
-        keep = tl.load(table + WIDTH, mask=said, other=0.0)
-        fresh = tl.load(table + 2 * WIDTH, mask=said, other=0.0)
-        out = tl.load(table + 3 * WIDTH, mask=said, other=0.0)
+    in_width = unit < WIDTH
+    mask = (row < rows)[:, None] & in_width[None, :]
+    if IS_FIRST:
+        token = tl.load(inputs_ptr + row, mask=emitted != 0, other=0).to(tl.int64)
+        table_ptrs = input_weight_ptr + token[:, None] * (4 * WIDTH) + unit[None, :]
+        emitted_mask = mask & (emitted != 0)[:, None]
+        input_gate = tl.load(table_ptrs, mask=emitted_mask, other=0.0)
+        forget_gate = tl.load(table_ptrs + WIDTH, mask=emitted_mask, other=0.0)
+        candidate = tl.load(table_ptrs + 2 * WIDTH, mask=emitted_mask, other=0.0)
+        output_gate = tl.load(table_ptrs + 3 * WIDTH, mask=emitted_mask, other=0.0)
     else:
-        zero = tl.zeros((ROWS, COLUMNS), tl.float32)
-        bias = BIAS + unit
-        into = zero + tl.load(bias, mask=valid_unit, other=0.0)[None, :]
-        keep = zero + tl.load(bias + WIDTH, mask=valid_unit, other=0.0)[None, :]
-        fresh = zero + tl.load(bias + 2 * WIDTH, mask=valid_unit, other=0.0)[None, :]
-        out = zero + tl.load(bias + 3 * WIDTH, mask=valid_unit, other=0.0)[None, :]
-        into, keep, fresh, out = _gates(
-            INPUTS, FROM_INPUTS, row, unit, rows, any_emitted, into, keep, fresh, out, WIDTH, DEPTH
-        )
-    into, keep, fresh, out = _gates(
-        HIDDEN, FROM_HIDDEN, row, unit, rows, any_emitted, into, keep, fresh, out, WIDTH, DEPTH
-    )
-    place = row[:, None] * WIDTH + unit[None, :]
-    hidden = tl.load(HIDDEN + place, mask=valid, other=0.0)
-    cell = tl.load(CELL + place, mask=valid, other=0.0)
-    memory = tl.sigmoid(keep) * cell + tl.sigmoid(into) * _tanh(fresh)
-    advanced = tl.sigmoid(out) * _tanh(memory)
-    said = (emitted != 0)[:, None]
-    tl.store(ADVANCED + place, tl.where(said, advanced, hidden), mask=valid)
-    tl.store(CELL + place, tl.where(said, memory, cell), mask=valid)
+        zero = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
+        bias_ptrs = bias_ptr + unit
+        input_gate = zero + tl.load(bias_ptrs, mask=in_width, other=0.0)[None, :]
+        forget_gate = zero + tl.load(bias_ptrs + WIDTH, mask=in_width, other=0.0)[None, :]
+        candidate = zero + tl.load(bias_ptrs + 2 * WIDTH, mask=in_width, other=0.0)[None, :]
+        output_gate = zero + tl.load(bias_ptrs + 3 * WIDTH, mask=in_width, other=0.0)[None, :]
+        input_gate, forget_gate, candidate, output_gate = _add_product(
+            inputs_ptr, input_weight_ptr, row, unit, rows, any_emitted,
+            input_gate, forget_gate, candidate, output_gate, WIDTH, BLOCK_DEPTH,
+        )  # fmt: skip
+    input_gate, forget_gate, candidate, output_gate = _add_product(
+        hidden_ptr, hidden_weight_ptr, row, unit, rows, any_emitted,
+        input_gate, forget_gate, candidate, output_gate, WIDTH, BLOCK_DEPTH,
+    )  # fmt: skip
+    offset = row[:, None] * WIDTH + unit[None, :]
+    hidden = tl.load(hidden_ptr + offset, mask=mask, other=0.0)
+    cell = tl.load(cell_ptr + offset, mask=mask, other=0.0)
+    next_cell = tl.sigmoid(forget_gate) * cell + tl.sigmoid(input_gate) * _tanh(candidate)
+    next_hidden = tl.sigmoid(output_gate) * _tanh(next_cell)
+    did_emit = (emitted != 0)[:, None]
+    tl.store(next_hidden_ptr + offset, tl.where(did_emit, next_hidden, hidden), mask=mask)
+    tl.store(cell_ptr + offset, tl.where(did_emit, next_cell, cell), mask=mask)
 
 
 @triton.jit
-def _gates(
-    STATES,
-    WEIGHT,
+def _add_product(
+    states_ptr,
+    weight_ptr,
     row,
     unit,
     rows,
     any_emitted,
-    into,
-    keep,
-    fresh,
-    out,
+    input_gate,
+    forget_gate,
+    candidate,
+    output_gate,
     WIDTH: tl.constexpr,
-    DEPTH: tl.constexpr,
+    BLOCK_DEPTH: tl.constexpr,
 ):
-    """Add the product of the states to all four gates."""
-    inner = tl.arange(0, DEPTH)
+    """Add the product of states and weight to all four gates."""
+    k_range = tl.arange(0, BLOCK_DEPTH)
     if any_emitted:
-        for first in range(0, WIDTH, DEPTH):
-            k = first + inner
+        for first in range(0, WIDTH, BLOCK_DEPTH):
+            k = first + k_range
             states = tl.load(
-                STATES + row[:, None] * WIDTH + k[None, :],
+                states_ptr + row[:, None] * WIDTH + k[None, :],
                 mask=(row < rows)[:, None] & (k < WIDTH)[None, :],
                 other=0.0,
-            ).to(WEIGHT.dtype.element_ty)
-            weight = WEIGHT + k[:, None] * (4 * WIDTH) + unit[None, :]
-            valid = (k < WIDTH)[:, None] & (unit < WIDTH)[None, :]
-            w = tl.load(weight, mask=valid, other=0.0)
-            into = tl.dot(states, w, into, input_precision="ieee")
-            w = tl.load(weight + WIDTH, mask=valid, other=0.0)
-            keep = tl.dot(states, w, keep, input_precision="ieee")
-            w = tl.load(weight + 2 * WIDTH, mask=valid, other=0.0)
-            fresh = tl.dot(states, w, fresh, input_precision="ieee")
-            w = tl.load(weight + 3 * WIDTH, mask=valid, other=0.0)
-            out = tl.dot(states, w, out, input_precision="ieee")
-    return into, keep, fresh, out
+            ).to(weight_ptr.dtype.element_ty)
+            weight_ptrs = weight_ptr + k[:, None] * (4 * WIDTH) + unit[None, :]
+            mask = (k < WIDTH)[:, None] & (unit < WIDTH)[None, :]
+            w = tl.load(weight_ptrs, mask=mask, other=0.0)
+            input_gate = tl.dot(states, w, input_gate, input_precision="ieee")
+            w = tl.load(weight_ptrs + WIDTH, mask=mask, other=0.0)
+            forget_gate = tl.dot(states, w, forget_gate, input_precision="ieee")
+            w = tl.load(weight_ptrs + 2 * WIDTH, mask=mask, other=0.0)
+            candidate = tl.dot(states, w, candidate, input_precision="ieee")
+            w = tl.load(weight_ptrs + 3 * WIDTH, mask=mask, other=0.0)
+            output_gate = tl.dot(states, w, output_gate, input_precision="ieee")
+    return input_gate, forget_gate, candidate, output_gate
 
 
 @triton.jit

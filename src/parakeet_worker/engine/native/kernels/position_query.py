@@ -1,64 +1,63 @@
-"""Queries with the bias of positions, laid out by head for one product over all rows."""
+"""Queries plus the position bias, laid out by head for one product over all rows."""
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from parakeet_worker.engine.native.kernels.launcher import launch as start
+from parakeet_worker.engine.native.kernels.launcher import launch_kernel
 from parakeet_worker.engine.native.kernels.tiles import Tile
 
 
-def launch(projected: Tensor, bias: Tensor, heads: int, *, tile: Tile) -> Tensor:
+def launch(qkv: Tensor, bias: Tensor, heads: int, *, tile: Tile) -> Tensor:
     """(N, 3 C) queries, keys and values, (C,) bias -> (heads, N, C / heads)."""
-    tokens, width = projected.shape[0], projected.shape[1] // 3
-    queries = projected.new_empty(heads, tokens, width // heads)
-    start(
+    tokens, width = qkv.shape[0], qkv.shape[1] // 3
+    output = qkv.new_empty(heads, tokens, width // heads)
+    launch_kernel(
         _position_query,
         (triton.cdiv(tokens, tile.rows),),
-        projected,
+        qkv,
         bias,
-        queries,
+        output,
         tokens,
         WIDTH=width,
         HEAD_WIDTH=width // heads,
-        BLOCK=triton.next_power_of_2(width),
-        ROWS=tile.rows,
+        BLOCK_WIDTH=triton.next_power_of_2(width),
+        BLOCK_ROWS=tile.rows,
         num_warps=tile.warps,
     )
-    return queries
+    return output
 
 
 def reference(
-    projected: Tensor,
+    qkv: Tensor,
     bias: Tensor,
     heads: int,
     *,
     tile: Tile | None = None,  # noqa: ARG001
 ) -> Tensor:
-    """As `launch`, in plain PyTorch."""
-    tokens, width = projected.shape[0], projected.shape[1] // 3
-    biased = (projected[:, :width].float() + bias.float()).to(projected.dtype)
+    """Same as `launch`, in plain PyTorch."""
+    tokens, width = qkv.shape[0], qkv.shape[1] // 3
+    biased = (qkv[:, :width].float() + bias.float()).to(qkv.dtype)
     return biased.view(tokens, heads, width // heads).transpose(0, 1).contiguous()
 
 
 @triton.jit(do_not_specialize=["tokens"])
 def _position_query(
-    PROJECTED,
-    BIAS,
-    QUERIES,
+    qkv_ptr,
+    bias_ptr,
+    output_ptr,
     tokens,
     WIDTH: tl.constexpr,
     HEAD_WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
+    BLOCK_WIDTH: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
 ):
-    token = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    valid = (token < tokens)[:, None] & (column < WIDTH)[None, :]
-    query = tl.load(
-        PROJECTED + token[:, None] * 3 * WIDTH + column[None, :], mask=valid, other=0.0
-    ).to(tl.float32)
-    query += tl.load(BIAS + column, mask=column < WIDTH, other=0.0).to(tl.float32)[None, :]
-    head, place = column // HEAD_WIDTH, column % HEAD_WIDTH
-    target = (head[None, :] * tokens.to(tl.int64) + token[:, None]) * HEAD_WIDTH + place[None, :]
-    tl.store(QUERIES + target, query.to(QUERIES.dtype.element_ty), mask=valid)
+    token = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
+    column = tl.arange(0, BLOCK_WIDTH)
+    mask = (token < tokens)[:, None] & (column < WIDTH)[None, :]
+    query = tl.load(qkv_ptr + token[:, None] * 3 * WIDTH + column[None, :], mask=mask, other=0.0)
+    query = query.to(tl.float32)
+    query += tl.load(bias_ptr + column, mask=column < WIDTH, other=0.0).to(tl.float32)[None, :]
+    head, dim = column // HEAD_WIDTH, column % HEAD_WIDTH
+    offset = (head[None, :] * tokens.to(tl.int64) + token[:, None]) * HEAD_WIDTH + dim[None, :]
+    tl.store(output_ptr + offset, query.to(output_ptr.dtype.element_ty), mask=mask)

@@ -1,53 +1,53 @@
-"""The power of a spectrum, with columns of zeros up to a multiple of eight for the product."""
+"""Power spectrum, with zero columns up to a multiple of eight for the following product."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from parakeet_worker.engine.native.kernels.launcher import launch as start
+from parakeet_worker.engine.native.kernels.launcher import launch_kernel
 from parakeet_worker.engine.native.kernels.tiles import Tile
 
 
 def launch(spectrum: Tensor, columns: int, *, tile: Tile) -> Tensor:
-    """(P, bins, 2) float32 real and imaginary parts -> (P, columns); columns >= bins."""
+    """(P, bins, 2) float32 real and imaginary parts -> (P, columns) float32; columns >= bins."""
     count, bins = spectrum.shape[:2]
-    result = torch.empty(count, columns, dtype=torch.float32, device=spectrum.device)
-    start(
+    output = torch.empty(count, columns, dtype=torch.float32, device=spectrum.device)
+    launch_kernel(
         _power,
         (triton.cdiv(count * columns, tile.rows),),
         spectrum,
-        result,
+        output,
         count * columns,
         BINS=bins,
         COLUMNS=columns,
         BLOCK=tile.rows,
         num_warps=tile.warps,
     )
-    return result
+    return output
 
 
 def reference(spectrum: Tensor, columns: int, *, tile: Tile | None = None) -> Tensor:  # noqa: ARG001
-    """As `launch`, in plain PyTorch."""
+    """Same as `launch`, in plain PyTorch."""
     count, bins = spectrum.shape[:2]
-    result = spectrum.new_zeros(count, columns)
-    result[:, :bins] = spectrum.square().sum(2)
-    return result
+    output = spectrum.new_zeros(count, columns)
+    output[:, :bins] = spectrum.square().sum(2)
+    return output
 
 
 @triton.jit(do_not_specialize=["total"])
 def _power(
-    SPECTRUM,
-    POWER,
+    spectrum_ptr,
+    output_ptr,
     total,
     BINS: tl.constexpr,
     COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    column = place % COLUMNS
-    source = SPECTRUM + (place // COLUMNS * BINS + column) * 2
-    valid = (place < total) & (column < BINS)
-    real = tl.load(source, mask=valid, other=0.0)
-    imaginary = tl.load(source + 1, mask=valid, other=0.0)
-    tl.store(POWER + place, real * real + imaginary * imaginary, mask=place < total)
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    column = index % COLUMNS
+    source_ptrs = spectrum_ptr + (index // COLUMNS * BINS + column) * 2
+    mask = (index < total) & (column < BINS)
+    real = tl.load(source_ptrs, mask=mask, other=0.0)
+    imaginary = tl.load(source_ptrs + 1, mask=mask, other=0.0)
+    tl.store(output_ptr + index, real * real + imaginary * imaginary, mask=index < total)

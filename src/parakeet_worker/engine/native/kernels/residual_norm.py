@@ -1,6 +1,6 @@
-"""A residual sum and the layer norm of it, or the two layer norms where one layer meets the next.
+"""Residual sum with the layer norm of it, or with two layer norms where one layer meets the next.
 
-Bound by memory: each row is read once and stays in registers.
+The kernel is memory-bound: each row is read once and stays in registers.
 """
 
 import torch
@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from parakeet_worker.engine.native.kernels.launcher import launch as start
+from parakeet_worker.engine.native.kernels.launcher import launch_kernel
 from parakeet_worker.engine.native.kernels.tiles import Tile
 
 _EPSILON = 1e-5
@@ -22,93 +22,93 @@ def launch(
     states: Tensor,
     update: Tensor | None,
     norm: Affine,
-    then: Affine | None = None,
+    next_norm: Affine | None = None,
     *,
     tile: Tile,
 ) -> Tensor:
-    """(N, C) states and update of one type -> (N, C), the norm of their sum.
+    """(N, C) states and update of one dtype -> (N, C), the norm of their sum.
 
-    `states` become the sum, in place. With `then`, they become the norm of the sum, and the
+    `states` become the sum, in place. With `next_norm` they become the norm of the sum, and the
     result is the second norm of that.
     """
     rows, width = states.shape
-    normed = torch.empty_like(states)
-    first, second = norm, then or norm
-    start(
+    output = torch.empty_like(states)
+    first, second = norm, next_norm or norm
+    launch_kernel(
         _residual_norm,
         (rows,),
         states,
         states if update is None else update,
         *first,
         *second,
-        normed,
+        output,
         WIDTH=width,
-        BLOCK=triton.next_power_of_2(width),
-        ADD=update is not None,
-        TWICE=then is not None,
+        BLOCK_WIDTH=triton.next_power_of_2(width),
+        HAS_UPDATE=update is not None,
+        HAS_NEXT=next_norm is not None,
         EPSILON=_EPSILON,
         num_warps=tile.warps,
     )
-    return normed
+    return output
 
 
 def reference(
     states: Tensor,
     update: Tensor | None,
     norm: Affine,
-    then: Affine | None = None,
+    next_norm: Affine | None = None,
     *,
-    tile: Tile | None = None,  # noqa: ARG001  # it decides nothing here
+    tile: Tile | None = None,  # noqa: ARG001
 ) -> Tensor:
-    """As `launch`, in plain PyTorch."""
+    """Same as `launch`, in plain PyTorch."""
     total = states if update is None else (states.float() + update.float()).to(states.dtype)
     normed = functional.layer_norm(total, total.shape[1:], *norm, eps=_EPSILON)
-    if then is None:
+    if next_norm is None:
         states.copy_(total)
         return normed
     states.copy_(normed)
-    return functional.layer_norm(normed, normed.shape[1:], *then, eps=_EPSILON)
+    return functional.layer_norm(normed, normed.shape[1:], *next_norm, eps=_EPSILON)
 
 
 @triton.jit
 def _residual_norm(
-    STATES,
-    UPDATE,
-    WEIGHT,
-    BIAS,
-    SECOND_WEIGHT,
-    SECOND_BIAS,
-    NORMED,
+    states_ptr,
+    update_ptr,
+    weight_ptr,
+    bias_ptr,
+    next_weight_ptr,
+    next_bias_ptr,
+    output_ptr,
     WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ADD: tl.constexpr,
-    TWICE: tl.constexpr,
+    BLOCK_WIDTH: tl.constexpr,
+    HAS_UPDATE: tl.constexpr,
+    HAS_NEXT: tl.constexpr,
     EPSILON: tl.constexpr,
 ):
-    start_of_row = tl.program_id(0).to(tl.int64) * WIDTH
-    column = tl.arange(0, BLOCK)
-    valid = column < WIDTH
-    place = start_of_row + column
-    kind = STATES.dtype.element_ty
-    x = tl.load(STATES + place, mask=valid, other=0.0).to(tl.float32)
-    if ADD:
-        x += tl.load(UPDATE + place, mask=valid, other=0.0).to(tl.float32)
-        # What follows sees what is stored.
-        x = x.to(kind).to(tl.float32)
-    normed = _normed(x, WEIGHT, BIAS, column, valid, WIDTH, EPSILON)
-    if TWICE:
-        x = normed.to(kind).to(tl.float32)
-        normed = _normed(x, SECOND_WEIGHT, SECOND_BIAS, column, valid, WIDTH, EPSILON)
-    if ADD or TWICE:
-        tl.store(STATES + place, x.to(kind), mask=valid)
-    tl.store(NORMED + place, normed.to(kind), mask=valid)
+    row_offset = tl.program_id(0).to(tl.int64) * WIDTH
+    column = tl.arange(0, BLOCK_WIDTH)
+    mask = column < WIDTH
+    offset = row_offset + column
+    dtype = states_ptr.dtype.element_ty
+    x = tl.load(states_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+    if HAS_UPDATE:
+        x += tl.load(update_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+        # The norm must see the rounded values that are stored.
+        x = x.to(dtype).to(tl.float32)
+    normed = _layer_norm(x, weight_ptr, bias_ptr, column, mask, WIDTH, EPSILON)
+    if HAS_NEXT:
+        x = normed.to(dtype).to(tl.float32)
+        normed = _layer_norm(x, next_weight_ptr, next_bias_ptr, column, mask, WIDTH, EPSILON)
+    if HAS_UPDATE or HAS_NEXT:
+        tl.store(states_ptr + offset, x.to(dtype), mask=mask)
+    tl.store(output_ptr + offset, normed.to(dtype), mask=mask)
 
 
 @triton.jit
-def _normed(x, WEIGHT, BIAS, column, valid, WIDTH: tl.constexpr, EPSILON: tl.constexpr):
+def _layer_norm(x, weight_ptr, bias_ptr, column, mask, WIDTH: tl.constexpr, EPSILON: tl.constexpr):
     mean = tl.sum(x, 0) / WIDTH
-    centred = tl.where(valid, x - mean, 0.0)
+    centred = tl.where(mask, x - mean, 0.0)
     variance = tl.sum(centred * centred, 0) / WIDTH
-    weight = tl.load(WEIGHT + column, mask=valid, other=0.0).to(tl.float32)
-    bias = tl.load(BIAS + column, mask=valid, other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + column, mask=mask, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + column, mask=mask, other=0.0).to(tl.float32)
     return centred * tl.rsqrt(variance + EPSILON) * weight + bias

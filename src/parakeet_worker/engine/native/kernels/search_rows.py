@@ -1,40 +1,40 @@
-"""Where every row of a search stands: what the kernels of one step pass to each other."""
+"""State of every row of a search, which the kernels of one step pass to each other."""
 
 from dataclasses import dataclass, fields
 
 from torch import Tensor
 
 FAILED = -1
-"""The count of a row whose scores are not finite: it is not decoded any further."""
+"""Count of a row with non-finite scores: its decoding has stopped."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SearchRows:
-    """R rows, each a chunk whose frames lie packed in one buffer; all tensors are (R,) int32."""
+    """R rows, each a chunk whose frames are packed in one buffer; all tensors are (R,) int32."""
 
     offsets: Tensor
     """First frame of the row in the buffer."""
     lengths: Tensor
-    """Frames of the row, which is also how many tokens it has room for."""
+    """Frames of the row, which is also its capacity in tokens."""
     slots: Tensor
-    """The row's line in the table of additive scores."""
+    """The row's slot in the table of logit biases."""
     frames: Tensor
-    """The frame that is scored next; from `lengths` on the row has ended."""
+    """Frame to be scored next; the row is finished at `lengths`."""
     counts: Tensor
-    """Tokens emitted, also those beyond the room; or `FAILED`."""
+    """Tokens emitted, including those beyond the capacity; or `FAILED`."""
     repeats: Tensor
-    """Tokens emitted at this frame without moving."""
+    """Tokens emitted at the current frame without advancing."""
     tokens: Tensor
-    """The token of the last step."""
+    """Token of the last step."""
     emitted: Tensor
-    """1 where the last step emitted it, 0 where the predictor keeps its state."""
+    """1 if the last step emitted the token, 0 if the prediction network keeps its state."""
 
     @classmethod
-    def of(cls, whole: Tensor, rows: int) -> "SearchRows":
-        """Views of the first `rows` columns of an int32 tensor with one line for each field."""
-        return cls(*(line[:rows] for line in whole))
+    def of(cls, table: Tensor, rows: int) -> "SearchRows":
+        """Views of the first `rows` columns of an int32 tensor with one row for each field."""
+        return cls(*(values[:rows] for values in table))
 
     @classmethod
-    def lines(cls) -> int:
-        """Lines that `of` needs."""
+    def field_count(cls) -> int:
+        """Rows of the tensor that `of` requires."""
         return len(fields(cls))

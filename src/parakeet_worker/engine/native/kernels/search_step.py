@@ -1,4 +1,4 @@
-"""The decision of one step of the greedy TDT search: what every row emits, and where it moves."""
+"""Decision of one step of the greedy TDT search: what every row emits, and how far it advances."""
 
 import torch
 import triton
@@ -7,12 +7,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from parakeet_worker.engine.native.kernels.joint_scores import Partials
-from parakeet_worker.engine.native.kernels.launcher import launch as start
+from parakeet_worker.engine.native.kernels.launcher import launch_kernel
 from parakeet_worker.engine.native.kernels.search_rows import FAILED, SearchRows
 from parakeet_worker.engine.native.kernels.tiles import Tile
 
-COLUMNS = 4
-"""Of a record: token, frame, duration, and the bits of the float32 log-probability."""
+RECORD_COLUMNS = 4
+"""Token, frame, duration, and the bits of the float32 log-probability."""
 
 
 def launch(
@@ -20,7 +20,7 @@ def launch(
     partials: Partials,
     durations: Tensor,
     record: Tensor,
-    left: Tensor,
+    remaining: Tensor,
     *,
     blank: int,
     max_symbols: int,
@@ -28,13 +28,13 @@ def launch(
 ) -> None:
     """Advance all rows in place, as `decoder.GreedyDecoder` defines it.
 
-    `durations` is (D,) int32. What a row emits is written to (N + 1, 4) int32 `record`, from the
-    row's first frame on, as far as it has room; the last line is a place for what is dropped.
-    `left` is (ceil(R / tile.rows),) int32: the most frames that a row of each tile has left.
+    `durations` is (D,) int32. Emissions are written to the (N + 1, 4) int32 `record`, from the
+    row's first frame on, up to its capacity; the last line is the overflow slot. `remaining` is
+    (ceil(R / tile.rows),) int32: the maximum of the remaining frames over each tile of rows.
     """
     (count,) = rows.frames.shape
-    blocks = len(partials.best) - 1
-    start(
+    blocks = len(partials.best_score) - 1
+    launch_kernel(
         _search_step,
         (triton.cdiv(count, tile.rows),),
         rows.offsets,
@@ -45,21 +45,21 @@ def launch(
         rows.tokens,
         rows.emitted,
         partials.maximum,
-        partials.total,
-        partials.best,
-        partials.raw,
-        partials.indices,
+        partials.exp_sum,
+        partials.best_score,
+        partials.best_logit,
+        partials.best_index,
         durations,
         record,
-        left,
+        remaining,
         count,
         BLOCKS=blocks,
-        PADDED=triton.next_power_of_2(blocks),
+        PADDED_BLOCKS=triton.next_power_of_2(blocks),
         DURATIONS=len(durations),
         BLANK=blank,
         MAX_SYMBOLS=max_symbols,
         FAILED_COUNT=FAILED,
-        ROWS=tile.rows,
+        BLOCK_ROWS=tile.rows,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
@@ -70,129 +70,132 @@ def reference(
     partials: Partials,
     durations: Tensor,
     record: Tensor,
-    left: Tensor,
+    remaining: Tensor,
     *,
     blank: int,
     max_symbols: int,
     tile: Tile,
 ) -> None:
-    """As `launch`, in plain PyTorch."""
-    maximum, total, best, raw, indices = (
+    """Same as `launch`, in plain PyTorch."""
+    maximum, exp_sum, best_score, best_logit, best_index = (
         part[:-1]
         for part in (
             partials.maximum,
-            partials.total,
-            partials.best,
-            partials.raw,
-            partials.indices,
+            partials.exp_sum,
+            partials.best_score,
+            partials.best_logit,
+            partials.best_index,
         )
     )
-    top = maximum.amax(dim=0)
-    mass = (total * (maximum - top).exp()).sum(dim=0)
-    at = best.argmax(dim=0, keepdim=True)
-    token, score = indices.gather(0, at).squeeze(0), raw.gather(0, at).squeeze(0)
-    duration = durations[partials.indices[-1].clamp(max=len(durations) - 1)]
-    finite = mass.isfinite()
+    row_max = maximum.amax(dim=0)
+    row_sum = (exp_sum * (maximum - row_max).exp()).sum(dim=0)
+    block = best_score.argmax(dim=0, keepdim=True)
+    token, logit = best_index.gather(0, block).squeeze(0), best_logit.gather(0, block).squeeze(0)
+    duration = durations[partials.best_index[-1].clamp(max=len(durations) - 1)]
+    finite = row_sum.isfinite()
     active = rows.frames < rows.lengths
     emitted = active & finite & (token != blank)
-    written = emitted & (rows.counts < rows.lengths)
-    place = torch.where(written, rows.offsets + rows.counts, len(record) - 1)
-    bits = (score - top - mass.log()).view(torch.int32)
-    record[place] = torch.stack((token, rows.frames, duration, bits), dim=1)
-    _move(rows, active & finite, emitted, duration, max_symbols)
+    recorded = emitted & (rows.counts < rows.lengths)
+    overflow_slot = len(record) - 1
+    index = torch.where(recorded, rows.offsets + rows.counts, overflow_slot)
+    logprob_bits = (logit - row_max - row_sum.log()).view(torch.int32)
+    record[index] = torch.stack((token, rows.frames, duration, logprob_bits), dim=1)
+    _advance(rows, active & finite, emitted, duration, max_symbols)
     failed = active & ~finite
     rows.counts.copy_(torch.where(failed, FAILED, rows.counts + emitted))
     rows.frames.copy_(torch.where(failed, rows.lengths, rows.frames))
     rows.tokens.copy_(token)
     rows.emitted.copy_(emitted)
-    ahead = (rows.lengths - rows.frames).clamp(min=0)
-    padded = functional.pad(ahead, (0, -len(ahead) % tile.rows))
-    left.copy_(padded.view(-1, tile.rows).amax(dim=1))
+    frames_left = (rows.lengths - rows.frames).clamp(min=0)
+    padded = functional.pad(frames_left, (0, -len(frames_left) % tile.rows))
+    remaining.copy_(padded.view(-1, tile.rows).amax(dim=1))
 
 
-def _move(
+def _advance(
     rows: SearchRows, active: Tensor, emitted: Tensor, duration: Tensor, max_symbols: int
 ) -> None:
-    moved = torch.where(emitted, duration, duration.clamp(min=1))
-    repeats = torch.where(emitted & (moved == 0), rows.repeats + 1, 0)
-    stuck = repeats >= max_symbols
-    rows.repeats.copy_(repeats.masked_fill(stuck, 0))
-    rows.frames.copy_(torch.where(active, rows.frames + moved + stuck, rows.frames))
+    advance = torch.where(emitted, duration, duration.clamp(min=1))
+    repeats = torch.where(emitted & (advance == 0), rows.repeats + 1, 0)
+    at_limit = repeats >= max_symbols
+    rows.repeats.copy_(repeats.masked_fill(at_limit, 0))
+    rows.frames.copy_(torch.where(active, rows.frames + advance + at_limit, rows.frames))
 
 
 @triton.jit(do_not_specialize=["rows"])
 def _search_step(
-    OFFSETS,
-    LENGTHS,
-    FRAMES,
-    COUNTS,
-    REPEATS,
-    TOKENS,
-    EMITTED,
-    MAXIMUM,
-    TOTAL,
-    BEST,
-    RAW,
-    INDICES,
-    DURATION_OF,
-    RECORD,
-    LEFT,
+    offsets_ptr,
+    lengths_ptr,
+    frames_ptr,
+    counts_ptr,
+    repeats_ptr,
+    tokens_ptr,
+    emitted_ptr,
+    maximum_ptr,
+    exp_sum_ptr,
+    best_score_ptr,
+    best_logit_ptr,
+    best_index_ptr,
+    durations_ptr,
+    record_ptr,
+    remaining_ptr,
     rows,
     BLOCKS: tl.constexpr,
-    PADDED: tl.constexpr,
+    PADDED_BLOCKS: tl.constexpr,
     DURATIONS: tl.constexpr,
     BLANK: tl.constexpr,
     MAX_SYMBOLS: tl.constexpr,
     FAILED_COUNT: tl.constexpr,
-    ROWS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
 ):
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     in_rows = row < rows
-    block = tl.arange(0, PADDED)
-    place = block[:, None] * rows + row[None, :]
-    valid = (block < BLOCKS)[:, None] & in_rows[None, :]
-    # Of blocks that do not exist. It is finite: their weight is exp(least - top), which is zero.
-    least = -3.0e38
-    maximum = tl.load(MAXIMUM + place, mask=valid, other=least)
-    total = tl.load(TOTAL + place, mask=valid, other=0.0)
-    best = tl.load(BEST + place, mask=valid, other=least)
-    _, at = tl.max(best, 0, return_indices=True)
-    chosen = block[:, None] == at[None, :]
-    raw = tl.sum(tl.where(chosen, tl.load(RAW + place, mask=valid, other=0.0), 0.0), 0)
-    token = tl.sum(tl.where(chosen, tl.load(INDICES + place, mask=valid, other=0), 0), 0)
-    top = tl.max(maximum, 0)
-    mass = tl.sum(tl.where(valid, total * tl.exp(maximum - top[None, :]), 0.0), 0)
-    # An index of scores that are no numbers may lie outside.
-    index = tl.load(INDICES + BLOCKS * rows + row, mask=in_rows, other=0)
-    duration = tl.load(DURATION_OF + tl.minimum(index, DURATIONS - 1))
+    block = tl.arange(0, PADDED_BLOCKS)
+    offset = block[:, None] * rows + row[None, :]
+    mask = (block < BLOCKS)[:, None] & in_rows[None, :]
+    # Padding blocks have a finite minimum: their weight exp(minimum - row_max) is zero.
+    minimum = -3.0e38
+    maximum = tl.load(maximum_ptr + offset, mask=mask, other=minimum)
+    exp_sum = tl.load(exp_sum_ptr + offset, mask=mask, other=0.0)
+    best_score = tl.load(best_score_ptr + offset, mask=mask, other=minimum)
+    _, best_block = tl.max(best_score, 0, return_indices=True)
+    is_best = block[:, None] == best_block[None, :]
+    best_logit = tl.load(best_logit_ptr + offset, mask=mask, other=0.0)
+    logit = tl.sum(tl.where(is_best, best_logit, 0.0), 0)
+    best_index = tl.load(best_index_ptr + offset, mask=mask, other=0)
+    token = tl.sum(tl.where(is_best, best_index, 0), 0)
+    row_max = tl.max(maximum, 0)
+    row_sum = tl.sum(tl.where(mask, exp_sum * tl.exp(maximum - row_max[None, :]), 0.0), 0)
+    # The index of NaN scores may be out of range.
+    index = tl.load(best_index_ptr + BLOCKS * rows + row, mask=in_rows, other=0)
+    duration = tl.load(durations_ptr + tl.minimum(index, DURATIONS - 1))
 
-    frame = tl.load(FRAMES + row, mask=in_rows, other=0)
-    length = tl.load(LENGTHS + row, mask=in_rows, other=0)
-    count = tl.load(COUNTS + row, mask=in_rows, other=0)
+    frame = tl.load(frames_ptr + row, mask=in_rows, other=0)
+    length = tl.load(lengths_ptr + row, mask=in_rows, other=0)
+    count = tl.load(counts_ptr + row, mask=in_rows, other=0)
     active = frame < length
-    finite = mass < float("inf")  # false for what is not a number, too
+    finite = row_sum < float("inf")  # false for NaN as well
     failed = active & (finite == 0)
     emitted = active & finite & (token != BLANK)
 
-    line = tl.load(OFFSETS + row, mask=in_rows, other=0) + count
-    record = RECORD + line.to(tl.int64) * 4
-    written = emitted & (count < length)
-    tl.store(record, token, mask=written)
-    tl.store(record + 1, frame, mask=written)
-    tl.store(record + 2, duration, mask=written)
-    logprob = raw - top - tl.log(tl.where(in_rows, mass, 1.0))
-    tl.store(record + 3, logprob.to(tl.int32, bitcast=True), mask=written)
+    line = tl.load(offsets_ptr + row, mask=in_rows, other=0) + count
+    record_ptrs = record_ptr + line.to(tl.int64) * 4
+    recorded = emitted & (count < length)
+    tl.store(record_ptrs, token, mask=recorded)
+    tl.store(record_ptrs + 1, frame, mask=recorded)
+    tl.store(record_ptrs + 2, duration, mask=recorded)
+    logprob = logit - row_max - tl.log(tl.where(in_rows, row_sum, 1.0))
+    tl.store(record_ptrs + 3, logprob.to(tl.int32, bitcast=True), mask=recorded)
 
-    moved = tl.where(emitted, duration, tl.maximum(duration, 1))
-    stayed = emitted & (moved == 0)
-    repeats = tl.where(stayed, tl.load(REPEATS + row, mask=in_rows, other=0) + 1, 0)
-    stuck = repeats >= MAX_SYMBOLS
-    frame += tl.where(active, moved + stuck.to(tl.int32), 0)
+    advance = tl.where(emitted, duration, tl.maximum(duration, 1))
+    stayed = emitted & (advance == 0)
+    repeats = tl.where(stayed, tl.load(repeats_ptr + row, mask=in_rows, other=0) + 1, 0)
+    at_limit = repeats >= MAX_SYMBOLS
+    frame += tl.where(active, advance + at_limit.to(tl.int32), 0)
     frame = tl.where(failed, length, frame)
     count = tl.where(failed, FAILED_COUNT, count + emitted.to(tl.int32))
-    tl.store(FRAMES + row, frame, mask=in_rows)
-    tl.store(COUNTS + row, count, mask=in_rows)
-    tl.store(REPEATS + row, tl.where(stuck, 0, repeats), mask=in_rows)
-    tl.store(TOKENS + row, token, mask=in_rows)
-    tl.store(EMITTED + row, emitted.to(tl.int32), mask=in_rows)
-    tl.store(LEFT + tl.program_id(0), tl.max(tl.maximum(length - frame, 0), 0))
+    tl.store(frames_ptr + row, frame, mask=in_rows)
+    tl.store(counts_ptr + row, count, mask=in_rows)
+    tl.store(repeats_ptr + row, tl.where(at_limit, 0, repeats), mask=in_rows)
+    tl.store(tokens_ptr + row, token, mask=in_rows)
+    tl.store(emitted_ptr + row, emitted.to(tl.int32), mask=in_rows)
+    tl.store(remaining_ptr + tl.program_id(0), tl.max(tl.maximum(length - frame, 0), 0))

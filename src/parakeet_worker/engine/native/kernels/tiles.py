@@ -1,4 +1,4 @@
-"""How each kernel is cut into programs, per compute capability: a table, not a search at start."""
+"""Tile sizes of each kernel by compute capability: a table, no autotuning at start."""
 
 from dataclasses import dataclass, replace
 
@@ -7,21 +7,21 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """What one program of a kernel works on."""
+    """The block of the output that one program computes."""
 
     rows: int
-    """Rows of the result (tokens, frames, points or utterances)."""
+    """Rows of the output (tokens, frames, points or utterances)."""
     columns: int = 0
-    """Columns of the result, or keys that attention reads at once; 0 is all of them."""
+    """Columns of the output, or keys that attention reads per iteration; 0 means all of them."""
     depth: int = 0
-    """Elements of the inner dimension that a product reads at once."""
+    """Elements of the inner dimension that a product reads per iteration."""
     warps: int = 4
     stages: int = 3
 
-    def of_type(self, dtype: torch.dtype) -> "Tile":
-        """The tile of a product of `dtype`: smaller for float32, which has no tensor cores.
+    def for_dtype(self, dtype: torch.dtype) -> "Tile":
+        """Tile of a product in `dtype`: smaller for float32, which has no tensor cores.
 
-        Its columns stay, since what kernels pass to each other is cut by them.
+        The columns stay, since the layout of buffers between kernels depends on them.
         """
         if dtype != torch.float32:
             return self
@@ -50,7 +50,8 @@ class Tiles:
 
 
 _HOPPER = Tiles()
-# With Hopper's tiles the others would spill hundreds of bytes a thread: scripts/check-kernels.
+# With Hopper's tiles the other cards would spill hundreds of bytes per thread: see
+# scripts/check-kernels.
 _OTHERS = replace(_HOPPER, product=Tile(rows=128, columns=64, depth=64, warps=8, stages=3))
 _AMPERE = replace(_OTHERS, attention=Tile(rows=64, columns=32, warps=4, stages=2))
 _BY_CAPABILITY = {
@@ -62,17 +63,17 @@ _BY_CAPABILITY = {
     (12, 0): replace(_OTHERS, attention=Tile(rows=64, columns=64, warps=8, stages=2)),
 }
 CAPABILITIES = tuple(_BY_CAPABILITY)
-"""Compute capabilities that kernels are compiled ahead and checked for."""
+"""Compute capabilities that kernels are compiled and checked for ahead of time."""
 
 _SHARED_KIB = {(8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227, (10, 0): 227, (12, 0): 99}
 
 
 def shared_bytes(capability: tuple[int, int]) -> int:
-    """Shared memory that one program may have: "CUDA C++ Programming Guide", table 24."""
+    """Shared memory available to one program: "CUDA C++ Programming Guide", table 24."""
     return 1024 * _SHARED_KIB[capability]
 
 
 def tiles_for(capability: tuple[int, int]) -> Tiles:
-    """Those of the nearest capability that is not above `capability`; at least (8, 0)."""
-    known = [one for one in CAPABILITIES if one <= capability]
-    return _BY_CAPABILITY[max(known)]
+    """Tiles of the nearest listed capability that is not above `capability`; at least (8, 0)."""
+    supported = [listed for listed in CAPABILITIES if listed <= capability]
+    return _BY_CAPABILITY[max(supported)]
