@@ -72,7 +72,6 @@ OWNERS = {
         "checks.verify",
         "engine.base",
         "engine.budget",
-        "engine.native.gpu_engine",
         "engine.native.rows",
         "engine.native.search",
         "engine.native.staging",

@@ -139,7 +139,7 @@ def test_more_frames_than_one_pass_projects():
     states = random_states(sum(lengths), 6)
     search = GraphSearch(model, CPU, dtype=torch.float32, limits=Limits(256, 17_000))
     actual = search.decode(states, lengths).rows
-    assert assert_rows_equal(actual, greedy(model, states, lengths)) > 5000
+    assert assert_rows_equal(actual, greedy(model, states, lengths)) > 4000
 
 
 def test_a_row_longer_than_the_workspace_is_decoded_by_the_reference():
