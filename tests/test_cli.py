@@ -344,7 +344,7 @@ def test_without_a_folder_results_go_to_standard_output():
 
 def test_a_pipe_and_a_url_are_beside_no_file(tmp_path):
     inputs = ["-", "/dev/stdin", "https://user:key@example.com/talks/one.mp3?signature=secret"]
-    tasks = plan_tasks(gather(inputs), ["text"], None, beside=True)
+    tasks = plan_tasks(gather(inputs), ["text"], None, alongside=True)
     assert [task.targets for task in tasks] == [{}, {}, {}]
     assert [task.name for task in tasks] == [
         "-", "/dev/stdin", "https://example.com/talks/one.mp3",

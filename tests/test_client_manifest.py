@@ -196,7 +196,7 @@ def test_results_beside_and_below_keep_the_folders():
         Recording(Path("talks/sub/a.mp3"), Path("sub")),
         Recording(Path("talks/sub/a.wav"), Path("sub")),
     ]
-    beside = plan_tasks(recordings, ["text"], None, beside=True)
+    beside = plan_tasks(recordings, ["text"], None, alongside=True)
     assert [str(task.targets["text"]) for task in beside] == [
         "talks/a.txt", "talks/sub/a.mp3.txt", "talks/sub/a.wav.txt",
     ]  # fmt: skip

@@ -92,7 +92,7 @@ def test_a_line_within_a_job_names_it() -> None:
 
 def test_a_reader_that_does_not_read_holds_up_nothing_and_hears_what_was_dropped() -> None:
     reader, writer = os.pipe()
-    handler = NonBlockingHandler(writer, most_lines=100)
+    handler = NonBlockingHandler(writer, max_lines=100)
     for number in range(1000):
         handler.emit(record(f"{number} {'x' * 1000}"))
     os.set_blocking(reader, False)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from parakeet_worker.recognition.transcript import Sentence, TimedToken, Transcript, Word
     from parakeet_worker.settings import Settings
 
-# Looked up when they are asked for: the package itself is imported in milliseconds.
+# Imported lazily, so that importing the package takes milliseconds.
 _HOMES = {
     "Answer": "client.answer",
     "AsyncClient": "client.clients",

@@ -1,4 +1,4 @@
-"""Log lines: JSON on RunPod, whose console finds them by the request's id; plain ones elsewhere."""
+"""Log formatting: JSON on RunPod, whose console filters by request id; plain text elsewhere."""
 
 import atexit
 import json
@@ -9,16 +9,16 @@ import threading
 from contextvars import ContextVar
 from typing import Any
 
-_MOST_LETTERS = 4000
-_MOST_LINES = 10_000
+_MAX_TRACEBACK_CHARACTERS = 4000
+_MAX_LINES = 10_000
 _CLOSE_SECONDS = 1.0
 
 JOB: ContextVar[str | None] = ContextVar("JOB", default=None)
-"""The job that the running task or thread belongs to, for lines that do not name one."""
+"""The job of the running task or thread, for records without one."""
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line, with the SDK's own three keys first."""
+    """One JSON object per line, with the SDK's three keys first."""
 
     def format(self, record: logging.LogRecord) -> str:
         """`requestId`, `message`, `level`, and the facts of a job."""
@@ -30,68 +30,68 @@ class JsonLines(logging.Formatter):
             **getattr(record, "facts", {}),
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)[-_MOST_LETTERS:]
+            line["traceback"] = self.formatException(record.exc_info)[-_MAX_TRACEBACK_CHARACTERS:]
         return _printable(json.dumps(line, ensure_ascii=False, default=str))
 
 
 class PlainLines(logging.Formatter):
-    """For people: level, logger, job, message and facts."""
+    """Plain text: level, logger, job, message and facts."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, with a traceback below it where there is one."""
+        """The line, followed by the traceback if there is one."""
         job = getattr(record, "job", JOB.get())
         facts = getattr(record, "facts", None)
-        told = f" {json.dumps(facts, ensure_ascii=False)}" if facts else ""
+        suffix = f" {json.dumps(facts, ensure_ascii=False)}" if facts else ""
         about = f" {job}:" if job else ""
-        line = f"{record.levelname} {record.name}:{about} {record.getMessage()}{told}"
+        line = f"{record.levelname} {record.name}:{about} {record.getMessage()}{suffix}"
         trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
         return _printable(line + trace)
 
 
 def _printable(text: str) -> str:
-    """A lone surrogate, as a caller may send, becomes its escape: it has no bytes."""
+    """Escape lone surrogates, which cannot be encoded."""
     return text.encode(errors="backslashreplace").decode()
 
 
 class NonBlockingHandler(logging.Handler):
-    """Writes lines in a thread: who does not read them holds up nothing.
+    """Writes lines in a thread, so that an unread pipe blocks nothing.
 
-    Beyond so many waiting lines new ones are dropped, which the next line that is written says.
-    Where the reader is gone, all are.
+    Lines beyond `max_lines` in the queue are dropped, and the next line reports their number.
+    Without a reader all lines are dropped.
     """
 
-    def __init__(self, descriptor: int, most_lines: int = _MOST_LINES) -> None:
+    def __init__(self, descriptor: int, max_lines: int = _MAX_LINES) -> None:
         super().__init__()
         self._descriptor = descriptor
-        self._most_lines = most_lines
-        self._begin()
+        self._max_lines = max_lines
+        self._start()
         atexit.register(self.close)
 
-    def _begin(self) -> None:
-        # Not a queue with a lock, which a fork may copy while it is held.
+    def _start(self) -> None:
+        # SimpleQueue has no lock that a fork could copy in its locked state.
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._dropped = 0
         self._process = os.getpid()
-        # A daemon: the end of the process does not wait for a reader.
+        # A daemon thread, so that process exit does not wait for a reader.
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue the line, or drop it."""
-        if os.getpid() != self._process:  # a fork, which threads do not follow
-            self._begin()
+        if os.getpid() != self._process:  # forked: threads do not survive a fork
+            self._start()
         try:
             line = self.format(record)
-        except Exception:  # noqa: BLE001  # as logging does: no line is worth a job
+        except Exception:  # noqa: BLE001  # like logging: a formatting error must not fail a job
             self.handleError(record)
             return
-        if self._lines.qsize() < self._most_lines:
+        if self._lines.qsize() < self._max_lines:
             self._lines.put(line)
         else:
             self._dropped += 1
 
     def close(self) -> None:
-        """Write what waits, for as long as somebody reads it within a second."""
+        """Write the queued lines, for at most one second."""
         if os.getpid() == self._process and self._thread.is_alive():
             self._lines.put(None)
             self._thread.join(_CLOSE_SECONDS)
@@ -106,5 +106,5 @@ class NonBlockingHandler(logging.Handler):
             try:
                 while content:
                     content = content[os.write(self._descriptor, content) :]
-            except OSError:  # its reader is gone
+            except OSError:  # the pipe has no reader
                 continue

@@ -10,12 +10,12 @@ Channels: TypeAlias = Literal["mix", "separate"]
 OnDamage: TypeAlias = Literal["warn", "refuse"]
 
 ALL_TRACKS = "all"
-"""The `track` that transcribes each."""
+"""Value of `track` that transcribes every track."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What of a recording is wanted, where it is decoded before it is sent."""
+class TrackOptions:
+    """Selection of tracks and channels, for decoding before upload."""
 
     channels: Channels = "mix"
     track: int | str | None = None

@@ -1,1 +1,1 @@
-"""The caller's side: files to an endpoint, its answers beside them, and what that cost."""
+"""The caller's side: files to an endpoint, its answers next to them, and what that cost."""

@@ -53,8 +53,8 @@ ANSWER_SECONDS = 6 * 3600.0
 
 _JOB_ATTEMPTS = 3
 _JOB_WAIT_SECONDS = 1.0
-_WORTH_ANOTHER = (EngineLost, Overloaded, SourceUnreachable)
-_AT_ONCE = 8
+_RETRIED = (EngineLost, Overloaded, SourceUnreachable)
+_CONCURRENCY = 8
 _END_SECONDS = 15.0
 _ADDRESSES = ("http://", "https://", "s3://")
 
@@ -76,7 +76,7 @@ class Options(TypedDict, total=False):
 
 
 class AsyncClient:
-    """Transcribes recordings at an endpoint, any number at once.
+    """Transcribes recordings at an endpoint, any number concurrently.
 
     `endpoint` is the id of a RunPod endpoint, the URL of one, or the address of `parakeet serve`.
     `settings` has the bucket for recordings that are too large for a request. Calls that fail are
@@ -113,8 +113,8 @@ class AsyncClient:
         self._queue = QueueTransport(self._client, endpoint)
         self._http = HttpTransport(self._client, endpoint, answer_seconds)
         # Encoded recordings and requests are in memory, with their base64.
-        self._packing = asyncio.Semaphore(_AT_ONCE)
-        self._sending = asyncio.Semaphore(_AT_ONCE)
+        self._packing = asyncio.Semaphore(_CONCURRENCY)
+        self._sending = asyncio.Semaphore(_CONCURRENCY)
 
     async def __aenter__(self) -> Self:
         return self
@@ -186,7 +186,7 @@ class AsyncClient:
         callbacks: ProgressCallbacks,
     ) -> Payload:
         async with self._packing:
-            callbacks.stage("packing")
+            callbacks.stage("preparing")
             ffmpeg = self._settings.ffmpeg
             return await prepare(
                 path,
@@ -228,14 +228,14 @@ class AsyncClient:
         self, payload: Payload, fields: Fields, callbacks: ProgressCallbacks
     ) -> tuple[Document, Usage]:
         if self.endpoint.kind == "http":
-            return await self._http.ask(payload, fields, callbacks)
+            return await self._http.transcribe(payload, fields, callbacks)
         async with self._sending:
-            callbacks.stage("sending")
+            callbacks.stage("uploading")
             job = await self._queue.send(payload, fields, callbacks)
         try:
             callbacks.sent(job)
         except BaseException:
-            # Nothing will ask for its answer.
+            # No client will fetch its answer.
             with suppress(ParakeetError):
                 await self._queue.cancel(job)
             raise
@@ -272,7 +272,7 @@ class AsyncClient:
 
 
 class Client:
-    """The synchronous client, safe to call from many threads at once."""
+    """The synchronous client, safe to call from many threads concurrently."""
 
     def __init__(
         self,
@@ -345,39 +345,39 @@ class Client:
 
 
 async def _with_retries(
-    ask: Callable[[Payload, Fields, ProgressCallbacks], Awaitable[tuple[Document, Usage]]],
+    call: Callable[[Payload, Fields, ProgressCallbacks], Awaitable[tuple[Document, Usage]]],
     payload: Payload,
     fields: Fields,
     callbacks: ProgressCallbacks,
 ) -> tuple[Document, Usage]:
     async for attempt in stamina.retry_context(
-        on=_WORTH_ANOTHER, attempts=_JOB_ATTEMPTS, timeout=None, wait_initial=_JOB_WAIT_SECONDS
+        on=_RETRIED, attempts=_JOB_ATTEMPTS, timeout=None, wait_initial=_JOB_WAIT_SECONDS
     ):
         with attempt:
-            return await ask(payload, fields, callbacks)
+            return await call(payload, fields, callbacks)
     raise AssertionError
 
 
 def _fields(options: Options) -> Fields:
-    """The options as wire fields; raises what the worker would raise."""
-    given = {name: value for name, value in options.items() if value is not None}
+    """The options as wire fields; raises as the worker would."""
+    fields = {name: value for name, value in options.items() if value is not None}
     clip = {
-        name: given.pop(f"{name}_seconds")
+        name: fields.pop(f"{name}_seconds")
         for name in ("start", "end")
-        if f"{name}_seconds" in given
+        if f"{name}_seconds" in fields
     }
-    fields = {**given, **({"clip": clip} if clip else {})}
+    fields |= {"clip": clip} if clip else {}
     check_options(fields)
     # Always: `debug` has the seconds of audio.
     return {**fields, "debug": True}
 
 
 def _fields_of(payload: Payload, fields: Fields) -> Fields:
-    """Those that are sent with it: what was encoded again has the wanted track alone."""
+    """The fields to send with it: a re-encoded recording contains only the selected track."""
     if payload.recoded is None or fields.get("track") is None:
         return fields
-    apart = {"channels": "separate"} if fields["track"] == ALL_TRACKS else {}
-    return {**{name: value for name, value in fields.items() if name != "track"}, **apart}
+    separate = {"channels": "separate"} if fields["track"] == ALL_TRACKS else {}
+    return {**{name: value for name, value in fields.items() if name != "track"}, **separate}
 
 
 def _answer(
@@ -386,5 +386,5 @@ def _answer(
     kept = dict(document)
     if not options.get("debug"):
         kept.pop("debug", None)
-    beside = messages(kept.get("warnings"))
-    return Answer(kept, options.get("format", "json"), (*warnings, *beside), usage)
+    own = messages(kept.get("warnings"))
+    return Answer(kept, options.get("format", "json"), (*warnings, *own), usage)

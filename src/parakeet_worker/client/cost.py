@@ -37,8 +37,8 @@ class Account:
 
 def find(folders: Sequence[Path]) -> list[Path]:
     """The manifests in these folders and below."""
-    found = [path for folder in folders for path in sorted(folder.rglob(manifest.NAME))]
-    return list(dict.fromkeys(found))
+    paths = [path for folder in folders for path in sorted(folder.rglob(manifest.NAME))]
+    return list(dict.fromkeys(paths))
 
 
 def account(manifests: Iterable[Path]) -> Account:
@@ -77,7 +77,7 @@ def _busy(lines: Iterable[Line]) -> float:
     for line in lines:
         started, seconds = line.get("started"), line.get("executed_seconds")
         if seconds is not None:
-            # Without a start, no overlap can be found.
+            # Without a start, no overlap can be paths.
             where = line.get("worker") if started is not None else object()
             spans[where].append((started or 0.0, (started or 0.0) + seconds))
     return sum(_union(each) for each in spans.values())

@@ -45,17 +45,17 @@ class Endpoint:
     routes: tuple[Route, ...]
 
     @classmethod
-    def read(cls, said: str, base: str = RUNPOD) -> "Endpoint":
+    def read(cls, text: str, base: str = RUNPOD) -> "Endpoint":
         """From an id of RunPod's, or a URL; raises `InvalidRequest`."""
-        if _ID.fullmatch(said):
-            return cls.queue(f"{base.rstrip('/')}/{said}")
+        if _ID.fullmatch(text):
+            return cls.queue(f"{base.rstrip('/')}/{text}")
         try:
-            parts = urlsplit(said)
+            parts = urlsplit(text)
             host, _ = parts.hostname, parts.port
         except ValueError as failure:
             raise InvalidRequest("endpoint", f"not a URL: {failure}") from failure
         if parts.scheme not in ("http", "https") or not host:
-            raise InvalidRequest("endpoint", f"'{said}' is neither an id nor an http address")
+            raise InvalidRequest("endpoint", f"'{text}' is neither an id nor an http address")
         queue = _QUEUE_PATH.fullmatch(parts.path.rstrip("/"))
         root = f"{parts.scheme}://{parts.netloc}"
         if queue is not None:
@@ -73,8 +73,8 @@ class Endpoint:
     ) -> "Endpoint":
         """A queue endpoint.
 
-        `/runsync` takes more, and is told to answer with the job's id after a second: it is
-        looked after as the others are then, and can be cancelled.
+        `/runsync` accepts larger requests; `wait=1000` makes it return the job's id after a second,
+        so that the job is polled and can be cancelled like any other.
         """
         routes = (Route("run", max_run_bytes), Route("runsync?wait=1000", max_runsync_bytes))
         return cls(url, "queue", routes)

@@ -110,13 +110,13 @@ def redacted(url: str) -> str:
 def gather(inputs: Sequence[str | Path]) -> list[Recording]:
     """Files, the recordings in folders, those that match a pattern, `-` for a pipe, and URLs.
 
-    A folder or pattern without recordings stands for itself, to be reported as missing.
+    A folder or pattern without recordings is returned as it is, to be reported as missing.
     """
-    found: list[Recording] = []
+    recordings: list[Recording] = []
     seen: set[Path] = set()
     for name in inputs:
         if str(name).lower().startswith(_SCHEMES):
-            found.append(Recording(_name_in(str(name)), url=str(name)))
+            recordings.append(Recording(_name_in(str(name)), url=str(name)))
             continue
         path = Path(name)
         if path.is_dir():
@@ -124,13 +124,13 @@ def gather(inputs: Sequence[str | Path]) -> list[Recording]:
         elif _WILD & set(str(path)) and not path.exists():
             several = [Recording(Path(match)) for match in sorted(_matches(str(path)))]
         else:
-            found.append(Recording(path))
+            recordings.append(Recording(path))
             seen.add(path)
             continue
         fresh = [recording for recording in several if recording.path not in seen]
         seen.update(recording.path for recording in fresh)
-        found += fresh if several else [Recording(path)]
-    return found
+        recordings += fresh if several else [Recording(path)]
+    return recordings
 
 
 def _name_in(url: str) -> Path:
@@ -141,16 +141,18 @@ def _name_in(url: str) -> Path:
 
 
 def _in_folder(folder: Path) -> list[Recording]:
-    found: list[Recording] = []
+    recordings: list[Recording] = []
 
     def unreadable(failure: OSError) -> None:
-        found.append(Recording(Path(str(failure.filename))))
+        recordings.append(Recording(Path(str(failure.filename))))
 
     for where, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = Path(where).relative_to(folder)
-        found += [Recording(Path(where) / name, below) for name in sorted(names) if _is_audio(name)]
-    return found
+        recordings += [
+            Recording(Path(where) / name, below) for name in sorted(names) if _is_audio(name)
+        ]
+    return recordings
 
 
 def _is_audio(name: str) -> bool:
@@ -172,13 +174,13 @@ def plan_tasks(
     formats: Sequence[Format],
     output: Path | None,
     *,
-    beside: bool = False,
+    alongside: bool = False,
 ) -> list[Task]:
-    """Each recording with the files for its results: all different, also where case is ignored.
+    """Each recording with unique result files, also on case-insensitive file systems.
 
-    Pipes and URLs are beside no file: without `output`, their results go to standard output.
+    Pipes and URLs have no folder: without `output`, their results go to standard output.
     """
-    if output is None and not beside:
+    if output is None and not alongside:
         return [Task(recording, {}) for recording in recordings]
     folders = [
         recording.path.parent if output is None else output / recording.below
@@ -204,7 +206,7 @@ def plan_tasks(
 
 
 def _names(path: Path, *, alone: bool) -> Iterator[str]:
-    """Names for a result: `talk`, or `talk.mp3` beside a `talk.wav`, or `talk.mp3-2`."""
+    """Names for a result: `talk`, or `talk.mp3` alongside a `talk.wav`, or `talk.mp3-2`."""
     if alone:
         yield path.stem
     yield path.name

@@ -231,7 +231,7 @@ class _Transient(Exception):
 
 
 class _RetryPolicy:
-    """Tells stamina whether to retry a call."""
+    """Retry condition for stamina."""
 
     def __init__(
         self, url: str, limit_seconds: float, refused_seconds: float, on_retry: OnRetry
@@ -261,17 +261,17 @@ def _judged(response: httpx.Response, url: str) -> Any:
     answer = _document(response)
     if 200 <= status < 300 and answer is not None:
         return answer
-    told = errors.read(answer) if isinstance(answer, dict) else None
-    if told is not None and told.code not in _OF_THE_ENDPOINT:
-        if isinstance(told, TransientError | EngineLost):
-            raise _Transient(told, _retry_after(response))
-        raise told
+    error = errors.read(answer) if isinstance(answer, dict) else None
+    if error is not None and error.code not in _OF_THE_ENDPOINT:
+        if isinstance(error, TransientError | EngineLost):
+            raise _Transient(error, _retry_after(response))
+        raise error
     reason = _reason(response, answer)
     if status in (401, 403):
         raise EndpointDenied(url, status)
     if status >= 500 or status in _PASSING or _NO_WORKER in reason:
-        said = f"status {status}" + (f": {reason}" if reason else "")
-        raise _Transient(EndpointUnreachable(url, said), _retry_after(response))
+        message = f"status {status}" + (f": {reason}" if reason else "")
+        raise _Transient(EndpointUnreachable(url, message), _retry_after(response))
     raise EndpointRefused(url, status, reason)
 
 
@@ -283,12 +283,12 @@ def _document(response: httpx.Response) -> Any:
 
 
 def _reason(response: httpx.Response, answer: Any) -> str:
-    said = answer.get("error", answer.get("detail")) if isinstance(answer, dict) else None
-    text = said if isinstance(said, str) else response.text
+    message = answer.get("error", answer.get("detail")) if isinstance(answer, dict) else None
+    text = message if isinstance(message, str) else response.text
     return one_line(text, _REASON_CHARACTERS)
 
 
 def _retry_after(response: httpx.Response) -> float | None:
     """The server's `Retry-After`, in seconds."""
-    asked = retry_after_seconds(response.headers.get("Retry-After"))
-    return None if asked is None else min(asked, 10 * _WAIT_MAX_SECONDS)
+    wait_seconds = retry_after_seconds(response.headers.get("Retry-After"))
+    return None if wait_seconds is None else min(wait_seconds, 10 * _WAIT_MAX_SECONDS)

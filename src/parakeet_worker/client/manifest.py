@@ -86,9 +86,9 @@ class Manifest:
         done = self._of(target).done
         if done is None or not _matches(done, self._recorded(source, target, options)):
             return False
-        aside = _aside(target)
-        if not aside.is_symlink() and _digest(aside) == done["digest"]:
-            aside.replace(target)
+        temporary = _temporary(target)
+        if not temporary.is_symlink() and _digest(temporary) == done["digest"]:
+            temporary.replace(target)
         return target.exists()
 
     def job(
@@ -111,18 +111,18 @@ class Manifest:
         self, source: Source, target: Path, options: RequestOptions, endpoint: str, job: QueuedJob
     ) -> None:
         """Record a job that the endpoint accepted. Raises `ResultNotWritten`."""
-        said = {"endpoint": endpoint, "job": job.id, "sent": job.sent, "stored": job.stored}
-        asked = self._recorded(source, target, options)
+        sent = {"endpoint": endpoint, "job": job.id, "sent": job.sent, "stored": job.stored}
+        recorded = self._recorded(source, target, options)
         with _writing(self._folder / NAME):
-            self._write("sent", {**asked, **said, "warnings": job.warnings})
+            self._write("sent", {**recorded, **sent, "warnings": job.warnings})
 
     def note_failed(
         self, source: Source, target: Path, options: RequestOptions, error: ParakeetError
     ) -> None:
         """Record a failure. Raises `ResultNotWritten`."""
-        asked = self._recorded(source, target, options)
+        recorded = self._recorded(source, target, options)
         with _writing(self._folder / NAME):
-            self._write("failed", {**asked, "code": error.code, "error": str(error)})
+            self._write("failed", {**recorded, "code": error.code, "error": str(error)})
 
     def keep(
         self,
@@ -138,25 +138,25 @@ class Manifest:
 
         `same_job_as` is another result of the same job, whose line has the usage of both.
         """
-        aside, whole = _aside(target), content.encode()
-        asked = self._recorded(source, target, options)
+        temporary, whole = _temporary(target), content.encode()
+        recorded = self._recorded(source, target, options)
         facts = asdict(usage) if same_job_as is None else {"same_job_as": same_job_as.name}
         try:
             with _writing(target):
-                with _created(aside) as file:
+                with _created(temporary) as file:
                     file.write(whole)
                     file.flush()
                     os.fsync(file.fileno())
-                self._write("done", {**asked, "digest": _sha256(whole), **facts})
-                aside.replace(target)
+                self._write("done", {**recorded, "digest": _sha256(whole), **facts})
+                temporary.replace(target)
         except ResultNotWritten:
             with suppress(OSError):
-                aside.unlink()
+                temporary.unlink()
             raise
 
     def _recorded(self, source: Source, target: Path, options: RequestOptions) -> Line:
         if isinstance(source, str):
-            # Without its query, which may hold a signature, and told apart by its digest.
+            # Without its query, which may hold a signature, and distinguished by its digest.
             named, stat = f"{redacted(source)}#{_sha256(source.encode())}", None
         else:
             named = os.path.relpath(source, self._folder)
@@ -224,11 +224,13 @@ def read(path: Path) -> Iterator[Line]:
             log.warning("%s: ignored line %d, which cannot be read", path, number)
 
 
-def _matches(line: Line, asked: Line) -> bool:
-    return all(line.get(name) == asked[name] for name in ("source", "bytes", "mtime_ns", "options"))
+def _matches(line: Line, recorded: Line) -> bool:
+    return all(
+        line.get(name) == recorded[name] for name in ("source", "bytes", "mtime_ns", "options")
+    )
 
 
-def _aside(target: Path) -> Path:
+def _temporary(target: Path) -> Path:
     return target.with_name(f".{target.name}.part")
 
 

@@ -16,7 +16,7 @@ from parakeet_worker.errors import (
     SourceNotFound,
 )
 from parakeet_worker.extras import required
-from parakeet_worker.options import Channels, OnDamage, Wanted
+from parakeet_worker.options import Channels, OnDamage, TrackOptions
 from parakeet_worker.wire.native import track_of
 
 SMALLER_FORMS = ("FLAC", "Opus")
@@ -78,8 +78,8 @@ async def prepare(
     limit = endpoint.max_audio_bytes
     assert limit is not None
     try:
-        wanted = Wanted(channels, track_of(track, "track"), on_damage)
-        smaller = await _smaller(path, limit, wanted, ffmpeg)
+        track_options = TrackOptions(channels, track_of(track, "track"), on_damage)
+        smaller = await _smaller(path, limit, track_options, ffmpeg)
     except (RequestError, FfmpegMissing, ExtraMissing):
         # The worker reports what is wrong with a recording that cannot be decoded here.
         if store is None:
@@ -105,10 +105,12 @@ def _size(path: Path) -> int:
     return size
 
 
-async def _smaller(path: Path, limit: int, wanted: Wanted, ffmpeg: Path | None) -> Payload | None:
+async def _smaller(
+    path: Path, limit: int, track_options: TrackOptions, ffmpeg: Path | None
+) -> Payload | None:
     with required("audio"):
         from parakeet_worker.client import recode
-    smaller = await recode.smaller(path, limit, wanted, ffmpeg)
+    smaller = await recode.smaller(path, limit, track_options, ffmpeg)
     if smaller is None:
         return None
     return Payload(

@@ -12,7 +12,7 @@ from parakeet_worker.audio.decoding import SAMPLE_RATE, find_ffmpeg
 from parakeet_worker.client.store import sent_name
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import FfmpegMissing
-from parakeet_worker.options import Wanted
+from parakeet_worker.options import TrackOptions
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,9 @@ FLAC = Codec("FLAC", "flac", ("-c:a", "flac", "-sample_fmt", "s16", "-f", "flac"
 OPUS = Codec("Opus", "ogg", ("-c:a", "libopus", "-b:a", "32k", "-f", "ogg"))
 
 
-async def smaller(path: Path, limit: int, wanted: Wanted, ffmpeg: Path | None) -> Recoded | None:
+async def smaller(
+    path: Path, limit: int, track_options: TrackOptions, ffmpeg: Path | None
+) -> Recoded | None:
     """The file in the first form of at most `limit` bytes, or None.
 
     Raises `FfmpegMissing`, or what is wrong with the recording, see `Decoding`.
@@ -56,9 +58,9 @@ async def smaller(path: Path, limit: int, wanted: Wanted, ffmpeg: Path | None) -
             ffmpeg=program,
             max_seconds=_MAX_SECONDS,
             timeout_seconds=_DECODE_TIMEOUT_SECONDS,
-            channels=wanted.channels,
-            track=wanted.track,
-            on_damage=wanted.on_damage,
+            channels=track_options.channels,
+            track=track_options.track,
+            on_damage=track_options.on_damage,
         )
         content = await _encoded(decoded, codec, limit, program)
         if content is not None:
@@ -68,10 +70,10 @@ async def smaller(path: Path, limit: int, wanted: Wanted, ffmpeg: Path | None) -
 
 
 async def _encoded(decoded: Audio, codec: Codec, limit: int, ffmpeg: Path) -> bytes | None:
-    """The recording in that form, whole or, where it is over the limit, not at all.
+    """The recording in that encoding, or None if it exceeds the limit.
 
-    It goes through the worker's own decoding: a file that ends before it says it does is found out
-    here, since it could not be found after it is encoded again.
+    Decoding uses the worker's own decoder: truncation is detected here, because it is no longer
+    detectable after re-encoding.
     """
     async with aclosing(decoded.samples()) as samples:
         first = await anext(samples)
@@ -119,8 +121,8 @@ async def _feed(
     try:
         with suppress(BrokenPipeError, ConnectionResetError):
             child.stdin.write(first.tobytes())
-            async for stretch in rest:
-                child.stdin.write(stretch.tobytes())
+            async for block in rest:
+                child.stdin.write(block.tobytes())
                 await child.stdin.drain()
     finally:
         # Also if the file turns out to be broken: the encoder waits for its end.

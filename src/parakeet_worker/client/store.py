@@ -92,13 +92,13 @@ class Store:
             raise SourceRefused(f"s3://{self._bucket}/{one_line(key)}", None, "not an upload")
         await self._request(key, lambda: self._client.delete_object(Bucket=self._bucket, Key=key))
 
-    async def _request(self, key: str, ask: Callable[[], Value]) -> Value:
+    async def _request(self, key: str, call: Callable[[], Value]) -> Value:
         from boto3.exceptions import S3UploadFailedError
         from botocore.exceptions import BotoCoreError, ClientError, SSLError
 
         shown = f"s3://{self._bucket}/{key}"
         try:
-            return await _in_daemon_thread(ask)
+            return await _in_daemon_thread(call)
         except ClientError as failure:
             raise _translated(failure, shown) from failure
         except S3UploadFailedError as failure:
@@ -118,8 +118,8 @@ class _Stopped(Exception):
     """The upload was cancelled."""
 
 
-async def _in_daemon_thread(ask: Callable[[], Value]) -> Value:
-    """What `ask` returns; an unresponsive bucket does not keep the process from ending."""
+async def _in_daemon_thread(call: Callable[[], Value]) -> Value:
+    """What `call` returns; an unresponsive bucket does not block process exit."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Value] = loop.create_future()
 
@@ -135,7 +135,7 @@ async def _in_daemon_thread(ask: Callable[[], Value]) -> Value:
     def run() -> None:
         result: Future[Value] = Future()
         try:
-            result.set_result(ask())
+            result.set_result(call())
         except Exception as failure:  # noqa: BLE001  # raised where the result is awaited
             result.set_exception(failure)
         with suppress(RuntimeError):  # the loop was closed

@@ -25,7 +25,7 @@ from parakeet_worker.errors import (
     one_line,
 )
 
-Stage: TypeAlias = Literal["packing", "sending", "waiting", "hearing"]
+Stage: TypeAlias = Literal["preparing", "uploading", "queued", "transcribing"]
 Fields: TypeAlias = Mapping[str, object]
 Document: TypeAlias = dict[str, Any]
 
@@ -103,7 +103,7 @@ class QueueTransport:
     async def outcome(self, job: QueuedJob, callbacks: ProgressCallbacks) -> tuple[Document, Usage]:
         """Poll a job until it has ended.
 
-        Raises what it failed with, or `EndpointRefused` if the endpoint does not know it.
+        Raises what it failed with, or `EndpointRefused` if the endpoint has no such job.
         """
         url = f"{self._endpoint.url}/status/{job.id}"
         pause = _POLL_FIRST_SECONDS
@@ -111,9 +111,9 @@ class QueueTransport:
             answer = await self._client.call("GET", url, on_retry=callbacks.retrying)
             status = answer.get("status") if isinstance(answer, dict) else None
             if status == "IN_QUEUE":
-                callbacks.stage("waiting")
+                callbacks.stage("queued")
             elif status == "IN_PROGRESS":
-                callbacks.stage("hearing")
+                callbacks.stage("transcribing")
             else:
                 return _ended(job, answer), _queue_usage(job, answer)
             await asyncio.sleep(pause)
@@ -136,12 +136,12 @@ class HttpTransport:
         self._endpoint = endpoint
         self._answer_seconds = answer_seconds
 
-    async def ask(
+    async def transcribe(
         self, payload: Payload, fields: Fields, callbacks: ProgressCallbacks
     ) -> tuple[Document, Usage]:
         """Send the audio and return its document."""
         url = f"{self._endpoint.url}/{self._endpoint.routes[0].path}"
-        callbacks.stage("hearing")
+        callbacks.stage("transcribing")
         try:
             answer = await self._client.call(
                 "POST",
@@ -179,17 +179,17 @@ def _denied(refused: EndpointRefused, url: str) -> ParakeetError:
 
 def _ended(job: QueuedJob, answer: object) -> Document:
     """The document of a job that has ended."""
-    told = answer if isinstance(answer, dict) else {}
-    status, output, error = told.get("status"), told.get("output"), told.get("error")
+    response = answer if isinstance(answer, dict) else {}
+    status, output, error = response.get("status"), response.get("output"), response.get("error")
     facts = output if isinstance(output, dict) else {}
     if status == "CANCELLED":
         raise JobCancelled(job.id)
     if status == "TIMED_OUT":
         raise JobExpired(job.id, "it exceeded the endpoint's time limit, queued or running")
-    said = error or facts.get("error")
-    if status == "FAILED" or said:
-        known = errors.read({**facts, "error": said}) if said else None
-        raise known or JobFailed(job.id, _reason(said))
+    reason = error or facts.get("error")
+    if status == "FAILED" or reason:
+        known = errors.read({**facts, "error": reason}) if reason else None
+        raise known or JobFailed(job.id, _reason(reason))
     if status != "COMPLETED":
         raise JobFailed(job.id, f"its status is {status!r}")
     if isinstance(output, list) and len(output) == 1 and isinstance(output[0], dict):
@@ -199,13 +199,13 @@ def _ended(job: QueuedJob, answer: object) -> Document:
     return facts
 
 
-def _reason(said: object) -> str:
+def _reason(reason: object) -> str:
     """The failure's reason, without the traceback that RunPod's SDK adds."""
-    text = str(said or "no reason given")
+    text = str(reason or "no reason given")
     with suppress(ValueError):
-        told = json.loads(text)
-        if isinstance(told, dict) and "error_message" in told:
-            text = f"{told.get('error_type', '')}: {told['error_message']}"
+        response = json.loads(text)
+        if isinstance(response, dict) and "error_message" in response:
+            text = f"{response.get('error_type', '')}: {response['error_message']}"
     return one_line(text, _MAX_REASON_CHARACTERS)
 
 

@@ -131,7 +131,7 @@ def _performance_lines(measured: "Performance") -> Iterator[str]:
     )
     yield (
         f"batch   {measured.audio_seconds_per_second:,.0f} s of audio per second, "
-        f"{measured.batch} x 30 s at once"
+        f"{measured.batch} x 30 s per batch"
     )
     yield f"memory  {measured.peak_mebibytes:,.0f} MiB at most"
 

@@ -14,7 +14,6 @@ from parakeet_worker.client.http_client import Retry
 _ROWS = 4
 _NOTICE_SECONDS = 10.0
 _TOTAL_BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-_STAGES = {"packing": "preparing", "waiting": "queued", "hearing": "transcribing"}
 _CLEAR_LINE = "\r\x1b[K"
 
 
@@ -75,7 +74,7 @@ class Progress:
     def stage(self, task: Task, stage: str) -> None:
         """A file has reached a stage."""
         active = self._active[id(task)]
-        self._active[id(task)] = replace(active, stage=_STAGES.get(stage, stage))
+        self._active[id(task)] = replace(active, stage=stage)
 
     def retrying(self, task: Task, retry: Retry) -> None:
         """A call is repeated: shown in the file's row, or as a line every 10 s."""

@@ -24,7 +24,7 @@ from parakeet_worker.errors import (
 from parakeet_worker.options import Format
 
 Answers: TypeAlias = Mapping[Format, Answer]
-"""One transcription in every format that was asked for."""
+"""One transcription in every requested format."""
 
 Transcribe: TypeAlias = Callable[[Task, ProgressCallbacks, QueuedJob | None], Awaitable[Answers]]
 """Transcribes a file, or fetches the answer of a job of an earlier run."""
@@ -38,7 +38,7 @@ class Run:
     formats: Sequence[Format]
     transcribe: Transcribe
     options: RequestOptions
-    """The request's fields except format and audio, which tell one answer from another."""
+    """The request's fields except format and audio; identifies an answer."""
     where: str
     """The endpoint, to find its jobs again."""
     concurrency: int
@@ -121,12 +121,12 @@ class Results:
         first, *others = task.targets
         target = task.targets[first]
         manifest = self._manifest(target.parent)
-        wanted: dict[Format, RequestOptions] = {
+        requests: dict[Format, RequestOptions] = {
             name: {**run.options, "format": name} for name in run.formats
         }
         resumable = not task.recording.piped
         if resumable and not run.overwrite and all(
-            manifest.finished(source, path, wanted[name]) for name, path in task.targets.items()
+            manifest.finished(source, path, requests[name]) for name, path in task.targets.items()
         ):  # fmt: skip
             self.tally.skipped += 1
             return None
@@ -148,11 +148,11 @@ class Results:
             manifest.note_failed(source, target, options, error)
             raise
         answer = answers[first]
-        manifest.keep(source, target, wanted[first], answer.content, answer.usage)
+        manifest.keep(source, target, requests[first], answer.content, answer.usage)
         for name in others:
             answer = answers[name]
             manifest.keep(
-                source, task.targets[name], wanted[name], answer.content, answer.usage,
+                source, task.targets[name], requests[name], answer.content, answer.usage,
                 same_job_as=target,
             )  # fmt: skip
         return answers

@@ -35,7 +35,7 @@ def local(
     from parakeet_worker.formats import render
 
     async def transcribe(task: Task, callbacks: ProgressCallbacks, _: QueuedJob | None) -> Answers:
-        callbacks.stage("hearing")
+        callbacks.stage("transcribing")
         watch, started = Stopwatch(), time.time()
         request = _request(task, fields)
         transcript = await pipeline.transcribe(request, watch)
@@ -111,7 +111,7 @@ def _rewritten(answer: Answer, formats: Sequence[Format], options: Options) -> A
 
 
 async def transcribe_all(run: Run, results: Results) -> None:
-    """Run all tasks; results are printed in the order of the files and written at once."""
+    """Run all tasks; results are printed in the order of the files and written immediately."""
     slots = asyncio.Semaphore(run.concurrency)
     progress = Progress(run.tasks)
 

@@ -50,7 +50,7 @@ class _FormatChoice(click.Choice[str]):
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What the user asked for."""
+    """The parsed command line."""
 
     tasks: Sequence[Task]
     formats: Sequence[Format]
@@ -74,7 +74,7 @@ class _Plan:
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
     "--format", "-f", "formats", multiple=True, type=_FormatChoice(),
-    help="Output format; repeatable with --output or --beside.  "
+    help="Output format; repeatable with --output or --alongside.  "
     "[default: text, or json with --timestamps]",
 )  # fmt: skip
 @click.option("--timestamps", is_flag=True, help="Word, segment and token times in 'json'.")
@@ -129,7 +129,7 @@ def transcribe(  # one parameter for each option
     endpoint: str | None,
     wait: bool,
     output: Path | None,
-    beside: bool,
+    alongside: bool,
     overwrite: bool,
     concurrency: int | None,
     quiet: bool,
@@ -138,7 +138,7 @@ def transcribe(  # one parameter for each option
     for standard input.
 
     Results go to standard output, or with --endpoint next to their files. A manifest
-    (.parakeet.jsonl) is written beside results: the same command resumes an interrupted run and
+    (.parakeet.jsonl) is written alongside results: the same command resumes an interrupted run and
     skips files whose results exist. Failures are listed on standard error at the end.
 
     Exit status: 0 if all succeeded, 1 if some files failed, 2 for wrong usage or if nothing could
@@ -146,10 +146,10 @@ def transcribe(  # one parameter for each option
     """
     chosen = tuple(dict.fromkeys(formats)) or (("json",) if timestamps else ("text",))
     folder = None if output == Path(STDIN) else output
-    beside = beside or (endpoint is not None and output is None)
-    _check_usage(chosen, folder, beside=beside, timestamps=timestamps, overwrite=overwrite)
-    if beside and output is not None:
-        raise click.UsageError("--beside cannot be combined with --output")
+    alongside = alongside or (endpoint is not None and output is None)
+    _check_usage(chosen, folder, alongside=alongside, timestamps=timestamps, overwrite=overwrite)
+    if alongside and output is not None:
+        raise click.UsageError("--alongside cannot be combined with --output")
     if endpoint and model:
         raise click.UsageError("--model cannot be combined with --endpoint, which has its own")
     if wait and not endpoint:
@@ -166,7 +166,7 @@ def transcribe(  # one parameter for each option
     started = time.monotonic()
     with exits.setup_errors(), exits.interrupts():
         settings = settings_from_environment(model)
-        tasks = plan_tasks(gather(inputs), chosen, folder, beside=beside)
+        tasks = plan_tasks(gather(inputs), chosen, folder, alongside=alongside)
         plan = _Plan(tasks, chosen, options, overwrite, concurrency, wait)
         sys.exit(_finish(_run(plan, endpoint, settings), started, quiet=quiet))
 
@@ -175,7 +175,7 @@ def _check_usage(
     formats: Sequence[Format],
     folder: Path | None,
     *,
-    beside: bool,
+    alongside: bool,
     timestamps: bool,
     overwrite: bool,
 ) -> None:
@@ -183,9 +183,9 @@ def _check_usage(
         raise click.UsageError("--timestamps requires --format json; other formats have times")
     if "json" in formats and "verbose_json" in formats:
         raise click.UsageError("json and verbose_json would be written to the same file")
-    if len(formats) > 1 and folder is None and not beside:
+    if len(formats) > 1 and folder is None and not alongside:
         raise click.UsageError("several formats require --output or --beside")
-    if overwrite and folder is None and not beside:
+    if overwrite and folder is None and not alongside:
         raise click.UsageError("--overwrite requires --output or --beside")
 
 
