@@ -108,7 +108,7 @@ class _Plan:
     type=click.Path(file_okay=False, allow_dash=True, path_type=Path),
     help="Write DIR/<name>.<ending> for each input; '-' is standard output.",
 )  # fmt: skip
-@click.option("--beside", is_flag=True, help="Write each result next to its file.")
+@click.option("--beside", "alongside", is_flag=True, help="Write each result next to its file.")
 @click.option("--overwrite", is_flag=True, help="Replace existing results.")
 @click.option(
     "--jobs", "-j", "concurrency", type=click.IntRange(min=1), metavar="N",
@@ -149,7 +149,7 @@ def transcribe(  # one parameter for each option
     alongside = alongside or (endpoint is not None and output is None)
     _check_usage(chosen, folder, alongside=alongside, timestamps=timestamps, overwrite=overwrite)
     if alongside and output is not None:
-        raise click.UsageError("--alongside cannot be combined with --output")
+        raise click.UsageError("--beside cannot be combined with --output")
     if endpoint and model:
         raise click.UsageError("--model cannot be combined with --endpoint, which has its own")
     if wait and not endpoint:
