@@ -751,29 +751,98 @@ async def test_a_transport_stream_with_the_name_of_a_service_is_decoded(
 # far into a recording
 
 
+FAR = 310.3
+
+
 @pytest.fixture(scope="module")
 def far(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine minutes in which no two seconds are the same."""
-    clock = np.arange(540 * RATE) / RATE
-    sweep = 0.3 * np.sin(2 * np.pi * (200 + 0.5 * clock) * clock) + noise(540, level=0.02)
+    """More than five minutes in which no two seconds are the same."""
+    clock = np.arange(320 * RATE) / RATE
+    sweep = 0.3 * np.sin(2 * np.pi * (200 + 0.5 * clock) * clock) + noise(320, level=0.02)
     return encode(tmp_path_factory.mktemp("far") / "far.wav", samples=sweep.astype(np.float32))
+
+
+async def run_ffmpeg(*options: object) -> None:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *map(str, options)]
+    await asyncio.to_thread(subprocess.run, command, check=True)
+
+
+async def far_clip(path: Path, ffmpeg: Path) -> tuple[Samples, Samples, float]:
+    """A clip far in a recording, the same as it is decoded from the start, where decoding began."""
+    clip = decoder(path, ffmpeg, clip=Clip(FAR, 314))
+    samples = await heard(clip)
+    whole = await heard(decoder(path, ffmpeg, clip=Clip(290, 314)))
+    return samples, whole[round((FAR - 290) * RATE) :], clip.begin_seconds
+
+
+AAC = ("-c:a", "aac", "-aac_pns", "0", "-ar", "22050")
+OPUS = ("-c:a", "libopus", "-compression_level", "0")
+VORBIS = ("-c:a", "libvorbis", "-ar", "22050")
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("a.wav", ()), ("a.flac", ()), ("a.mp3", ())],
+    [
+        ("a.wav", ()),
+        ("a.flac", ()),
+        ("a.mp3", ()),
+        ("a.m4a", AAC),
+        ("a.mov", ("-c:a", "pcm_s16le", "-ar", "22050")),
+        ("fragments.mp4", (*AAC, "-movflags", "frag_keyframe+empty_moov")),
+        ("a.mkv", AAC),
+        ("a.mka", ("-c:a", "pcm_s16le")),
+        ("a.webm", OPUS),
+        ("live.webm", (*OPUS, "-live", "1")),
+        ("vorbis.webm", VORBIS),
+        ("a.opus", OPUS),
+        ("a.ogg", VORBIS),
+    ],
 )
-async def test_a_clip_far_in_a_recording_is_entered_there_with_the_same_samples(
+async def test_a_clip_far_in_a_recording_is_decoded_from_there_with_the_same_samples(
     ffmpeg: Path, far: Path, tmp_path: Path, name: str, options: tuple[str, ...]
 ) -> None:
     path = tmp_path / name
-    run = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", far, *options, path]
-    await asyncio.to_thread(subprocess.run, run, check=True)
-    at = 500.3
-    entered = decoder(path, ffmpeg, clip=Clip(at, 505))
-    part = await heard(entered)
-    whole = await heard(decoder(path, ffmpeg, clip=Clip(290, 505)))
-    assert np.array_equal(part, whole[round((at - 290) * RATE) :])
+    await run_ffmpeg("-i", far, *options, path)
+    samples, expected, begin_seconds = await far_clip(path, ffmpeg)
+    assert begin_seconds == pytest.approx(FAR - 3, abs=2)
+    assert np.array_equal(samples, expected)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+async def test_a_far_clip_of_sound_that_begins_after_the_picture_keeps_its_place(
+    ffmpeg: Path, far: Path, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    shown = ("-g", "100", "-shortest", *AAC)
+    await run_ffmpeg(
+        *VIDEO[:3], VIDEO[3].format(320), "-itsoffset", "1.2345", "-i", far, *shown, path
+    )
+    samples, expected, begin_seconds = await far_clip(path, ffmpeg)
+    assert begin_seconds == pytest.approx(FAR - 3, abs=2)
+    assert np.array_equal(samples, expected)
+
+
+async def test_a_far_clip_of_aac_with_generated_noise_differs_in_that_noise_only(
+    ffmpeg: Path, far: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.m4a"
+    await run_ffmpeg("-i", far, "-c:a", "aac", "-aac_pns", "1", "-b:a", "24k", path)
+    samples, expected, begin_seconds = await far_clip(path, ffmpeg)
+    assert begin_seconds > 0
+    assert 0 < np.abs(samples - expected).max() < 0.1
+    assert np.corrcoef(samples, expected)[0, 1] > 0.99
+
+
+async def test_a_far_clip_of_chained_ogg_is_decoded_from_the_start(
+    ffmpeg: Path, far: Path, tmp_path: Path
+) -> None:
+    first, second, path = (tmp_path / name for name in ("first.ogg", "second.ogg", "both.ogg"))
+    await run_ffmpeg("-t", 200, "-i", far, *VORBIS, "-serial_offset", 1, first)
+    await run_ffmpeg("-ss", 200, "-i", far, *VORBIS, "-serial_offset", 9, second)
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    samples, expected, begin_seconds = await far_clip(path, ffmpeg)
+    assert begin_seconds == 0
+    assert np.array_equal(samples, expected)
 
 
 async def test_far_clips_of_forty_hours_of_silence_cost_next_to_nothing(

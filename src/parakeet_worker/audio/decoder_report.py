@@ -31,6 +31,11 @@ _UNDECLARED_CONTAINER = re.compile(r"^Input #0, (?:ogg|mpegts|mpeg), from ", re.
 # Their duration is the time of their end: they count from zero, wherever their audio begins.
 _DECLARES_END = re.compile(r"^Input #0, (?:matroska,\S*|nut|asf), from ", re.MULTILINE)
 _GAPLESS = re.compile(r"^Input #0, (?:wav|w64|aiff|caf|au|flac|mp3), from ", re.MULTILINE)
+# ffmpeg seeks in these by an index or by bisection, and each frame has a timestamp. Matroska rounds
+# it to milliseconds.
+_SEEKABLE = re.compile(r"^Input #0, (matroska|ogg|mov),", re.MULTILINE)
+# Decoders that forget what was more than some frames ago, but for generators of noise.
+_SEEKABLE_CODEC = re.compile(r"(?:pcm_\w+|flac|alac|mp[23]|aac|e?ac3|opus|vorbis)\b")
 # Of the first audio stream. Telephones have 8,000 Hz, instruments for bats 500,000, and a bit
 # stream of DSD is shown as up to 2,822,400.
 _RATE = re.compile(r"^  Stream #0:\d+.*: Audio: .*?, (\d+) Hz", re.MULTILINE)
@@ -102,14 +107,30 @@ class Report:
 
     def divisible(self, stream: int) -> bool:
         """Whether ffmpeg may begin in the middle of it."""
-        codec = next((track.codec for track in self.tracks if track.stream == stream), "")
-        exact = _EXACT_CODEC.match(codec) is not None
+        exact = _EXACT_CODEC.match(self.codec(stream)) is not None
         return exact and _EXACT_CONTAINER.search(self.text) is not None
 
     def enterable(self, stream: int) -> bool:
         """Whether a decoding from a time in it has the samples of one from the start: its samples
         follow each other without gaps, and each has its place."""
         return self.divisible(stream) and _GAPLESS.search(self.text) is not None
+
+    def seekable(self, stream: int) -> bool:
+        """Whether decoding may begin at a timestamp of a frame."""
+        return (
+            _SEEKABLE_CODEC.match(self.codec(stream)) is not None
+            and _SEEKABLE.search(self.text) is not None
+        )
+
+    @property
+    def rounds_timestamps(self) -> bool:
+        """Whether a timestamp may be off by some samples."""
+        found = _SEEKABLE.search(self.text)
+        return found is not None and found[1] == "matroska"
+
+    def codec(self, stream: int) -> str:
+        """ffmpeg's name of it."""
+        return next((track.codec for track in self.tracks if track.stream == stream), "")
 
     def check_rate(self) -> None:
         """Raise `AudioUndecodable` for a sample rate that no recording has."""

@@ -1,13 +1,14 @@
 """Any recording to 16 kHz samples, by ffmpeg in a child process."""
 
 import itertools
+import math
 import shutil
 import signal
 import sys
 import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import aclosing, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ from parakeet_worker.audio.channels import MAX_CHANNELS, Cleaner, CrossTalk, Mix
 from parakeet_worker.audio.child_process import Children, Content, Stopped
 from parakeet_worker.audio.decoder_report import Report, clearer
 from parakeet_worker.audio.demuxers import Headerless
-from parakeet_worker.audio.ffmpeg_log import CLOCK_FILTER
-from parakeet_worker.audio.file_lengths import Lengths, inner_headers, lengths, ogg_cut
+from parakeet_worker.audio.ffmpeg_log import CLOCK_FILTER, FRAME_FILTER, Mark
+from parakeet_worker.audio.file_lengths import Lengths, chained_ogg, inner_headers, lengths, ogg_cut
 from parakeet_worker.audio.sections import CORES, DecodingTooSlow, Plan, Sections
-from parakeet_worker.audio.timeline import Timeline
+from parakeet_worker.audio.seeking import FROM_START, SeekPoint, steady, timestamp_of
+from parakeet_worker.audio.timeline import Clock, Timeline
 from parakeet_worker.audio.tracks import AudioTrack, Track, choose
 from parakeet_worker.engine import base
 from parakeet_worker.engine.base import Samples
@@ -66,6 +68,9 @@ _OVERLAP_SECONDS = 2
 # A clip that begins later is entered there, if the container allows it; what comes before it is
 # decoded in a second else. A declared duration may be wrong, but rarely by so much.
 _SEEK_SECONDS = 300
+# Where seeking ends further from there, it does not save much.
+_MOST_LEAD_SECONDS = 120
+_LATEST_SECONDS = 60
 _DECLARED_AT_MOST = 1.5
 _NEARLY_ALL = 0.98
 # What cannot be decoded so close to a cut is part of it.
@@ -165,6 +170,8 @@ class Decoding:
         self.tracks: tuple[AudioTrack, ...] = ()
         """Those of the recording, once the first samples are there."""
         self._chosen: AudioTrack | None = None
+        self.begin_seconds = 0.0
+        """Where in the recording its decoding began."""
         self.sections = 0
         """From how many ffmpegs its samples came, each of which decoded another part."""
         self.warnings: tuple[Notice, ...] = ()
@@ -262,10 +269,12 @@ class Decoding:
         longest = self._clip.start_seconds + self._max_seconds
         return longest if self._clip.end_seconds is None else min(longest, self._clip.end_seconds)
 
-    def _command(self, stream: str, begin_seconds: int | None = None) -> list[str]:
+    def _command(
+        self, stream: str, point: SeekPoint = FROM_START, clock: str = CLOCK_FILTER
+    ) -> list[str]:
         headerless = self._headerless
         options = headerless.options if headerless else self._lengths.options
-        return _command(self._ffmpeg, self._path, stream, options, begin_seconds)
+        return _command(self._ffmpeg, self._path, stream, options, point, clock)
 
     def _clipped(self, reading: Sections, first: Content) -> Generator[Samples, None, None]:
         begin = round(self._clip.start_seconds * SAMPLE_RATE)
@@ -289,8 +298,9 @@ class Decoding:
         """All samples of the track, with silence for what is missing."""
         report = Report.read(reading.said())
         if begin_seconds := self._far_start(report):
+            point = self._seek_point(reading, report, begin_seconds)
             # Nothing comes where the file declares more than it has.
-            content = self._enter(reading, begin_seconds) or self._enter(reading, 0)
+            content = self._seek(reading, point) or self._seek(reading, FROM_START)
         self._arrange(reading, report)
         # Of what is mixed, as many samples as of one channel.
         wide = 1 if self._separate else min(self._channels, _WIDEST_READ)
@@ -319,20 +329,75 @@ class Decoding:
             return 0
         if declared is not None and start > _DECLARED_AT_MOST * declared + _SEEK_SECONDS:
             raise ClipOutside(start, declared)
-        if start < _SEEK_SECONDS or not report.enterable(self._chosen.stream):
+        if start < _SEEK_SECONDS:
+            return 0
+        stream = self._chosen.stream
+        if not report.enterable(stream) and not self._has_timestamps(report, stream):
             return 0
         # Of a clip after the end the end is decoded, which may lie elsewhere than is declared.
-        begin = int(min(start, _NEARLY_ALL * (report.duration_seconds or 0.0))) - _LEAD_SECONDS
-        return max(0, begin)
+        ends = _NEARLY_ALL * (report.duration_seconds or sys.maxsize)
+        return max(0, int(min(start, ends)) - _LEAD_SECONDS)
 
-    def _enter(self, reading: Sections, begin_seconds: int) -> Content:
+    def _has_timestamps(self, report: Report, stream: int) -> bool:
+        """Whether a frame's timestamp is its place in the recording."""
+        return report.seekable(stream) and not chained_ogg(self._path)
+
+    def _seek_point(self, reading: Sections, report: Report, begin_seconds: int) -> SeekPoint:
+        """Where to decode from; from the start, where the samples would not surely be the same."""
+        assert self._chosen is not None
+        if report.enterable(self._chosen.stream):
+            return SeekPoint(begin_seconds, file_seconds=begin_seconds)
+        head = reading.marks()
+        while len(head) < 2 and self._read(reading, _FIRST_READ_BYTES):
+            head += reading.marks()
+        if not steady(head):
+            return FROM_START
+        places = Clock().places(head[:2], report.start_seconds)
+        late_seconds = min(place.offset_seconds for place in places)  # as the timeline counts it
+        seconds = begin_seconds - math.ceil(max(0.0, late_seconds))
+        if late_seconds > _LATEST_SECONDS or seconds <= _LEAD_SECONDS:
+            return FROM_START
+        file_seconds = seconds + late_seconds - _LEAD_SECONDS
+        point = SeekPoint(seconds, file_seconds, 0.0, late_seconds)
+        frames = self._frames(point, head[0].seconds + seconds)
+        for earlier in range(_LEAD_SECONDS):
+            first_seconds = timestamp_of(
+                (seconds - earlier) * head[0].rate,
+                head,
+                frames,
+                rounded=report.rounds_timestamps,
+                codec=self._chosen.codec,
+            )
+            if first_seconds is not None:
+                return replace(point, seconds=seconds - earlier, first_seconds=first_seconds)
+        return FROM_START
+
+    def _frames(self, point: SeekPoint, until_seconds: float) -> list[Mark]:
+        """The clock of each frame between two times, decoded for that alone."""
+        command = self._command(self._stream, point, FRAME_FILTER)
+        child = self._children.start(command)
+        reading, frames = Sections(self._children, child, self._timeout_seconds), list[Mark]()
+        while self._read(reading, _FIRST_READ_BYTES):
+            frames += reading.marks()
+            passed = frames and frames[-1].seconds > until_seconds + _LEAD_SECONDS
+            if passed or (frames and frames[0].seconds < until_seconds - _MOST_LEAD_SECONDS):
+                break
+        self._children.end(child)
+        return frames
+
+    def _seek(self, reading: Sections, point: SeekPoint) -> Content:
         """Read from another ffmpeg, which begins there; what it wrote first."""
-        stream = "a:0" if self._chosen is None else str(self._chosen.stream)
-        child = self._children.start(self._command(stream, begin_seconds or None))
-        self._decoded = begin_seconds * SAMPLE_RATE
-        self._timeline.begin(self._decoded)
-        reading.restart(child, self._decoded * _SAMPLE_BYTES * self._channels, self._decoded)
+        child = self._children.start(self._command(self._stream, point))
+        at = point.seconds * SAMPLE_RATE
+        self._timeline.begin(at, point.late_seconds)
+        self._decoded = at + self._timeline.inserted
+        self.begin_seconds = self.seconds
+        reading.restart(child, at * _SAMPLE_BYTES * self._channels, at)
         return self._read(reading, _FIRST_READ_BYTES)
+
+    @property
+    def _stream(self) -> str:
+        return "a:0" if self._chosen is None else str(self._chosen.stream)
 
     def _read(self, reading: Sections, size: int) -> Content:
         """The next bytes; only the waiting counts: ffmpeg waits while the engine is busy."""
@@ -380,7 +445,8 @@ class Decoding:
         second_bytes = _SECOND_BYTES * self._channels
 
         def command(begin: int) -> list[str]:
-            return self._command(stream, begin // second_bytes - _LEAD_SECONDS)
+            begin_seconds = begin // second_bytes - _LEAD_SECONDS
+            return self._command(stream, SeekPoint(begin_seconds, file_seconds=begin_seconds))
 
         return Plan(
             bounds=[bound * second_bytes for bound in bounds],
@@ -449,7 +515,8 @@ def _command(
     path: Path,
     stream: str = "a:0",
     options: Sequence[str] = (),
-    begin_seconds: int | None = None,
+    point: SeekPoint = FROM_START,
+    clock: str = CLOCK_FILTER,
 ) -> list[str]:
     return [
         str(ffmpeg),
@@ -459,7 +526,7 @@ def _command(
         "-copyts",
         *("-protocol_whitelist", "file", "-format_whitelist", demuxers.WHITELIST),
         *options,
-        *(() if begin_seconds is None else ("-ss", str(begin_seconds))),
+        *point.input_options,
         # One thread decodes: several wait for each other longer than a frame takes.
         *("-threads", "1", "-i", f"file:{path}"),
         *("-map", f"0:{stream}", "-vn", "-sn", "-dn", "-map_metadata", "-1"),
@@ -468,7 +535,7 @@ def _command(
         *("-ar", str(SAMPLE_RATE), "-internal_sample_fmt", "dblp"),
         # Since its version 7 each step of ffmpeg is a thread, and hands over frame by frame; frames
         # of 16,384 samples are a tenth of the hand-overs after the decoder, and the same samples.
-        *("-af", f"{CLOCK_FILTER},asetnsamples=n=16384:p=0"),
+        *("-af", ",".join((*point.filters, clock, "asetnsamples=n=16384:p=0"))),
         # Written when a buffer is full and not packet by packet, which is 14 writes for one.
         *("-f", "f32le", "-flush_packets", "0", "pipe:1"),
     ]

@@ -17,6 +17,9 @@ CLOCK_FILTER = (
     "st(3,ld(4));PTS'"
 )
 
+FRAME_FILTER = "asetpts='print(N)+print(T)+print(SR);PTS'"
+"""The same for every frame."""
+
 _KEPT_BYTES = 1 << 15
 _LONGEST_LINE_BYTES = 1 << 16
 _NUMBER = re.compile(rb"-?(?:\d+\.\d{6}|nan|inf)\r?")
@@ -76,6 +79,10 @@ class Log:
         events = [*self._events]
         self._events.clear()
         return events
+
+    def marks(self) -> list[Mark]:
+        """Of these the marks."""
+        return [event for event in self.take() if isinstance(event, Mark)]
 
     def _number(self, number: float) -> None:
         self._numbers.append(number)

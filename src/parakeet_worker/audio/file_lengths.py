@@ -18,7 +18,9 @@ _PAD_BYTES = 2
 _OGG_PAGE = b"OggS"
 _OGG_HEADER_BYTES = 27
 _OGG_FLAGS_AT = 5
+_OGG_FIRST = 0x02
 _OGG_LAST = 0x04
+_OGG_SERIAL_AT = 14
 _OGG_MAX_PAGE_BYTES = 65_307
 _OPUS = (b"OpusHead", b"OpusTags")
 _ID3_HEADER_BYTES = 10
@@ -153,6 +155,29 @@ def _ends_ogg(page: bytes) -> bool:
     return len(page) >= _OGG_HEADER_BYTES + segments + sum(lacing)
 
 
+def chained_ogg(path: Path) -> bool:
+    """Whether a file is several Ogg streams, one after the other, whose timestamps begin anew."""
+    with path.open("rb") as file:
+        head = file.read(_OGG_MAX_PAGE_BYTES)
+        file.seek(-min(path.stat().st_size, _OGG_MAX_PAGE_BYTES), 2)
+        tail = file.read()
+    if not head.startswith(_OGG_PAGE):
+        return False
+    first = {
+        _serial(head, at) for at in _places(head, _OGG_PAGE, 0) if _flags(head, at) & _OGG_FIRST
+    }
+    return _serial(tail, max(0, tail.rfind(_OGG_PAGE))) not in first
+
+
+def _flags(page: bytes, at: int) -> int:
+    flags = page[at + _OGG_FLAGS_AT : at + _OGG_FLAGS_AT + 1]
+    return flags[0] if flags else 0
+
+
+def _serial(page: bytes, at: int) -> bytes:
+    return page[at + _OGG_SERIAL_AT : at + _OGG_SERIAL_AT + 4]
+
+
 def inner_headers(path: Path) -> int:
     """Headers that are not at the beginning: those of files that were appended to another.
 
@@ -167,12 +192,12 @@ def inner_headers(path: Path) -> int:
             if content[: len(_OGG_PAGE)] == _OGG_PAGE:
                 # Heads of streams side by side come before all tags.
                 first = content.find(_OPUS[1]) + 1
-                return sum(1 for header in _OPUS for _ in _found(content, header, first))
-            tags = (content[at : at + _ID3_HEADER_BYTES] for at in _found(content, b"ID3", 1))
+                return sum(1 for header in _OPUS for _ in _places(content, header, first))
+            tags = (content[at : at + _ID3_HEADER_BYTES] for at in _places(content, b"ID3", 1))
             return sum(map(_is_tag, tags))
 
 
-def _found(content: mmap.mmap, marker: bytes, first: int) -> Iterator[int]:
+def _places(content: mmap.mmap | bytes, marker: bytes, first: int) -> Iterator[int]:
     at = content.find(marker, first)
     while at >= 0:
         yield at

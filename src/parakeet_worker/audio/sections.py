@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from parakeet_worker import threads
 from parakeet_worker.audio.child_process import Child, Children, Content
+from parakeet_worker.audio.ffmpeg_log import Mark
 from parakeet_worker.audio.timeline import Clock, Place
 from parakeet_worker.container import Container
 
@@ -229,6 +230,10 @@ class Sections:
     def places(self, start_seconds: float | None) -> list[Place]:
         """What was said of the clock and of damage in what is read now."""
         return self._source.places(start_seconds)
+
+    def marks(self) -> list[Mark]:
+        """Marks of the clock that were not taken as places."""
+        return self._source.child.log.marks()
 
     def said(self) -> str:
         """What the decoder that is read now has said so far."""

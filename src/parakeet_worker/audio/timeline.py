@@ -114,10 +114,14 @@ class Timeline:
         self._damages: list[_Span] = []
         self._resets: list[Notice] = []
 
-    def begin(self, at: int) -> None:
-        """The next samples are those from this one on."""
+    def begin(self, at: int, late_seconds: float = 0.0) -> None:
+        """Continue with the samples from this one on, of audio that begins so late."""
         self._position = at
         self._places.clear()
+        self._inserted, self._reference_seconds = 0, 0.0
+        if late_seconds > _SHORTEST_GAP_SECONDS:
+            self._inserted = round(late_seconds * SAMPLE_RATE)
+            self._reference_seconds = late_seconds
 
     def add(self, places: Iterable[Place]) -> None:
         """What is known by now; of what was passed already, complaints alone count."""
@@ -250,6 +254,11 @@ class Timeline:
         ]
         found = [*gaps, *damages, *self._resets]
         return sorted(found, key=lambda notice: notice.start_seconds or 0.0)
+
+    @property
+    def inserted(self) -> int:
+        """Samples of silence so far, those before the first sample included."""
+        return self._inserted
 
     @property
     def gap_seconds(self) -> float:
