@@ -698,7 +698,7 @@ async def test_an_ffmpeg_that_does_not_exist_is_the_operator_s_affair(
 _DECODE = """
 import json, resource, sys
 from pathlib import Path
-from parakeet_worker.audio import Decoding
+from parakeet_worker.audio.decoding import Decoding
 from parakeet_worker.errors import ParakeetError
 
 ffmpeg, *paths = map(Path, sys.argv[1:])
