@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from parakeet_worker.checks import verify
 from parakeet_worker.engine.base import Hypothesis, SynchronousEngine, Token
-from parakeet_worker.entrypoints.cli import main
+from parakeet_worker.entrypoints.cli import main, operate
 from parakeet_worker.settings import Settings
 from tiny_model import config, weights, write_nemo, write_safetensors
 
@@ -74,15 +74,17 @@ def test_the_command_measures_a_device_and_rejects_a_missing_one() -> None:
         assert "device_missing" in done.stderr
 
 
-def test_a_kernel_that_was_replaced_is_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_was_replaced_is_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     """With a result as on a GPU; the other figures are arbitrary."""
     line = "attention: replaced by plain PyTorch (relative error 0.4, at most 0.02)"
-    found = verify.Performance("engine", (line,), 1, 1, 0, 0.008, 0.009, 32, 20_000.0, 7.0)
-    monkeypatch.setattr(verify, "measure", lambda _: found)
-    done = CliRunner().invoke(main, ["verify", "--model", "demo", "--device", "cpu"])
-    assert done.exit_code == 1
-    assert line in done.output
-    assert "plain PyTorch serves" in done.stderr
+    clip = verify.transcribe_clip(Settings(model="demo"))
+    figures = (1, 0, 0.008, 0.009, 32, 20_000.0, 7.0)
+    assert operate._report([], clip, verify.Performance("engine", (), 0, *figures)) == 0
+    assert capsys.readouterr().err == ""
+    assert operate._report([], clip, verify.Performance("engine", (line,), 1, *figures)) == 1
+    printed = capsys.readouterr()
+    assert line in printed.out
+    assert "plain PyTorch serves" in printed.err
 
 
 def test_a_corrupt_file_of_a_cache_is_status_1_and_named(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,9 @@ from parakeet_worker.entrypoints.cli.exits import FAILED, USAGE, setup_errors
 from parakeet_worker.extras import required
 
 if TYPE_CHECKING:
-    from parakeet_worker.checks.verify import Performance
+    from parakeet_worker.checks.verify import ClipResult, Performance
     from parakeet_worker.settings import Settings
+    from parakeet_worker.weights import FileCheck
 
 _ROOT = Path(__file__).resolve().parents[4]
 _LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
@@ -83,7 +84,6 @@ def verify(model: str | None, device: str | None) -> None:
     with setup_errors():
         with required("engine"):
             from parakeet_worker.checks import verify as verification
-            from parakeet_worker.engine import kernel_report
         settings = settings_from_environment(model)
         if device is not None:
             settings = settings.model_copy(update={"device": device})
@@ -94,11 +94,20 @@ def verify(model: str | None, device: str | None) -> None:
             checks.append(check)
         clip = verification.transcribe_clip(settings)
         measured = None if device is None else verification.measure(settings)
+    sys.exit(_report(checks, clip, measured))
+
+
+def _report(
+    checks: "Sequence[FileCheck]", clip: "ClipResult", measured: "Performance | None"
+) -> int:
+    """Print the results of `verify`; return its exit status."""
     click.echo(f"engine  {clip.engine}")
     click.echo(f"ready   after {clip.ready_seconds:.1f} s")
     click.echo(f"said    {clip.expected}")
     click.echo(f"heard   {clip.text}")
     if clip.kernels:
+        from parakeet_worker.engine import kernel_report
+
         click.echo(f"kernels {kernel_report.summary(clip.kernels)}")
         for report in clip.kernels:
             if report.replaced:
@@ -114,7 +123,7 @@ def verify(model: str | None, device: str | None) -> None:
     replaced = measured is not None and measured.replaced > 0
     if replaced:
         click.echo("parakeet: plain PyTorch serves in place of kernels, slower", err=True)
-    sys.exit(FAILED if corrupt or not clip.text or replaced else 0)
+    return FAILED if corrupt or not clip.text or replaced else 0
 
 
 def _performance_lines(measured: "Performance") -> Iterator[str]:
