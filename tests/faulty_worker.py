@@ -89,9 +89,8 @@ def is_too_high(hypothesis: Hypothesis) -> bool:
 @contextmanager
 def faulty_pipeline(settings: Settings, engine: Engine) -> Iterator[Pipeline]:
     """A pipeline as from `worker.open_pipeline`, with the given engine."""
-    with Batcher(
-        engine, capacity=Capacity(_BATCH_SECONDS, 512, packed=False), queue_seconds=3600.0
-    ) as batcher:
+    capacity = Capacity(settings.batch_seconds or _BATCH_SECONDS, 512, packed=False)
+    with Batcher(engine, capacity=capacity, queue_seconds=3600.0) as batcher:
         ffmpeg = find_ffmpeg(settings.ffmpeg)
         yield Pipeline(settings, batcher, ffmpeg, open_detectors(settings))
 

@@ -326,7 +326,9 @@ async def test_progress_is_told_now_and_then_and_never_after_the_end(
     engine = HeldEngine(batches=2)
     api.submit("job", job_of(melody(*PITCHES), progress=True))
     delivery = api.deliveries["job"]
-    async with working(api, settings, engine, progress_seconds=0.1):
+    # One chunk fits into a batch, so that the third batch is held at any speed.
+    small = settings.model_copy(update={"batch_seconds": 2.0})
+    async with working(api, small, engine, progress_seconds=0.1):
         await until(lambda: len(delivery.progress) >= 3)
         engine.released.set()
         await result(api, "job")
