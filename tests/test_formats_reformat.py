@@ -50,7 +50,7 @@ def test_the_formats_are_those_that_are_not_json():
 @pytest.mark.parametrize("chosen", TEXT_FORMATS)
 def test_words_of_an_answer_are_written_as_the_transcript_is(chosen, transcript):
     written = rewrite({"format": chosen, "words": words_of(transcript)})
-    assert written == render.written(transcript, chosen)
+    assert written == render.render(transcript, chosen)
 
 
 def test_confidence_may_be_left_out():
@@ -90,7 +90,7 @@ def test_what_is_wrong_is_named(broken, field):
 def test_the_transcript_that_is_written_needs_nothing_but_words():
     shortened = replace(TALK, seconds=0.0, frame_seconds=0.01)
     for chosen in TEXT_FORMATS:
-        assert render.written(shortened, chosen) == render.written(TALK, chosen)
+        assert render.render(shortened, chosen) == render.render(TALK, chosen)
 
 
 @pytest.mark.parametrize(

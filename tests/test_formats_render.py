@@ -162,7 +162,7 @@ READERS: dict[str, Any] = {
 @pytest.mark.parametrize("format_", FORMATS)
 @every_transcript
 def test_every_format_is_valid_and_says_every_word_once(transcript, format_):
-    read = READERS[format_](render.written(transcript, format_))
+    read = READERS[format_](render.render(transcript, format_))
     assert read.strip("\u200b") == transcript.text
 
 
@@ -179,7 +179,7 @@ def test_every_format_is_a_json_object_with_the_text(transcript, format_):
 @every_transcript
 def test_a_format_of_lines_stands_under_its_name_as_it_would_in_a_file(transcript, format_):
     document = render.document(transcript, format_)
-    assert document == {"text": transcript.text, format_: render.written(transcript, format_)}
+    assert document == {"text": transcript.text, format_: render.render(transcript, format_)}
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -196,13 +196,13 @@ def test_warnings_are_in_every_answer(format_):
 @pytest.mark.parametrize("format_", ["json", "verbose_json"])
 def test_warnings_are_in_json_files_and_letters_stand_as_they_are(format_):
     warned = Transcript(LONG.words, LONG.seconds, FRAME_SECONDS, (NOISY,))
-    content = render.written(warned, format_)
+    content = render.render(warned, format_)
     assert json.loads(content)["warnings"] == [{"code": "noisy", "message": "x"}]
     assert "Über0" in content
 
 
 def test_text_is_the_words_and_a_line_end():
-    assert render.written(SHORT, "text") == "Hello. You?\n"
+    assert render.render(SHORT, "text") == "Hello. You?\n"
     assert render.document(SHORT, "text") == {"text": "Hello. You?"}
 
 
@@ -211,7 +211,7 @@ def test_text_is_the_words_and_a_line_end():
 
 def test_json_without_times_is_the_text_alone():
     assert render.document(SHORT, "json") == {"text": "Hello. You?"}
-    assert json.loads(render.written(SHORT, "json")) == {"text": "Hello. You?"}
+    assert json.loads(render.render(SHORT, "json")) == {"text": "Hello. You?"}
 
 
 def test_json_with_times_has_nemos_keys():
@@ -250,7 +250,7 @@ def test_json_with_times_has_nemos_keys():
 
 
 def test_times_in_a_file_are_those_of_the_answer():
-    content = render.written(SHORT, "json", timestamp=True)
+    content = render.render(SHORT, "json", timestamps=True)
     assert json.loads(content) == render.document(SHORT, "json", timestamp=True)
 
 
@@ -343,21 +343,21 @@ def test_verbose_json_has_the_types_of_openais(transcript):
 
 
 def test_srt_to_the_letter():
-    assert render.written(SHORT, "srt") == (
+    assert render.render(SHORT, "srt") == (
         "1\n00:00:00,160 --> 00:00:01,160\nHello.\n\n2\n00:00:01,600 --> 00:00:02,600\nYou?\n\n"
     )
 
 
 def test_vtt_to_the_letter():
-    assert render.written(SHORT, "vtt") == (
+    assert render.render(SHORT, "vtt") == (
         "WEBVTT\n\n00:00:00.160 --> 00:00:01.160\nHello.\n\n00:00:01.600 --> 00:00:02.600\nYou?\n\n"
     )
 
 
 def test_srt_and_vtt_have_the_same_cues():
-    srt = read_srt(render.written(LONG, "srt"))
+    srt = read_srt(render.render(LONG, "srt"))
     assert len(srt) > 60
-    assert srt == read_vtt(render.written(LONG, "vtt"))
+    assert srt == read_vtt(render.render(LONG, "vtt"))
     assert srt[-1][1] > 22 * 60
     for _, _, lines in srt:
         assert len(lines) <= 2
@@ -365,23 +365,23 @@ def test_srt_and_vtt_have_the_same_cues():
 
 
 def test_vtt_escapes_what_would_be_markup_and_srt_does_not():
-    assert "&lt;b&gt; R&amp;B --&gt;" in render.written(AWKWARD, "vtt")
-    assert "<b> R&B -->" in render.written(AWKWARD, "srt")
+    assert "&lt;b&gt; R&amp;B --&gt;" in render.render(AWKWARD, "vtt")
+    assert "<b> R&B -->" in render.render(AWKWARD, "srt")
 
 
 def test_without_words_there_is_one_cue_that_shows_nothing():
     """A file without any cue is no subtitle file for ffmpeg and pycaption."""
-    assert render.written(EMPTY, "srt") == "1\n00:00:00,000 --> 00:00:00,001\n\u200b\n\n"
-    assert render.written(EMPTY, "vtt") == ("WEBVTT\n\n00:00:00.000 --> 00:00:00.001\n\u200b\n\n")
-    assert render.written(EMPTY, "tsv") == "start\tend\ttext\n"
-    assert render.written(EMPTY, "text") == "\n"
+    assert render.render(EMPTY, "srt") == "1\n00:00:00,000 --> 00:00:00,001\n\u200b\n\n"
+    assert render.render(EMPTY, "vtt") == ("WEBVTT\n\n00:00:00.000 --> 00:00:00.001\n\u200b\n\n")
+    assert render.render(EMPTY, "tsv") == "start\tend\ttext\n"
+    assert render.render(EMPTY, "text") == "\n"
 
 
 @pytest.mark.parametrize("format_", ["srt", "vtt"])
 @every_transcript
 def test_ffmpeg_reads_every_subtitle_file(transcript, format_, tmp_path):
     path = tmp_path / f"written.{format_}"
-    path.write_text(render.written(transcript, format_), encoding="utf-8")
+    path.write_text(render.render(transcript, format_), encoding="utf-8")
     command = [find_ffmpeg(), "-v", "error", "-i", path, "-map", "0:s", "-f", "srt", "-"]
     ran = subprocess.run(command, capture_output=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, b"")
@@ -390,7 +390,7 @@ def test_ffmpeg_reads_every_subtitle_file(transcript, format_, tmp_path):
 def test_tabs_and_newlines_in_words_are_escaped_in_tsv():
     tokens = (TimedToken("a\tb\nc\\d", 1.0, 2.0, -0.1),)
     heard = Transcript((Word("a\tb\nc\\d", tokens),), seconds=3.0)
-    assert render.written(heard, "tsv") == "start\tend\ttext\n1000\t2000\ta\\tb\\nc\\\\d\n"
+    assert render.render(heard, "tsv") == "start\tend\ttext\n1000\t2000\ta\\tb\\nc\\\\d\n"
 
 
 @pytest.mark.parametrize("start_seconds", [0.0, 1.28, 61.3, 7.777])
@@ -417,16 +417,16 @@ def test_offsets_are_the_frames_nearest_to_the_times(start_seconds):
 )
 def test_clock_times_carry_over_into_minutes_and_hours(start_seconds, shown):
     later = heard(("▁a", 0, 2, 0.5), seconds=1.0, start_seconds=start_seconds)
-    assert render.written(later, "srt").startswith(f"1\n{shown} --> ")
+    assert render.render(later, "srt").startswith(f"1\n{shown} --> ")
 
 
 # tsv
 
 
 def test_tsv_has_a_sentence_a_line_in_milliseconds():
-    assert render.written(SHORT, "tsv") == "start\tend\ttext\n160\t560\tHello.\n1600\t1920\tYou?\n"
+    assert render.render(SHORT, "tsv") == "start\tend\ttext\n160\t560\tHello.\n1600\t1920\tYou?\n"
 
 
 def test_tsv_has_all_sentences():
-    rows = read_tsv(render.written(LONG, "tsv"))
+    rows = read_tsv(render.render(LONG, "tsv"))
     assert [row[2] for row in rows] == [[sentence.text] for sentence in LONG.sentences]

@@ -26,14 +26,14 @@ DOCUMENTS: list[object] = [
 @pytest.mark.parametrize("document", DOCUMENTS, ids=range(len(DOCUMENTS)))
 async def test_it_is_what_the_library_writes_at_once(document: object) -> None:
     expected = json.dumps(document, ensure_ascii=False)
-    assert json_text.written(document) == expected
-    assert await json_text.written_aside(document) == expected
+    assert json_text.encoded(document) == expected
+    assert await json_text.encoded_in_thread(document) == expected
 
 
 @pytest.mark.parametrize("count", [1, 100])
 def test_what_json_has_no_word_for_is_an_error(count: int) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        json_text.written({"words": [*words(count), {"start": float("nan")}]})
+        json_text.encoded({"words": [*words(count), {"start": float("nan")}]})
 
 
 def test_a_long_list_is_written_in_parts() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import parakeet_worker
-from parakeet_worker import Model, ParakeetError, Transcript, open_model, written
+from parakeet_worker import Model, ParakeetError, Transcript, open_model
 from parakeet_worker.errors import (
     AudioEmpty,
     AudioTooLong,
@@ -213,8 +213,8 @@ def test_the_environment_is_not_read():
 
 def test_a_transcript_is_written_in_any_format(model):
     heard = model.transcribe(TALK)
-    assert written(heard, "srt").startswith("1\n00:00:00,000 --> ")
-    assert written(heard, "text") == "440. 880.\n"
+    assert heard.to("srt").startswith("1\n00:00:00,000 --> ")
+    assert heard.to("text") == "440. 880.\n"
 
 
 def test_the_public_names_are_there_and_no_others():

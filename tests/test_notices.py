@@ -1,6 +1,6 @@
 """Warnings: their shape on the wire, and their number."""
 
-from parakeet_worker.notices import MOST, Notice, limited, messages
+from parakeet_worker.notices import MAX_PER_CODE, Notice, limited, messages
 
 
 def test_a_warning_is_sent_with_its_code_and_the_place_that_it_is_about() -> None:
@@ -17,11 +17,13 @@ def test_the_sentences_of_answers_old_and_new_are_read() -> None:
 
 
 def test_of_many_warnings_of_a_kind_the_last_says_how_many_were_left_out() -> None:
-    gaps = [Notice("audio_gap", "x", float(at), at + 0.5) for at in range(MOST + 7)]
+    gaps = [Notice("audio_gap", "x", float(at), at + 0.5) for at in range(MAX_PER_CODE + 7)]
     found = limited([*gaps, Notice("tracks", "y")])
-    assert found[:MOST] == tuple(gaps[:MOST])
-    assert found[MOST].code == "tracks"
-    assert found[MOST + 1 :] == (
-        Notice("audio_gap", "7 more warnings of this kind", float(MOST), MOST + 6.5),
+    assert found[:MAX_PER_CODE] == tuple(gaps[:MAX_PER_CODE])
+    assert found[MAX_PER_CODE].code == "tracks"
+    assert found[MAX_PER_CODE + 1 :] == (
+        Notice(
+            "audio_gap", "7 more warnings of this kind", float(MAX_PER_CODE), MAX_PER_CODE + 6.5
+        ),
     )
-    assert limited(gaps[:MOST]) == tuple(gaps[:MOST])
+    assert limited(gaps[:MAX_PER_CODE]) == tuple(gaps[:MAX_PER_CODE])

@@ -128,7 +128,7 @@ import asyncio
 from pathlib import Path
 from parakeet_worker import (
     Answer, AsyncClient, Client, Model, ParakeetError, Sentence, Settings, TimedToken, Transcript,
-    Word, open_model, written,
+    Word, open_model,
 )
 
 
@@ -154,7 +154,7 @@ def local(path: Path) -> list[tuple[str, float]]:
     words: tuple[Word, ...] = transcript.words
     tokens: list[TimedToken] = [token for word in words for token in word.tokens]
     sentences: list[Sentence] = list(transcript.sentences)
-    print(written(transcript, "srt"), len(tokens), len(sentences))
+    print(transcript.to("srt"), len(tokens), len(sentences))
     return [(word.text, word.start_seconds) for word in words]
 """
 

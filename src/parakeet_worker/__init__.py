@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from parakeet_worker.client.answer import Answer
     from parakeet_worker.client.clients import AsyncClient, Client
     from parakeet_worker.errors import ParakeetError
-    from parakeet_worker.formats.render import written
-    from parakeet_worker.model import Model, open_model
-    from parakeet_worker.recognition.transcript import Sentence, TimedToken, Transcript, Word
+    from parakeet_worker.model import Model, Transcript, open_model
+    from parakeet_worker.recognition.transcript import Sentence, TimedToken, Word
     from parakeet_worker.settings import Settings
 
 # Imported lazily, so that importing the package takes milliseconds.
@@ -30,10 +29,9 @@ _HOMES = {
     "Sentence": "recognition.transcript",
     "Settings": "settings",
     "TimedToken": "recognition.transcript",
-    "Transcript": "recognition.transcript",
+    "Transcript": "model",
     "Word": "recognition.transcript",
     "open_model": "model",
-    "written": "formats.render",
 }
 
 __all__ = [
@@ -49,7 +47,6 @@ __all__ = [
     "Word",
     "__version__",
     "open_model",
-    "written",
 ]
 
 

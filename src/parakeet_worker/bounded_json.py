@@ -1,11 +1,11 @@
-"""JSON that callers send, parsed within bounds of depth and number of values."""
+"""JSON parsing with limits on depth and number of values."""
 
 import json
 import re
 from collections.abc import Iterator
 
 MAX_VALUES = 500_000
-"""Parsing holds the interpreter's lock; so many values take less than 100 ms."""
+"""Parsing holds the interpreter's lock; this number of values takes less than 100 ms."""
 
 MAX_DEPTH = 32
 SMALL_BYTES = 64 << 10
@@ -16,23 +16,23 @@ _BLANK = " \t\r\n"
 
 
 class NotParsed(ValueError):
-    """The text is not JSON, or is beyond the bounds; says which in one short sentence."""
+    """The text is not JSON or exceeds a limit; the message is one short sentence."""
 
 
 def parse(content: bytes | str) -> object:
-    """The value of a JSON text; raises `NotParsed`."""
+    """Parse a JSON text. Raises `NotParsed`."""
     try:
         text = content if isinstance(content, str) else content.decode(_encoding(content))
     except UnicodeDecodeError as failure:
         raise NotParsed(f"not JSON: {failure.reason} at byte {failure.start}") from failure
-    # Commas inside strings count too; no string of a request has many.
+    # Commas inside strings count too; strings of a request contain few.
     if sum(map(text.count, ",[{")) > MAX_VALUES:
         raise NotParsed(f"more than {MAX_VALUES} values")
     try:
         document: object = json.loads(text)
     except RecursionError:
         raise NotParsed(f"nested more than {MAX_DEPTH} deep") from None
-    except ValueError as failure:  # also an integer of more digits than Python converts
+    except ValueError as failure:  # includes integers with more digits than Python converts
         raise NotParsed(f"not JSON: {failure}") from failure
     _check_depth(document)
     return document
@@ -57,12 +57,11 @@ def _children(value: object) -> list[object]:
 
 
 def items(text: str) -> list[str]:
-    """The objects of a JSON list, or the one object that it is, unparsed.
+    """The unparsed objects of a JSON list, or a single object.
 
-    Depth, digits and number of values do not matter. A list that breaks off gives the items before
-    the break.
+    Without limits on depth, digits and values. A truncated list yields the complete items.
     """
-    found, depth, begin = [], 0, 0
+    objects, depth, begin = [], 0, 0
     outer = 1 if text.lstrip(_BLANK).startswith("[") else 0
     for sign, at, _ in _structure(text):
         if sign in "[{":
@@ -72,20 +71,20 @@ def items(text: str) -> list[str]:
         elif sign in "]}":
             depth -= 1
             if depth == outer and sign == "}":
-                found.append(text[begin : at + 1])
-    return found
+                objects.append(text[begin : at + 1])
+    return objects
 
 
 def string_field(text: str, name: str) -> str | None:
-    """The string under `name` in a JSON object that cannot be parsed as a whole, or None."""
-    depth, found = 0, None
+    """The string value of `name` in a JSON object that cannot be parsed entirely, or None."""
+    depth, result = 0, None
     for sign, at, end in _structure(text):
         if sign == '"':
             if depth == 1 and _string(text[at:end]) == name:
-                found = _value(text, end) or found
+                result = _value(text, end) or result
         else:
             depth += 1 if sign in "[{" else -1
-    return found
+    return result
 
 
 def _value(text: str, end_of_name: int) -> str | None:
@@ -112,17 +111,17 @@ def _string(quoted: str) -> str | None:
 
 
 def _structure(text: str) -> Iterator[tuple[str, int, int]]:
-    """Brackets, braces and whole strings, each with its begin and end."""
+    """Brackets, braces and whole strings, each with its start and end."""
     at = 0
-    while found := _STRUCTURE.search(text, at):
-        begin, at = found.start(), found.end()
-        if found[0] == '"':
+    while match := _STRUCTURE.search(text, at):
+        begin, at = match.start(), match.end()
+        if match[0] == '"':
             at = _end_of_string(text, begin)
-        yield found[0], begin, at
+        yield match[0], begin, at
 
 
 def _end_of_string(text: str, begin: int) -> int:
-    """After the closing quote; the end of the text where there is none."""
+    """The index after the closing quote; the end of the text without one."""
     at = begin
     while (at := text.find('"', at + 1)) >= 0:
         before = at

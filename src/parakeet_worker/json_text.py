@@ -1,28 +1,27 @@
-"""Answers as JSON, in steps: the event loop can run in between."""
+"""JSON encoding in parts, so that the event loop can run in between."""
 
 import json
 from collections.abc import Iterator, Mapping
 
 from parakeet_worker import threads
 
-_ITEMS_AT_ONCE = 32
+_ITEMS_PER_PART = 32
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
-def written(document: object) -> str:
-    """JSON as it is sent; raises ValueError for what JSON has no word for, such as NaN.
+def encoded(document: object) -> str:
+    """Encode a document. Raises ValueError for values outside of JSON, such as NaN.
 
-    The encoder holds the interpreter's lock until it is done, in whatever thread: 100 ms for the
-    words of some hours. So a list of many items, and a document with one in it, are written in
-    parts.
+    The encoder holds the interpreter's lock until it returns, in any thread: 100 ms for the words
+    of some hours. Long lists, and documents that contain one, are encoded in parts.
     """
     return "".join(_parts(document))
 
 
-async def written_aside(document: object) -> str:
-    """The same, in a thread."""
-    return await threads.computed(written, document)
+async def encoded_in_thread(document: object) -> str:
+    """Encode a document in a thread."""
+    return await threads.computed(encoded, document)
 
 
 def _parts(document: object) -> Iterator[str]:
@@ -33,13 +32,13 @@ def _parts(document: object) -> Iterator[str]:
             yield from _parts(value)
             between = ", "
         yield "}"
-    elif isinstance(document, list) and len(document) > _ITEMS_AT_ONCE:
+    elif isinstance(document, list) and len(document) > _ITEMS_PER_PART:
         between = "["
-        for first in range(0, len(document), _ITEMS_AT_ONCE):
-            yield between + _encode(document[first : first + _ITEMS_AT_ONCE])[1:-1]
+        for first in range(0, len(document), _ITEMS_PER_PART):
+            yield between + _encode(document[first : first + _ITEMS_PER_PART])[1:-1]
             between = ", "
         yield "]"
-    elif isinstance(document, list) and any(map(holds_many, document)):
+    elif isinstance(document, list) and any(map(has_long_list, document)):
         between = "["
         for item in document:
             yield between
@@ -50,8 +49,8 @@ def _parts(document: object) -> Iterator[str]:
         yield _encode(document)
 
 
-def holds_many(item: object) -> bool:
-    """Whether it is a document with a long list in it."""
+def has_long_list(item: object) -> bool:
+    """Whether a document contains a long list."""
     return isinstance(item, Mapping) and any(
-        isinstance(value, list) and len(value) > _ITEMS_AT_ONCE for value in item.values()
+        isinstance(value, list) and len(value) > _ITEMS_PER_PART for value in item.values()
     )

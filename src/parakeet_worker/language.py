@@ -1,4 +1,4 @@
-"""The language of a text, among the 25 that the model hears; it does not say itself."""
+"""Language identification and the script of each of the 25 languages."""
 
 import unicodedata
 from collections import Counter
@@ -54,7 +54,7 @@ _ISO_639_2: Mapping[str, str] = MappingProxyType(
         "slo": "sk", "slv": "sl", "swe": "sv", "ukr": "uk",
     }
 )  # fmt: skip
-# Besides the English names: what speakers of the languages call them, and other English ones.
+# Native names, and other English names.
 _NAMES: Mapping[str, str] = MappingProxyType(
     {
         "български": "bg", "čeština": "cs", "cestina": "cs", "dansk": "da", "deutsch": "de",
@@ -68,21 +68,21 @@ _NAMES: Mapping[str, str] = MappingProxyType(
     }
 )  # fmt: skip
 AUTOMATIC = frozenset({"auto", "automatic", "detect", "und"})
-"""Words for a language that is not given."""
+"""Values that request language detection."""
 
 
-def code(said: str) -> str | None:
-    """The code of a language of `LANGUAGES`; None for another one.
+def code(value: str) -> str | None:
+    """The ISO 639-1 code of a language of `LANGUAGES`; None for another one.
 
-    Understood are ISO 639-1 and 639-2 with a region at will (`pt-BR`, `deu`), English names and
-    the languages' own, in upper or lower case.
+    Accepts ISO 639-1 and 639-2 with an optional region (`pt-BR`, `deu`), English and native names,
+    in upper or lower case.
     """
-    meant = said.strip().casefold()
-    names = {name.casefold(): found for found, name in LANGUAGES.items()}
-    named = names.get(meant) or _NAMES.get(meant)
+    value = value.strip().casefold()
+    names = {name.casefold(): tag for tag, name in LANGUAGES.items()}
+    named = names.get(value) or _NAMES.get(value)
     if named is not None:
         return named
-    tag = meant.replace("_", "-").partition("-")[0]
+    tag = value.replace("_", "-").partition("-")[0]
     tag = _ISO_639_2.get(tag, tag)
     return tag if tag in LANGUAGES else None
 
@@ -93,9 +93,9 @@ _NOT_LATIN: Mapping[str, Script] = {
     "ru": "Cyrillic",
     "uk": "Cyrillic",
 }
-# The first word of a letter's Unicode name; Python knows no other way to its script.
+# The first word of a letter's Unicode name: the standard library has no other access to scripts.
 _SCRIPTS: Mapping[str, Script] = {"LATIN": "Latin", "CYRILLIC": "Cyrillic", "GREEK": "Greek"}
-# Letters by category that are signs in any script: ª, º, µ and the apostrophe of Ukrainian.
+# Letters by category that occur in every script: ª, º, µ and the apostrophe of Ukrainian.
 _SIGNS = ("FEMININE", "MASCULINE", "MICRO", "MODIFIER")
 
 _loading = Lock()
@@ -103,12 +103,12 @@ _loading = Lock()
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """The language that a text is most likely in."""
+    """The most probable language of a text."""
 
     language: str
     """ISO 639-1 code."""
     probability: float
-    """0 to 1, given that it is one of `LANGUAGES`; low for a word or two."""
+    """0 to 1, normalized over `LANGUAGES`; low for one or two words."""
 
     @property
     def name(self) -> str:
@@ -117,7 +117,7 @@ class Spoken:
 
 
 def find(text: str) -> Spoken | None:
-    """The language of `text`; none if it has no letter that any of the languages is written in."""
+    """The language of `text`; None if it has no letter of a supported script."""
     scripts = Counter(filter(None, map(_script_of, text)))
     if not scripts:
         return None
@@ -128,7 +128,7 @@ def find(text: str) -> Spoken | None:
 
 
 def load() -> "LanguageIdentifier":
-    """The library with its data: half a second and 80 MB, the first time."""
+    """Load the library with its data: 0.5 s and 80 MB on the first call."""
     with _loading:
         return _identifier()
 
@@ -143,20 +143,20 @@ def _identifier() -> "LanguageIdentifier":
 
 
 def script(language: str) -> Script:
-    """What a language of `LANGUAGES` is written in."""
+    """The script of a language of `LANGUAGES`. Raises KeyError for another one."""
     if language not in LANGUAGES:
         raise KeyError(language)
     return _NOT_LATIN.get(language, "Latin")
 
 
-def allowed(piece: str, wanted: Script) -> bool:
+def allowed(piece: str, script: Script) -> bool:
     """Whether every letter of a token's piece is of the script.
 
-    Digits, marks, spaces and control pieces such as `<unk>` have none and pass.
+    Digits, marks, spaces and control pieces such as `<unk>` belong to no script and pass.
     """
     if len(piece) > 2 and piece.startswith("<") and piece.endswith(">"):
         return True
-    return all(_script_of(letter) == wanted for letter in piece if _is_letter(letter))
+    return all(_script_of(letter) == script for letter in piece if _is_letter(letter))
 
 
 def _is_letter(character: str) -> bool:
@@ -165,7 +165,7 @@ def _is_letter(character: str) -> bool:
 
 @cache
 def _script_of(character: str) -> Script | None:
-    """The script of a letter; none for other scripts and for what is no letter."""
+    """The script of a letter; None for other scripts and for characters that are not letters."""
     if not _is_letter(character):
         return None
     return _SCRIPTS.get(unicodedata.name(character, "").partition(" ")[0])

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Thread
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
@@ -18,17 +19,28 @@ from parakeet_worker.bootstrap import variables
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.errors import InvalidRequest
-from parakeet_worker.options import OnDamage
+from parakeet_worker.formats import render
+from parakeet_worker.options import Attention, Channels, Format, OnDamage, Vad
 from parakeet_worker.pipeline import Pipeline
-from parakeet_worker.recognition.transcript import Transcript
-from parakeet_worker.request import Clip, FileSource, Request, SamplesSource, Source
+from parakeet_worker.recognition import transcript
+from parakeet_worker.request import FileSource, Request, SamplesSource
 from parakeet_worker.settings import Settings
-from parakeet_worker.wire.native import track_of
+from parakeet_worker.settings_keywords import SettingsKeywords
+from parakeet_worker.wire.native import request_options
 from parakeet_worker.worker import open_pipeline
 
 log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript(transcript.Transcript):
+    """The words of a recording, with times."""
+
+    def to(self, format: Format, *, timestamps: bool = False) -> str:  # noqa: A002  # as elsewhere
+        """The content of a file in `format`; `timestamps` adds times to `json`."""
+        return render.render(self, format, timestamps=timestamps)
 
 
 class Model:
@@ -55,20 +67,29 @@ class Model:
         sample_rate: int = SAMPLE_RATE,
         start_seconds: float = 0.0,
         end_seconds: float | None = None,
+        language: str | None = None,
+        channels: Channels = "mix",
         track: int | str | None = None,
+        vad: Vad = "auto",
+        attention: Attention = "pieces",
         on_damage: OnDamage = "warn",
     ) -> Transcript:
         """Transcribe a file, the bytes of a file, or mono float32 samples at `sample_rate` Hz.
 
-        `track` selects one of several audio tracks by number, from 1, by language, or `all`.
-        `on_damage="refuse"` makes missing or damaged audio an error instead of a warning.
+        `start_seconds` and `end_seconds` select a part of the recording. The other options are
+        those of a request; see docs/calling.md.
         Raises `RequestError`, `TransientError` and `EngineError`.
         """
-        options = _Options(
-            clip=Clip(start_seconds, end_seconds),
-            track=track_of(track, "track"),
-            on_damage=on_damage,
-        )
+        options: dict[str, object] = {
+            "clip": {"start": start_seconds, "end": end_seconds},
+            "language": language,
+            "channels": channels,
+            "track": track,
+            "vad": vad,
+            "attention": attention,
+            "on_damage": on_damage,
+        }
+        request_for = request_options(options)
         if sample_rate <= 0:
             raise InvalidRequest("sample_rate", "must be greater than zero")
         if isinstance(audio, bytes | bytearray):
@@ -76,28 +97,23 @@ class Model:
             with disk.problems_translated(), NamedTemporaryFile(dir=disk.folder) as file:
                 file.write(audio)
                 file.flush()
-                return self._transcribe(FileSource(Path(file.name)), options)
+                return self._transcribe(request_for(FileSource(Path(file.name))))
         if isinstance(audio, str | PathLike):
-            return self._transcribe(FileSource(Path(audio)), options)
+            return self._transcribe(request_for(FileSource(Path(audio))))
         if not isinstance(audio, np.ndarray):
             raise InvalidRequest("audio", "must be a path, bytes or an array of samples")
-        return self._transcribe(SamplesSource(audio, sample_rate), options)
+        return self._transcribe(request_for(SamplesSource(audio, sample_rate)))
 
-    def _transcribe(self, source: Source, options: "_Options") -> Transcript:
-        return self._run(self._pipeline.transcribe(Request(source=source, **options)))
+    def _transcribe(self, request: Request) -> Transcript:
+        whole = self._run(self._pipeline.transcribe(request))
+        return Transcript(*(getattr(whole, field.name) for field in fields(whole)))
 
     def _run(self, work: Coroutine[Any, Any, Value]) -> Value:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
-class _Options(TypedDict):
-    clip: Clip
-    track: int | str | None
-    on_damage: OnDamage
-
-
 @contextmanager
-def open_model(model: str | None = None, **settings: Any) -> Iterator[Model]:
+def open_model(model: str | None = None, **settings: Unpack[SettingsKeywords]) -> Iterator[Model]:
     """Load `model` (a Hugging Face name, a path, or `demo`) for a `with` block.
 
     Other keywords are fields of `Settings`; environment variables are ignored. Raises
@@ -105,7 +121,8 @@ def open_model(model: str | None = None, **settings: Any) -> Iterator[Model]:
     """
     for warning in variables.ensure_home(os.environ):
         log.warning("%s", warning)
-    chosen = Settings.of(settings if model is None else {"model": model, **settings})
+    keywords: Mapping[str, object] = settings
+    chosen = Settings.of(keywords if model is None else {"model": model, **keywords})
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="pipeline", daemon=True)
     thread.start()

@@ -1,35 +1,35 @@
-"""Warnings in an answer: what of a recording is missing, damaged or was chosen."""
+"""Warnings in an answer: missing or damaged parts of a recording, and choices made."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-MOST = 50
-"""Warnings of one kind in one answer; the last one counts those left out."""
+MAX_PER_CODE = 50
+"""Maximum number of warnings per code in one answer; one more counts the omitted ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One warning: a stable code, one sentence, and the part of the recording it is about."""
+    """One warning: a stable code, one sentence, and the part of the recording that it concerns."""
 
     code: str
     message: str
     start_seconds: float | None = None
     end_seconds: float | None = None
     damage: bool = False
-    """Whether audio is missing or damaged, which `on_damage: refuse` refuses."""
+    """Whether audio is missing or damaged, an error with `on_damage: refuse`."""
 
     def __str__(self) -> str:
         return self.message
 
     def document(self) -> dict[str, object]:
-        """As it is sent."""
-        places = {"start": self.start_seconds, "end": self.end_seconds}
-        found = {name: round(place, 3) for name, place in places.items() if place is not None}
-        return {"code": self.code, "message": self.message, **found}
+        """The JSON of an answer."""
+        times = {"start": self.start_seconds, "end": self.end_seconds}
+        known = {name: round(time, 3) for name, time in times.items() if time is not None}
+        return {"code": self.code, "message": self.message, **known}
 
 
 def messages(warnings: object) -> tuple[str, ...]:
-    """The sentences of an answer's `warnings`, which were strings in earlier versions."""
+    """The messages of an answer's `warnings`, which were strings in earlier versions."""
     if not isinstance(warnings, list):
         return ()
     return tuple(
@@ -39,23 +39,23 @@ def messages(warnings: object) -> tuple[str, ...]:
 
 
 def limited(notices: Sequence[Notice]) -> tuple[Notice, ...]:
-    """At most `MOST` of each code, in order; the last of a code says how many were left out."""
+    """At most `MAX_PER_CODE` notices of each code, and the number of omitted ones."""
     kept: list[Notice] = []
     counts: dict[str, int] = {}
     for notice in notices:
         counts[notice.code] = counts.get(notice.code, 0) + 1
-        if counts[notice.code] <= MOST:
+        if counts[notice.code] <= MAX_PER_CODE:
             kept.append(notice)
     return (*kept, *_left_out(counts, notices))
 
 
 def _left_out(counts: Mapping[str, int], notices: Sequence[Notice]) -> Iterable[Notice]:
     for code, count in counts.items():
-        if count > MOST:
+        if count > MAX_PER_CODE:
             last = [notice for notice in notices if notice.code == code]
             yield Notice(
                 code,
-                f"{count - MOST} more warnings of this kind",
-                last[MOST].start_seconds,
+                f"{count - MAX_PER_CODE} more warnings of this kind",
+                last[MAX_PER_CODE].start_seconds,
                 last[-1].end_seconds,
             )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from parakeet_worker.engine.base import Samples  # numpy is not a dependency of the client
 
 MAX_CLIP_SECONDS = 1e8
-"""Later than the end of any recording: a clip that ends there has no end."""
+"""After the end of any recording: a clip with this end has no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,14 @@ class InlineSource:
 
 @dataclass(frozen=True, slots=True)
 class UrlSource:
-    """Audio behind http or https."""
+    """Audio at an http or https URL."""
 
     url: str
 
 
 @dataclass(frozen=True, slots=True)
 class S3Source:
-    """Audio in an S3 bucket; the operator's bucket if none is named."""
+    """Audio in an S3 bucket; None is the operator's bucket."""
 
     key: str
     bucket: str | None = None
@@ -39,14 +39,14 @@ class S3Source:
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """Audio on this machine; the command line and Python make it, the wire cannot."""
+    """A local file; from the command line or Python only."""
 
     path: Path
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SamplesSource:
-    """Audio in memory, mono at `sample_rate`; Python makes it, the wire cannot."""
+    """Mono samples in memory, at `sample_rate` Hz; from Python only."""
 
     samples: "Samples"
     sample_rate: int
@@ -57,21 +57,21 @@ Source: TypeAlias = InlineSource | UrlSource | S3Source | FileSource | SamplesSo
 
 @dataclass(frozen=True, slots=True)
 class UrlOutput:
-    """An address that takes the answer by PUT, as a pre-signed URL does."""
+    """A URL to PUT the answer to, such as a pre-signed one."""
 
     url: str
     content_type: str | None = None
-    """The Content-Type to send, empty for none; None is what fits the answer."""
+    """The Content-Type to send, empty for none; None selects one by format."""
 
 
 @dataclass(frozen=True, slots=True)
 class S3Output:
-    """A place for the answer in an S3 bucket; the operator's bucket if none is named."""
+    """An S3 object for the answer; None is the operator's bucket."""
 
     key: str
     bucket: str | None = None
     content_type: str | None = None
-    """The same as of a `UrlOutput`."""
+    """As in `UrlOutput`."""
 
 
 Output: TypeAlias = UrlOutput | S3Output
@@ -79,7 +79,7 @@ Output: TypeAlias = UrlOutput | S3Output
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """The part of the recording that is wanted, in seconds from its start."""
+    """The part of the recording to transcribe, in seconds from its start."""
 
     start_seconds: float = 0.0
     end_seconds: float | None = None
@@ -95,42 +95,42 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One recording to transcribe, and how to answer."""
+    """One recording to transcribe, and the options."""
 
     source: Source
     audio_format: str | None = None
-    """What the caller says the file is: a hint to ffmpeg's own detection, never trusted."""
+    """The file's type according to the client: a hint for ffmpeg's detection, never trusted."""
     clip: Clip = Clip()
     format: Format = "json"
     timestamp: bool = False
     debug: bool = False
     vad: Vad = "auto"
-    """`auto` leaves silence out and looks for words wherever someone speaks; `off` listens to
-    everything and cuts by energy."""
+    """`auto` skips silence and decodes speech without words again; `off` decodes everything and
+    cuts by level."""
     attention: Attention = "pieces"
-    """`full` hears the recording in one piece."""
+    """`full` decodes the recording as one chunk."""
     channels: Channels = "mix"
-    """`separate` hears each channel by itself, as in calls with one speaker on each."""
+    """`separate` transcribes each channel on its own, as in calls with one speaker per channel."""
     track: int | str | None = None
-    """Of several audio tracks the one with that number, from 1, or language; `all` hears each."""
+    """An audio track by number, from 1, or language; `all` transcribes each on its own."""
     on_damage: OnDamage = "warn"
-    """`refuse` makes an error of what would be a warning: a part that is missing or damaged."""
+    """`refuse` makes missing or damaged audio an error instead of a warning."""
     language: str | None = None
-    """One of `language.LANGUAGES`: no word in another script is heard."""
+    """One of `language.LANGUAGES`; suppresses tokens of other scripts."""
     headerless: Headerless | None = None
-    """How samples lie in a file without a header, which no detection could know."""
+    """Sample format of a file without a header."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobInput:
-    """What one job asks for: one request, or a list that is answered as a list."""
+    """The validated input of a job: one request, or a list that is answered by a list."""
 
     requests: tuple[Request | RequestError, ...]
-    """In a list, a request that cannot be read stands as its error and stops no other."""
+    """In a list, an invalid request is represented by its error."""
     listed: bool
     stream: bool = False
-    """Segments are wanted as they are done, before the whole."""
+    """Send each segment as soon as it is complete."""
     progress: bool = False
-    """The caller wants to be told how far it is."""
+    """Report progress."""
     output: Output | None = None
-    """Where an answer goes that is too large for the door it came through."""
+    """Where to store an answer that exceeds the transport's limit."""

@@ -48,7 +48,7 @@ class Answer:
 
 
 def content(document: Mapping[str, Any], format_: Format) -> str:
-    """A document as the content of a file, identical to `render.written`."""
+    """A document as the content of a file, identical to `render.render`."""
     if format_ in ("json", "verbose_json"):
         return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
     if format_ == "text":

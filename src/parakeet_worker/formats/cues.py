@@ -1,4 +1,4 @@
-"""Words to subtitle cues that can be read in time."""
+"""Words to subtitle cues with readable timing."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,8 @@ MAX_CHARACTERS_PER_SECOND = 17.0
 MAX_CUE_SECONDS = 7.0
 MIN_CUE_SECONDS = 1.0
 
-# What a break costs where it tears what belongs together, and what it costs not to break, in the
-# characters that a reader would rather miss.
+# Costs of a break inside a unit of the text, and of no break, in units of one character over the
+# reading speed.
 _COST_PER_CUE = 3.0
 _COST_INSIDE_CLAUSE = 12.0
 _COST_AFTER_CLAUSE = 4.0
@@ -30,7 +30,7 @@ _MILLISECOND = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """One subtitle: one or two lines, and when to show them."""
+    """One subtitle: one or two lines, with start and end."""
 
     start_seconds: float
     end_seconds: float
@@ -39,7 +39,7 @@ class Cue:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A word, or as much of an endless one as fits on a line."""
+    """A word, or the part of an overlong word that fits on a line."""
 
     text: str
     start_seconds: float
@@ -49,10 +49,9 @@ class _Piece:
 def cut(words: Sequence[Word]) -> list[Cue]:
     """Divide `words` into cues of at most two lines of 42 characters and 7 s.
 
-    Breaks are chosen together, by dynamic programming over all places to break: at the ends of
-    sentences and at pauses where that is possible, at commas else. A cue stays on longer than
-    its words where it could not be read at 17 characters a second otherwise and the next one
-    leaves room.
+    Dynamic programming over all positions minimizes the cost of breaks: ends of sentences and
+    pauses are preferred, then commas. A cue is shown longer than its words if it could not be
+    read at 17 characters per second otherwise, up to the start of the next one.
     """
     groups = _groups([piece for word in words for piece in _pieces(word)])
     cues: list[Cue] = []
@@ -60,8 +59,8 @@ def cut(words: Sequence[Word]) -> list[Cue]:
         following = groups[index + 1][0].start_seconds if index + 1 < len(groups) else math.inf
         lines = _lines([piece.text for piece in group])
         start = max(group[0].start_seconds, cues[-1].end_seconds if cues else 0.0)
-        wanted = max(group[-1].end_seconds, start + _reading_seconds(lines))
-        end = min(wanted, following, start + MAX_CUE_SECONDS)
+        readable = max(group[-1].end_seconds, start + _reading_seconds(lines))
+        end = min(readable, following, start + MAX_CUE_SECONDS)
         cues.append(Cue(start, round(max(end, start + _MILLISECOND), 3), lines))
     return cues
 
@@ -83,7 +82,7 @@ def _reading_seconds(lines: Sequence[str]) -> float:
 
 
 def _groups(pieces: Sequence[_Piece]) -> list[Sequence[_Piece]]:
-    """The cheapest division: best[i] is the cost of the pieces before i, from[i] the last cut."""
+    """The division of least cost: best[i] is the cost before piece i, came_from[i] the last cut."""
     breaking = [0.0, *(_cost_of_break(*pair) for pair in pairwise(pieces)), 0.0]
     keeping = [0.0, *(_cost_of_none(*pair) for pair in pairwise(pieces))]
     starts = [*(piece.start_seconds for piece in pieces), math.inf]
@@ -106,7 +105,7 @@ def _groups(pieces: Sequence[_Piece]) -> list[Sequence[_Piece]]:
 
 
 def _fitting(pieces: Sequence[_Piece], first: int) -> Iterator[tuple[int, int]]:
-    """Every end of a cue that begins at `first`, with the characters that are then in it."""
+    """Every possible end of a cue that starts at `first`, with its number of characters."""
     line, lines, characters = 0, 1, -1
     for after in range(first + 1, len(pieces) + 1):
         piece = pieces[after - 1]
@@ -143,7 +142,7 @@ def _ends(text: str, marks: tuple[str, ...]) -> bool:
 
 
 def _lines(texts: Sequence[str]) -> tuple[str, ...]:
-    """One line if that is enough, else two: as even as possible, better still after a comma."""
+    """One line if the text fits, else two of similar length, preferably broken after a comma."""
     whole = " ".join(texts)
     if len(whole) <= MAX_LINE_CHARACTERS:
         return (whole,)

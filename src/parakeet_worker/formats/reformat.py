@@ -20,7 +20,7 @@ MAX_WORDS = 100_000
 _MAX_WORD_CHARACTERS = 500
 _MAX_SECONDS = 1e7
 _MAX_CHANNELS = 64
-_WORDS_AT_ONCE = 500
+_WORDS_PER_BATCH = 500
 """Validation holds the interpreter's lock until it returns."""
 
 Seconds = Annotated[float, Field(ge=0, le=_MAX_SECONDS)]
@@ -62,15 +62,15 @@ def rewrite(payload: object) -> str:
         raise first_problem(failure, _Outer).error() from failure
     if len(outer.words) > MAX_WORDS:
         raise InvalidRequest("words", too_many("items", len(outer.words), MAX_WORDS))
-    wires = [wire for at in range(0, len(outer.words), _WORDS_AT_ONCE)
+    wires = [wire for at in range(0, len(outer.words), _WORDS_PER_BATCH)
              for wire in _validated(outer.words, at)]  # fmt: skip
     _check_times(wires)
     words = tuple(_word(word) for word in wires)
-    return render.written(Transcript(words), outer.format)
+    return render.render(Transcript(words), outer.format)
 
 
 def _validated(words: Sequence[Any], first: int) -> list[_WordWire]:
-    some = list(words[first : first + _WORDS_AT_ONCE])
+    some = list(words[first : first + _WORDS_PER_BATCH])
     for index, word in enumerate(some, start=first):
         if isinstance(word, dict) and len(word) > MAX_FIELDS:
             raise InvalidRequest(f"words.{index}", too_many("fields", len(word), MAX_FIELDS))

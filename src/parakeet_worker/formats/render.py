@@ -1,4 +1,4 @@
-"""A transcript to what the caller gets: one function per output format."""
+"""One function per output format."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -25,9 +25,9 @@ _NO_WORDS = Cue(0.0, 0.001, ("\N{ZERO WIDTH SPACE}",))
 
 
 def document(transcript: Transcript, format: Format, *, timestamp: bool = False) -> Document:  # noqa: A002  # the wire's name
-    """The answer as a JSON object; `text` is always in it.
+    """The answer as a JSON object, which always contains `text`.
 
-    A format that is not JSON stands as one string under its own name, beside `text`.
+    A format that is not JSON is one string, in a field with the name of the format.
     """
     if format == "json":
         answer = json_document(transcript, timestamp=timestamp)
@@ -37,13 +37,13 @@ def document(transcript: Transcript, format: Format, *, timestamp: bool = False)
         answer = {"text": transcript.text}
     else:
         answer = {"text": transcript.text, format: _WRITERS[format](transcript)}
-    if found := warnings(transcript):
-        answer["warnings"] = [warning.document() for warning in found]
+    if notices := warnings(transcript):
+        answer["warnings"] = [notice.document() for notice in notices]
     return answer
 
 
 def warnings(transcript: Transcript) -> tuple[Notice, ...]:
-    """What the caller should know about words that may be missing."""
+    """Warnings about missing or damaged audio, and about speech without words."""
     return limited((*transcript.warnings, *_without_words(transcript)))
 
 
@@ -59,17 +59,17 @@ def _without_words(transcript: Transcript) -> list[Notice]:
     ]
 
 
-def written(transcript: Transcript, format: Format, *, timestamp: bool = False) -> str:  # noqa: A002  # the wire's name
+def render(transcript: Transcript, format: Format, *, timestamps: bool = False) -> str:  # noqa: A002  # the wire's name
     """The answer as the content of a file."""
     writer = _WRITERS.get(format)
     if writer is not None:
         return writer(transcript)
-    answer = document(transcript, format, timestamp=timestamp)
+    answer = document(transcript, format, timestamp=timestamps)
     return json.dumps(answer, ensure_ascii=False, indent=2) + "\n"
 
 
 def json_document(transcript: Transcript, *, timestamp: bool) -> Document:
-    """`text`, and NeMo's three lists of times if they are asked for."""
+    """`text`; with `timestamp`, also NeMo's three lists of times."""
     answer: Document = {"text": transcript.text}
     if timestamp:
         frame = transcript.frame_seconds
@@ -103,12 +103,12 @@ def _nemo(
     }
 
 
-def _channel(said: Word | Sentence) -> Document:
-    return {} if said.channel is None else {"channel": said.channel}
+def _channel(part: Word | Sentence) -> Document:
+    return {} if part.channel is None else {"channel": part.channel}
 
 
 def debug_facts(transcript: Transcript) -> Document:
-    """How the words were come by, for `debug`."""
+    """Statistics and properties of the decoded audio, for `debug`."""
     return {
         "audio_seconds": round(transcript.seconds, 3),
         **asdict(transcript.stats),
@@ -121,13 +121,13 @@ def debug_facts(transcript: Transcript) -> Document:
 
 
 def _spoken(words: Iterable[Word]) -> Document:
-    """The language of the words, as a name like OpenAI's, and how sure that is."""
-    found = language.find(" ".join(word.text for word in words))
-    if found is None:
+    """The identified language, by the name that OpenAI uses, and its probability."""
+    spoken = language.find(" ".join(word.text for word in words))
+    if spoken is None:
         return {"language": None, "language_probability": None}
     return {
-        "language": found.name,
-        "language_probability": round(found.probability, 4),
+        "language": spoken.name,
+        "language_probability": round(spoken.probability, 4),
     }
 
 
@@ -139,7 +139,7 @@ def _spans(transcript: Transcript) -> list[Document]:
 
 
 def verbose_document(transcript: Transcript) -> Document:
-    """OpenAI's `verbose_json`, with a confidence beside every word."""
+    """OpenAI's `verbose_json`, with a confidence for every word."""
     return {
         "task": "transcribe",
         **_spoken(transcript.words),
@@ -154,7 +154,7 @@ def verbose_document(transcript: Transcript) -> Document:
 
 
 def segments(sentences: Sequence[Sentence], first_id: int) -> list[Document]:
-    """Sentences as they are streamed: `verbose_json`'s segments, each with its words."""
+    """Sentences of a stream: segments of `verbose_json`, each with its words."""
     return [
         {**_segment(index, sentence), "words": [_word(word) for word in sentence.words]}
         for index, sentence in enumerate(sentences, start=first_id)
@@ -184,7 +184,7 @@ def _word(word: Word) -> Document:
 
 
 def text(transcript: Transcript) -> str:
-    """The words and nothing else, on one line."""
+    """The text, with a final newline."""
     return transcript.text + "\n"
 
 
@@ -211,14 +211,14 @@ def vtt(transcript: Transcript) -> str:
 
 
 def _cues(transcript: Transcript) -> list[tuple[int | None, Cue]]:
-    """With their channels, in the order in which they are shown."""
-    found = [
+    """Channels and cues, in order of time."""
+    shown = [
         (channel, cue)
         for channel in transcript.channels or (None,)
         for cue in cues.cut(transcript.of_channel(channel))
     ]
-    # A file without any cue is none that players know as subtitles.
-    return sorted(found, key=lambda shown: shown[1].start_seconds) or [(None, _NO_WORDS)]
+    # Players do not recognize a file without cues as subtitles.
+    return sorted(shown, key=lambda each: each[1].start_seconds) or [(None, _NO_WORDS)]
 
 
 def _label(channel: int | None, form: str) -> str:
@@ -229,18 +229,18 @@ _TSV_CHANNEL = "{}\t"
 
 
 def tsv(transcript: Transcript) -> str:
-    """One sentence a line: start and end in milliseconds, the channel if there are, the text."""
-    apart = "channel\t" if transcript.channels else ""
+    """One sentence per line: start and end in milliseconds, the channel if separate, the text."""
+    channel = "channel\t" if transcript.channels else ""
     lines = [
         f"{round(sentence.start_seconds * 1000)}\t{round(sentence.end_seconds * 1000)}"
         f"\t{_label(sentence.channel, _TSV_CHANNEL)}{_on_one_line(sentence.text)}\n"
         for sentence in transcript.sentences
     ]
-    return f"start\tend\t{apart}text\n" + "".join(lines)
+    return f"start\tend\t{channel}text\n" + "".join(lines)
 
 
 def _on_one_line(text: str) -> str:
-    """What would end a field or a line, as backslash sequences."""
+    """Tabs, newlines and backslashes as escape sequences."""
     return text.translate(_TSV_ESCAPES)
 
 

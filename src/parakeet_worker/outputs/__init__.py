@@ -37,7 +37,7 @@ async def check_size(answer: Document | str, settings: Settings) -> None:
 
 def encoded(answer: Document | Sequence[Document] | str) -> bytes:
     """JSON as sent; raises ValueError for values that JSON cannot represent, such as NaN."""
-    return json_text.written(answer).encode()
+    return json_text.encoded(answer).encode()
 
 
 async def _write(body: bytes, output: Output, settings: Settings) -> Document:

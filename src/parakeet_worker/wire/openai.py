@@ -310,7 +310,7 @@ def body(transcript: Transcript, request: OpenAIRequest) -> Document | str:
         return answer
     if request.response_format == "verbose_json":
         return {**_verbose(transcript, request.granularities), **_facts(transcript, request)}
-    return render.written(transcript, request.response_format)
+    return render.render(transcript, request.response_format)
 
 
 def _facts(transcript: Transcript, request: OpenAIRequest) -> Document:

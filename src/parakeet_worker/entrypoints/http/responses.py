@@ -115,7 +115,7 @@ async def first_event(
 
 async def json_response(document: object) -> Response:
     """A JSON response, serialised in a thread."""
-    content = (await json_text.written_aside(document)).encode(errors="backslashreplace")
+    content = (await json_text.encoded_in_thread(document)).encode(errors="backslashreplace")
     return Response(content, media_type="application/json")
 
 
@@ -171,7 +171,7 @@ async def _encoded(event: Event | None) -> bytes:
     if event is None:
         return b": keep-alive\n\n"
     name, document = event
-    in_thread = json_text.holds_many(document)  # true for the final result, not for a segment
-    data = await json_text.written_aside(document) if in_thread else json_text.written(document)
+    in_thread = json_text.has_long_list(document)  # true for the final result, not for a segment
+    data = await json_text.encoded_in_thread(document) if in_thread else json_text.encoded(document)
     head = f"event: {name}\n" if name else ""
     return f"{head}data: {data}\n\n".encode(errors="backslashreplace")

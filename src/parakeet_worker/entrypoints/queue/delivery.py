@@ -49,7 +49,7 @@ class Delivery:
     async def done(self, job: str, body: dict[str, Any], *, streamed: bool) -> bool:
         """Post the answer of a job; returns whether it was delivered."""
         url = _address(self._sdk.done_url, job, streamed=streamed)
-        text = await json_text.written_aside(body)
+        text = await json_text.encoded_in_thread(body)
         try:
             await self._post(url, text, self._timeout_seconds)
         except _Rejected as rejection:
