@@ -1,4 +1,4 @@
-"""What more than one test file stands on."""
+"""Fixtures that several test files use."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home of the tests' own: the models that they convert are not left in the user's."""
+    """A separate HOME, so that converted models do not stay in the user's."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("home")
         patch.setenv("HOME", str(folder))
@@ -49,18 +49,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """What is started in the background inherits that Ctrl-C is ignored, and hands it on."""
+    """Restore SIGINT, which background shells ignore, for child processes to inherit."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", params=["system", "packaged"])
 def ffmpeg(request: pytest.FixtureRequest) -> Path:
-    """Each ffmpeg that the worker may find on a machine."""
+    """The ffmpegs that a worker may use."""
     if request.param == "packaged":
         return Path(imageio_ffmpeg.get_ffmpeg_exe())
     on_path = shutil.which("ffmpeg")
     if on_path is None:
-        pytest.skip("this machine has no ffmpeg of its own")
+        pytest.skip("no system ffmpeg")
     return Path(on_path)
 
 
@@ -72,7 +72,7 @@ async def web() -> AsyncIterator[WebServer]:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that signs itself, with its key."""
+    """A self-signed certificate for 127.0.0.1, with its key."""
     path = tmp_path_factory.mktemp("certificate") / "both.pem"
     path.write_text(self_signed_certificate())
     return path
@@ -80,7 +80,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def secure(certificate: Path) -> AsyncIterator[WebServer]:
-    """A web server whose certificate nobody trusts."""
+    """A web server with an untrusted certificate."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     async with WebServer(context) as server:
@@ -101,7 +101,7 @@ def s3() -> Iterator[S3Server]:
 
 @pytest.fixture
 def without_waits() -> Iterator[None]:
-    """Retries follow at once, as many as in earnest."""
+    """Retry without delays, as often as in production."""
     with stamina.set_testing(True, attempts=100, cap=True):
         yield
 

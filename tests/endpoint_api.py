@@ -1,8 +1,8 @@
-"""The callers' half of RunPod's queue API on loopback, in front of the worker's half.
+"""The client side of RunPod's queue API on loopback, in front of the worker side.
 
-What a caller posts is handed to a real worker; what the worker answers, the caller is told in the
-platform's words. On request it misbehaves: answers 429 or 500, drops connections, or ends a job in
-any way that the platform can.
+Jobs of clients are assigned to a real worker, and its results are returned in the platform's
+format. On request it injects faults: 429 or 500, dropped connections, or any end of a job that the
+platform documents.
 """
 
 import asyncio
@@ -22,27 +22,27 @@ KEY = "rpa_loopback"
 
 @dataclass(slots=True)
 class Posted:
-    """A job as its caller knows it; times by the monotonic clock."""
+    """A submitted job; times by the monotonic clock."""
 
     payload: Any
     sent: float = field(default_factory=time.monotonic)
     ended: dict[str, Any] | None = None
-    """How the platform ended it, whatever the worker does."""
+    """The outcome set by the platform, regardless of the worker."""
 
 
 class EndpointApi(JobApi):
-    """One endpoint, whole: `url` for callers, the rest as `JobApi` has it for the worker."""
+    """One complete endpoint: `url` for clients, the methods of `JobApi` for the worker."""
 
     def __init__(self, max_run_bytes: int = 10_000_000, max_runsync_bytes: int = 20_000_000):
         super().__init__()
         self.posted: dict[str, Posted] = {}
         self.cancelled: list[str] = []
-        """Jobs that a caller took back."""
-        self.asked: Counter[str] = Counter()
-        """Callers' requests by their route, those that failed with them."""
+        """Jobs cancelled by a client."""
+        self.received: Counter[str] = Counter()
+        """Requests of clients by route, including failed ones."""
         self.endings: deque[dict[str, Any]] = deque()
-        """How the next jobs end, without a worker ever seeing them."""
-        self._told_chunks: Counter[str] = Counter()
+        """Outcomes of the next jobs, which are not assigned to a worker."""
+        self._sent_chunks: Counter[str] = Counter()
         self._limits = {"run": max_run_bytes, "runsync": max_runsync_bytes}
         self._front: web.AppRunner | None = None
         self.url = ""
@@ -82,7 +82,7 @@ class EndpointApi(JobApi):
     @web.middleware
     async def _judge(self, request: web.Request, handler: Any) -> web.StreamResponse:
         route = request.match_info.route.name or "nothing"
-        self.asked[route] += 1
+        self.received[route] += 1
         if request.headers.get("Authorization") != f"Bearer {KEY}":
             return web.json_response({"error": "unauthorized"}, status=401)
         if route == "nothing" or request.match_info["endpoint"] != "loopback":
@@ -124,47 +124,47 @@ class EndpointApi(JobApi):
         if isinstance(job, web.Response):
             return job
         ends = time.monotonic() + int(request.query.get("wait", "90000")) / 1000
-        while self._told(job)["status"].startswith("IN_") and time.monotonic() < ends:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)  # the worker's half is told of in another thread
-        return web.json_response(self._told(job))
+        while self._status_document(job)["status"].startswith("IN_") and time.monotonic() < ends:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)  # the worker side runs in another thread
+        return web.json_response(self._status_document(job))
 
     async def _status(self, request: web.Request) -> web.Response:
         job = request.match_info["job"]
         if job not in self.posted:
             return web.json_response({"error": "job not found"}, status=404)
-        return web.json_response(self._told(job))
+        return web.json_response(self._status_document(job))
 
     async def _stream_to_caller(self, request: web.Request) -> web.Response:
-        """What came since the caller asked last."""
+        """Return the partial results since the last request."""
         job = request.match_info["job"]
         if job not in self.posted:
             return web.json_response({"error": "job not found"}, status=404)
-        told, delivery = self._told(job), self.deliveries.get(job)
+        document, delivery = self._status_document(job), self.deliveries.get(job)
         with self._changed:
-            new = delivery.chunks[self._told_chunks[job] :] if delivery else []
-            self._told_chunks[job] += len(new)
-        ended = not told["status"].startswith("IN_")
-        status = "IN_PROGRESS" if new and ended else told["status"]
+            new = delivery.chunks[self._sent_chunks[job] :] if delivery else []
+            self._sent_chunks[job] += len(new)
+        ended = not document["status"].startswith("IN_")
+        status = "IN_PROGRESS" if new and ended else document["status"]
         return web.json_response({"status": status, "stream": [{"output": one} for one in new]})
 
     async def _cancel(self, request: web.Request) -> web.Response:
         job = request.match_info["job"]
         if job not in self.posted:
             return web.json_response({"error": "job not found"}, status=404)
-        if self._told(job)["status"].startswith("IN_"):
+        if self._status_document(job)["status"].startswith("IN_"):
             self.cancelled.append(job)
             self.posted[job].ended = {"status": "CANCELLED"}
             if not self.withdraw(job):
                 self.stop(job)
-        return web.json_response(self._told(job))
+        return web.json_response(self._status_document(job))
 
     async def _health(self, _: web.Request) -> web.Response:
-        told = Counter(self._told(job)["status"] for job in self.posted)
-        jobs = {"inQueue": told["IN_QUEUE"], "completed": told["COMPLETED"]}
+        counts = Counter(self._status_document(job)["status"] for job in self.posted)
+        jobs = {"inQueue": counts["IN_QUEUE"], "completed": counts["COMPLETED"]}
         return web.json_response({"jobs": jobs, "workers": {"idle": 1}})
 
-    def _told(self, job: str) -> dict[str, Any]:
-        """What the platform says of a job."""
+    def _status_document(self, job: str) -> dict[str, Any]:
+        """The platform's status document of a job."""
         posted, delivery = self.posted[job], self.deliveries.get(job)
         if posted.ended is not None:
             return {"id": job, **posted.ended}

@@ -1,4 +1,4 @@
-"""A server whose engine fails for good after so many batches: `python -m faulty_server BATCHES`."""
+"""A server whose engine is lost after some batches: `python -m faulty_server BATCHES`."""
 
 import os
 import sys

@@ -46,8 +46,8 @@ class Serving:
 
 
 def figure(page: str, name: str) -> float:
-    found = re.search(rf"^{re.escape(name)} (\S+)$", page, re.MULTILINE)
-    return float(found[1]) if found else 0.0
+    match = re.search(rf"^{re.escape(name)} (\S+)$", page, re.MULTILINE)
+    return float(match[1]) if match else 0.0
 
 
 @asynccontextmanager
@@ -130,11 +130,11 @@ def running_server(
         "PYTHONPATH": str(Path(__file__).parent),
         **variables,
     }
-    with log.open("w") as said:
+    with log.open("w") as output:
         process = subprocess.Popen(
             [*prefix, sys.executable, *command, *arguments],
             env=environment,
-            stdout=said,
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,

@@ -1,9 +1,8 @@
-"""RunPod's job API on loopback, as faithful as the SDK can tell.
+"""RunPod's job API on loopback, indistinguishable for the SDK.
 
-It holds takes and stop polls open as the platform does, hands out jobs singly or in batches, stops
-jobs that are told to, and keeps what the worker posts. On request it misbehaves. What it does not
-do is retry or expire a job. The bench stands on it too, and finds it here as it finds the other
-things of the tests.
+It holds requests for jobs and stops open as the platform does, assigns jobs singly or in batches,
+sends stops, stores what the worker posts, and injects faults on request. It does not retry or
+expire jobs. The benchmarks use it too.
 """
 
 import asyncio
@@ -26,8 +25,8 @@ from aiohttp import web
 from parakeet_worker.entrypoints.queue.sdk import Sdk
 
 Fault: TypeAlias = int | Literal["drop", "lose", "garbage"]
-"""A status; a connection that is dropped at once; or only after the request was done; or an
-answer that nobody can read."""
+"""A status; a connection that is dropped immediately, or after the request was processed; or an
+unparsable response."""
 
 _HOLD_SECONDS = 5.0
 _LOOK_SECONDS = 0.02
@@ -43,14 +42,14 @@ class Delivery:
     taken: float = 0.0
     done: float = 0.0
     bodies: list[Any] = field(default_factory=list)
-    """Every answer that was posted for it: one, if all is well."""
+    """Every posted result; normally one."""
     streamed: list[bool] = field(default_factory=list)
-    """Of each answer, whether it says that it ends a stream."""
+    """For each result, whether it is marked as the end of a stream."""
     chunks: list[Any] = field(default_factory=list)
-    """What was streamed."""
+    """Streamed partial results."""
     progress: list[Any] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
-    """`chunk`, `progress` and `done`, as they came."""
+    """`chunk`, `progress` and `done`, in the order of arrival."""
 
 
 class JobApi:
@@ -67,24 +66,24 @@ class JobApi:
         self._max_result_bytes = max_result_bytes
         self._too_large_status = too_large_status
         self.requests: Counter[str] = Counter()
-        """The worker's, by their route, those that failed with them."""
+        """The worker's requests by route, including failed ones."""
         self.faults: dict[str, deque[Fault]] = defaultdict(deque)
-        """What goes wrong with the next requests to a route: `job-take`, `job-stop`, `job-done`,
-        `job-stream`, and `progress`, which the platform has on the route of answers."""
+        """Faults of the next requests to a route: `job-take`, `job-stop`, `job-done`,
+        `job-stream`, and `progress`, which shares the route of results."""
         self.wire_open = True
-        """While it is not, jobs that were taken stay on their way."""
+        """If false, assigned jobs stay in transit."""
         self.progress_delay_seconds = 0.0
-        """How long it takes to receive progress."""
+        """Duration of a progress request."""
         self.pinged: set[str] = set()
-        """Jobs that a heartbeat has named."""
+        """Jobs named by heartbeats."""
         self.unhealthy: list[dict[str, str]] = []
-        """What workers said of themselves when they could not work."""
+        """Reports of workers that failed their checks."""
         self.open_takes = 0
-        """Polls that are held open just now."""
+        """Requests for jobs that are open now."""
         self._queue: deque[dict[str, Any]] = deque()
         self._stops: list[str] = []
         self.stopped: set[str] = set()
-        """Jobs that the worker was told to give up."""
+        """Jobs whose stop was sent to the worker."""
         self.deliveries: dict[str, Delivery] = {}
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
@@ -113,19 +112,19 @@ class JobApi:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """What is submitted inside comes at one moment."""
+        """Submit several jobs at the same moment."""
         with self._changed:
             yield
 
     def submit_text(self, job: str, text: str) -> None:
-        """A job whose input is this text, which need not be JSON that anybody can read."""
+        """Submit a job with this text as its input; it may be invalid JSON."""
         with self._changed:
             self._queue.append({"id": job, "text": text})
             self.deliveries[job] = Delivery()
             self._changed.notify_all()
 
     def withdraw(self, job: str) -> bool:
-        """Take a job back that no worker has taken; whether that is so."""
+        """Remove a job that no worker has taken; return whether it was removed."""
         with self._changed:
             waiting = [entry for entry in self._queue if entry["id"] == job]
             for entry in waiting:
@@ -133,23 +132,23 @@ class JobApi:
         return bool(waiting)
 
     @property
-    def stops_told(self) -> bool:
+    def stops_fetched(self) -> bool:
         """Whether the worker has fetched every stop."""
         return not self._stops
 
     def stop(self, job: str) -> None:
-        """Tell the worker to give a job up, which it may have answered already."""
+        """Send a stop for a job, which may already have a result."""
         with self._changed:
             self._stops.append(job)
             self.stopped.add(job)
 
     def polled(self, timeout_seconds: float = 60.0) -> bool:
-        """Wait until a worker asks for jobs; whether one does."""
+        """Wait until a worker requests jobs; return whether one does."""
         with self._changed:
             return self._changed.wait_for(lambda: self.open_takes > 0, timeout_seconds)
 
     def wait_until(self, condition: Callable[[], bool], timeout_seconds: float = 60.0) -> None:
-        """Wait for something that callers or the worker bring about."""
+        """Wait for a state that callers or the worker cause."""
         ends = time.monotonic() + timeout_seconds
         while not condition():
             assert time.monotonic() < ends, "it did not come about"
@@ -218,8 +217,8 @@ class JobApi:
                 response.raise_for_status()
                 if response.status != 200:
                     return []
-                found: list[str] = (await response.json())["jobsToStop"]
-                return found
+                jobs: list[str] = (await response.json())["jobsToStop"]
+                return jobs
 
         async def no_check() -> None:
             """Nothing is checked."""
@@ -259,13 +258,13 @@ class JobApi:
         fault = self._fault("job-take")
         if fault is not None and fault != "lose":
             return _faulty(request, fault)
-        wanted = int(request.query.get("batch_size", "1"))
+        requested = int(request.query.get("batch_size", "1"))
         try:
             with self._changed:
                 self.takes += 1
                 self.open_takes += 1
                 self._changed.notify_all()
-            taken = await self._held(lambda: self._pop(wanted))
+            taken = await self._held(lambda: self._pop(requested))
         finally:
             self.open_takes -= 1
         if not taken:
@@ -285,22 +284,22 @@ class JobApi:
         return response
 
     async def _held(self, look: Callable[[], list[Any]]) -> list[Any]:
-        """What `look` finds, as soon as it finds anything, or nothing after the time to hold."""
+        """Return the first non-empty result of `look`, or an empty one after the holding time."""
         ends = time.monotonic() + self._hold_seconds
-        while not (found := look()) and time.monotonic() < ends:  # noqa: ASYNC110
+        while not (entries := look()) and time.monotonic() < ends:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_SECONDS)  # jobs are submitted in other threads
-        return found
+        return entries
 
-    def _pop(self, wanted: int) -> list[dict[str, Any]]:
+    def _pop(self, requested: int) -> list[dict[str, Any]]:
         with self._changed:
-            taken = [self._queue.popleft() for _ in range(min(wanted, len(self._queue)))]
+            taken = [self._queue.popleft() for _ in range(min(requested, len(self._queue)))]
             for job in taken:
                 self.deliveries[job["id"]].taken = time.monotonic()
             self._changed.notify_all()
         return taken
 
     def _put_back(self, taken: list[dict[str, Any]]) -> None:
-        """Whoever asked for these jobs is gone."""
+        """Requeue jobs whose request was disconnected."""
         with self._changed:
             for job in reversed(taken):
                 self.deliveries[job["id"]].taken = 0.0
@@ -376,10 +375,10 @@ def _faulty(request: web.Request, fault: Fault) -> web.StreamResponse:
     if isinstance(fault, int):
         if fault == 304:
             return web.Response(status=fault)
-        # Where a redirect leads to, everything is answered with 200, as by a login page.
+        # The target of a redirect answers everything with 200, like a login page.
         to = {"Location": request.path.rpartition("/job-")[0] + "/ping/login"}
         headers = to if 300 <= fault < 400 else {}
-        return web.Response(status=fault, text="so it was asked for", headers=headers)
+        return web.Response(status=fault, text="injected fault", headers=headers)
     if fault == "garbage":
         return web.Response(text='[{"id": "cut o', content_type="application/json")
     assert request.transport is not None
@@ -397,9 +396,9 @@ def running_worker(
     log: IO[str] | int = subprocess.PIPE,
     prefix: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[str]]:
-    """The worker as RunPod runs it, in a process group of its own so that all of it ends.
+    """The worker as RunPod runs it, in its own process group so that all of it ends.
 
-    What many jobs make it say is more than a pipe holds that nobody reads: that goes to `log`.
+    The output of many jobs exceeds the buffer of an unread pipe: pass a file as `log`.
     `prefix` is a command that runs it under other conditions.
     """
     worker = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Servers on loopback: a web whose every path behaves as a test says, a listener, and S3."""
+"""Servers on loopback: a web server with configurable paths, a TCP listener, and S3."""
 
 import asyncio
 import gzip
@@ -23,14 +23,14 @@ class WebServer:
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
-        self.asked: list[str] = []
-        """Paths with their queries, letter by letter, one for each request."""
+        self.received: list[str] = []
+        """Raw paths with queries, one per request."""
         self.headers: list[Mapping[str, str]] = []
-        """Of each request."""
+        """Headers of each request."""
         self.reached = asyncio.Event()
-        """A request has come in."""
+        """Set when a request arrives."""
         self.left = asyncio.Event()
-        """A caller has closed his connection before the answer was whole."""
+        """Set when a client disconnects before the response is complete."""
         self._behaviours: dict[str, Behaviour] = {}
 
     async def __aenter__(self) -> Self:
@@ -62,12 +62,12 @@ class WebServer:
         return f"{'https' if self._tls else 'http'}://{host}:{port}"
 
     def at(self, path: str, behaviour: Behaviour) -> str:
-        """Give `path` a behaviour; its URL."""
+        """Set the behaviour of `path`; return its URL."""
         self._behaviours[path] = behaviour
         return f"{self.address}{path}"
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(request.raw_path)
+        self.received.append(request.raw_path)
         self.headers.append({"method": request.method, **request.headers})
         self.reached.set()
         behaviour = self._behaviours.get(request.raw_path.partition("?")[0], answers(404))
@@ -81,7 +81,7 @@ class WebServer:
 def sends(
     content: bytes, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})
 ) -> Behaviour:
-    """The content, as a server should."""
+    """Respond with the content."""
 
     async def behave(_: web.Request) -> web.StreamResponse:
         return web.Response(body=content, status=status, headers=headers)
@@ -90,7 +90,7 @@ def sends(
 
 
 def takes(into: list[bytes], status: int = 200) -> Behaviour:
-    """What is sent, and a nod."""
+    """Store the body and respond with `status`."""
 
     async def behave(request: web.Request) -> web.StreamResponse:
         into.append(b"".join([chunk async for chunk in request.content.iter_any()]))
@@ -100,7 +100,7 @@ def takes(into: list[bytes], status: int = 200) -> Behaviour:
 
 
 def chunks(content: bytes, times: int = 1) -> Behaviour:
-    """The content `times` over, its length not told in advance."""
+    """Send the content `times` times, without a declared length."""
 
     async def behave(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -170,7 +170,7 @@ def trickles(content: bytes, pause_seconds: float, step: int = 1) -> Behaviour:
 
 
 def drops(first: bytes = b"", declared: int | None = None) -> Behaviour:
-    """A connection that breaks, at once or amid a body of `declared` bytes."""
+    """Drop the connection, immediately or within a body of `declared` bytes."""
 
     async def behave(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None
@@ -284,15 +284,15 @@ class S3Server:
         self._client.put_object(Bucket=self.bucket, Key=key, Body=content)
 
     def get(self, key: str) -> bytes:
-        """What is stored in the bucket."""
+        """Read an object of the bucket."""
         return self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
     def content_type(self, key: str) -> str:
-        """What was said of it when it was stored."""
+        """Return the stored content type."""
         return self._client.head_object(Bucket=self.bucket, Key=key)["ContentType"]
 
     def presigned(self, key: str, method: str = "get_object") -> str:
-        """An address that anybody may read, or write to, for an hour."""
+        """Return a URL for reading or writing, valid for an hour."""
         named = {"Bucket": self.bucket, "Key": key}
         return str(self._client.generate_presigned_url(method, Params=named, ExpiresIn=3600))
 

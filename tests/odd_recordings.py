@@ -1,4 +1,4 @@
-"""Recordings of kinds that are sent in practice, made from one sample, and what is expected.
+"""Recordings of kinds that are sent in practice, made from one sample, with the expected result.
 
 Each `Case` is one row of docs/recordings.md.
 """
@@ -31,9 +31,9 @@ class Case:
 
     make: Make
     done: str
-    """What is done with it, for the documentation."""
+    """The result, for the documentation."""
     late_from: float = 0.0
-    """Words that begin there or later in the sample are later by `late_seconds`."""
+    """Words of the sample from this time on are delayed by `late_seconds`."""
     late_seconds: float = 0.0
     codes: tuple[str, ...] = ()
     """The warnings that the answer has."""
@@ -101,7 +101,7 @@ def placeholder(declared: int) -> Make:
 
 
 def void(_: object) -> None:
-    """For what returns something that is not wanted."""
+    """Discard a return value."""
 
 
 def voice(at: int, of: int) -> Make:

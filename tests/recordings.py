@@ -14,20 +14,20 @@ RATE = 16_000
 
 
 def tone(hertz: float, seconds: float, rate: int = RATE, level: float = 0.3) -> Samples:
-    """A pure tone, which the tones engine hears as its pitch."""
+    """A pure tone, which the tones engine transcribes as its pitch."""
     clock = np.arange(round(seconds * rate), dtype=np.float64) / rate
     return (level * np.sin(2 * np.pi * hertz * clock)).astype(np.float32)
 
 
 def silence(seconds: float, rate: int = RATE) -> Samples:
-    """Nothing to hear."""
+    """Digital silence."""
     return np.zeros(round(seconds * rate), dtype=np.float32)
 
 
 def noise(seconds: float, level: float = 0.001, rate: int = RATE) -> Samples:
-    """The hiss of a quiet room, the same every time."""
-    hiss = np.random.default_rng(0).normal(scale=level, size=round(seconds * rate))
-    return hiss.astype(np.float32)
+    """Noise of a quiet room, reproducible."""
+    samples = np.random.default_rng(0).normal(scale=level, size=round(seconds * rate))
+    return samples.astype(np.float32)
 
 
 def wav(samples: Samples, rate: int = RATE) -> bytes:
@@ -44,7 +44,7 @@ def wav(samples: Samples, rate: int = RATE) -> bytes:
 def encode(
     target: Path, *options: str, samples: Samples, rate: int = RATE, channels: int = 1
 ) -> Path:
-    """Write `samples` (interleaved) to `target` as its ending and ffmpeg's `options` say."""
+    """Encode interleaved `samples` to `target` by its suffix and ffmpeg's `options`."""
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(),
         *("-hide_banner", "-loglevel", "error", "-y"),
@@ -57,7 +57,7 @@ def encode(
 
 
 def repeat(path: Path, target: Path, times: int) -> Path:
-    """The recording `times` over, without encoding it again."""
+    """Repeat the recording without encoding it again."""
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(),
         *("-hide_banner", "-loglevel", "error", "-y", "-stream_loop", str(times - 1)),
@@ -68,7 +68,7 @@ def repeat(path: Path, target: Path, times: int) -> Path:
 
 
 def decode(path: Path, rate: int = RATE) -> Samples:
-    """A file as one channel at `rate`, by ffmpeg alone."""
+    """Decode a file to one channel at `rate` with ffmpeg."""
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(),
         *("-hide_banner", "-loglevel", "error", "-i", f"file:{path}"),
@@ -79,14 +79,14 @@ def decode(path: Path, rate: int = RATE) -> Samples:
 
 
 def pitch(samples: Samples, rate: int = RATE) -> float:
-    """The strongest frequency in Hz, heard in the middle of the recording."""
+    """The strongest frequency in Hz in the middle of the recording."""
     middle = samples[len(samples) // 4 : 3 * len(samples) // 4]
     power = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
     return float(np.argmax(power)) * rate / len(middle)
 
 
 def cut(path: Path, target: Path, share: float = 0.6) -> Path:
-    """The first part of a file, as a broken upload leaves it."""
+    """Write the first part of a file, as a broken upload does."""
     content = path.read_bytes()
     target.write_bytes(content[: round(len(content) * share)])
     return target

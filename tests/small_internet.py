@@ -68,12 +68,12 @@ class Machine:
 
 
 class NameServer(asyncio.DatagramProtocol):
-    """Answers for `NAMES`, and counts how often it is asked."""
+    """Answers queries for `NAMES` and counts them."""
 
     def __init__(self) -> None:
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Begin anew with every name's first addresses."""
         self.lookups = 0
         self._left = deepcopy(NAMES)
@@ -113,7 +113,7 @@ def _take(interface: str, address: str) -> None:
 
 async def _outcome(address: str, inside: Machine, names: NameServer, target: Path) -> object:
     inside.connections = 0
-    names.forget()
+    names.reset()
     try:
         await url.download(UrlSource(address), target, Settings(stall_timeout_seconds=5))
         became = target.read_text()

@@ -1,4 +1,4 @@
-"""The sample recordings: true speech, with what is said in it."""
+"""The sample recordings with their transcripts."""
 
 import json
 from base64 import b64encode

@@ -402,12 +402,12 @@ async def test_a_url_is_an_input(parakeet, folder, web: WebServer, tmp_path):
     assert (await run(*arguments)).returncode == 0
     assert files_in(tmp_path / "out") == {"a.txt": "440.\n", "talk.txt": "880.\n"}
     assert "secret" not in (tmp_path / "out" / manifest.NAME).read_text()
-    asked = len(web.asked)
+    asked = len(web.received)
     assert (await run(*arguments)).returncode == 0
-    assert len(web.asked) == asked
+    assert len(web.received) == asked
     # Another query may be another recording.
     assert (await run(address + "2", "-o", tmp_path / "out", "--overwrite")).returncode == 0
-    assert len(web.asked) == asked + 1
+    assert len(web.received) == asked + 1
 
 
 # several formats

@@ -123,10 +123,10 @@ def limited(url: str, max_audio_bytes: int) -> Endpoint:
 
 @pytest.mark.parametrize(("limit", "route"), [(30_000, "runsync"), (60_000, "run")])
 async def test_a_file_goes_the_way_that_has_room_for_it(api, talk, limit, route):
-    before = api.asked[route]
+    before = api.received[route]
     async with AsyncClient(limited(api.url, limit), KEY) as client:
         assert (await client.transcribe(talk)).text == "440."
-    assert api.asked[route] == before + 1
+    assert api.received[route] == before + 1
 
 
 async def test_a_file_that_is_too_large_is_heard_from_its_smaller_form(api, talk):
@@ -158,10 +158,10 @@ async def test_a_file_that_is_too_large_in_every_form_is_heard_from_the_bucket_a
     "options", [{"format": "docx"}, {"language": "xx"}, {"start_seconds": 2.0, "end_seconds": 1.0}]
 )
 async def test_wrong_options_are_refused_before_anything_is_sent(client, api, talk, options):
-    before = sum(api.asked.values())
+    before = sum(api.received.values())
     with pytest.raises(InvalidRequest):
         await client.transcribe(talk, **options)
-    assert sum(api.asked.values()) == before
+    assert sum(api.received.values()) == before
 
 
 async def test_the_workers_errors_are_raised_as_what_they_are(client, tmp_path):
@@ -217,14 +217,14 @@ def unused_port() -> int:
 
 
 async def test_a_wrong_key_and_a_wrong_id_are_told_at_once(api, talk):
-    before = sum(api.asked.values())
+    before = sum(api.received.values())
     async with AsyncClient(api.url, "wrong") as client:
         with pytest.raises(EndpointDenied, match="check the API key"):
             await client.transcribe(talk)
     async with AsyncClient(api.url + "x", KEY) as client:
         with pytest.raises(EndpointDenied, match="endpoint does not exist"):
             await client.transcribe(talk)
-    assert sum(api.asked.values()) == before + 2
+    assert sum(api.received.values()) == before + 2
 
 
 def test_a_runpod_endpoint_without_a_key_is_refused_before_it_is_asked():

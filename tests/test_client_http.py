@@ -187,7 +187,7 @@ async def test_passing_faults_are_outlived(web: WebServer, talk, fault):
     web.at("/transcribe", in_turn(fault, fault, sends(ANSWER)))
     async with AsyncClient(web.address) as client:
         assert (await client.transcribe(talk)).text == "440."
-    assert len(web.asked) == 3
+    assert len(web.received) == 3
 
 
 @pytest.mark.usefixtures("without_waits")
@@ -207,7 +207,7 @@ async def test_what_does_not_pass_is_told_at_once(web: WebServer, talk, status, 
     async with AsyncClient(web.address) as client:
         with pytest.raises(error):
             await client.transcribe(talk)
-    assert len(web.asked) == 1
+    assert len(web.received) == 1
 
 
 @pytest.mark.usefixtures("without_waits")

@@ -83,7 +83,7 @@ async def test_a_key_does_not_follow_a_redirect(web: WebServer, talk: Path) -> N
         async with AsyncClient(web.address, KEY) as client:
             with pytest.raises(EndpointRefused, match="307"):
                 await client.transcribe(talk)
-        assert other.asked == []
+        assert other.received == []
 
 
 # Waiting
@@ -205,4 +205,4 @@ async def test_a_proxy_of_the_environment_is_used(
     with pytest.raises(EndpointRefused, match="404"):
         await wire.call("GET", "http://a.test/a")
     await wire.close()
-    assert web.asked == ["http://a.test/a"]
+    assert web.received == ["http://a.test/a"]

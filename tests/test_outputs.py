@@ -104,7 +104,7 @@ async def test_an_answer_is_put_where_the_request_says(web: WebServer) -> None:
     assert found == {"written_to": {"url": url, "bytes": len(BODY)}}
     assert got == [BODY]
     # The signature covers every letter.
-    assert web.asked == ["/a/talk.json?sig=%2Fa+b&x=1"]
+    assert web.received == ["/a/talk.json?sig=%2Fa+b&x=1"]
     (headers,) = web.headers
     assert headers["method"] == "PUT"
     assert headers["Content-Type"] == "application/json"
@@ -180,7 +180,7 @@ async def test_what_does_not_pass_is_given_up(web: WebServer, always: Behaviour)
     assert error.facts == {"place": url}
     assert "secret" not in str(error)
     # Until the time limit in earnest; in this test that many attempts without a wait.
-    assert len(web.asked) >= 100
+    assert len(web.received) >= 100
 
 
 async def test_a_server_that_stands_still_is_given_up_in_time(web: WebServer) -> None:
@@ -197,7 +197,7 @@ async def test_a_refusal_is_the_callers_to_mend(web: WebServer, status: int) -> 
     assert isinstance(error, OutputRefused)
     assert f"the server answered {status}" in str(error)
     assert "secret" not in str(error)
-    assert len(web.asked) == 1
+    assert len(web.received) == 1
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -239,14 +239,14 @@ async def test_a_server_is_asked_again_when_it_says(web: WebServer) -> None:
     started = time.monotonic()
     await outputs.store_if_large(ANSWER, output, settings())
     assert time.monotonic() - started > 0.95
-    assert (len(web.asked), got) == (2, [BODY])
+    assert (len(web.received), got) == (2, [BODY])
 
 
 async def test_a_longer_wait_than_the_limit_is_an_error_at_once(web: WebServer) -> None:
     output = UrlOutput(web.at("/talk.json", answers(503, headers={"Retry-After": "900"})))
     error = await failure(output, settings(delivery_timeout_seconds=60.0))
     assert isinstance(error, OutputUnreachable)
-    assert len(web.asked) == 1
+    assert len(web.received) == 1
 
 
 async def test_an_untrusted_certificate_is_named_and_not_tried_again(

@@ -139,12 +139,14 @@ def visit(
 
         page.on("console", note)
         page.on("pageerror", lambda error: visitor.complaints.append(str(error)))
-        context.on("request", lambda request: visitor.asked.append(request.url))
+        context.on("request", lambda request: visitor.received.append(request.url))
         page.goto(f"{address}/")
         yield visitor
         assert visitor.complaints == []
-        assert len(visitor.asked) > 5
-        assert [url for url in visitor.asked if not url.startswith((f"{address}/", "blob:"))] == []
+        assert len(visitor.received) > 5
+        assert [
+            url for url in visitor.received if not url.startswith((f"{address}/", "blob:"))
+        ] == []
 
 
 def until(page: Page, met: Callable[[], bool]) -> None:

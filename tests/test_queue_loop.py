@@ -340,7 +340,7 @@ async def test_a_cancellation_that_is_repeated_does_not_disturb_the_clearing_up(
         before = api.requests["job-stop"]
         api.stop("job")
         await until(lambda: api.requests["job-stop"] > before)
-        await until(lambda: api.stops_told)
+        await until(lambda: api.stops_fetched)
     assert gate.cleared_up == ["job"]
 
 
@@ -353,7 +353,7 @@ async def test_a_cancellation_may_overtake_its_job(
     async with looping(api, gate):
         await asyncio.to_thread(api.polled)
         api.stop("late")
-        await until(lambda: api.stops_told and api.requests["job-stop"] > 1)
+        await until(lambda: api.stops_fetched and api.requests["job-stop"] > 1)
         api.submit("late", None)
         api.submit("other", None)
         await until(answered(api, "other"))
@@ -368,7 +368,7 @@ async def test_a_job_that_comes_again_after_its_cancellation_is_answered(api: Jo
     async with looping(api, gate):
         await asyncio.to_thread(api.polled)
         api.stop("job")
-        await until(lambda: api.stops_told and api.requests["job-stop"] > 1)
+        await until(lambda: api.stops_fetched and api.requests["job-stop"] > 1)
         api.submit("job", 1)
         await until(lambda: api.queued == 0)
         # The platform hands out a job again under its old name.
@@ -386,7 +386,7 @@ async def test_a_cancellation_after_the_answer_does_not_drop_the_job_when_it_com
         first = api.deliveries["job"]
         api.stop("job")
         polls = api.requests["job-stop"]
-        await until(lambda: api.stops_told and api.requests["job-stop"] > polls)
+        await until(lambda: api.stops_fetched and api.requests["job-stop"] > polls)
         api.submit("job", 2)
         await until(answered(api, "job"))
     assert first.bodies == [{"output": 1}]

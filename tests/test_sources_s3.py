@@ -267,7 +267,7 @@ async def test_a_refusal_is_named_as_the_service_names_it(
     error = await refusal(S3Source("talk.wav"), tmp_path, settings(web.address))
     assert isinstance(error, SourceRefused)
     assert str(error) == f"source_refused: s3://recordings/talk.wav answered {status}: {code}"
-    assert len(web.asked) == 1
+    assert len(web.received) == 1
 
 
 @pytest.mark.parametrize(
@@ -306,14 +306,14 @@ async def test_a_bucket_in_another_region_is_asked_there_once(
     chosen = settings(web.address, s3_region="us-east-1")
     web.at("/recordings/talk.wav", in_turn(elsewhere, sends(CONTENT)))
     assert await fetched(S3Source("talk.wav"), tmp_path, chosen) == CONTENT
-    assert "%2Fus-east-1%2F" in web.asked[0]
-    assert "%2Feu-west-3%2F" in web.asked[1]
-    web.asked.clear()
+    assert "%2Fus-east-1%2F" in web.received[0]
+    assert "%2Feu-west-3%2F" in web.received[1]
+    web.received.clear()
     web.at("/recordings/never.wav", elsewhere)
     error = await refusal(S3Source("never.wav"), tmp_path, chosen)
     assert isinstance(error, SourceRefused)
     assert "eu-west-3" in str(error)
-    assert len(web.asked) == 2
+    assert len(web.received) == 2
 
 
 async def test_a_compressed_object_is_unpacked_and_counted_unpacked(
@@ -330,10 +330,10 @@ async def test_temporary_keys_and_public_buckets(web: WebServer, tmp_path: Path)
     web.at("/recordings/talk.wav", sends(CONTENT))
     temporary = settings(web.address, s3_session_token="FwoG/token")
     assert await fetched(S3Source("talk.wav"), tmp_path, temporary) == CONTENT
-    assert "X-Amz-Security-Token=FwoG%2Ftoken" in web.asked[0]
+    assert "X-Amz-Security-Token=FwoG%2Ftoken" in web.received[0]
     public = settings(web.address, s3_access_key=None, s3_secret_key=None, s3_anonymous=True)
     assert await fetched(S3Source("talk.wav"), tmp_path, public) == CONTENT
-    assert web.asked[1] == "/recordings/talk.wav"
+    assert web.received[1] == "/recordings/talk.wav"
 
 
 async def test_an_untrusted_certificate_is_named_and_not_tried_again(
@@ -342,7 +342,7 @@ async def test_an_untrusted_certificate_is_named_and_not_tried_again(
     error = await refusal(S3Source("talk.wav"), tmp_path, settings(secure.address))
     assert isinstance(error, SourceRefused)
     assert "certificate" in str(error)
-    assert secure.asked == []
+    assert secure.received == []
 
 
 def test_settings_that_no_request_can_use_are_refused_at_the_start(

@@ -82,7 +82,7 @@ async def test_a_redirect_is_followed(
     there = web.at("/there.wav", sends(CONTENT))
     here = web.at("/here", redirects(there if absolute else "/there.wav", status))
     assert await fetched(here, tmp_path) == CONTENT
-    assert web.asked == ["/here", "/there.wav"]
+    assert web.received == ["/here", "/there.wav"]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ async def test_the_server_is_asked_for_the_letters_that_were_given(
     written: str, asked: str | None, web: WebServer, tmp_path: Path
 ) -> None:
     await refusal(web.address + written, tmp_path)
-    assert web.asked == [asked or written]
+    assert web.received == [asked or written]
 
 
 @pytest.mark.parametrize(
@@ -116,13 +116,13 @@ async def test_a_redirect_is_followed_to_the_letter(
     to: str, web: WebServer, tmp_path: Path
 ) -> None:
     for absolute in (False, True):
-        web.asked.clear()
+        web.received.clear()
         location = web.address + to if absolute and to.startswith("/") else to
         await refusal(web.at("/here", in_turn(redirects(location), answers(404))), tmp_path)
         path, _, query = to.partition("?")
         expected = {"": "/here", "there.wav": "/there.wav"}.get(path, path)
         expected = expected.replace(" ", "%20") + f"?{query}".replace("ü", "%C3%BC")
-        assert web.asked[1] == expected
+        assert web.received[1] == expected
 
 
 async def test_ten_redirects_are_followed(web: WebServer, tmp_path: Path) -> None:
@@ -242,14 +242,14 @@ async def test_a_redirect_away_from_http_is_refused(
 ) -> None:
     error = await refusal(web.at("/here", redirects(to)), tmp_path)
     assert isinstance(error, SourceForbidden)
-    assert web.asked == ["/here"]
+    assert web.received == ["/here"]
 
 
 async def test_a_loop_of_redirects_is_refused(web: WebServer, tmp_path: Path) -> None:
     web.at("/there", redirects("/here"))
     error = await refusal(web.at("/here", redirects("/there")), tmp_path)
     assert isinstance(error, SourceForbidden)
-    assert len(web.asked) == 11
+    assert len(web.received) == 11
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ async def test_a_final_status_is_taken_at_its_word(
     error = await refusal(web.at("/a.wav", answers(status)), tmp_path)
     assert type(error) is kind
     assert error.facts.get("status", status) == status
-    assert len(web.asked) == 1
+    assert len(web.received) == 1
 
 
 def partly(said: str, body: bytes = CONTENT) -> Behaviour:
@@ -319,7 +319,7 @@ async def test_an_untrusted_certificate_is_named_and_not_tried_again(
     assert "certificate" in str(error)
     assert "self" in str(error)
     assert "hush" not in str(error)
-    assert secure.asked == []
+    assert secure.received == []
 
 
 async def test_an_untrusted_certificate_after_a_redirect_is_named(
@@ -382,7 +382,7 @@ async def test_a_passing_fault_heals_and_a_lasting_one_is_transient(
     assert await fetched(healing, tmp_path) == CONTENT
     error = await refusal(web.at("/broken.wav", fault), tmp_path)
     assert isinstance(error, SourceUnreachable)
-    assert web.asked.count("/broken.wav") >= 3
+    assert web.received.count("/broken.wav") >= 3
 
 
 async def test_what_a_failed_attempt_left_is_not_in_the_file(
@@ -449,7 +449,7 @@ async def test_a_body_over_the_cap_is_refused(
     assert isinstance(error, AudioTooLarge)
     assert error.facts["limit"] == LIMIT
     assert error.facts.get("bytes") == (LIMIT + 1 if known else None)
-    assert len(web.asked) == 1
+    assert len(web.received) == 1
     left = tmp_path / "audio"
     assert not left.exists() or left.stat().st_size <= LIMIT
 

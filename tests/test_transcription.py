@@ -120,10 +120,10 @@ def test_a_folder_gets_its_results_beside_the_files_and_a_second_run_asks_nothin
         "a.srt": "440.",
         "below/b.srt": "880.",
     }
-    before = sum(api.asked.values())
+    before = sum(api.received.values())
     again = parakeet("transcribe", ".", "-e", "loopback", "-f", "srt")
     assert (again.stdout, again.stderr, again.returncode) == ("", "", 0)
-    assert sum(api.asked.values()) == before
+    assert sum(api.received.values()) == before
 
 
 def test_an_endpoint_writes_what_the_local_engine_writes(parakeet):
@@ -159,14 +159,14 @@ def test_an_endpoint_writes_several_formats_from_one_job(parakeet, folder, api):
 
 
 def test_the_local_engine_takes_folders_and_goes_on_too(parakeet, folder, api):
-    before = sum(api.asked.values())
+    before = sum(api.received.values())
     tones = {"PARAKEET_ENGINE": "tones"}
     assert parakeet("transcribe", ".", "--beside", **tones).returncode == 0
     assert results(folder) == {"a.txt": "440.\n", "below/b.txt": "880.\n"}
     written = (folder / "a.txt").stat().st_mtime_ns
     assert parakeet("transcribe", ".", "--beside", **tones).returncode == 0
     assert (folder / "a.txt").stat().st_mtime_ns == written
-    assert sum(api.asked.values()) == before
+    assert sum(api.received.values()) == before
 
 
 def test_killed_in_the_middle_of_a_hundred_files_it_goes_on_and_does_nothing_twice(
@@ -196,9 +196,9 @@ def test_killed_in_the_middle_of_a_hundred_files_it_goes_on_and_does_nothing_twi
     posts = heard(api, since)
     assert sum(posts.values()) == 100 + untold
     assert {posts[audio(many / name).decode()] for name in finished} == {1}
-    before = sum(api.asked.values())
+    before = sum(api.received.values())
     assert parakeet(*arguments).returncode == 0
-    assert sum(api.asked.values()) == before
+    assert sum(api.received.values()) == before
 
 
 def test_a_job_that_an_earlier_run_has_sent_is_fetched(parakeet, environment, folder, api):

@@ -98,9 +98,9 @@ def complete(output: str, hub: Hub) -> Path:
 async def test_only_checkpoint_files_are_downloaded_and_found_again_offline(hub, tmp_path):
     snapshot = complete(await find(tmp_path, hub), hub)
     assert not (snapshot / "README.md").exists()
-    asked = len(hub.server.asked)
+    asked = len(hub.server.received)
     assert await find(tmp_path, hub) == str(snapshot)
-    assert len(hub.server.asked) == asked
+    assert len(hub.server.received) == asked
     assert await find(tmp_path, None) == str(snapshot)
 
 
@@ -174,7 +174,7 @@ async def test_of_several_processes_one_downloads_and_a_killed_one_is_replaced(h
     found = {output.decode().strip() for each, output, _ in ended[1:]}
     assert len(found) == 1
     complete(found.pop(), hub)
-    gets = [path for path in hub.server.asked if path.startswith("/api/models")]
+    gets = [path for path in hub.server.received if path.startswith("/api/models")]
     assert len(gets) <= 2
 
 
@@ -194,7 +194,7 @@ async def test_runpods_cache_is_searched_first_and_not_written_to(hub, tmp_path,
 async def test_plain_http_is_the_fallback_if_the_xet_host_is_unreachable(hub, tmp_path):
     hub.cas = "http://127.0.0.1:9"
     complete(await find(tmp_path, hub, HF_HUB_DISABLE_XET="0"), hub)
-    assert "/xet-token" in hub.server.asked or any("xet-read" in each for each in hub.server.asked)
+    assert "/xet-token" in hub.server.received or any("xet-read" in each for each in hub.server.received)
 
 
 async def test_a_captive_portal_is_an_error_unless_the_model_is_cached(hub, tmp_path):

@@ -139,20 +139,20 @@ def limited_server(
         "PARAKEET_SCRATCH": str(scratch),
         **variables,
     }
-    with log.open("w") as said:
+    with log.open("w") as output:
         process = subprocess.Popen(
-            _command(scratch), env=environment, stdout=said, stderr=subprocess.STDOUT
+            _command(scratch), env=environment, stdout=output, stderr=subprocess.STDOUT
         )
         try:
             _set_limits(process.pid)
             ends = time.monotonic() + _PATIENCE_SECONDS
-            while not (found := re.search(r"listening on (http://\S+)", log.read_text())):
+            while not (address := re.search(r"listening on (http://\S+)", log.read_text())):
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < ends, log.read_text()
                 time.sleep(0.05)
-            while httpx.get(f"{found[1]}/ping").status_code != 200:
+            while httpx.get(f"{address[1]}/ping").status_code != 200:
                 time.sleep(0.05)
-            yield found[1], psutil.Process(process.pid)
+            yield address[1], psutil.Process(process.pid)
             assert process.poll() is None, log.read_text()
             assert "Traceback" not in log.read_text(), log.read_text()
         finally:

@@ -139,7 +139,7 @@ _words = _object(
     confidence=_near(st.floats(0, 1)),
     channel=_near(st.integers(1, 3)),
 )
-_rising = st.lists(st.text("ab., \u00e4", min_size=1, max_size=90), max_size=40).map(
+_monotonic_words = st.lists(st.text("ab., \u00e4", min_size=1, max_size=90), max_size=40).map(
     lambda texts: [
         {"word": text, "start": index / 2, "end": index / 2 + 0.4}
         for index, text in enumerate(texts)
@@ -155,7 +155,9 @@ _many = st.builds(
 renderings = st.one_of(
     _object(
         format=_near(st.sampled_from(["text", "srt", "vtt", "tsv"])),
-        words=st.one_of(_rising, _rising, _many, st.lists(_words, max_size=5), values),
+        words=st.one_of(
+            _monotonic_words, _monotonic_words, _many, st.lists(_words, max_size=5), values
+        ),
     ),
     values,
 )

@@ -125,7 +125,7 @@ def test_paths(worker: Watched, text: str, method: str) -> None:
 
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_containers(worker: Watched, originals: dict[str, bytes], name: str) -> None:
-    """The container itself is heard, and none of its mutations does harm."""
+    """The container is transcribed, and no mutation of it violates a limit."""
     kind = "multipart/form-data; boundary=b"
     answer = worker.post("/transcribe", as_form([], originals[name], "b"), kind)
     assert answer.json().get("text", "").startswith("4"), answer.text

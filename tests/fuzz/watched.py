@@ -93,15 +93,15 @@ class LoopWatch:
             now = time.monotonic()
             late = now - before - _BEAT_SECONDS
             if late > LIMIT_BLOCKED_SECONDS:
-                # What kept it can only be this process's own work: no more than that counts.
+                # Only this process's own work can block it: no more than that counts.
                 self._gaps.append((now, late, min(late, time.process_time() - spent)))
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self._gaps.clear()
         self._late.clear()
 
     def blocked_seconds(self) -> float:
-        """The longest time since `forget`, without the machine's own delays at the time."""
+        """The longest time since `reset`, without the machine's own delays at the time."""
         worst = 0.0
         for now, late, own in self._gaps:
             machine = sum(much for when, much in self._late if now - late - 0.1 < when < now + 0.1)
@@ -117,19 +117,19 @@ class LoopWatch:
 
 
 class Bugs(logging.Handler):
-    """Every record that tells of an exception that nobody expected."""
+    """Collects log records with unexpected exceptions."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.found: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info or record.levelno >= logging.ERROR:
-            self.found.append(logging.Formatter().format(record))
+            self.messages.append(logging.Formatter().format(record))
 
 
 class Watched:
-    """The worker; inputs go in one at a time."""
+    """The worker; inputs are sent one at a time."""
 
     def __init__(self, api: JobApi, url: str, scratch: Path, watch: LoopWatch) -> None:
         self._api, self._scratch, self._watch = api, scratch, watch
@@ -142,28 +142,28 @@ class Watched:
         self.costs = Costs()
 
     def job(self, text: str) -> object:
-        """The body that is delivered for a queue job whose input is this text."""
+        """Return the body delivered for a queue job with this text as its input."""
         self._count += 1
         name = f"job-{self._count}"
 
-        def ask() -> object:
+        def send() -> object:
             self._api.submit_text(name, text)
             return self._api.result(name, _PATIENCE_SECONDS)
 
-        return self._measured(ask)
+        return self._measured(send)
 
     def post(self, path: str, content: bytes, kind: str | None) -> httpx.Response:
         headers = {"content-type": kind.encode("latin-1")} if kind is not None else {}
         return self._measured(lambda: self._client.post(path, content=content, headers=headers))
 
-    def _measured(self, ask: Callable[[], Value]) -> Value:
+    def _measured(self, send: Callable[[], Value]) -> Value:
         self.costs.inputs += 1
         for attempt in range(3):
-            self._watch.forget()
+            self._watch.reset()
             before = self._memory("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+            Path("/proc/self/clear_refs").write_text("5")  # reset the peak
             cpu = _cpu_seconds()
-            answer = ask()
+            answer = send()
             spent, grown = _cpu_seconds() - cpu, self._memory("VmHWM") - before
             time.sleep(2 * _BEAT_SECONDS)
             blocked = self._watch.blocked_seconds()
@@ -184,19 +184,19 @@ class Watched:
         return int(line.split()[1]) << 10
 
     def _check_nothing_left(self) -> None:
-        """No file, no process and no traceback; an answer may be there a moment before that."""
+        """Check for files, processes and tracebacks, which may end shortly after the result."""
         ends = time.monotonic() + 10
         while (left := self._left()) and time.monotonic() < ends:
             time.sleep(0.01)
         assert not left, left
-        assert not self._bugs.found, self._bugs.found.pop()
+        assert not self._bugs.messages, self._bugs.messages.pop()
 
     def _left(self) -> list[object]:
         children = set(self._own.children(recursive=True)) - self._children
         return [*self._scratch.glob("parakeet-*/*"), *children]
 
     def check(self, document: object) -> None:
-        """An error has a code, and tells of nothing inside."""
+        """Check that an error has a code and no internal details."""
         text = str(document)
         assert "Traceback" not in text
         assert "internal_error" not in text
@@ -205,7 +205,7 @@ class Watched:
             if isinstance(one, dict) and "error" in one:
                 code = one["error"]["code"] if isinstance(one["error"], dict) else inner["code"]
                 assert code
-                assert len(str(one)) < 2500, "what was sent is not repeated at length"
+                assert len(str(one)) < 2500, "input is not echoed at length"
                 self.costs.codes.add(code)
 
     def close(self) -> None:
@@ -241,7 +241,7 @@ async def _serve(
 
 @contextmanager
 def watched(scratch: Path) -> Iterator[Watched]:
-    """One for many inputs: what is left of one would be found with the next."""
+    """Run one worker for many inputs; leftovers of one are detected with the next."""
     settings = Settings(
         engine="tones", scratch=scratch, decode_timeout_seconds=60, download_timeout_seconds=5
     )
