@@ -100,7 +100,7 @@ async def test_the_servers_errors_are_raised_as_what_they_are(server, tmp_path):
         with pytest.raises(EndpointDenied, match="check the API key"):
             await client.transcribe(tmp_path / "text.mp3")
     async with AsyncClient(f"{server}/elsewhere", KEY) as client:
-        with pytest.raises(EndpointDenied, match="no such endpoint"):
+        with pytest.raises(EndpointDenied, match="does not exist"):
             await client.transcribe(tmp_path / "text.mp3")
 
 
