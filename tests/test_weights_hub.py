@@ -194,7 +194,9 @@ async def test_runpods_cache_is_searched_first_and_not_written_to(hub, tmp_path,
 async def test_plain_http_is_the_fallback_if_the_xet_host_is_unreachable(hub, tmp_path):
     hub.cas = "http://127.0.0.1:9"
     complete(await find(tmp_path, hub, HF_HUB_DISABLE_XET="0"), hub)
-    assert "/xet-token" in hub.server.received or any("xet-read" in each for each in hub.server.received)
+    assert "/xet-token" in hub.server.received or any(
+        "xet-read" in each for each in hub.server.received
+    )
 
 
 async def test_a_captive_portal_is_an_error_unless_the_model_is_cached(hub, tmp_path):
