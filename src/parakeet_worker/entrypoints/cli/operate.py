@@ -15,7 +15,7 @@ from parakeet_worker.extras import required
 if TYPE_CHECKING:
     from parakeet_worker.checks.verify import ClipResult, Performance
     from parakeet_worker.settings import Settings
-    from parakeet_worker.weights import FileCheck
+    from parakeet_worker.weights.digests import FileCheck
 
 _ROOT = Path(__file__).resolve().parents[4]
 _LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
