@@ -44,14 +44,14 @@ class FaultyEngine(ToneEngine):
         if self._left == 0:
             raise RuntimeError("an illegal memory access was encountered")
         self._left = self._left and self._left - 1
-        found = super().transcribe(batch, scripts)
-        impossible = any(is_too_high(hypothesis) for hypothesis in found)
+        result = super().transcribe(batch, scripts)
+        impossible = any(is_too_high(hypothesis) for hypothesis in result)
         unlucky = len(batch) > 1 and self._random.random() < _OUT_OF_MEMORY_SHARE
         if impossible or unlucky:
             self.faults += 1
             raise OutOfMemory(max(len(piece) for piece in batch) / SAMPLE_RATE)
         self.transcribed += len(batch)
-        return found
+        return result
 
 
 class HeldEngine(ToneEngine):
@@ -67,18 +67,18 @@ class HeldEngine(ToneEngine):
     def transcribe(
         self, batch: Sequence[Samples], scripts: Sequence[Script | None] = ()
     ) -> list[Hypothesis]:
-        found = super().transcribe(batch, scripts)
-        self.batches.append(found)
+        result = super().transcribe(batch, scripts)
+        self.batches.append(result)
         if len(self.batches) > self._free:
             self.held.set()
             assert self.released.wait(60)
-        return found
+        return result
 
     @property
     def text(self) -> str:
         """Text of all batches."""
         return " ".join(
-            token.piece for batch in self.batches for found in batch for token in found.tokens
+            token.piece for batch in self.batches for result in batch for token in result.tokens
         )
 
 

@@ -10,7 +10,7 @@ from parakeet_worker.errors import InvalidRequest
 
 
 @pytest.mark.parametrize(
-    ("said", "url", "kind", "runpod"),
+    ("message", "url", "kind", "runpod"),
     [
         ("abc123xyz", "https://api.runpod.ai/v2/abc123xyz", "queue", True),
         ("https://api.runpod.ai/v2/abc", "https://api.runpod.ai/v2/abc", "queue", True),
@@ -23,21 +23,21 @@ from parakeet_worker.errors import InvalidRequest
         ("https://api.runpod.ai.example.com", "https://api.runpod.ai.example.com", "http", False),
     ],
 )
-def test_an_endpoint_is_an_id_or_an_address(said, url, kind, runpod):
-    endpoint = Endpoint.read(said)
+def test_an_endpoint_is_an_id_or_an_address(message, url, kind, runpod):
+    endpoint = Endpoint.read(message)
     assert (endpoint.url, endpoint.kind, endpoint.runpod) == (url, kind, runpod)
 
 
-def test_an_id_may_stand_below_another_address():
+def test_an_id_may_be_below_another_base_url():
     assert Endpoint.read("abc", "http://127.0.0.1/v2/").url == "http://127.0.0.1/v2/abc"
 
 
 @pytest.mark.parametrize(
-    "said", ["", "localhost:8000", "ftp://example.com", "http://", "a b", "http://x:y", "../run"]
+    "message", ["", "localhost:8000", "ftp://example.com", "http://", "a b", "http://x:y", "../run"]
 )
-def test_what_is_neither_is_refused(said):
+def test_what_is_neither_is_refused(message):
     with pytest.raises(InvalidRequest) as raised:
-        Endpoint.read(said)
+        Endpoint.read(message)
     assert raised.value.facts["field"] == "endpoint"
 
 

@@ -31,12 +31,12 @@ def aside(target: Path) -> Path:
     return target.with_name(f".{target.name}.part")
 
 
-def test_what_was_kept_is_finished_also_for_a_later_run(source, target):
+def test_kept_results_are_final_for_later_runs(source, target):
     with Manifest(target.parent) as kept:
         assert not kept.finished(source, target, WISH)
-        kept.keep(source, target, WISH, "said", Usage(1.0))
+        kept.keep(source, target, WISH, "message", Usage(1.0))
         assert kept.finished(source, target, WISH)
-    assert target.read_text() == "said"
+    assert target.read_text() == "message"
     assert not aside(target).exists()
     with Manifest(target.parent) as later:
         assert later.finished(source, target, WISH)
@@ -51,12 +51,12 @@ def test_what_was_kept_is_finished_also_for_a_later_run(source, target):
 def test_killed_between_the_line_and_the_name_it_is_given_its_name(source, target):
     target.write_text("the result of an earlier recording")
     with Manifest(target.parent) as killed:
-        killed.keep(source, target, WISH, "said", Usage())
+        killed.keep(source, target, WISH, "message", Usage())
     target.rename(aside(target))
     target.write_text("the result of an earlier recording")
     with Manifest(target.parent) as later:
         assert later.finished(source, target, WISH)
-    assert target.read_text() == "said"
+    assert target.read_text() == "message"
     assert not aside(target).exists()
 
 
@@ -64,14 +64,14 @@ def test_killed_before_the_line_it_counts_as_not_done(source, target):
     aside(target).write_text("sa")
     with Manifest(target.parent) as later:
         assert not later.finished(source, target, WISH)
-        later.keep(source, target, WISH, "said", Usage())
-    assert target.read_text() == "said"
+        later.keep(source, target, WISH, "message", Usage())
+    assert target.read_text() == "message"
 
 
 @pytest.mark.parametrize("cut", [1, 10, 100])
 def test_a_line_that_was_cut_off_counts_as_not_there_and_spoils_no_other(source, target, cut):
     with Manifest(target.parent) as killed:
-        killed.keep(source, target, WISH, "said", Usage())
+        killed.keep(source, target, WISH, "message", Usage())
     path = target.parent / manifest.NAME
     whole = path.read_bytes()
     path.write_bytes(whole + whole.strip()[:-cut])
@@ -84,7 +84,7 @@ def test_a_line_that_was_cut_off_counts_as_not_there_and_spoils_no_other(source,
 @pytest.mark.parametrize(
     "line", ["[]", "{}", '"done"', '{"event": "done"}', '{"event": ["done"]}', "\x00\xff"]
 )
-def test_lines_of_somebody_else_are_passed_over(tmp_path, line):
+def test_foreign_lines_are_skipped(tmp_path, line):
     (tmp_path / manifest.NAME).write_text(line + "\n")
     assert list(manifest.read(tmp_path / manifest.NAME)) == []
 
@@ -137,12 +137,17 @@ def test_jobs_that_one_worker_did_side_by_side_are_billed_once(tmp_path):
         + line(target="b")
         + json.dumps({"event": "failed", "target": "c", "code": "audio_empty"})
     )
-    told = account(find([tmp_path, tmp_path / "below"]))
-    assert (told.results, told.failures, told.unfinished, told.unknown) == (7, 1, 0, 1)
-    assert told.audio_seconds == 3600
-    assert told.job_seconds == 38.5
-    assert told.worker_seconds == 15 + 5 + 10 + 1.5
-    assert told.dollars("L4") == pytest.approx(31.5 * 0.00019)
+    reported = account(find([tmp_path, tmp_path / "below"]))
+    assert (reported.results, reported.failures, reported.unfinished, reported.unknown) == (
+        7,
+        1,
+        0,
+        1,
+    )
+    assert reported.audio_seconds == 3600
+    assert reported.job_seconds == 38.5
+    assert reported.worker_seconds == 15 + 5 + 10 + 1.5
+    assert reported.dollars("L4") == pytest.approx(31.5 * 0.00019)
     assert max(DOLLARS_PER_SECOND.values()) < 0.01
 
 
@@ -160,7 +165,7 @@ def test_what_this_machine_transcribed_costs_nothing(tmp_path):
 
 def test_a_manifest_has_no_blank_lines(source, target):
     with Manifest(target.parent) as kept:
-        kept.keep(source, target, WISH, "said", Usage())
+        kept.keep(source, target, WISH, "message", Usage())
         kept.keep(source, target.with_suffix(".vtt"), WISH, "more", Usage(), same_job_as=target)
     lines = (target.parent / manifest.NAME).read_text().splitlines()
     assert [json.loads(text)["event"] for text in lines] == ["done", "done"]
@@ -177,8 +182,8 @@ def test_folders_and_patterns_give_their_recordings_each_once(tmp_path, monkeypa
         Path(name).touch()
     (tmp_path / "empty").mkdir()
 
-    def found(*given: str) -> list[str]:
-        return [str(recording.path) for recording in gather([Path(each) for each in given])]
+    def found(*value: str) -> list[str]:
+        return [str(recording.path) for recording in gather([Path(each) for each in value])]
 
     assert found(".") == ["a.WAV", "b.mp3", "sub/c.ogg"]
     assert found("sub", ".") == ["sub/c.ogg", "a.WAV", "b.mp3"]
@@ -190,7 +195,7 @@ def test_folders_and_patterns_give_their_recordings_each_once(tmp_path, monkeypa
     assert all(ending == ending.lower() for ending in ENDINGS)
 
 
-def test_results_beside_and_below_keep_the_folders():
+def test_results_keep_the_folder_structure():
     recordings = [
         Recording(Path("talks/a.mp3")),
         Recording(Path("talks/sub/a.mp3"), Path("sub")),
@@ -207,13 +212,13 @@ def test_results_beside_and_below_keep_the_folders():
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
-def test_a_folder_that_cannot_be_read_stands_for_itself(tmp_path):
+def test_an_unreadable_folder_is_returned_as_it_is(tmp_path):
     (tmp_path / "secret").mkdir(mode=0)
     assert [recording.path for recording in gather([tmp_path])] == [tmp_path / "secret"]
 
 
 @pytest.mark.parametrize("planted", ["link", "dangling link", "file", "hard link"])
-def test_nothing_is_written_through_what_was_planted_in_the_results_place(
+def test_results_are_not_written_through_planted_symlinks(
     planted, source, target, tmp_path_factory
 ):
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "precious"
@@ -226,8 +231,8 @@ def test_nothing_is_written_through_what_was_planted_in_the_results_place(
     else:
         aside(target).write_text("half")
     with Manifest(target.parent) as kept:
-        kept.keep(source, target, WISH, "said", Usage())
-    assert target.read_text() == "said"
+        kept.keep(source, target, WISH, "message", Usage())
+    assert target.read_text() == "message"
     assert not target.is_symlink()
     assert not aside(target).exists()
     assert planted == "dangling link" or elsewhere.read_text() == "precious"

@@ -45,9 +45,9 @@ def talk(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(s3: S3Server) -> Store:
-    found = Store.of(bucket_settings(s3))
-    assert found is not None
-    return found
+    result = Store.of(bucket_settings(s3))
+    assert result is not None
+    return result
 
 
 def bucket_settings(s3: S3Server, **changed: str) -> Settings:
@@ -94,7 +94,7 @@ async def test_what_fits_in_no_form_goes_through_the_bucket_and_can_be_read_ther
         assert (await http.get(payload.url)).status_code == 404
 
 
-async def test_without_a_bucket_it_is_said_what_to_set(talk, children):
+async def test_a_missing_bucket_names_the_settings_to_set(talk, children):
     with pytest.raises(PayloadTooLarge, match="S3_BUCKET") as raised:
         await prepare(talk, limited(3000))
     assert raised.value.facts["bytes"] == talk.stat().st_size
@@ -106,7 +106,7 @@ async def test_a_smaller_form_is_preferred_to_the_bucket(talk, store):
     assert (await prepare(talk, limited(60_000), store=store)).encoding == "as Opus"
 
 
-async def test_a_bucket_that_is_not_there_is_told(talk, s3):
+async def test_a_missing_bucket_is_reported(talk, s3):
     gone = Store.of(bucket_settings(s3, endpoint="http://127.0.0.1:9"))
     with pytest.raises(SourceUnreachable):
         await prepare(talk, limited(3000), store=gone)
@@ -119,7 +119,7 @@ def test_there_is_no_store_without_all_of_its_settings(s3):
         assert Store.of(settings.model_copy(update={field: None})) is None
 
 
-async def test_channels_that_are_heard_apart_stay_apart(tmp_path):
+async def test_separate_channels_stay_separate(tmp_path):
     both = np.stack([tone(440, 4.0), tone(880, 4.0)], axis=1)
     path = encode(tmp_path / "call.wav", samples=both.reshape(-1), channels=2)
     payload = await prepare(path, limited(100_000), channels="separate")
@@ -169,7 +169,7 @@ async def test_a_file_that_is_cut_off_is_found_out_before_it_is_encoded_again(
     assert children() == []
 
 
-async def test_what_cannot_be_sent_at_all_is_told(tmp_path):
+async def test_an_unsendable_payload_is_reported(tmp_path):
     (tmp_path / "empty.wav").touch()
     (tmp_path / "text.mp3").write_text("no audio\n" * 1000)
     with pytest.raises(SourceNotFound):
@@ -182,7 +182,7 @@ async def test_what_cannot_be_sent_at_all_is_told(tmp_path):
         await prepare(tmp_path / "text.mp3", limited(1000))
 
 
-async def test_who_is_cancelled_while_he_packs_leaves_no_ffmpeg_behind(tmp_path, children):
+async def test_cancelling_during_encoding_kills_ffmpeg(tmp_path, children):
     path = tmp_path / "long.wav"
     path.write_bytes(wav(noise(300, level=0.1)))
     packing = asyncio.create_task(prepare(path, limited(9_000_000)))

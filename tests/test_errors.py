@@ -222,7 +222,7 @@ def test_the_sentence_is_one_line(error):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, ParakeetError) else "",
 )
-def test_the_facts_travel_beside_the_sentence(error, facts):
+def test_the_document_contains_the_facts(error, facts):
     assert error.facts == facts
     assert error.document() == {"error": str(error), "code": error.code, **facts}
 
@@ -236,7 +236,7 @@ def test_the_facts_travel_beside_the_sentence(error, facts):
         (SetupError, [500]),
     ],
 )
-def test_the_http_status_tells_the_family(family, statuses):
+def test_the_http_status_matches_the_family(family, statuses):
     assert family.__subclasses__()
     for kind in family.__subclasses__():
         assert kind.http_status in statuses, kind
@@ -305,15 +305,15 @@ ECHOING = [kind for kind in LEAVES if not issubclass(kind, SetupError) and forei
 
 
 @pytest.mark.parametrize("kind", ECHOING)
-def test_what_was_sent_is_repeated_up_to_100_characters_and_can_be_sent(kind):
+def test_echoes_are_cut_to_100_characters_and_encodable(kind):
     example = next(error for error in EXAMPLES if type(error) is kind)
     given = {"seconds": 1.0, "declared_seconds": 1.0, "limit_seconds": 1.0, "status": 400}
     given["path"] = Path("out")
-    wanted = inspect.signature(kind.__init__).parameters
-    ours = OURS.get(kind.__name__, [])
+    required = inspect.signature(kind.__init__).parameters
+    own = OURS.get(kind.__name__, [])
     sent = dict.fromkeys(foreign_strings_of(kind), "�" + "x" * 10000)
-    facts = {name: given[name] for name in wanted if name in given}
-    error = kind(**{**facts, **dict.fromkeys(ours, "ours"), **sent})
+    facts = {name: given[name] for name in required if name in given}
+    error = kind(**{**facts, **dict.fromkeys(own, "own"), **sent})
     text = json.dumps(error.document(), ensure_ascii=False)
     text.encode()
     assert len(text) < 100 * 2 * len(sent) + 2 * len(str(example.document())) + 200
@@ -333,11 +333,11 @@ def test_a_long_name_is_not_compared():
     assert errors.nearest("formt" + "t" * 100, ["format" + "t" * 100]) is None
 
 
-def test_what_a_library_says_of_a_lost_engine_is_for_the_log_alone():
+def test_library_text_about_a_lost_engine_stays_in_the_log():
     error = errors.EngineLost("RuntimeError: CUDA error: device-side assert triggered")
     assert "device-side assert" in str(error)
     assert "CUDA" not in str(error.document())
     assert "CUDA" not in error.sentence
-    told = errors.read(error.document())
-    assert isinstance(told, errors.EngineLost)
-    assert str(told) == error.document()["error"]
+    reported = errors.read(error.document())
+    assert isinstance(reported, errors.EngineLost)
+    assert str(reported) == error.document()["error"]

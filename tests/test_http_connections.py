@@ -1,4 +1,4 @@
-"""Connections that stand still, do not read, send no HTTP, or are too many."""
+"""Connections that are idle, do not read, send no HTTP, or exceed the limit."""
 
 import asyncio
 import errno
@@ -15,7 +15,7 @@ from test_http_routes import TEXT, TONE
 IDLE = 1000
 
 
-async def test_a_thousand_idle_connections_keep_nobody_from_being_answered(tmp_path: Path) -> None:
+async def test_a_thousand_idle_connections_do_not_block_requests(tmp_path: Path) -> None:
     async with serving(tmp_path, idle_timeout_seconds=2) as server:
         before = psutil.Process().memory_info().rss
         opened = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(IDLE)]
@@ -58,9 +58,9 @@ async def test_connections_beyond_the_limit_are_shed_with_a_word(tmp_path: Path)
     async with serving(tmp_path, max_connections=5) as server:
         held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(5)]
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        said = await reader.read()
-        assert said.startswith(b"HTTP/1.1 503 ")
-        assert b"Retry-After" in said
+        output = await reader.read()
+        assert output.startswith(b"HTTP/1.1 503 ")
+        assert b"Retry-After" in output
         for _, each in (*held, (reader, writer)):
             each.close()
 
@@ -70,7 +70,7 @@ async def test_connections_beyond_the_limit_are_shed_with_a_word(tmp_path: Path)
         await until(answered)
 
 
-async def test_who_does_not_read_his_answers_is_let_go(tmp_path: Path) -> None:
+async def test_a_client_that_does_not_read_is_disconnected(tmp_path: Path) -> None:
     def held(port: int) -> bool:
         """Whether the server still has a connection."""
         return any(

@@ -8,31 +8,31 @@ from parakeet_worker.errors import InvalidApiKey, InvalidSetting
 from test_http_routes import TONE
 
 
-@pytest.mark.parametrize("given", ["Bearer one", "bearer two", "Bearer  one "])
-def test_one_of_the_keys_is_enough(given):
-    ApiKeys("one, two,").check(given)
+@pytest.mark.parametrize("value", ["Bearer one", "bearer two", "Bearer  one "])
+def test_one_of_the_keys_is_enough(value):
+    ApiKeys("one, two,").check(value)
 
 
 @pytest.mark.parametrize(
-    "given", [None, "", "one", "Bearer", "Bearer ", "Bearer on", "Bearer ones", "Basic one",
+    "value", [None, "", "one", "Bearer", "Bearer ", "Bearer on", "Bearer ones", "Basic one",
               "Bearer one,two", "Bearer \udcff"],
 )  # fmt: skip
-def test_anything_else_is_refused(given):
+def test_anything_else_is_refused(value):
     with pytest.raises(InvalidApiKey):
-        ApiKeys("one,two").check(given)
+        ApiKeys("one,two").check(value)
 
 
-@pytest.mark.parametrize("given", [None, "Bearer x"])
-def test_without_keys_everybody_may_ask(given):
-    ApiKeys(None).check(given)
+@pytest.mark.parametrize("value", [None, "Bearer x"])
+def test_without_configured_keys_no_key_is_required(value):
+    ApiKeys(None).check(value)
 
 
-def test_a_list_without_a_key_is_no_open_door():
+def test_an_empty_key_list_is_an_invalid_setting():
     with pytest.raises(InvalidSetting, match="PARAKEET_API_KEYS"):
         ApiKeys(" , ")
 
 
-async def test_a_key_is_asked_for_before_anything_is_read_and_not_for_health(tmp_path: Path):
+async def test_the_key_is_checked_before_the_body_and_not_for_health(tmp_path: Path):
     async with serving(tmp_path, api_keys="right") as server:
         for path in ("/transcribe", "/v1/audio/transcriptions", "/render"):
             refused = await server.client.post(path, files={"file": TONE})

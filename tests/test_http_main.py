@@ -1,4 +1,4 @@
-"""The server as a process of its own: how it starts, what it hears, and how it ends."""
+"""The server as a process: start, transcription, shutdown."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def upload(server: Process, content: bytes = TONE) -> httpx.Response:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """The demo checkpoint, which hears true speech."""
+    """The demo checkpoint, which transcribes real speech."""
     home = tmp_path_factory.mktemp("demo")
     with running_server(home, {}, "--model", "demo") as server:
         yield server
@@ -49,7 +49,7 @@ def client(demo: Process) -> Iterator[openai.OpenAI]:
         yield made
 
 
-def test_it_answers_before_the_model_is_there_and_says_so(demo: Process) -> None:
+def test_it_answers_warming_before_the_model_is_loaded(demo: Process) -> None:
     # The first to ask, right after the line that says where it listens.
     assert httpx.get(f"{demo.url}/ping", timeout=PATIENCE_SECONDS).status_code == 204
     assert upload(demo).status_code == 503
@@ -57,33 +57,33 @@ def test_it_answers_before_the_model_is_there_and_says_so(demo: Process) -> None
 
 
 @pytest.mark.parametrize("file", ["en.ogg", "de.ogg", "fr.m4a"])
-def test_openais_client_hears_what_was_said(
+def test_openais_client_transcribes_a_recording(
     demo: Process, client: openai.OpenAI, file: str
 ) -> None:
     demo.wait_until_ready()
-    said = next(entry.text for entry in all_samples() if entry.file == file)
+    message = next(entry.text for entry in all_samples() if entry.file == file)
     with (SAMPLES / file).open("rb") as recording:
-        heard = client.audio.transcriptions.create(file=recording, model="demo")
-    assert heard.text == said
+        transcribed = client.audio.transcriptions.create(file=recording, model="demo")
+    assert transcribed.text == message
     with (SAMPLES / file).open("rb") as recording:
         events = list(client.audio.transcriptions.create(file=recording, model="demo", stream=True))
-    assert "".join(event.delta for event in events[:-1]) == said  # type: ignore[union-attr]
+    assert "".join(event.delta for event in events[:-1]) == message  # type: ignore[union-attr]
     with (SAMPLES / file).open("rb") as recording:
         verbose = client.audio.transcriptions.create(
             file=recording, model="whisper-1", response_format="verbose_json",
             timestamp_granularities=["word", "segment"],
         )  # fmt: skip
-    assert " ".join(word.word for word in verbose.words or []) == said
+    assert " ".join(word.word for word in verbose.words or []) == message
     assert verbose.language
     assert client.models.list().data[0].id == "demo"
 
 
-def test_thirty_two_clients_at_once_are_each_told_what_he_said(
+def test_thirty_two_concurrent_clients_get_their_own_transcripts(
     demo: Process, client: openai.OpenAI
 ) -> None:
     demo.wait_until_ready()
-    asked = [entry for entry in all_samples() if entry.seconds < 10][:8] * 4
-    assert len(asked) == 32
+    requested = [entry for entry in all_samples() if entry.seconds < 10][:8] * 4
+    assert len(requested) == 32
     before = psutil.Process(demo.process.pid).memory_info().rss
 
     def text(file: str) -> str:
@@ -91,8 +91,8 @@ def test_thirty_two_clients_at_once_are_each_told_what_he_said(
             return client.audio.transcriptions.create(file=recording, model="demo").text
 
     with ThreadPoolExecutor(32) as callers:
-        heard = list(callers.map(text, [entry.file for entry in asked]))
-    assert heard == [entry.text for entry in asked]
+        transcribed = list(callers.map(text, [entry.file for entry in requested]))
+    assert transcribed == [entry.text for entry in requested]
     page = httpx.get(f"{demo.url}/metrics").text
     assert figure(page, "parakeet_batches_total") < figure(page, "parakeet_batch_chunks_total")
     assert psutil.Process(demo.process.pid).memory_info().rss - before < 1 << 30
@@ -212,11 +212,11 @@ def test_few_descriptors_are_left_to_requests_where_connections_are_many(tmp_pat
         for _ in range(3):
             answer = httpx.get(f"{server.url}/ping", timeout=10)
             assert answer.status_code in (200, 503)
-        said = server.log.read_text()
+        message = server.log.read_text()
         open_.close()
         server.wait_until_ready()
         assert upload(server).json() == {"text": TEXT}
-    assert (said.count("Traceback"), len(said.splitlines()) < 50) == (0, True)
+    assert (message.count("Traceback"), len(message.splitlines()) < 50) == (0, True)
 
 
 def _accepts(server: Process) -> bool:
@@ -239,7 +239,7 @@ def test_a_lost_engine_ends_the_process_with_a_word(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         ({"PARAKEET_MODEL": "/nowhere.nemo"}, "weights_missing"),
         ({**SCRIPTED, "PARAKEET_API_KEYS": ","}, "invalid_setting: PARAKEET_API_KEYS"),
@@ -247,8 +247,8 @@ def test_a_lost_engine_ends_the_process_with_a_word(tmp_path: Path) -> None:
         ({**SCRIPTED, "PORT": "taken"}, "invalid_setting: PORT"),
     ],
 )
-def test_what_keeps_it_from_serving_is_said_and_ends_it(
-    tmp_path: Path, variables: dict[str, str], said: str
+def test_a_startup_failure_is_reported_and_exits(
+    tmp_path: Path, variables: dict[str, str], message: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         if variables.get("PORT") == "taken":
@@ -259,7 +259,7 @@ def test_what_keeps_it_from_serving_is_said_and_ends_it(
             env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
         )  # fmt: skip
     assert ended.returncode == 1
-    assert f"parakeet: {said}" in ended.stderr
+    assert f"parakeet: {message}" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

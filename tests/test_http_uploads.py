@@ -16,7 +16,7 @@ HEAD = b"POST /transcribe HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-da
 
 
 async def sent(server: Serving, *parts: bytes, pause_seconds: float = 0.0) -> bytes:
-    """Everything that the server says to these bytes, until it closes."""
+    """The server's response to these bytes, until it closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     try:
         for part in parts:
@@ -52,23 +52,23 @@ async def hasty(tmp_path: Path) -> AsyncIterator[Serving]:
 
 async def test_a_declared_size_is_refused_before_anything_is_read(hasty: Serving) -> None:
     declared = HEAD + b"Content-Length: 99999999999\r\nConnection: close\r\n"
-    said = await sent(hasty, declared + b"Expect: 100-continue\r\n\r\n")
-    assert said.startswith(b"HTTP/1.1 413 ")
-    assert b"audio_too_large: more than 200000 bytes, limit 200000 bytes" in said
+    message = await sent(hasty, declared + b"Expect: 100-continue\r\n\r\n")
+    assert message.startswith(b"HTTP/1.1 413 ")
+    assert b"audio_too_large: more than 200000 bytes, limit 200000 bytes" in message
 
 
-async def test_what_was_not_declared_is_refused_while_it_comes(hasty: Serving) -> None:
+async def test_an_undeclared_excess_is_rejected_during_the_upload(hasty: Serving) -> None:
     begin = HEAD + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + chunked(FILE)
-    said = await sent(hasty, begin, *[chunked(b"x" * 50_000)] * 6, b"0\r\n\r\n")
-    assert said.startswith(b"HTTP/1.1 413 ")
+    message = await sent(hasty, begin, *[chunked(b"x" * 50_000)] * 6, b"0\r\n\r\n")
+    assert message.startswith(b"HTTP/1.1 413 ")
 
 
 async def test_a_refused_upload_can_read_why_though_it_is_still_being_sent(hasty: Serving) -> None:
     # A connection that is closed with bytes unread is reset, and writing to it fails.
     size = 30 << 20
     head = HEAD + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % size
-    said = await sent(hasty, head, *[b"x" * (1 << 20)] * (size >> 20))
-    assert said.startswith(b"HTTP/1.1 413 ")
+    message = await sent(hasty, head, *[b"x" * (1 << 20)] * (size >> 20))
+    assert message.startswith(b"HTTP/1.1 413 ")
     answer = await hasty.client.post("/transcribe", files={"file": b"x" * size})
     assert (answer.status_code, answer.json()["code"]) == (413, "audio_too_large")
 
@@ -86,16 +86,16 @@ async def test_json_has_a_limit_of_its_own(hasty: Serving) -> None:
     assert (answer.status_code, answer.json()["field"]) == (400, "body")
 
 
-async def test_an_upload_that_stands_still_is_told_so(hasty: Serving) -> None:
-    said = await sent(hasty, HEAD + b"Content-Length: 9999\r\nConnection: close\r\n\r\n" + FILE)
-    assert said.startswith(b"HTTP/1.1 408 ")
-    assert b"upload_timeout: the request body was not received within 0.5 s" in said
+async def test_an_idle_upload_times_out(hasty: Serving) -> None:
+    message = await sent(hasty, HEAD + b"Content-Length: 9999\r\nConnection: close\r\n\r\n" + FILE)
+    assert message.startswith(b"HTTP/1.1 408 ")
+    assert b"upload_timeout: the request body was not received within 0.5 s" in message
 
 
-async def test_an_upload_that_trickles_is_told_so(hasty: Serving) -> None:
+async def test_a_slow_upload_times_out(hasty: Serving) -> None:
     head = HEAD + b"Content-Length: 9999\r\nConnection: close\r\n\r\n" + FILE
-    said = await sent(hasty, head, *[b"x"] * 20, pause_seconds=0.1)
-    assert b"upload_timeout: the request body was not received within 1.5 s" in said
+    message = await sent(hasty, head, *[b"x"] * 20, pause_seconds=0.1)
+    assert b"upload_timeout: the request body was not received within 1.5 s" in message
 
 
 async def test_a_dropped_upload_leaves_nothing(hasty: Serving) -> None:
@@ -136,9 +136,9 @@ END = b"\r\n--b--\r\n"
 )
 async def test_a_form_that_is_none_is_refused(hasty: Serving, body: bytes, code: bytes) -> None:
     head = HEAD + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
-    said = await sent(hasty, head + body)
-    assert said.startswith(b"HTTP/1.1 400 "), said
-    assert b"invalid_request: " + code in said
+    message = await sent(hasty, head + body)
+    assert message.startswith(b"HTTP/1.1 400 "), message
+    assert b"invalid_request: " + code in message
 
 
 async def test_a_form_without_a_boundary_is_refused(hasty: Serving) -> None:
@@ -205,8 +205,8 @@ async def test_a_boundary_longer_than_the_standard_has_it_is_refused(
 
 @pytest.mark.parametrize("name", ["\ud800", "x" * 60_000, "clip"])
 async def test_a_part_of_an_odd_name_or_content_is_refused(hasty: Serving, name: str) -> None:
-    given = name.encode(errors="surrogatepass")
-    head = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n' % given
+    value = name.encode(errors="surrogatepass")
+    head = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n' % value
     content = head + b"[" * 20_000 + b"\r\n" + FILE + b"\r\n--b--\r\n"
     kind = {"content-type": "multipart/form-data; boundary=b"}
     answer = await hasty.client.post("/transcribe", content=content, headers=kind)

@@ -19,7 +19,7 @@ PACKAGE = "parakeet_worker"
 def flow() -> tuple[str, ...]:
     """The modules in the order of ARCHITECTURE.md's table, upstream first.
 
-    A folder's row stands before its files; its `__init__` comes after them, and `__main__` last.
+    A folder's row precedes its files; its `__init__` comes after them, and `__main__` last.
     """
     rows = re.findall(r"^\| `([\w/.]+)` \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
     paths = [SOURCE / PACKAGE / row.removeprefix(f"src/{PACKAGE}/") for row in rows]
@@ -42,7 +42,7 @@ def _name(path: Path) -> str:
 
 FLOW = flow()
 
-# Who may import what is not ours; a name stands for the modules below it too.
+# Modules that may import a third-party library; a name includes the modules below it.
 OWNERS = {
     "aiohttp": (
         "remote.url_guard",
@@ -165,12 +165,12 @@ INNER = (
 @cache
 def modules() -> dict[str, ast.Module]:
     """Every module of the package by its name in `FLOW`."""
-    found = {}
+    result = {}
     for path in sorted((SOURCE / PACKAGE).rglob("*.py")):
         parts = path.relative_to(SOURCE / PACKAGE).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found[name] = ast.parse(path.read_text())
-    return found
+        result[name] = ast.parse(path.read_text())
+    return result
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
@@ -182,10 +182,10 @@ def imported(tree: ast.Module) -> Iterator[str]:
             assert node.level == 0, "imports are absolute"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                yield inner if ours(inner) in modules() else str(node.module)
+                yield inner if own(inner) in modules() else str(node.module)
 
 
-def ours(name: str) -> str | None:
+def own(name: str) -> str | None:
     """The name in `FLOW` of one of our modules."""
     if name == PACKAGE:
         return ""
@@ -213,15 +213,15 @@ def test_every_module_has_its_place_in_the_map():
 @every_module
 def test_imports_point_upstream(name):
     upstream = set(FLOW[: FLOW.index(name)])
-    used = {ours(module) for module in imported(modules()[name])} - {None}
+    used = {own(module) for module in imported(modules()[name])} - {None}
     assert used <= upstream
 
 
 def test_the_graph_was_looked_at():
-    edges = [ours(module) for tree in modules().values() for module in imported(tree)]
+    edges = [own(module) for tree in modules().values() for module in imported(tree)]
     assert len([edge for edge in edges if edge]) > 100
     assert {"sources", "batcher", "recognition.recognizer"} <= {
-        ours(name) for name in imported(modules()["pipeline"])
+        own(name) for name in imported(modules()["pipeline"])
     }
 
 
@@ -292,7 +292,7 @@ def test_handler_bootstrap_and_volume_import_the_standard_library_only():
     assert len(seen) > 5
     used = {module for tree in seen for module in imported(tree)}
     assert {name.partition(".")[0] for name in used} <= {*sys.stdlib_module_names, PACKAGE}
-    below = {ours(name) for name in used} - {None}
+    below = {own(name) for name in used} - {None}
     assert {name.partition(".")[0] for name in below} <= {"bootstrap", "errors", "volume"}
 
 
@@ -306,9 +306,9 @@ def dataclasses_of(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
 
 
 def test_every_dataclass_is_frozen_and_has_slots():
-    found = [(name, each) for name, tree in modules().items() for each in dataclasses_of(tree)]
-    assert len(found) > 15
-    for module, (name, decorator) in found:
+    result = [(name, each) for name, tree in modules().items() for each in dataclasses_of(tree)]
+    assert len(result) > 15
+    for module, (name, decorator) in result:
         options = (
             {option.arg: ast.unparse(option.value) for option in decorator.keywords}
             if isinstance(decorator, ast.Call)

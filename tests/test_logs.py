@@ -44,11 +44,11 @@ def test_what_concerns_no_job_has_no_request_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "told"),
+    ("level", "reported"),
     [(logging.WARNING, "WARN"), (logging.ERROR, "ERROR"), (logging.INFO, "INFO")],
 )
-def test_levels_have_the_names_of_the_sdk(level: int, told: str) -> None:
-    assert json.loads(JsonLines().format(record("x", level)))["level"] == told
+def test_levels_have_the_names_of_the_sdk(level: int, reported: str) -> None:
+    assert json.loads(JsonLines().format(record("x", level)))["level"] == reported
 
 
 def test_a_traceback_stays_inside_its_line() -> None:
@@ -90,26 +90,26 @@ def test_a_line_within_a_job_names_it() -> None:
     assert JOB.get() is None
 
 
-def test_a_reader_that_does_not_read_holds_up_nothing_and_hears_what_was_dropped() -> None:
+def test_an_unread_pipe_blocks_nothing_and_dropped_lines_are_counted() -> None:
     reader, writer = os.pipe()
     handler = NonBlockingHandler(writer, max_lines=100)
     for number in range(1000):
         handler.emit(record(f"{number} {'x' * 1000}"))
     os.set_blocking(reader, False)
-    said = b""
+    text = b""
     ends = time.monotonic() + 20
-    while b"lines of the log were dropped" not in said:
+    while b"lines of the log were dropped" not in text:
         assert time.monotonic() < ends
         with suppress(BlockingIOError):
-            said += os.read(reader, 1 << 20)
+            text += os.read(reader, 1 << 20)
         handler.emit(record("more"))
     handler.close()
-    assert said.startswith((b"INFO parakeet: 0 x", b"0 x"))
+    assert text.startswith((b"INFO parakeet: 0 x", b"0 x"))
     os.close(reader)
     os.close(writer)
 
 
-def test_a_reader_that_is_gone_costs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_closed_pipe_drops_lines(capsys: pytest.CaptureFixture[str]) -> None:
     reader, writer = os.pipe()
     handler = NonBlockingHandler(writer)
     os.close(reader)

@@ -1,4 +1,4 @@
-"""What is installed: the base without its extras, types for a consumer, one version."""
+"""The package: base without extras, types for a consumer, one version."""
 
 import importlib.metadata
 import re

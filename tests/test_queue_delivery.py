@@ -1,4 +1,4 @@
-"""What a worker has to say reaches a job API that misbehaves, or is said to be refused."""
+"""Delivery to a faulty job API: results arrive or their rejection is reported."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ Delivering = Callable[..., AbstractAsyncContextManager[tuple[Delivery, JobApi]]]
 
 @pytest.fixture
 def delivering() -> Delivering:
-    """A way to deliver to a job API that has handed out one job."""
+    """A `Delivery` to a job API that has assigned one job."""
 
     @asynccontextmanager
     async def open_delivery(
@@ -72,7 +72,7 @@ async def test_between_two_attempts_there_is_a_pause(delivering: Delivering) -> 
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_an_answer_says_whether_it_ends_a_stream(
+async def test_the_delivery_url_has_the_stream_flag(
     delivering: Delivering, *, streamed: bool
 ) -> None:
     async with delivering() as (delivery, api):
@@ -104,12 +104,12 @@ async def test_a_large_answer_that_is_refused_becomes_an_error_that_is_delivered
         api.faults["job-done"].extend(["drop", 500])
         body = {"output": {"text": "word " * 20_000}}
         assert await delivery.done(JOB, body, streamed=streamed)
-        (told,) = api.deliveries[JOB].bodies
+        (reported,) = api.deliveries[JOB].bodies
         assert api.deliveries[JOB].streamed == [streamed]
-    assert told["error"].startswith("result_refused: ")
-    assert "output_url" in told["error"]
+    assert reported["error"].startswith("result_refused: ")
+    assert "output_url" in reported["error"]
     size = len(json.dumps(body))
-    assert told["output"] == {"code": "result_refused", "bytes": size, "status": status}
+    assert reported["output"] == {"code": "result_refused", "bytes": size, "status": status}
 
 
 async def test_an_answer_of_many_megabytes_arrives_whole(delivering: Delivering) -> None:
@@ -119,7 +119,7 @@ async def test_an_answer_of_many_megabytes_arrives_whole(delivering: Delivering)
         assert api.deliveries[JOB].bodies == [{"output": {"text": text}}]
 
 
-async def test_a_platform_that_is_gone_is_given_up_in_the_end(
+async def test_delivery_to_an_unreachable_platform_ends(
     delivering: Delivering, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with delivering() as (_, api):
@@ -151,7 +151,7 @@ async def test_segments_arrive_in_their_order_whatever_happens_on_the_way(
         assert api.deliveries[JOB].chunks == [{"segment": {"id": number}} for number in range(5)]
 
 
-async def test_a_segment_that_is_refused_is_told_and_raises_nothing(
+async def test_a_rejected_segment_is_logged_and_not_raised(
     delivering: Delivering, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with delivering() as (delivery, api):

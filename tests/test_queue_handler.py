@@ -104,9 +104,9 @@ async def result(api: JobApi, job: str) -> Any:
 
 async def test_a_job_in_openais_spelling_is_answered_in_it(api: JobApi, settings: Settings) -> None:
     file = b64encode(melody(*PITCHES)).decode()
-    asked = {"file": file, "model": "whisper-1", "response_format": "verbose_json"}
+    requested = {"file": file, "model": "whisper-1", "response_format": "verbose_json"}
     for job, route, body in (
-        ("words", "/v1/audio/transcriptions", asked),
+        ("words", "/v1/audio/transcriptions", requested),
         ("text", "/v1/audio/transcriptions", {"file": file, "response_format": "text"}),
         ("models", "/v1/models", None),
         ("bad", "/v1/audio/transcriptions", {"file": file, "temperature": 2}),
@@ -143,9 +143,7 @@ async def test_a_job_is_answered_with_its_words(api: JobApi, settings: Settings)
     assert api.deliveries["job"].order == ["done"]
 
 
-async def test_an_error_stands_as_a_string_beside_its_facts(
-    api: JobApi, settings: Settings
-) -> None:
+async def test_an_error_is_a_string_with_its_facts(api: JobApi, settings: Settings) -> None:
     api.submit("job", job_of(b"", stream="yes"))
     async with working(api, settings):
         body = await result(api, "job")
@@ -197,7 +195,7 @@ async def test_an_answer_that_json_has_no_word_for_becomes_an_error(
     assert "not JSON compliant" in caplog.text
 
 
-async def test_a_bug_is_told_without_what_it_looks_like_inside(
+async def test_an_unexpected_exception_is_answered_without_details(
     api: JobApi, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     def detector(_: str) -> Detector:
@@ -214,7 +212,7 @@ async def test_a_bug_is_told_without_what_it_looks_like_inside(
 
 
 @pytest.mark.parametrize("options", [{}, {"stream": True}, {"listed": True}])
-async def test_whoever_meets_a_lost_engine_asks_for_another_worker(
+async def test_a_lost_engine_requests_a_worker_replacement(
     api: JobApi, settings: Settings, options: dict[str, Any]
 ) -> None:
     payload: dict[str, Any] = job_of(melody(400))
@@ -284,8 +282,8 @@ async def test_a_stream_whose_road_is_bad_misses_nothing(api: JobApi, settings: 
 async def test_a_stream_that_is_refused_ends_there_and_the_whole_comes_all_the_same(
     api: JobApi, settings: Settings
 ) -> None:
-    asked = job_of(melody(*PITCHES), stream=True)
-    api.submit("job", asked)
+    requested = job_of(melody(*PITCHES), stream=True)
+    api.submit("job", requested)
     async with working(api, settings):
         # The first passes, the second does not, and nothing comes after a gap.
         await until(lambda: bool(api.deliveries["job"].chunks or api.deliveries["job"].bodies))
@@ -311,16 +309,16 @@ async def test_every_chunk_is_far_below_a_megabyte_even_without_full_stops(
     api.submit("job", job_of(melody(*PITCHES), stream=True))
     async with working(api, settings, Breathless()):
         body = await result(api, "job")
-    found = api.deliveries["job"].chunks
-    assert " ".join(chunk["segment"]["text"] for chunk in found) == body["output"]["text"]
+    results = api.deliveries["job"].chunks
+    assert " ".join(chunk["segment"]["text"] for chunk in results) == body["output"]["text"]
     assert len(body["output"]["text"].split()) > 10_000
-    assert max(len(json.dumps(chunk)) for chunk in found) < MEGABYTE / 4
+    assert max(len(json.dumps(chunk)) for chunk in results) < MEGABYTE / 4
 
 
 # progress
 
 
-async def test_progress_is_told_now_and_then_and_never_after_the_end(
+async def test_progress_is_periodic_and_never_after_the_end(
     api: JobApi, settings: Settings
 ) -> None:
     engine = HeldEngine(batches=2)
@@ -335,7 +333,7 @@ async def test_progress_is_told_now_and_then_and_never_after_the_end(
         await asyncio.sleep(0.5)
     assert delivery.order == ["progress"] * len(delivery.progress) + ["done"]
     assert delivery.chunks == []
-    seconds = [told["audio_seconds"] for told in delivery.progress]
+    seconds = [reported["audio_seconds"] for reported in delivery.progress]
     assert seconds == sorted(seconds)
     assert 0 < max(seconds) < 9
     assert delivery.bodies == [{"output": {"text": TEXT}}]
@@ -427,7 +425,7 @@ async def test_the_download_of_a_cancelled_job_ends(
     assert api.deliveries["job"].order == []
 
 
-async def test_a_job_that_is_cancelled_while_progress_is_told_posts_nothing_more(
+async def test_a_job_cancelled_during_a_progress_post_posts_nothing_more(
     api: JobApi, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -481,7 +479,7 @@ def line_of(caplog: pytest.LogCaptureFixture, job: str) -> logging.LogRecord:
 
 
 @pytest.mark.parametrize("with_text", [False, True])
-async def test_a_job_has_one_line_in_the_log_with_its_stages_and_no_text_unless_asked(
+async def test_a_job_has_one_log_line_without_text_by_default(
     api: JobApi, settings: Settings, caplog: pytest.LogCaptureFixture, *, with_text: bool
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -499,7 +497,7 @@ async def test_a_job_has_one_line_in_the_log_with_its_stages_and_no_text_unless_
         assert "400" not in caplog.text
 
 
-async def test_the_log_says_how_a_job_failed(
+async def test_a_failed_job_is_logged_with_its_status(
     api: JobApi, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -517,7 +515,7 @@ async def test_the_log_says_how_a_job_failed(
     assert listed.__dict__["facts"]["words"] == 1
 
 
-async def test_the_log_says_that_an_answer_was_not_delivered(
+async def test_an_undelivered_answer_is_logged(
     api: JobApi, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -532,5 +530,5 @@ async def test_the_log_says_that_an_answer_was_not_delivered(
 
 async def test_without_a_way_to_send_segments_the_whole_is_the_answer(settings: Settings) -> None:
     with faulty_pipeline(settings, ToneEngine()) as pipeline:
-        found = await answer_input(pipeline, job_of(melody(*PITCHES), stream=True), JobLog())
-    assert found == {"text": TEXT}
+        results = await answer_input(pipeline, job_of(melody(*PITCHES), stream=True), JobLog())
+    assert results == {"text": TEXT}

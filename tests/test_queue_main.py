@@ -140,7 +140,7 @@ def post(url: str, body: object) -> Any:
         return json.load(response)
 
 
-def test_the_local_api_answers_callers_side_by_side_each_with_his_own_words(
+def test_the_local_api_answers_concurrent_callers_with_their_own_words(
     local_api: str,
 ) -> None:
     pitches = list(range(300, 1100, 50))
@@ -153,7 +153,7 @@ def test_the_local_api_answers_callers_side_by_side_each_with_his_own_words(
     assert [answer["output"]["text"] for answer in answers] == [f"{hertz}." for hertz in pitches]
 
 
-def test_the_local_api_passes_errors_on_and_goes_on(local_api: str) -> None:
+def test_the_local_api_returns_errors_and_continues(local_api: str) -> None:
     bad = post(f"{local_api}/runsync", {"input": {"audio_url": "http://127.0.0.1/a.wav"}})
     assert str(bad["error"]).startswith("source_forbidden: ")
     good = post(f"{local_api}/runsync", {"input": {"audio_base64": tone(500)}})
@@ -190,7 +190,7 @@ async def test_a_job_without_an_input_object_is_the_callers_error(
     assert answer["error"].startswith("invalid_request: input: must be an object")
 
 
-async def test_a_lost_engine_asks_the_platform_for_a_new_worker(tmp_path: Path) -> None:
+async def test_a_lost_engine_sets_stop_pod(tmp_path: Path) -> None:
     with open_pipeline(Settings(engine="tones", scratch=tmp_path)) as pipeline:
         handle = handler_of(pipeline)
         pipeline.batcher.close()
@@ -249,9 +249,9 @@ def endpoint(queue: EndpointApi, monkeypatch: pytest.MonkeyPatch) -> Callable[..
 
     monkeypatch.setattr(runpod, "endpoint_url_base", queue.base_url)
     original = runpod.Endpoint
-    found: Callable[..., Any] = partial(original, "loopback", api_key=KEY)
-    monkeypatch.setattr(runpod, "Endpoint", lambda *_, **__: found())
-    return found
+    results: Callable[..., Any] = partial(original, "loopback", api_key=KEY)
+    monkeypatch.setattr(runpod, "Endpoint", lambda *_, **__: results())
+    return results
 
 
 @pytest.mark.usefixtures("log", "endpoint")
@@ -274,7 +274,7 @@ def test_a_job_that_fails_is_failed_for_the_sdks_own_client(endpoint: Callable[.
 
 
 @pytest.mark.usefixtures("log")
-async def test_the_sdks_own_client_cancels_what_a_worker_has_begun(
+async def test_the_sdk_client_cancels_a_running_job(
     queue: EndpointApi, web: WebServer, endpoint: Callable[..., Any]
 ) -> None:
     slow = trickles(recordings.wav(recordings.tone(440, 3)), 0.05)
@@ -287,7 +287,7 @@ async def test_the_sdks_own_client_cancels_what_a_worker_has_begun(
     assert queue.deliveries[job.job_id].order == []
 
 
-def test_an_answer_reaches_a_platform_that_fails_and_the_log_says_what_is_tried_again(
+def test_delivery_is_retried_and_each_retry_is_logged(
     queue: EndpointApi, log: Callable[[], list[dict[str, Any]]]
 ) -> None:
     queue.faults["job-done"].extend([500, 429, "drop", "lose"])
@@ -335,7 +335,7 @@ def test_every_job_has_one_line_of_json_with_its_stages_and_no_text(
 
 
 @pytest.mark.usefixtures("log")
-def test_the_platform_is_told_that_the_worker_lives(queue: EndpointApi) -> None:
+def test_the_heartbeat_reaches_the_platform(queue: EndpointApi) -> None:
     before = queue.requests["ping"]
     queue.wait_until(lambda: queue.requests["ping"] > before + 1)
     assert queue.unhealthy == []
@@ -375,7 +375,7 @@ async def test_sigterm_lets_running_jobs_finish_and_delivers_them(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_process_group_lets_ffmpeg_finish_and_the_heartbeat_go_on(
+def test_a_signal_to_the_process_group_reaches_neither_ffmpeg_nor_heartbeat(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     options = {**SCRIPTED, "PARAKEET_FFMPEG": str(held_ffmpeg(tmp_path))}
@@ -540,7 +540,7 @@ def test_an_sdk_with_another_name_in_it_is_served_by_its_own_start(tmp_path: Pat
     assert "get_stop_signals" in said
 
 
-def test_a_worker_whose_ffmpeg_does_not_run_says_so_and_takes_no_job(tmp_path: Path) -> None:
+def test_a_worker_without_a_working_ffmpeg_takes_no_job(tmp_path: Path) -> None:
     broken = tmp_path / "ffmpeg"
     broken.write_text("#!/bin/sh\nexit 7\n")
     broken.chmod(0o755)
@@ -549,14 +549,14 @@ def test_a_worker_whose_ffmpeg_does_not_run_says_so_and_takes_no_job(tmp_path: P
         with running_worker(api, tmp_path, {**SCRIPTED, "PARAKEET_FFMPEG": str(broken)}) as worker:
             said, _ = worker.communicate(timeout=60)
         assert worker.returncode == 1
-        (told,) = api.unhealthy
+        (reported,) = api.unhealthy
         assert api.requests["job-take"] == 0
-    assert told["check"] == "check_ffmpeg"
-    assert told["reason"] == f"FitnessError: {broken} ends with status 7"
+    assert reported["check"] == "check_ffmpeg"
+    assert reported["reason"] == f"FitnessError: {broken} ends with status 7"
     assert "ends with status 7" in said
 
 
-def test_a_worker_whose_model_hears_nothing_says_so_and_takes_no_job(tmp_path: Path) -> None:
+def test_a_worker_whose_model_transcribes_nothing_takes_no_job(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
     with JobApi() as api:
         api.submit("never", {"audio_base64": tone(440)})
@@ -564,10 +564,10 @@ def test_a_worker_whose_model_hears_nothing_says_so_and_takes_no_job(tmp_path: P
         with running_worker(api, tmp_path, environment, module=module) as worker:
             worker.communicate(timeout=120)
         assert worker.returncode == 1
-        (told,) = api.unhealthy
+        (reported,) = api.unhealthy
         assert api.requests["job-take"] == 0
-    assert told["check"] == "check_transcription"
-    assert told["reason"] == "FitnessError: the model hears nothing in a clip of clear speech"
+    assert reported["check"] == "check_transcription"
+    assert reported["reason"] == "FitnessError: the model hears nothing in a clip of clear speech"
 
 
 def test_a_worker_whose_engine_is_lost_is_replaced_and_takes_no_more(tmp_path: Path) -> None:

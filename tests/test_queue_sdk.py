@@ -77,7 +77,7 @@ def run(script: str, home: Path, **environment: str) -> str:
 
 
 def test_the_addresses_are_those_of_the_platform(tmp_path: Path) -> None:
-    told = json.loads(
+    reported = json.loads(
         run(
             SHAPE,
             tmp_path,
@@ -90,7 +90,7 @@ def test_the_addresses_are_those_of_the_platform(tmp_path: Path) -> None:
     )
     take = "job-take/worker-1?gpu=x"
     batch = "job-take-batch/worker-1?gpu=x&batch_size=7"
-    assert told == {
+    assert reported == {
         "one": f"{BASE}/{take}&job_in_progress=1",
         "many": f"{BASE}/{batch}&job_in_progress=1",
         "idle": f"{BASE}/{take}&job_in_progress=0",
@@ -102,9 +102,9 @@ def test_the_addresses_are_those_of_the_platform(tmp_path: Path) -> None:
 
 
 def test_an_sdk_that_is_another_is_noticed_before_it_is_used(tmp_path: Path) -> None:
-    said = json.loads(run(CHANGED, tmp_path))
+    message = json.loads(run(CHANGED, tmp_path))
     for change, reason in CHANGES.items():
-        assert reason in said[change], change
+        assert reason in message[change], change
 
 
 MIRRORS = """

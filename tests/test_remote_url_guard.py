@@ -27,7 +27,7 @@ def test_an_address_inside_an_address_is_the_one_that_counts(host: str, public: 
     "host",
     ["192.0.0.1", "192.0.0.9", "192.0.0.255", "3fff::1", "3fff:fff::1", "5f00::1", "fec0::1"],
 )
-def test_what_was_set_apart_is_not_public_whatever_this_python_says(host: str) -> None:
+def test_reserved_ranges_are_not_public_on_any_python(host: str) -> None:
     assert not url_guard._is_public(host)
 
 

@@ -20,11 +20,11 @@ removing: dict[str, int] = {}
 making: dict[str, int] = {}
 
 
-def note(event: str, given: tuple[object, ...]) -> None:
+def note(event: str, value: tuple[object, ...]) -> None:
     if event == "shutil.rmtree":
-        removing[str(given[0])] = threading.get_ident()
+        removing[str(value[0])] = threading.get_ident()
     elif event == "os.mkdir":
-        making[str(Path(str(given[0])).parent)] = threading.get_ident()
+        making[str(Path(str(value[0])).parent)] = threading.get_ident()
 
 
 sys.addaudithook(note)
@@ -58,7 +58,7 @@ def full_disk(room_bytes: int = 1000) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-async def test_a_jobs_folder_is_gone_after_the_block(tmp_path: Path) -> None:
+async def test_a_jobs_folder_is_removed_after_the_block(tmp_path: Path) -> None:
     before = open_files()
     async with scratch(tmp_path).made() as folder:
         (folder / "audio").write_bytes(b"a")

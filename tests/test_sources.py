@@ -33,7 +33,7 @@ def settings(s3: S3Server) -> Settings:
 
 
 def source(kind: str, content: bytes, web: WebServer, s3: S3Server, folder: Path) -> Source:
-    """The same content, the way that `kind` says."""
+    """The same content from a source of `kind`."""
     if kind == "inline":
         return InlineSource(b64encode(content).decode())
     if kind == "url":
@@ -56,8 +56,8 @@ def scratch(tmp_path: Path) -> Path:
 async def test_what_comes_from_afar_lies_in_the_scratch_folder_of_the_job(
     kind: str, web: WebServer, s3: S3Server, scratch: Path, settings: Settings
 ) -> None:
-    asked = Request(source(kind, CONTENT, web, s3, scratch.parent))
-    path = await fetch(asked, scratch, settings)
+    requested = Request(source(kind, CONTENT, web, s3, scratch.parent))
+    path = await fetch(requested, scratch, settings)
     assert path.read_bytes() == CONTENT
     assert path.parent == scratch
 
@@ -83,9 +83,9 @@ async def test_a_file_of_this_machine_stays_where_it_is(
 async def test_nothing_at_all_is_empty_audio_wherever_it_comes_from(
     kind: str, web: WebServer, s3: S3Server, scratch: Path, settings: Settings
 ) -> None:
-    asked = Request(source(kind, b"", web, s3, scratch.parent))
+    requested = Request(source(kind, b"", web, s3, scratch.parent))
     with pytest.raises(AudioEmpty):
-        await fetch(asked, scratch, settings)
+        await fetch(requested, scratch, settings)
 
 
 @pytest.mark.parametrize("name", ["none.wav", "scratch"])
@@ -99,5 +99,5 @@ async def test_a_file_that_is_not_there_is_named(
 
 
 async def test_the_hint_is_the_ending_of_the_file(scratch: Path, settings: Settings) -> None:
-    asked = Request(InlineSource(b64encode(CONTENT).decode()), audio_format="mp3")
-    assert (await fetch(asked, scratch, settings)).suffix == ".mp3"
+    requested = Request(InlineSource(b64encode(CONTENT).decode()), audio_format="mp3")
+    assert (await fetch(requested, scratch, settings)).suffix == ".mp3"

@@ -25,7 +25,9 @@ async def test_samples_at_the_rate_of_the_model_come_back_bit_for_bit(
 
 
 @pytest.mark.parametrize("rate", [8000, 11_025, 44_100, 48_000, 96_000])
-async def test_another_rate_is_told_to_ffmpeg(rate: int, ffmpeg: Path, tmp_path: Path) -> None:
+async def test_another_sample_rate_is_passed_to_ffmpeg(
+    rate: int, ffmpeg: Path, tmp_path: Path
+) -> None:
     memory.write(SamplesSource(tone(440, 1, rate), rate), tmp_path / "audio")
     samples = await decoded(tmp_path / "audio", ffmpeg)
     assert len(samples) == pytest.approx(RATE, abs=RATE // 100)
@@ -53,9 +55,7 @@ async def test_any_layout_of_floats_is_understood(
     [np.zeros((2, RATE), np.float32), np.zeros(RATE, np.int16), np.float32(0)],
     ids=["stereo", "integers", "a number"],
 )
-def test_what_is_not_mono_and_float_is_refused_before_it_is_misheard(
-    samples: Samples, tmp_path: Path
-) -> None:
+def test_samples_must_be_mono_and_float(samples: Samples, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="mono"):
         memory.write(SamplesSource(samples, RATE), tmp_path / "audio")
     assert list(tmp_path.iterdir()) == []

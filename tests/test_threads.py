@@ -19,13 +19,13 @@ async def test_values_come_in_order_from_another_thread() -> None:
         for number in range(5):
             yield number, threading.get_ident()
 
-    found = [value async for value in threads.produced(counted(), nothing)]
-    assert [number for number, _ in found] == [0, 1, 2, 3, 4]
-    assert threading.get_ident() not in {thread for _, thread in found}
+    result = [value async for value in threads.produced(counted(), nothing)]
+    assert [number for number, _ in result] == [0, 1, 2, 3, 4]
+    assert threading.get_ident() not in {thread for _, thread in result}
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
-async def test_no_more_are_produced_ahead_than_was_asked_for(ahead: int) -> None:
+async def test_production_ahead_is_bounded(ahead: int) -> None:
     made: list[int] = []
 
     def counted() -> Generator[int, None, None]:
