@@ -45,7 +45,9 @@ def folder(tmp_path: Path) -> Path:
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    foreign = {name: said for name, said in os.environ.items() if not name.startswith("PARAKEET_")}
+    foreign = {
+        name: message for name, message in os.environ.items() if not name.startswith("PARAKEET_")
+    }
     yield {**foreign, "PARAKEET_ENGINE": "tones", "PARAKEET_SCRATCH": str(scratch)}
     assert list(scratch.iterdir()) == []
 
@@ -102,7 +104,7 @@ def test_one_file_gives_its_text_and_nothing_else(parakeet):
     assert (ran.stdout, ran.stderr, ran.returncode) == ("880.\n", "", 0)
 
 
-def test_several_files_are_told_apart_and_stand_in_the_order_that_was_asked_for(invoke):
+def test_several_files_are_labelled_in_the_requested_order(invoke):
     ran = invoke("a.wav", "c.wav", "b.wav", "c.wav", PARAKEET_CONCURRENCY="2")
     assert ran.stdout == (
         "==> a.wav <==\n440.\n==> c.wav <==\n220.\n==> b.wav <==\n880.\n==> c.wav <==\n220.\n"
@@ -110,7 +112,7 @@ def test_several_files_are_told_apart_and_stand_in_the_order_that_was_asked_for(
     assert (ran.stderr, ran.exit_code) == ("", 0)
 
 
-def test_each_file_that_failed_is_one_line_with_its_code_and_the_others_are_heard(parakeet, folder):
+def test_each_failed_file_is_one_line_and_the_others_are_transcribed(parakeet, folder):
     (folder / "text.mp3").write_text("this is no audio at all\n" * 100)
     (folder / "empty.wav").touch()
     (folder / "short.wav").write_bytes(wav(tone(440, 0.02)))
@@ -118,8 +120,8 @@ def test_each_file_that_failed_is_one_line_with_its_code_and_the_others_are_hear
     ran = parakeet("a.wav", "none.wav", "text.mp3", "empty.wav", "sub", "short.wav", "b.wav")
     assert ran.returncode == 1
     assert ran.stdout == "==> a.wav <==\n440.\n==> b.wav <==\n880.\n"
-    told = [re.match(r"([\w.]+): (\w+): .+", line) for line in ran.stderr.splitlines()]
-    assert [found and found.groups() for found in told] == [
+    reported = [re.match(r"([\w.]+): (\w+): .+", line) for line in ran.stderr.splitlines()]
+    assert [found and found.groups() for found in reported] == [
         ("none.wav", "source_not_found"),
         ("text.mp3", "audio_undecodable"),
         ("empty.wav", "audio_empty"),
@@ -128,7 +130,7 @@ def test_each_file_that_failed_is_one_line_with_its_code_and_the_others_are_hear
     ]
 
 
-def test_a_warning_is_told_and_is_no_failure(invoke, folder):
+def test_a_warning_is_reported_and_not_a_failure(invoke, folder):
     whole = encode(folder / "whole.ogg", "-c:a", "libvorbis", samples=tone(440, 20)).read_bytes()
     (folder / "cut.ogg").write_bytes(whole[: whole.rfind(b"OggS")])
     ran = invoke("cut.ogg")
@@ -178,7 +180,7 @@ def test_files_may_be_named_like_options(invoke, folder):
     assert ran.exit_code == 0
 
 
-def test_a_reader_that_goes_away_is_no_traceback(folder, environment):
+def test_a_closed_pipe_causes_no_traceback(folder, environment):
     reading, writing = os.pipe()
     os.close(reading)
     ran = subprocess.run(
@@ -197,7 +199,7 @@ def test_a_reader_that_goes_away_is_no_traceback(folder, environment):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "reason"),
     [
         ([], "Missing argument 'INPUT...'"),
         (["a.wav", "--format", "jsn"], "Invalid value for '--format'"),
@@ -208,11 +210,11 @@ def test_a_reader_that_goes_away_is_no_traceback(folder, environment):
         (["a.wav", "-o", __file__], "Directory"),
     ],
 )
-def test_wrong_usage_is_status_2_and_says_what_is_wrong(invoke, arguments, complaint):
+def test_wrong_usage_exits_with_status_2_and_names_the_error(invoke, arguments, reason):
     ran = invoke(*arguments)
     assert ran.exit_code == 2
     assert ran.stdout == ""
-    assert complaint in ran.stderr
+    assert reason in ran.stderr
 
 
 def test_an_unknown_setting_is_status_2_with_the_right_name(parakeet):
@@ -242,7 +244,7 @@ def test_a_result_in_a_folder_is_what_standard_output_would_be(invoke, tmp_path,
     assert files_in(output) == {f"b.{ending}": invoke("b.wav", "--format", format_).stdout}
 
 
-def test_results_of_files_of_one_name_are_told_apart(invoke, folder, tmp_path):
+def test_results_of_files_with_equal_names_differ(invoke, folder, tmp_path):
     other = folder / "other"
     other.mkdir()
     (folder / "a.mp3").write_bytes(wav(tone(1000, 1)))
@@ -342,7 +344,7 @@ def test_without_a_folder_results_go_to_standard_output():
     assert [task.targets for task in plan_tasks([Recording(Path("a.mp3"))], ["text"], None)] == [{}]
 
 
-def test_a_pipe_and_a_url_are_beside_no_file(tmp_path):
+def test_results_of_pipes_and_urls_go_to_standard_output(tmp_path):
     inputs = ["-", "/dev/stdin", "https://user:key@example.com/talks/one.mp3?signature=secret"]
     tasks = plan_tasks(gather(inputs), ["text"], None, alongside=True)
     assert [task.targets for task in tasks] == [{}, {}, {}]
@@ -428,7 +430,7 @@ def test_several_formats_are_written_from_one_transcription(invoke, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "reason"),
     [
         (["-f", "srt", "-f", "vtt"], "several formats require --output or --beside"),
         (["-f", "json", "-f", "verbose_json", "--beside"], "to the same file"),
@@ -436,10 +438,10 @@ def test_several_formats_are_written_from_one_transcription(invoke, tmp_path):
         (["-e", "abc", "--model", "demo"], "--model cannot be combined with --endpoint"),
     ],
 )
-def test_options_that_contradict_each_other(invoke, arguments, complaint):
+def test_options_that_contradict_each_other(invoke, arguments, reason):
     ran = invoke("b.wav", *arguments)
     assert (ran.stdout, ran.exit_code) == ("", 2)
-    assert complaint in ran.stderr
+    assert reason in ran.stderr
 
 
 # before the model loads, and after the run
@@ -490,19 +492,19 @@ def test_a_full_disk_ends_the_run_with_its_reason(folder, environment, tmp_path)
 
 def on_a_terminal(arguments: list[str], *, stdout: Any, **options: Any) -> tuple[str, bytes]:
     """What a terminal shows while the command runs, and what went to `stdout` if that is a pipe."""
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 80))
+    own, peer = pty.openpty()
+    termios.tcsetwinsize(peer, (24, 80))
     process = subprocess.Popen(
-        command(*arguments), stderr=theirs, stdout=stdout or theirs, stdin=theirs, **options
+        command(*arguments), stderr=peer, stdout=stdout or peer, stdin=peer, **options
     )
-    os.close(theirs)
+    os.close(peer)
     shown = b""
     while True:
         try:
-            shown += os.read(ours, 4096)
+            shown += os.read(own, 4096)
         except OSError:  # that is how a terminal ends
             break
-    os.close(ours)
+    os.close(own)
     piped, _ = process.communicate()
     assert process.returncode == 0
     return shown.decode(), piped or b""
@@ -526,7 +528,7 @@ def test_on_a_terminal_results_do_not_mix_with_the_progress_bar(folder, environm
 # the installed command
 
 
-def test_the_installed_command_knows_its_version_and_shows_its_options():
+def test_the_installed_command_prints_version_and_options():
     parakeet = Path(sys.executable).with_name("parakeet")
     shown = subprocess.run([parakeet, "--version"], capture_output=True, text=True, check=True)
     assert shown.stdout == f"parakeet, version {__version__}\n"
@@ -573,22 +575,22 @@ def test_kernels_are_compiled_for_a_card_that_is_not_here(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--card", "7.5"], "no kernels for compute capability 7.5"),
-        (["--card", "hopper"], "no compute capability such as 9.0"),
+        (["--card", "hopper"], "not a compute capability such as 9.0"),
     ],
 )
 def test_cards_without_kernels_are_refused(
-    tmp_path: Path, environment: dict[str, str], options: list[str], said: str
+    tmp_path: Path, environment: dict[str, str], options: list[str], message: str
 ) -> None:
     asked = ["compile-kernels", str(tmp_path / "kernels"), "--model", "demo", *options]
     refused = CliRunner().invoke(main, asked, env=environment)
     assert refused.exit_code == 2
-    assert said in refused.output
+    assert message in refused.output
 
 
-def test_a_model_that_was_converted_hears_what_its_checkpoint_hears(
+def test_a_converted_model_transcribes_like_its_checkpoint(
     invoke: Invoke, folder: Path, environment: dict[str, str]
 ) -> None:
     target = folder / "model" / "prepacked.safetensors"

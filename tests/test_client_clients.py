@@ -129,7 +129,7 @@ async def test_a_file_goes_the_way_that_has_room_for_it(api, talk, limit, route)
     assert api.received[route] == before + 1
 
 
-async def test_a_file_that_is_too_large_is_heard_from_its_smaller_form(api, talk):
+async def test_a_too_large_file_is_sent_re_encoded(api, talk):
     async with AsyncClient(limited(api.url, 15_000), KEY) as client:
         answer = await client.transcribe(talk)
     assert answer.text == "440."
@@ -137,9 +137,7 @@ async def test_a_file_that_is_too_large_is_heard_from_its_smaller_form(api, talk
     assert len(api.inputs()[-1]["audio_base64"]) < 20_000
 
 
-async def test_a_file_that_is_too_large_in_every_form_is_heard_from_the_bucket_and_taken_out(
-    api, talk, s3
-):
+async def test_a_file_too_large_in_every_encoding_goes_through_the_bucket(api, talk, s3):
     settings = Settings(
         s3_access_key=s3.access_key,
         s3_secret_key=s3.secret_key,
@@ -193,7 +191,7 @@ async def test_a_lost_answer_to_a_post_makes_a_second_job_and_one_result(client,
     assert len(api.posted) == before + 2
 
 
-async def test_faults_that_do_not_pass_are_told_in_the_end(api, talk):
+async def test_lasting_failures_are_raised_after_the_retries(api, talk):
     async with AsyncClient(api.url, KEY, retry_seconds=30) as client:
         api.faults["run"].extend([503] * 100)
         with pytest.raises(EndpointUnreachable, match="status 503"):
@@ -216,7 +214,7 @@ def unused_port() -> int:
         return port
 
 
-async def test_a_wrong_key_and_a_wrong_id_are_told_at_once(api, talk):
+async def test_a_wrong_key_or_id_is_raised_immediately(api, talk):
     before = sum(api.received.values())
     async with AsyncClient(api.url, "wrong") as client:
         with pytest.raises(EndpointDenied, match="check the API key"):
@@ -227,7 +225,7 @@ async def test_a_wrong_key_and_a_wrong_id_are_told_at_once(api, talk):
     assert sum(api.received.values()) == before + 2
 
 
-def test_a_runpod_endpoint_without_a_key_is_refused_before_it_is_asked():
+def test_a_runpod_endpoint_requires_a_key_before_any_request():
     with pytest.raises(InvalidRequest, match="api_key"):
         AsyncClient("abc123")
 
@@ -239,7 +237,7 @@ CODED = {"error": "audio_empty: no bytes", "output": {"code": "audio_empty"}}
 
 
 @pytest.mark.parametrize(
-    ("ending", "error", "said"),
+    ("ending", "error", "message"),
     [
         ({"status": "CANCELLED"}, JobCancelled, "was cancelled"),
         ({"status": "TIMED_OUT"}, JobExpired, "expired"),
@@ -252,9 +250,9 @@ CODED = {"error": "audio_empty: no bytes", "output": {"code": "audio_empty"}}
         ({"status": "ODD"}, JobFailed, "'ODD'"),
     ],
 )
-async def test_every_way_in_which_a_job_ends_is_told(client, api, talk, ending, error, said):
+async def test_every_final_job_status_has_its_error(client, api, talk, ending, error, message):
     api.endings.append(ending)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         await client.transcribe(talk)
 
 
@@ -265,7 +263,7 @@ async def test_a_job_that_failed_for_the_workers_sake_is_sent_again(client, api,
     assert (await client.transcribe(talk)).text == "440."
 
 
-async def test_who_is_cancelled_while_he_waits_cancels_the_job(client, api, tmp_path):
+async def test_cancelling_a_waiting_client_cancels_the_job(client, api, tmp_path):
     path = tmp_path / "long.wav"
     path.write_bytes(wav(silence(2)))
     sent = asyncio.Event()
@@ -284,9 +282,7 @@ async def test_who_is_cancelled_while_he_waits_cancels_the_job(client, api, tmp_
     assert api.cancelled[-1] == jobs[0].id
 
 
-async def test_who_is_cancelled_while_he_posts_cancels_the_job_that_comes_of_it(
-    client, api, talk, monkeypatch
-):
+async def test_cancelling_during_the_post_cancels_the_resulting_job(client, api, talk, monkeypatch):
     posted = asyncio.Event()
     through = client._client._http.request
 
@@ -317,7 +313,7 @@ async def test_a_job_of_an_earlier_run_is_fetched_and_not_sent_again(client, api
 
 
 @pytest.mark.parametrize("ending", [None, {"status": "CANCELLED"}, {"status": "TIMED_OUT"}])
-async def test_a_job_that_is_gone_is_sent_anew(client, api, talk, ending):
+async def test_a_missing_job_is_sent_again(client, api, talk, ending):
     jobs: list[QueuedJob] = [QueuedJob("forgotten-e1", 0.0)]
     if ending is not None:
         api.endings.append(ending)
@@ -334,8 +330,8 @@ async def test_a_job_that_is_gone_is_sent_anew(client, api, talk, ending):
 def test_threads_share_a_client_and_get_their_own_answers(api):
     pitches = list(range(300, 700, 50))
     with Client(api.url, KEY) as client, ThreadPoolExecutor(8) as callers:
-        said = callers.map(lambda hertz: client.transcribe(wav(tone(hertz, 0.8))).text, pitches)
-        assert list(said) == [f"{hertz}." for hertz in pitches]
+        message = callers.map(lambda hertz: client.transcribe(wav(tone(hertz, 0.8))).text, pitches)
+        assert list(message) == [f"{hertz}." for hertz in pitches]
     client.close()
 
 
@@ -354,10 +350,10 @@ def test_ctrl_c_in_a_program_cancels_its_job(api, talk):
         api.wait_until(lambda: len(api.posted) > before)
         process.send_signal(signal.SIGINT)
         try:
-            _, said = process.communicate(timeout=60)
+            _, message = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert "KeyboardInterrupt" in said
+    assert "KeyboardInterrupt" in message
     assert api.cancelled[-1:] == list(api.posted)[before:]
 
 

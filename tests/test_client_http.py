@@ -104,7 +104,7 @@ async def test_the_servers_errors_are_raised_as_what_they_are(server, tmp_path):
             await client.transcribe(tmp_path / "text.mp3")
 
 
-async def test_a_file_over_the_servers_own_limit_is_heard_from_a_smaller_form(server, tmp_path):
+async def test_a_file_over_the_servers_limit_is_sent_re_encoded(server, tmp_path):
     path = tmp_path / "long.wav"
     path.write_bytes(wav(tone(440, 4.0)))
     assert path.stat().st_size > MAX_AUDIO_BYTES
@@ -202,7 +202,7 @@ async def test_passing_faults_are_outlived(web: WebServer, talk, fault):
         (404, "nothing", EndpointDenied),
     ],
 )
-async def test_what_does_not_pass_is_told_at_once(web: WebServer, talk, status, body, error):
+async def test_permanent_failures_are_raised_immediately(web: WebServer, talk, status, body, error):
     web.at("/transcribe", answers(status, body))
     async with AsyncClient(web.address) as client:
         with pytest.raises(error):
@@ -214,16 +214,14 @@ async def test_what_does_not_pass_is_told_at_once(web: WebServer, talk, status, 
 @pytest.mark.parametrize(
     ("code", "error"), [("overloaded", Overloaded), ("engine_lost", EngineLost)]
 )
-async def test_a_fault_that_never_passes_is_told_as_what_it_is(web: WebServer, talk, code, error):
+async def test_a_lasting_failure_is_raised_with_its_cause(web: WebServer, talk, code, error):
     web.at("/transcribe", answers(503, f'{{"error": "{code}: x", "code": "{code}"}}'))
     async with AsyncClient(web.address, retry_seconds=30) as client:
         with pytest.raises(error):
             await client.transcribe(talk)
 
 
-def test_a_folder_is_transcribed_by_a_server_and_a_second_run_asks_nothing(
-    server, talk, monkeypatch
-):
+def test_a_second_run_over_a_folder_sends_nothing(server, talk, monkeypatch):
     monkeypatch.chdir(talk.parent)
 
     def run(**settings: str) -> tuple[int, str, str]:

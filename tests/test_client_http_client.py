@@ -93,7 +93,7 @@ async def test_a_key_does_not_follow_a_redirect(web: WebServer, talk: Path) -> N
     "silent", [stalls(), stalls(b"{"), trickles(b" " * 1000, 0.05)],
     ids=["silent", "silent in the body", "trickles"],
 )  # fmt: skip
-async def test_an_answer_that_never_comes_is_given_up_in_time(silent, web, talk):
+async def test_a_missing_answer_times_out(silent, web, talk):
     web.at("/transcribe", silent)
     started = time.monotonic()
     async with AsyncClient(web.address, answer_seconds=1.0, retry_seconds=60) as client:
@@ -183,16 +183,16 @@ def test_a_variable_that_cannot_be_used_is_named(
     assert "\n" not in str(raised.value)
 
 
-async def test_the_command_line_says_so_in_its_last_line(talk: Path) -> None:
+async def test_the_command_line_reports_it_in_its_last_line(talk: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "parakeet_worker.entrypoints.cli",
         "transcribe", str(talk), "-e", "https://a.test",
         env={**os.environ, "ALL_PROXY": "socks5://127.0.0.1:1"},
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    _, told = await asyncio.wait_for(process.communicate(), 30)
-    assert b"Traceback" not in told
-    last = told.decode().splitlines()[-1]
+    _, reported = await asyncio.wait_for(process.communicate(), 30)
+    assert b"Traceback" not in reported
+    last = reported.decode().splitlines()[-1]
     assert last.startswith("parakeet: invalid_setting: ")
     assert "ALL_PROXY" in last
 

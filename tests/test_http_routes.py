@@ -42,12 +42,12 @@ async def upload(server: Serving, content: bytes = TONE, **fields: str) -> httpx
 
 def events(text: str) -> list[tuple[str, Any]]:
     """Name and document of every server-sent event."""
-    found = []
+    results = []
     for block in text.split("\n\n"):
         lines = dict(line.split(": ", 1) for line in block.splitlines() if line[:1] != ":")
         if lines:
-            found.append((lines.get("event", ""), json.loads(lines["data"])))
-    return found
+            results.append((lines.get("event", ""), json.loads(lines["data"])))
+    return results
 
 
 async def test_a_form_is_answered_as_the_same_job_in_json_is(server: Serving) -> None:
@@ -91,16 +91,16 @@ async def test_segments_are_streamed_before_the_whole(server: Serving) -> None:
     assert (last, document) == ("result", whole)
 
 
-async def test_progress_is_told_in_a_stream_and_refused_without_one(server: Serving) -> None:
-    told = events((await upload(server, stream="true", progress="true")).text)
-    assert [name for name, _ in told] == ["segment", "progress"] * 2 + ["result"]
-    assert told[1][1]["audio_seconds"] == told[0][1]["end"]
+async def test_progress_requires_a_stream(server: Serving) -> None:
+    reported = events((await upload(server, stream="true", progress="true")).text)
+    assert [name for name, _ in reported] == ["segment", "progress"] * 2 + ["result"]
+    assert reported[1][1]["audio_seconds"] == reported[0][1]["end"]
     refused = await upload(server, progress="true")
     assert refused.status_code == 400
     assert refused.json()["field"] == "progress"
 
 
-async def test_a_stream_that_fails_at_once_is_an_error_of_http(server: Serving) -> None:
+async def test_an_immediate_stream_failure_is_an_http_error(server: Serving) -> None:
     answer = await upload(server, b"no sound at all", stream="true")
     assert answer.status_code == 415
     assert answer.json()["code"] == "audio_undecodable"
@@ -111,10 +111,10 @@ async def test_a_stream_that_fails_later_ends_with_an_error(tmp_path: Path) -> N
     # 21st of at least 27 batches the first segment was told of.
     engine = FaultyEngine(0, batches=20)
     async with serving(tmp_path, engine, segment_seconds=2) as server:
-        told = events((await upload(server, melody([440] * 400), stream="true")).text)
-        assert told[0][0] == "segment"
-        assert told[-1][0] == "error"
-        assert told[-1][1]["code"] == "engine_lost"
+        reported = events((await upload(server, melody([440] * 400), stream="true")).text)
+        assert reported[0][0] == "segment"
+        assert reported[-1][0] == "error"
+        assert reported[-1][1]["code"] == "engine_lost"
         assert await server.metric('parakeet_errors_total{code="engine_lost"}') == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -166,7 +166,7 @@ async def test_bad_input_is_refused_by_name(
     assert (await upload(server)).json() == {"text": TEXT}
 
 
-async def test_unknown_routes_and_methods_are_answered_in_the_shape_of_their_door(
+async def test_unknown_routes_and_methods_use_the_error_format_of_their_api(
     server: Serving,
 ) -> None:
     unknown = await server.client.get("/transcripts")
@@ -181,7 +181,7 @@ async def test_unknown_routes_and_methods_are_answered_in_the_shape_of_their_doo
     assert (await server.client.get("/page/..%2f..%2ferrors.py")).status_code == 404
 
 
-async def test_while_the_model_is_loaded_everybody_is_told_to_wait(tmp_path: Path) -> None:
+async def test_requests_during_loading_get_warming(tmp_path: Path) -> None:
     async with serving(tmp_path, warm=False) as server:
         get = server.client.get
         assert (await get("/ping")).status_code == 204
@@ -199,7 +199,7 @@ async def test_while_the_model_is_loaded_everybody_is_told_to_wait(tmp_path: Pat
         assert (await upload(server)).json() == {"text": TEXT}
 
 
-async def test_a_lost_engine_is_told_everywhere(
+async def test_a_lost_engine_shows_on_every_route(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lost: list[bool] = []
@@ -246,7 +246,7 @@ async def test_kernels_that_were_replaced_are_named_in_health_and_figures(tmp_pa
             )
 
 
-async def test_thirty_two_callers_share_batches_and_each_gets_his_own_words(
+async def test_thirty_two_callers_share_batches_and_get_their_own_words(
     server: Serving,
 ) -> None:
     pitches = list(range(300, 940, 20))
@@ -281,7 +281,9 @@ async def test_more_requests_than_the_limit_are_shed_and_the_others_answered(
 
 
 @pytest.mark.parametrize("stream", ["true", "false"])
-async def test_who_goes_has_his_work_cancelled(tmp_path: Path, children: Any, stream: str) -> None:
+async def test_a_disconnected_client_cancels_its_work(
+    tmp_path: Path, children: Any, stream: str
+) -> None:
     # So long that ffmpeg and the queue are still busy with it.
     long = recordings.wav(recordings.tone(440, 1200))
     async with serving(tmp_path, segment_seconds=2) as server:
@@ -342,7 +344,7 @@ async def test_the_page_and_the_reference_come_with_the_server(server: Serving) 
     assert "http" not in page.replace("http or https", "").replace("HTTP", "")
 
 
-async def test_figures_tell_what_was_done(server: Serving) -> None:
+async def test_metrics_count_requests(server: Serving) -> None:
     await upload(server)
     await upload(server, b"nothing")
     assert await server.metric('parakeet_jobs_total{route="transcribe"}') == 2
@@ -359,7 +361,7 @@ async def test_figures_tell_what_was_done(server: Serving) -> None:
     assert await server.metric("parakeet_engine_busy_seconds_total") > 0
 
 
-async def test_a_bug_is_answered_without_its_inside_and_stands_in_the_log(
+async def test_an_unexpected_exception_is_logged_and_answered_without_details(
     server: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
     del server.service.metrics._jobs  # any use of it is a bug
@@ -398,9 +400,9 @@ async def test_curl_is_answered(server: Serving, tmp_path_factory: pytest.TempPa
         "curl", "--silent", "--fail", "--form", f"file=@{recording}", "--form", "format=srt",
         f"{server.url}/transcribe", stdout=subprocess.PIPE,
     )  # fmt: skip
-    said, _ = await curl.communicate()
+    message, _ = await curl.communicate()
     assert curl.returncode == 0
-    assert json.loads(said)["srt"].startswith("1\n00:00:00,000 --> ")
+    assert json.loads(message)["srt"].startswith("1\n00:00:00,000 --> ")
 
 
 async def test_a_full_disk_takes_the_server_out_of_service(tmp_path: Path) -> None:

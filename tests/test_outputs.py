@@ -79,7 +79,7 @@ async def test_an_answer_that_fits_is_sent_itself(output: Output | None) -> None
     ]
 
 
-async def test_an_answer_that_does_not_fit_and_has_nowhere_to_go_is_an_error() -> None:
+async def test_a_too_large_answer_without_an_output_is_an_error() -> None:
     # Counted in bytes as they are sent, not in letters.
     assert len(BODY) > len(json.dumps(ANSWER, ensure_ascii=False))
     error = await failure(None, settings(max_result_bytes=len(BODY) - 1))
@@ -97,11 +97,11 @@ async def test_what_json_has_no_word_for_is_never_an_answer(number: float) -> No
 # to an address
 
 
-async def test_an_answer_is_put_where_the_request_says(web: WebServer) -> None:
+async def test_an_answer_is_stored_at_the_requested_url(web: WebServer) -> None:
     got: list[bytes] = []
     url = web.at("/a/talk.json", takes(got))
-    found = await outputs.store_if_large(ANSWER, UrlOutput(f"{url}?sig=%2Fa+b&x=1"), settings())
-    assert found == {"written_to": {"url": url, "bytes": len(BODY)}}
+    result = await outputs.store_if_large(ANSWER, UrlOutput(f"{url}?sig=%2Fa+b&x=1"), settings())
+    assert result == {"written_to": {"url": url, "bytes": len(BODY)}}
     assert got == [BODY]
     # The signature covers every letter.
     assert web.received == ["/a/talk.json?sig=%2Fa+b&x=1"]
@@ -122,12 +122,12 @@ async def test_a_list_is_put_as_a_list(web: WebServer, status: int) -> None:
 async def test_a_name_that_ends_in_gz_is_compressed(web: WebServer) -> None:
     got: list[bytes] = []
     url = web.at("/talk.json.gz", takes(got))
-    found = await outputs.store_if_large(ANSWER, UrlOutput(f"{url}?sig=1"), settings())
+    result = await outputs.store_if_large(ANSWER, UrlOutput(f"{url}?sig=1"), settings())
     assert gzip.decompress(got[0]) == BODY
     assert len(got[0]) < len(BODY)
     assert web.headers[0]["Content-Type"] == "application/gzip"
     assert "Content-Encoding" not in web.headers[0]
-    assert found == {"written_to": {"url": url, "bytes": len(BODY)}}
+    assert result == {"written_to": {"url": url, "bytes": len(BODY)}}
 
 
 async def test_a_signature_that_ends_in_gz_is_no_name(web: WebServer) -> None:
@@ -173,7 +173,7 @@ async def test_an_answer_whose_receipt_is_lost_is_put_again_whole(web: WebServer
 
 @pytest.mark.usefixtures("without_waits")
 @pytest.mark.parametrize("always", [answers(503), drops()])
-async def test_what_does_not_pass_is_given_up(web: WebServer, always: Behaviour) -> None:
+async def test_permanent_failures_are_not_retried(web: WebServer, always: Behaviour) -> None:
     url = web.at("/talk.json", always)
     error = await failure(UrlOutput(f"{url}?sig=secret"), settings())
     assert isinstance(error, OutputUnreachable)
@@ -183,7 +183,7 @@ async def test_what_does_not_pass_is_given_up(web: WebServer, always: Behaviour)
     assert len(web.received) >= 100
 
 
-async def test_a_server_that_stands_still_is_given_up_in_time(web: WebServer) -> None:
+async def test_an_idle_server_times_out_within_the_limit(web: WebServer) -> None:
     output = UrlOutput(web.at("/talk.json", stalls()))
     error = await failure(output, settings(stall_timeout_seconds=20, delivery_timeout_seconds=0.5))
     assert isinstance(error, OutputUnreachable)
@@ -191,7 +191,7 @@ async def test_a_server_that_stands_still_is_given_up_in_time(web: WebServer) ->
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 411, 413])
-async def test_a_refusal_is_the_callers_to_mend(web: WebServer, status: int) -> None:
+async def test_a_refusal_is_a_request_error(web: WebServer, status: int) -> None:
     url = web.at("/talk.json", answers(status, "<Error>secret</Error>"))
     error = await failure(UrlOutput(f"{url}?sig=secret"), settings())
     assert isinstance(error, OutputRefused)
@@ -223,16 +223,14 @@ async def test_a_private_address_is_forbidden_before_it_is_connected_to(
 
 @pytest.mark.usefixtures("without_waits")
 @pytest.mark.parametrize("status", [507, 509, 520, 522, 529, 530, 599])
-async def test_every_server_error_is_outlived_whoever_invented_its_status(
-    web: WebServer, status: int
-) -> None:
+async def test_every_5xx_is_retried_until_success(web: WebServer, status: int) -> None:
     got: list[bytes] = []
     output = UrlOutput(web.at("/talk.json", in_turn(*[answers(status)] * 6, takes(got))))
     await outputs.store_if_large(ANSWER, output, settings())
     assert got == [BODY]
 
 
-async def test_a_server_is_asked_again_when_it_says(web: WebServer) -> None:
+async def test_retry_after_is_honoured(web: WebServer) -> None:
     got: list[bytes] = []
     busy = answers(429, headers={"Retry-After": "1"})
     output = UrlOutput(web.at("/talk.json", in_turn(busy, takes(got))))
@@ -242,7 +240,7 @@ async def test_a_server_is_asked_again_when_it_says(web: WebServer) -> None:
     assert (len(web.received), got) == (2, [BODY])
 
 
-async def test_a_longer_wait_than_the_limit_is_an_error_at_once(web: WebServer) -> None:
+async def test_a_retry_after_beyond_the_limit_is_an_immediate_error(web: WebServer) -> None:
     output = UrlOutput(web.at("/talk.json", answers(503, headers={"Retry-After": "900"})))
     error = await failure(output, settings(delivery_timeout_seconds=60.0))
     assert isinstance(error, OutputUnreachable)
@@ -296,8 +294,8 @@ async def test_a_bucket_that_is_busy_takes_it_later(web: WebServer) -> None:
 @pytest.mark.parametrize("key", ["talk.json", "a talk/über+alles?#%2F.json", "//twice.json"])
 async def test_an_answer_is_written_to_a_bucket(s3: S3Server, key: str) -> None:
     anywhere = settings_of(s3, s3_output_prefix="*")
-    found = await outputs.store_if_large(ANSWER, S3Output(key), anywhere)
-    assert found == {"written_to": {"bucket": s3.bucket, "key": key, "bytes": len(BODY)}}
+    result = await outputs.store_if_large(ANSWER, S3Output(key), anywhere)
+    assert result == {"written_to": {"bucket": s3.bucket, "key": key, "bytes": len(BODY)}}
     assert s3.get(key) == BODY
 
 
@@ -310,10 +308,10 @@ async def test_an_answer_is_written_to_a_bucket(s3: S3Server, key: str) -> None:
         ("transcripts-of-others/talk.json", "transcripts/transcripts-of-others/talk.json"),
     ],
 )
-async def test_no_request_writes_beside_the_prefix(s3: S3Server, key: str, became: str) -> None:
+async def test_no_request_writes_outside_the_prefix(s3: S3Server, key: str, became: str) -> None:
     s3.put(key, b"before") if key != became else None
-    found = await outputs.store_if_large(ANSWER, S3Output(key), settings_of(s3))
-    assert found == {"written_to": {"bucket": s3.bucket, "key": became, "bytes": len(BODY)}}
+    result = await outputs.store_if_large(ANSWER, S3Output(key), settings_of(s3))
+    assert result == {"written_to": {"bucket": s3.bucket, "key": became, "bytes": len(BODY)}}
     assert s3.get(became) == BODY
     assert key == became or s3.get(key) == b"before"
 
@@ -327,25 +325,25 @@ async def test_a_key_that_ends_in_gz_is_compressed(s3: S3Server) -> None:
 
 async def test_a_presigned_address_of_s3_takes_an_answer(s3: S3Server) -> None:
     url = s3.presigned("signed/talk.json", "put_object")
-    found = await outputs.store_if_large(
+    result = await outputs.store_if_large(
         ANSWER, UrlOutput(url), settings(stall_timeout_seconds=20.0)
     )
-    assert found == {"written_to": {"url": url.partition("?")[0], "bytes": len(BODY)}}
+    assert result == {"written_to": {"url": url.partition("?")[0], "bytes": len(BODY)}}
     assert s3.get("signed/talk.json") == BODY
 
 
-async def test_a_bucket_that_is_not_there_is_the_callers_to_mend(s3: S3Server) -> None:
+async def test_a_missing_bucket_is_a_request_error(s3: S3Server) -> None:
     error = await failure(S3Output("a.json", "elsewhere"), settings_of(s3))
     assert isinstance(error, OutputRefused)
     assert "s3://elsewhere/transcripts/a.json: NoSuchBucket" in str(error)
 
 
 @pytest.mark.parametrize("bucket", ["no bucket", "a/b", "B"])
-async def test_a_bucket_that_cannot_be_is_the_callers_to_mend(s3: S3Server, bucket: str) -> None:
+async def test_an_invalid_bucket_name_is_a_request_error(s3: S3Server, bucket: str) -> None:
     assert isinstance(await failure(S3Output("a.json", bucket), settings_of(s3)), OutputRefused)
 
 
-async def test_without_a_bucket_nobody_knows_where(s3: S3Server) -> None:
+async def test_a_missing_bucket_setting_is_an_error(s3: S3Server) -> None:
     error = await failure(S3Output("a.json"), settings_of(s3, s3_bucket=None))
     assert isinstance(error, InvalidRequest)
     assert error.facts["field"] == "output_s3.bucket"
@@ -364,7 +362,7 @@ async def test_without_credentials_s3_is_not_configured() -> None:
         (stalls(), OutputUnreachable),
     ],
 )
-async def test_a_service_that_fails_is_told_apart_from_one_that_refuses(
+async def test_failing_and_refusing_services_have_different_errors(
     web: WebServer, behaviour: Behaviour, kind: type[ParakeetError]
 ) -> None:
     web.at("/talks/transcripts/a.json", behaviour)

@@ -115,7 +115,7 @@ async def test_a_slot_that_becomes_free_is_filled_while_others_work_on(api: JobA
         gate.open.set()
 
 
-async def test_the_heartbeat_is_told_of_the_jobs_in_progress(api: JobApi) -> None:
+async def test_the_heartbeat_sends_the_jobs_in_progress(api: JobApi) -> None:
     gate = Gate()
     parts = api.sdk()
     loop = JobLoop(parts, gate, slots=4, delivery_seconds=20.0)
@@ -140,7 +140,7 @@ async def test_a_take_that_fails_is_not_the_last(api: JobApi, fault: Fault) -> N
     assert api.deliveries["job"].bodies == [{"output": 1}]
 
 
-async def test_a_platform_that_only_fails_is_not_asked_without_end() -> None:
+async def test_polling_a_failing_platform_backs_off() -> None:
     async def asked(fault: Fault, route: str) -> int:
         with JobApi(hold_seconds=120) as api:
             api.faults[route].extend([fault] * 1000)
@@ -194,7 +194,7 @@ async def test_a_platform_that_answers_nothing_but_400_is_named_now_and_then(
         assert "check RUNPOD_WEBHOOK_GET_JOB" in caplog.text
 
 
-async def test_a_job_that_is_handed_out_twice_is_answered_once(
+async def test_a_job_assigned_twice_is_answered_once(
     api: JobApi, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate()
@@ -210,7 +210,7 @@ async def test_a_job_that_is_handed_out_twice_is_answered_once(
     assert "job assigned twice" in caplog.text
 
 
-async def test_what_comes_without_an_id_stops_nobody_else(
+async def test_a_job_without_an_id_affects_no_other_job(
     api: JobApi, caplog: pytest.LogCaptureFixture
 ) -> None:
     api.submit(7, None)  # type: ignore[arg-type]
@@ -251,9 +251,9 @@ UNREADABLE = {
 
 
 async def echo_or_code(job: Job, delivery: Delivery) -> None:
-    given = job.get("input")
-    code = given.code if isinstance(given, InvalidRequest) else None
-    await delivery.done(job["id"], {"output": code or given}, streamed=False)
+    value = job.get("input")
+    code = value.code if isinstance(value, InvalidRequest) else None
+    await delivery.done(job["id"], {"output": code or value}, streamed=False)
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
@@ -314,7 +314,7 @@ async def test_a_bug_while_jobs_are_taken_stops_none_that_run(
 # stops
 
 
-async def test_a_cancelled_job_is_given_up_and_its_slot_is_free(api: JobApi) -> None:
+async def test_a_cancelled_job_frees_its_slot(api: JobApi) -> None:
     gate = Gate()
     api.submit("job", None)
     api.submit("next", None)
@@ -399,10 +399,10 @@ async def test_stops_in_no_known_form_end_nothing(api: JobApi) -> None:
 
     async def stop_signals(_: object) -> list[object]:
         await until(lambda: gate.begun == ["job"])
-        for found in answers:
-            if isinstance(found, Exception):
-                raise found
-            return list(found)
+        for result in answers:
+            if isinstance(result, Exception):
+                raise result
+            return list(result)
         await asyncio.sleep(PATIENCE_SECONDS)
         return []
 
@@ -439,7 +439,7 @@ async def test_a_running_job_can_be_cancelled_when_no_more_are_taken(api: JobApi
 # the end
 
 
-async def test_the_end_comes_inside_an_open_poll_and_what_is_submitted_then_stays_queued(
+async def test_shutdown_during_an_open_poll_leaves_new_jobs_queued(
     api: JobApi,
 ) -> None:
     async with looping(api) as loop:
@@ -469,19 +469,19 @@ async def test_what_runs_at_the_end_is_answered_and_nothing_new_is_taken(api: Jo
     assert len(api.deliveries["late"].bodies) == 1 - api.queued
 
 
-async def test_whoever_waits_for_idleness_is_called_when_the_last_job_has_ended(
+async def test_when_idle_is_called_after_the_last_job(
     api: JobApi,
 ) -> None:
-    gate, told = Gate(), threading.Event()
-    loop = JobLoop(api.sdk(), gate, slots=4, delivery_seconds=20.0, when_idle=told.set)
+    gate, reported = Gate(), threading.Event()
+    loop = JobLoop(api.sdk(), gate, slots=4, delivery_seconds=20.0, when_idle=reported.set)
     async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as group:
         group.create_task(loop.run())
         for job in ("first", "second"):
             api.submit(job, None)
         await until(lambda: len(gate.begun) == 2)
-        assert not told.is_set()
+        assert not reported.is_set()
         gate.open.set()
-        await until(told.is_set)
+        await until(reported.is_set)
         await until(answered(api, "first", "second"))
         loop.end()
 
@@ -505,7 +505,7 @@ async def test_a_job_that_comes_after_the_end_in_an_open_poll_is_answered(api: J
     assert api.queued == 0
 
 
-async def test_a_job_on_its_way_at_the_end_is_answered_however_long_it_takes_within_the_limit(
+async def test_a_job_in_transit_within_the_grace_period_is_answered(
     api: JobApi,
 ) -> None:
     api.wire_open = False
@@ -519,7 +519,7 @@ async def test_a_job_on_its_way_at_the_end_is_answered_however_long_it_takes_wit
     assert api.queued == 0
 
 
-async def test_a_job_that_is_on_its_way_for_too_long_at_the_end_stays_queued(api: JobApi) -> None:
+async def test_a_job_in_transit_beyond_the_grace_period_stays_queued(api: JobApi) -> None:
     api.wire_open = False
     async with looping(api, last_poll_seconds=0.0) as loop:
         await asyncio.to_thread(api.polled)

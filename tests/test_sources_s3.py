@@ -137,9 +137,9 @@ async def test_wrong_credentials_are_refused_and_not_repeated_in_the_error(
     assert isinstance(error, SourceRefused)
     assert error.facts["status"] == 403
     assert "SignatureDoesNotMatch" in str(error)
-    told = str(error.document())
-    assert S3Server.secret_key not in told
-    assert S3Server.access_key not in told
+    reported = str(error.document())
+    assert S3Server.secret_key not in reported
+    assert S3Server.access_key not in reported
 
 
 async def test_a_passing_fault_heals_and_a_lasting_one_is_transient(
@@ -168,7 +168,7 @@ async def test_a_body_that_breaks_off_is_transient(
     assert isinstance(error, SourceUnreachable)
 
 
-async def test_an_endpoint_where_nobody_listens_is_unreachable(
+async def test_an_endpoint_without_a_server_is_unreachable(
     listener: Listener, tmp_path: Path
 ) -> None:
     await listener.__aexit__(None, None, None)
@@ -225,9 +225,7 @@ async def test_a_cancelled_download_ends_and_leaves_its_folder_alone(
     assert list(scratch.iterdir()) == []
 
 
-async def test_downloads_that_stand_still_keep_nobody_else_waiting(
-    tmp_path: Path, web: WebServer
-) -> None:
+async def test_idle_downloads_do_not_block_others(tmp_path: Path, web: WebServer) -> None:
     released = asyncio.Event()
 
     async def stands(request: Any) -> Any:
@@ -244,8 +242,8 @@ async def test_downloads_that_stand_still_keep_nobody_else_waiting(
     assert await asyncio.wait_for(asyncio.to_thread(str, "here"), 30) == "here"
     assert not any(download.done() for download in downloads)
     released.set()
-    found = await asyncio.gather(*downloads, return_exceptions=True)
-    assert all(isinstance(failure, SourceNotFound) for failure in found)
+    result = await asyncio.gather(*downloads, return_exceptions=True)
+    assert all(isinstance(failure, SourceNotFound) for failure in result)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +298,7 @@ async def test_what_passes_is_tried_again(fault: Behaviour, web: WebServer, tmp_
         ),
     ],
 )
-async def test_a_bucket_in_another_region_is_asked_there_once(
+async def test_a_bucket_in_another_region_is_requested_there_once(
     elsewhere: Behaviour, web: WebServer, tmp_path: Path
 ) -> None:
     chosen = settings(web.address, s3_region="us-east-1")
@@ -383,8 +381,8 @@ async def test_slow_bodies_end_at_their_time_limit_and_leave_s3_to_others(
     slow = [
         source.download(S3Source("slow.wav"), tmp_path / f"{number}", brief) for number in range(70)
     ]
-    found = await asyncio.gather(*slow, return_exceptions=True)
-    assert all(isinstance(failure, SourceTimeout) for failure in found)
+    result = await asyncio.gather(*slow, return_exceptions=True)
+    assert all(isinstance(failure, SourceTimeout) for failure in result)
     assert await asyncio.wait_for(web.left.wait(), 5), "the connections are closed"
     chosen = settings(web.address)
     assert await fetched(S3Source("talk.wav"), tmp_path, chosen) == CONTENT

@@ -96,7 +96,7 @@ async def test_a_redirect_is_followed(
     ],
     ids=["signed", "pre-signed", "fragment", "not encoded", "line break"],
 )
-async def test_the_server_is_asked_for_the_letters_that_were_given(
+async def test_the_url_is_requested_without_re_encoding(
     written: str, asked: str | None, web: WebServer, tmp_path: Path
 ) -> None:
     await refusal(web.address + written, tmp_path)
@@ -138,8 +138,8 @@ async def test_a_password_stays_with_its_server(web: WebServer, tmp_path: Path) 
         web.at("/same.wav", redirects(there))
         here = web.at("/here", redirects("/same.wav")).replace("//", "//caller:pass%40word@")
         assert await fetched(here, tmp_path) == CONTENT
-        given = [headers.get("Authorization") for headers in web.headers]
-        assert given == ["Basic " + b64encode(b"caller:pass@word").decode()] * 2
+        sent = [headers.get("Authorization") for headers in web.headers]
+        assert sent == ["Basic " + b64encode(b"caller:pass@word").decode()] * 2
         assert "Authorization" not in other.headers[0]
         web.at("/here", redirects(there.replace("//", "//other:key@")))
         assert await fetched(here, tmp_path) == CONTENT
@@ -284,8 +284,8 @@ async def test_a_final_status_is_taken_at_its_word(
     assert len(web.received) == 1
 
 
-def partly(said: str, body: bytes = CONTENT) -> Behaviour:
-    return sends(body, 206, {"Content-Range": said})
+def partly(message: str, body: bytes = CONTENT) -> Behaviour:
+    return sends(body, 206, {"Content-Range": message})
 
 
 @pytest.mark.parametrize(
@@ -331,9 +331,7 @@ async def test_an_untrusted_certificate_after_a_redirect_is_named(
 
 
 @pytest.mark.parametrize("status", [507, 509, 520, 521, 522, 525, 529, 530, 599])
-async def test_every_server_error_is_tried_again_whoever_invented_its_status(
-    status: int, web: WebServer, tmp_path: Path
-) -> None:
+async def test_every_5xx_is_retried(status: int, web: WebServer, tmp_path: Path) -> None:
     healing = web.at("/a.wav", in_turn(answers(status), answers(status), sends(CONTENT)))
     assert await fetched(healing, tmp_path) == CONTENT
     assert isinstance(await refusal(web.at("/b.wav", answers(status)), tmp_path), SourceUnreachable)
@@ -393,21 +391,19 @@ async def test_what_a_failed_attempt_left_is_not_in_the_file(
     assert await fetched(web.at("/a.wav", in_turn(dropped, short)), tmp_path) == CONTENT[:100]
 
 
-async def test_nobody_listening_is_unreachable(listener: Listener, tmp_path: Path) -> None:
+async def test_a_refused_connection_is_unreachable(listener: Listener, tmp_path: Path) -> None:
     port = listener.port
     await listener.__aexit__(None, None, None)
     assert isinstance(await refusal(f"http://127.0.0.1:{port}/a.wav", tmp_path), SourceUnreachable)
 
 
-async def test_a_name_that_nobody_can_have_is_unreachable(tmp_path: Path) -> None:
+async def test_an_unresolvable_name_is_unreachable(tmp_path: Path) -> None:
     error = await refusal(f"http://{'a' * 64}.example/a.wav", tmp_path)
     assert isinstance(error, SourceUnreachable)
 
 
 @pytest.mark.parametrize("first", [b"", CONTENT[:5000]], ids=["at once", "amid the body"])
-async def test_a_server_that_stands_still_is_given_up(
-    first: bytes, web: WebServer, tmp_path: Path
-) -> None:
+async def test_an_idle_server_times_out(first: bytes, web: WebServer, tmp_path: Path) -> None:
     impatient = OPEN.model_copy(update={"stall_timeout_seconds": 0.2})
     error = await refusal(web.at("/a.wav", stalls(first)), tmp_path, impatient)
     assert isinstance(error, SourceUnreachable)
@@ -486,7 +482,7 @@ LEAKS: dict[str, Callable[[], Behaviour]] = {
 
 
 @pytest.mark.parametrize("case", LEAKS)
-async def test_no_error_tells_the_query_or_the_credentials_of_a_url(
+async def test_no_error_contains_query_or_credentials_of_a_url(
     case: str, web: WebServer, tmp_path: Path
 ) -> None:
     address = web.at("/a.wav", LEAKS[case]()).replace("//", "//caller:password@")
@@ -494,7 +490,7 @@ async def test_no_error_tells_the_query_or_the_credentials_of_a_url(
     brief = settings.model_copy(update={"stall_timeout_seconds": 0.2})
     error = await refusal(f"{address}?{SECRET}", tmp_path, brief)
     assert isinstance(error, RequestError | TransientError)
-    told = str(error.document())
-    assert "/a.wav" in told or case == "too large"
-    assert "hush" not in told
-    assert "password" not in told
+    reported = str(error.document())
+    assert "/a.wav" in reported or case == "too large"
+    assert "hush" not in reported
+    assert "password" not in reported

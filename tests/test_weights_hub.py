@@ -171,9 +171,9 @@ async def test_of_several_processes_one_downloads_and_a_killed_one_is_replaced(h
     await asyncio.wait_for(hub.server.reached.wait(), 60)
     started[0].send_signal(signal.SIGKILL)
     ended = [(each, *(await each.communicate())) for each in started]
-    found = {output.decode().strip() for each, output, _ in ended[1:]}
-    assert len(found) == 1
-    complete(found.pop(), hub)
+    result = {output.decode().strip() for each, output, _ in ended[1:]}
+    assert len(result) == 1
+    complete(result.pop(), hub)
     gets = [path for path in hub.server.received if path.startswith("/api/models")]
     assert len(gets) <= 2
 
