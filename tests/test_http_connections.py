@@ -6,6 +6,8 @@ import socket
 from pathlib import Path
 
 import psutil
+import pytest
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 import recordings
 from http_server import serving, until
@@ -108,3 +110,23 @@ async def test_a_lack_of_descriptors_is_one_warning_and_any_other_failure_a_trac
     ]
     handler(loop, {"message": "a bug", "exception": ValueError("odd")})
     assert caplog.records[-1].exc_info is not None
+
+
+def test_the_private_names_of_uvicorn_are_those_in_use() -> None:
+    connections.check_protocol(H11Protocol)
+
+
+@pytest.mark.parametrize("name", ["pause_writing", "timeout_keep_alive_handler"])
+def test_a_uvicorn_without_a_method_in_use_is_detected(name: str) -> None:
+    changed = type("Changed", (H11Protocol,), {name: None})
+    with pytest.raises(connections.ProtocolChanged, match=f"Changed has no {name}$"):
+        connections.check_protocol(changed)
+
+
+def test_a_uvicorn_without_the_attributes_in_use_is_detected() -> None:
+    class Changed(H11Protocol):
+        def __init__(self) -> None:
+            self.loop = None
+
+    with pytest.raises(connections.ProtocolChanged, match="no connections, cycle, timeout_keep"):
+        connections.check_protocol(Changed)

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import inspect
 import logging
 import signal
 import socket
@@ -60,7 +61,7 @@ def server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
     """A uvicorn server for `app`; `should_exit` may be set from any thread."""
     config = uvicorn.Config(
         DrainRequestBody(app),
-        http=protocol(settings.max_connections),
+        http=_protocol(settings),
         # uvloop has its own child watcher, which conflicts with the ffmpeg processes.
         loop="asyncio",
         ws="none",
@@ -72,6 +73,39 @@ def server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
         timeout_graceful_shutdown=settings.stop_timeout_seconds,  # type: ignore[arg-type]
     )
     return _Server(config)
+
+
+def _protocol(settings: Settings) -> type[asyncio.Protocol]:
+    """The limited protocol, or uvicorn's own if its private attributes have changed."""
+    try:
+        check_protocol(H11Protocol)
+    except ProtocolChanged as change:
+        log.warning("unsupported uvicorn version, connections are not limited: %s", change)
+        return H11Protocol
+    return protocol(settings.max_connections)
+
+
+class ProtocolChanged(Exception):
+    """uvicorn's protocol differs from the supported versions."""
+
+
+_METHODS = (
+    "connection_made", "data_received", "pause_writing", "resume_writing",
+    "timeout_keep_alive_handler",
+)  # fmt: skip
+_ATTRIBUTES = ("connections", "cycle", "loop", "timeout_keep_alive", "timeout_keep_alive_task")
+
+
+def check_protocol(candidate: type[asyncio.Protocol]) -> None:
+    """Check the private names that `protocol` uses; raises `ProtocolChanged`.
+
+    Attributes are looked up in the code of `__init__`, which assigns them.
+    """
+    assigned = inspect.unwrap(candidate.__init__).__code__.co_names
+    missing = [name for name in _METHODS if not callable(getattr(candidate, name, None))]
+    missing += [name for name in _ATTRIBUTES if name not in assigned]
+    if missing:
+        raise ProtocolChanged(f"{candidate.__qualname__} has no {', '.join(missing)}")
 
 
 def protocol(max_connections: int) -> type[H11Protocol]:
