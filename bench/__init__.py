@@ -1,1 +1,1 @@
-"""Measures the worker beside NeMo, transformers and onnx-asr; one module per question."""
+"""Benchmarks of the worker, NeMo, transformers and onnx-asr; one module per question."""

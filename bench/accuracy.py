@@ -1,8 +1,8 @@
-"""Word error rate per language, counted as the Open ASR Leaderboard counts it.
+"""Word error rate per language, computed as by the Open ASR Leaderboard.
 
-Every SET is a folder or a manifest of recordings with transcripts (`bench/utterances.py` lists the
-layouts); without one, the project's own recordings. With several precisions they are compared with
-the first, fp32 by default.
+Every SET is a folder or manifest of recordings with transcripts (`bench/utterances.py` lists the
+layouts); the default is the project's own recordings. Several precisions are compared with the
+first one.
 """
 
 import argparse
@@ -26,13 +26,13 @@ from parakeet_worker.errors import RequestError
 from parakeet_worker.language import LANGUAGES
 
 SAMPLES = harness.ROOT / "samples" / "manifest.json"
-# What a set has in place of words that are not to be compared.
+# Texts that sets use for utterances without a reference.
 _NOT_COMPARED = ("", "ignore time segment in scoring")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """An utterance of a set, with its text as it is compared."""
+class Reference:
+    """An utterance of a set, with its normalised text."""
 
     of: str
     """The set's name."""
@@ -42,14 +42,14 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What the model made of it."""
+class Transcription:
+    """The hypothesis for one reference."""
 
-    said: Said
+    reference: Reference
     text: str
     seconds: float
     refusal: str | None
-    """Why the worker would not hear it, as with a tenth of a second; counted as silence."""
+    """Why the worker rejected the recording, e.g. as too short; counted as silence."""
     errors: Errors
 
 
@@ -66,13 +66,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One precision."""
+    """The result of one precision."""
 
     precision: str
     pooled: Errors
     pooled_wer_percent: float
     mean_wer_percent: float
-    """Of the rows, each counting the same: the leaderboard's average."""
+    """Unweighted mean over the rows, as on the leaderboard."""
     audio_seconds: float
     wall_seconds: float
     rtfx: float
@@ -83,55 +83,65 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A precision's figure, and the utterances that it counts."""
+    """The result of a precision, and the utterances it is computed from."""
 
     figure: Figure
-    heard: list[Heard]
+    transcriptions: list[Transcription]
 
 
-def collected(sets: Sequence[Path], language: str) -> list[Said]:
-    """All utterances with something to compare; `language` is that of sets that tell none."""
-    said = []
+def collected(sets: Sequence[Path], language: str) -> list[Reference]:
+    """All utterances with a reference; `language` is the default for sets without one."""
+    references = []
     for place in sets:
         for utterance in utterances.read(place):
             spoken = utterance.language or language
             words = normalised(utterance.text, spoken)
             if words not in _NOT_COMPARED:
-                said.append(Said(_name(place), utterance, spoken, words))
-    if not said:
+                references.append(Reference(_name(place), utterance, spoken, words))
+    if not references:
         raise utterances.Unreadable("no words to compare in any of the sets")
-    return said
+    return references
 
 
 def _name(place: Path) -> str:
-    """A folder's own name; a manifest's folder with it where the manifest's says little."""
+    """The name of a folder, or of a manifest with its folder."""
     path = place.absolute()
     return path.name if path.is_dir() else f"{path.parent.name}/{path.stem}"
 
 
-def transcribed(model: Model, said: Sequence[Said], together: int) -> list[Heard]:
-    """What is heard of every utterance, `together` of them at once."""
+def transcribed(
+    model: Model, references: Sequence[Reference], together: int
+) -> list[Transcription]:
+    """Transcribe every utterance, `together` of them concurrently."""
     with ThreadPoolExecutor(together) as threads:
-        heard = threads.map(lambda one: _heard(model, one), said)
-        return list(tqdm(heard, total=len(said), unit="utterance", disable=None, file=sys.stderr))
+        transcriptions = threads.map(lambda one: _transcribe(model, one), references)
+        return list(
+            tqdm(
+                transcriptions,
+                total=len(references),
+                unit="utterance",
+                disable=None,
+                file=sys.stderr,
+            )
+        )
 
 
-def _heard(model: Model, said: Said) -> Heard:
+def _transcribe(model: Model, reference: Reference) -> Transcription:
     text, seconds, refusal = "", 0.0, None
     try:
-        transcript = model.transcribe(said.utterance.audio)
+        transcript = model.transcribe(reference.utterance.audio)
         text, seconds = transcript.text, transcript.seconds
     except RequestError as refused:
         refusal = f"{refused}"
-    errors = compared(said.words, normalised(text, said.language))
-    return Heard(said, text, seconds, refusal, errors)
+    errors = compared(reference.words, normalised(text, reference.language))
+    return Transcription(reference, text, seconds, refusal, errors)
 
 
-def figure(precision: str, heard: Sequence[Heard], wall_seconds: float) -> Figure:
-    """The counts of one precision."""
-    rows = tuple(_rows(heard))
-    pooled = sum((one.errors for one in heard), Errors())
-    audio_seconds = sum(one.seconds for one in heard)
+def figure(precision: str, transcriptions: Sequence[Transcription], wall_seconds: float) -> Figure:
+    """Summarise one precision."""
+    rows = tuple(_rows(transcriptions))
+    pooled = sum((one.errors for one in transcriptions), Errors())
+    audio_seconds = sum(one.seconds for one in transcriptions)
     return Figure(
         precision=precision,
         pooled=pooled,
@@ -140,49 +150,49 @@ def figure(precision: str, heard: Sequence[Heard], wall_seconds: float) -> Figur
         audio_seconds=audio_seconds,
         wall_seconds=wall_seconds,
         rtfx=audio_seconds / wall_seconds,
-        refused=sum(one.refusal is not None for one in heard),
+        refused=sum(one.refusal is not None for one in transcriptions),
         rows=rows,
     )
 
 
-def _rows(heard: Sequence[Heard]) -> Iterator[Row]:
-    """Sets in the order given, the languages of each by code."""
-    names = list(dict.fromkeys(one.said.of for one in heard))
+def _rows(transcriptions: Sequence[Transcription]) -> Iterator[Row]:
+    """One row per set and language: sets in command line order, languages by code."""
+    names = list(dict.fromkeys(one.reference.of for one in transcriptions))
     for name in names:
-        of_set = [one for one in heard if one.said.of == name]
-        for language in sorted({one.said.language for one in of_set}):
-            of_row = [one.errors for one in of_set if one.said.language == language]
+        of_set = [one for one in transcriptions if one.reference.of == name]
+        for language in sorted({one.reference.language for one in of_set}):
+            of_row = [one.errors for one in of_set if one.reference.language == language]
             errors = sum(of_row, Errors())
             yield Row(name, language, len(of_row), errors, errors.percent)
 
 
-def _each(heard: Sequence[Heard]) -> list[Errors]:
-    return [one.errors for one in heard]
+def _each(transcriptions: Sequence[Transcription]) -> list[Errors]:
+    return [one.errors for one in transcriptions]
 
 
-def measured(arguments: argparse.Namespace, said: Sequence[Said]) -> Iterator[Measured]:
-    """Every precision in turn, the first being what others are compared with."""
-    first: list[Heard] = []
+def measured(arguments: argparse.Namespace, references: Sequence[Reference]) -> Iterator[Measured]:
+    """Measure one precision after another; the first is the baseline."""
+    first: list[Transcription] = []
     for precision in arguments.precision:
         settings = {"device": arguments.device, "precision": precision, "engine": arguments.engine}
         with open_model(arguments.model, **settings) as model:
             started = time.monotonic()
-            heard = transcribed(model, said, arguments.together)
+            transcriptions = transcribed(model, references, arguments.together)
             wall_seconds = time.monotonic() - started
-        first = first or heard
-        told = figure(precision, heard, wall_seconds)
-        if heard is not first:
-            told = replace(told, difference=difference(_each(first), _each(heard)))
-        yield Measured(told, heard)
+        first = first or transcriptions
+        summary = figure(precision, transcriptions, wall_seconds)
+        if transcriptions is not first:
+            summary = replace(summary, difference=difference(_each(first), _each(transcriptions)))
+        yield Measured(summary, transcriptions)
 
 
-def print_counts(told: Figure) -> None:
-    """Every language of every set, and all of them together."""
+def print_counts(summary: Figure) -> None:
+    """Print one line per set and language, and the pooled counts."""
     rows = [
-        *((f"{row.set} {row.language}", row.utterances, row.errors) for row in told.rows),
-        ("pooled", sum(row.utterances for row in told.rows), told.pooled),
+        *((f"{row.set} {row.language}", row.utterances, row.errors) for row in summary.rows),
+        ("pooled", sum(row.utterances for row in summary.rows), summary.pooled),
     ]
-    print(f"\n{told.precision}")
+    print(f"\n{summary.precision}")
     harness.table(
         ("", "utterances", "words", "substituted", "inserted", "deleted", "WER %"),
         [
@@ -190,59 +200,61 @@ def print_counts(told: Figure) -> None:
             for name, count, e in rows
         ],
     )
-    print(f"mean of the {len(told.rows)} rows: {told.mean_wer_percent:.2f} %, RTFx {told.rtfx:.1f}")
-    if told.refused:
-        print(f"refused by the worker, counted as silence: {told.refused}")
+    mean = f"mean of the {len(summary.rows)} rows: {summary.mean_wer_percent:.2f} %"
+    print(f"{mean}, RTFx {summary.rtfx:.1f}")
+    if summary.refused:
+        print(f"refused by the worker, counted as silence: {summary.refused}")
 
 
 def print_comparison(figures: Sequence[Figure]) -> None:
-    """Precisions side by side, with what each costs in points of WER."""
+    """Print the precisions side by side, and their differences in points of WER."""
     names = [f"{row.set} {row.language}" for row in figures[0].rows]
     rows = [
-        (name, *(f"{told.rows[index].wer_percent:.2f}" for told in figures))
+        (name, *(f"{summary.rows[index].wer_percent:.2f}" for summary in figures))
         for index, name in enumerate(names)
     ]
-    rows.append(("pooled", *(f"{told.pooled_wer_percent:.2f}" for told in figures)))
-    rows.append(("mean of the rows", *(f"{told.mean_wer_percent:.2f}" for told in figures)))
-    rows.append(("RTFx", *(f"{told.rtfx:.1f}" for told in figures)))
+    rows.append(("pooled", *(f"{summary.pooled_wer_percent:.2f}" for summary in figures)))
+    rows.append(("mean of the rows", *(f"{summary.mean_wer_percent:.2f}" for summary in figures)))
+    rows.append(("RTFx", *(f"{summary.rtfx:.1f}" for summary in figures)))
     print()
-    harness.table(("WER %", *(told.precision for told in figures)), rows)
-    for told in figures[1:]:
-        assert told.difference is not None
-        low, high = told.difference.interval_points
+    harness.table(("WER %", *(summary.precision for summary in figures)), rows)
+    for summary in figures[1:]:
+        assert summary.difference is not None
+        low, high = summary.difference.interval_points
         print(
-            f"{told.precision} against {figures[0].precision}: {told.difference.points:+.2f} points"
+            f"{summary.precision} against {figures[0].precision}:"
+            f" {summary.difference.points:+.2f} points"
             f" (95 %: {low:+.2f} to {high:+.2f}),"
-            f" utterances heard better or worse: {told.difference.utterances}"
+            f" utterances with more or fewer errors: {summary.difference.utterances}"
         )
 
 
 def write_errors(path: Path, every: Sequence[Measured]) -> None:
-    """Every utterance with an error as a line of JSON, the most errors first."""
+    """Write every utterance with an error as a line of JSON, most errors first."""
     lines = [
         {
-            "precision": one.figure.precision,
-            "audio": str(heard.said.utterance.audio),
-            "language": heard.said.language,
-            "errors": heard.errors.count,
-            "said": heard.said.utterance.text,
-            "heard": heard.text,
-            "refusal": heard.refusal,
+            "precision": run.figure.precision,
+            "audio": str(one.reference.utterance.audio),
+            "language": one.reference.language,
+            "errors": one.errors.count,
+            "reference": one.reference.utterance.text,
+            "hypothesis": one.text,
+            "refusal": one.refusal,
         }
-        for one in every
-        for heard in sorted(one.heard, key=lambda heard: -heard.errors.count)
-        if heard.errors.count
+        for run in every
+        for one in sorted(run.transcriptions, key=lambda one: -one.errors.count)
+        if one.errors.count
     ]
-    written = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    path.write_text(written, encoding="utf-8")
+    content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    path.write_text(content, encoding="utf-8")
 
 
 def main(command_line: Sequence[str] | None = None) -> None:
-    """Measure, print, write."""
+    """Measure, print and write the results."""
     arguments = _arguments(command_line)
-    said = collected(arguments.sets or [SAMPLES], arguments.language)
+    references = collected(arguments.sets or [SAMPLES], arguments.language)
     every = []
-    for one in measured(arguments, said):
+    for one in measured(arguments, references):
         print_counts(one.figure)
         every.append(one)
     figures = [one.figure for one in every]
@@ -250,7 +262,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
         print_comparison(figures)
     if arguments.list_errors:
         write_errors(arguments.list_errors, every)
-    arguments.sets = list(dict.fromkeys(one.of for one in said))
+    arguments.sets = list(dict.fromkeys(one.of for one in references))
     arguments.device = _device(arguments.device)
     model = Path(arguments.model).name.removesuffix(".nemo")
     name = re.sub(r"[^a-z0-9]+", "-", "-".join((model, *arguments.sets)).lower())
@@ -265,15 +277,15 @@ def _arguments(command_line: Sequence[str] | None) -> argparse.Namespace:
     add("--precision", type=_listed, default=["fp32"], help="comma separated")
     add("--engine", choices=("native", "nemo"), default="native")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add("--language", choices=tuple(LANGUAGES), default="en", help="of sets that tell none")
-    add("--together", type=int, default=16, help="recordings that are transcribed at once")
+    add("--language", choices=tuple(LANGUAGES), default="en", help="of sets without a language")
+    add("--together", type=int, default=16, help="recordings transcribed concurrently")
     add("--list-errors", type=Path, metavar="FILE", help="for the utterances with an error")
     add("--results", type=Path, default=harness.RESULTS, help="folder of the JSON")
     return parser.parse_args(command_line)
 
 
-def _listed(given: str) -> list[str]:
-    return given.split(",")
+def _listed(value: str) -> list[str]:
+    return value.split(",")
 
 
 def _device(choice: str) -> str:

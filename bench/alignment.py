@@ -1,4 +1,4 @@
-"""What was said beside what was heard, word by word and in time."""
+"""Alignment of reference and hypothesis words, by text and time."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 NEAR_SECONDS = 1.0
-"""A word that is heard further from its place is not that word."""
+"""Words further apart than this are never matched."""
 _BAND_SECONDS = 3.0
 _DOUBLED_SECONDS = 1.5
 
@@ -14,7 +14,7 @@ Fate = Literal["right", "wrong", "lost"]
 
 
 class Timed(Protocol):
-    """A word and when it begins."""
+    """A word with its start time."""
 
     @property
     def text(self) -> str: ...
@@ -24,33 +24,33 @@ class Timed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """What became of every word, and which words came from nowhere."""
+    """The result for every reference word, and the insertions."""
 
     fates: tuple[Fate, ...]
-    """Of every word that was said."""
-    heard: tuple[int | None, ...]
-    """Which word was heard in place of each."""
+    """Result per reference word."""
+    partners: tuple[int | None, ...]
+    """Per reference word, the index of the matched hypothesis word."""
     inserted: tuple[int, ...]
-    """Words that were heard and not said."""
+    """Indices of inserted hypothesis words."""
     doubled: frozenset[int]
-    """Of them those that say once more what is beside them."""
+    """Insertions that repeat an adjacent word."""
 
     @property
     def errors(self) -> int:
         return len(self.fates) - self.fates.count("right") + len(self.inserted)
 
 
-def aligned(said: Sequence[Timed], heard: Sequence[Timed]) -> Alignment:
-    """The fewest errors that turn one into the other, and of these the nearest in time.
+def aligned(reference: Sequence[Timed], hypothesis: Sequence[Timed]) -> Alignment:
+    """Minimum edit distance alignment; ties are resolved by distance in time.
 
-    Both rise in time. Words more than a second apart are never the same word, so that of twenty
-    words that a language repeats none is taken for another.
+    Both sequences are ordered by time. Words more than a second apart are never matched, so that
+    repetitions of a word are not confused.
     """
-    lows, highs = _band(said, heard)
-    moves = _moves(said, heard, lows, highs)
-    fates: list[Fate] = ["lost"] * len(said)
-    partners: list[int | None] = [None] * len(said)
-    row, column = len(said), len(heard)
+    lows, highs = _band(reference, hypothesis)
+    moves = _moves(reference, hypothesis, lows, highs)
+    fates: list[Fate] = ["lost"] * len(reference)
+    partners: list[int | None] = [None] * len(reference)
+    row, column = len(reference), len(hypothesis)
     while row or column:
         move = moves[row][column - lows[row]]
         if move == "i":
@@ -61,34 +61,37 @@ def aligned(said: Sequence[Timed], heard: Sequence[Timed]) -> Alignment:
             continue
         column -= 1
         partners[row] = column
-        fates[row] = "right" if said[row].text == heard[column].text else "wrong"
+        fates[row] = "right" if reference[row].text == hypothesis[column].text else "wrong"
     taken = {partner for partner in partners if partner is not None}
-    inserted = tuple(index for index in range(len(heard)) if index not in taken)
-    doubled = frozenset(index for index in inserted if _says_again(heard, index))
+    inserted = tuple(index for index in range(len(hypothesis)) if index not in taken)
+    doubled = frozenset(index for index in inserted if _repeats_neighbour(hypothesis, index))
     return Alignment(tuple(fates), tuple(partners), inserted, doubled)
 
 
-def _band(said: Sequence[Timed], heard: Sequence[Timed]) -> tuple[list[int], list[int]]:
-    """For every number of words said, how many may have been heard by then."""
-    starts = [word.start_seconds for word in heard]
+def _band(reference: Sequence[Timed], hypothesis: Sequence[Timed]) -> tuple[list[int], list[int]]:
+    """Per reference prefix, the range of hypothesis prefixes to consider."""
+    starts = [word.start_seconds for word in hypothesis]
     lows, highs = [0], []
-    for word in said:
+    for word in reference:
         highs.append(bisect_right(starts, word.start_seconds + _BAND_SECONDS))
         lows.append(max(lows[-1], bisect_left(starts, word.start_seconds - _BAND_SECONDS)))
-    highs.append(len(heard))
-    # A row reaches at least to where the next one begins.
-    for row in range(len(said)):
+    highs.append(len(hypothesis))
+    # A row overlaps the start of the next one.
+    for row in range(len(reference)):
         highs[row] = max(highs[row], lows[row + 1], highs[row - 1] if row else 0)
     return lows, highs
 
 
 def _moves(
-    said: Sequence[Timed], heard: Sequence[Timed], lows: Sequence[int], highs: Sequence[int]
+    reference: Sequence[Timed],
+    hypothesis: Sequence[Timed],
+    lows: Sequence[int],
+    highs: Sequence[int],
 ) -> list[str]:
-    """The last step to every cell of the band: `m`atched, `d`eleted, `i`nserted."""
+    """The last step to every cell of the band: `m`atch, `d`elete, `i`nsert."""
     moves: list[str] = []
     above: list[float] = []
-    for row in range(len(said) + 1):
+    for row in range(len(reference) + 1):
         low, high = lows[row], highs[row]
         costs: list[float] = []
         steps: list[str] = []
@@ -99,7 +102,7 @@ def _moves(
             if row and column <= highs[row - 1]:
                 options.append((above[column - lows[row - 1]] + 1, "d"))
             if row and lows[row - 1] < column <= highs[row - 1] + 1:
-                pair = _cost(said[row - 1], heard[column - 1])
+                pair = _cost(reference[row - 1], hypothesis[column - 1])
                 options.append((above[column - 1 - lows[row - 1]] + pair, "m"))
             cost, step = min(options) if options else (0.0, "i")
             costs.append(cost)
@@ -109,33 +112,33 @@ def _moves(
     return moves
 
 
-def _cost(said: Timed, heard: Timed) -> float:
-    """Zero for the same word, one for another; a little more the further apart they are."""
-    apart = abs(said.start_seconds - heard.start_seconds)
+def _cost(reference: Timed, hypothesis: Timed) -> float:
+    """0 for equal words, 1 for others, plus a small penalty for the distance in time."""
+    apart = abs(reference.start_seconds - hypothesis.start_seconds)
     if apart > NEAR_SECONDS:
         return 3.0
-    return (0.0 if said.text == heard.text else 1.0) + apart / 100
+    return (0.0 if reference.text == hypothesis.text else 1.0) + apart / 100
 
 
-def _says_again(heard: Sequence[Timed], index: int) -> bool:
-    beside = [*heard[max(0, index - 1) : index], *heard[index + 1 : index + 2]]
+def _repeats_neighbour(hypothesis: Sequence[Timed], index: int) -> bool:
+    neighbours = [*hypothesis[max(0, index - 1) : index], *hypothesis[index + 1 : index + 2]]
     return any(
-        word.text == heard[index].text
-        and abs(word.start_seconds - heard[index].start_seconds) < _DOUBLED_SECONDS
-        for word in beside
+        word.text == hypothesis[index].text
+        and abs(word.start_seconds - hypothesis[index].start_seconds) < _DOUBLED_SECONDS
+        for word in neighbours
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Errors in some places."""
+    """Error counts of a selection of words."""
 
     words: int
     substitutions: int
     deletions: int
     insertions: int
     doubled: int
-    """Of the insertions, those that say once more what is beside them."""
+    """Insertions that repeat an adjacent word."""
 
     @property
     def errors(self) -> int:
@@ -143,16 +146,18 @@ class Counts:
 
 
 def counted(
-    said: Sequence[Timed],
-    heard: Sequence[Timed],
+    reference: Sequence[Timed],
+    hypothesis: Sequence[Timed],
     alignment: Alignment,
     where: Callable[[float], bool] = lambda _: True,
 ) -> Counts:
-    """The errors at words that begin at a time for which `where` holds."""
+    """Errors of words whose start time satisfies `where`."""
     fates = [
-        fate for word, fate in zip(said, alignment.fates, strict=True) if where(word.start_seconds)
+        fate
+        for word, fate in zip(reference, alignment.fates, strict=True)
+        if where(word.start_seconds)
     ]
-    inserted = [index for index in alignment.inserted if where(heard[index].start_seconds)]
+    inserted = [index for index in alignment.inserted if where(hypothesis[index].start_seconds)]
     return Counts(
         len(fates),
         fates.count("wrong"),

@@ -89,7 +89,7 @@ def set_pace(
     duration_biases: Sequence[float],
     pieces: Sequence[Samples],
 ) -> Pace:
-    """Find the blank's bias at which the greedy search says `tokens_per_second` of the pieces."""
+    """Find the blank's bias at which the greedy search emits `tokens_per_second`."""
     seconds = sum(map(len, pieces)) / SAMPLE_RATE
     mels, mel_lengths = _mels(parts, pieces)
     _standardise(parts.subsampled, lambda: parts.encoder.pre_encode(mels, mel_lengths))
@@ -123,15 +123,15 @@ def _standardise(layer: nn.Linear, run: Callable[[], object]) -> None:
     """Scale a layer so that what it gives while `run` has no mean and a deviation of one.
 
     Random networks answer nearly the same to everything: what their frames share would drown what
-    tells them apart, above all in few bits.
+    separates them, above all in few bits.
     """
     seen: list[Tensor] = []
     hook = layer.register_forward_hook(lambda _layer, _inputs, out: seen.append(out.flatten(0, -2)))
     run()
     hook.remove()
-    (found,) = seen
-    mean = found.mean(dim=0)
-    deviation = (found - mean).std()
+    (result,) = seen
+    mean = result.mean(dim=0)
+    deviation = (result - mean).std()
     layer.bias.sub_(mean).div_(deviation)
     layer.weight.div_(deviation)
 

@@ -1,7 +1,7 @@
-"""The same question at the HTTP server's door: `python -m bench.service --door http`.
+"""Load on the HTTP server: `python -m bench.service --transport http`.
 
-So many clients at a time upload clips to `POST /transcribe`, each the next one when he has his
-answer. Every answer is compared with what the same clip is answered alone, and throughput with
+Concurrent clients upload clips to `POST /transcribe`, each the next one after its response. Every
+response is compared with the transcript of the same clip alone, and throughput with
 that of the engine by itself on the same pieces, before and after.
 """
 
@@ -30,7 +30,7 @@ from parakeet_worker.settings import Settings, variable
 CLIENTS = (1, 8, 32)
 _PATIENCE_SECONDS = 1800.0
 _LEAST_EACH = 4
-"""What every client asks at least, where there is time."""
+"""Minimum number of requests per client, if time permits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Crowd:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: what was asked, what came, how long it took."""
+    """One request with its response and latency."""
 
     clip: Clip
     answer: Any
@@ -92,15 +92,15 @@ def server(fields: Mapping[str, str], threads: int) -> Iterator[Process]:
 
 
 def crowd(
-    process: Process, asked: Sequence[Clip], clients: int, arguments: argparse.Namespace
+    process: Process, clips: Sequence[Clip], clients: int, arguments: argparse.Namespace
 ) -> list[Call]:
-    """Let so many clients ask, for so long and until each has asked often enough."""
+    """Run `clients` concurrent clients for the configured time and minimum number of requests."""
     chance = random.Random(arguments.seed)  # noqa: S311
     order = itertools.chain.from_iterable(
-        chance.sample(asked, len(asked)) for _ in itertools.count()
+        chance.sample(clips, len(clips)) for _ in itertools.count()
     )
     taking = threading.Lock()
-    left = max(len(asked), clients * _LEAST_EACH)
+    left = max(len(clips), clients * _LEAST_EACH)
     ends = time.monotonic() + 60 * arguments.minutes
 
     def take() -> Clip | None:
@@ -111,9 +111,9 @@ def crowd(
 
     def client() -> list[Call]:
         calls = []
-        with httpx.Client(base_url=process.url, timeout=_PATIENCE_SECONDS) as door:
+        with httpx.Client(base_url=process.url, timeout=_PATIENCE_SECONDS) as client:
             while clip := take():
-                calls.append(_call(door, clip))
+                calls.append(_call(client, clip))
         return calls
 
     with ThreadPoolExecutor(clients) as pool:
@@ -121,14 +121,14 @@ def crowd(
         return [call for turn in turns for call in turn.result()]
 
 
-def _call(door: httpx.Client, clip: Clip) -> Call:
+def _call(client: httpx.Client, clip: Clip) -> Call:
     fields = {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in clip.options.items()
     }
     started = time.monotonic()
     with clip.path.open("rb") as file:
-        answer = door.post("/transcribe", files={"file": file}, data=fields)
+        answer = client.post("/transcribe", files={"file": file}, data=fields)
     return Call(clip, answer.json(), time.monotonic() - started)
 
 
@@ -163,15 +163,15 @@ def measured(fields: Mapping[str, str], arguments: argparse.Namespace) -> list[C
 
     with TemporaryDirectory() as kept:
         lengths = clips.lengths(arguments.clips, arguments.shortest, arguments.longest)
-        asked = clips.made(Path(kept), lengths, arguments.seed)
+        selected = clips.made(Path(kept), lengths, arguments.seed)
         runs = []
-        with alone(Settings.of(fields), asked) as engine:
+        with alone(Settings.of(fields), selected) as engine:
             answers, paces = engine.answers(), [engine.best_pace()]
             with server(fields, arguments.threads) as process:
-                crowd(process, asked[:2], 1, arguments)
+                crowd(process, selected[:2], 1, arguments)
                 for clients in CLIENTS:
                     before, started = _Count.of(process), time.monotonic()
-                    calls = crowd(process, asked, clients, arguments)
+                    calls = crowd(process, selected, clients, arguments)
                     wall_seconds = time.monotonic() - started
                     runs.append((clients, calls, wall_seconds, before, _Count.of(process)))
             paces.append(engine.best_pace())
@@ -233,7 +233,7 @@ def _crowd(
     )
 
 
-def show(found: Sequence[Crowd]) -> None:
+def show(results: Sequence[Crowd]) -> None:
     """A line for each number of clients."""
     harness.table(
         ("clients", "requests", "p50 s", "p95 s", "audio s/s", "engine", "share", "share, cpu",
@@ -245,12 +245,12 @@ def show(found: Sequence[Crowd]) -> None:
                 one.share_of_engine, one.processor_share_of_engine,
                 one.pieces / one.batches, one.fill, len(one.different),
             )
-            for one in found
+            for one in results
         ],
     )  # fmt: skip
     from bench.service import show_stages
 
-    for one in found:
+    for one in results:
         print(f"{one.clients} clients, ", end="")
         show_stages(one.stage_milliseconds)
         for line in one.different[:3]:

@@ -1,7 +1,7 @@
 """One engine in a process of its own: the child's main, and the parent's end of the line.
 
-Every engine starts fresh, counts its own memory, and takes nobody else down: where memory runs
-out, the kernel is asked to end this process first.
+Every engine runs in a fresh process with its own memory statistics. If memory runs out, the kernel
+kills this process first.
 """
 
 # As a child only what costs nothing may be imported here: its start is being measured.
@@ -23,7 +23,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 
 class ChildFailed(Exception):
-    """The child ended before it answered; its log says why."""
+    """The child exited before it responded; the reason is in its log."""
 
 
 class Child:
@@ -33,7 +33,7 @@ class Child:
         kind, _, precision = engine.rpartition("-")
         threads = str(arguments.threads)
         self._log = arguments.work / "log" / f"{engine}.txt"
-        self._asked = {
+        self._parameters = {
             "engine": engine,
             "precision": precision if kind else "",
             "folder": str(files.folder),
@@ -41,7 +41,7 @@ class Child:
             "threads": arguments.threads,
             "settings": dict(setting.split("=", 1) for setting in arguments.setting),
         }
-        # Nobody may look for a newer model, and every pool of threads is of one size.
+        # No model downloads, and the same number of threads in every pool.
         quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         self._environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, threads) | quiet
         # Else every start would compile every library from its source again.
@@ -50,9 +50,9 @@ class Child:
     def __enter__(self) -> "Child":
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("w") as log:
-            asked = json.dumps({**self._asked, "asked_at": time.time()})
+            parameters = json.dumps({**self._parameters, "asked_at": time.time()})
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "bench.child", asked],
+                [sys.executable, "-m", "bench.child", parameters],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -69,12 +69,12 @@ class Child:
         self._process.stdin.close()
         self._process.stdout.close()
 
-    def ask(self, do: str, **given: Any) -> Any:
+    def call(self, do: str, **arguments: Any) -> Any:
         """The child's answer; raises `ChildFailed` if it dies over the question."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps({"do": do, **given}) + "\n")
+            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
             self._process.stdin.flush()
             answer = self._process.stdout.readline()
         except BrokenPipeError:
@@ -92,15 +92,15 @@ class Child:
 
 
 def each(engines: "Sequence[str]", measure: "Callable[[str], Any]") -> list[Any]:
-    """`measure` every engine in turn; one that fails is said and does not end the others."""
-    found = []
+    """`measure` one engine after another; failures are printed and do not stop the others."""
+    results = []
     for engine in engines:
         print(f"... {engine}", file=sys.stderr, flush=True)
         try:
-            found.append(measure(engine))
+            results.append(measure(engine))
         except ChildFailed as failure:
             print(f"{engine} failed: {failure}", file=sys.stderr, flush=True)
-    return found
+    return results
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Recordings of any length for callers to send: the samples in a row, in many formats.
 
-Every clip is another one, so that whoever gets a neighbour's answer gets a wrong one.
+All clips differ, so that a mixed-up response is a wrong one.
 """
 
 import math
@@ -51,7 +51,7 @@ _PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.5)
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One recording in a file, and what is asked about it."""
+    """A recording in a file, and its request."""
 
     path: Path
     seconds: float
@@ -110,9 +110,9 @@ def _short(path: Path) -> bool:
 
 def _row(spoken: Sequence[Samples], seconds: float, chance: random.Random) -> Samples:
     """Samples by chance with pauses between them, cut at `seconds`."""
-    wanted, parts, held = round(seconds * SAMPLE_RATE), [], 0
-    while held < wanted:
+    expected, parts, held = round(seconds * SAMPLE_RATE), [], 0
+    while held < expected:
         pause = recordings.silence(chance.choice(_PAUSES_SECONDS))
         parts += [chance.choice(spoken), pause]
         held += len(parts[-2]) + len(pause)
-    return np.concatenate(parts)[:wanted]
+    return np.concatenate(parts)[:expected]

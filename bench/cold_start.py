@@ -1,7 +1,7 @@
-"""How long from the wish for a worker to its first transcript, and where that time goes.
+"""Time from the start of a worker process to its first transcript, by phase.
 
-Every engine starts in a fresh process, twice, and the second start counts: its code and weights
-are in the page cache then. Ours also starts once beside a model that it has never seen.
+Every engine starts twice in a fresh process; the second start counts, with code and weights in the
+page cache. The worker also starts once with a model that is not converted yet.
 """
 
 import argparse
@@ -50,27 +50,27 @@ class Figure:
 
 
 def started(engine: str, files: Files, audio: Path, arguments: argparse.Namespace) -> Start:
-    """Start `engine` in a process of its own and let it hear one clip."""
+    """Start `engine` in its own process and transcribe one clip."""
     with Child(engine, files, arguments) as child:
         clip = {"audio": str(audio), "pieces": 1}
         silence = {"audio": str(_silence(arguments.work)), "pieces": 1}
-        start, imports, load = child.ask("start"), child.ask("imports"), child.ask("load")
-        # A worker is warm when it is open; the others are made so the same way.
-        warm = 0.0 if engine.startswith("worker") else _heard(child, silence)
+        start, imports, load = child.call("start"), child.call("imports"), child.call("load")
+        # An open worker is warm; the other engines are warmed up by transcribing silence.
+        warm = 0.0 if engine.startswith("worker") else _transcribe_seconds(child, silence)
         return Start(
             engine=engine,
             start=start,
             imports=imports,
             weights=load,
             warm=warm,
-            first_transcript=_heard(child, clip),
-            modules=child.ask("modules"),
-            cpu_seconds=child.ask("cpu_seconds"),
+            first_transcript=_transcribe_seconds(child, clip),
+            modules=child.call("modules"),
+            cpu_seconds=child.call("cpu_seconds"),
         )
 
 
-def _heard(child: Child, clip: dict[str, object]) -> float:
-    (seconds,) = child.ask("transcribe", **clip)["seconds"]
+def _transcribe_seconds(child: Child, clip: dict[str, object]) -> float:
+    (seconds,) = child.call("transcribe", **clip)["seconds"]
     return float(seconds)
 
 
@@ -85,7 +85,7 @@ def _silence(work: Path) -> Path:
 
 
 def first_started(files: Files, audio: Path, arguments: argparse.Namespace) -> Start:
-    """Ours in front of a model that no process has opened yet: a new folder, a new name."""
+    """Start the worker with a model that no process has opened: a new folder, a new name."""
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         new = Files(Path(folder))
         try:
@@ -96,16 +96,16 @@ def first_started(files: Files, audio: Path, arguments: argparse.Namespace) -> S
 
 
 def figures(starts: Sequence[tuple[str, Sequence[Start]]]) -> list[Figure]:
-    """The last start of each engine, compared with ours."""
+    """The last start of each engine, relative to the worker."""
     totals = {name: runs[-1].total for name, runs in starts}
-    ours = totals.get("worker-auto")
+    worker = totals.get("worker-auto")
     return [
         Figure(
             engine=name,
             start=runs[-1],
             total_seconds=totals[name],
             totals_seconds_of_all_runs=tuple(run.total for run in runs),
-            ratio=harness.ratio(totals[name], ours),
+            ratio=harness.ratio(totals[name], worker),
         )
         for name, runs in starts
     ]
@@ -128,7 +128,7 @@ def main() -> None:
     if "worker-auto" in names:
         # After a start that fills the page cache, which this one is not about.
         names.insert(names.index("worker-auto") + 1, _FIRST)
-    found = figures(each(names, runs))
+    results = figures(each(names, runs))
     heads = [
         "engine, s",
         "start",
@@ -141,8 +141,8 @@ def main() -> None:
         "cpu",
         "modules",
     ]
-    harness.table(heads, [_row(figure) for figure in found])
-    harness.write("cold_start", arguments, files.facts, found)
+    harness.table(heads, [_row(figure) for figure in results])
+    harness.write("cold_start", arguments, files.facts, results)
 
 
 def _row(figure: Figure) -> tuple[object, ...]:

@@ -1,8 +1,8 @@
-"""What several voices in one recording cost: conversations of recorded digits, in several ways.
+"""Word errors caused by several speakers in one recording: conversations of recorded digits.
 
-Two to four voices say digits, at one level or up to 26 dB apart, with pauses and without. Each
-conversation is transcribed in one file, and each of its utterances alone at the level it has there;
-one file with all voices at one level, and shorter pieces, say what the difference comes from.
+Two to four speakers, at one level or up to 26 dB apart, with and without pauses. Each conversation
+is transcribed as one file, and each of its utterances separately at the same level. A file with all
+speakers at one level, and shorter chunks, show the causes of the difference.
 The recordings (Free Spoken Digit Dataset, CC BY-SA 4.0) are not part of the project.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from bench import harness
 from bench.alignment import Alignment, aligned
-from bench.spoken import SaidWord, plain
+from bench.spoken import ReferenceWord, plain
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.model import Model, open_model
@@ -28,7 +28,7 @@ from parakeet_worker.recognition.transcript import Transcript
 
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _SPEECH_RMS = 0.1
-_HISS_RMS = 2e-5
+_NOISE_RMS = 2e-5
 _LONGEST_UTTERANCE_WORDS = 8
 _BETWEEN_WORDS_SECONDS = (0.02, 0.25)
 _PAUSE_SECONDS = {True: (0.1, 3.0), False: (0.02, 0.12)}
@@ -64,7 +64,7 @@ class Utterance:
     level: float
     samples: Samples
     """At one level for all voices."""
-    words: tuple[SaidWord, ...]
+    words: tuple[ReferenceWord, ...]
     """On the conversation's clock."""
 
 
@@ -74,12 +74,12 @@ class Conversation:
     seconds: float
 
     @property
-    def words(self) -> tuple[SaidWord, ...]:
+    def words(self) -> tuple[ReferenceWord, ...]:
         return tuple(word for utterance in self.utterances for word in utterance.words)
 
     def samples(self, *, levelled: bool = False) -> Samples:
-        """All of it, over the faint hiss of a room."""
-        mixed = _hiss(round(self.seconds * SAMPLE_RATE))
+        """The mixed conversation with faint room noise."""
+        mixed = _noise(round(self.seconds * SAMPLE_RATE))
         for one in self.utterances:
             first = round(one.begin_seconds * SAMPLE_RATE)
             level = np.float32(1.0 if levelled else one.level)
@@ -87,9 +87,9 @@ class Conversation:
         return mixed
 
 
-def _hiss(count: int) -> Samples:
+def _noise(count: int) -> Samples:
     noise = np.random.default_rng(count).standard_normal(count)
-    return (noise * _HISS_RMS).astype(np.float32)
+    return (noise * _NOISE_RMS).astype(np.float32)
 
 
 class Voices:
@@ -104,11 +104,13 @@ class Voices:
                 clips.append((_DIGITS[int(digit)], _read(path)))
         self.speakers = tuple(self._clips)
 
-    def says(self, speaker: str, chance: np.random.Generator) -> tuple[Samples, list[SaidWord]]:
-        """An utterance at one level, and its words from its beginning on."""
+    def utterance(
+        self, speaker: str, chance: np.random.Generator
+    ) -> tuple[Samples, list[ReferenceWord]]:
+        """A random utterance at one level, and its words relative to its start."""
         clips = self._clips[speaker]
         parts: list[Samples] = []
-        words: list[SaidWord] = []
+        words: list[ReferenceWord] = []
         clock = 0
         for index in range(int(chance.integers(1, _LONGEST_UTTERANCE_WORDS + 1))):
             if index:
@@ -117,14 +119,14 @@ class Voices:
                 clock += gap
             text, samples = clips[int(chance.integers(len(clips)))]
             end = clock + len(samples)
-            words.append(SaidWord(text, clock / SAMPLE_RATE, end / SAMPLE_RATE))
+            words.append(ReferenceWord(text, clock / SAMPLE_RATE, end / SAMPLE_RATE))
             parts.append(samples / np.sqrt(np.mean(np.square(samples)) + np.float32(1e-12)))
             clock = end
         return np.concatenate(parts) * np.float32(_SPEECH_RMS), words
 
 
 def _read(path: Path) -> Samples:
-    """A short mono WAV of 16 bit at 16 kHz; its spectrum is padded or cut to the new rate."""
+    """Read a short 16-bit mono WAV and resample it to 16 kHz by its spectrum."""
     with wave.open(str(path), "rb") as file:
         rate, written = file.getframerate(), np.frombuffer(file.readframes(-1), "<i2")
     count = round(len(written) * SAMPLE_RATE / rate)
@@ -133,7 +135,7 @@ def _read(path: Path) -> Samples:
 
 
 def made(kind: Kind, minutes: float, voices: Voices, seed: int) -> Conversation:
-    """A conversation of at least `minutes`; who is loudest and who speaks when is drawn."""
+    """A random conversation of at least `minutes`."""
     chance = np.random.default_rng(seed)
     drawn = chance.permutation(len(voices.speakers))[: kind.voices]
     speakers = [voices.speakers[int(index)] for index in drawn]
@@ -142,7 +144,7 @@ def made(kind: Kind, minutes: float, voices: Voices, seed: int) -> Conversation:
     clock, utterances = 0.5, []
     while clock < minutes * 60:
         speaker = speakers[int(chance.integers(len(speakers)))]
-        samples, words = voices.says(speaker, chance)
+        samples, words = voices.utterance(speaker, chance)
         moved = tuple(word.moved(clock) for word in words)
         utterances.append(Utterance(clock, float(levels[speaker]), samples, moved))
         clock += len(samples) / SAMPLE_RATE + chance.uniform(*_PAUSE_SECONDS[kind.pauses])
@@ -151,7 +153,7 @@ def made(kind: Kind, minutes: float, voices: Voices, seed: int) -> Conversation:
 
 
 @dataclass(frozen=True, slots=True)
-class HeardWord:
+class HypothesisWord:
     text: str
     start_seconds: float
     end_seconds: float
@@ -159,7 +161,7 @@ class HeardWord:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One way of hearing conversations of one kind."""
+    """One way of transcribing conversations of one kind."""
 
     kind: str
     way: str
@@ -167,23 +169,23 @@ class Figure:
     errors: int
     lost: int
     added_points: float
-    """Of WER, beyond the utterances alone."""
+    """Points of WER beyond the separate utterances."""
     silent_seconds: float
-    """The most that is said between two words or reports, none of which says so."""
+    """Longest speech without a word or an `uncovered` report."""
     decoded_again: int
     uncovered_seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Heard:
-    words: tuple[HeardWord, ...]
+class Transcription:
+    words: tuple[HypothesisWord, ...]
     reported: tuple[tuple[float, float], ...]
     decoded_again: int
 
 
-def _heard(transcript: Transcript, offset_seconds: float = 0.0) -> Heard:
+def _with_offset(transcript: Transcript, offset_seconds: float = 0.0) -> Transcription:
     words = (
-        HeardWord(
+        HypothesisWord(
             plain(word.text), word.start_seconds + offset_seconds, word.end_seconds + offset_seconds
         )
         for word in transcript.words
@@ -192,42 +194,45 @@ def _heard(transcript: Transcript, offset_seconds: float = 0.0) -> Heard:
         (span.start_seconds + offset_seconds, span.end_seconds + offset_seconds)
         for span in transcript.uncovered
     )
-    return Heard(tuple(words), tuple(reported), transcript.stats.decoded_again)
+    return Transcription(tuple(words), tuple(reported), transcript.stats.decoded_again)
 
 
-def in_one_file(model: Model, conversation: Conversation, *, levelled: bool = False) -> Heard:
+def in_one_file(
+    model: Model, conversation: Conversation, *, levelled: bool = False
+) -> Transcription:
     """The whole conversation in one request."""
-    return _heard(model.transcribe(conversation.samples(levelled=levelled)))
+    return _with_offset(model.transcribe(conversation.samples(levelled=levelled)))
 
 
-def alone(model: Model, conversation: Conversation) -> Heard:
-    """Every utterance in a request of its own, at the level that it has in the conversation."""
+def alone(model: Model, conversation: Conversation) -> Transcription:
+    """Transcribe every utterance in its own request, at its level in the conversation."""
     edge = np.zeros(round(_ALONE_EDGE_SECONDS * SAMPLE_RATE), np.float32)
 
-    def one(utterance: Utterance) -> Heard:
+    def one(utterance: Utterance) -> Transcription:
         samples = np.concatenate((edge, utterance.samples * np.float32(utterance.level), edge))
-        transcript = model.transcribe(samples + _hiss(len(samples)))
-        return _heard(transcript, utterance.begin_seconds - _ALONE_EDGE_SECONDS)
+        transcript = model.transcribe(samples + _noise(len(samples)))
+        return _with_offset(transcript, utterance.begin_seconds - _ALONE_EDGE_SECONDS)
 
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(one, conversation.utterances))
-    return Heard(
-        tuple(word for each in found for word in each.words),
-        tuple(span for each in found for span in each.reported),
-        sum(each.decoded_again for each in found),
+        results = list(threads.map(one, conversation.utterances))
+    return Transcription(
+        tuple(word for each in results for word in each.words),
+        tuple(span for each in results for span in each.reported),
+        sum(each.decoded_again for each in results),
     )
 
 
-def longest_silent_seconds(said: Sequence[SaidWord], heard: Heard) -> float:
-    """The most seconds of words that were said between two heard words or reports."""
+def longest_silent_seconds(reference: Sequence[ReferenceWord], hypothesis: Transcription) -> float:
+    """Longest speech, in seconds of reference words, without a word or an `uncovered` report."""
     covers = sorted(
-        [(word.start_seconds, word.end_seconds) for word in heard.words] + list(heard.reported)
+        [(word.start_seconds, word.end_seconds) for word in hypothesis.words]
+        + list(hypothesis.reported)
     )
     most, begin = 0.0, 0.0
     for start, end in [*covers, (float("inf"), float("inf"))]:
         spoken = (
             min(word.end_seconds, start) - max(word.start_seconds, begin)
-            for word in said
+            for word in reference
             if word.start_seconds < start and word.end_seconds > begin
         )
         most = max(most, sum(seconds for seconds in spoken if seconds > 0))
@@ -238,7 +243,9 @@ def longest_silent_seconds(said: Sequence[SaidWord], heard: Heard) -> float:
 WAYS = ("alone", "file", "one level", "pieces of 8 s", "one level, 8 s")
 
 
-def heard_as(way: str, model: Model, short: Model, conversation: Conversation) -> Heard:
+def hypothesis_of(
+    way: str, model: Model, short: Model, conversation: Conversation
+) -> Transcription:
     if way == "alone":
         return alone(model, conversation)
     used = short if way.endswith("8 s") else model
@@ -259,49 +266,49 @@ def measured(arguments: argparse.Namespace) -> Iterator[tuple[Figure, list[dict[
             conversation = made(kind, arguments.minutes, voices, arguments.seed + number)
             alone_errors: int | None = None
             for way in arguments.ways:
-                heard = heard_as(way, model, short, conversation)
-                figure, lost = _figure(kind, way, conversation, heard)
+                hypothesis = hypothesis_of(way, model, short, conversation)
+                figure, lost = _figure(kind, way, conversation, hypothesis)
                 alone_errors = figure.errors if alone_errors is None else alone_errors
                 added = 100 * (figure.errors - alone_errors) / figure.words
                 yield replace(figure, added_points=added), lost
 
 
 def _figure(
-    kind: Kind, way: str, conversation: Conversation, heard: Heard
+    kind: Kind, way: str, conversation: Conversation, hypothesis: Transcription
 ) -> tuple[Figure, list[dict[str, Any]]]:
-    said = conversation.words
-    alignment = aligned(said, heard.words)
+    reference = conversation.words
+    alignment = aligned(reference, hypothesis.words)
     figure = Figure(
         kind=str(kind),
         way=way,
-        words=len(said),
+        words=len(reference),
         errors=alignment.errors,
         lost=alignment.fates.count("lost"),
         added_points=0.0,
-        silent_seconds=longest_silent_seconds(said, heard),
-        decoded_again=heard.decoded_again,
-        uncovered_seconds=sum(end - start for start, end in heard.reported),
+        silent_seconds=longest_silent_seconds(reference, hypothesis),
+        decoded_again=hypothesis.decoded_again,
+        uncovered_seconds=sum(end - start for start, end in hypothesis.reported),
     )
-    return figure, list(_errors(figure, conversation, heard, alignment))
+    return figure, list(_errors(figure, conversation, hypothesis, alignment))
 
 
 def _errors(
-    figure: Figure, conversation: Conversation, heard: Heard, alignment: Alignment
+    figure: Figure, conversation: Conversation, hypothesis: Transcription, alignment: Alignment
 ) -> Iterator[dict[str, Any]]:
     levels = [one.level for one in conversation.utterances for _ in one.words]
     for index, word in enumerate(conversation.words):
-        partner = alignment.heard[index]
+        partner = alignment.partners[index]
         if alignment.fates[index] != "right":
             yield {
                 "kind": figure.kind, "way": figure.way, "at": round(word.start_seconds, 2),
-                "said": word.text, "level": round(20 * float(np.log10(levels[index])), 1),
-                "heard": None if partner is None else heard.words[partner].text,
+                "reference": word.text, "level": round(20 * float(np.log10(levels[index])), 1),
+                "hypothesis": None if partner is None else hypothesis.words[partner].text,
             }  # fmt: skip
     for index in alignment.inserted:
-        one = heard.words[index]
+        one = hypothesis.words[index]
         yield {
             "kind": figure.kind, "way": figure.way, "at": round(one.start_seconds, 2),
-            "said": None, "heard": one.text,
+            "reference": None, "hypothesis": one.text,
         }  # fmt: skip
 
 
@@ -319,7 +326,7 @@ def show(figures: Sequence[Figure]) -> None:
 
 
 def summed(figures: Sequence[Figure], ways: Sequence[str]) -> Iterator[Figure]:
-    """All kinds as one, for each way."""
+    """Totals over all kinds, per way."""
     alone_errors = sum(one.errors for one in figures if one.way == ways[0])
     for way in ways:
         those = [one for one in figures if one.way == way]
@@ -350,8 +357,8 @@ def main(command_line: Sequence[str] | None = None) -> None:
     figures += summed(figures, arguments.ways)
     show(figures)
     if arguments.list_errors:
-        written = "".join(json.dumps(line) + "\n" for line in lines)
-        arguments.list_errors.write_text(written, encoding="utf-8")
+        content = "".join(json.dumps(line) + "\n" for line in lines)
+        arguments.list_errors.write_text(content, encoding="utf-8")
     model = Path(arguments.model).name.removesuffix(".nemo")
     arguments.model, arguments.list_errors, arguments.digits = model, None, arguments.digits.name
     harness.write(f"conversations-{model}".lower(), arguments, {"name": model}, figures)
@@ -361,11 +368,11 @@ def _arguments(command_line: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--digits", type=Path, required=True, metavar="FOLDER", help="{digit}_{speaker}_{take}.wav")
-    add("--speakers", type=lambda given: given.split(","), default=[], help="comma separated")
+    add("--speakers", type=lambda value: value.split(","), default=[], help="comma separated")
     add("--minutes", type=float, default=4.0, help="of each conversation")
     add("--only", default="", help="kinds with this in their name")
-    add("--ways", type=lambda given: given.split("; "), default=list(WAYS),
-        help="separated by '; ', the first is the yardstick: " + "; ".join(WAYS))  # fmt: skip
+    add("--ways", type=lambda value: value.split("; "), default=list(WAYS),
+        help="separated by '; ', the first is the baseline: " + "; ".join(WAYS))  # fmt: skip
     add("--model", default="demo", help="a Hugging Face name, a path, or demo")
     add("--precision", default="auto")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")

@@ -1,4 +1,4 @@
-"""Ways to hear a long recording, each in a process of its own."""
+"""Strategies to transcribe a long recording, each run in its own process."""
 
 import asyncio
 import resource
@@ -26,36 +26,36 @@ from parakeet_worker.worker import open_pipeline
 
 WINDOW_SECONDS = 30.0
 OVERLAP_SECONDS = 15.0
-# As many pieces at the engine as the worker has there for one recording.
-_TOGETHER = 16
+# Chunks in flight, as in the worker for one recording.
+_CONCURRENT_CHUNKS = 16
 _ALONE_EDGE_SECONDS = 0.25
-_TWIN_SECONDS = 0.4
+_COMMON_WORD_SECONDS = 0.4
 
 
 @dataclass(frozen=True, slots=True)
-class HeardWord:
-    """A word without capitals and marks, and when it begins."""
+class HypothesisWord:
+    """A word without case and punctuation, with its start time."""
 
     text: str
     start_seconds: float
 
 
-Words = list[HeardWord]
+Words = list[HypothesisWord]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a way of cutting made of a recording."""
+class StrategyResult:
+    """Output of a strategy."""
 
     words: Words
     stats: dict[str, float] | None = None
-    """How the worker came by the words."""
+    """Statistics of the worker, if it was used."""
     uncovered_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Cuts:
-    """Where a recording was cut, in seconds."""
+    """Cut points in seconds."""
 
     in_speech: tuple[float, ...] = ()
     in_pauses: tuple[float, ...] = ()
@@ -63,20 +63,20 @@ class Cuts:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What was found, and what it cost."""
+    """Output and cost of a strategy."""
 
-    found: Found
+    output: StrategyResult
     cuts: Cuts
     wall_seconds: float
     processor_seconds: float
-    """Of the process and of ffmpeg."""
+    """CPU time of the process and of ffmpeg."""
     idle_mebibytes: float
     peak_over_idle_mebibytes: float
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A way by its name, and the recording."""
+class RunRequest:
+    """A strategy by name, and the recording."""
 
     strategy: str
     path: Path
@@ -84,22 +84,22 @@ class Asked:
     settings: dict[str, Any]
 
 
-def run(asked: Asked) -> Run:
-    """Hear the recording; this process has done nothing else before."""
+def run(request: RunRequest) -> Run:
+    """Transcribe the recording in a fresh process."""
     harness.die_first()
-    strategy = STRATEGIES[asked.strategy]
-    with open_pipeline(Settings.of(asked.settings)) as pipeline:
-        # What is mapped from a file is in memory once it has been used.
+    strategy = STRATEGIES[request.strategy]
+    with open_pipeline(Settings.of(request.settings)) as pipeline:
+        # Mapped weights become resident on first use.
         pipeline.batcher.submit([np.zeros(2 * SAMPLE_RATE, np.float32)])[0].result()
         idle = _resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
         started, cpu_started = time.perf_counter(), _processor_seconds()
-        found = strategy.hear(pipeline, asked.path, asked.recording)
+        output = strategy.transcribe(pipeline, request.path, request.recording)
         wall_seconds = time.perf_counter() - started
         processor_seconds = _processor_seconds() - cpu_started
         over_idle = _resident("VmHWM") - idle
-        cuts = strategy.cuts(pipeline, asked.path, asked.recording)
-    return Run(found, cuts, wall_seconds, processor_seconds, idle, over_idle)
+        cuts = strategy.cuts(pipeline, request.path, request.recording)
+    return Run(output, cuts, wall_seconds, processor_seconds, idle, over_idle)
 
 
 def _processor_seconds() -> float:
@@ -109,25 +109,26 @@ def _processor_seconds() -> float:
 
 
 def _resident(field: str) -> float:
-    """MiB, from the kernel's own account of this process."""
+    """A field of /proc/self/status, in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field + ":"))
 
 
 def _plain(words: Iterable[Word]) -> Words:
-    return [HeardWord(plain(word.text), word.start_seconds) for word in words if plain(word.text)]
+    return [
+        HypothesisWord(plain(word.text), word.start_seconds) for word in words if plain(word.text)
+    ]
 
 
-def worker(pipeline: Pipeline, path: Path, _: LongRecording, **options: Any) -> Found:
-    """As a job is heard."""
-    request = Request(source=FileSource(path), **options)
-    heard = asyncio.run(pipeline.transcribe(request))
-    uncovered = sum(span.seconds for span in heard.uncovered)
-    return Found(_plain(heard.words), asdict(heard.stats), uncovered)
+def worker(pipeline: Pipeline, path: Path, _: LongRecording, **options: Any) -> StrategyResult:
+    """Transcribe as for a job."""
+    result = asyncio.run(pipeline.transcribe(Request(source=FileSource(path), **options)))
+    uncovered = sum(span.seconds for span in result.uncovered)
+    return StrategyResult(_plain(result.words), asdict(result.stats), uncovered)
 
 
 def worker_cuts(pipeline: Pipeline, path: Path, _: LongRecording, **options: Any) -> Cuts:
-    """The worker's own, found once more."""
+    """The cuts of the worker, recomputed."""
     return _worker_cuts(pipeline, path, Request(FileSource(path), **options))
 
 
@@ -151,15 +152,15 @@ def _worker_cuts(pipeline: Pipeline, path: Path, request: Request) -> Cuts:
     return Cuts(tuple(in_speech), tuple(in_pauses))
 
 
-def alone(pipeline: Pipeline, path: Path, recording: LongRecording) -> Found:
-    """Every utterance by itself, with the background that it has in the recording."""
+def alone(pipeline: Pipeline, path: Path, recording: LongRecording) -> StrategyResult:
+    """Transcribe each utterance separately, with its background from the recording."""
     pieces = _alone(path, recording)
-    words = [word for _, heard in _heard(pipeline, pieces) for word in heard]
-    return Found(sorted(words, key=lambda word: word.start_seconds))
+    words = [word for _, decoded in _transcribed(pipeline, pieces) for word in decoded]
+    return StrategyResult(sorted(words, key=lambda word: word.start_seconds))
 
 
 def _alone(path: Path, recording: LongRecording) -> Iterator[Chunk]:
-    """Nothing of its neighbours is in it: where they are near, the rest is a quiet room."""
+    """Padding that would overlap a neighbouring utterance is replaced by room noise."""
     spans = recording.utterances
     ends = [0.0, *(span.end_seconds for span in spans[:-1])]
     begins = [*(span.start_seconds for span in spans[1:]), recording.seconds]
@@ -168,45 +169,46 @@ def _alone(path: Path, recording: LongRecording) -> Iterator[Chunk]:
         lead = min(_ALONE_EDGE_SECONDS, (span.start_seconds - end_before) / 2)
         tail = min(_ALONE_EDGE_SECONDS, (begin_after - span.end_seconds) / 2)
         cut = Span(span.start_seconds - lead, span.end_seconds + tail)
-        (samples,) = spoken.stretch(path, [cut])
-        rest = [_hiss(_ALONE_EDGE_SECONDS - kept, chance) for kept in (lead, tail)]
+        (samples,) = spoken.read_spans(path, [cut])
+        rest = [_noise(_ALONE_EDGE_SECONDS - kept, chance) for kept in (lead, tail)]
         begin = cut.start_seconds - len(rest[0]) / SAMPLE_RATE
         yield Chunk(begin, np.concatenate((rest[0], samples, rest[1])))
 
 
-def _hiss(seconds: float, chance: np.random.Generator) -> Samples:
+def _noise(seconds: float, chance: np.random.Generator) -> Samples:
     count = round(max(0.0, seconds) * SAMPLE_RATE)
     return chance.standard_normal(count).astype(np.float32) * np.float32(1e-4)
 
 
-def windows(pipeline: Pipeline, path: Path, recording: LongRecording, *, overlap: float) -> Found:
-    """Cut by the clock, wherever that falls; where windows overlap, their words are merged."""
+def windows(
+    pipeline: Pipeline, path: Path, recording: LongRecording, *, overlap: float
+) -> StrategyResult:
+    """Cut at fixed times; the words of overlapping windows are merged."""
     starts = np.arange(0, max(0.1, recording.seconds - overlap), WINDOW_SECONDS - overlap)
     spans = [Span(float(start), float(start) + WINDOW_SECONDS) for start in starts]
-    samples = spoken.stretch(path, spans)
+    samples = spoken.read_spans(path, spans)
     pieces = (Chunk(span.start_seconds, cut) for span, cut in zip(spans, samples, strict=True))
     merged: Words = []
-    for piece, words in _heard(pipeline, pieces):
+    for piece, words in _transcribed(pipeline, pieces):
         merged = merge(merged, words, Span(piece.start_seconds, piece.start_seconds + overlap))
-    return Found(merged)
+    return StrategyResult(merged)
 
 
 def merge(left: Words, right: Words, shared: Span) -> Words:
-    """Go over from one window to the next at the word that both heard alike, nearest to the
-    middle of what they share; at the middle itself where there is none.
-    """
+    """Switch windows at the common word closest to the middle of the overlap, or there."""
     middle = (shared.start_seconds + shared.end_seconds) / 2
     first = next(
         (n for n, word in enumerate(left) if word.start_seconds >= shared.start_seconds), len(left)
     )
-    twins = [
+    common = [
         (first + row, column)
         for row, word in enumerate(left[first:])
         for column, other in enumerate(right)
-        if word.text == other.text and abs(word.start_seconds - other.start_seconds) < _TWIN_SECONDS
+        if word.text == other.text
+        and abs(word.start_seconds - other.start_seconds) < _COMMON_WORD_SECONDS
     ]
-    if twins:
-        row, column = min(twins, key=lambda twin: abs(left[twin[0]].start_seconds - middle))
+    if common:
+        row, column = min(common, key=lambda pair: abs(left[pair[0]].start_seconds - middle))
         return left[:row] + right[column:]
     return [word for word in left if word.start_seconds < middle] + [
         word for word in right if word.start_seconds >= middle
@@ -214,14 +216,14 @@ def merge(left: Words, right: Words, shared: Span) -> Words:
 
 
 def window_cuts(_: Pipeline, __: Path, recording: LongRecording, *, overlap: float) -> Cuts:
-    """In the middle of what windows share."""
+    """In the middle of each overlap."""
     step = WINDOW_SECONDS - overlap
     return Cuts(tuple(np.arange(step + overlap / 2, recording.seconds, step).tolist()))
 
 
-def _heard(pipeline: Pipeline, pieces: Iterable[Chunk]) -> Iterator[tuple[Chunk, Words]]:
+def _transcribed(pipeline: Pipeline, pieces: Iterable[Chunk]) -> Iterator[tuple[Chunk, Words]]:
     rest = iter(pieces)
-    while group := list(islice(rest, _TOGETHER)):
+    while group := list(islice(rest, _CONCURRENT_CHUNKS)):
         answers = pipeline.batcher.submit([piece.samples for piece in group])
         for piece, answer in zip(group, answers, strict=True):
             yield piece, _plain(transcript.stitch(piece, answer.result()).words)
@@ -233,9 +235,9 @@ def no_cuts(_: Pipeline, __: Path, ___: LongRecording) -> Cuts:
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """A way to hear a long recording, and where it cuts."""
+    """How to transcribe a long recording, and its cut points."""
 
-    hear: Callable[[Pipeline, Path, LongRecording], Found]
+    transcribe: Callable[[Pipeline, Path, LongRecording], StrategyResult]
     cuts: Callable[[Pipeline, Path, LongRecording], Cuts] = no_cuts
     longest_seconds: float = np.inf
 

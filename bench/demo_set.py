@@ -1,7 +1,7 @@
-"""Writes utterances that the demo checkpoint never heard, for `accuracy` and `longform`.
+"""Writes utterances that the demo checkpoint was not trained on, for `accuracy` and `longform`.
 
 `python -m bench.demo_set --pools POOLS --into SET`, in the training's environment
-(`training/README.md`), which also tells where pools come from.
+(`training/README.md`), which also names the source of each pool.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def write(utterances: Iterator[Utterance], into: Path) -> float:
 
 
 def main() -> None:
-    """Write a set and say how long it is."""
+    """Write a set and print its length."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pools", type=Path, required=True)
     parser.add_argument("--into", type=Path, required=True)

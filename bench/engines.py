@@ -1,7 +1,7 @@
-"""What is measured, each behind the same three steps: ours, NeMo, transformers, onnx-asr.
+"""The measured engines behind one interface: native, NeMo, transformers, onnx-asr.
 
 An engine is named for its library and its arithmetic: `native-int8`, `nemo-fp32`. Each is used
-the way its own documentation says, with audio that is already in memory.
+as documented, with audio in memory.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from bench.random_model import Files
 
-# `Samples` of `engine.base`, which is not imported: that would count as somebody's start.
+# `Samples` of `engine.base`, which is not imported: the import would add to the start time.
 Batch = Sequence[Any]
 
 
@@ -33,10 +33,10 @@ class Engine(Protocol):
         """All code that it needs, without a model."""
 
     def load(self) -> None:
-        """The model onto its device, ready to be asked."""
+        """Load the model onto its device."""
 
     def transcribe(self, batch: Batch) -> list[int]:
-        """How many tokens it heard in each piece."""
+        """Number of tokens per chunk."""
 
 
 def kinds(names: Sequence[str]) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ class Native:
 
 
 class Worker(Native):
-    """Ours as a worker opens it: the engine behind its batcher, and already warm."""
+    """The engine as a worker opens it: behind its batcher, and warm."""
 
     def load(self) -> None:
         from parakeet_worker.worker import open_pipeline
@@ -151,8 +151,8 @@ class Nemo:
 
     def transcribe(self, batch: Batch) -> list[int]:
         with self._arithmetic():
-            found = self._model.transcribe(list(batch), batch_size=len(batch), verbose=False)
-        return [len(hypothesis.y_sequence) for hypothesis in found]
+            hypotheses = self._model.transcribe(list(batch), batch_size=len(batch), verbose=False)
+        return [len(hypothesis.y_sequence) for hypothesis in hypotheses]
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         """Less than float32 by autocast, which leaves the features alone."""
@@ -189,16 +189,16 @@ class Transformers:
         inputs = self._extractor(list(batch), sampling_rate=16_000)
         inputs = inputs.to(self._place.device, dtype=self._dtype)
         with torch.inference_mode():
-            found = self._model.generate(
+            hypotheses = self._model.generate(
                 input_features=inputs.input_features, attention_mask=inputs.attention_mask
             )
         silent = {self._model.config.blank_token_id, self._model.config.pad_token_id}
-        rows = found.sequences[:, 1:].tolist()
+        rows = hypotheses.sequences[:, 1:].tolist()
         return [sum(token not in silent for token in row) for row in rows]
 
 
 class OnnxAsr:
-    """onnx-asr on onnxruntime, which knows nothing of torch."""
+    """onnx-asr on onnxruntime, without torch."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
@@ -223,7 +223,7 @@ class OnnxAsr:
         ).with_timestamps()
 
     def transcribe(self, batch: Batch) -> list[int]:
-        return [len(heard.tokens or ()) for heard in self._model.recognize(list(batch))]
+        return [len(result.tokens or ()) for result in self._model.recognize(list(batch))]
 
 
 def _dtype(precision: str) -> Any:

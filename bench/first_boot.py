@@ -34,7 +34,7 @@ _PLAN = (
 )
 _SECONDS_AT_MOST = 3600.0
 _MOUNT_SECONDS = 10.0
-# Replaces the worker: exits at once, or after importing all its dependencies.
+# Replaces the worker: exits immediately, or after importing all its dependencies.
 _WORKER = """
 import importlib, os
 for name in os.environ.get("IMPORTED", "").split():
@@ -80,13 +80,16 @@ class Container:
     def at(cls, folder: Path, profile: str) -> "Container":
         shutil.copytree(harness.ROOT / "requirements", folder / "requirements")
         shutil.copy(harness.ROOT / "handler.py", folder)
-        ours, package = harness.ROOT / "src" / "parakeet_worker", folder / "src" / "parakeet_worker"
+        source, package = (
+            harness.ROOT / "src" / "parakeet_worker",
+            folder / "src" / "parakeet_worker",
+        )
         for name in ("bootstrap", "volume"):
-            shutil.copytree(ours / name, package / name)
+            shutil.copytree(source / name, package / name)
         (package / "entrypoints").mkdir()
         (package / "entrypoints" / "queue.py").write_text(_WORKER)
         for name in ("__init__.py", "errors.py", "version.py"):
-            shutil.copy(ours / name, package)
+            shutil.copy(source / name, package)
         return cls(folder, profile)
 
     def start(self, volume: Path, *, imported: bool = False) -> float:
@@ -175,13 +178,13 @@ def _plain_python() -> str:
 
 def _timed(command: Sequence[str], settings: dict[str, str]) -> float:
     began = time.perf_counter()
-    ours = {name: said for name, said in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run(command, check=True, env={**ours, **settings}, timeout=_SECONDS_AT_MOST)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(command, check=True, env={**environment, **settings}, timeout=_SECONDS_AT_MOST)
     return time.perf_counter() - began
 
 
 def measured(way: str, arguments: argparse.Namespace) -> tuple[Figure, list[Start]]:
-    """One way on a volume of its own, which is gone afterwards."""
+    """Measure one way on a temporary volume."""
     with tempfile.TemporaryDirectory(dir=arguments.volume) as folder:
         volume = Path(folder) / "Parakeet"
         volume.mkdir()
@@ -215,18 +218,18 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=harness.RESULTS)
     parser.set_defaults(device="cpu")
     arguments = parser.parse_args()
-    found: list[Figure] = []
+    figures: list[Figure] = []
     started: list[Start] = []
     for way in arguments.ways.split(","):
         figure, more = measured(way, arguments)
-        base = found[0].first_seconds if found else figure.first_seconds
-        found.append(replace(figure, ratio=harness.ratio(figure.first_seconds, base)))
+        base = figures[0].first_seconds if figures else figure.first_seconds
+        figures.append(replace(figure, ratio=harness.ratio(figure.first_seconds, base)))
         started += more
     heads = ["way", "first boot, s", "ratio", "second, s", "GB", "packages"]
-    harness.table(heads, [astuple(each) for each in found])
+    harness.table(heads, [astuple(each) for each in figures])
     heads = ["delay, ms", "to exec, s", "to imports, s", "operations"]
     harness.table(heads, [astuple(each) for each in started])
-    harness.write("first_boot", arguments, {}, [*found, *started])
+    harness.write("first_boot", arguments, {}, [*figures, *started])
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class Hardware:
 
 
 def die_first() -> None:
-    """Ask the kernel to end this process before any other when memory runs out."""
+    """Make this process the first one that the kernel kills if memory runs out."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
@@ -77,15 +77,15 @@ def _cpu_facts() -> dict[str, str]:
 
 
 def _gpu() -> tuple[str | None, float | None, str | None]:
-    """Name, memory in GiB and driver of the first GPU, as its driver's own tool tells them."""
+    """Name, memory in GiB and driver of the first GPU, from nvidia-smi."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version"]
     try:
-        told = subprocess.run(
+        completed = subprocess.run(
             [*command, "--format=csv,noheader,nounits"], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None, None, None
-    name, mebibytes, driver = (part.strip() for part in told.stdout.splitlines()[0].split(","))
+    name, mebibytes, driver = (part.strip() for part in completed.stdout.splitlines()[0].split(","))
     return name, round(float(mebibytes) / 1024, 1), driver
 
 
@@ -106,7 +106,7 @@ def version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit that was measured; `+` behind it says that sources had been changed since."""
+    """The measured commit, with `+` if the sources have uncommitted changes."""
     git = ["git", "-C", str(ROOT)]
     try:
         commit = subprocess.run(
@@ -126,7 +126,13 @@ def options(description: str, **defaults: Any) -> argparse.ArgumentParser:
     add("--size", choices=("full", "small"), default="full", help="of the random model")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of every engine")
-    add("--setting", action="append", default=[], metavar="FIELD=VALUE", help="of ours, repeatable")
+    add(
+        "--setting",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="of the worker, repeatable",
+    )
     add("--work", type=Path, default=ROOT / ".cache" / "bench", help="for models and audio")
     add("--results", type=Path, help="folder of the JSON; a small model's go into --work")
     parser.set_defaults(**defaults)
@@ -134,7 +140,7 @@ def options(description: str, **defaults: Any) -> argparse.ArgumentParser:
 
 
 def resolved(arguments: argparse.Namespace) -> argparse.Namespace:
-    """With `auto` and what was left open decided."""
+    """Replace `auto` and unset options by their values."""
     if arguments.device == "auto":
         arguments.device = "cuda" if _gpu()[0] else "cpu"
     if arguments.results is None:
@@ -192,7 +198,7 @@ def _cell(value: object) -> str:
 
 
 def repeats_within(arguments: argparse.Namespace, once_seconds: float, fewest: int) -> int:
-    """As many repeats as were asked for, or as fit into the time; never fewer than `fewest`."""
+    """The requested number of repeats, limited by the time budget, at least `fewest`."""
     fitting = int(arguments.budget_seconds / max(once_seconds, 1e-6))
     return min(int(arguments.repeats), max(fewest, fitting))
 
@@ -206,5 +212,5 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def ratio(value: float | None, ours: float | None) -> float | None:
-    return value / ours if value and ours else None
+def ratio(value: float | None, baseline: float | None) -> float | None:
+    return value / baseline if value and baseline else None

@@ -31,10 +31,10 @@ def measured(
     """One run that does not count, then the repeats."""
     audio = recording.stored(arguments.work / "audio", clip_seconds, 1)
     clip = {"audio": str(audio), "pieces": 1}
-    (once,) = child.ask("transcribe", **clip)["seconds"]
+    (once,) = child.call("transcribe", **clip)["seconds"]
     repeats = harness.repeats_within(arguments, once, fewest=5)
-    heard = child.ask("transcribe", **clip, repeats=repeats)
-    milliseconds = [1000 * seconds for seconds in heard["seconds"]]
+    runs = child.call("transcribe", **clip, repeats=repeats)
+    milliseconds = [1000 * seconds for seconds in runs["seconds"]]
     return Figure(
         engine=engine,
         clip_seconds=clip_seconds,
@@ -45,19 +45,19 @@ def measured(
     )
 
 
-def compared(found: Sequence[Figure]) -> list[Figure]:
+def compared(figures: Sequence[Figure]) -> list[Figure]:
     """With every median as a multiple of the first engine's on the same length."""
     first = {
         figure.clip_seconds: figure.median_milliseconds
-        for figure in found
-        if figure.engine == found[0].engine
+        for figure in figures
+        if figure.engine == figures[0].engine
     }
     return [
         replace(
             figure,
             ratio=harness.ratio(figure.median_milliseconds, first.get(figure.clip_seconds)),
         )
-        for figure in found
+        for figure in figures
     ]
 
 
@@ -72,16 +72,16 @@ def main() -> None:
 
     def measure(name: str) -> list[Figure]:
         with Child(name, files, arguments) as child:
-            child.ask("imports")
-            child.ask("load")
+            child.call("imports")
+            child.call("load")
             clips = (float(clip) for clip in arguments.clips.split(","))
             return [measured(name, child, clip_seconds, arguments) for clip_seconds in clips]
 
     per_engine = each(names, measure)
-    found = compared([figure for figures in per_engine for figure in figures])
+    figures = compared([figure for figures in per_engine for figure in figures])
     heads = ("engine", "clip s", "median ms", "p95 ms", "ratio", "repeats")
-    harness.table(heads, [_row(figure) for figure in found])
-    harness.write("latency", arguments, files.facts, found)
+    harness.table(heads, [_row(figure) for figure in figures])
+    harness.write("latency", arguments, files.facts, figures)
 
 
 def _row(figure: Figure) -> tuple[object, ...]:

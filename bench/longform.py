@@ -1,8 +1,8 @@
-"""How many words does cutting cost? Long recordings with known words, cut in several ways.
+"""Word errors caused by cutting: long recordings with known words, cut by several strategies.
 
-They are made of utterances whose words have times: pauses of 0.1 to 3 s, noise or music under some
-stretches, and now and then a minute without a pause to cut in: word follows word, or a crowd talks
-on in the pauses. What the engine mishears in each utterance by itself is no cut's fault.
+Recordings are built from utterances with word times: pauses of 0.1 to 3 s, noise or music under
+some spans, and occasionally a minute without a pause to cut in, because words follow each other or
+other speakers talk in the pauses. Errors of the separately transcribed utterances are subtracted.
 """
 
 import argparse
@@ -20,52 +20,52 @@ from typing import Any, get_args
 
 from bench import harness, spoken
 from bench.alignment import Alignment, Counts, aligned, counted
-from bench.cutting import ALONE, STRATEGIES, Asked, Found, HeardWord, Run, run
+from bench.cutting import ALONE, STRATEGIES, HypothesisWord, Run, RunRequest, StrategyResult, run
 from bench.spoken import Kind as SpeechKind
 from bench.spoken import LongRecording, Voices
 from parakeet_worker.recognition.chunks import Span
 
 SAMPLES = harness.ROOT / "samples" / "manifest.json"
 NEAR_CUT_SECONDS = 3.0
-"""Words that begin within it of a cut in speech are near it."""
+"""Words that start within this distance of a cut in speech count as near it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The words of some places, beside what is heard of them in each utterance alone."""
+    """Errors of a selection of words, compared with the utterances transcribed separately."""
 
     counts: Counts
     errors_alone: int
     right_alone: int
     lost: int
-    """Of those that are right alone."""
+    """Wrong here and right separately."""
     won: int
-    """Right here and not alone."""
+    """Right here and wrong separately."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of stretches: with pauses, packed or crowded."""
+    """Spans of one kind: with pauses, packed or crowded."""
 
     near_cuts: Place
-    """Where a cut fell into speech."""
+    """Near a cut in speech."""
     elsewhere: Place
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One way of hearing one recording."""
+    """One strategy on one recording."""
 
     minutes: float
     strategy: str
     everywhere: Place
     near_cuts: Place
-    """Where a cut fell into speech."""
+    """Near a cut in speech."""
     kinds: dict[str, Kind]
     against_alone: Counts
-    """As if what is heard alone were what was said."""
+    """With the separately transcribed utterances as the reference."""
     added_percent: float
-    """Errors beyond those in the utterances alone, of all words."""
+    """Errors beyond those of the separate utterances, in percent of all words."""
     added_near_cuts_percent: float
     start_error_median_seconds: float
     start_error_p95_seconds: float
@@ -83,7 +83,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """A figure, and what it was counted from."""
+    """A figure and the data it is computed from."""
 
     figure: Figure
     run: Run
@@ -91,25 +91,25 @@ class Measured:
 
 
 class Comparison:
-    """Counts what a way hears against what was said and against the utterances alone."""
+    """Compares a strategy with the reference and with the separately transcribed utterances."""
 
-    def __init__(self, minutes: float, recording: LongRecording, alone: Found) -> None:
+    def __init__(self, minutes: float, recording: LongRecording, alone: StrategyResult) -> None:
         self.minutes = minutes
         self.recording = recording
         self.alone = alone.words
         self.alone_alignment = aligned(recording.words, alone.words)
 
     def measured(self, strategy: str, ran: Run) -> Measured:
-        """The figure of one way."""
-        said, heard = self.recording.words, ran.found.words
-        alignment = aligned(said, heard)
+        """Evaluate one strategy."""
+        reference, hypothesis = self.recording.words, ran.output.words
+        alignment = aligned(reference, hypothesis)
         cuts = ran.cuts.in_speech
         near = _near(cuts, NEAR_CUT_SECONDS)
-        everywhere = self._place(heard, alignment, lambda _: True)
-        near_cuts = self._place(heard, alignment, near)
+        everywhere = self._place(hypothesis, alignment, lambda _: True)
+        near_cuts = self._place(hypothesis, alignment, near)
         apart = [
-            abs(said[index].start_seconds - heard[partner].start_seconds)
-            for index, partner in enumerate(alignment.heard)
+            abs(reference[index].start_seconds - hypothesis[partner].start_seconds)
+            for index, partner in enumerate(alignment.partners)
             if partner is not None and alignment.fates[index] == "right"
         ]
         figure = Figure(
@@ -118,11 +118,12 @@ class Comparison:
             everywhere=everywhere,
             near_cuts=near_cuts,
             kinds={
-                kind: self._split(heard, alignment, kind, near) for kind in get_args(SpeechKind)
+                kind: self._split(hypothesis, alignment, kind, near)
+                for kind in get_args(SpeechKind)
             },
-            against_alone=counted(self.alone, heard, aligned(self.alone, heard)),
-            added_percent=_added(everywhere, len(said)),
-            added_near_cuts_percent=_added(near_cuts, len(said)),
+            against_alone=counted(self.alone, hypothesis, aligned(self.alone, hypothesis)),
+            added_percent=_added(everywhere, len(reference)),
+            added_near_cuts_percent=_added(near_cuts, len(reference)),
             start_error_median_seconds=harness.median(apart) if apart else 0.0,
             start_error_p95_seconds=harness.percentile(apart, 0.95) if apart else 0.0,
             cuts_in_speech=len(cuts),
@@ -133,21 +134,21 @@ class Comparison:
             rtfx=self.recording.seconds / ran.wall_seconds,
             idle_mebibytes=ran.idle_mebibytes,
             peak_over_idle_mebibytes=ran.peak_over_idle_mebibytes,
-            account=ran.found.stats,
-            uncovered_seconds=ran.found.uncovered_seconds,
+            account=ran.output.stats,
+            uncovered_seconds=ran.output.uncovered_seconds,
         )
         return Measured(figure, ran, alignment)
 
     def _split(
         self,
-        heard: Sequence[HeardWord],
+        hypothesis: Sequence[HypothesisWord],
         alignment: Alignment,
         kind: SpeechKind,
         near: Callable[[float], bool],
     ) -> Kind:
         return Kind(
-            self._place(heard, alignment, lambda at: self._kind(at) == kind and near(at)),
-            self._place(heard, alignment, lambda at: self._kind(at) == kind and not near(at)),
+            self._place(hypothesis, alignment, lambda at: self._kind(at) == kind and near(at)),
+            self._place(hypothesis, alignment, lambda at: self._kind(at) == kind and not near(at)),
         )
 
     def _kind(self, at: float) -> SpeechKind:
@@ -156,43 +157,49 @@ class Comparison:
         return "crowded" if _inside(self.recording.crowded, at) else "with pauses"
 
     def _place(
-        self, heard: Sequence[HeardWord], alignment: Alignment, where: Callable[[float], bool]
+        self,
+        hypothesis: Sequence[HypothesisWord],
+        alignment: Alignment,
+        where: Callable[[float], bool],
     ) -> Place:
-        said = self.recording.words
+        reference = self.recording.words
         alone = self.alone_alignment
         fates = [
             (one == "right", other == "right")
-            for word, one, other in zip(said, alone.fates, alignment.fates, strict=True)
+            for word, one, other in zip(reference, alone.fates, alignment.fates, strict=True)
             if where(word.start_seconds)
         ]
         return Place(
-            counts=counted(said, heard, alignment, where),
-            errors_alone=counted(said, self.alone, alone, where).errors,
+            counts=counted(reference, hypothesis, alignment, where),
+            errors_alone=counted(reference, self.alone, alone, where).errors,
             right_alone=sum(right for right, _ in fates),
             lost=fates.count((True, False)),
             won=fates.count((False, True)),
         )
 
     def differences(self, one: Measured) -> Iterator[dict[str, Any]]:
-        """Every word that is right alone and not here, and every word that only this way adds."""
-        said, heard = self.recording.words, one.run.found.words
+        """Words that are right separately only, and words that only this strategy adds."""
+        reference, hypothesis = self.recording.words, one.run.output.words
         near = _near(one.run.cuts.in_speech, NEAR_CUT_SECONDS)
         also = {(word.text, round(word.start_seconds)) for word in self.alone}
-        found: list[tuple[float, str, str | None, str | None]] = []
-        for index, word in enumerate(said):
-            fate, partner = one.alignment.fates[index], one.alignment.heard[index]
+        rows: list[tuple[float, str, str | None, str | None]] = []
+        for index, word in enumerate(reference):
+            fate, partner = one.alignment.fates[index], one.alignment.partners[index]
             if fate != "right" and self.alone_alignment.fates[index] == "right":
-                instead = None if partner is None else heard[partner].text
-                found.append((word.start_seconds, fate, word.text, instead))
+                instead = None if partner is None else hypothesis[partner].text
+                rows.append((word.start_seconds, fate, word.text, instead))
         for index in one.alignment.inserted:
-            word_, fate_ = heard[index], "doubled" if index in one.alignment.doubled else "added"
+            word_, fate_ = (
+                hypothesis[index],
+                "doubled" if index in one.alignment.doubled else "added",
+            )
             if (word_.text, round(word_.start_seconds)) not in also:
-                found.append((word_.start_seconds, fate_, None, word_.text))
-        for at, what, told, instead in sorted(found, key=lambda item: item[0]):
+                rows.append((word_.start_seconds, fate_, None, word_.text))
+        for at, what, expected, instead in sorted(rows, key=lambda item: item[0]):
             yield {
                 "minutes": self.minutes, "strategy": one.figure.strategy, "at": round(at, 2),
                 "what": what, "where": self._kind(at), "near_cut": near(at),
-                "said": told, "heard": instead,
+                "reference": expected, "hypothesis": instead,
             }  # fmt: skip
 
 
@@ -201,7 +208,7 @@ def _added(place: Place, words: int) -> float:
 
 
 def _near(cuts: Sequence[float], seconds: float) -> Callable[[float], bool]:
-    """Whether a time is near one of the cuts, which rise."""
+    """A predicate: whether a time is near one of the sorted cuts."""
 
     def near(at: float) -> bool:
         index = bisect_left(cuts, at - seconds)
@@ -214,18 +221,18 @@ def _inside(spans: Sequence[Span], at: float) -> bool:
     return any(span.start_seconds <= at < span.end_seconds for span in spans)
 
 
-def ran(asked: Asked) -> Run:
-    """In a fresh process, so that no way warms or crowds another."""
-    print(f"... {asked.strategy}", file=sys.stderr, flush=True)
+def ran(request: RunRequest) -> Run:
+    """Run in a fresh process, so that strategies do not affect each other."""
+    print(f"... {request.strategy}", file=sys.stderr, flush=True)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as processes:
-        return processes.submit(run, asked).result()
+        return processes.submit(run, request).result()
 
 
 def measured(
     arguments: argparse.Namespace, minutes: float, folder: Path
 ) -> tuple[Comparison, list[Measured]]:
-    """Every way on one recording; those that it is too long for are left out."""
+    """Run every strategy that supports the length of the recording."""
     voices = Voices(arguments.utterances)
     path = folder / f"{minutes:g}-minutes.wav"
     recording = spoken.made(voices, minutes, arguments.seed, path)
@@ -234,19 +241,19 @@ def measured(
         "precision": arguments.precision,
         "device": arguments.device,
     }
-    alone = ran(Asked(ALONE, path, recording, settings))
-    comparison = Comparison(minutes, recording, alone.found)
-    found = [comparison.measured(ALONE, alone)]
-    found += [
-        comparison.measured(name, ran(Asked(name, path, recording, settings)))
+    alone = ran(RunRequest(ALONE, path, recording, settings))
+    comparison = Comparison(minutes, recording, alone.output)
+    results = [comparison.measured(ALONE, alone)]
+    results += [
+        comparison.measured(name, ran(RunRequest(name, path, recording, settings)))
         for name in arguments.strategies
         if recording.seconds <= STRATEGIES[name].longest_seconds
     ]
-    return comparison, found
+    return comparison, results
 
 
 def show(figures: Sequence[Figure]) -> None:
-    """Words, words near cuts, and what it costs, as three tables."""
+    """Print three tables: word errors, word errors near cuts, and cost."""
     kinds = get_args(SpeechKind)
     harness.table(
         ("words", "WER %", "subst.", "deleted", "inserted", "doubled", "added %",
@@ -274,7 +281,7 @@ def show(figures: Sequence[Figure]) -> None:
     )  # fmt: skip
     print()
     harness.table(
-        ("cost", "RTFx", "wall s", "processor s", "idle MiB", "over idle MiB", "heard again",
+        ("cost", "RTFx", "wall s", "processor s", "idle MiB", "over idle MiB", "decoded again",
          "uncovered s"),
         [
             (one.strategy, one.rtfx, one.wall_seconds, one.processor_seconds, one.idle_mebibytes,
@@ -290,7 +297,7 @@ def _counts(counts: Counts) -> tuple[int, int, int, int]:
 
 
 def _added_in(kind: Kind) -> str:
-    """Errors beyond those in the utterances alone, of the words of these stretches."""
+    """Errors beyond those of the separate utterances, in percent of the words of these spans."""
     places = (kind.near_cuts, kind.elsewhere)
     words = sum(place.counts.words for place in places)
     added = sum(place.counts.errors - place.errors_alone for place in places)
@@ -298,12 +305,12 @@ def _added_in(kind: Kind) -> str:
 
 
 def _lost(place: Place) -> str:
-    """Of the words that are right alone, per cent."""
+    """In percent of the words that are right separately."""
     return f"{100 * place.lost / place.right_alone:.1f}" if place.right_alone else "-"
 
 
 def main(command_line: Sequence[str] | None = None) -> None:
-    """Print tables for each length and write the figures."""
+    """Print the tables of each length and write the results."""
     arguments = _arguments(command_line)
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(arguments.threads)
@@ -313,19 +320,19 @@ def main(command_line: Sequence[str] | None = None) -> None:
         folder = arguments.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for minutes in arguments.minutes:
-            comparison, found = measured(arguments, minutes, folder)
-            told = [one.figure for one in found]
-            print(f"\n{minutes:g} minutes: {_told(comparison.recording)}\n")
-            show(told)
-            figures += told
-            lines += [line for one in found for line in comparison.differences(one)]
+            comparison, results = measured(arguments, minutes, folder)
+            added = [one.figure for one in results]
+            print(f"\n{minutes:g} minutes: {_described(comparison.recording)}\n")
+            show(added)
+            figures += added
+            lines += [line for one in results for line in comparison.differences(one)]
     if arguments.list_errors:
-        written = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        arguments.list_errors.write_text(written, encoding="utf-8")
+        content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        arguments.list_errors.write_text(content, encoding="utf-8")
     _write(arguments, figures)
 
 
-def _told(recording: LongRecording) -> str:
+def _described(recording: LongRecording) -> str:
     packed, crowded = (
         sum(span.seconds for span in spans) for spans in (recording.packed, recording.crowded)
     )
@@ -350,7 +357,7 @@ def _arguments(command_line: Sequence[str] | None) -> argparse.Namespace:
     add("--model", default="demo", help="a Hugging Face name, a path, or demo")
     add("--precision", default="auto")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add("--strategies", type=lambda given: given.split("; "), default=strategies,
+    add("--strategies", type=lambda value: value.split("; "), default=strategies,
         help="separated by '; ': " + "; ".join(strategies))  # fmt: skip
     add("--threads", type=int, default=len(os.sched_getaffinity(0)))
     add("--seed", type=int, default=5)

@@ -19,7 +19,7 @@ _SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One engine: idle, at the worst moment of its start, and over idle by pieces at once."""
+    """Memory of one engine: idle, peak during start, and above idle by batch size."""
 
     engine: str
     idle_mebibytes: float
@@ -32,17 +32,17 @@ def measured(engine: str, child: Child, arguments: argparse.Namespace) -> Figure
     """Smallest batch first: the first one that does not fit ends the engine's process."""
     counts = [int(count) for count in arguments.pieces.split(",")]
     audio = str(recording.stored(arguments.work / "audio", _SECONDS, max(counts)))
-    child.ask("imports")
-    child.ask("load")
-    # What is mapped from a file is in memory once it has been used.
-    child.ask("transcribe", audio=str(recording.stored(arguments.work / "audio", 2, 1)), pieces=1)
-    idle, peak = child.ask("mebibytes"), child.ask("peak_mebibytes")
+    child.call("imports")
+    child.call("load")
+    # Mapped weights become resident on first use.
+    child.call("transcribe", audio=str(recording.stored(arguments.work / "audio", 2, 1)), pieces=1)
+    idle, peak = child.call("mebibytes"), child.call("peak_mebibytes")
     over: dict[str, float | None] = {str(count): None for count in counts}
     for count in counts:
         try:
-            child.ask("forget_peak")
-            child.ask("transcribe", audio=audio, pieces=count)
-            over[str(count)] = child.ask("peak_mebibytes") - idle
+            child.call("reset_peak")
+            child.call("transcribe", audio=audio, pieces=count)
+            over[str(count)] = child.call("peak_mebibytes") - idle
         except ChildFailed as failure:
             print(f"{engine}, {count} pieces: {failure}")
             break
@@ -51,25 +51,27 @@ def measured(engine: str, child: Child, arguments: argparse.Namespace) -> Figure
 
 def main() -> None:
     parser = harness.options(__doc__ or "")
-    parser.add_argument("--pieces", default="1,16,64", help="of 30 s at once, comma separated")
+    parser.add_argument(
+        "--pieces", default="1,16,64", help="batch sizes of 30 s chunks, comma separated"
+    )
     arguments = harness.resolved(parser.parse_args())
     names = (arguments.engines or _ENGINES[arguments.device]).split(",")
     files = random_model.made(arguments.size, arguments.work, engines.kinds(names))
 
     def measure(name: str) -> Figure:
         if name.startswith("native"):
-            # A model that is new is converted, once: that is not what is asked here.
+            # Convert the model first, which is not part of this measurement.
             with Child(name, files, arguments) as child:
-                child.ask("imports")
-                child.ask("load")
+                child.call("imports")
+                child.call("load")
         with Child(name, files, arguments) as child:
             return measured(name, child, arguments)
 
-    found = each(names, measure)
+    results = each(names, measure)
     counts = arguments.pieces.split(",")
     heads = ("engine, MiB", "idle", "start peak", *(f"+ {count} x 30 s" for count in counts))
-    harness.table(heads, [_row(figure) for figure in found])
-    harness.write("memory", arguments, files.facts, found)
+    harness.table(heads, [_row(figure) for figure in results])
+    harness.write("memory", arguments, files.facts, results)
 
 
 def _row(figure: Figure) -> tuple[object, ...]:

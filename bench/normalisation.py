@@ -36,7 +36,7 @@ def _multilingual() -> Callable[[str], str]:
     normaliser = BasicTextNormalizer(preserve_marks=True)
 
     def plain(text: str) -> str:
-        # What is left is invisible: soft hyphens, directions of writing.
+        # Invisible characters: soft hyphens, directional marks.
         return re.sub(r"\s+", " ", re.sub(r"[^\w\s]", "", normaliser(text)))
 
     return plain

@@ -1,10 +1,9 @@
-"""What the service costs around an engine that costs nothing.
+"""Cost of the service around an engine without computation.
 
-Requests go through the worker's own pipeline, as many at a time as a worker takes, but the engine
-answers at once, with as many tokens as speech has. The loop's thread is measured by its processor
-time, and by how late a timer on it fires; a second process with the same timer shows how late the
-machine itself lets a timer fire. ffmpeg alone is what as many ffmpegs as there are cores decode of
-the same files at a time.
+Requests use the worker's pipeline with a worker's concurrency; the engine returns immediately, with
+as many tokens as in speech. Measured are the CPU time of the event loop's thread and the delay of a
+timer on it; the same timer in an idle process measures the scheduling delay of the machine. The
+baseline is one ffmpeg per core that decodes the same files.
 """
 
 import asyncio
@@ -87,7 +86,7 @@ class Figure:
     longest_late_milliseconds: float
     """The same with that time."""
     longest_late_elsewhere_milliseconds: float
-    """The same in an idle process beside it: what the machine itself is late."""
+    """The same in an idle process: the scheduling delay of the machine."""
     longest_callback_milliseconds: float
     """Most processor time that the loop spent on one thing."""
     peak_mebibytes: float
@@ -97,7 +96,7 @@ class Figure:
 
 
 class FreeEngine(SynchronousEngine):
-    """Hears a token in every 0.32 s, and takes no time for it."""
+    """Emits a token every 0.32 s without computing."""
 
     def __init__(self) -> None:
         self._tokens: tuple[Token, ...] = ()
@@ -107,9 +106,9 @@ class FreeEngine(SynchronousEngine):
         batch: Sequence[Waveform],
         scripts: Sequence[object] = (),  # noqa: ARG002
     ) -> list[Outcome]:
-        return [self._heard(len(samples)) for samples in batch]
+        return [self._hypothesis(len(samples)) for samples in batch]
 
-    def _heard(self, samples: int) -> Hypothesis:
+    def _hypothesis(self, samples: int) -> Hypothesis:
         count = round(samples / SAMPLE_RATE / _FRAME_SECONDS) // _FRAMES_PER_TOKEN
         if count > len(self._tokens):
             self._tokens = tuple(map(_token, range(count)))
@@ -134,7 +133,7 @@ def _token(number: int) -> Token:
 
 
 class FreeDetector(Detector):
-    """Takes for speech what is not silent: as good as nothing to compute."""
+    """Treats every sound as speech, at almost no cost."""
 
     is_sure: ClassVar[bool] = True
     most_blocks: ClassVar[int] = 8
@@ -234,13 +233,13 @@ class Loop:
             asyncio.Handle._run = plain  # type: ignore[method-assign]  # noqa: SLF001
 
     async def tick(self) -> None:
-        """Ask for a timer again and again, and see how late it fires."""
+        """Measure repeatedly how late a timer fires."""
         with _schedstat() as stat:
             while True:
-                asked, waited = time.monotonic(), _waited_seconds(stat)
+                started, waited = time.monotonic(), _waited_seconds(stat)
                 await asyncio.sleep(_TICK_SECONDS)
                 began = time.thread_time()
-                late = time.monotonic() - asked - _TICK_SECONDS
+                late = time.monotonic() - started - _TICK_SECONDS
                 block = late - (_waited_seconds(stat) - waited)
                 self.longest_late_seconds = max(self.longest_late_seconds, late)
                 self.longest_block_seconds = max(self.longest_block_seconds, block)
@@ -258,24 +257,24 @@ def _waited_seconds(stat: BinaryIO) -> float:
 
 
 def _tick_elsewhere(connection: Connection) -> None:
-    """The same timer in a process with nothing else to do, until it is told to stop."""
+    """The same timer in an idle process, until it is stopped."""
     longest = 0.0
     while not connection.poll(0):
-        asked = time.monotonic()
+        started = time.monotonic()
         time.sleep(_TICK_SECONDS)
-        longest = max(longest, time.monotonic() - asked - _TICK_SECONDS)
+        longest = max(longest, time.monotonic() - started - _TICK_SECONDS)
     connection.send(longest)
 
 
 @contextmanager
 def _elsewhere() -> Iterator[Connection]:
-    ours, theirs = multiprocessing.Pipe()
+    receiver, sender = multiprocessing.Pipe()
     process = multiprocessing.get_context("fork").Process(
-        target=_tick_elsewhere, args=(theirs,), daemon=True
+        target=_tick_elsewhere, args=(sender,), daemon=True
     )
     process.start()
     try:
-        yield ours
+        yield receiver
     finally:
         process.terminate()
         process.join()
@@ -330,7 +329,7 @@ def measured(pipeline: Pipeline, case: Case, detector: str, at_a_time: int) -> F
     """One case, and what ffmpeg alone does before it."""
     alone = _ffmpeg_alone(pipeline.ffmpeg, case)
     loop = Loop()
-    idle_mebibytes = _forget_peak()
+    idle_mebibytes = _reset_peak()
 
     async def run() -> tuple[list[float], float, float]:
         ticking = asyncio.create_task(loop.tick())
@@ -347,7 +346,7 @@ def measured(pipeline: Pipeline, case: Case, detector: str, at_a_time: int) -> F
         late_elsewhere: float = elsewhere.recv()
     after = os.times()
     own = after.user + after.system - before.user - before.system
-    theirs = (
+    sender = (
         after.children_user + after.children_system
         - before.children_user - before.children_system
     )  # fmt: skip
@@ -359,10 +358,10 @@ def measured(pipeline: Pipeline, case: Case, detector: str, at_a_time: int) -> F
         audio_seconds=audio_seconds,
         wall_seconds=wall_seconds,
         audio_seconds_per_second=audio_seconds / wall_seconds,
-        audio_seconds_per_second_per_core=audio_seconds / (own + theirs),
+        audio_seconds_per_second_per_core=audio_seconds / (own + sender),
         ffmpeg_alone_audio_seconds_per_second=alone,
         worker_milliseconds_per_audio_second=1000 * own / audio_seconds,
-        ffmpeg_milliseconds_per_audio_second=1000 * theirs / audio_seconds,
+        ffmpeg_milliseconds_per_audio_second=1000 * sender / audio_seconds,
         loop_milliseconds_per_audio_second=1000 * loop_seconds / audio_seconds,
         longest_block_milliseconds=1000 * loop.longest_block_seconds,
         longest_late_milliseconds=1000 * loop.longest_late_seconds,
@@ -374,7 +373,7 @@ def measured(pipeline: Pipeline, case: Case, detector: str, at_a_time: int) -> F
     )
 
 
-def _forget_peak() -> float:
+def _reset_peak() -> float:
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
@@ -392,7 +391,7 @@ def _warming(cases: Sequence[Case]) -> Case:
     return Case("warming", clips.paths[: len(_FORMATS)], clips.seconds[: len(_FORMATS)])
 
 
-def beside(pipeline: Pipeline, cases: Sequence[Case]) -> tuple[float, float]:
+def clip_latency(pipeline: Pipeline, cases: Sequence[Case]) -> tuple[float, float]:
     """p95 seconds of an 8 s clip, alone and while a file of 3 h is transcribed."""
     clip = next(case for case in cases if case.name.startswith("8 s"))
     long = next(case for case in cases if "3 h, mp3" in case.name)
@@ -435,21 +434,21 @@ def main() -> None:
         queue_seconds=settings.queue_seconds,
     ) as batcher:
         pipeline = Pipeline(settings, batcher, find_ffmpeg(), detectors(arguments.detector))
-        wanted = [case for case in cases if arguments.only in case.name]
-        found = []
+        selected = [case for case in cases if arguments.only in case.name]
+        results = []
         asyncio.run(_transcribed(pipeline, _warming(cases), 1))
         with gc_frozen():
-            for case in wanted:
-                found.append(measured(pipeline, case, arguments.detector, arguments.at_a_time))
-                show(found[-1:])
-            alone, together = beside(pipeline, cases)
-    show(found)
-    print(f"\np95 of an 8 s clip: alone {alone:.3f} s, beside a file of 3 h {together:.3f} s")
+            for case in selected:
+                results.append(measured(pipeline, case, arguments.detector, arguments.at_a_time))
+                show(results[-1:])
+            alone, together = clip_latency(pipeline, cases)
+    show(results)
+    print(f"\np95 of an 8 s clip: alone {alone:.3f} s, with a file of 3 h {together:.3f} s")
     facts = {"clip_p95_alone_seconds": alone, "clip_p95_beside_3_h_seconds": together}
-    harness.write("overhead", arguments, facts, found)
+    harness.write("overhead", arguments, facts, results)
 
 
-def show(found: Sequence[Figure]) -> None:
+def show(results: Sequence[Figure]) -> None:
     """A line for each case."""
     harness.table(
         ("case", "audio s/s", "per core", "ffmpeg alone", "share", "worker ms", "ffmpeg ms",
@@ -466,7 +465,7 @@ def show(found: Sequence[Figure]) -> None:
                 one.longest_callback_milliseconds,
                 one.peak_mebibytes, one.p95_seconds,
             )
-            for one in found
+            for one in results
         ],
     )  # fmt: skip
 

@@ -1,8 +1,7 @@
-"""Full-size models with random weights that decode like speech, the same for every engine.
+"""Full-size models with random weights, calibrated to emit tokens at a realistic rate.
 
-The sizes are the published ones of parakeet-tdt-0.6b-v3. Random networks neither hear nor say
-anything, but they compute what the true ones compute; only how often they speak must be set, since
-every token costs a step of the decoder. That is done by the joint network's output biases.
+The sizes and the computation are those of parakeet-tdt-0.6b-v3, except for the number of tokens,
+each of which costs a decoder step. It is set by the output biases of the joint network.
 """
 
 import io
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 
 _SEED = 20251124
 _TOKENS_PER_SECOND = 3.5
-"""What 25 languages of read speech come to with a vocabulary of 8,192 pieces, roughly."""
-# Speech has few tokens that share a frame, and more short waits than long ones.
+"""Approximate rate of read speech in 25 languages with a vocabulary of 8,192 pieces."""
+# In speech, few tokens share a frame, and short durations are more frequent than long ones.
 _DURATION_BIASES = (-2.0, 0.5, 0.5, 0.25, 0.0)
 CALIBRATION_SECONDS = 30.0
 CALIBRATION_PIECES = 2
@@ -55,14 +54,14 @@ class Files:
 
     @property
     def converted(self) -> Path:
-        """Where ours keeps the model as it serves it, after the first start."""
+        """Where the native engine caches the prepacked model."""
         return self.folder / "converted"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """How the weights were made, and how often they speak."""
-        found: dict[str, Any] = json.loads((self.folder / "facts.json").read_text())
-        return found
+        """How the weights were made, and their token rate."""
+        facts: dict[str, Any] = json.loads((self.folder / "facts.json").read_text())
+        return facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +178,7 @@ def _weights(
 
 
 def _tokenizer(names: Sequence[str]) -> dict[str, bytes]:
-    """The three files that NeMo asks for: SentencePiece's model, and its pieces twice as text.
+    """The three tokenizer files of NeMo: the SentencePiece model, and its pieces twice as text.
 
     The model is written field by field, since the library can only train one, on text that has
     8,192 pieces in it.

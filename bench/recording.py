@@ -12,17 +12,17 @@ from parakeet_worker.engine.base import SAMPLE_RATE, Samples
 Sounds = TypeVar("Sounds", bound="np.ndarray[Any, Any]")
 
 _RECORDING = ROOT / "samples" / "minute.mp3"
-# Pieces begin in different places, so that no two of a batch are alike.
+# Spans start at different offsets, so that all chunks of a batch differ.
 _STEP_SECONDS = 7.3
 
 
 def pieces(seconds: float, count: int) -> list[Samples]:
-    """`count` stretches of `seconds`, each from its own place in the recording, which repeats."""
-    return stretches(decoded(_RECORDING), seconds, count)
+    """`count` spans of `seconds` at different offsets of the repeated recording."""
+    return spans_of(decoded(_RECORDING), seconds, count)
 
 
-def stretches(samples: Sounds, seconds: float, count: int) -> list[Sounds]:
-    """The same of any samples."""
+def spans_of(samples: Sounds, seconds: float, count: int) -> list[Sounds]:
+    """`count` spans of any samples."""
     length = round(seconds * SAMPLE_RATE)
     starts = (round(index * _STEP_SECONDS * SAMPLE_RATE) for index in range(count))
     taken: Any = (samples.take(range(start, start + length), mode="wrap") for start in starts)
@@ -30,13 +30,13 @@ def stretches(samples: Sounds, seconds: float, count: int) -> list[Sounds]:
 
 
 def decoded(path: Path) -> Samples:
-    """A whole file as the worker hears it."""
-    # Here, as the GPU's bench has no ffmpeg and not all that the worker is made of.
+    """Decode a whole file as the worker does."""
+    # Imported here: the GPU benchmark runs without ffmpeg and some dependencies of the worker.
     from parakeet_worker.audio.decoding import Decoding, find_ffmpeg
 
     async def whole() -> list[Samples]:
         decoding = Decoding(path, ffmpeg=find_ffmpeg(), max_seconds=3600, timeout_seconds=600)
-        return [stretch async for stretch in decoding.samples()]
+        return [part async for part in decoding.samples()]
 
     return np.concatenate(asyncio.run(whole()))
 

@@ -38,27 +38,29 @@ def main() -> None:
     parser.add_argument("--write", type=Path, metavar="FILE")
     parser.add_argument("--against", type=Path, metavar="FILE")
     arguments = parser.parse_args()
-    # One piece in a batch: what is beside a piece changes its last digits.
+    # One chunk per batch: other chunks in a batch change the last digits.
     settings = Settings(
         model=arguments.model, device="cpu", precision="fp32", batch_seconds=_ONE_PIECE_SECONDS
     )
     with TemporaryDirectory() as kept, open_pipeline(settings) as pipeline:
         lengths = clips.lengths(_CLIPS, _SHORTEST_SECONDS, _LONGEST_SECONDS)
         made = [*clips.made(Path(kept), lengths, _SEED), _long(Path(kept))]
-        found = asyncio.run(_answers(pipeline, made))
+        answers = asyncio.run(_answers(pipeline, made))
     if arguments.write:
-        arguments.write.write_text(json.dumps(found, indent=1, sort_keys=True))
+        arguments.write.write_text(json.dumps(answers, indent=1, sort_keys=True))
     if arguments.against:
         expected = json.loads(arguments.against.read_text())
         different = sorted(
-            name for name in {*expected, *found} if not _same(expected.get(name), found.get(name))
+            name
+            for name in {*expected, *answers}
+            if not _same(expected.get(name), answers.get(name))
         )
-        print(f"{len(found)} answers, {len(different)} different: {' '.join(different)}")
+        print(f"{len(answers)} answers, {len(different)} different: {' '.join(different)}")
         sys.exit(bool(different))
 
 
 def _long(folder: Path) -> clips.Clip:
-    """Long enough to be decoded in several places at once."""
+    """Long enough to be decoded in several sections."""
     path = folder / "long.mp3"
     recordings.encode(path, "-b:a", "64k", samples=clips.row(_LONG_SECONDS, _SEED))
     return clips.Clip(path, _LONG_SECONDS, {}, inline=True)
@@ -79,7 +81,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 async def _answers(pipeline: Pipeline, made: Sequence[clips.Clip]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    answers: dict[str, Any] = {}
     for path in sorted((harness.ROOT / "samples").iterdir()):
         if path.suffix == ".json":
             continue
@@ -91,11 +93,11 @@ async def _answers(pipeline: Pipeline, made: Sequence[clips.Clip]) -> dict[str, 
                 "format": "verbose_json",
                 "timestamp": True,
             }
-            found[f"{path.name} {vad}"] = await _answer(pipeline, payload)
+            answers[f"{path.name} {vad}"] = await _answer(pipeline, payload)
     for clip in made:
         payload = {**clip.whole(), "format": "verbose_json", "timestamp": True}
-        found[clip.path.name] = await _answer(pipeline, payload)
-    return found
+        answers[clip.path.name] = await _answer(pipeline, payload)
+    return answers
 
 
 async def _answer(pipeline: Pipeline, payload: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The child's side of a measurement: what may be asked of an engine."""
+"""The child process of a measurement: commands on an engine."""
 
 import resource
 import sys
@@ -14,24 +14,24 @@ from bench.random_model import Files
 class Served:
     """One engine, and answers about it."""
 
-    def __init__(self, asked: Mapping[str, Any], started: float) -> None:
+    def __init__(self, parameters: Mapping[str, Any], started: float) -> None:
         self._place = Place(
-            files=Files(Path(asked["folder"])),
-            precision=asked["precision"],
-            device=asked["device"],
-            threads=asked["threads"],
-            settings=asked["settings"],
+            files=Files(Path(parameters["folder"])),
+            precision=parameters["precision"],
+            device=parameters["device"],
+            threads=parameters["threads"],
+            settings=parameters["settings"],
         )
-        self._engine = named(asked["engine"], self._place)
-        self._start_seconds: float = started - asked["asked_at"]
+        self._engine = named(parameters["engine"], self._place)
+        self._start_seconds: float = started - parameters["asked_at"]
 
     def answer(self, request: Mapping[str, Any]) -> Any:
-        """The answer to one request; its `do` is the name of a method."""
-        given = {key: value for key, value in request.items() if key != "do"}
-        return getattr(self, request["do"])(**given)
+        """Run one request; its `do` is the name of a method."""
+        arguments = {key: value for key, value in request.items() if key != "do"}
+        return getattr(self, request["do"])(**arguments)
 
     def start(self) -> float:
-        """Seconds from the wish for a process to its first line of Python."""
+        """Seconds from the process start to its first line of Python."""
         return self._start_seconds
 
     def imports(self) -> float:
@@ -41,7 +41,7 @@ class Served:
         return _seconds(self._engine.load)
 
     def transcribe(self, audio: str, pieces: int, repeats: int = 1) -> dict[str, Any]:
-        """Seconds of each repeat on the first `pieces` rows of a `.npy` file, and tokens heard."""
+        """Seconds per repeat on the first `pieces` rows of a `.npy` file, and the token count."""
         batch = _batch(audio, pieces)
         seconds, cpu_seconds, tokens = [], [], 0
         for _ in range(repeats):
@@ -52,10 +52,10 @@ class Served:
         return {"seconds": seconds, "cpu_seconds": cpu_seconds, "tokens": tokens}
 
     def stages(self, audio: str, pieces: int) -> dict[str, float]:
-        """Ours alone: seconds in each part of the engine."""
+        """Native engine only: seconds in each part of the engine."""
         engine: Any = self._engine
-        found: dict[str, float] = engine.stages(_batch(audio, pieces))
-        return found
+        seconds: dict[str, float] = engine.stages(_batch(audio, pieces))
+        return seconds
 
     def mebibytes(self) -> float:
         """What is in use now: of the process, or of the GPU."""
@@ -65,7 +65,7 @@ class Served:
             return torch.cuda.memory_allocated() / 2**20
         return _status("VmRSS")
 
-    def forget_peak(self) -> None:
+    def reset_peak(self) -> None:
         """Begin to count the peak anew."""
         if self._place.device == "cuda":
             import torch
@@ -97,7 +97,7 @@ def _seconds(step: Any) -> float:
 
 
 def _settle() -> None:
-    """Wait for the GPU, if anybody uses one."""
+    """Synchronise the GPU, if torch uses one."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.synchronize()

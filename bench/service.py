@@ -102,7 +102,7 @@ def stages_of(
     """What each stage of the service costs, in processor milliseconds per second of audio.
 
     `worker` is all of its own process; the engine and the cutting (detection with it) are measured
-    alone, and what is left of the worker is everything else: transport, batching, words, JSON.
+    separately; the rest of the worker is transport, batching, words and JSON.
     """
     rest = worker - engine - cutting
     return {"ffmpeg": ffmpeg, "detection and cutting": cutting, "engine": engine, "rest": rest}
@@ -116,12 +116,12 @@ def show_stages(stages: Mapping[str, float]) -> None:
 
 
 class Alone:
-    """The engine in this process, with nobody else about."""
+    """The engine in this process, without load."""
 
-    def __init__(self, engine: Engine, settings: Settings, asked: Sequence[Clip]) -> None:
+    def __init__(self, engine: Engine, settings: Settings, clips: Sequence[Clip]) -> None:
         self._engine = engine
         self._settings = settings
-        self._asked = asked
+        self._clips = clips
         self._capacity = warmed_up(engine, settings)
         self._pieces: list[Samples] = []
         self._cutting_seconds = 0.0
@@ -138,16 +138,16 @@ class Alone:
             return asyncio.run(self._answers(pipeline))
 
     async def _answers(self, pipeline: Pipeline) -> dict[str, Any]:
-        found = {}
-        for number, clip in enumerate(self._asked, 1):
-            print(f"\ralone: {number} of {len(self._asked)}", end="", file=sys.stderr, flush=True)
-            found[clip.path.name] = await answers.answer(pipeline, clip.whole())
+        results = {}
+        for number, clip in enumerate(self._clips, 1):
+            print(f"\ralone: {number} of {len(self._clips)}", end="", file=sys.stderr, flush=True)
+            results[clip.path.name] = await answers.answer(pipeline, clip.whole())
             self._pieces += await asyncio.to_thread(self._cut, pipeline, clip)
         print(file=sys.stderr)
-        return found
+        return results
 
     def _cut(self, pipeline: Pipeline, clip: Clip) -> list[Samples]:
-        """The pieces that the engine is given of a clip, without what is heard twice."""
+        """The chunks of a clip, without overlaps."""
         (request,) = parse(clip.whole()).requests
         assert isinstance(request, Request)
         decoding = Decoding(
@@ -160,14 +160,14 @@ class Alone:
             max_seconds=self._settings.segment_seconds,
         )
         started = time.thread_time()
-        found = [segment.samples for segment in pieces]
+        samples = [chunk.samples for chunk in pieces]
         self._cutting_seconds += time.thread_time() - started
-        return found
+        return samples
 
     @property
     def cutting_milliseconds(self) -> float:
         """Processor time of reading, detecting and cutting, per second of audio."""
-        return 1000 * self._cutting_seconds / sum(clip.seconds for clip in self._asked)
+        return 1000 * self._cutting_seconds / sum(clip.seconds for clip in self._clips)
 
     def best_pace(self) -> Pace:
         """The same in the batches in which it is fastest."""
@@ -185,21 +185,21 @@ class Alone:
             self._engine.transcribe([waiting[index] for index in chosen])
             waiting = [piece for index, piece in enumerate(waiting) if index not in chosen]
         return Pace(
-            audio_seconds=sum(clip.seconds for clip in self._asked),
+            audio_seconds=sum(clip.seconds for clip in self._clips),
             wall_seconds=time.perf_counter() - started,
             processor_seconds=time.process_time() - processor_started,
         )
 
 
 @contextmanager
-def alone(settings: Settings, asked: Sequence[Clip]) -> Iterator[Alone]:
+def alone(settings: Settings, clips: Sequence[Clip]) -> Iterator[Alone]:
     with closing(open_engine(settings)) as engine:
-        yield Alone(engine, settings, asked)
+        yield Alone(engine, settings, clips)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """What was sent, and what it cost until everything was answered."""
+    """The submitted jobs, and the cost until the last result."""
 
     sent: Mapping[str, Clip]
     wall_seconds: float
@@ -209,12 +209,12 @@ class Run:
 
 
 def served(
-    worker: Serving, asked: Sequence[Clip], address: str, arguments: argparse.Namespace
+    worker: Serving, clips: Sequence[Clip], address: str, arguments: argparse.Namespace
 ) -> Run:
     """Send jobs, so that some always wait, until there have been enough; wait for the answers."""
     order = random.Random(arguments.seed)  # noqa: S311
     sent: dict[str, Clip] = {}
-    payloads = {clip.path: clip.payload(address) for clip in asked}
+    payloads = {clip.path: clip.payload(address) for clip in clips}
     api, turn = worker.api, list[Clip]()
     cost, bench_cost = worker.processor_seconds(), time.process_time()
     started = time.monotonic()
@@ -223,7 +223,7 @@ def served(
         if api.queued >= arguments.in_flight:
             time.sleep(_LOOK_SECONDS)
             continue
-        turn = turn or order.sample(asked, len(asked))
+        turn = turn or order.sample(clips, len(clips))
         job, clip = f"job-{len(sent)}", turn.pop()
         sent[job] = clip
         api.submit(job, payloads[clip.path])
@@ -298,7 +298,7 @@ def _latencies(run: Run, worker: Serving) -> Iterator[Latency]:
 
 
 def model_of(arguments: argparse.Namespace) -> tuple[dict[str, str], Mapping[str, Any]]:
-    """The settings of the model that was asked for, and what there is to know about it."""
+    """The settings of the requested model, and its properties."""
     chosen = dict(setting.split("=", 1) for setting in arguments.setting)
     common = {"device": arguments.device, **chosen}
     if arguments.model != "random":
@@ -309,7 +309,7 @@ def model_of(arguments: argparse.Namespace) -> tuple[dict[str, str], Mapping[str
 
 
 def options(description: str) -> argparse.ArgumentParser:
-    """What is asked about a worker that is served."""
+    """Command line options of the service benchmarks."""
     parser = harness.options(description)
     parser.add_argument("--model", default="demo", help="demo, random, or as PARAKEET_MODEL")
     parser.add_argument("--in-flight", type=int, default=64, help="jobs at the worker at a time")
@@ -319,28 +319,28 @@ def options(description: str) -> argparse.ArgumentParser:
 
 def main() -> None:
     parser = options(__doc__ or "")
-    parser.add_argument("--door", choices=("queue", "http"), default="queue")
+    parser.add_argument("--transport", choices=("queue", "http"), default="queue")
     parser.add_argument("--jobs", type=int, default=1000, help="at most")
     parser.add_argument("--minutes", type=float, default=30.0, help="no job is sent after them")
     parser.add_argument("--clips", type=int, default=56, help="different recordings")
     parser.add_argument("--shortest", type=float, default=2.0, help="clip, in seconds")
-    parser.add_argument("--longest", type=float, help="clip: 600 s, at the door http 30 s")
+    parser.add_argument("--longest", type=float, help="clip; default 600 s, for http 30 s")
     arguments = harness.resolved(parser.parse_args())
     if arguments.longest is None:
-        arguments.longest = 30.0 if arguments.door == "http" else 600.0
+        arguments.longest = 30.0 if arguments.transport == "http" else 600.0
     # Before torch is loaded, for the engine alone to compute as it does in the worker.
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     for variable, value in VARIABLES.items():
         os.environ.setdefault(variable, value)
     fields, facts = model_of(arguments)
-    if arguments.door == "http":
+    if arguments.transport == "http":
         _main_http(fields, facts, arguments)
         return
-    found = measured(fields, arguments)
-    _show(found)
+    answers = measured(fields, arguments)
+    _show(answers)
     name = "random" if arguments.model == "random" else Path(arguments.model).stem
-    harness.write(f"service-{name}", arguments, facts, [found])
-    if found.unanswered or found.answered_twice or found.different:
+    harness.write(f"service-{name}", arguments, facts, [answers])
+    if answers.unanswered or answers.answered_twice or answers.different:
         sys.exit(1)
 
 
@@ -352,11 +352,11 @@ def _main_http(
     from bench import callers
 
     torch.set_num_threads(arguments.threads)
-    found = callers.measured(fields, arguments)
-    callers.show(found)
+    answers = callers.measured(fields, arguments)
+    callers.show(answers)
     name = "random" if arguments.model == "random" else Path(arguments.model).stem
-    harness.write(f"service-http-{name}", arguments, facts, found)
-    if any(crowd.different for crowd in found):
+    harness.write(f"service-http-{name}", arguments, facts, answers)
+    if any(crowd.different for crowd in answers):
         sys.exit(1)
 
 
@@ -368,41 +368,41 @@ def measured(fields: Mapping[str, str], arguments: argparse.Namespace) -> Figure
     log = arguments.work / "log" / "service.txt"
     with TemporaryDirectory() as kept, files_at(Path(kept)) as address:
         lengths = clips.lengths(arguments.clips, arguments.shortest, arguments.longest)
-        asked = clips.made(Path(kept), lengths, arguments.seed)
-        with alone(Settings.of(fields), asked) as engine:
+        selected = clips.made(Path(kept), lengths, arguments.seed)
+        with alone(Settings.of(fields), selected) as engine:
             answers = engine.answers()
             before = engine.best_pace()
             with serving(
                 fields, in_flight=arguments.in_flight, threads=arguments.threads, log=log
             ) as worker:
-                run = served(worker, asked, address, arguments)
+                run = served(worker, selected, address, arguments)
             paces = (before, engine.best_pace())
             cutting = engine.cutting_milliseconds
             return figure(arguments.model, run, worker, answers, paces, cutting)
 
 
-def _show(found: Figure) -> None:
+def _show(answers: Figure) -> None:
     harness.table(
         ("model", "jobs", "jobs/s", "service audio s/s", "engine audio s/s", "share", "share, cpu"),
         [
             (
-                found.model,
-                found.jobs,
-                found.jobs_per_second,
-                found.audio_seconds_per_second,
-                found.engine_audio_seconds_per_second,
-                found.share_of_engine,
-                found.processor_share_of_engine,
+                answers.model,
+                answers.jobs,
+                answers.jobs_per_second,
+                answers.audio_seconds_per_second,
+                answers.engine_audio_seconds_per_second,
+                answers.share_of_engine,
+                answers.processor_share_of_engine,
             )
         ],
     )
     print()
-    show_stages(found.stage_milliseconds)
+    show_stages(answers.stage_milliseconds)
     print(
-        f"unanswered {found.unanswered}, answered twice {found.answered_twice}, "
-        f"not as alone {len(found.different)}\n"
+        f"unanswered {answers.unanswered}, answered twice {answers.answered_twice}, "
+        f"not as alone {len(answers.different)}\n"
     )
-    for line in found.different[:5]:
+    for line in answers.different[:5]:
         print(line)
     rows = [
         (
@@ -411,7 +411,7 @@ def _show(found: Figure) -> None:
             one.p50_seconds,
             one.p95_seconds,
         )
-        for one in found.latency
+        for one in answers.latency
     ]
     harness.table(("clips of", "jobs", "p50 s", "p95 s"), rows)
 

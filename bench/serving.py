@@ -40,9 +40,9 @@ class Serving:
 def serving(
     settings: Mapping[str, str], *, in_flight: int, threads: int, log: Path
 ) -> Iterator[Serving]:
-    """A worker with those settings that has its model loaded and asks for jobs."""
+    """A worker with these settings that is ready and polls for jobs."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory() as home, JobApi() as api, log.open("w") as said:
+    with TemporaryDirectory() as home, JobApi() as api, log.open("w") as output:
         scratch = Path(home) / "scratch"
         scratch.mkdir()
         chosen = {
@@ -53,23 +53,23 @@ def serving(
         }
         environment = {variable(field): value for field, value in chosen.items()}
         environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
-        with running_worker(api, Path(home), environment, log=said) as worker:
+        with running_worker(api, Path(home), environment, log=output) as worker:
             if not api.polled(_READY_SECONDS):
                 raise WorkerSilent(log)
             yield Serving(api, psutil.Process(worker.pid), scratch)
 
 
 class WorkerSilent(Exception):
-    """The worker does not ask for jobs."""
+    """The worker does not poll for jobs."""
 
     def __init__(self, log: Path) -> None:
-        last = (log.read_text().strip().splitlines() or ["without a word"])[-1]
-        super().__init__(f"the worker asks for no jobs: {last}")
+        last = (log.read_text().strip().splitlines() or ["no output"])[-1]
+        super().__init__(f"the worker does not poll for jobs: {last}")
 
 
 @contextmanager
 def files_at(folder: Path) -> Iterator[str]:
-    """The address of a server that hands out what is in `folder`."""
+    """The URL of a server for the files in `folder`."""
     handler = partial(_Quiet, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -3,7 +3,7 @@
 Runs under any Python with `mfusepy` (and libfuse), which is no part of this project's
 environment: `python bench/slow_volume.py FOLDER MOUNT --milliseconds 1`. Ends with
 `fusermount3 -u MOUNT` and prints how many operations there were. As a network file system does,
-it knows names and sizes for a second; a mount that was made anew knows nothing.
+names and sizes are cached for a second; a new mount has an empty cache.
 """
 
 import argparse
@@ -40,10 +40,10 @@ class SlowVolume(mfusepy.Operations):  # type: ignore[misc]  # has no types here
         time.sleep(self._delay_seconds)
 
     def getattr(self, path: str, _handle: int | None = None) -> dict[str, int]:
-        found = os.lstat(self._at(path))
+        status = os.lstat(self._at(path))
         names = ("st_mode", "st_nlink", "st_uid", "st_gid", "st_size")
-        times = {f"st_{one}time": getattr(found, f"st_{one}time_ns") for one in "acm"}
-        return {name: getattr(found, name) for name in names} | times
+        times = {f"st_{one}time": getattr(status, f"st_{one}time_ns") for one in "acm"}
+        return {name: getattr(status, name) for name in names} | times
 
     def access(self, path: str, mode: int) -> int:
         if not os.access(self._at(path), mode):
@@ -86,9 +86,9 @@ class SlowVolume(mfusepy.Operations):  # type: ignore[misc]  # has no types here
         os.fsync(handle)
 
     def statfs(self, path: str) -> dict[str, int]:
-        found = os.statvfs(self._at(path))
+        status = os.statvfs(self._at(path))
         names = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree")
-        return {name: getattr(found, name) for name in (*names, "f_namemax")}
+        return {name: getattr(status, name) for name in (*names, "f_namemax")}
 
     def mkdir(self, path: str, mode: int) -> None:
         os.mkdir(self._at(path), mode)  # noqa: PTH102

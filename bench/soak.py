@@ -21,7 +21,7 @@ from bench.service import model_of, options
 from bench.serving import Serving, files_at, serving
 
 _MOST_GROWTH_PERCENT = 2.0
-_SETTLE_SECONDS = 20.0  # connections that nobody uses are kept open for 15 s
+_SETTLE_SECONDS = 20.0  # idle connections stay open for 15 s
 _PATIENCE_SECONDS = 3600.0
 _BAD_SHARE = 0.05
 _STOPPED_SHARE = 0.02
@@ -49,7 +49,7 @@ class Figure:
     model: str
     jobs: int
     in_flight: int
-    """At a time; threads are kept, as many as there was ever work for at once."""
+    """At a time; the thread pool keeps as many threads as its peak concurrency."""
     unanswered: int
     answered_twice: int
     stopped: int
@@ -84,7 +84,7 @@ def held(worker: Serving, jobs: int) -> Held:
     )
 
 
-def payloads(asked: Sequence[Clip], address: str, chance: random.Random) -> Iterator[Any]:
+def payloads(clips: Sequence[Clip], address: str, chance: random.Random) -> Iterator[Any]:
     """Jobs without end: good ones, and some that must be refused."""
     bad: tuple[object, ...] = (
         {"audio_base64": "?"},
@@ -92,7 +92,7 @@ def payloads(asked: Sequence[Clip], address: str, chance: random.Random) -> Iter
         {"audio_url": f"{address}/nothing.wav"},
         {"audio_url": f"{address}/0.wav", "format": "docx"},
     )
-    good = [clip.payload(address) for clip in asked]
+    good = [clip.payload(address) for clip in clips]
     while True:
         yield chance.choice(bad if chance.random() < _BAD_SHARE else good)
 
@@ -100,7 +100,7 @@ def payloads(asked: Sequence[Clip], address: str, chance: random.Random) -> Iter
 def soaked(worker: Serving, jobs: Iterator[Any], counts: Sequence[int], seed: int) -> list[Held]:
     """Send jobs up to each of `counts`, and count what is held when all of them are done."""
     chance = random.Random(seed)  # noqa: S311
-    api, found, sent = worker.api, [], 0
+    api, samples, sent = worker.api, [], 0
     for count in counts:
         kept = []
         while sent < count:
@@ -114,9 +114,9 @@ def soaked(worker: Serving, jobs: Iterator[Any], counts: Sequence[int], seed: in
                 kept.append(job)
         api.answered(kept, _PATIENCE_SECONDS)
         time.sleep(_SETTLE_SECONDS)
-        found.append(held(worker, count))
-        print(found[-1], file=sys.stderr, flush=True)
-    return found
+        samples.append(held(worker, count))
+        print(samples[-1], file=sys.stderr, flush=True)
+    return samples
 
 
 def main() -> None:
@@ -130,14 +130,14 @@ def main() -> None:
     step = (arguments.jobs - arguments.first) / arguments.counts
     counts = [arguments.first + round(step * number) for number in range(arguments.counts + 1)]
     with TemporaryDirectory() as kept, files_at(Path(kept)) as address:
-        asked = clips.made(Path(kept), clips.lengths(56, 1.0, _LONGEST_SECONDS), arguments.seed)
-        jobs = payloads(asked, address, random.Random(arguments.seed))  # noqa: S311
+        selected = clips.made(Path(kept), clips.lengths(56, 1.0, _LONGEST_SECONDS), arguments.seed)
+        jobs = payloads(selected, address, random.Random(arguments.seed))  # noqa: S311
         with serving(
             fields, in_flight=arguments.in_flight, threads=arguments.threads, log=log
         ) as worker:
             started = time.monotonic()
-            found = soaked(worker, jobs, counts, arguments.seed)
-            figure = counted(arguments, worker, found, time.monotonic() - started)
+            samples = soaked(worker, jobs, counts, arguments.seed)
+            figure = counted(arguments, worker, samples, time.monotonic() - started)
     _show(figure)
     harness.write(f"soak-{Path(arguments.model).stem}", arguments, facts, [figure])
     if figure.unanswered or figure.answered_twice or figure.leaks:
@@ -145,12 +145,12 @@ def main() -> None:
 
 
 def counted(
-    arguments: argparse.Namespace, worker: Serving, found: Sequence[Held], seconds: float
+    arguments: argparse.Namespace, worker: Serving, samples: Sequence[Held], seconds: float
 ) -> Figure:
     """Everything about one run."""
     bodies = [delivery.bodies for delivery in worker.api.deliveries.values()]
     stopped = worker.api.stopped
-    first, last = found[0].resident_mebibytes, found[-1].resident_mebibytes
+    first, last = samples[0].resident_mebibytes, samples[-1].resident_mebibytes
     return Figure(
         model=arguments.model,
         jobs=len(bodies),
@@ -165,7 +165,7 @@ def counted(
         refused=sum("error" in posted[0] for posted in bodies if posted),
         seconds=seconds,
         growth_percent=100 * (last / first - 1),
-        held=tuple(found),
+        held=tuple(samples),
     )
 
 

@@ -17,7 +17,7 @@ from parakeet_worker.engine.base import Samples
 from parakeet_worker.recognition.chunks import Span
 
 _SPEECH_RMS = 0.05
-_HISS_RMS = 1e-4
+_NOISE_RMS = 1e-4
 _TURN_SECONDS = 120.0
 """How long one language is spoken."""
 _PAUSE_SECONDS = (0.1, 3.0)
@@ -40,14 +40,14 @@ Kind = Literal["with pauses", "packed", "crowded"]
 
 
 @dataclass(frozen=True, slots=True)
-class SaidWord:
-    """A word without capitals and marks, and when it is said."""
+class ReferenceWord:
+    """A word without case and punctuation, with its times."""
 
     text: str
     start_seconds: float
     end_seconds: float
 
-    def moved(self, seconds: float) -> "SaidWord":
+    def moved(self, seconds: float) -> "ReferenceWord":
         return replace(
             self,
             start_seconds=self.start_seconds + seconds,
@@ -60,7 +60,7 @@ class Spoken:
     """Audio with every word in it."""
 
     samples: Samples
-    words: tuple[SaidWord, ...]
+    words: tuple[ReferenceWord, ...]
 
     def part(self, first: int, after: int, edge_seconds: float) -> "Spoken":
         """Some of its words, with a little of what is around them, but no other word."""
@@ -81,9 +81,9 @@ class Spoken:
 
 @dataclass(frozen=True, slots=True)
 class LongRecording:
-    """What is said in a long recording, beside its audio, which is a file."""
+    """The reference of a long recording, whose audio is a file."""
 
-    words: tuple[SaidWord, ...]
+    words: tuple[ReferenceWord, ...]
     utterances: tuple[Span, ...]
     packed: tuple[Span, ...]
     """Where word follows word without a pause."""
@@ -121,7 +121,7 @@ class Voices:
             self._folder / row["audio_filepath" if "audio_filepath" in row else "file"]
         )
         words = tuple(
-            SaidWord(plain(word["word"]), word["start"], word["end"]) for word in row["words"]
+            ReferenceWord(plain(word["word"]), word["start"], word["end"]) for word in row["words"]
         )
         spoken = Spoken(samples, words)
         voiced = np.concatenate([spoken.part(n, n + 1, 0.0).samples for n in range(len(words))])
@@ -160,7 +160,7 @@ class _Placed:
 
 
 def made(voices: Voices, minutes: float, seed: int, path: Path) -> LongRecording:
-    """Write a recording of `minutes` as 16 bit WAV, and tell what is said in it."""
+    """Write a recording of `minutes` as 16-bit WAV, and return its reference."""
     chance = np.random.default_rng(seed)
     placed = list(_placed(voices, minutes * 60, chance))
     samples = np.zeros(round((placed[-1].span.end_seconds + 1.0) * SAMPLE_RATE), np.float32)
@@ -219,41 +219,41 @@ def _placed(voices: Voices, seconds: float, chance: np.random.Generator) -> Iter
 
 def _joined(spans: Sequence[Span]) -> Iterator[Span]:
     """Spans that follow each other within a second or so, as one."""
-    begun: Span | None = None
+    current: Span | None = None
     for span in spans:
-        if begun and span.start_seconds - begun.end_seconds <= _CROWDED_PAUSE_SECONDS[1] + 0.1:
-            begun = Span(begun.start_seconds, span.end_seconds)
+        if current and span.start_seconds - current.end_seconds <= _CROWDED_PAUSE_SECONDS[1] + 0.1:
+            current = Span(current.start_seconds, span.end_seconds)
             continue
-        if begun:
-            yield begun
-        begun = span
-    if begun:
-        yield begun
+        if current:
+            yield current
+        current = span
+    if current:
+        yield current
 
 
 def _add_background(samples: Samples, chance: np.random.Generator) -> None:
-    """The hiss of a room everywhere; noise or music under some stretches."""
+    """Add room noise everywhere, and noise or music under some spans."""
     first = 0
     while first < len(samples):
         count = min(round(chance.uniform(*_BACKGROUND_SECONDS) * SAMPLE_RATE), len(samples) - first)
-        stretch = samples[first : first + count]
-        stretch += chance.standard_normal(count).astype(np.float32) * np.float32(_HISS_RMS)
+        span_samples = samples[first : first + count]
+        span_samples += chance.standard_normal(count).astype(np.float32) * np.float32(_NOISE_RMS)
         if chance.random() < _BACKGROUND_SHARE and count > SAMPLE_RATE:
             bed = music(count, chance) if chance.random() < 0.5 else noise(count, chance)
-            stretch += _at(bed, chance.uniform(*_BACKGROUND_DECIBELS))
+            span_samples += _at(bed, chance.uniform(*_BACKGROUND_DECIBELS))
         first += count
 
 
 def _at(bed: Samples, decibels: float) -> Samples:
-    """So many decibels below the speech, with soft ends."""
-    rising = np.arange(len(bed), dtype=np.float32) / 8000
-    fade = np.minimum(1, np.minimum(rising, rising[::-1]))
+    """Scale to a level below the speech, with faded ends."""
+    ramp = np.arange(len(bed), dtype=np.float32) / 8000
+    fade = np.minimum(1, np.minimum(ramp, ramp[::-1]))
     level = _SPEECH_RMS * 10 ** (-decibels / 20) / np.sqrt(np.mean(np.square(bed)))
     return np.asarray(bed * fade * level, np.float32)
 
 
 def crowd(count: int, voices: Voices, chance: np.random.Generator) -> Samples:
-    """Many who talk at once and on and on."""
+    """Many concurrent speakers."""
     bed = np.zeros(count, np.float32)
     for _ in range(_CROWD_VOICES):
         turn, first = voices.turn(chance), 0
@@ -288,8 +288,8 @@ def _write(path: Path, samples: Samples) -> None:
             file.writeframes((np.clip(block, -1, 1) * 32767).astype("<i2").tobytes())
 
 
-def stretch(path: Path, spans: Sequence[Span]) -> Iterator[Samples]:
-    """Stretches of a recording that `made` wrote; what lies outside is left out."""
+def read_spans(path: Path, spans: Sequence[Span]) -> Iterator[Samples]:
+    """Read spans of a recording that `made` wrote, clipped to its length."""
     with wave.open(str(path), "rb") as file:
         for span in spans:
             first = min(max(0, round(span.start_seconds * SAMPLE_RATE)), file.getnframes())

@@ -9,7 +9,7 @@ _PARTS = {"features": "_features", "encoder": "_encoder", "decoder": "_decoder"}
 
 
 class _Timed:
-    """Stands in for a part and counts the seconds in it, to the end of what it started."""
+    """Wraps a part of the engine and measures the time until its work is done."""
 
     def __init__(self, part: Any, device: str) -> None:
         self._part = part
@@ -19,25 +19,25 @@ class _Timed:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._part, name)
 
-    def __call__(self, *given: Any, **named: Any) -> Any:
-        return self._timed(self._part, *given, **named)
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._timed(self._part, *arguments, **named)
 
-    def decode(self, *given: Any, **named: Any) -> Any:
-        return self._timed(self._part.decode, *given, **named)
+    def decode(self, *arguments: Any, **named: Any) -> Any:
+        return self._timed(self._part.decode, *arguments, **named)
 
-    def _timed(self, function: Any, *given: Any, **named: Any) -> Any:
+    def _timed(self, function: Any, *arguments: Any, **named: Any) -> Any:
         _settle(self._device)
         started = time.perf_counter()
-        found = function(*given, **named)
+        result = function(*arguments, **named)
         _settle(self._device)
         self.seconds += time.perf_counter() - started
-        return found
+        return result
 
 
 def seconds(engine: Any, batch: Sequence[Any], device: str) -> dict[str, float]:
     """Seconds per part for one batch, and in what is around them."""
     whole = {part: getattr(engine, name) for part, name in _PARTS.items()}
-    timed = {part: _Timed(found, device) for part, found in whole.items()}
+    timed = {part: _Timed(result, device) for part, result in whole.items()}
     for part, name in _PARTS.items():
         _replace(engine, name, timed[part])
     try:
@@ -56,7 +56,7 @@ def _replace(engine: Any, name: str, part: Any) -> None:
 
 
 def _settle(device: str) -> None:
-    """Wait for the GPU, which is told what to do long before it is done."""
+    """Synchronise the GPU, whose kernels run asynchronously."""
     if device == "cuda":
         import torch
 

@@ -1,6 +1,6 @@
 """How many seconds of audio each engine transcribes in one second, on pieces of 30 s.
 
-Every engine hears the same pieces, with the same threads, in every batch size; its best counts.
+Every engine transcribes the same chunks with the same threads in every batch size; the best counts.
 """
 
 import argparse
@@ -26,7 +26,7 @@ class Batch:
     pieces: int
     seconds: tuple[float, ...]
     cpu_seconds: tuple[float, ...]
-    """Of all threads: what is left where neighbours took the rest of the time."""
+    """CPU time of all threads, unaffected by other processes."""
     audio_seconds_per_second: float | None
     tokens_per_audio_second: float | None
 
@@ -74,21 +74,21 @@ def measured(engine: str, child: Child, arguments: argparse.Namespace) -> Figure
 
 def _batch(child: Child, pieces: int, arguments: argparse.Namespace) -> Batch:
     clip = {"audio": str(_audio(arguments)), "pieces": pieces}
-    (once,) = child.ask("transcribe", **clip)["seconds"]
+    (once,) = child.call("transcribe", **clip)["seconds"]
     repeats = harness.repeats_within(arguments, once, fewest=2)
-    heard = child.ask("transcribe", **clip, repeats=repeats)
+    runs = child.call("transcribe", **clip, repeats=repeats)
     audio_seconds = pieces * arguments.seconds
     return Batch(
         pieces=pieces,
-        seconds=tuple(heard["seconds"]),
-        cpu_seconds=tuple(heard["cpu_seconds"]),
-        audio_seconds_per_second=audio_seconds / harness.median(heard["seconds"]),
-        tokens_per_audio_second=heard["tokens"] / audio_seconds,
+        seconds=tuple(runs["seconds"]),
+        cpu_seconds=tuple(runs["cpu_seconds"]),
+        audio_seconds_per_second=audio_seconds / harness.median(runs["seconds"]),
+        tokens_per_audio_second=runs["tokens"] / audio_seconds,
     )
 
 
 def _stages(child: Child, pieces: int, arguments: argparse.Namespace) -> dict[str, float]:
-    seconds: dict[str, float] = child.ask("stages", audio=str(_audio(arguments)), pieces=pieces)
+    seconds: dict[str, float] = child.call("stages", audio=str(_audio(arguments)), pieces=pieces)
     audio_seconds = pieces * arguments.seconds
     return {stage: 1000 * spent / audio_seconds for stage, spent in seconds.items()}
 
@@ -97,12 +97,12 @@ def _audio(arguments: argparse.Namespace) -> object:
     return recording.stored(arguments.work / "audio", arguments.seconds, max(arguments.batches))
 
 
-def compared(found: Sequence[Figure]) -> list[Figure]:
+def compared(figures: Sequence[Figure]) -> list[Figure]:
     """With every engine's seconds as a multiple of the first one's."""
-    first = found[0].audio_seconds_per_second if found else None
+    first = figures[0].audio_seconds_per_second if figures else None
     return [
         replace(figure, ratio=harness.ratio(first, figure.audio_seconds_per_second))
-        for figure in found
+        for figure in figures
     ]
 
 
@@ -120,21 +120,21 @@ def main() -> None:
 
     def measure(name: str) -> Figure:
         with Child(name, files, arguments) as child:
-            child.ask("imports")
-            child.ask("load")
+            child.call("imports")
+            child.call("load")
             return measured(name, child, arguments)
 
-    found = compared(each(names, measure))
-    _show(found, arguments.seconds)
-    harness.write("throughput", arguments, files.facts, found)
+    figures = compared(each(names, measure))
+    _show(figures, arguments.seconds)
+    harness.write("throughput", arguments, files.facts, figures)
 
 
-def _show(found: Sequence[Figure], piece_seconds: float) -> None:
+def _show(figures: Sequence[Figure], piece_seconds: float) -> None:
     heads = ("engine", "audio s/s", "batch", "slower by", "tokens/s", "cpu s/audio s", "range s")
-    harness.table(heads, [_row(figure, piece_seconds) for figure in found])
+    harness.table(heads, [_row(figure, piece_seconds) for figure in figures])
     profiled = [
         (figure.engine, figure.stage_milliseconds_per_audio_second)
-        for figure in found
+        for figure in figures
         if figure.stage_milliseconds_per_audio_second
     ]
     if profiled:

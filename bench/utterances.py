@@ -1,4 +1,4 @@
-"""Recordings with what is said in them, from the layouts that speech sets come in.
+"""Recordings with transcripts, in the layouts of public speech corpora.
 
 A NeMo manifest (JSON lines) or a JSON list; a CSV or TSV with a head, as Common Voice's; FLEURS'
 TSV, which has none; a folder of LibriSpeech's `*.trans.txt`, or of recordings with a `.txt` each.
@@ -23,12 +23,12 @@ _FLEURS = ("id", "file_name", "raw_transcription", "transcription")
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One recording and what is said in it."""
+    """A recording and its transcript."""
 
     audio: Path
     text: str
     language: str | None
-    """The first part of the tag that the set tells, as `sv` or `mul`; none if it tells none."""
+    """The primary subtag of the set's language tag, such as `sv` or `mul`; None without one."""
 
 
 class Unreadable(SystemExit):
@@ -58,7 +58,7 @@ def _rows(manifest: Path) -> Iterable[Mapping[str, object]]:
         rows = json.loads(content) if listed else [json.loads(line) for line in lines]
         return rows
     if manifest.suffix == ".tsv":
-        # Common Voice and FLEURS write quotation marks as they stand, and mean nothing by them.
+        # Common Voice and FLEURS do not quote cells; quotation marks are literal.
         cells = csv.reader(content.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
     elif manifest.suffix == ".csv":
         cells = csv.reader(content.splitlines(keepends=True))
@@ -78,18 +78,18 @@ def _of_row(manifest: Path, row: Mapping[str, object]) -> Utterance:
     name, text = _first(row, _AUDIO), _first(row, _TEXT)
     if not name or text is None:
         raise Unreadable(f"{manifest}: a row without audio or without text: {dict(row)}")
-    told = _first(row, _LANGUAGE)
-    language = _code(told) if told else _of_folders(manifest)
+    tag = _first(row, _LANGUAGE)
+    language = _code(tag) if tag else _of_folders(manifest)
     return Utterance(_found(manifest, name), text, language)
 
 
 def _first(row: Mapping[str, object], names: Sequence[str]) -> str | None:
-    given = (row[name] for name in names if row.get(name) is not None)
-    return next((str(value) for value in given), None)
+    values = (row[name] for name in names if row.get(name) is not None)
+    return next((str(value) for value in values), None)
 
 
 def _found(manifest: Path, name: str) -> Path:
-    """Beside the manifest, or where Common Voice and FLEURS keep it."""
+    """Find an audio file next to the manifest, or in the folders of Common Voice and FLEURS."""
     folder, split = manifest.parent, manifest.stem
     places = (folder, folder / "clips", folder / "audio" / split, folder / "audio", folder / split)
     paths = [place / name for place in places]
@@ -117,20 +117,20 @@ def _of_folder(folder: Path) -> Iterator[Utterance]:
             name, _, text = line.partition(" ")
             yield Utterance(_recording(transcripts.with_name(name)), text, _of_folders(transcripts))
     for transcript in sorted(folder.rglob("*.txt")):
-        audio = _beside(transcript.with_suffix(""))
+        audio = _audio_next_to(transcript.with_suffix(""))
         if audio is not None:
             text = transcript.read_text(encoding="utf-8").strip()
             yield Utterance(audio, text, _of_folders(transcript))
 
 
 def _recording(stem: Path) -> Path:
-    audio = _beside(stem)
+    audio = _audio_next_to(stem)
     if audio is None:
         raise Unreadable(f"no such audio: {stem}{{{','.join(_SUFFIXES)}}}")
     return audio
 
 
-def _beside(stem: Path) -> Path | None:
+def _audio_next_to(stem: Path) -> Path | None:
     """The recording of this name, whatever its format; a dot in the name belongs to it."""
     paths = (stem.with_name(stem.name + suffix) for suffix in _SUFFIXES)
     return next((path for path in paths if path.is_file()), None)

@@ -1,4 +1,4 @@
-"""Word errors: how many between two texts, and how two measurements of one set differ."""
+"""Word errors between two texts, and the difference of two measurements of a set."""
 
 import random
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ _RESAMPLINGS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """Words that were said, and what became of them."""
+    """Edit counts against a reference."""
 
     words: int = 0
     substitutions: int = 0
@@ -36,26 +36,26 @@ class Errors:
         return 100 * self.count / self.words if self.words else 0.0
 
 
-def compared(said: str, heard: str) -> Errors:
-    """The fewest errors that turn one normalised text into the other."""
-    told = jiwer.process_words(said, heard)
-    words = told.hits + told.substitutions + told.deletions
-    return Errors(words, told.substitutions, told.insertions, told.deletions)
+def compared(reference: str, hypothesis: str) -> Errors:
+    """Minimum edit counts between two normalised texts."""
+    edits = jiwer.process_words(reference, hypothesis)
+    words = edits.hits + edits.substitutions + edits.deletions
+    return Errors(words, edits.substitutions, edits.insertions, edits.deletions)
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Between two measurements of the same utterances, in points of WER."""
+    """Difference of two measurements of the same utterances, in points of WER."""
 
     points: float
     interval_points: tuple[float, float]
-    """Holds 95 % of the sets that are drawn from the utterances anew."""
+    """95 % bootstrap interval."""
     utterances: int
-    """With more errors or fewer."""
+    """Number of utterances with more or fewer errors."""
 
 
 def difference(first: Sequence[Errors], other: Sequence[Errors]) -> Difference:
-    """What `other` has more; utterances are drawn in pairs, so that their difficulty cancels."""
+    """`other` minus `first`, with a paired bootstrap over utterances."""
     pairs = [(one.words, two.count - one.count) for one, two in zip(first, other, strict=True)]
     drawn = random.Random(0)  # noqa: S311
     resampled = sorted(_points(drawn.choices(pairs, k=len(pairs))) for _ in range(_RESAMPLINGS))

@@ -160,7 +160,7 @@ def test_other_languages_keep_their_letters(text, language, plain):
 
 
 @pytest.mark.parametrize(
-    ("said", "heard", "errors"),
+    ("reference", "hypothesis", "errors"),
     [
         ("one two three", "one two three", Errors(3, 0, 0, 0)),
         ("one two three", "one too three", Errors(3, 1, 0, 0)),
@@ -170,8 +170,8 @@ def test_other_languages_keep_their_letters(text, language, plain):
         ("one", "two one three four", Errors(1, 0, 3, 0)),
     ],
 )
-def test_word_errors_are_counted(said, heard, errors):
-    assert compared(said, heard) == errors
+def test_word_errors_are_counted(reference, hypothesis, errors):
+    assert compared(reference, hypothesis) == errors
 
 
 def test_a_rate_can_exceed_all_words_and_sums_weigh_by_words():
@@ -265,7 +265,7 @@ def test_utterances_with_an_error_are_listed_the_worst_first(measured):
         (1, "nl.m4a"),
     ]
     assert listed[0]["refusal"].startswith("audio_too_short")
-    assert listed[1]["said"] == listed[1]["heard"] + " Extra."
+    assert listed[1]["reference"] == listed[1]["hypothesis"] + " Extra."
 
 
 def test_a_set_without_words_is_refused(tmp_path):
@@ -276,6 +276,6 @@ def test_a_set_without_words_is_refused(tmp_path):
 
 
 def test_without_a_set_the_samples_are_measured():
-    said = accuracy.collected([accuracy.SAMPLES], "en")
-    assert len({one.language for one in said}) == 26
-    assert all(one.words for one in said)
+    references = accuracy.collected([accuracy.SAMPLES], "en")
+    assert len({one.language for one in references}) == 26
+    assert all(one.words for one in references)

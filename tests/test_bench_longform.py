@@ -9,22 +9,22 @@ import pytest
 
 from bench import longform, spoken
 from bench.alignment import aligned, counted
-from bench.cutting import ALONE, HeardWord, merge
-from bench.spoken import SaidWord, Spoken, Voices, made, packed
+from bench.cutting import ALONE, HypothesisWord, merge
+from bench.spoken import ReferenceWord, Spoken, Voices, made, packed
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.recognition.chunks import Span
 
 
-def words(text: str, begin: float = 0.0, every: float = 0.5) -> list[HeardWord]:
-    return [HeardWord(word, begin + every * n) for n, word in enumerate(text.split())]
+def words(text: str, begin: float = 0.0, every: float = 0.5) -> list[HypothesisWord]:
+    return [HypothesisWord(word, begin + every * n) for n, word in enumerate(text.split())]
 
 
 def test_every_error_is_counted_once():
-    said, heard = words("one two three four five"), words("one two tree four")
-    alignment = aligned(said, heard)
+    reference, hypothesis = words("one two three four five"), words("one two tree four")
+    alignment = aligned(reference, hypothesis)
     assert alignment.fates == ("right", "right", "wrong", "right", "lost")
     assert alignment.errors == 2
-    counts = counted(said, heard, alignment)
+    counts = counted(reference, hypothesis, alignment)
     assert (counts.words, counts.substitutions, counts.deletions, counts.insertions) == (5, 1, 1, 0)
 
 
@@ -35,9 +35,9 @@ def test_nothing_heard_and_nothing_said():
 
 
 def test_a_repeated_word_is_the_one_at_its_time():
-    said = words("no no no")
-    heard = [said[0], said[2]]
-    assert aligned(said, heard).heard == (0, None, 1)
+    reference = words("no no no")
+    hypothesis = [reference[0], reference[2]]
+    assert aligned(reference, hypothesis).partners == (0, None, 1)
 
 
 def test_a_word_far_from_its_place_is_another():
@@ -46,24 +46,24 @@ def test_a_word_far_from_its_place_is_another():
 
 
 def test_a_word_said_again_is_doubled():
-    said = words("one two three")
-    heard = [*said[:2], HeardWord("two", 0.7), said[2]]
-    alignment = aligned(said, heard)
+    reference = words("one two three")
+    hypothesis = [*reference[:2], HypothesisWord("two", 0.7), reference[2]]
+    alignment = aligned(reference, hypothesis)
     assert alignment.doubled == {2}
-    assert counted(said, heard, alignment, lambda at: at > 2).doubled == 0
+    assert counted(reference, hypothesis, alignment, lambda at: at > 2).doubled == 0
 
 
 def test_a_word_in_a_long_silence_is_inserted():
-    said = [HeardWord("one", 0.0), HeardWord("two", 60.0)]
-    alignment = aligned(said, [said[0], HeardWord("and", 30.0), said[1]])
+    reference = [HypothesisWord("one", 0.0), HypothesisWord("two", 60.0)]
+    alignment = aligned(reference, [reference[0], HypothesisWord("and", 30.0), reference[1]])
     assert (alignment.fates, alignment.inserted) == (("right", "right"), (1,))
 
 
 def test_windows_are_merged_at_a_word_that_both_heard():
-    said = words("a b c d e f g h", every=1.0)
-    left = [*said[:5], HeardWord("x", 5.0)]
-    right = [HeardWord("y", 2.0), *said[3:]]
-    assert merge(left, right, Span(2.0, 6.0)) == said
+    reference = words("a b c d e f g h", every=1.0)
+    left = [*reference[:5], HypothesisWord("x", 5.0)]
+    right = [HypothesisWord("y", 2.0), *reference[3:]]
+    assert merge(left, right, Span(2.0, 6.0)) == reference
 
 
 def test_windows_without_a_common_word_are_merged_in_the_middle():
@@ -73,16 +73,20 @@ def test_windows_without_a_common_word_are_merged_in_the_middle():
 
 def test_packed_words_have_no_pause_between_them_and_keep_their_audio():
     samples = np.zeros(4 * SAMPLE_RATE, np.float32)
-    said = (SaidWord("a", 0.5, 1.0), SaidWord("b", 1.05, 1.5), SaidWord("c", 3.0, 3.5))
-    for index, word in enumerate(said):
+    reference = (
+        ReferenceWord("a", 0.5, 1.0),
+        ReferenceWord("b", 1.05, 1.5),
+        ReferenceWord("c", 3.0, 3.5),
+    )
+    for index, word in enumerate(reference):
         first, after = (round(at * SAMPLE_RATE) for at in (word.start_seconds, word.end_seconds))
         samples[first:after] = index + 1
-    found = packed(Spoken(samples, said))
-    assert len(found.samples) / SAMPLE_RATE == pytest.approx(1.74, abs=0.01)
-    for index, word in enumerate(found.words):
+    result = packed(Spoken(samples, reference))
+    assert len(result.samples) / SAMPLE_RATE == pytest.approx(1.74, abs=0.01)
+    for index, word in enumerate(result.words):
         middle = round((word.start_seconds + word.end_seconds) / 2 * SAMPLE_RATE)
-        assert found.samples[middle] == index + 1
-    gaps = [after.start_seconds - word.end_seconds for word, after in pairwise(found.words)]
+        assert result.samples[middle] == index + 1
+    gaps = [after.start_seconds - word.end_seconds for word, after in pairwise(result.words)]
     assert max(gaps) < 0.13
 
 
@@ -103,7 +107,7 @@ def test_a_recording_is_as_long_as_asked_and_the_same_for_the_same_seed(tmp_path
 def test_a_stretch_is_read_as_it_was_written(tmp_path):
     recording = made(Voices(longform.SAMPLES), 0.2, 1, tmp_path / "one.wav")
     spans = [Span(0, 2), Span(recording.seconds - 1, recording.seconds + 9)]
-    first, last = spoken.stretch(tmp_path / "one.wav", spans)
+    first, last = spoken.read_spans(tmp_path / "one.wav", spans)
     assert (len(first), len(last)) == (2 * SAMPLE_RATE, SAMPLE_RATE)
 
 

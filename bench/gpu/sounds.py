@@ -47,7 +47,7 @@ def speech() -> Pcm:
 
 def chunks(seconds: float, count: int) -> list[Pcm]:
     """`count` stretches of `seconds` of the speech, which repeats, each from another place."""
-    return recording.stretches(speech(), seconds, count)
+    return recording.spans_of(speech(), seconds, count)
 
 
 def mixed(count: int, shortest: float, longest: float) -> list[Pcm]:
