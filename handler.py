@@ -35,7 +35,7 @@ def entry_module(arguments: Sequence[str], variables: Mapping[str, str]) -> str:
 
 
 def installed_python() -> str | None:
-    """This Python if it has the packages, else that of `.venv` beside this file, else None."""
+    """This Python if it has the packages, else that of `.venv` next to this file, else None."""
     if importlib.util.find_spec(_PACKAGE) is not None:
         return sys.executable
     python = _ROOT / ".venv" / "bin" / "python"
@@ -46,7 +46,7 @@ def prepare_volume() -> tuple[str, dict[str, str]]:
     """Find or install the packages on the volume; return their Python and environment variables."""
     spec = PathFinder.find_spec(_PACKAGE, [str(_ROOT / "src")])
     if spec is None or spec.loader is None:
-        sys.exit("parakeet: neither the worker nor its sources are beside handler.py")
+        sys.exit("parakeet: neither the worker nor its sources are next to handler.py")
     package = sys.modules[_PACKAGE] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(package)
     from parakeet_worker.bootstrap import prepare, variables

@@ -132,7 +132,7 @@ def test_an_empty_volume_is_laid_out_and_the_worker_runs_from_it(site):
 def test_a_second_start_installs_nothing_and_needs_neither_uv_nor_wheels(site):
     first = boot(site)
     shutil.rmtree(site.wheels)
-    second = boot(site, PARAKEET_UV="/nowhere/uv")
+    second = boot(site, PARAKEET_UV="/none/uv")
     assert second["python"] == first["python"]
     assert second["log"] == ""
 
@@ -165,7 +165,7 @@ def _plans_marker(site: Site, _environment: Path) -> None:
 
 def _link_elsewhere(site: Site, _environment: Path) -> None:
     (site.volume / "venv").unlink()
-    (site.volume / "venv").symlink_to("/nowhere")
+    (site.volume / "venv").symlink_to("/none")
 
 
 def _folder_in_place_of_the_link(site: Site, _environment: Path) -> None:
@@ -186,11 +186,11 @@ def test_a_wrong_marker_or_link_is_corrected_without_an_installation(site, damag
     assert [(site.volume / "venv").resolve()] == site.environments()
 
 
-def _gone(_site: Site, environment: Path) -> None:
+def _removed(_site: Site, environment: Path) -> None:
     shutil.rmtree(environment)
 
 
-def _package_gone(_site: Site, environment: Path) -> None:
+def _package_removed(_site: Site, environment: Path) -> None:
     shutil.rmtree(next(environment.glob("lib/*/site-packages/mouth")))
 
 
@@ -203,7 +203,7 @@ def _list_torn(_site: Site, environment: Path) -> None:
     os.truncate(next(environment.glob("lib/*/site-packages/ear-*/RECORD")), 10)
 
 
-def _python_gone(_site: Site, environment: Path) -> None:
+def _python_removed(_site: Site, environment: Path) -> None:
     (environment / "bin" / "python").unlink()
 
 
@@ -217,7 +217,15 @@ def _record_forged(_site: Site, environment: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [_gone, _package_gone, _package_torn, _list_torn, _python_gone, _record_torn, _record_forged],
+    [
+        _removed,
+        _package_removed,
+        _package_torn,
+        _list_torn,
+        _python_removed,
+        _record_torn,
+        _record_forged,
+    ],
 )
 def test_a_damaged_environment_is_reinstalled(site, damage):
     boot(site)
@@ -270,7 +278,7 @@ def test_a_return_to_an_old_lock_reuses_its_environment(site):
         site.lock("2.0")
         boot(site)
         site.lock("1.0")
-        again = boot(site, PARAKEET_UV="/nowhere/uv")
+        again = boot(site, PARAKEET_UV="/none/uv")
         assert again["python"] == first["python"]
         assert str((site.volume / "venv").resolve()) in str(first["python"])
     finally:
@@ -314,7 +322,7 @@ def test_a_holder_paused_during_verification_reports_no_volume_error(site, tmp_p
     assert "volume_unusable" not in log
 
 
-def test_the_lease_of_a_dead_process_on_this_machine_is_taken_at_once(site, tmp_path):
+def test_the_lease_of_a_dead_process_on_this_machine_is_taken_immediately(site, tmp_path):
     killed = start(site, PARAKEET_UV=str(gated_uv(tmp_path)))
     wait_until((tmp_path / "reached").exists)
     killed.kill()
@@ -401,7 +409,7 @@ def test_a_home_that_is_a_file_is_an_error(site):
 
 def test_insufficient_space_is_an_error_before_the_installation(site):
     site.lock("1.0", gib=1e9)
-    message = error_of(site, PARAKEET_UV="/nowhere/uv")
+    message = error_of(site, PARAKEET_UV="/none/uv")
     assert message.startswith(f"volume_full: {site.volume} has no room for the software: ")
     assert "1e+09 are needed" in message
 
@@ -503,7 +511,7 @@ def test_without_uv_pip_downloads_the_pinned_version_by_hash(site, tmp_path):
 
 
 def test_a_uv_that_does_not_run_is_an_error(site):
-    assert error_of(site, PARAKEET_UV="/nowhere/uv").startswith("uv_missing: /nowhere/uv")
+    assert error_of(site, PARAKEET_UV="/none/uv").startswith("uv_missing: /none/uv")
 
 
 def test_an_unknown_profile_is_an_error_with_a_suggestion(site):
@@ -569,14 +577,14 @@ def test_profiles_import_every_dependency_of_the_project():
 
 
 def test_a_failed_optional_wheel_is_a_warning(site):
-    site.lock_what_is_there("1.0", optional="/nowhere/flash_attn-1.0-py3-none-any.whl")
+    site.lock_what_is_there("1.0", optional="/none/flash_attn-1.0-py3-none-any.whl")
     report = boot(site)
     assert "warning: skipped the optional flash_attn-1.0-py3-none-any.whl" in report["log"]
     assert report["ear"] == "1.0"
 
 
 def test_the_operator_can_replace_the_optional_wheels(site):
-    site.lock_what_is_there("1.0", optional="/nowhere/flash_attn-1.0-py3-none-any.whl")
+    site.lock_what_is_there("1.0", optional="/none/flash_attn-1.0-py3-none-any.whl")
     nose = wheel(site.wheels, "nose", "1.0", files=1)
     assert "warning" not in boot(site, PARAKEET_OPTIONAL_WHEELS=str(nose))["log"]
     assert "nose" in site.marker()["packages"]
@@ -639,13 +647,13 @@ def test_credentials_of_a_url_without_a_port_are_not_logged(site, variable):
     message = error_of(site, **address)
     assert message.startswith("index_unreachable: http://127.0.0.2/simple cannot be reached")
     assert "s3cret" not in message
-    (found,) = index_checks(site, **address)
-    assert "s3cret" not in found
+    (finding,) = index_checks(site, **address)
+    assert "s3cret" not in finding
 
 
 def index_checks(site, **variables):
     checks = examine({**site.environment, **variables}, site.root)
-    return [check.found for check in checks if check.name == "index"]
+    return [check.finding for check in checks if check.name == "index"]
 
 
 def test_credentials_are_redacted_in_every_notation():

@@ -22,12 +22,12 @@ from wheelhouse import Site
 QUIET = {"PARAKEET_ENGINE": "tones", "PARAKEET_INDEX_URL": "none", "PATH": os.environ["PATH"]}
 
 
-def found(variables: dict[str, str], root: Path) -> dict[str, Check]:
+def results(variables: dict[str, str], root: Path) -> dict[str, Check]:
     return {check.name: check for check in examine(variables, root)}
 
 
 def test_nothing_fails_for_a_worker_in_its_image(tmp_path):
-    checks = found({**QUIET, "PARAKEET_HOME": str(tmp_path / "none")}, tmp_path)
+    checks = results({**QUIET, "PARAKEET_HOME": str(tmp_path / "none")}, tmp_path)
     assert [check.name for check in checks.values() if check.verdict == "failed"] == []
     assert checks["volume"].verdict == "warning"
     assert not (tmp_path / "none").exists()
@@ -38,8 +38,8 @@ def test_nothing_fails_for_a_worker_in_its_image(tmp_path):
     [
         ("settings", {"PARAKEET_MODELL": "demo"}),
         ("settings", {"PARAKEET_LEASE_SECONDS": "soon"}),
-        ("model", {"PARAKEET_MODEL": "/nowhere/model.nemo", "PARAKEET_ENGINE": "native"}),
-        ("ffmpeg", {"PARAKEET_FFMPEG": "/nowhere/ffmpeg"}),
+        ("model", {"PARAKEET_MODEL": "/none/model.nemo", "PARAKEET_ENGINE": "native"}),
+        ("ffmpeg", {"PARAKEET_FFMPEG": "/none/ffmpeg"}),
         ("s3", {"S3_ACCESS_KEY": "AKIA"}),
         ("environment", {"PARAKEET_PROFILE": "nativ"}),
     ],
@@ -48,18 +48,18 @@ def test_each_fault_is_reported_with_a_remedy(tmp_path, name, variables):
     site = Site.at(tmp_path)
     site.volume.mkdir()
     home = {"PARAKEET_HOME": str(site.volume)}
-    check = found({**QUIET, **home, **variables}, site.root)[name]
+    check = results({**QUIET, **home, **variables}, site.root)[name]
     assert check.verdict == "failed"
     assert check.remedy
 
 
 def test_an_unreachable_index_is_a_warning(tmp_path):
-    check = found({**QUIET, "PARAKEET_INDEX_URL": "http://127.0.0.1:9/simple"}, tmp_path)["index"]
+    check = results({**QUIET, "PARAKEET_INDEX_URL": "http://127.0.0.1:9/simple"}, tmp_path)["index"]
     assert check.verdict == "warning"
-    assert "index_unreachable" in check.found
+    assert "index_unreachable" in check.finding
 
 
-NATIVE = {**QUIET, "PARAKEET_ENGINE": "native", "PARAKEET_MODEL": "someone/model"}
+NATIVE = {**QUIET, "PARAKEET_ENGINE": "native", "PARAKEET_MODEL": "owner/model"}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ NATIVE = {**QUIET, "PARAKEET_ENGINE": "native", "PARAKEET_MODEL": "someone/model
     ],
 )
 def test_an_unreachable_hub_is_reported(tmp_path, chosen, verdict):
-    checks = found({**NATIVE, **chosen, "PARAKEET_HOME": str(tmp_path)}, tmp_path)
+    checks = results({**NATIVE, **chosen, "PARAKEET_HOME": str(tmp_path)}, tmp_path)
     assert checks["model"].verdict == "warning"
     assert checks["hub"].verdict == verdict
     assert checks["hub"].remedy
@@ -83,20 +83,20 @@ def test_an_unreachable_hub_is_reported(tmp_path, chosen, verdict):
 )
 def test_unusable_proxies_and_certificates_are_reported(tmp_path, name, value, monkeypatch):
     monkeypatch.setenv(name, value)
-    checks = found({**NATIVE, "PARAKEET_HOME": str(tmp_path), name: value}, tmp_path)
+    checks = results({**NATIVE, "PARAKEET_HOME": str(tmp_path), name: value}, tmp_path)
     assert checks["hub"].verdict == "failed"
     assert name in checks["hub"].remedy or "proxy" in checks["hub"].remedy
-    assert "\n" not in checks["hub"].found
+    assert "\n" not in checks["hub"].finding
 
 
 async def test_any_status_of_the_hub_counts_as_reachable(tmp_path, web: WebServer):
     variables = {**NATIVE, "PARAKEET_HOME": str(tmp_path), "HF_ENDPOINT": web.at("/", answers(401))}
-    checks = await asyncio.to_thread(found, variables, tmp_path)
+    checks = await asyncio.to_thread(results, variables, tmp_path)
     assert checks["hub"].verdict == "ok"
 
 
 def cached_model(home: Path) -> Path:
-    folder = home / "hf_hub_cache" / "models--someone--model"
+    folder = home / "hf_hub_cache" / "models--owner--model"
     snapshot = folder / "snapshots" / "abc"
     for made in (snapshot, folder / "refs", folder / "blobs"):
         made.mkdir(parents=True)
@@ -109,13 +109,13 @@ def cached_model(home: Path) -> Path:
 def test_each_file_of_a_model_on_the_volume_is_checked(tmp_path):
     folder = cached_model(tmp_path)
     variables = {**NATIVE, "PARAKEET_HOME": str(tmp_path)}
-    complete = found(variables, tmp_path)
+    complete = results(variables, tmp_path)
     assert complete["model"].verdict == "ok"
     assert "hub" not in complete
     (folder / "blobs" / "1").unlink()
-    damaged = found(variables, tmp_path)["model"]
+    damaged = results(variables, tmp_path)["model"]
     assert damaged.verdict == "failed"
-    assert "model.safetensors" in damaged.found
+    assert "model.safetensors" in damaged.finding
     assert str(folder) in damaged.remedy
 
 
@@ -127,10 +127,10 @@ def bucket_of(server: S3Server, bucket: str, **other: str) -> dict[str, str]:
 
 
 def test_the_bucket_is_checked(tmp_path, s3: S3Server):
-    assert found(bucket_of(s3, s3.bucket), tmp_path)["s3"].verdict == "ok"
-    missing = found(bucket_of(s3, "nowhere"), tmp_path)["s3"]
+    assert results(bucket_of(s3, s3.bucket), tmp_path)["s3"].verdict == "ok"
+    missing = results(bucket_of(s3, "missing"), tmp_path)["s3"]
     assert (missing.verdict, missing.remedy) == ("failed", "correct S3_BUCKET")
-    dead = found(bucket_of(s3, s3.bucket, S3_ENDPOINT="http://127.0.0.1:9"), tmp_path)["s3"]
+    dead = results(bucket_of(s3, s3.bucket, S3_ENDPOINT="http://127.0.0.1:9"), tmp_path)["s3"]
     assert dead.verdict == "failed"
     assert "S3_ENDPOINT" in dead.remedy
 
@@ -138,7 +138,7 @@ def test_the_bucket_is_checked(tmp_path, s3: S3Server):
 async def test_rejected_keys_are_a_warning(tmp_path, s3: S3Server, web: WebServer):
     web.at(f"/{s3.bucket}", answers(403))
     variables = bucket_of(s3, s3.bucket, S3_ENDPOINT=web.address)
-    check = (await asyncio.to_thread(found, variables, tmp_path))["s3"]
+    check = (await asyncio.to_thread(results, variables, tmp_path))["s3"]
     assert check.verdict == "warning"
     assert "keys" in check.remedy
 
@@ -178,7 +178,7 @@ def test_bootstrap_installs_what_doctor_finds_complete(tmp_path, monkeypatch):
     assert "there is no .installation_complete" in unmarked.output
     assert CliRunner().invoke(cli.main, ["bootstrap"]).exit_code == 0
     assert f"name {environment.name}" in after.output
-    monkeypatch.setenv("PARAKEET_FFMPEG", "/nowhere/ffmpeg")
+    monkeypatch.setenv("PARAKEET_FFMPEG", "/none/ffmpeg")
     assert CliRunner().invoke(cli.main, ["doctor"]).exit_code == 1
 
 
@@ -236,18 +236,18 @@ def test_without_a_gpu_kernels_are_not_checked(tmp_path, gpu):
 def test_slow_configurations_are_reported(tmp_path, gpu, capability, variables, message):
     (check,) = kernels_of({**gpu(capability), **variables}, tmp_path)
     assert (check.verdict, bool(check.remedy)) == ("warning", True)
-    assert message in check.found
+    assert message in check.finding
 
 
 def test_a_compiler_or_kernels_in_the_image_suffice(tmp_path, gpu):
     variables = gpu("12.0", "gcc")
     (check,) = kernels_of(variables, tmp_path)
-    assert check.found == "none are compiled for sm_120 yet"
+    assert check.finding == "none are compiled for sm_120 yet"
     image = tmp_path / "image"
     image.mkdir()
     (image / "sm_120-bf16-0123.json").write_text("[]")
     (check,) = kernels_of({**variables, "PARAKEET_KERNEL_CACHE": str(image)}, tmp_path)
-    assert (check.verdict, check.found) == ("ok", f"compiled for sm_120 in {image}")
+    assert (check.verdict, check.finding) == ("ok", f"compiled for sm_120 in {image}")
 
 
 def test_kernels_replaced_at_the_last_start_are_reported_with_their_error(tmp_path, gpu):
@@ -261,7 +261,7 @@ def test_kernels_replaced_at_the_last_start_are_reported_with_their_error(tmp_pa
     ]
     text = json.dumps([report.document() for report in reports])
     (folder / "compared-sm_90.json").write_text(text)
-    assert [check.found for check in kernels_of(variables, tmp_path)] == [
+    assert [check.finding for check in kernels_of(variables, tmp_path)] == [
         "attention was replaced by plain PyTorch: relative error 0.4",
         "lstm was replaced by plain PyTorch: it crashed",
     ]
@@ -270,11 +270,11 @@ def test_kernels_replaced_at_the_last_start_are_reported_with_their_error(tmp_pa
 @pytest.mark.parametrize(
     ("variables", "verdict"),
     [
-        ({"PARAKEET_SCRATCH": "/nowhere"}, "failed"),
+        ({"PARAKEET_SCRATCH": "/none"}, "failed"),
         ({"PARAKEET_SCRATCH_LEAST_BYTES": str(1 << 60)}, "failed"),
         ({"PARAKEET_MAX_AUDIO_BYTES": str(1 << 60)}, "warning"),
         ({"PARAKEET_MAX_AUDIO_BYTES": "1", "PARAKEET_SCRATCH_LEAST_BYTES": "0"}, "ok"),
     ],
 )
 def test_the_scratch_folder_is_checked(tmp_path, variables, verdict):
-    assert found({**QUIET, **variables}, tmp_path)["scratch"].verdict == verdict
+    assert results({**QUIET, **variables}, tmp_path)["scratch"].verdict == verdict

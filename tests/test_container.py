@@ -1,4 +1,4 @@
-"""Limits of containers, as files of control groups show them, and what they change."""
+"""Limits of containers, read from control group files, and the settings they lower."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ GIB = 1 << 30
 
 
 def machine(root: Path, group: str, **files: str) -> Path:
-    """A tree with these files of control groups; `/` in a name is written as `__`."""
+    """Create a tree of control group files; `__` in a name is a `/`, `-` a dot."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(group)
     for name, content in files.items():
@@ -32,7 +32,7 @@ V1 = "4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n0::/\n"
         ("0::/\n", {}, VISIBLE, None),
         ("0::/\n", {"cpu.max": "max 100000\n", "memory.max": "max\n"}, VISIBLE, None),
         ("0::/\n", {"cpu.max": "50000 100000\n", "memory.max": f"{GIB}\n"}, 0.5, GIB),
-        # Version 2 on the host: a group inside others, of which an outer one is the narrowest.
+        # Version 2 on the host: a group inside others, of which an outer one has the lowest limit.
         (
             "0::/a/b\n",
             {"a__b__cpu.max": "max 100000", "a__cpu.max": "75000 100000", "a__memory.max": "9999"},
@@ -58,17 +58,17 @@ V1 = "4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n0::/\n"
         ("0::/\n", {"cpu.max": "gibberish", "memory.max": ""}, VISIBLE, None),
     ],
 )  # fmt: skip
-def test_the_narrowest_limit_of_all_groups_counts(
+def test_the_lowest_limit_of_all_groups_applies(
     tmp_path: Path, group: str, files: dict[str, str], processors: float, memory: int | None
 ) -> None:
-    found = Container.read(machine(tmp_path, group, **files))
-    assert found.processors == processors
-    assert found.memory_bytes == memory
+    limits = Container.read(machine(tmp_path, group, **files))
+    assert limits.processors == processors
+    assert limits.memory_bytes == memory
 
 
-def test_without_control_groups_the_machine_counts(tmp_path: Path) -> None:
-    found = Container.read(tmp_path)
-    assert (found.processors, found.memory_bytes) == (VISIBLE, None)
+def test_without_control_groups_there_are_no_limits(tmp_path: Path) -> None:
+    limits = Container.read(tmp_path)
+    assert (limits.processors, limits.memory_bytes) == (VISIBLE, None)
     assert Container.read().threads >= 1
 
 
@@ -97,7 +97,7 @@ def test_descriptors_bound_connections_and_requests() -> None:
     assert fitted(Settings(), container(descriptors=20_000)) == Settings()
 
 
-def test_what_the_operator_has_set_stays_where_it_can() -> None:
+def test_values_of_the_operator_are_kept_except_connections() -> None:
     chosen = Settings(
         threads=6, decoders=30, audio_memory_bytes=GIB, queue_seconds=9e9, max_requests=50,
         max_connections=1000,

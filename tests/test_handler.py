@@ -136,9 +136,9 @@ def test_sigterm_is_handled_or_blocked_from_the_first_line(tmp_path: Path, entry
         try:
             caught: list[bool] = []
             while ready not in (tmp_path / "log").read_text():
-                found = _catches(worker.pid, signal.SIGTERM)
-                assert found is not None, (tmp_path / "log").read_text()
-                caught.append(found)
+                result = _catches(worker.pid, signal.SIGTERM)
+                assert result is not None, (tmp_path / "log").read_text()
+                caught.append(result)
                 time.sleep(0.001)
             first = caught.index(True)
             assert all(caught[first:])
@@ -164,11 +164,11 @@ def test_as_process_1_it_ends_by_a_signal_at_any_time_of_its_start(
         )  # fmt: skip
         try:
             ends = time.monotonic() + 30
-            while not (found := children(waiting.pid)) or not _catches(found[0], signal.SIGTERM):
+            while not (result := children(waiting.pid)) or not _catches(result[0], signal.SIGTERM):
                 assert time.monotonic() < ends
                 time.sleep(0.01)
             time.sleep(delay_seconds)
-            os.kill(found[0], signal.SIGTERM)
+            os.kill(result[0], signal.SIGTERM)
             waiting.wait(30)
         finally:
             waiting.kill()

@@ -1,4 +1,4 @@
-"""The Hub's two files, against its publishing guide and against the worker itself."""
+"""The Hub's two files, compared with its publishing guide and with the worker."""
 
 import json
 import re
@@ -20,23 +20,23 @@ TESTS = json.loads((ROOT / ".runpod" / "tests.json").read_text())
 FIELDS = {variable(field): field for field in Settings.model_fields}
 CUDA = re.compile(r"^(\d+)\.(\d+)$")
 
-Words = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1)]
 Version = Annotated[str, Field(pattern=CUDA.pattern)]
 
 
 class Documented(BaseModel):
-    """A table of the guide: what it does not name is a mistake."""
+    """A table of the guide; other fields are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Option(Documented):
-    label: Words
+    label: Text
     value: str
 
 
 class Input(Documented):
-    name: Words
+    name: Text
     type: Literal["string", "number", "boolean", "huggingface"]
     description: Annotated[str, Field(min_length=1, max_length=60)]
     default: str | int | float | bool | None = None
@@ -50,17 +50,17 @@ class Input(Documented):
 
 
 class Fixed(Documented):
-    key: Words
+    key: Text
     value: str
 
 
-class Asked(Documented):
-    key: Words
+class UserInput(Documented):
+    key: Text
     input: Input
 
 
 class Preset(Documented):
-    name: Words
+    name: Text
     defaults: dict[str, str | int | float | bool]
 
 
@@ -69,14 +69,14 @@ class HubConfig(Documented):
     endpointType: Literal["LB"] | None = None  # noqa: N815
     containerDiskInGb: Annotated[int, Field(gt=0)]  # noqa: N815
     gpuCount: Literal[1]  # noqa: N815
-    gpuIds: Words  # noqa: N815
+    gpuIds: Text  # noqa: N815
     allowedCudaVersions: list[Version]  # noqa: N815
     presets: list[Preset]
-    env: list[Fixed | Asked]
+    env: list[Fixed | UserInput]
 
 
 class Hub(Documented):
-    title: Words
+    title: Text
     description: Annotated[str, Field(min_length=1, max_length=120)]
     type: Literal["serverless"]
     category: Literal["audio", "embedding", "language", "video", "image"]
@@ -84,35 +84,35 @@ class Hub(Documented):
     config: HubConfig
 
 
-class Trial(Documented):
-    name: Words
+class HubTest(Documented):
+    name: Text
     input: dict[str, Any]
     timeout: Annotated[int, Field(gt=0)]
 
 
-class TrialConfig(Documented):
-    gpuTypeId: Words  # noqa: N815
+class HubTestConfig(Documented):
+    gpuTypeId: Text  # noqa: N815
     gpuCount: Literal[1]  # noqa: N815
     env: list[Fixed]
     allowedCudaVersions: list[Version]  # noqa: N815
 
 
-class Trials(Documented):
-    tests: Annotated[list[Trial], Field(min_length=1)]
-    config: TrialConfig
+class HubTests(Documented):
+    tests: Annotated[list[HubTest], Field(min_length=1)]
+    config: HubTestConfig
 
 
 def test_both_files_have_the_documented_fields_and_no_others() -> None:
     Hub.model_validate(HUB)
-    Trials.model_validate(TESTS)
+    HubTests.model_validate(TESTS)
 
 
-def test_the_hub_finds_the_files_that_it_asks_for() -> None:
+def test_files_required_by_the_hub_exist() -> None:
     for name in ("handler.py", "Dockerfile", "README.md", ".runpod/README.md"):
         assert (ROOT / name).is_file()
 
 
-def test_cuda_versions_start_at_the_images_own_and_leave_none_out() -> None:
+def test_cuda_versions_are_contiguous_from_that_of_the_image() -> None:
     base = re.search(r"nvidia/cuda:(\d+\.\d+)", (ROOT / "Dockerfile").read_text())
     assert base is not None
     versions = HUB["config"]["allowedCudaVersions"]
@@ -134,24 +134,24 @@ def test_gpus_are_known_pools() -> None:
 
 
 @pytest.mark.parametrize("entry", HUB["config"]["env"], ids=lambda entry: entry["key"])
-def test_what_a_user_is_asked_is_a_setting_with_its_default(entry: dict[str, Any]) -> None:
-    field, asked = FIELDS[entry["key"]], entry["input"]
+def test_each_input_is_a_setting_with_its_default(entry: dict[str, Any]) -> None:
+    field, options = FIELDS[entry["key"]], entry["input"]
     default = Settings.model_fields[field].default
-    assert asked["default"] == ("" if default is None else default)
+    assert options["default"] == ("" if default is None else default)
     for bound in ("min", "max", "default"):
-        if asked.get(bound, "") != "":
-            Settings.from_environment({entry["key"]: str(asked[bound])})
-    if "options" in asked:
+        if options.get(bound, "") != "":
+            Settings.from_environment({entry["key"]: str(options[bound])})
+    if "options" in options:
         choices = get_args(Settings.model_fields[field].annotation)
-        assert {option["value"] for option in asked["options"]} <= set(choices)
+        assert {option["value"] for option in options["options"]} <= set(choices)
 
 
 @pytest.mark.parametrize("preset", HUB["config"]["presets"], ids=lambda preset: preset["name"])
-def test_a_preset_sets_what_is_asked_for_to_what_is_possible(preset: dict[str, Any]) -> None:
+def test_presets_set_inputs_to_valid_values(preset: dict[str, Any]) -> None:
     assert set(preset["defaults"]) <= {entry["key"] for entry in HUB["config"]["env"]}
-    said = {key: str(value) for key, value in preset["defaults"].items()}
-    settings = Settings.from_environment(said)
-    assert settings.model_dump(include={FIELDS[key] for key in said}) == {
+    values = {key: str(value) for key, value in preset["defaults"].items()}
+    settings = Settings.from_environment(values)
+    assert settings.model_dump(include={FIELDS[key] for key in values}) == {
         FIELDS[key]: TypeAdapter(Settings.model_fields[FIELDS[key]].annotation).validate_python(
             value
         )
@@ -160,6 +160,6 @@ def test_a_preset_sets_what_is_asked_for_to_what_is_possible(preset: dict[str, A
 
 
 @pytest.mark.parametrize("test", TESTS["tests"], ids=lambda test: test["name"])
-def test_a_hub_test_is_a_request_with_a_recording_of_the_projects_own(test: dict[str, Any]) -> None:
+def test_each_hub_test_is_a_valid_request_with_a_sample(test: dict[str, Any]) -> None:
     native.parse(test["input"])
     assert b64decode(test["input"]["audio_base64"]) == named("da").path.read_bytes()

@@ -36,13 +36,13 @@ class Instruction:
 def instructions() -> list[Instruction]:
     text = (ROOT / "Dockerfile").read_text()
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    stage, found = "", []
+    stage, result = "", []
     for line in re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines():
         name, _, text = line.partition(" ")
         if name == "FROM":
             stage = text.rpartition(" AS ")[2]
-        found.append(Instruction(stage, name, text))
-    return found
+        result.append(Instruction(stage, name, text))
+    return result
 
 
 def parents() -> dict[str, str]:

@@ -1,3 +1,5 @@
+"""The Python API: paths, bytes and arrays to transcripts, errors, and threads."""
+
 import os
 import subprocess
 import sys
@@ -38,7 +40,7 @@ def model(scratch: Path) -> Iterator[Model]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(scratch: Path) -> Iterator[None]:
+def no_file_is_left(scratch: Path) -> Iterator[None]:
     yield
     assert list(scratch.iterdir()) == []
 
@@ -51,16 +53,16 @@ def talk(tmp_path: Path) -> Path:
 
 
 def test_a_path_is_transcribed(model, talk):
-    heard = model.transcribe(talk)
-    assert isinstance(heard, Transcript)
-    assert heard.text == "440. 880."
-    assert heard.seconds == pytest.approx(4.4)
+    transcript = model.transcribe(talk)
+    assert isinstance(transcript, Transcript)
+    assert transcript.text == "440. 880."
+    assert transcript.seconds == pytest.approx(4.4)
 
 
 def test_a_string_is_a_path_and_bytes_are_the_content_of_a_file(model, talk):
-    heard = model.transcribe(talk)
-    assert model.transcribe(str(talk)) == heard
-    assert model.transcribe(talk.read_bytes()) == heard
+    transcript = model.transcribe(talk)
+    assert model.transcribe(str(talk)) == transcript
+    assert model.transcribe(talk.read_bytes()) == transcript
 
 
 def test_bytes_may_be_of_any_format(model, tmp_path):
@@ -68,23 +70,23 @@ def test_bytes_may_be_of_any_format(model, tmp_path):
     assert model.transcribe(content).text == "440. 880."
 
 
-def test_an_array_is_heard_sample_by_sample(model):
-    heard = model.transcribe(TALK)
-    assert heard.text == "440. 880."
-    assert [(word.start_seconds, word.end_seconds) for word in heard.words] == [
+def test_an_array_is_transcribed_exactly(model):
+    transcript = model.transcribe(TALK)
+    assert transcript.text == "440. 880."
+    assert [(word.start_seconds, word.end_seconds) for word in transcript.words] == [
         (0.0, 1.6),
         (2.4, 4.0),
     ]
-    assert heard == model.transcribe(TALK.astype(np.float64))
-    assert heard == model.transcribe(np.repeat(TALK, 2)[::2])
+    assert transcript == model.transcribe(TALK.astype(np.float64))
+    assert transcript == model.transcribe(np.repeat(TALK, 2)[::2])
 
 
 @pytest.mark.parametrize("rate", [8000, 44_100])
-def test_an_array_at_another_rate_is_heard_at_its_own_pitch(model, rate):
+def test_an_array_at_another_rate_is_resampled(model, rate):
     samples = np.concatenate([tone(440, 1.6, rate), silence(0.8, rate), tone(880, 1.6, rate)])
-    heard = model.transcribe(samples, sample_rate=rate)
-    assert heard.text == "440. 880."
-    assert heard.seconds == pytest.approx(4.0, abs=0.01)
+    transcript = model.transcribe(samples, sample_rate=rate)
+    assert transcript.text == "440. 880."
+    assert transcript.seconds == pytest.approx(4.0, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -96,50 +98,50 @@ def test_an_array_at_another_rate_is_heard_at_its_own_pitch(model, rate):
         ({"start_seconds": 1.76, "end_seconds": 2.24}, ""),
     ],
 )
-def test_a_clip_is_heard_on_the_clock_of_the_recording(model, clip, text):
-    heard = model.transcribe(TALK, **clip)
-    assert heard.text == text
-    for word in heard.words:
+def test_times_of_a_clip_are_those_of_the_recording(model, clip, text):
+    transcript = model.transcribe(TALK, **clip)
+    assert transcript.text == text
+    for word in transcript.words:
         assert word.start_seconds >= clip.get("start_seconds", 0)
         assert word.end_seconds <= clip.get("end_seconds", 4.4)
     if text == "880.":
-        assert heard.words[0].start_seconds == pytest.approx(2.4, abs=0.08)
+        assert transcript.words[0].start_seconds == pytest.approx(2.4, abs=0.08)
 
 
 def test_a_clip_of_a_file_and_of_bytes_is_the_clip_of_the_array(model, talk):
     clip = {"start_seconds": 0.8, "end_seconds": 3.2}
-    heard = model.transcribe(talk, **clip)
-    assert heard.text == "440. 880."
-    assert model.transcribe(talk.read_bytes(), **clip).words == heard.words
+    transcript = model.transcribe(talk, **clip)
+    assert transcript.text == "440. 880."
+    assert model.transcribe(talk.read_bytes(), **clip).words == transcript.words
 
 
-def test_many_threads_at_once_get_their_own_answers(model, tmp_path):
-    said: dict[int, str] = {}
+def test_concurrent_threads_get_their_own_transcripts(model, tmp_path):
+    texts: dict[int, str] = {}
 
     def caller(number: int) -> None:
         samples = tone(200 + 50 * number, 1.0)
         if number % 3 == 0:
-            said[number] = model.transcribe(samples).text
+            texts[number] = model.transcribe(samples).text
         elif number % 3 == 1:
-            said[number] = model.transcribe(wav(samples)).text
+            texts[number] = model.transcribe(wav(samples)).text
         else:
             path = tmp_path / f"{number}.wav"
             path.write_bytes(wav(samples))
-            said[number] = model.transcribe(path).text
+            texts[number] = model.transcribe(path).text
 
     threads = [threading.Thread(target=caller, args=(number,)) for number in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert said == {number: f"{200 + 50 * number}." for number in range(12)}
+    assert texts == {number: f"{200 + 50 * number}." for number in range(12)}
 
 
 @pytest.mark.parametrize(
     ("audio", "options", "error"),
     [
         (b"", {}, AudioEmpty),
-        (b"this is no audio at all", {}, AudioUndecodable),
+        (b"not audio", {}, AudioUndecodable),
         (np.zeros(0, dtype=np.float32), {}, AudioEmpty),
         (tone(440, 0.05), {}, AudioTooShort),
         (silence(121), {}, AudioTooLong),
@@ -153,35 +155,35 @@ def test_many_threads_at_once_get_their_own_answers(model, tmp_path):
         (TALK, {"start_seconds": 2.0, "end_seconds": 1.0}, InvalidRequest),
     ],
 )
-def test_what_cannot_be_heard_is_refused_with_an_error_of_ours(model, audio, options, error):
+def test_unusable_audio_is_rejected_with_a_coded_error(model, audio, options, error):
     with pytest.raises(error) as raised:
         model.transcribe(audio, **options)
     assert isinstance(raised.value, ParakeetError)
 
 
-def test_after_a_refusal_the_next_is_heard(model):
+def test_the_model_is_usable_after_an_error(model):
     with pytest.raises(AudioUndecodable):
-        model.transcribe(b"this is no audio at all")
+        model.transcribe(b"not audio")
     assert model.transcribe(TALK).text == "440. 880."
 
 
-def test_a_path_that_leads_nowhere_is_source_not_found(model, tmp_path):
+def test_a_missing_path_is_source_not_found(model, tmp_path):
     with pytest.raises(SourceNotFound):
         model.transcribe(tmp_path / "none.wav")
 
 
 @pytest.mark.parametrize("settings", [{"concurrency": 0}, {"concurency": 4}])
-def test_a_setting_that_cannot_be_is_named(settings):
+def test_an_invalid_setting_is_named(settings):
     with pytest.raises(InvalidSetting, match="PARAKEET_CONC"), open_model("demo", **settings):
         pass
 
 
-def test_a_model_that_is_not_there_is_checkpoint_missing(tmp_path):
+def test_a_missing_model_is_an_error(tmp_path):
     with pytest.raises(WeightsMissing), open_model(str(tmp_path / "none.nemo")):
         pass
 
 
-def test_a_model_that_is_closed_leaves_no_thread_of_its_own(scratch):
+def test_closing_a_model_ends_its_threads(scratch):
     before = set(threading.enumerate())
     with open_model(engine="tones", scratch=scratch):
         inside = {thread.name for thread in set(threading.enumerate()) - before}
@@ -190,7 +192,7 @@ def test_a_model_that_is_closed_leaves_no_thread_of_its_own(scratch):
     assert not {"engine", "pipeline"} & after
 
 
-def test_a_failure_inside_the_block_closes_the_model_and_passes(scratch):
+def test_an_exception_inside_the_block_closes_the_model(scratch):
     before = set(threading.enumerate())
     with pytest.raises(LookupError), open_model(engine="tones", scratch=scratch):
         raise LookupError
@@ -198,7 +200,7 @@ def test_a_failure_inside_the_block_closes_the_model_and_passes(scratch):
     assert not {"engine", "pipeline"} & after
 
 
-def test_the_environment_is_not_read():
+def test_environment_variables_are_ignored():
     program = (
         "from parakeet_worker import open_model\n"
         "with open_model(engine='tones') as model:\n"
@@ -211,13 +213,13 @@ def test_the_environment_is_not_read():
     assert ran.stdout == b"16\n"
 
 
-def test_a_transcript_is_written_in_any_format(model):
-    heard = model.transcribe(TALK)
-    assert heard.to("srt").startswith("1\n00:00:00,000 --> ")
-    assert heard.to("text") == "440. 880.\n"
+def test_a_transcript_is_rendered_in_any_format(model):
+    transcript = model.transcribe(TALK)
+    assert transcript.to("srt").startswith("1\n00:00:00,000 --> ")
+    assert transcript.to("text") == "440. 880.\n"
 
 
-def test_the_public_names_are_there_and_no_others():
+def test_the_public_names_are_complete():
     for name in parakeet_worker._HOMES:
         assert getattr(parakeet_worker, name).__name__ == name
     assert sorted(parakeet_worker.__all__) == sorted(["__version__", *parakeet_worker._HOMES])

@@ -1,3 +1,5 @@
+"""Settings: each variable and its field, errors, and secrets."""
+
 import re
 from pathlib import Path
 from types import MappingProxyType
@@ -9,7 +11,7 @@ from pydantic import ValidationError
 from parakeet_worker.errors import InvalidSetting
 from parakeet_worker.settings import Settings, variable
 
-# One row per field: what the environment says, and what the worker must understand.
+# Per field: variable, its text, and the parsed value.
 READ: dict[str, tuple[str, str, Any]] = {
     "model": ("PARAKEET_MODEL", "demo", "demo"),
     "model_name": ("PARAKEET_MODEL_NAME", "parakeet", "parakeet"),
@@ -82,19 +84,17 @@ def test_every_field_has_a_row_here():
     assert set(READ) == set(Settings.model_fields)
 
 
-@pytest.mark.parametrize(
-    ("field", "name", "said", "understood"), [(f, *r) for f, r in READ.items()]
-)
-def test_every_field_is_read_from_its_variable(field, name, said, understood):
-    settings = Settings.from_environment({name: said})
-    assert getattr(settings, field) == understood
-    assert understood != getattr(Settings(), field)
-    assert settings == Settings().model_copy(update={field: understood})
+@pytest.mark.parametrize(("field", "name", "text", "parsed"), [(f, *r) for f, r in READ.items()])
+def test_every_field_is_read_from_its_variable(field, name, text, parsed):
+    settings = Settings.from_environment({name: text})
+    assert getattr(settings, field) == parsed
+    assert parsed != getattr(Settings(), field)
+    assert settings == Settings().model_copy(update={field: parsed})
     assert variable(field) == name
 
 
-def test_all_fields_are_read_at_once_from_any_mapping():
-    environment = MappingProxyType({name: said for name, said, _ in READ.values()})
+def test_all_fields_are_read_together_from_any_mapping():
+    environment = MappingProxyType({name: text for name, text, _ in READ.values()})
     settings = Settings.from_environment(environment)
     assert settings.model_dump() == {field: value for field, (_, _, value) in READ.items()}
 
@@ -133,7 +133,7 @@ def test_an_unknown_name_is_an_error_even_without_a_value():
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "text"),
     [
         ("PARAKEET_ENGINE", "nemo2"),
         ("PARAKEET_DEVICE", "tpu"),
@@ -156,19 +156,19 @@ def test_an_unknown_name_is_an_error_even_without_a_value():
         ("PARAKEET_QUEUE_SECONDS", "0"),
     ],
 )
-def test_an_impossible_value_is_an_error_that_names_the_variable_and_the_value(name, said):
+def test_an_invalid_value_is_an_error_with_variable_and_value(name, text):
     with pytest.raises(InvalidSetting) as raised:
-        Settings.from_environment({name: said})
+        Settings.from_environment({name: text})
     assert raised.value.facts["setting"] == name
     assert str(raised.value).startswith(f"invalid_setting: {name}: ")
-    assert f"'{said}'" in str(raised.value)
+    assert f"'{text}'" in str(raised.value)
 
 
 @pytest.mark.parametrize(
     "name",
     ["PATH", "S3_BUCKETS", "MODEL", "XPARAKEET_MODEL", "parakeet_model", "AWS_SECRET_ACCESS_KEY"],
 )
-def test_foreign_variables_are_none_of_our_business(name):
+def test_variables_of_other_programs_are_ignored(name):
     assert Settings.from_environment({name: "x"}) == Settings()
 
 
@@ -178,32 +178,32 @@ def test_settings_cannot_be_changed():
         settings.model = "other"  # type: ignore[misc]
 
 
-def test_the_secret_is_not_in_the_printed_settings():
+def test_secrets_are_not_in_the_representation():
     settings = Settings.from_environment({"S3_SECRET_KEY": "hush-hush", "S3_BUCKET": "talks"})
     assert "talks" in repr(settings)
     assert "hush-hush" not in repr(settings) + str(settings)
 
 
-def test_every_field_says_what_it_is_and_quantities_carry_their_unit():
+def test_every_field_is_described_and_quantities_have_units():
     for name, field in Settings.model_fields.items():
         assert re.fullmatch(r".+\.", field.description or "", re.DOTALL), name
         if field.annotation is float:
             assert name.endswith("_seconds"), name
 
 
-def test_the_defaults_are_values_that_an_operator_could_give():
-    given = {
+def test_the_defaults_can_be_written_as_variables():
+    variables = {
         variable(field): str(value).lower() if isinstance(value, bool) else str(value)
         for field, value in Settings().model_dump().items()
         if value is not None
     }
-    assert Settings.from_environment(given) == Settings()
+    assert Settings.from_environment(variables) == Settings()
 
 
 @pytest.mark.parametrize(
     "name", ["S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_SESSION_TOKEN", "PARAKEET_API_KEY"]
 )
-def test_a_secret_loses_the_line_break_of_its_file_and_is_never_shown(name):
+def test_a_trailing_line_break_of_a_secret_is_removed_and_the_secret_never_shown(name):
     settings = Settings.from_environment({name: "hush\n"})
     assert "hush" in settings.model_dump().values()
     assert "hush" not in repr(settings)
@@ -217,12 +217,12 @@ def test_a_secret_loses_the_line_break_of_its_file_and_is_never_shown(name):
 @pytest.mark.parametrize(
     "address", ["minio:9000", "s3.example.com", "ftp://a.test", "http://", "http://a b"]
 )
-def test_an_s3_endpoint_that_is_no_address_is_refused(address):
+def test_an_s3_endpoint_that_is_not_a_url_is_rejected(address):
     with pytest.raises(InvalidSetting, match="S3_ENDPOINT"):
         Settings.from_environment({"S3_ENDPOINT": address})
 
 
-def test_an_s3_endpoint_loses_blanks_and_a_region_has_none():
+def test_whitespace_is_removed_from_an_s3_endpoint_and_rejected_in_a_region():
     assert (
         Settings.from_environment({"S3_ENDPOINT": "http://a.test\n"}).s3_endpoint == "http://a.test"
     )

@@ -121,7 +121,7 @@ def test_a_folder_in_the_place_of_a_link_is_moved(tmp_path: Path) -> None:
     assert replace_symlink(tmp_path / "link", tmp_path / "target") is None
 
 
-def test_a_removed_folder_is_gone_and_a_missing_one_is_no_error(tmp_path: Path) -> None:
+def test_a_folder_is_removed_and_a_missing_one_ignored(tmp_path: Path) -> None:
     (tmp_path / "folder" / "inner").mkdir(parents=True)
     remove(tmp_path / "folder")
     remove(tmp_path / "folder")

@@ -14,9 +14,9 @@ from tiny_model import write_nemo, write_safetensors
 
 
 def test_demo_is_the_checkpoint_in_the_package() -> None:
-    found = weights.find("demo")
-    assert found.name == "demo.nemo"
-    assert found.is_file()
+    result = weights.find("demo")
+    assert result.name == "demo.nemo"
+    assert result.is_file()
 
 
 def test_the_path_of_a_nemo_file_is_returned_unchanged(tmp_path: Path) -> None:
@@ -54,9 +54,9 @@ def test_the_snapshot_of_main_comes_first(tmp_path: Path) -> None:
         (folder / "snapshots" / revision).mkdir(parents=True)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("bbb\n")
-    found = [snapshot.name for snapshot in checkpoints.snapshots(tmp_path, "nvidia/tiny")]
-    assert found[0] == "bbb"
-    assert set(found) == {"aaa", "bbb"}
+    result = [snapshot.name for snapshot in checkpoints.snapshots(tmp_path, "nvidia/tiny")]
+    assert result[0] == "bbb"
+    assert set(result) == {"aaa", "bbb"}
 
 
 def test_a_cache_without_the_model_has_no_snapshots(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Models from the hub: by revision, verified, downloaded once, and found again offline."""
+"""Models from the hub: by revision, verified, downloaded once, and paths again offline."""
 
 import asyncio
 import hashlib
@@ -98,14 +98,14 @@ def complete(output: str, hub: Hub) -> Path:
 async def test_only_checkpoint_files_are_downloaded_and_found_again_offline(hub, tmp_path):
     snapshot = complete(await find(tmp_path, hub), hub)
     assert not (snapshot / "README.md").exists()
-    asked = len(hub.server.received)
+    requests = len(hub.server.received)
     assert await find(tmp_path, hub) == str(snapshot)
-    assert len(hub.server.received) == asked
+    assert len(hub.server.received) == requests
     assert await find(tmp_path, None) == str(snapshot)
 
 
 @pytest.mark.parametrize("arguments", [(f"{MODEL}@v2",), (MODEL, "v2"), (f"{MODEL}@v2", "v2")])
-async def test_a_revision_is_downloaded_beside_main(hub, tmp_path, arguments):
+async def test_a_revision_is_downloaded_next_to_main(hub, tmp_path, arguments):
     first = complete(await find(tmp_path, hub), hub)
     hub.commit, hub.files["config.json"] = "b" * 40, b'{"a": 2}'
     hub.open(("v2",))
@@ -144,9 +144,9 @@ async def test_a_hub_that_always_sends_other_content_is_an_error(hub, tmp_path):
 
 async def test_an_unreachable_hub_or_unknown_revision_is_an_error(hub, tmp_path):
     assert code(await find(tmp_path, None)) == "weights_missing"
-    output = await find(tmp_path, hub, f"{MODEL}@nowhere")
+    output = await find(tmp_path, hub, f"{MODEL}@unknown")
     assert code(output) == "weights_missing"
-    assert "nowhere" in output
+    assert "unknown" in output
 
 
 async def test_a_cache_of_another_program_is_used_offline_unless_corrupt(hub, tmp_path):
@@ -233,7 +233,7 @@ async def test_unusable_network_variables_give_one_line_with_a_code(hub, tmp_pat
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_rejection_with_several_lines_is_reported_on_one(hub, tmp_path, status):
     hub.failing, hub.failing_status = 1000, status
-    hub.failing_headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "ask\tfor access"}
+    hub.failing_headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "request\taccess"}
     output = await find(tmp_path, hub)
     assert code(output) == "weights_missing"
     assert "\\n" not in output
@@ -253,7 +253,7 @@ async def test_a_dangling_link_is_not_a_checkpoint(hub, tmp_path, monkeypatch):
     snapshot.mkdir(parents=True)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text(hub.commit)
-    (snapshot / "tiny.nemo").symlink_to(folder / "blobs" / "gone")
+    (snapshot / "tiny.nemo").symlink_to(folder / "blobs" / "missing")
     assert code(await find(tmp_path, None)) == "weights_missing"
     monkeypatch.setattr(weights, "RUNPOD_CACHE", tmp_path)
     assert not list(filter(None, (checkpoint_in(one, ["nemo"]) for one in [snapshot])))

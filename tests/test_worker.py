@@ -1,4 +1,4 @@
-"""Opening a worker: what it leaves running, and what it does when its device fails."""
+"""Opening a worker: threads that remain, and failures of its device."""
 
 import asyncio
 import gc
@@ -25,7 +25,7 @@ from parakeet_worker.vad import backends, silero
 from parakeet_worker.worker import _losing, open_engine, open_pipeline, warmed_up
 from speech import sample
 
-# Torch's other pool of threads begins with the first `set_num_threads`, whoever computes.
+# torch starts its second thread pool at the first `set_num_threads`, in any thread.
 _OPENED = """
 import os
 import time
@@ -37,7 +37,7 @@ torch.set_num_threads(2)
 before = set(os.listdir("/proc/self/task"))
 with open_pipeline(Settings(model="demo")) as pipeline:
     deadline = time.monotonic() + 5
-    # Those of a thread that has ended take a moment to end as well; a team that stays, stays.
+    # The pool of an ended thread ends shortly afterwards; a permanent one remains.
     while len(new := set(os.listdir("/proc/self/task")) - before) > 1:
         if time.monotonic() > deadline:
             break
@@ -46,8 +46,8 @@ with open_pipeline(Settings(model="demo")) as pipeline:
 """
 
 
-def test_loading_leaves_no_thread_that_computes_beside_the_engine() -> None:
-    # Two processors' worth of OpenMP threads, whatever the machine has.
+def test_loading_leaves_no_compute_thread_except_the_engine() -> None:
+    # Two OpenMP threads on any machine.
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     opened = subprocess.run(
         [sys.executable, "-c", _OPENED], env=environment, capture_output=True, text=True, check=True
@@ -58,7 +58,7 @@ def test_loading_leaves_no_thread_that_computes_beside_the_engine() -> None:
 def on_a_failing_device(
     _device: str, on_device_failure: Callable[[str], None]
 ) -> backends.Listener:
-    """Detection as on a GPU, whose every batch ends in a CUDA error."""
+    """Detection as on a GPU on which every batch fails with a CUDA error."""
 
     def fail(*_: Any) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
@@ -72,7 +72,7 @@ def transcribe(pipeline: Pipeline) -> str:
     return asyncio.run(pipeline.transcribe(Request(source=FileSource(sample("en").path)))).text
 
 
-def test_a_device_that_fails_in_detection_is_the_loss_of_the_engine(
+def test_a_device_failure_in_detection_loses_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(backends, "open_listener", on_a_failing_device)
@@ -89,27 +89,27 @@ def test_a_device_that_fails_in_detection_is_the_loss_of_the_engine(
         assert "on the processor from here on" in caplog.text
         with pytest.raises(EngineLost):
             transcribe(pipeline)
-    assert closed == [], "a device that has failed is not touched again"
+    assert closed == [], "a failed device is not used again"
 
 
-def test_an_engine_that_is_not_lost_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_working_engine_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
     with open_pipeline(Settings(engine="tones")) as pipeline:
         monkeypatch.setattr(pipeline.batcher.engine, "close", lambda: closed.append("engine"))
     assert closed == ["engine"]
 
 
-def test_a_device_may_fail_before_there_is_a_batcher_to_lose() -> None:
-    made: Future[Batcher] = Future()
-    _losing(made)("a CUDA error while the engine was warmed up")
+def test_a_device_may_fail_before_the_batcher_exists() -> None:
+    created: Future[Batcher] = Future()
+    _losing(created)("a CUDA error while the engine was warmed up")
     capacity = Capacity(1.0, 1, packed=False)
     with Batcher(ToneEngine(), capacity=capacity, queue_seconds=1.0) as batcher:
         assert not batcher.lost
-        made.set_result(batcher)
+        created.set_result(batcher)
         assert batcher.lost
 
 
-def test_the_operators_limit_of_a_batch_counts() -> None:
+def test_the_batch_limit_of_the_settings_applies() -> None:
     settings = Settings(engine="tones", segment_seconds=20.0)
     assert warmed_up(ToneEngine(), settings) == ToneEngine().capacity(20.0)
     limited = settings.model_copy(update={"batch_seconds": 7.0})
@@ -126,14 +126,14 @@ def test_float32_is_exact_before_a_model_is_loaded() -> None:
         torch.backends.cudnn.allow_tf32 = flags
 
 
-def test_what_was_loaded_is_not_looked_at_again_while_a_pipeline_is_open(tmp_path: Path) -> None:
+def test_loaded_objects_are_excluded_from_garbage_collection(tmp_path: Path) -> None:
     with open_pipeline(Settings(engine="tones", scratch=tmp_path)):
         assert gc.get_freeze_count() > 10_000
     assert gc.get_freeze_count() == 0
 
 
 def test_the_language_identifier_is_loaded_with_the_pipeline() -> None:
-    """In a process of its own, as others have loaded it here."""
+    """In a new process, since other tests have loaded it in this one."""
     program = (
         "import sys; from parakeet_worker import language\n"
         "from parakeet_worker.settings import Settings\n"

@@ -95,7 +95,7 @@ class Settings(BaseModel):
     slower."""
     kernel_cache: Path | None = None
     """Read-only folder of kernels from `parakeet compile-kernels`; other kernels are compiled at
-    the first start on a card, and cached in `kernels/` beside the converted model."""
+    the first start on a card, and cached in `kernels/` next to the converted model."""
     reproducible: bool = False
     """Make the text of a chunk independent of its batch on a GPU: by default libraries choose
     kernels by batch size, and in bfloat16 a few chunks differ."""

@@ -113,7 +113,7 @@ def warmed_up(engine: Engine, settings: Settings) -> Capacity:
 def _in_temporary_thread(work: Callable[[], Value]) -> Value:
     """Call `work` in a thread that ends afterwards.
 
-    OpenMP keeps a thread pool per calling thread. A second pool beside the engine's would exceed
+    OpenMP keeps a thread pool per calling thread. A second pool next to the engine's would exceed
     the number of CPUs and disable spinning: measured on two CPUs, a busy worker loses a sixth of
     its throughput.
     """
@@ -174,7 +174,7 @@ def open_engine(settings: Settings) -> Engine:
         from parakeet_worker.engine.tones import ToneEngine
 
         return ToneEngine()
-    # Before torch is imported, so that a missing model fails at once.
+    # Before torch is imported, so that a missing model fails immediately.
     kinds: tuple[weights.Kind, ...] = ("nemo",) if settings.engine == "nemo" else weights.ANY_KIND
     checkpoint = weights.find(
         settings.model, kinds, revision=settings.model_revision,

@@ -34,7 +34,7 @@ from parakeet_worker.volume.owner import Owner
 _RECORD = ".complete.json"
 _LARGEST_FILES = 40
 _STAT_THREADS = 32
-"""A network volume has a high latency per request, and serves many at once."""
+"""A network volume has a high latency per request, and serves many concurrently."""
 _RECORD_FILES = re.compile(r"lib/python3[^/]*/site-packages/[^/]*\.dist-info/RECORD")
 _SAMPLED_STAMPS = 4
 _PROBE_SECONDS = 300.0
@@ -240,7 +240,7 @@ def _incomplete(files: Mapping[str, os.stat_result], folder: Path) -> str | None
 def _record(
     profile: Profile, files: Mapping[str, os.stat_result], seconds: float
 ) -> dict[str, object]:
-    """What is verified at each start: sizes of all RECORD files and of the largest files."""
+    """Facts to verify at each start: sizes of all RECORD files and of the largest files."""
     sizes = {name: state.st_size for name, state in files.items() if stat.S_ISREG(state.st_mode)}
     largest = sorted(sizes, key=lambda name: sizes[name], reverse=True)[:_LARGEST_FILES]
     lists = sorted(name for name in sizes if _RECORD_FILES.fullmatch(name))

@@ -266,7 +266,7 @@ def _run(
 
 
 def classify_failure(output: str, status: int, home: Path) -> SetupError:
-    """The error that the output of uv or pip stands for."""
+    """Map the output of uv or pip to an error."""
     lowered = output.lower()
     lines = [line.strip() for line in redact_credentials(output).splitlines() if line.strip()]
     last = " ".join(lines)[-600:] or f"exit status {status}"

@@ -38,7 +38,7 @@ class Check:
 
     name: str
     verdict: Literal["ok", "warning", "failed"]
-    found: str
+    finding: str
     remedy: str = ""
 
 
@@ -66,9 +66,9 @@ def examine(variables: Mapping[str, str], root: Path) -> Iterator[Check]:
 def _volume(settings: BootstrapSettings, requirements: Path) -> Iterator[Check]:
     volume = Volume(settings.home)
     if not volume.home.is_dir():
-        found = f"{volume.home} does not exist"
+        finding = f"{volume.home} does not exist"
         remedy = "mount a volume or set PARAKEET_HOME; not needed if the worker is in the image"
-        yield Check("volume", "warning", found, remedy)
+        yield Check("volume", "warning", finding, remedy)
         return
     free_gib = shutil.disk_usage(volume.home).free / 2**30
     yield Check("volume", "ok", f"{volume.home}, {free_gib:.1f} GiB free")
@@ -152,8 +152,8 @@ def _model_on_volume(model: str, volume: Volume) -> Check:
     files = sorted((folder / "snapshots" / revision).glob("*"))
     missing = [path.name for path in files if not path.exists()]
     if not files or missing:
-        found = f"{model} at {revision} lacks {', '.join(missing) or 'its files'}"
-        return Check("model", "failed", found, f"remove {folder}: it is downloaded again")
+        finding = f"{model} at {revision} lacks {', '.join(missing) or 'its files'}"
+        return Check("model", "failed", finding, f"remove {folder}: it is downloaded again")
     size_gib = sum(path.stat().st_size for path in files) / 2**30
     return Check("model", "ok", f"{model} at {revision} on the volume, {size_gib:.2f} GiB")
 
@@ -182,44 +182,44 @@ def _hub(variables: Mapping[str, str]) -> Check:
 def _container(settings: Settings) -> Check:
     container = Container.read()
     used = fitted(settings, container)
-    found = (
+    finding = (
         f"{container}: {used.threads or container.threads} threads, {used.decoders} decoders, "
         f"{used.audio_memory_bytes >> 20} MiB of audio, {used.max_connections} connections"
     )
     if used.max_connections < settings.max_connections:
         remedy = "raise the container's limit on open files (ulimit -n) for more connections"
-        return Check("container", "warning", found, remedy)
-    return Check("container", "ok", found)
+        return Check("container", "warning", finding, remedy)
+    return Check("container", "ok", finding)
 
 
 def _scratch(settings: Settings) -> Check:
     folder = settings.scratch
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        found = f"{folder} is not a writable folder"
-        return Check("scratch", "failed", found, "correct PARAKEET_SCRATCH, or its permissions")
+        finding = f"{folder} is not a writable folder"
+        return Check("scratch", "failed", finding, "correct PARAKEET_SCRATCH, or its permissions")
     free = shutil.disk_usage(folder).free
-    found = f"{folder}, {free / 2**30:.1f} GiB free"
+    finding = f"{folder}, {free / 2**30:.1f} GiB free"
     if free < settings.scratch_least_bytes:
         remedy = (
             "free space, use a larger container disk, or set PARAKEET_SCRATCH to another folder"
         )
-        return Check("scratch", "failed", f"{found}: no jobs will be taken", remedy)
+        return Check("scratch", "failed", f"{finding}: no jobs will be taken", remedy)
     if free < settings.max_audio_bytes:
         remedy = "use a larger container disk, or lower PARAKEET_MAX_AUDIO_BYTES"
-        return Check("scratch", "warning", f"{found}: less than the limit of one recording", remedy)
-    return Check("scratch", "ok", found)
+        return Check("scratch", "warning", f"{finding}: below the limit of a recording", remedy)
+    return Check("scratch", "ok", finding)
 
 
 def _ffmpeg(settings: Settings) -> Check:
     remedy = "install ffmpeg in the image, or correct PARAKEET_FFMPEG"
     try:
-        found = find_ffmpeg(settings.ffmpeg)
+        finding = find_ffmpeg(settings.ffmpeg)
     except FfmpegMissing as error:
         return Check("ffmpeg", "failed", str(error), remedy)
-    output = _output([str(found), "-version"])
+    output = _output([str(finding), "-version"])
     if output is None:
-        return Check("ffmpeg", "failed", f"{found} does not run", remedy)
-    return Check("ffmpeg", "ok", f"{found}: {' '.join(output.split()[:3])}")
+        return Check("ffmpeg", "failed", f"{finding} does not run", remedy)
+    return Check("ffmpeg", "ok", f"{finding}: {' '.join(output.split()[:3])}")
 
 
 def _gpu(settings: Settings) -> Check:
@@ -227,9 +227,9 @@ def _gpu(settings: Settings) -> Check:
     output = _output(query)
     if not output:
         required = settings.device == "cuda"
-        found = "no GPU found; the engine runs on the CPU"
+        finding = "no GPU finding; the engine runs on the CPU"
         remedy = "choose a GPU for the endpoint, or PARAKEET_DEVICE=cpu"
-        return Check("gpu", "failed" if required else "warning", found, remedy)
+        return Check("gpu", "failed" if required else "warning", finding, remedy)
     mebibytes, _, name = output.splitlines()[0].partition(", ")
     if int(mebibytes) < _MIN_GPU_MIB:
         remedy = "choose a GPU with more memory, or a smaller PARAKEET_BATCH_SECONDS"
@@ -247,16 +247,16 @@ def _kernels(settings: Settings, variables: Mapping[str, str]) -> Iterator[Check
     if settings.kernels == "off":
         yield Check("kernels", "warning", f"disabled: {slower}", "remove PARAKEET_KERNELS")
     elif int(capability.partition(".")[0]) < _MIN_CAPABILITY:
-        found = f"compute capability {capability} is below {_MIN_CAPABILITY}.0: {slower}"
+        finding = f"compute capability {capability} is below {_MIN_CAPABILITY}.0: {slower}"
         yield Check(
-            "kernels", "warning", found, "choose a newer GPU: A40, L4, A100, H100 and later"
+            "kernels", "warning", finding, "choose a newer GPU: A40, L4, A100, H100 and later"
         )
     else:
         card = "sm_" + capability.replace(".", "")
         replaced = _replaced(settings.kernel_folders[-1] / f"compared-{card}.json")
-        for found in replaced:
+        for finding in replaced:
             yield Check(
-                "kernels", "warning", found, "report it, with the output of `parakeet verify`"
+                "kernels", "warning", finding, "report it, with the output of `parakeet verify`"
             )
         if not replaced:
             yield _compiled(card, settings.kernel_folders, variables)
@@ -264,12 +264,12 @@ def _kernels(settings: Settings, variables: Mapping[str, str]) -> Iterator[Check
 
 def _replaced(results: Path) -> list[str]:
     """Kernels that the last start on this card type replaced by plain PyTorch."""
-    found = []
+    finding = []
     for one in json.loads(results.read_text()) if results.exists() else []:
         if one["replaced"]:
             error = "" if one["error"] is None else f"relative error {one['error']:.2g}"
-            found.append(f"{one['name']} was replaced by plain PyTorch: {one['reason'] or error}")
-    return found
+            finding.append(f"{one['name']} was replaced by plain PyTorch: {one['reason'] or error}")
+    return finding
 
 
 def _compiled(card: str, folders: Sequence[Path], variables: Mapping[str, str]) -> Check:

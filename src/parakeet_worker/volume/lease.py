@@ -40,7 +40,7 @@ class Lease:
         self._thread = threading.Thread(target=self._send_heartbeats, daemon=True)
 
     def __enter__(self) -> "Lease":
-        with suppress(OSError):  # the file may be gone already; `check` raises then
+        with suppress(OSError):  # the file may be deleted already; `check` raises then
             self._write()
         self._thread.start()
         return self

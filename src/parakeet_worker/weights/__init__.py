@@ -48,15 +48,15 @@ def find(
     if suffix and revision and suffix != revision:
         reason = f"is {revision}, but PARAKEET_MODEL names {suffix}; remove one of the two"
         raise InvalidSetting("PARAKEET_MODEL_REVISION", reason)
-    wanted = suffix or revision
-    for snapshot in snapshots(RUNPOD_CACHE, name, wanted):
+    chosen = suffix or revision
+    for snapshot in snapshots(RUNPOD_CACHE, name, chosen):
         checkpoint = checkpoint_in(snapshot, kinds)
         if checkpoint is None:
             continue
         if is_complete(checkpoint):
             return checkpoint
         log.warning("%s is incomplete; searching elsewhere", checkpoint)
-    return find_or_download(name, wanted, kinds, timeout_seconds)
+    return find_or_download(name, chosen, kinds, timeout_seconds)
 
 
 def _at_path(model: str, path: Path, kinds: Sequence[Kind]) -> Path:

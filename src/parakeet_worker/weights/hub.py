@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 FETCH_TIMEOUT_SECONDS = 3600.0
 """Default timeout of a whole download."""
 
-# In the folder of a model, beside those of the hub's library.
+# In the folder of a model, next to those of the hub's library.
 _METADATA_DIR = ".parakeet"
 LEASE_SECONDS = 30.0
 _PROGRESS_SECONDS = 30.0
@@ -74,11 +74,11 @@ def find_or_download(
     from huggingface_hub import constants
 
     folder = model_folder(Path(constants.HF_HUB_CACHE), model)
-    wanted = revision or MAIN
+    branch = revision or MAIN
     leases = Leases(folder / _METADATA_DIR / "leases", LEASE_SECONDS)
     logged = False
     while True:
-        verified = _verified_snapshot(folder, wanted, kinds)
+        verified = _verified_snapshot(folder, branch, kinds)
         if verified is not None:
             return verified
         try:
@@ -86,12 +86,12 @@ def find_or_download(
                 lease = leases.try_acquire()
                 if lease is not None:
                     with suppress(Fenced), lease:
-                        download = partial(_download, model, wanted, kinds, folder)
+                        download = partial(_download, model, branch, kinds, folder)
                         # Another worker may have finished between the search and the lease.
-                        verified = _verified_snapshot(folder, wanted, kinds)
+                        verified = _verified_snapshot(folder, branch, kinds)
                         return verified or _with_timeout(download, model, timeout_seconds)
         except (VolumeFull, VolumeReadonly, VolumeUnusable, WeightsMissing) as failure:
-            return _unverified_snapshot(folder, wanted, kinds, failure)
+            return _unverified_snapshot(folder, branch, kinds, failure)
         if not logged:
             log.info("waiting for %s, which downloads %s", leases.holder(), model)
             logged = True

@@ -61,7 +61,7 @@ def doctor() -> None:
     failed = False
     for check in examine(os.environ, _ROOT):
         failed = failed or check.verdict == "failed"
-        click.echo(f"{check.verdict:8}{check.name:12} {check.found}")
+        click.echo(f"{check.verdict:8}{check.name:12} {check.finding}")
         if check.remedy:
             click.echo(f"{'':20} -> {check.remedy}")
     sys.exit(FAILED if failed else 0)
