@@ -3,6 +3,7 @@ import json
 import math
 import re
 import subprocess
+import zlib
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, get_args
@@ -16,7 +17,7 @@ from parakeet_worker.engine.base import Hypothesis, Token
 from parakeet_worker.formats import render
 from parakeet_worker.notices import Notice
 from parakeet_worker.options import Format
-from parakeet_worker.recognition.chunks import Chunk
+from parakeet_worker.recognition.chunks import Chunk, SpeechFrames
 from parakeet_worker.recognition.transcript import TimedToken, Transcript, Word, join, stitch
 
 FRAME_SECONDS = 0.08
@@ -293,7 +294,11 @@ def test_verbose_json_is_openais_with_a_confidence():
                 "start": 0.16,
                 "end": 0.56,
                 "text": "Hello.",
+                "seek": 16,
+                "tokens": [],
+                "temperature": 0.0,
                 "avg_logprob": round(sentence, 4),
+                "compression_ratio": round(6 / len(zlib.compress(b"Hello.")), 4),
                 **language_of("Hello."),
             },
             {
@@ -301,7 +306,11 @@ def test_verbose_json_is_openais_with_a_confidence():
                 "start": 1.6,
                 "end": 1.92,
                 "text": "You?",
+                "seek": 160,
+                "tokens": [],
+                "temperature": 0.0,
                 "avg_logprob": round(math.log(0.5 * 0.4) / 2, 4),
+                "compression_ratio": round(4 / len(zlib.compress(b"You?")), 4),
                 **language_of("You?"),
             },
         ],
@@ -330,9 +339,11 @@ def test_verbose_json_has_the_types_of_openais(transcript):
         range(len(transcript.sentences))
     )
     for segment in document["segments"]:
-        kinds = [type(value) for value in list(segment.values())[:5]]
-        assert kinds == [int, float, float, str, float]
-        assert list(segment)[5:] == ["language", "language_probability"]
+        assert {name: type(value) for name, value in segment.items()} == {
+            "id": int, "start": float, "end": float, "text": str, "seek": int, "tokens": list,
+            "temperature": float, "avg_logprob": float, "compression_ratio": float,
+            **{name: type(segment[name]) for name in ("language", "language_probability")},
+        }  # fmt: skip
         assert segment["avg_logprob"] <= 0
     for word in document["words"]:
         assert [type(value) for value in word.values()] == [str, float, float, float]
@@ -430,3 +441,27 @@ def test_tsv_has_a_sentence_a_line_in_milliseconds():
 def test_tsv_has_all_sentences():
     rows = read_tsv(render.render(LONG, "tsv"))
     assert [row[2] for row in rows] == [[sentence.text] for sentence in LONG.sentences]
+
+
+def test_a_segment_has_what_whisper_has_of_it():
+    tokens = (Token("▁Hel", 2, 2, -0.1, 7), Token("lo", 4, 3, -0.3, 9), Token(".", 9, 0, -0.2, 2))
+    frames = SpeechFrames(0.0, 0, np.full(100, 0.75, dtype=np.float32))
+    chunk = Chunk(60.0, np.zeros(32_000, dtype=np.float32), frames=replace(frames, first=1875))
+    document: Any = render.verbose_document(stitch(chunk, Hypothesis(tokens, FRAME_SECONDS)))
+    (segment,) = document["segments"]
+    facts = ("seek", "tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob")
+    content = b"Hello."
+    assert {name: segment[name] for name in facts} == {
+        "seek": 6016,
+        "tokens": [7, 9, 2],
+        "temperature": 0.0,
+        "avg_logprob": -0.2,
+        "compression_ratio": round(len(content) / len(zlib.compress(content)), 4),
+        "no_speech_prob": 0.25,
+    }
+
+
+def test_without_a_detector_a_segment_has_no_probability_of_no_speech():
+    document: Any = render.verbose_document(SHORT)
+    assert document["segments"]
+    assert all("no_speech_prob" not in segment for segment in document["segments"])

@@ -4,7 +4,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -22,6 +22,7 @@ from parakeet_worker.engine.base import (
     Samples,
     SynchronousEngine,
 )
+from parakeet_worker.engine.native.engine import NativeEngine
 from parakeet_worker.errors import DecoderKilled, EngineLost, InvalidRequest, NotFinite
 from parakeet_worker.language import Script
 from parakeet_worker.pipeline import Pipeline
@@ -233,6 +234,19 @@ async def test_debug_tells_how_the_words_were_come_by(demo: Pipeline) -> None:
         "raised_decibels": 0.0,
         "uncovered": [],
     }
+
+
+async def test_segments_have_ids_of_the_vocabulary_and_the_detectors_probability(
+    demo: Pipeline,
+) -> None:
+    answer: Any = await answers.answer(
+        demo, {"audio_base64": named("en").base64, "format": "verbose_json"}
+    )
+    pieces = cast("NativeEngine", demo.batcher.engine)._vocabulary.pieces
+    for segment in answer["segments"]:
+        text = "".join(pieces[number] for number in segment["tokens"])
+        assert text.replace("\u2581", " ").strip() == segment["text"]
+        assert 0 <= segment["no_speech_prob"] < 0.3
 
 
 # ends that nobody wants

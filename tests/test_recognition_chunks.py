@@ -3,10 +3,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
-from parakeet_worker.recognition.chunks import Chunk, Span, Splitter, split
+from parakeet_worker.recognition.chunks import Chunk, Span, SpeechFrames, Splitter, split
 from parakeet_worker.vad.backends import SileroDetector, open_listener
 from parakeet_worker.vad.base import FRAME_SAMPLES, FRAME_SECONDS, SPEECH_ENDS, Probabilities
 from parakeet_worker.vad.energy import EnergyDetector
@@ -513,3 +515,43 @@ def test_a_segment_is_yielded_before_the_recording_has_ended():
     assert next(pieces).seconds <= 5
     assert next(pieces).seconds <= 5
     pieces.close()
+
+
+# speech probabilities
+
+
+@given(
+    first=st.integers(0, 50),
+    probabilities=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60),
+    bounds=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 1500)), min_size=1, max_size=5),
+)
+def test_the_mean_of_a_span_is_that_of_the_frames_it_touches(first, probabilities, bounds):
+    frames = SpeechFrames(2.0, first, np.array(probabilities, dtype=np.float32))
+    spans = [Span(2 + start / 1000, 2 + (start + length) / 1000) for start, length in bounds]
+    for (start, length), mean in zip(bounds, frames.means(spans), strict=True):
+        numbers = [n for n in range(first, first + len(probabilities))
+                   if 32 * n < start + length and 32 * (n + 1) > start]  # fmt: skip
+        if numbers:
+            touched = [probabilities[number - first] for number in numbers]
+            assert mean == pytest.approx(sum(touched) / len(touched), abs=1e-5)
+        assert min(probabilities) - 1e-5 <= mean <= max(probabilities) + 1e-5
+
+
+def test_chunks_and_overlaps_have_the_probabilities_of_their_samples():
+    probabilities = np.linspace(0.5, 0.99, 2000, dtype=np.float32)  # 64 s without a pause
+    first, second, *_ = cut(recorded(probabilities), probabilities, start_seconds=7.0)
+    assert first.cut_in_speech
+    assert second.overlap is not None
+    for chunk in (first, second, second.overlap, second.part(Span(second.start_seconds + 1, 99))):
+        assert chunk.frames is not None
+        middle = (chunk.start_seconds + min(chunk.end_seconds, chunk.start_seconds + 0.9)) / 2
+        number = int((middle - 7.0) * SAMPLE_RATE) // FRAME_SAMPLES
+        assert chunk.frames.means([Span(middle, middle + 1e-6)]) == [
+            pytest.approx(float(probabilities[number]))
+        ]
+
+
+def test_without_a_detector_there_are_no_probabilities():
+    probabilities = frames((6, SPEECH))
+    (chunk,) = cut(recorded(probabilities), probabilities, drops_silence=False)
+    assert chunk.frames is None

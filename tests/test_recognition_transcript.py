@@ -9,7 +9,7 @@ import pytest
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Hypothesis, Token
 from parakeet_worker.notices import Notice
-from parakeet_worker.recognition.chunks import Chunk
+from parakeet_worker.recognition.chunks import Chunk, SpeechFrames
 from parakeet_worker.recognition.transcript import (
     MAX_SENTENCE_WORDS,
     Sentence,
@@ -419,3 +419,20 @@ def test_a_text_without_full_stops_is_cut_into_sentences_of_a_thousand_words(wor
     lengths = [len(sentence.words) for sentence in whole.sentences]
     assert lengths == [1000] * (words // 1000) + [words % 1000] * bool(words % 1000)
     assert " ".join(sentence.text for sentence in whole.sentences) == whole.text
+
+
+def test_ids_of_tokens_stay_with_their_words_and_bytes_keep_all_of_them():
+    pieces = ["▁a", "▁", "<0xE2>", "<0x82>", "<0xAC>", "."]
+    tokens = tuple(Token(piece, 3 * at, 1, -0.1, 10 + at) for at, piece in enumerate(pieces))
+    first, second = stitch(chunk(), Hypothesis(tokens, FRAME_SECONDS)).words
+    assert (first.text, [token.ids for token in first.tokens]) == ("a", [(10,)])
+    assert second.text == "€."
+    assert [number for token in second.tokens for number in token.ids] == [11, 12, 13, 14, 15]
+
+
+def test_a_word_has_the_speech_probability_of_its_time():
+    probabilities = np.array([0.25] * 50 + [0.75] * 50, dtype=np.float32)  # 1.6 s each
+    spoken_chunk = replace(chunk(3.2, 5.0), frames=SpeechFrames(5.0, 0, probabilities))
+    first, second = stitch(spoken_chunk, timed(("▁a", 2, 4), ("▁b", 30, 4))).words
+    assert (first.speech_probability, second.speech_probability) == (0.25, 0.75)
+    assert stitch(chunk(), timed(("▁a", 2, 4))).words[0].speech_probability is None

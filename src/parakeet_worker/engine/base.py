@@ -45,6 +45,8 @@ class Token:
     """Predicted duration in encoder frames (TDT)."""
     logprob: float
     """Natural logarithm of the token's probability over the vocabulary including blank."""
+    id: int | None = None
+    """Index in the model's vocabulary; None for an engine without one."""
 
 
 class LazyTokens(Sequence[Token]):

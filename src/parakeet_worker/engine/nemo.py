@@ -153,7 +153,7 @@ class NemoEngine(SynchronousEngine):
             strict=True,
         )
         tokens = tuple(
-            Token(self._vocabulary.text(token), frame, duration, self._logprob(confidence))
+            Token(self._vocabulary.text(token), frame, duration, self._logprob(confidence), token)
             for token, frame, duration, confidence in emissions
         )
         return Hypothesis(tokens=tokens, frame_seconds=self.frame_seconds)

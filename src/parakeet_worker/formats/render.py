@@ -1,6 +1,7 @@
 """One function per output format."""
 
 import json
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import TypeAlias
@@ -167,10 +168,37 @@ def _segment(index: int, sentence: Sentence) -> Document:
         "start": sentence.start_seconds,
         "end": sentence.end_seconds,
         "text": sentence.text,
+        "seek": round(100 * sentence.start_seconds),
+        "tokens": [
+            number for word in sentence.words for token in word.tokens for number in token.ids
+        ],
+        "temperature": 0.0,
         "avg_logprob": round(mean_logprob(sentence.words), 4),
+        "compression_ratio": _compression(sentence.text),
+        **_no_speech(sentence.words),
         **_spoken(sentence.words),
         **_channel(sentence),
     }
+
+
+def _compression(text: str) -> float:
+    """Whisper's measure of repetition: bytes of the text per byte after zlib compression."""
+    content = text.encode()
+    return round(len(content) / len(zlib.compress(content)), 4)
+
+
+def _no_speech(words: Sequence[Word]) -> Document:
+    """The detector's mean probability of no speech over the words; nothing without a detector."""
+    weighted = [
+        (word.end_seconds - word.start_seconds, word.speech_probability)
+        for word in words
+        if word.speech_probability is not None
+    ]
+    seconds = sum(each for each, _ in weighted)
+    if not seconds:
+        return {}
+    speech = sum(each * probability for each, probability in weighted) / seconds
+    return {"no_speech_prob": round(min(max(1.0 - speech, 0.0), 1.0), 4)}
 
 
 def _word(word: Word) -> Document:

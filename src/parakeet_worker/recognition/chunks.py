@@ -1,7 +1,7 @@
 """Cuts a recording into chunks for the engine, in pauses where possible."""
 
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,6 +34,9 @@ _EARLIEST_CUT_SAMPLES = SAMPLE_RATE
 _CUT_SEARCH_SAMPLES = 8 * SAMPLE_RATE
 _OVERLAP_SAMPLES = 62 * _GRID_SAMPLES
 
+# Of times in frames, above the error of floating-point arithmetic.
+_ROUNDING = 1e-6
+
 Mask = npt.NDArray[np.bool_]
 
 
@@ -47,6 +50,36 @@ class Span:
     @property
     def seconds(self) -> float:
         return self.end_seconds - self.start_seconds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpeechFrames:
+    """The detector's speech probabilities, one per frame of 32 ms."""
+
+    origin_seconds: float
+    """Start of frame 0."""
+    first: int
+    """Number of the first frame in `probabilities`."""
+    probabilities: Probabilities
+
+    def followed_by(self, frames: "SpeechFrames") -> "SpeechFrames":
+        """Both; a frame that both contain is that of `frames`."""
+        before = self.probabilities[: frames.first - self.first]
+        return replace(self, probabilities=np.concatenate((before, frames.probabilities)))
+
+    def means(self, spans: Sequence[Span]) -> list[float]:
+        """The mean probability of the frames that each span touches."""
+        sums = np.concatenate(([0.0], np.cumsum(self.probabilities, dtype=np.float64)))
+        rate = SAMPLE_RATE / FRAME_SAMPLES
+        starts = np.array([span.start_seconds for span in spans]) - self.origin_seconds
+        ends = np.array([span.end_seconds for span in spans]) - self.origin_seconds
+        last = len(self.probabilities) - 1
+        first = np.clip(np.floor(starts * rate + _ROUNDING).astype(int) - self.first, 0, last)
+        after = np.clip(
+            np.ceil(ends * rate - _ROUNDING).astype(int) - self.first, first + 1, last + 1
+        )
+        means: list[float] = ((sums[after] - sums[first]) / (after - first)).tolist()
+        return means
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +98,8 @@ class Chunk:
     """Gain relative to the recording."""
     channel: int | None = None
     """Number of the channel, from 1; None for a mix."""
+    frames: SpeechFrames | None = None
+    """Speech probabilities of these samples and possibly of others; None without a detector."""
 
     @property
     def seconds(self) -> float:
@@ -79,7 +114,8 @@ class Chunk:
         first = max(0, round((span.start_seconds - self.start_seconds) * SAMPLE_RATE))
         after = max(first, round((span.end_seconds - self.start_seconds) * SAMPLE_RATE))
         start_seconds = self.start_seconds + first / SAMPLE_RATE
-        return Chunk(start_seconds, self.samples[first:after], channel=self.channel)
+        samples = self.samples[first:after]
+        return Chunk(start_seconds, samples, channel=self.channel, frames=self.frames)
 
 
 def split(
@@ -165,6 +201,7 @@ class Splitter:
         self._probabilities: Probabilities = np.zeros(0, dtype=np.float32)
         self._first_frame = 0  # index of its first frame
         self._before_cut: Samples | None = None
+        self._frames_before_cut: SpeechFrames | None = None
 
     def add(self, samples: Samples, probabilities: Probabilities) -> None:
         """Append samples, and the speech probabilities of the next frames."""
@@ -184,6 +221,7 @@ class Splitter:
                 return
             chunk = self._chunk(end, in_speech=in_speech)
             self._before_cut = chunk.samples[-_OVERLAP_SAMPLES:] if chunk and in_speech else None
+            self._frames_before_cut = chunk.frames if chunk and in_speech else None
             self._drop(end)
             if chunk is not None:
                 yield chunk
@@ -260,14 +298,21 @@ class Splitter:
             spans = stretches(frames)
             own, decibels = evened(own, _mask(spans, len(frames)))
         samples = _compact(own)
+        speech_frames = self._speech_frames(frames)
         return Chunk(
             start_seconds,
             samples,
             speech=self._spans(spans, end),
-            overlap=self._overlap(samples),
+            overlap=self._overlap(samples, speech_frames),
             cut_in_speech=in_speech,
             raised_decibels=decibels,
+            frames=speech_frames,
         )
+
+    def _speech_frames(self, frames: Probabilities) -> SpeechFrames | None:
+        if not self._has_spans or not len(frames):
+            return None
+        return SpeechFrames(self._start_seconds, self._begin // FRAME_SAMPLES, frames)
 
     def _spans(self, frames: Iterable[tuple[int, int]], end: int) -> tuple[Span, ...]:
         clock, offset = self._start_seconds + self._begin / SAMPLE_RATE, self._frame_offset()
@@ -279,13 +324,15 @@ class Splitter:
             for first, after in bounds
         )
 
-    def _overlap(self, samples: Samples) -> Chunk | None:
+    def _overlap(self, samples: Samples, frames: SpeechFrames | None) -> Chunk | None:
         """The window around the cut before these samples."""
         if self._before_cut is None:
             return None
         begin = self._begin - len(self._before_cut)
         window = np.concatenate((self._before_cut, samples[:_OVERLAP_SAMPLES]))
-        return Chunk(self._start_seconds + begin / SAMPLE_RATE, window)
+        if frames is not None and self._frames_before_cut is not None:
+            frames = self._frames_before_cut.followed_by(frames)
+        return Chunk(self._start_seconds + begin / SAMPLE_RATE, window, frames=frames)
 
     def _frames(self) -> Probabilities:
         """The probabilities from the frame of the first held sample on."""

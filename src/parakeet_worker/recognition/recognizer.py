@@ -369,7 +369,10 @@ class Recognizer:
             return partial
         start_seconds = chunk.start_seconds - len(lead) / SAMPLE_RATE
         longer = Chunk(
-            start_seconds, np.concatenate((lead, chunk.samples, tail)), channel=chunk.channel
+            start_seconds,
+            np.concatenate((lead, chunk.samples, tail)),
+            channel=chunk.channel,
+            frames=chunk.frames,
         )
         if not self._redecode_budgets[0].take(longer.seconds, self._decoded_seconds):
             return partial

@@ -5,7 +5,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from parakeet_worker.audio.decoding import Origin
@@ -33,6 +33,8 @@ class TimedToken:
     start_seconds: float
     end_seconds: float
     logprob: float
+    ids: tuple[int, ...] = ()
+    """Vocabulary indices; several for a letter that consists of byte tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Word:
     tokens: tuple[TimedToken, ...]
     channel: int | None = None
     """Number of the channel, if channels are transcribed separately."""
+    speech_probability: float | None = field(default=None, compare=False)
+    """Mean probability of speech over the word, from the detector; None without one."""
 
     @property
     def start_seconds(self) -> float:
@@ -250,7 +254,17 @@ def _words(chunk: Chunk, hypothesis: Hypothesis) -> tuple[Word, ...]:
         Word("".join(part.text for part in parts), tuple(parts), chunk.channel)
         for parts in itertools.dropwhile(_closes, words)
     ]
-    return tuple(_lasting(complete, chunk.end_seconds, hypothesis.frame_seconds))
+    return _with_speech(_lasting(complete, chunk.end_seconds, hypothesis.frame_seconds), chunk)
+
+
+def _with_speech(words: Iterable[Word], chunk: Chunk) -> tuple[Word, ...]:
+    words = tuple(words)
+    if chunk.frames is None or not words:
+        return words
+    means = chunk.frames.means([Span(word.start_seconds, word.end_seconds) for word in words])
+    return tuple(
+        replace(word, speech_probability=mean) for word, mean in zip(words, means, strict=True)
+    )
 
 
 def _lasting(words: Sequence[Word], latest: float, frame_seconds: float) -> Iterator[Word]:
@@ -305,8 +319,8 @@ def _parts(chunk: Chunk, hypothesis: Hypothesis) -> Iterator[TimedToken]:
         if is_byte:
             parts = [_decoded(parts)]
         for timed in parts:
-            for text in _SPACED.findall(timed.text):
-                yield replace(timed, text=text)
+            for index, text in enumerate(_SPACED.findall(timed.text)):
+                yield replace(timed, text=text, ids=() if index else timed.ids)
 
 
 def is_byte_piece(piece: str) -> bool:
@@ -329,6 +343,7 @@ def _decoded(tokens: Sequence[TimedToken]) -> TimedToken:
         text=text.replace(" ", _WORD_START),
         end_seconds=tokens[-1].end_seconds,
         logprob=sum(token.logprob for token in tokens) / len(tokens),
+        ids=tuple(number for token in tokens for number in token.ids),
     )
 
 
@@ -336,7 +351,8 @@ def _timed(token: Token, chunk: Chunk, frame_seconds: float) -> TimedToken:
     start = chunk.start_seconds + token.frame * frame_seconds
     end = start + token.duration * frame_seconds
     start, end = (round(min(time, chunk.end_seconds), _DECIMALS) for time in (start, end))
-    return TimedToken(token.piece, start, end, token.logprob)
+    ids = () if token.id is None else (token.id,)
+    return TimedToken(token.piece, start, end, token.logprob, ids)
 
 
 def _closes(parts: Sequence[TimedToken]) -> bool:

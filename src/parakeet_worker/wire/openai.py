@@ -7,7 +7,6 @@ them always; `PARAKEET_STRICT` rejects them. All other options are honoured or r
 
 import asyncio
 import math
-import zlib
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
@@ -342,22 +341,19 @@ def _logprobs(words: Sequence[Word], *, first: bool = True) -> list[Document]:
     return listed
 
 
+_SEGMENT_FIELDS = (
+    "id", "seek", "start", "end", "text", "tokens", "temperature", "avg_logprob",
+    "compression_ratio", "no_speech_prob",
+)  # fmt: skip
+
+
 def _verbose(transcript: Transcript, granularities: frozenset[Granularity]) -> Document:
-    """OpenAI's `verbose_json`, without `no_speech_prob` and `tokens`."""
+    """OpenAI's `verbose_json`."""
     whole: dict[str, Any] = render.verbose_document(transcript)
     answer = {name: whole[name] for name in ("task", "language", "duration", "text")}
     if "segment" in granularities:
         answer["segments"] = [
-            {
-                "id": segment["id"],
-                "seek": round(100 * segment["start"]),
-                "start": segment["start"],
-                "end": segment["end"],
-                "text": segment["text"],
-                "temperature": 0.0,
-                "avg_logprob": segment["avg_logprob"],
-                "compression_ratio": _compression(segment["text"]),
-            }
+            {name: segment[name] for name in _SEGMENT_FIELDS if name in segment}
             for segment in whole["segments"]
         ]
     if "word" in granularities:
@@ -366,12 +362,6 @@ def _verbose(transcript: Transcript, granularities: frozenset[Granularity]) -> D
             for word in whole["words"]
         ]
     return answer
-
-
-def _compression(text: str) -> float:
-    """Whisper's measure of repetition: bytes of the text per byte after zlib compression."""
-    content = text.encode()
-    return round(len(content) / len(zlib.compress(content)), 4)
 
 
 @dataclass(frozen=True, slots=True)

@@ -282,4 +282,5 @@ def _token(emission: Emission, vocabulary: Vocabulary) -> Token:
         frame=emission.frame,
         duration=emission.duration,
         logprob=emission.logprob,
+        id=emission.token,
     )

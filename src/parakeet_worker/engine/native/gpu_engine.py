@@ -341,7 +341,7 @@ def search_model(model: Prepacked) -> SearchModel:
 def _tokens(emissions: Emissions, vocabulary: Vocabulary) -> tuple[Token, ...]:
     columns = (emissions.tokens, emissions.frames, emissions.durations, emissions.logprobs)
     return tuple(
-        Token(vocabulary.text(token), frame, duration, logprob)
+        Token(vocabulary.text(token), frame, duration, logprob, token)
         for token, frame, duration, logprob in zip(
             *(column.tolist() for column in columns), strict=True
         )
