@@ -542,13 +542,17 @@ def test_chunks_and_overlaps_have_the_probabilities_of_their_samples():
     first, second, *_ = cut(recorded(probabilities), probabilities, start_seconds=7.0)
     assert first.cut_in_speech
     assert second.overlap is not None
-    for chunk in (first, second, second.overlap, second.part(Span(second.start_seconds + 1, 99))):
+    for chunk in (
+        first,
+        second,
+        second.overlap,
+        second.part(Span(second.start_seconds + 1, second.end_seconds)),
+    ):
         assert chunk.frames is not None
-        middle = (chunk.start_seconds + min(chunk.end_seconds, chunk.start_seconds + 0.9)) / 2
-        number = int((middle - 7.0) * SAMPLE_RATE) // FRAME_SAMPLES
-        assert chunk.frames.means([Span(middle, middle + 1e-6)]) == [
-            pytest.approx(float(probabilities[number]))
-        ]
+        for seconds in (chunk.start_seconds + 0.5, chunk.end_seconds - 0.5):
+            number = int((seconds - 7.0) * SAMPLE_RATE) // FRAME_SAMPLES
+            (mean,) = chunk.frames.means([Span(seconds, seconds + 1e-6)])
+            assert mean == pytest.approx(float(probabilities[number]))
 
 
 def test_without_a_detector_there_are_no_probabilities():
