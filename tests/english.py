@@ -117,7 +117,7 @@ ALLOWED = {
     'said "hello': "spoken in a test",
     "so he said": "spoken in a test",
     '"he", 17), ("said': "spoken in a test",
-    "said привет and went away at once": "spoken in a test",
+    "He said привет and went away at once": "spoken in a test",
     "I don't know what to say": "spoken in a test",
     "she said, ": "spoken in a test",
     "that is what she said": "spoken in a test",
@@ -175,7 +175,10 @@ def _compiled(table: dict[str, str], *, whole: bool = False) -> list[tuple[re.Pa
 _IDIOMS = _compiled(IDIOMS)
 _IN_NAMES = _IDIOMS + _compiled(NAME_PARTS)
 _NAMES = _compiled(NAMES, whole=True)
-_ALLOWED = [re.compile(re.escape(phrase).replace(r"\ ", r"\s+")) for phrase in ALLOWED]
+_ALLOWED = [
+    re.compile(re.escape(phrase).replace(r"\ ", r"\s+"))
+    for phrase in sorted(ALLOWED, key=len, reverse=True)
+]
 
 
 def check_text(text: str, path: str) -> Iterator[Finding]:

@@ -85,7 +85,7 @@ async def serving_pipeline(
 async def until(met: Callable[[], bool | Awaitable[bool]]) -> None:
     """Wait for something that shows only when one looks."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not (await found if isawaitable(found := met()) else found):  # noqa: ASYNC110
+        while not (await state if isawaitable(state := met()) else state):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
@@ -150,9 +150,9 @@ def running_server(
 def _address(process: "subprocess.Popen[str]", log: Path) -> str:
     ends = time.monotonic() + PATIENCE_SECONDS
     while True:
-        found = re.search(r"listening on (http://\S+)", log.read_text())
-        if found:
-            return found[1].replace("0.0.0.0", "127.0.0.1")
+        state = re.search(r"listening on (http://\S+)", log.read_text())
+        if state:
+            return state[1].replace("0.0.0.0", "127.0.0.1")
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < ends
         time.sleep(0.02)

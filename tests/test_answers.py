@@ -1,4 +1,4 @@
-"""A job's input to its answer, whole or segment by segment, as every door gets it."""
+"""A job's input to its answer, whole or by segments, for every transport."""
 
 import asyncio
 from base64 import b64encode
@@ -44,17 +44,17 @@ def job_of(*pitches: int, **options: object) -> dict[str, object]:
     return {"audio_base64": b64encode(recordings.wav(np.concatenate(parts))).decode(), **options}
 
 
-async def streamed(pipeline: Pipeline, payload: object, told: list[Outcome]) -> list[Any]:
-    async with aclosing(answers.stream(pipeline, payload, told.append)) as parts:
+async def streamed(pipeline: Pipeline, payload: object, outcomes: list[Outcome]) -> list[Any]:
+    async with aclosing(answers.stream(pipeline, payload, outcomes.append)) as parts:
         return [
             {"segment" if isinstance(part, answers.SegmentPart) else "result": part.document}
             async for part in parts
         ]
 
 
-async def through(door: str, pipeline: Pipeline, payload: object) -> object:
-    """The answer, by whichever door."""
-    if door == "answer":
+async def through(way: str, pipeline: Pipeline, payload: object) -> object:
+    """The answer, whole or streamed."""
+    if way == "answer":
         return await answers.answer(pipeline, payload)
     return (await streamed(pipeline, payload, []))[-1]["result"]
 
@@ -63,13 +63,13 @@ async def through(door: str, pipeline: Pipeline, payload: object) -> object:
 async def test_a_stream_ends_with_the_answer_that_is_given_without_one(
     pipeline: Pipeline, format_: str
 ) -> None:
-    told: list[Outcome] = []
+    outcomes: list[Outcome] = []
     payload = job_of(*PITCHES, format=format_)
-    *segments, last = await streamed(pipeline, payload, told)
+    *segments, last = await streamed(pipeline, payload, outcomes)
     assert [part["segment"]["text"] for part in segments] == ["400.", "500.", "600."]
     assert [part["segment"]["id"] for part in segments] == [0, 1, 2]
     assert last == {"result": await answers.answer(pipeline, payload)}
-    (outcome,) = told
+    (outcome,) = outcomes
     assert outcome.code is None
     assert outcome.transcript is not None
     assert outcome.transcript.text == TEXT
@@ -104,27 +104,31 @@ async def test_of_a_list_a_stream_has_the_answer_only_and_all_of_it(pipeline: Pi
     assert last == {"result": [{"text": "400."}, {"text": "500."}]}
 
 
-async def test_a_stream_that_nobody_reads_on_is_given_up(pipeline: Pipeline) -> None:
-    told: list[Outcome] = []
-    async with aclosing(answers.stream(pipeline, job_of(*PITCHES), told.append)) as parts:
+async def test_a_stream_without_a_reader_is_cancelled(pipeline: Pipeline) -> None:
+    outcomes: list[Outcome] = []
+    async with aclosing(answers.stream(pipeline, job_of(*PITCHES), outcomes.append)) as parts:
         async for _ in parts:
             break
-    assert [outcome.code for outcome in told] == ["cancelled"]
+    assert [outcome.code for outcome in outcomes] == ["cancelled"]
     assert list(pipeline.settings.scratch.iterdir()) == []
 
 
-async def test_every_recording_of_a_list_is_told_of_once(pipeline: Pipeline) -> None:
-    told: list[Outcome] = []
+async def test_every_recording_of_a_list_is_reported_once(pipeline: Pipeline) -> None:
+    outcomes: list[Outcome] = []
     payload = {"inputs": [job_of(400), {"audio_base64": "bm90aGluZw=="}, job_of(500)]}
-    await answers.answer(pipeline, payload, told.append)
-    assert sorted(str(outcome.code) for outcome in told) == ["None", "None", "audio_undecodable"]
+    await answers.answer(pipeline, payload, outcomes.append)
+    assert sorted(str(outcome.code) for outcome in outcomes) == [
+        "None",
+        "None",
+        "audio_undecodable",
+    ]
 
 
 # what is too large
 
 
 @pytest.mark.parametrize("kind", ["plain", "listed", "streamed"])
-async def test_an_answer_that_is_too_large_is_written_where_the_job_says(
+async def test_an_answer_that_is_too_large_is_written_to_the_named_location(
     settings: Settings, web: WebServer, kind: str
 ) -> None:
     got: list[bytes] = []
@@ -137,10 +141,10 @@ async def test_an_answer_that_is_too_large_is_written_where_the_job_says(
         if kind == "streamed":
             *segments, last = await streamed(pipeline, payload, [])
             assert len(segments) == 3
-            found = last["result"]
+            result = last["result"]
         else:
-            found = await answers.answer(pipeline, payload)
-    assert found == {"written_to": {"url": f"{web.address}/a.json", "bytes": len(got[0])}}
+            result = await answers.answer(pipeline, payload)
+    assert result == {"written_to": {"url": f"{web.address}/a.json", "bytes": len(got[0])}}
     assert TEXT.encode() in got[0]
 
 
@@ -156,9 +160,9 @@ async def test_an_answer_that_is_too_large_for_anywhere_is_an_error(settings: Se
 # what takes too long
 
 
-@pytest.mark.parametrize("door", ["answer", "stream"])
+@pytest.mark.parametrize("way", ["answer", "stream"])
 async def test_the_writing_of_an_answer_counts_for_the_time_of_its_job(
-    settings: Settings, web: WebServer, door: str
+    settings: Settings, web: WebServer, way: str
 ) -> None:
     output = {"output_url": web.at("/a.json", stalls())}
     hasty = settings.model_copy(update={"max_result_bytes": 5, "job_timeout_seconds": 1.5})
@@ -166,10 +170,10 @@ async def test_the_writing_of_an_answer_counts_for_the_time_of_its_job(
         faulty_pipeline(hasty, ToneEngine()) as pipeline,
         pytest.raises(JobTimeout),
     ):
-        await through(door, pipeline, {**job_of(400), **output})
+        await through(way, pipeline, {**job_of(400), **output})
 
 
-async def test_a_reader_who_is_slow_uses_up_the_time_of_his_job(settings: Settings) -> None:
+async def test_a_slow_reader_uses_the_time_of_its_job(settings: Settings) -> None:
     hasty = settings.model_copy(update={"job_timeout_seconds": 1.0})
     engine = HeldEngine(batches=1)
     with faulty_pipeline(hasty, engine) as pipeline:
@@ -185,12 +189,10 @@ async def test_a_reader_who_is_slow_uses_up_the_time_of_his_job(settings: Settin
 # what has no room
 
 
-@pytest.mark.parametrize("door", ["answer", "stream"])
-async def test_who_asks_for_one_piece_is_told_that_there_is_no_room_for_it(
-    settings: Settings, door: str
-) -> None:
+@pytest.mark.parametrize("way", ["answer", "stream"])
+async def test_full_attention_without_memory_is_an_error(settings: Settings, way: str) -> None:
     with faulty_pipeline(settings, FaultyEngine(seed=1)) as pipeline:
         for attention, kind in (("full", InvalidRequest), ("pieces", OutOfMemory)):
             payload = job_of(TOO_HIGH, attention=attention)
             with pytest.raises(kind):
-                await through(door, pipeline, payload)
+                await through(way, pipeline, payload)

@@ -1,4 +1,4 @@
-"""Whatever a job brings, it gets a sentence with a code, and the worker goes on as if new."""
+"""Any invalid job receives an error with a code, and the worker serves the next one."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ def base64(content: bytes) -> str:
 
 
 def good(hertz: int) -> Payload:
-    """A job that is heard as its pitch."""
+    """A job that is transcribed as its pitch."""
     return {"audio_base64": base64(wav(tone(hertz, 0.8)))}
 
 
@@ -92,7 +92,7 @@ def settings(s3: S3Server, tmp_path: Path) -> Settings:
 
 @dataclass(frozen=True)
 class Case:
-    """A bad job, the code that it must get, and facts that must stand beside it."""
+    """An invalid job, its expected code, and expected facts."""
 
     code: str
     payload: Callable[[Surroundings], Payload]
@@ -230,8 +230,8 @@ def check_refusal(answer: object, case: Case, prefix: str = "") -> None:
     assert isinstance(answer["error"], str)
     assert answer["error"].startswith(f"{case.code}: ")
     assert answer["code"] == case.code
-    told = {**answer, "field": str(answer.get("field")).removeprefix(prefix)}
-    assert {name: told[name] for name in case.facts} == case.facts
+    shown = {**answer, "field": str(answer.get("field")).removeprefix(prefix)}
+    assert {name: shown[name] for name in case.facts} == case.facts
     assert "text" not in answer
     assert "hush" not in str(answer)
     assert "Traceback" not in str(answer)
@@ -293,7 +293,7 @@ async def test_silence_is_an_empty_text_and_no_error(format_: Format, settings: 
     assert "error" not in answer
 
 
-async def test_the_hiss_of_a_quiet_room_is_an_empty_text(settings: Settings) -> None:
+async def test_the_noise_of_a_quiet_room_is_an_empty_text(settings: Settings) -> None:
     with open_pipeline(settings) as pipeline:
         answer = await answer_to(pipeline, {"audio_base64": base64(wav(noise(1)))})
     assert answer == {"text": ""}
@@ -309,7 +309,7 @@ async def test_a_cut_ogg_file_is_answered_with_a_warning(
     assert "cut off" in str(answer["warnings"])
 
 
-# Whatever happens to a job, its folder is gone afterwards and its processes are dead.
+# After any outcome of a job, its folder is deleted and its processes have ended.
 
 
 async def cancelled(work: "asyncio.Task[Any]") -> None:
@@ -331,19 +331,19 @@ async def test_a_job_cancelled_while_it_is_fetched_leaves_nothing(
 
 
 class Held(SynchronousEngine):
-    """An engine that holds on to its batch until it is let go."""
+    """An engine that keeps its batch until it is released."""
 
     def __init__(self) -> None:
-        self.hears = threading.Event()
-        self.let_go = threading.Event()
+        self.decoding = threading.Event()
+        self.released = threading.Event()
 
     def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
-        self.hears.set()
-        self.let_go.wait(30)
+        self.decoding.set()
+        self.released.wait(30)
         return ToneEngine().transcribe(batch)
 
     def close(self) -> None:
-        self.let_go.set()
+        self.released.set()
 
 
 @pytest.fixture
@@ -357,21 +357,21 @@ async def held(settings: Settings) -> AsyncIterator[tuple[Pipeline, Held]]:
                 Pipeline(settings, batcher, decoding.find_ffmpeg(), open_detectors(settings)),
                 engine,
             )
-            engine.let_go.set()
+            engine.released.set()
     finally:
         engine.close()
 
 
-async def test_a_job_cancelled_while_it_is_heard_leaves_nothing(
+async def test_a_job_cancelled_during_decoding_leaves_nothing(
     held: tuple[Pipeline, Held], children: Children
 ) -> None:
     pipeline, engine = held
     job = asyncio.create_task(answer_to(pipeline, good(440)))
-    await asyncio.to_thread(engine.hears.wait, 10)
+    await asyncio.to_thread(engine.decoding.wait, 10)
     assert len(list(pipeline.settings.scratch.iterdir())) == 1
     await cancelled(job)
     assert list(pipeline.settings.scratch.iterdir()) == []
-    engine.let_go.set()
+    engine.released.set()
     await check_ready(pipeline, children)
 
 
@@ -383,17 +383,17 @@ async def test_a_job_cancelled_while_it_is_decoded_leaves_nothing(
     patient = pipeline.settings.model_copy(update={"max_audio_seconds": 3600, "segment_seconds": 2})
     slow = Pipeline(patient, pipeline.batcher, pipeline.ffmpeg, pipeline.detector)
     job = asyncio.create_task(slow.transcribe(Request(FileSource(path))))
-    await asyncio.to_thread(engine.hears.wait, 10)
+    await asyncio.to_thread(engine.decoding.wait, 10)
     await asyncio.sleep(0.3)
     assert children() != []
     await cancelled(job)
     assert children() == []
-    engine.let_go.set()
+    engine.released.set()
     await check_ready(pipeline, children)
 
 
 class Broken(SynchronousEngine):
-    """An engine that nobody expected to fail like this."""
+    """An engine with an unexpected failure."""
 
     def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
         raise RuntimeError(len(batch))
@@ -402,7 +402,7 @@ class Broken(SynchronousEngine):
         """There is nothing to give back."""
 
 
-async def test_a_job_that_fails_for_a_reason_nobody_knows_leaves_nothing(
+async def test_a_job_with_an_unknown_failure_leaves_nothing(
     settings: Settings, children: Children
 ) -> None:
     with Batcher(Broken(), capacity=Capacity(60, 512, packed=False), queue_seconds=600) as batcher:
@@ -466,9 +466,9 @@ async def test_no_more_recordings_are_decoded_at_a_time_than_there_are_places(
     settings = opened.settings.model_copy(update=chosen)
     pipeline = Pipeline(settings, opened.batcher, opened.ffmpeg, opened.detector)
     work = [asyncio.create_task(pipeline.transcribe(Request(FileSource(path)))) for _ in range(6)]
-    await asyncio.to_thread(engine.hears.wait, 10)
+    await asyncio.to_thread(engine.decoding.wait, 10)
     await asyncio.sleep(0.5)
     assert len(children()) == 2
-    engine.let_go.set()
+    engine.released.set()
     for transcript in await asyncio.gather(*work):
         assert transcript.seconds == 300

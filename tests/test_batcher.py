@@ -1,4 +1,4 @@
-"""Every law of the batcher is broken here on purpose, by an engine that keeps to none."""
+"""Every guarantee of the batcher, with engines that violate their contract."""
 
 import itertools
 import logging
@@ -44,7 +44,7 @@ Answer = Future[Hypothesis]
 
 
 class Engine(SynchronousEngine):
-    """Says the first sample of every piece, and keeps a record of what it was asked."""
+    """Returns the first sample of every chunk as its text, and records all calls."""
 
     def __init__(self) -> None:
         self.batches: list[list[Samples]] = []
@@ -59,13 +59,13 @@ class Engine(SynchronousEngine):
         pass
 
     @property
-    def heard(self) -> list[str]:
+    def texts(self) -> list[str]:
         """The names of all pieces that it was given, in order."""
         return [name(piece) for batch in self.batches for piece in batch]
 
 
 class Held(Engine):
-    """Stands still in its first batch until it is released."""
+    """Blocks in its first batch until it is released."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,15 +79,15 @@ class Held(Engine):
 
 
 class Scheming(Held):
-    """After the first batch does with each what the test says."""
+    """After the first batch, applies the function of the test to each."""
 
     def __init__(self, scheme: Callable[[list[Hypothesis]], list[Hypothesis]]) -> None:
         super().__init__()
         self.scheme = scheme
 
     def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
-        heard = super().transcribe(batch)
-        return heard if len(self.batches) == 1 else self.scheme(heard)
+        hypotheses = super().transcribe(batch)
+        return hypotheses if len(self.batches) == 1 else self.scheme(hypotheses)
 
 
 class Cramped(Held):
@@ -98,11 +98,11 @@ class Cramped(Held):
         self.room_seconds = room_seconds
 
     def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
-        heard = super().transcribe(batch)
+        hypotheses = super().transcribe(batch)
         longest = max(len(piece) for piece in batch) / SAMPLE_RATE
         if longest * len(batch) > self.room_seconds:
             raise OutOfMemory(longest)
-        return heard
+        return hypotheses
 
 
 def piece(number: float, seconds: float = 1.0) -> Samples:
@@ -122,10 +122,10 @@ def hypothesis(samples: Samples) -> Hypothesis:
 
 
 class Caller:
-    """Someone who submits more than once."""
+    """A caller that submits several times."""
 
 
-def said(answer: Answer) -> str:
+def text_of(answer: Answer) -> str:
     (token,) = answer.result(PATIENCE_SECONDS).tokens
     return token.piece.removeprefix("▁")
 
@@ -135,7 +135,7 @@ def failure(answer: Answer) -> BaseException | None:
 
 
 class Flight:
-    """A batch that comes back when the test says so."""
+    """A batch that the test completes."""
 
     def __init__(self, batch: Sequence[Samples]) -> None:
         self.names = [name(samples) for samples in batch]
@@ -161,7 +161,7 @@ class Deep(Engine):
         super().__init__()
         self._flights: queue.Queue[Flight] = queue.Queue()
         self.flying: list[Flight] = []
-        self.released_beside: list[int] = []
+        self.released_concurrently: list[int] = []
         """For each release of memory, how many batches were in flight."""
 
     def submit(self, batch: Sequence[Samples], _scripts: object = ()) -> Flight:
@@ -173,7 +173,7 @@ class Deep(Engine):
 
     def release(self) -> None:
         flying = sum(not flight._back.done() for flight in self.flying)
-        self.released_beside.append(flying)
+        self.released_concurrently.append(flying)
 
     def next(self) -> Flight:
         flight = self._flights.get(timeout=PATIENCE_SECONDS)
@@ -204,7 +204,7 @@ def batching(
 
 
 def occupy(batcher: Batcher, engine: Held) -> Answer:
-    """Give the engine a piece to stand still in, so that all that follows has to wait."""
+    """Block the engine with a chunk, so that later chunks wait."""
     (answer,) = batcher.submit(pieces(0))
     assert engine.entered.wait(PATIENCE_SECONDS)
     return answer
@@ -303,7 +303,7 @@ def test_a_plan_keeps_to_the_capacity_wastes_no_room_and_takes_the_oldest(seed, 
 def test_every_piece_gets_the_answer_to_itself():
     with batching(Engine()) as batcher:
         answers = batcher.submit(pieces(*range(50)))
-        assert [said(answer) for answer in answers] == [str(number) for number in range(50)]
+        assert [text_of(answer) for answer in answers] == [str(number) for number in range(50)]
 
 
 def test_pieces_of_all_lengths_get_their_own_answers_in_the_order_of_submission():
@@ -311,7 +311,7 @@ def test_pieces_of_all_lengths_get_their_own_answers_in_the_order_of_submission(
     engine = Engine()
     with batching(engine, batch_seconds=12) as batcher:
         answers = batcher.submit([piece(n, seconds) for n, seconds in enumerate(lengths)])
-        assert [said(answer) for answer in answers] == [str(number) for number in range(60)]
+        assert [text_of(answer) for answer in answers] == [str(number) for number in range(60)]
     assert len(engine.batches) > 1
     for batch in engine.batches:
         assert max(len(samples) for samples in batch) * len(batch) <= 12 * SAMPLE_RATE
@@ -319,14 +319,14 @@ def test_pieces_of_all_lengths_get_their_own_answers_in_the_order_of_submission(
 
 def test_many_threads_get_their_own_answers_from_one_engine_thread():
     engine = Engine()
-    heard: dict[int, list[str]] = {}
+    texts: dict[int, list[str]] = {}
 
     def caller(number: int) -> None:
         answers = [
             *batcher.submit(pieces(*range(number * 100, number * 100 + 5))),
             *batcher.submit(pieces(number * 100 + 5)),
         ]
-        heard[number] = [said(answer) for answer in answers]
+        texts[number] = [text_of(answer) for answer in answers]
 
     with batching(engine, batch_seconds=7) as batcher:
         threads = [threading.Thread(target=caller, args=(number,)) for number in range(32)]
@@ -334,7 +334,7 @@ def test_many_threads_get_their_own_answers_from_one_engine_thread():
             thread.start()
         for thread in threads:
             thread.join(PATIENCE_SECONDS)
-    assert heard == {
+    assert texts == {
         number: [str(number * 100 + index) for index in range(6)] for number in range(32)
     }
     assert len(engine.threads) == 1
@@ -347,7 +347,7 @@ def test_different_callers_share_a_batch():
         occupy(batcher, engine)
         answers = [batcher.submit(pieces(number))[0] for number in (1, 2, 3)]
         engine.released.set()
-        assert [said(answer) for answer in answers] == ["1", "2", "3"]
+        assert [text_of(answer) for answer in answers] == ["1", "2", "3"]
     assert [len(batch) for batch in engine.batches] == [1, 3]
 
 
@@ -358,7 +358,7 @@ def test_the_oldest_is_in_the_next_batch_however_unlike_the_others_it_is():
         (odd,) = batcher.submit([piece(1, 29)])
         others = batcher.submit([piece(2, 0.5)] * 40)
         engine.released.set()
-        said(odd)
+        text_of(odd)
         wait(others, PATIENCE_SECONDS)
     assert "1" in [name(samples) for samples in engine.batches[1]]
 
@@ -376,27 +376,27 @@ def outcome(number: int, answer: Answer) -> str:
         return "cancelled"
     if answer.exception() is not None:
         return type(answer.exception()).__name__
-    return "right" if said(answer) == str(number) else "wrong"
+    return "right" if text_of(answer) == str(number) else "wrong"
 
 
 def test_every_piece_is_answered_exactly_once_whatever_is_cancelled_or_fails():
     turns = itertools.count()
 
-    def scheme(heard: list[Hypothesis]) -> list[Hypothesis]:
+    def scheme(hypotheses: list[Hypothesis]) -> list[Hypothesis]:
         turn = next(turns)
         if turn % 2 == 0:
             raise OutOfMemory(1.0)
-        return heard[1:] if turn % 5 == 0 else heard
+        return hypotheses[1:] if turn % 5 == 0 else hypotheses
 
     engine = Scheming(scheme)
     engine.released.set()
     answers: dict[int, Answer] = {}
-    told: list[int] = []
+    notified: list[int] = []
 
     def caller(first: int) -> None:
         for number in range(first, first + 50):
             (answers[number],) = batcher.submit([piece(number, 0.1)])
-            answers[number].add_done_callback(lambda _, number=number: told.append(number))
+            answers[number].add_done_callback(lambda _, number=number: notified.append(number))
             if number % 3 == 0:
                 answers[number].cancel()
 
@@ -409,7 +409,7 @@ def test_every_piece_is_answered_exactly_once_whatever_is_cancelled_or_fails():
         assert wait(answers.values(), PATIENCE_SECONDS).not_done == set()
         assert not batcher.lost
 
-    assert sorted(told) == list(range(1, 401))
+    assert sorted(notified) == list(range(1, 401))
     outcomes = Counter(outcome(number, answer) for number, answer in answers.items())
     assert set(outcomes) - {"cancelled"} == {"right", "OutOfMemory", "ContractBroken"}
 
@@ -427,12 +427,12 @@ def test_closing_finishes_what_runs_and_answers_what_waits():
         engine.released.set()
         closing.join(PATIENCE_SECONDS)
         assert not closing.is_alive()
-        assert said(running) == "0"
+        assert text_of(running) == "0"
         assert isinstance(failure(waiting[0]), EngineLost)
         assert isinstance(failure(waiting[2]), EngineLost)
         assert waiting[1].cancelled()
         assert wait(waiting, PATIENCE_SECONDS).not_done == set()
-        assert engine.heard == ["0"]
+        assert engine.texts == ["0"]
 
 
 def test_a_closed_batcher_refuses_work_and_may_be_closed_again():
@@ -465,10 +465,10 @@ def test_a_request_that_does_not_fit_the_queue_is_refused_whole():
         with pytest.raises(Overloaded):
             batcher.submit(pieces(9))
         engine.released.set()
-        assert [said(answer) for answer in (*taken, *last)] == ["1", "2", "3", "7", "8"]
+        assert [text_of(answer) for answer in (*taken, *last)] == ["1", "2", "3", "7", "8"]
         wait(batcher.submit(pieces(10)), PATIENCE_SECONDS)
     assert refused.value.facts == {"limit": 5}
-    assert sorted(engine.heard, key=int) == ["0", "1", "2", "3", "7", "8", "10"]
+    assert sorted(engine.texts, key=int) == ["0", "1", "2", "3", "7", "8", "10"]
 
 
 def test_a_request_longer_than_the_queue_is_taken_where_nothing_waits():
@@ -477,10 +477,10 @@ def test_a_request_longer_than_the_queue_is_taken_where_nothing_waits():
         occupy(batcher, engine)
         answers = batcher.submit(pieces(1, 2, 3, 4))
         engine.released.set()
-        assert [said(answer) for answer in answers] == ["1", "2", "3", "4"]
+        assert [text_of(answer) for answer in answers] == ["1", "2", "3", "4"]
 
 
-def test_cancelled_work_keeps_nobody_out_of_the_queue():
+def test_cancelled_work_does_not_occupy_the_queue():
     engine = Held()
     with batching(engine, queue_seconds=3) as batcher:
         occupy(batcher, engine)
@@ -488,7 +488,7 @@ def test_cancelled_work_keeps_nobody_out_of_the_queue():
             answer.cancel()
         answers = batcher.submit(pieces(4, 5, 6))
         engine.released.set()
-        assert [said(answer) for answer in answers] == ["4", "5", "6"]
+        assert [text_of(answer) for answer in answers] == ["4", "5", "6"]
 
 
 # another number of answers than pieces
@@ -497,8 +497,8 @@ def test_cancelled_work_keeps_nobody_out_of_the_queue():
 @pytest.mark.parametrize(
     ("scheme", "answered"),
     [
-        (lambda heard: heard[1:], 2),
-        (lambda heard: [*heard, heard[0]], 4),
+        (lambda hypotheses: hypotheses[1:], 2),
+        (lambda hypotheses: [*hypotheses, hypotheses[0]], 4),
         (lambda _: [], 0),
     ],
     ids=["one too few", "one too many", "none"],
@@ -510,9 +510,9 @@ def test_another_number_of_answers_is_contract_broken_for_that_batch_only(scheme
         wronged = batcher.submit(pieces(1, 2, 3))
         engine.released.set()
         errors = [failure(answer) for answer in wronged]
-        engine.scheme = lambda heard: heard
-        assert [said(answer) for answer in batcher.submit(pieces(4, 5))] == ["4", "5"]
-        assert said(first) == "0"
+        engine.scheme = lambda hypotheses: hypotheses
+        assert [text_of(answer) for answer in batcher.submit(pieces(4, 5))] == ["4", "5"]
+        assert text_of(first) == "0"
         assert not batcher.lost
     assert all(isinstance(error, ContractBroken) for error in errors)
     assert [error.facts for error in errors] == [{"chunks": 3, "results": answered}] * 3
@@ -528,7 +528,7 @@ def test_out_of_memory_halves_the_batch_until_it_fits():
         occupy(batcher, engine)
         answers = batcher.submit(pieces(*range(1, 9)))
         engine.released.set()
-        assert [said(answer) for answer in answers] == [str(number) for number in range(1, 9)]
+        assert [text_of(answer) for answer in answers] == [str(number) for number in range(1, 9)]
         assert not batcher.lost
     assert [len(batch) for batch in engine.batches] == [1, 8, 4, 2, 2, 4, 2, 2]
 
@@ -540,8 +540,8 @@ def test_only_the_piece_that_does_not_fit_alone_is_blamed_for_it():
         answers = batcher.submit([piece(1), piece(2, 4), piece(3), piece(4), piece(5)])
         engine.released.set()
         errors = [failure(answer) for answer in answers]
-        assert [said(answers[index]) for index in (0, 2, 3, 4)] == ["1", "3", "4", "5"]
-        assert [said(answer) for answer in batcher.submit(pieces(6))] == ["6"]
+        assert [text_of(answers[index]) for index in (0, 2, 3, 4)] == ["1", "3", "4", "5"]
+        assert [text_of(answer) for answer in batcher.submit(pieces(6))] == ["6"]
         assert not batcher.lost
     assert isinstance(errors[1], OutOfMemory)
     assert errors[1].facts == {"seconds": 4}
@@ -568,7 +568,7 @@ def test_an_unknown_failure_is_the_loss_of_the_engine_for_all_that_wait_and_come
         assert batcher.lost
         with pytest.raises(EngineLost, match="device-side assert"):
             batcher.submit(pieces(6))
-        assert said(first) == "0"
+        assert text_of(first) == "0"
         assert answers[4].cancelled()
         assert wait(answers, PATIENCE_SECONDS).not_done == set()
     assert all(isinstance(error, EngineLost) for error in errors)
@@ -577,14 +577,14 @@ def test_an_unknown_failure_is_the_loss_of_the_engine_for_all_that_wait_and_come
     assert len(engine.batches) == 2
 
 
-def test_a_loss_in_the_second_half_of_a_split_batch_leaves_nobody_waiting():
+def test_a_loss_in_the_second_half_of_a_split_batch_resolves_all_chunks():
     failures = iter([OutOfMemory(1.0), None, RuntimeError("illegal memory access")])
 
-    def scheme(heard: list[Hypothesis]) -> list[Hypothesis]:
+    def scheme(hypotheses: list[Hypothesis]) -> list[Hypothesis]:
         failing = next(failures)
         if failing is not None:
             raise failing
-        return heard
+        return hypotheses
 
     engine = Scheming(scheme)
     with batching(engine, batch_seconds=4) as batcher:
@@ -592,15 +592,15 @@ def test_a_loss_in_the_second_half_of_a_split_batch_leaves_nobody_waiting():
         split = batcher.submit(pieces(1, 2, 3, 4), caller=engine)
         (waiting,) = batcher.submit(pieces(5), caller=engine)
         engine.released.set()
-        assert [said(answer) for answer in split[:2]] == ["1", "2"]
+        assert [text_of(answer) for answer in split[:2]] == ["1", "2"]
         assert isinstance(failure(split[2]), EngineLost)
         assert isinstance(failure(split[3]), EngineLost)
         assert isinstance(failure(waiting), EngineLost)
         assert batcher.lost
-    assert "5" not in engine.heard
+    assert "5" not in engine.texts
 
 
-def test_a_loss_leaves_no_part_of_a_split_batch_waiting_for_its_turn():
+def test_a_loss_resolves_the_queued_parts_of_a_split_batch():
     failures = iter([OutOfMemory(1.0), RuntimeError("illegal memory access")])
 
     def scheme(_: object) -> list[Hypothesis]:
@@ -626,21 +626,21 @@ def test_one_who_comes_with_little_does_not_wait_for_the_hours_of_another():
         more = batcher.submit(pieces(*range(101, 201)), caller=Caller())
         (short,) = batcher.submit(pieces(777))
         engine.released.set()
-        assert said(short) == "777"
-        assert [said(answer) for answer in (*hours, *more)] == [str(n) for n in range(1, 201)]
+        assert text_of(short) == "777"
+        assert [text_of(answer) for answer in (*hours, *more)] == [str(n) for n in range(1, 201)]
     order = [name(batch[0]) for batch in engine.batches]
-    assert order.index("777") <= 3, "one piece of everybody comes before it, and no more"
-    assert order.index("101") <= 3, "and the second caller has its turn beside the first"
+    assert order.index("777") <= 3, "at most one chunk of each caller precedes it"
+    assert order.index("101") <= 3, "the second caller is served like the first"
 
 
-def test_pieces_of_one_caller_keep_their_order_however_many_are_submitted_at_a_time():
+def test_chunks_of_one_caller_keep_their_order_for_any_number_per_submission():
     engine = Held()
     with batching(engine, batch_seconds=1) as batcher:
         occupy(batcher, engine)
         caller = Caller()
         answers = [batcher.submit(pieces(number), caller=caller)[0] for number in range(1, 30)]
         engine.released.set()
-        assert [said(answer) for answer in answers] == [str(number) for number in range(1, 30)]
+        assert [text_of(answer) for answer in answers] == [str(number) for number in range(1, 30)]
     assert [name(batch[0]) for batch in engine.batches[1:]] == [str(n) for n in range(1, 30)]
 
 
@@ -655,12 +655,12 @@ def test_cancelled_work_never_reaches_the_engine():
         assert answers[0].cancel()
         assert answers[2].cancel()
         engine.released.set()
-        assert said(answers[1]) == "2"
-        assert said(answers[3]) == "4"
+        assert text_of(answers[1]) == "2"
+        assert text_of(answers[3]) == "4"
         with pytest.raises(CancelledError):
             answers[0].result(PATIENCE_SECONDS)
         assert wait(answers, PATIENCE_SECONDS).not_done == set()
-    assert engine.heard == ["0", "2", "4"]
+    assert engine.texts == ["0", "2", "4"]
 
 
 def test_a_batch_of_nothing_but_cancelled_work_is_not_run():
@@ -671,8 +671,8 @@ def test_a_batch_of_nothing_but_cancelled_work_is_not_run():
             answer.cancel()
         (last,) = batcher.submit(pieces(5))
         engine.released.set()
-        assert said(last) == "5"
-    assert engine.heard == ["0", "5"]
+        assert text_of(last) == "5"
+    assert engine.texts == ["0", "5"]
     assert all(engine.batches)
 
 
@@ -682,7 +682,7 @@ def test_what_the_engine_already_has_can_no_longer_be_taken_back():
         running = occupy(batcher, engine)
         assert not running.cancel()
         engine.released.set()
-        assert said(running) == "0"
+        assert text_of(running) == "0"
 
 
 # an engine that does not come back
@@ -699,7 +699,7 @@ def watching(engine: Engine, timeout_seconds: float) -> Iterator[Batcher]:
         yield batcher
 
 
-def test_an_engine_that_hangs_is_lost_and_everybody_is_told():
+def test_a_hanging_engine_is_lost_and_all_chunks_are_resolved():
     engine = Held()
     with watching(engine, 0.3) as batcher:
         answers = batcher.submit(pieces(1, 2, 3, 4, 5))
@@ -708,7 +708,7 @@ def test_an_engine_that_hangs_is_lost_and_everybody_is_told():
         assert batcher.lost
         with pytest.raises(EngineLost, match=r"did not complete a batch within 0\.3 s"):
             batcher.submit(pieces(6))
-    # The batcher is closed, though its thread still stands in the engine.
+    # The batcher is closed, although its thread is still blocked in the engine.
     assert not engine.released.is_set()
     engine.released.set()
     assert all(isinstance(error, EngineLost) for error in errors)
@@ -727,7 +727,7 @@ def test_an_engine_that_comes_back_too_late_does_no_harm():
         assert [failure(answer) for answer in answers] == errors
         assert batcher.lost
     assert all(isinstance(error, EngineLost) for error in errors)
-    assert len(engine.batches) == 1, "what waited is not heard after its refusal"
+    assert len(engine.batches) == 1, "waiting chunks are not decoded after their rejection"
 
 
 def test_an_engine_that_runs_out_of_memory_too_late_does_no_harm():
@@ -742,7 +742,7 @@ def test_an_engine_that_runs_out_of_memory_too_late_does_no_harm():
 
 
 class Watched(Engine):
-    """Stands still in each batch until the test lets it go on."""
+    """Blocks in each batch until the test releases it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -755,11 +755,11 @@ class Watched(Engine):
         return super().transcribe(batch)
 
 
-def test_an_engine_that_comes_back_while_it_is_given_up_leaves_nobody_waiting():
+def test_an_engine_that_returns_while_it_is_abandoned_resolves_all_chunks():
     engine = Watched()
 
     class Meanwhile(logging.Handler):
-        """In the midst of giving up, the engine comes back and would take what waits."""
+        """The engine returns during the abandonment and would take waiting chunks."""
 
         def emit(self, _record: logging.LogRecord) -> None:
             engine.released.release(40)
@@ -785,11 +785,11 @@ def test_a_watch_that_ends_when_its_batch_is_done_gives_nothing_up():
         assert engine.entered.acquire(timeout=PATIENCE_SECONDS)
         done = batcher._watched_batch
         engine.released.release()
-        assert engine.entered.acquire(timeout=PATIENCE_SECONDS), "the second batch has begun"
+        assert engine.entered.acquire(timeout=PATIENCE_SECONDS), "the second batch has started"
         batcher._abandon_engine(done)
         assert not batcher.lost
         engine.released.release()
-        assert [said(answer) for answer in answers] == ["1", "2", "3", "4"]
+        assert [text_of(answer) for answer in answers] == ["1", "2", "3", "4"]
 
 
 def test_a_batcher_with_an_engine_that_hangs_can_be_closed():
@@ -797,7 +797,7 @@ def test_a_batcher_with_an_engine_that_hangs_can_be_closed():
     with watching(engine, 0.5) as batcher:
         (running,) = batcher.submit(pieces(1))
         assert engine.entered.wait(PATIENCE_SECONDS)
-        # Nobody waits for the answer any more, and the worker is told to end.
+        # No caller waits any more, and the worker is stopped.
         closing = threading.Thread(target=batcher.close)
         closing.start()
         closing.join(PATIENCE_SECONDS)
@@ -808,13 +808,13 @@ def test_a_batcher_with_an_engine_that_hangs_can_be_closed():
     assert isinstance(failure(running), EngineLost)
 
 
-def test_a_slow_engine_that_comes_back_in_time_is_not_given_up():
+def test_a_slow_engine_that_returns_in_time_is_not_abandoned():
     engine = Held()
     with watching(engine, PATIENCE_SECONDS) as batcher:
         answers = batcher.submit(pieces(1, 2, 3))
         assert engine.entered.wait(PATIENCE_SECONDS)
         engine.released.set()
-        assert [said(answer) for answer in answers] == ["1", "2", "3"]
+        assert [text_of(answer) for answer in answers] == ["1", "2", "3"]
         assert not batcher.lost
 
 
@@ -828,17 +828,17 @@ def test_the_next_batch_is_submitted_while_one_is_in_flight_and_no_third():
         first, second = engine.next(), engine.next()
         assert engine.has_no_more()
         first.land()
-        assert said(answers[0]) == "1"
+        assert text_of(answers[0]) == "1"
         third = engine.next()
         assert not answers[1].done()
         for flight in (second, third):
             flight.land()
         engine.next().land()
-        assert [said(answer) for answer in answers] == ["1", "2", "3", "4"]
+        assert [text_of(answer) for answer in answers] == ["1", "2", "3", "4"]
     assert len(engine.threads) == 1
 
 
-def test_results_are_waited_for_beside_the_thread_that_submits_and_tokens_are_not_built():
+def test_results_are_awaited_outside_the_submitting_thread_and_tokens_are_not_built():
     engine = Deep()
     built: list[int] = []
     resolved: list[int] = []
@@ -851,9 +851,9 @@ def test_results_are_waited_for_beside_the_thread_that_submits_and_tokens_are_no
         (answer,) = batcher.submit(pieces(1))
         answer.add_done_callback(lambda _: resolved.append(threading.get_ident()))
         engine.next().land([Hypothesis(LazyTokens(1, tokens), 0.08)])
-        found = answer.result(PATIENCE_SECONDS)
+        result = answer.result(PATIENCE_SECONDS)
         assert built == []
-        assert found.tokens[0].piece == "▁lazy"
+        assert result.tokens[0].piece == "▁lazy"
     assert built == [threading.get_ident()]
     assert not engine.threads & {*resolved, *built}
 
@@ -865,10 +865,10 @@ def test_a_batch_that_comes_back_before_an_older_one_waits_for_it():
         first, second = engine.next(), engine.next()
         second.land()
         first.land()
-        assert [said(answer) for answer in answers] == ["1", "2"]
+        assert [text_of(answer) for answer in answers] == ["1", "2"]
 
 
-def test_out_of_memory_in_one_batch_does_not_blame_the_one_beside_it():
+def test_out_of_memory_in_one_batch_does_not_fail_a_concurrent_one():
     engine = Deep()
     with batching(engine, batch_seconds=2) as batcher:
         answers = batcher.submit(pieces(1, 2, 3, 4, 5), caller=engine)
@@ -877,19 +877,19 @@ def test_out_of_memory_in_one_batch_does_not_blame_the_one_beside_it():
         first.fail(OutOfMemory(1))
         assert engine.has_no_more(), "the parts have the device to themselves"
         second.land()
-        assert [said(answer) for answer in answers[2:4]] == ["3", "4"]
+        assert [text_of(answer) for answer in answers[2:4]] == ["3", "4"]
         for expected in ("1", "2"):
             part = engine.next()
             assert part.names == [expected]
             assert engine.has_no_more()
             part.land()
         engine.next().land()
-        assert [said(answer) for answer in answers] == ["1", "2", "3", "4", "5"]
-    assert engine.released_beside == [0, 0]
+        assert [text_of(answer) for answer in answers] == ["1", "2", "3", "4", "5"]
+    assert engine.released_concurrently == [0, 0]
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_a_chunk_that_did_not_fit_beside_another_batch_is_blamed_only_if_it_does_not_alone(fits):
+def test_a_chunk_that_does_not_fit_during_another_batch_fails_only_if_it_does_not_fit_alone(fits):
     engine = Deep()
     with batching(engine, batch_seconds=1) as batcher:
         answers = batcher.submit([piece(1, 1), piece(2, 3), piece(3)], caller=engine)
@@ -904,18 +904,18 @@ def test_a_chunk_that_did_not_fit_beside_another_batch_is_blamed_only_if_it_does
         assert engine.has_no_more()
         if fits:
             alone.land()
-            assert said(answers[1]) == "2"
+            assert text_of(answers[1]) == "2"
         else:
             alone.fail(OutOfMemory(3))
             error = failure(answers[1])
             assert isinstance(error, OutOfMemory)
             assert error.facts == {"seconds": 3}
-        assert [said(answers[0]), said(answers[2])] == ["1", "3"]
+        assert [text_of(answers[0]), text_of(answers[2])] == ["1", "3"]
         assert not batcher.lost
 
 
 class Refusing(Deep):
-    """Has no memory to begin a second batch beside another."""
+    """Has no memory for a second concurrent batch."""
 
     def submit(self, batch: Sequence[Samples], _scripts: object = ()) -> Flight:
         if any(not flight._back.done() for flight in self.flying):
@@ -933,7 +933,7 @@ def test_a_batch_that_there_is_no_memory_to_begin_is_tried_again_when_nothing_is
         first.land()
         for _ in range(2):
             engine._flights.get(timeout=PATIENCE_SECONDS).land()
-        assert [said(answer) for answer in answers] == ["1", "2", "3", "4"]
+        assert [text_of(answer) for answer in answers] == ["1", "2", "3", "4"]
     assert [len(batch) for batch in engine.batches] == [2, 1, 1]
 
 
@@ -978,13 +978,13 @@ def test_closing_finishes_both_batches_in_flight():
         while not batcher._closed:
             closing.join(0.001)
         first.land()
-        assert said(answers[0]) == "1"
+        assert text_of(answers[0]) == "1"
         closing.join(0.05)
         assert closing.is_alive()
         second.land()
         closing.join(PATIENCE_SECONDS)
         assert not closing.is_alive()
-        assert said(answers[1]) == "2"
+        assert text_of(answers[1]) == "2"
         assert isinstance(failure(answers[2]), EngineLost)
         assert not batcher.lost
         assert not any(thread.is_alive() for thread in batcher._threads)
@@ -1004,7 +1004,7 @@ def test_closing_finishes_the_parts_of_a_batch_that_did_not_fit():
         for _ in range(2):
             engine.next().land()
         closing.join(PATIENCE_SECONDS)
-        assert [said(answer) for answer in answers] == ["1", "2", "3"]
+        assert [text_of(answer) for answer in answers] == ["1", "2", "3"]
 
 
 def test_work_cancelled_while_two_batches_are_in_flight_never_reaches_the_engine():
@@ -1017,8 +1017,8 @@ def test_work_cancelled_while_two_batches_are_in_flight_never_reaches_the_engine
         first.land()
         second.land()
         engine.next().land()
-        assert said(answers[3]) == "4"
-    assert engine.heard == ["1", "2", "4"]
+        assert text_of(answers[3]) == "4"
+    assert engine.texts == ["1", "2", "4"]
 
 
 def test_the_time_of_a_batch_counts_from_when_it_is_the_oldest():
@@ -1028,14 +1028,14 @@ def test_the_time_of_a_batch_counts_from_when_it_is_the_oldest():
         first, second = engine.next(), engine.next()
         watched, watch = batcher._watched_batch, batcher._watchdog
         first.land()
-        assert said(answers[0]) == "1"
+        assert text_of(answers[0]) == "1"
         assert batcher._watched_batch is not watched
         assert batcher._watchdog is not watch
         assert watch.finished.is_set(), "of the first, nothing is waited for any more"
         batcher._abandon_engine(watched)
         assert not batcher.lost
         second.land()
-        assert said(answers[1]) == "2"
+        assert text_of(answers[1]) == "2"
 
 
 def test_a_batch_that_does_not_come_back_is_the_loss_of_all_in_flight():
@@ -1044,7 +1044,7 @@ def test_a_batch_that_does_not_come_back_is_the_loss_of_all_in_flight():
         answers = batcher.submit(pieces(*range(1, 8)))
         first, second = engine.next(), engine.next()
         first.land()
-        assert said(answers[0]) == "1"
+        assert text_of(answers[0]) == "1"
         errors = [failure(answer) for answer in answers[2:]]
         assert batcher.lost
     assert all("did not complete" in str(error) for error in errors)
@@ -1072,13 +1072,13 @@ def test_every_chunk_is_answered_exactly_once_with_many_batches_in_flight(depth)
     engine.depth = depth
     device = threading.Thread(target=land_by_chance, args=[engine, np.random.default_rng(depth)])
     device.start()
-    told: list[int] = []
+    notified: list[int] = []
     answers: dict[int, Answer] = {}
 
     def caller(first: int) -> None:
         for number in range(first, first + 50):
             (answers[number],) = batcher.submit([piece(number, 0.1)])
-            answers[number].add_done_callback(lambda _, number=number: told.append(number))
+            answers[number].add_done_callback(lambda _, number=number: notified.append(number))
             if number % 3 == 0:
                 answers[number].cancel()
 
@@ -1092,7 +1092,7 @@ def test_every_chunk_is_answered_exactly_once_with_many_batches_in_flight(depth)
         assert not batcher.lost
     engine._flights.put(Flight([]))
     device.join(PATIENCE_SECONDS)
-    assert sorted(told) == list(range(1, 401))
+    assert sorted(notified) == list(range(1, 401))
     outcomes = Counter(outcome(number, answer) for number, answer in answers.items())
     assert outcomes.keys() <= {"right", "cancelled", "OutOfMemory", "ContractBroken"}
     assert outcomes["right"] > 100
@@ -1102,7 +1102,7 @@ def test_every_chunk_is_answered_exactly_once_with_many_batches_in_flight(depth)
 
 
 @pytest.mark.parametrize("engine_class", [Held, Deep])
-def test_an_engine_that_is_given_up_from_outside_answers_all_and_is_not_called_again(engine_class):
+def test_an_engine_abandoned_from_outside_resolves_all_and_is_not_called_again(engine_class):
     engine = engine_class()
     with batching(engine, batch_seconds=1) as batcher:
         answers = batcher.submit(pieces(1, 2, 3, 4))
@@ -1117,7 +1117,7 @@ def test_an_engine_that_is_given_up_from_outside_answers_all_and_is_not_called_a
         with pytest.raises(EngineLost, match="voice activity detection"):
             batcher.submit(pieces(5))
         batcher.close()  # does not wait for what may never come back
-        asked = len(engine.batches)
+        calls = len(engine.batches)
         if isinstance(engine, Deep):
             for flight in flights:
                 flight.land()
@@ -1128,7 +1128,7 @@ def test_an_engine_that_is_given_up_from_outside_answers_all_and_is_not_called_a
             assert not thread.is_alive()
     assert all("voice activity" in str(error) for error in errors)
     assert [failure(answer) for answer in answers] == errors
-    assert len(engine.batches) == max(asked, 1)
+    assert len(engine.batches) == max(calls, 1)
 
 
 # errors of one chunk
@@ -1136,8 +1136,8 @@ def test_an_engine_that_is_given_up_from_outside_answers_all_and_is_not_called_a
 
 @pytest.mark.parametrize("error", [NotFinite(1.0), OutOfMemory(1.0)])
 def test_an_error_that_an_engine_answers_is_of_its_chunk_alone(error):
-    def scheme(heard: list[Outcome]) -> list[Outcome]:
-        return [heard[0], error, heard[2]]
+    def scheme(hypotheses: list[Outcome]) -> list[Outcome]:
+        return [hypotheses[0], error, hypotheses[2]]
 
     engine = Scheming(scheme)
     with batching(engine) as batcher:
@@ -1145,16 +1145,16 @@ def test_an_error_that_an_engine_answers_is_of_its_chunk_alone(error):
         answers = batcher.submit(pieces(1, 2, 3))
         engine.released.set()
         assert failure(answers[1]) is error
-        assert [said(answers[0]), said(answers[2])] == ["1", "3"]
+        assert [text_of(answers[0]), text_of(answers[2])] == ["1", "3"]
         assert not batcher.lost
     assert len(engine.batches) == 2, "it is not tried again"
 
 
-# what is kept
+# references that are kept
 
 
 class Filling(Engine):
-    """Has room for one chunk; fails with tensors in hand, and looks for them the next time."""
+    """Has memory for one chunk; fails while it holds tensors, and checks for them later."""
 
     def __init__(self, fails_in: str) -> None:
         super().__init__()
@@ -1185,14 +1185,14 @@ class Filling(Engine):
     def compute(self, states: torch.Tensor, count: int) -> None:
         scratch = self.allocated()
         # A variable of the frame that the traceback holds: only a collection would end this cycle.
-        failure = torch.OutOfMemoryError(f"no room beside {len(states)} and {len(scratch)}")
+        failure = torch.OutOfMemoryError(f"no memory after {len(states)} and {len(scratch)}")
         if count > 1:
             raise failure
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Late:
-    """Holds states until its result is asked for."""
+    """Holds states until its result is requested."""
 
     engine: Filling
     states: torch.Tensor
@@ -1203,11 +1203,11 @@ class Late:
 
 
 @pytest.mark.parametrize("fails_in", ["submit", "result"])
-def test_what_a_failed_attempt_holds_is_gone_before_the_next(fails_in):
+def test_tensors_of_a_failed_attempt_are_released_before_the_next(fails_in):
     engine = Filling(fails_in)
     with batching(engine) as batcher:
         answers = batcher.submit(pieces(*range(8)))
-        assert [said(answer) for answer in answers] == [str(number) for number in range(8)]
+        assert [text_of(answer) for answer in answers] == [str(number) for number in range(8)]
     assert [len(batch) for batch in engine.batches] == [1] * 8
     assert engine.alive == [0] * 15
 
@@ -1232,10 +1232,10 @@ def test_an_idle_batcher_keeps_nothing_of_its_last_batches(depth, timeout_second
         answers = batcher.submit(chunks)
         for answer in answers:
             kept.append(weakref.ref(answer))
-            found = answer.result(PATIENCE_SECONDS)
-            assert found is not None
+            result = answer.result(PATIENCE_SECONDS)
+            assert result is not None
         kept += [weakref.ref(samples) for samples in chunks]
-        del chunks, answers, answer, found
+        del chunks, answers, answer, result
         deadline = time.monotonic() + PATIENCE_SECONDS
         while any(one() is not None for one in kept) and time.monotonic() < deadline:
             time.sleep(0.001)  # until its threads wait again

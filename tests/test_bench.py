@@ -1,4 +1,4 @@
-"""The bench runs and writes down what it promises; how fast anything is, is not tested."""
+"""The benchmarks run and write their results; speed is not tested."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(measurement: str, work: Path, *options: str) -> dict[str, Any]:
-    """The JSON of one measurement of ours on a toy model, and its table."""
+    """The JSON of one measurement with a toy model, and its table."""
     common = ("--size=small", "--device=cpu", "--threads=1", f"--work={work}")
     ran = subprocess.run(
         [sys.executable, "-m", f"bench.{measurement}", *common, *options],

@@ -8,8 +8,8 @@ from parakeet_worker.engine.budget import capacity, noise
 
 def test_a_cpu_takes_four_full_chunks_at_a_time_and_runs_nothing_to_know_it() -> None:
     runs = []
-    found = capacity(torch.device("cpu"), lambda: runs.append(1), 30.0)
-    assert found == Capacity(120.0, 512, packed=True)
+    measured = capacity(torch.device("cpu"), lambda: runs.append(1), 30.0)
+    assert measured == Capacity(120.0, 512, packed=True)
     assert runs == []
 
 
@@ -27,7 +27,7 @@ def test_a_gpu_takes_what_its_free_memory_holds() -> None:
     assert holding(64 * megabytes) > holding(2 * free // 8) >= 30.0
 
 
-def test_the_noise_to_run_on_is_as_long_as_asked_and_always_the_same() -> None:
+def test_the_noise_has_the_requested_length_and_is_reproducible() -> None:
     made = noise(1.5, 16_000)
     assert made.dtype == np.float32
     assert len(made) == 24_000

@@ -21,9 +21,9 @@ TOKENS = (Token("▁one", 0, 2, -0.1), Token("▁two", 3, 1, -0.2), Token(".", 4
 
 
 def test_int16_has_its_full_scale_at_one():
-    found = as_float(np.array([-32768, -1, 0, 16384, 32767], dtype=np.int16))
-    assert found.dtype == np.float32
-    assert found.tolist() == [-1.0, -1 / 32768, 0.0, 0.5, 32767 / 32768]
+    converted = as_float(np.array([-32768, -1, 0, 16384, 32767], dtype=np.int16))
+    assert converted.dtype == np.float32
+    assert converted.tolist() == [-1.0, -1 / 32768, 0.0, 0.5, 32767 / 32768]
 
 
 def test_float32_is_not_copied():
@@ -32,7 +32,7 @@ def test_float32_is_not_copied():
 
 
 class Arrays:
-    """What an engine hands over in place of tokens, and how often they were built of it."""
+    """An engine's data for lazy tokens, and how often tokens were built from it."""
 
     def __init__(self) -> None:
         self.built = 0
@@ -58,11 +58,11 @@ def test_tokens_are_built_once_and_when_they_are_first_read():
 
 def test_tokens_that_were_built_keep_nothing_of_the_arrays():
     arrays = Arrays()
-    gone = weakref.ref(arrays)
+    reference = weakref.ref(arrays)
     lazy = LazyTokens(len(TOKENS), arrays.tokens)
     assert list(lazy) == list(TOKENS)
     del arrays
-    assert gone() is None
+    assert reference() is None
 
 
 def test_threads_that_race_for_the_tokens_all_read_them():
@@ -79,7 +79,9 @@ def test_threads_that_race_for_the_tokens_all_read_them():
             assert [each.result(20) for each in reads] == [TOKENS] * 8
 
 
-@pytest.mark.parametrize("kind", [tuple, list, lambda said: LazyTokens(len(said), lambda: said)])
+@pytest.mark.parametrize(
+    "kind", [tuple, list, lambda tokens: LazyTokens(len(tokens), lambda: tokens)]
+)
 def test_a_hypothesis_is_equal_to_another_of_the_same_tokens_in_any_sequence(kind):
     plain = Hypothesis(TOKENS, 0.08)
     other = Hypothesis(kind(TOKENS), 0.08)

@@ -1,4 +1,4 @@
-"""What every engine promises, and the ones that keep it."""
+"""The contract of every engine, checked for each."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ FRAME_SAMPLES = 1280
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """An engine, and pieces of different lengths in all of which it hears something."""
+    """An engine, and chunks of different lengths for each of which it emits tokens."""
 
     engine: Engine
     pieces: list[Samples]
@@ -41,7 +41,9 @@ def tones(_: Path) -> Case:
 
 def native_random(folder: Path) -> Case:
     path = write_nemo(folder / "tiny.nemo", tensors=weights(config(), seed=3))
-    return Case(NativeEngine.open(path, "cpu"), [hiss(length) for length in (3.0, 0.8, 1.7, 4.2)])
+    return Case(
+        NativeEngine.open(path, "cpu"), [noise_of(length) for length in (3.0, 0.8, 1.7, 4.2)]
+    )
 
 
 def native_demo(_: Path) -> Case:
@@ -50,7 +52,7 @@ def native_demo(_: Path) -> Case:
 
 def gpu_random(folder: Path) -> Case:
     path = write_nemo(folder / "tiny.nemo", tensors=weights(config(), seed=3))
-    return Case(gpu_engine(path), [hiss(length) for length in (3.0, 0.8, 1.7, 4.2)])
+    return Case(gpu_engine(path), [noise_of(length) for length in (3.0, 0.8, 1.7, 4.2)])
 
 
 def gpu_demo(_: Path) -> Case:
@@ -67,7 +69,7 @@ def speech() -> list[Samples]:
     return [decode(sample(language).path) for language in ("en", "de", "uk", "el")]
 
 
-def hiss(seconds: float) -> Samples:
+def noise_of(seconds: float) -> Samples:
     chance = np.random.default_rng(round(seconds * 10))
     return (chance.standard_normal(round(seconds * SAMPLE_RATE)) * 0.1).astype(np.float32)
 
@@ -83,25 +85,27 @@ def case(
     case.engine.close()
 
 
-def said(hypothesis: Hypothesis) -> list[tuple[str, int, int]]:
+def tokens_of(hypothesis: Hypothesis) -> list[tuple[str, int, int]]:
     return [(token.piece, token.frame, token.duration) for token in hypothesis.tokens]
 
 
 def test_every_piece_is_answered_in_order(case: Case) -> None:
-    heard = case.engine.transcribe(case.pieces)
-    assert len(heard) == len(case.pieces)
-    assert all(hypothesis.tokens for hypothesis in heard)
-    different = {tuple(said(hypothesis)) for hypothesis in heard}
-    assert len(different) == len(heard), "no two pieces sound alike"
+    hypotheses = case.engine.transcribe(case.pieces)
+    assert len(hypotheses) == len(case.pieces)
+    assert all(hypothesis.tokens for hypothesis in hypotheses)
+    different = {tuple(tokens_of(hypothesis)) for hypothesis in hypotheses}
+    assert len(different) == len(hypotheses), "no two pieces sound alike"
 
 
-def test_the_same_audio_is_heard_the_same_alone_in_a_batch_and_in_any_order(case: Case) -> None:
-    together = [said(hypothesis) for hypothesis in case.engine.transcribe(case.pieces)]
-    alone = [said(case.engine.transcribe([piece])[0]) for piece in case.pieces]
+def test_the_same_audio_has_the_same_tokens_alone_in_a_batch_and_in_any_order(case: Case) -> None:
+    together = [tokens_of(hypothesis) for hypothesis in case.engine.transcribe(case.pieces)]
+    alone = [tokens_of(case.engine.transcribe([piece])[0]) for piece in case.pieces]
     order = np.random.default_rng(0).permutation(len(case.pieces))
     shuffled = case.engine.transcribe([case.pieces[index] for index in order])
     assert alone == together
-    assert [said(hypothesis) for hypothesis in shuffled] == [together[index] for index in order]
+    assert [tokens_of(hypothesis) for hypothesis in shuffled] == [
+        together[index] for index in order
+    ]
 
 
 def test_an_empty_batch_has_an_empty_answer(case: Case) -> None:
@@ -114,16 +118,16 @@ def test_an_empty_batch_has_an_empty_answer(case: Case) -> None:
 )
 def test_a_piece_of_at_most_one_frame_is_answered_like_any_other(case: Case, length: int) -> None:
     short = case.pieces[0][:length]
-    beside, among = case.engine.transcribe([case.pieces[1], short])
+    first, among = case.engine.transcribe([case.pieces[1], short])
     (alone,) = case.engine.transcribe([short])
-    assert said(among) == said(alone)
-    assert said(beside) == said(case.engine.transcribe([case.pieces[1]])[0])
+    assert tokens_of(among) == tokens_of(alone)
+    assert tokens_of(first) == tokens_of(case.engine.transcribe([case.pieces[1]])[0])
     assert all(token.frame <= 1 for token in alone.tokens)
 
 
-def test_nothing_is_heard_in_no_samples(case: Case) -> None:
-    (heard,) = case.engine.transcribe([np.zeros(0, dtype=np.float32)])
-    assert heard.tokens == ()
+def test_no_samples_have_no_tokens(case: Case) -> None:
+    (hypotheses,) = case.engine.transcribe([np.zeros(0, dtype=np.float32)])
+    assert hypotheses.tokens == ()
 
 
 def test_a_batch_may_mix_int16_and_float32(case: Case) -> None:
@@ -145,8 +149,8 @@ def test_frames_rise_inside_the_piece(case: Case) -> None:
 
 
 def test_log_probabilities_are_the_models(case: Case) -> None:
-    heard = case.engine.transcribe(case.pieces)
-    logprobs = [token.logprob for hypothesis in heard for token in hypothesis.tokens]
+    hypotheses = case.engine.transcribe(case.pieces)
+    logprobs = [token.logprob for hypothesis in hypotheses for token in hypothesis.tokens]
     assert all(-20 < logprob <= 0 for logprob in logprobs)
     assert len(set(logprobs)) > 2, "a constant is no probability"
 
@@ -159,25 +163,25 @@ def test_the_pieces_join_to_the_text(case: Case) -> None:
 
 
 def test_a_script_is_kept_to_by_its_own_piece_alone(case: Case) -> None:
-    free = [said(hypothesis) for hypothesis in case.engine.transcribe(case.pieces)]
+    free = [tokens_of(hypothesis) for hypothesis in case.engine.transcribe(case.pieces)]
     turns: tuple[Script | None, ...] = ("Latin", None, "Greek", None)
     scripts = [turns[index % 4] for index in range(len(case.pieces))]
     mixed = case.engine.transcribe(case.pieces, scripts)
     for piece, script, hypothesis, before in zip(case.pieces, scripts, mixed, free, strict=True):
         if script is None:
-            assert said(hypothesis) == before
+            assert tokens_of(hypothesis) == before
         else:
             assert all(allowed(token.piece, script) for token in hypothesis.tokens)
-            assert said(case.engine.transcribe([piece], [script])[0]) == said(hypothesis)
+            assert tokens_of(case.engine.transcribe([piece], [script])[0]) == tokens_of(hypothesis)
 
 
-def test_warming_up_tells_what_a_batch_may_hold_and_changes_nothing(case: Case) -> None:
+def test_measuring_the_capacity_of_a_batch_changes_nothing(case: Case) -> None:
     before = case.engine.transcribe(case.pieces)
     case.engine.warm_up(30.0)
-    found = case.engine.capacity(30.0)
-    assert found.seconds >= 30.0
-    assert found.chunks >= 1
-    assert found.alone_seconds >= 30.0
+    capacity = case.engine.capacity(30.0)
+    assert capacity.seconds >= 30.0
+    assert capacity.chunks >= 1
+    assert capacity.alone_seconds >= 30.0
     assert case.engine.transcribe(case.pieces) == before
 
 
@@ -198,11 +202,11 @@ def test_another_script_than_the_one_that_is_spoken_gives_other_words() -> None:
     assert latin.isascii() or allowed(latin, "Latin")
 
 
-def test_a_piece_longer_than_the_table_of_positions_is_heard_to_its_end(tmp_path: Path) -> None:
+def test_a_chunk_longer_than_the_position_table_is_transcribed_to_its_end(tmp_path: Path) -> None:
     """`pos_emb_max_len` is 5000 frames, 400 s: a size to begin with, not a limit."""
     sections = config()
     assert sections["encoder"]["pos_emb_max_len"] == 5000
     sections["encoder"] |= {"n_layers": 1, "n_heads": 1}
     path = write_nemo(tmp_path / "tiny.nemo", sections, weights(sections))
-    (heard,) = NativeEngine.open(path, "cpu").transcribe([hiss(404.0)])
-    assert max(token.frame for token in heard.tokens) > 5000
+    (hypotheses,) = NativeEngine.open(path, "cpu").transcribe([noise_of(404.0)])
+    assert max(token.frame for token in hypotheses.tokens) > 5000

@@ -20,12 +20,12 @@ def test_auto_is_the_gpu_where_there_is_one():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize(("built_for", "said"), [(None, "no CUDA support"), ("12.8", "12.8")])
-def test_a_gpu_that_is_asked_for_and_is_not_there_is_an_error_with_a_code(
-    monkeypatch, built_for, said
+@pytest.mark.parametrize(("built_for", "reason"), [(None, "no CUDA support"), ("12.8", "12.8")])
+def test_a_requested_gpu_that_does_not_exist_is_an_error_with_a_code(
+    monkeypatch, built_for, reason
 ):
     monkeypatch.setattr(torch.version, "cuda", built_for)
-    with pytest.raises(DeviceMissing, match=said) as caught:
+    with pytest.raises(DeviceMissing, match=reason) as caught:
         device.select("cuda")
     assert caught.value.code == "device_missing"
 
@@ -60,12 +60,12 @@ def test_products_and_convolutions_of_a_gpu_keep_float32():
     chance = torch.Generator().manual_seed(0)
     left, right = torch.randn(2, 512, 512, generator=chance)
     exact = left.double() @ right.double()
-    found = (left.cuda() @ right.cuda()).cpu().double()
-    assert (found - exact).norm() / exact.norm() < 1e-6
+    product = (left.cuda() @ right.cuda()).cpu().double()
+    assert (product - exact).norm() / exact.norm() < 1e-6
     frames, weight = torch.randn(4, 128, 256, generator=chance), torch.randn(64, 128, 3)
     exact = torch.nn.functional.conv1d(frames.double(), weight.double())
-    found = torch.nn.functional.conv1d(frames.cuda(), weight.cuda()).cpu().double()
-    assert (found - exact).norm() / exact.norm() < 1e-6
+    product = torch.nn.functional.conv1d(frames.cuda(), weight.cuda()).cpu().double()
+    assert (product - exact).norm() / exact.norm() < 1e-6
 
 
 def test_a_device_that_has_failed_does_not_fail_to_be_released(monkeypatch):

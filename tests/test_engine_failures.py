@@ -1,4 +1,4 @@
-"""Every form in which a library says that memory ran out, or that a device is gone."""
+"""Every form in which libraries report exhausted memory or a lost device."""
 
 import errno
 import gc
@@ -35,7 +35,7 @@ NO_MEMORY = [
     OSError(errno.ENOMEM, "Cannot allocate memory"),
     OutOfMemory(30.0),
 ]  # fmt: skip
-DEVICE_GONE = [
+DEVICE_LOST = [
     torch.AcceleratorError("an illegal memory access was encountered"),
     RuntimeError("CUDA error: an illegal memory access was encountered"),
     RuntimeError("CUDA error: device-side assert triggered"),
@@ -61,8 +61,8 @@ def test_no_memory_is_recognised_and_is_not_the_loss_of_the_device(failure):
     assert not is_device_failure(failure)
 
 
-@pytest.mark.parametrize("failure", DEVICE_GONE, ids=repr)
-def test_a_device_that_is_gone_is_recognised_and_is_not_a_lack_of_memory(failure):
+@pytest.mark.parametrize("failure", DEVICE_LOST, ids=repr)
+def test_a_lost_device_is_recognised_and_is_not_a_lack_of_memory(failure):
     assert is_device_failure(failure)
     assert not is_out_of_memory(failure)
 
@@ -88,7 +88,7 @@ def test_no_memory_is_translated_with_its_cause(failure):
     assert raised.value.__cause__ is failure
 
 
-@pytest.mark.parametrize("failure", [*DEVICE_GONE, *NEITHER, OutOfMemory(7.0)], ids=repr)
+@pytest.mark.parametrize("failure", [*DEVICE_LOST, *NEITHER, OutOfMemory(7.0)], ids=repr)
 def test_everything_else_passes_as_it_is(failure):
     with pytest.raises(type(failure)) as raised, translate_out_of_memory(4.0):
         raise failure
@@ -99,7 +99,7 @@ def compute(held):
     """Raises with a tensor in a frame that a cycle keeps: its variable is in its own traceback."""
     states = torch.zeros(1000)
     held.append(weakref.ref(states))
-    failure = torch.OutOfMemoryError(f"no room beside {len(states)}")
+    failure = torch.OutOfMemoryError(f"no memory after {len(states)}")
     raise failure
 
 
@@ -113,7 +113,7 @@ def attempt(held):
         raise OutOfMemory(float(len(states)))  # noqa: B904  # raised during, not from
 
 
-def test_a_failure_that_is_forgotten_keeps_nothing_however_it_is_chained():
+def test_a_failure_without_trace_keeps_nothing_for_any_chain():
     held = []
     gc.disable()
     try:
@@ -137,7 +137,7 @@ def test_failures_that_cause_each_other_end():
     assert other.__context__ is None
 
 
-def test_failures_are_told_apart_without_torch():
+def test_failures_are_distinguished_without_torch():
     code = (
         "import sys\n"
         "from parakeet_worker.engine import failures\n"

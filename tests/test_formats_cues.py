@@ -28,7 +28,7 @@ def word(text: str, start: float, end: float) -> Word:
     return Word(text, (TimedToken(text, start, end, -0.1),))
 
 
-def told(text: str, *, seconds_per_letter: float = 0.06, seed: int = 0) -> list[Word]:
+def timed(text: str, *, seconds_per_letter: float = 0.06, seed: int = 0) -> list[Word]:
     """Words at the pace of a person who reads aloud: pauses at commas, longer ones at stops."""
     generator = np.random.default_rng(seed)
     words, clock = [], 0.4
@@ -44,7 +44,7 @@ def told(text: str, *, seconds_per_letter: float = 0.06, seed: int = 0) -> list[
 
 
 def random_words(seed: int) -> list[Word]:
-    """Anything an engine could hear: long words, dense speech, words without length, pauses."""
+    """Anything an engine could emit: long words, dense speech, words without length, pauses."""
     generator = np.random.default_rng(seed)
     longest = int(generator.choice([3, 12, 12, 60, 130]))
     pace = float(generator.choice([0.0, 0.01, 0.06, 0.2, 1.0]))
@@ -61,8 +61,8 @@ def random_words(seed: int) -> list[Word]:
     return words
 
 
-def spoken_text(found: list[Cue]) -> str:
-    return " ".join(line for cue in found for line in cue.lines)
+def spoken_text(shown: list[Cue]) -> str:
+    return " ".join(line for cue in shown for line in cue.lines)
 
 
 def characters(cue: Cue) -> int:
@@ -74,13 +74,13 @@ def seconds(cue: Cue) -> float:
 
 
 CASES = [pytest.param(random_words(seed), id=f"random {seed}") for seed in range(80)] + [
-    pytest.param(told(STORY), id="story"),
-    pytest.param(told(STORY, seconds_per_letter=0.04), id="hurried story"),
-    pytest.param(told(STORY, seconds_per_letter=0.12), id="slow story"),
-    pytest.param(told(STORY.lower().replace(".", "").replace(",", "")), id="without marks"),
+    pytest.param(timed(STORY), id="story"),
+    pytest.param(timed(STORY, seconds_per_letter=0.04), id="hurried story"),
+    pytest.param(timed(STORY, seconds_per_letter=0.12), id="slow story"),
+    pytest.param(timed(STORY.lower().replace(".", "").replace(",", "")), id="without marks"),
     pytest.param([word("w" * 500, 1.0, 9.0)], id="endless word"),
     pytest.param([word("still", 1.0, 30.0)], id="one word of 29 s"),
-    pytest.param([word("a", 1.0, 1.0)] * 300, id="all at once"),
+    pytest.param([word("a", 1.0, 1.0)] * 300, id="all at one time"),
 ]
 
 every_case = pytest.mark.parametrize("words", CASES)
@@ -88,9 +88,9 @@ every_case = pytest.mark.parametrize("words", CASES)
 
 @every_case
 def test_no_cue_has_more_than_two_lines_of_42_characters(words):
-    found = cues.cut(words)
-    assert found
-    for cue in found:
+    shown = cues.cut(words)
+    assert shown
+    for cue in shown:
         assert 1 <= len(cue.lines) <= 2
         assert all(0 < len(line) <= 42 for line in cue.lines)
 
@@ -103,46 +103,46 @@ def test_no_cue_stays_longer_than_seven_seconds_and_each_is_shown(words):
 
 @every_case
 def test_cues_follow_each_other_and_never_overlap(words):
-    found = cues.cut(words)
-    assert found[0].start_seconds == words[0].start_seconds
-    for cue, following in pairwise(found):
+    shown = cues.cut(words)
+    assert shown[0].start_seconds == words[0].start_seconds
+    for cue, following in pairwise(shown):
         assert cue.start_seconds < cue.end_seconds <= following.start_seconds
 
 
 @every_case
 def test_no_word_is_lost_doubled_or_moved(words):
     # A word longer than a line is divided, so blanks are left out of the comparison.
-    said = "".join(word.text for word in words)
-    assert spoken_text(cues.cut(words)).replace(" ", "") == said
+    letters = "".join(word.text for word in words)
+    assert spoken_text(cues.cut(words)).replace(" ", "") == letters
 
 
 @every_case
 def test_a_cue_can_be_read_at_17_characters_a_second_where_the_next_leaves_room(words):
-    found = cues.cut(words)
-    for cue, following in zip(found, [*found[1:], None], strict=True):
+    shown = cues.cut(words)
+    for cue, following in zip(shown, [*shown[1:], None], strict=True):
         left = 7.0 if following is None else following.start_seconds - cue.start_seconds
-        wanted = max(1.0, characters(cue) / 17)
-        assert seconds(cue) >= min(wanted, left, 7.0) - MILLISECOND
+        required = max(1.0, characters(cue) / 17)
+        assert seconds(cue) >= min(required, left, 7.0) - MILLISECOND
 
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize(("pace", "rate"), [(0.055, 23), (0.07, 18), (0.09, 17)])
 def test_a_story_is_cut_into_sentences_and_clauses_that_can_be_read(pace, rate, seed):
-    found = cues.cut(told(STORY, seconds_per_letter=pace, seed=seed))
-    assert spoken_text(found) == " ".join(STORY.split())
-    ends = [cue.lines[-1].rstrip('"')[-1] for cue in found]
+    shown = cues.cut(timed(STORY, seconds_per_letter=pace, seed=seed))
+    assert spoken_text(shown) == " ".join(STORY.split())
+    ends = [cue.lines[-1].rstrip('"')[-1] for cue in shown]
     # Only the one word `Yes.` may have no cue of its own where there is no time for one.
     assert STORY.count(".") - (pace < 0.06) <= sum(end == "." for end in ends)
-    assert sum(end in ".,;:" for end in ends) >= 0.8 * len(found)
-    assert 16 <= len(found) <= 20
-    assert all(characters(cue) / seconds(cue) <= rate for cue in found)
+    assert sum(end in ".,;:" for end in ends) >= 0.8 * len(shown)
+    assert 16 <= len(shown) <= 20
+    assert all(characters(cue) / seconds(cue) <= rate for cue in shown)
 
 
 def test_a_cue_shows_each_word_while_it_is_spoken():
-    words = told(STORY)
-    found = cues.cut(words)
+    words = timed(STORY)
+    shown = cues.cut(words)
     at = 0
-    for cue in found:
+    for cue in shown:
         count = len(" ".join(cue.lines).split())
         shown = words[at : at + count]
         assert cue.start_seconds == shown[0].start_seconds
@@ -212,12 +212,12 @@ def test_without_marks_a_pause_divides():
 
 
 def test_a_comma_divides_rather_than_the_middle_of_a_clause():
-    found = lines(
+    shown = lines(
         "the people who lived in that valley had never seen, a machine larger than a mill wheel"
         " before"
     )
-    assert len(found) == 2
-    assert found[0][-1].endswith("seen,")
+    assert len(shown) == 2
+    assert shown[0][-1].endswith("seen,")
 
 
 def test_a_cue_lingers_until_it_is_read_but_not_into_the_next():
@@ -236,9 +236,9 @@ def test_a_word_longer_than_a_line_is_divided():
 
 
 def test_the_time_of_a_word_longer_than_a_cue_is_divided_too():
-    found = cues.cut([word("x" * 420, 10.0, 60.0)])
-    assert [cue.start_seconds for cue in found] == [10.0 + 5 * index for index in range(10)]
-    assert all(cue.lines == ("x" * 42,) for cue in found)
+    shown = cues.cut([word("x" * 420, 10.0, 60.0)])
+    assert [cue.start_seconds for cue in shown] == [10.0 + 5 * index for index in range(10)]
+    assert all(cue.lines == ("x" * 42,) for cue in shown)
 
 
 def test_a_sentence_that_could_not_be_read_alone_shares_a_cue():

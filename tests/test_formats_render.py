@@ -24,7 +24,7 @@ FRAME_SECONDS = 0.08
 FORMATS = get_args(Format)
 
 
-def heard(
+def transcript_of(
     *placed: tuple[str, int, int, float], seconds: float = 30.0, start_seconds: float = 0.0
 ) -> Transcript:
     """Pieces with their frame, duration and probability."""
@@ -33,13 +33,13 @@ def heard(
         for piece, frame, duration, probability in placed
     )
     samples = np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32)
-    found = stitch(Chunk(start_seconds, samples), Hypothesis(tokens, FRAME_SECONDS))
-    return replace(found, seconds=seconds)
+    part = stitch(Chunk(start_seconds, samples), Hypothesis(tokens, FRAME_SECONDS))
+    return replace(part, seconds=seconds)
 
 
 CUT = Notice("audio_cut", "the file is cut off", 1.0, 2.5)
 NOISY = Notice("noisy", "x")
-SHORT = heard(
+SHORT = transcript_of(
     ("▁Hel", 2, 2, 0.9),
     ("lo", 4, 3, 0.8),
     (".", 9, 1, 0.7),
@@ -51,7 +51,7 @@ SHORT = heard(
 # 600 words in sentences of 9, in three segments, up to the 22nd minute of the recording.
 LONG = join(
     [
-        heard(
+        transcript_of(
             *(
                 piece
                 for word in range(200)
@@ -66,8 +66,10 @@ LONG = join(
         for part in range(3)
     ]
 )
-AWKWARD = heard(("▁<b>", 0, 4, 0.9), ("▁R&B", 10, 4, 0.9), ("▁-->", 20, 4, 0.9), seconds=3.0)
-EMPTY = heard(seconds=3.0)
+AWKWARD = transcript_of(
+    ("▁<b>", 0, 4, 0.9), ("▁R&B", 10, 4, 0.9), ("▁-->", 20, 4, 0.9), seconds=3.0
+)
+EMPTY = transcript_of(seconds=3.0)
 TRANSCRIPTS = {"short": SHORT, "long": LONG, "awkward": AWKWARD, "empty": EMPTY}
 
 every_transcript = pytest.mark.parametrize(
@@ -78,9 +80,9 @@ Cue = tuple[float, float, list[str]]
 
 
 def clock(text: str, mark: str) -> float:
-    found = re.fullmatch(rf"(\d\d):([0-5]\d):([0-5]\d){re.escape(mark)}(\d\d\d)", text)
-    assert found, text
-    hours, minutes, seconds, milliseconds = map(int, found.groups())
+    part = re.fullmatch(rf"(\d\d):([0-5]\d):([0-5]\d){re.escape(mark)}(\d\d\d)", text)
+    assert part, text
+    hours, minutes, seconds, milliseconds = map(int, part.groups())
     return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
 
 
@@ -162,7 +164,7 @@ READERS: dict[str, Any] = {
 
 @pytest.mark.parametrize("format_", FORMATS)
 @every_transcript
-def test_every_format_is_valid_and_says_every_word_once(transcript, format_):
+def test_every_format_is_valid_and_contains_every_word_once(transcript, format_):
     read = READERS[format_](render.render(transcript, format_))
     assert read.strip("\u200b") == transcript.text
 
@@ -178,7 +180,7 @@ def test_every_format_is_a_json_object_with_the_text(transcript, format_):
 
 @pytest.mark.parametrize("format_", ["srt", "vtt", "tsv"])
 @every_transcript
-def test_a_format_of_lines_stands_under_its_name_as_it_would_in_a_file(transcript, format_):
+def test_a_text_format_is_a_field_with_the_content_of_a_file(transcript, format_):
     document = render.document(transcript, format_)
     assert document == {"text": transcript.text, format_: render.render(transcript, format_)}
 
@@ -195,7 +197,7 @@ def test_warnings_are_in_every_answer(format_):
 
 
 @pytest.mark.parametrize("format_", ["json", "verbose_json"])
-def test_warnings_are_in_json_files_and_letters_stand_as_they_are(format_):
+def test_json_files_contain_warnings_and_unescaped_letters(format_):
     warned = Transcript(LONG.words, LONG.seconds, FRAME_SECONDS, (NOISY,))
     content = render.render(warned, format_)
     assert json.loads(content)["warnings"] == [{"code": "noisy", "message": "x"}]
@@ -273,9 +275,9 @@ def test_offsets_are_whole_frames_and_seconds_are_floats_that_agree(transcript):
 
 
 def language_of(text: str) -> dict[str, object]:
-    found = language.find(text)
-    assert found is not None
-    return {"language": found.name, "language_probability": round(found.probability, 4)}
+    part = language.find(text)
+    assert part is not None
+    return {"language": part.name, "language_probability": round(part.probability, 4)}
 
 
 def test_verbose_json_is_openais_with_a_confidence():
@@ -331,9 +333,9 @@ def test_verbose_json_is_openais_with_a_confidence():
 def test_verbose_json_has_the_types_of_openais(transcript):
     document: Any = render.document(transcript, "verbose_json")
     types = {"task": str, "duration": float, "text": str, "segments": list, "words": list}
-    ours = {"language", "language_probability", "uncovered"}
-    assert {key: type(value) for key, value in document.items() if key not in ours} == types
-    assert set(document) == {*types, *ours}
+    extensions = {"language", "language_probability", "uncovered"}
+    assert {key: type(value) for key, value in document.items() if key not in extensions} == types
+    assert set(document) == {*types, *extensions}
     assert len(document["words"]) == len(transcript.words)
     assert [segment["id"] for segment in document["segments"]] == list(
         range(len(transcript.sentences))
@@ -400,16 +402,16 @@ def test_ffmpeg_reads_every_subtitle_file(transcript, format_, tmp_path):
 
 def test_tabs_and_newlines_in_words_are_escaped_in_tsv():
     tokens = (TimedToken("a\tb\nc\\d", 1.0, 2.0, -0.1),)
-    heard = Transcript((Word("a\tb\nc\\d", tokens),), seconds=3.0)
-    assert render.render(heard, "tsv") == "start\tend\ttext\n1000\t2000\ta\\tb\\nc\\\\d\n"
+    transcript_of = Transcript((Word("a\tb\nc\\d", tokens),), seconds=3.0)
+    assert render.render(transcript_of, "tsv") == "start\tend\ttext\n1000\t2000\ta\\tb\\nc\\\\d\n"
 
 
 @pytest.mark.parametrize("start_seconds", [0.0, 1.28, 61.3, 7.777])
 def test_offsets_are_the_frames_nearest_to_the_times(start_seconds):
     tokens = [TimedToken("a", start_seconds + 0.08 * n, start_seconds + 0.08 * n, -0.1)
               for n in range(30)]  # fmt: skip
-    heard = Transcript(tuple(Word("a", (token,)) for token in tokens), seconds=90.0)
-    answer = render.document(heard, "json", timestamp=True)
+    transcript_of = Transcript(tuple(Word("a", (token,)) for token in tokens), seconds=90.0)
+    answer = render.document(transcript_of, "json", timestamp=True)
     for placed in answer["timestamps"]["word"]:
         for edge in ("start", "end"):
             assert abs(placed[edge] - placed[f"{edge}_offset"] * 0.08) <= 0.04 + 1e-9
@@ -427,7 +429,7 @@ def test_offsets_are_the_frames_nearest_to_the_times(start_seconds):
     ],
 )
 def test_clock_times_carry_over_into_minutes_and_hours(start_seconds, shown):
-    later = heard(("▁a", 0, 2, 0.5), seconds=1.0, start_seconds=start_seconds)
+    later = transcript_of(("▁a", 0, 2, 0.5), seconds=1.0, start_seconds=start_seconds)
     assert render.render(later, "srt").startswith(f"1\n{shown} --> ")
 
 

@@ -26,11 +26,11 @@ async def test_a_request_has_the_callers_id_or_a_new_one(server, caplog):
     caplog.set_level(logging.INFO)
     named = await server.client.get("/v1/models", headers={"x-request-id": "abc-123"})
     assert named.headers["x-request-id"] == "abc-123"
-    bad = await server.client.get("/nowhere", headers={"x-request-id": "a b\tc"})
+    bad = await server.client.get("/unknown", headers={"x-request-id": "a b\tc"})
     assert re.fullmatch(r"[0-9a-f]{32}", bad.headers["x-request-id"])
     first, second = lines(caplog)
     assert re.fullmatch(r"abc-123 GET /v1/models status=200 seconds=[\d.]+", first)
-    assert second.startswith(f"{bad.headers['x-request-id']} GET /nowhere status=404 ")
+    assert second.startswith(f"{bad.headers['x-request-id']} GET /unknown status=404 ")
 
 
 @pytest.mark.parametrize("stream", ["false", "true"])

@@ -24,7 +24,7 @@ DOCUMENTS: list[object] = [
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=range(len(DOCUMENTS)))
-async def test_it_is_what_the_library_writes_at_once(document: object) -> None:
+async def test_the_text_equals_that_of_the_library(document: object) -> None:
     expected = json.dumps(document, ensure_ascii=False)
     assert json_text.encoded(document) == expected
     assert await json_text.encoded_in_thread(document) == expected

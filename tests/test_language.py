@@ -1,4 +1,4 @@
-"""Law: a text's language is found, with its probability, among the 25 that the model hears."""
+"""A text's language is found, with its probability, among the model's 25."""
 
 import json
 import string
@@ -195,12 +195,14 @@ MISTAKEN = {
     "Dobro jutro, kako ste spali?": "hr",
     "Де тут найближча аптека?": "bg",
 }
-"""What four or five words are not enough for, and the neighbour that is found instead."""
+"""Sentences with too few words, and the related language that is found instead."""
 
-EVERY_SENTENCE = [(language, sentence) for language, said in SENTENCES.items() for sentence in said]
+EVERY_SENTENCE = [
+    (language, sentence) for language, texts in SENTENCES.items() for sentence in texts
+]
 WORDS = {
-    language: [word for word in " ".join(said).split() if word != "?"]  # French puts it apart
-    for language, said in SENTENCES.items()
+    language: [word for word in " ".join(texts).split() if word != "?"]  # French puts it apart
+    for language, texts in SENTENCES.items()
 }
 each_language = pytest.mark.parametrize("language", LANGUAGES)
 
@@ -212,9 +214,9 @@ def test_there_are_sentences_in_all_the_languages():
 
 @pytest.mark.parametrize(("language", "sentence"), EVERY_SENTENCE)
 def test_a_sentence_is_recognised(language, sentence):
-    found = find(sentence)
-    assert found is not None
-    assert found.language == MISTAKEN.get(sentence, language)
+    match = find(sentence)
+    assert match is not None
+    assert match.language == MISTAKEN.get(sentence, language)
 
 
 @pytest.mark.parametrize("sentence", MISTAKEN)
@@ -224,15 +226,15 @@ def test_what_is_mistaken_is_not_claimed_to_be_certain(sentence):
 
 @each_language
 def test_a_whole_text_is_recognised_with_certainty(language):
-    found = find(" ".join(SENTENCES[language]))
-    assert found.language == language
-    assert found.probability > 0.95
+    match = find(" ".join(SENTENCES[language]))
+    assert match.language == language
+    assert match.probability > 0.95
 
 
 @each_language
 def test_case_hardly_matters(language):
-    said = " ".join(SENTENCES[language])
-    assert find(said.lower()).language == find(said.upper()).language == language
+    text = " ".join(SENTENCES[language])
+    assert find(text.lower()).language == find(text.upper()).language == language
 
 
 @each_language
@@ -254,16 +256,16 @@ def test_a_text_in_a_foreign_script_has_no_language():
 
 @pytest.mark.parametrize("word", sorted({word for words in WORDS.values() for word in words}))
 def test_of_any_word_the_language_is_one_with_its_letters(word):
-    found = find(word)
-    assert found.language in LANGUAGES
-    assert allowed(word, script(found.language))
-    assert 0 < found.probability <= 1
+    match = find(word)
+    assert match.language in LANGUAGES
+    assert allowed(word, script(match.language))
+    assert 0 < match.probability <= 1
 
 
-def test_a_longer_text_is_told_more_surely():
+def test_a_longer_text_has_a_higher_probability():
     sentences = SENTENCES["sl"]
-    told = [find(" ".join(sentences[:count])).probability for count in (2, 3, 5)]
-    assert all(before < after for before, after in pairwise(told))
+    probabilities = [find(" ".join(sentences[:count])).probability for count in (2, 3, 5)]
+    assert all(before < after for before, after in pairwise(probabilities))
 
 
 def test_the_script_that_prevails_decides():
@@ -325,7 +327,7 @@ def test_a_piece_of_two_scripts_and_one_of_a_foreign_script_are_refused(language
         assert not allowed(piece, script(language)), piece
 
 
-def test_a_language_that_the_model_does_not_hear_has_no_script():
+def test_a_language_outside_the_model_has_no_script():
     for unknown in ("tr", "EN", ""):
         with pytest.raises(KeyError):
             script(unknown)

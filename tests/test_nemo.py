@@ -1,4 +1,4 @@
-"""What `NemoEngine` refuses before NeMo is needed; what it hears is in `tests/oracle`."""
+"""What `NemoEngine` rejects before NeMo is imported; transcripts are in `tests/oracle`."""
 
 from importlib.util import find_spec
 from pathlib import Path

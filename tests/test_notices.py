@@ -16,12 +16,12 @@ def test_the_sentences_of_answers_old_and_new_are_read() -> None:
     assert messages(None) == ()
 
 
-def test_of_many_warnings_of_a_kind_the_last_says_how_many_were_left_out() -> None:
+def test_of_many_warnings_of_a_kind_the_last_counts_the_omitted_ones() -> None:
     gaps = [Notice("audio_gap", "x", float(at), at + 0.5) for at in range(MAX_PER_CODE + 7)]
-    found = limited([*gaps, Notice("tracks", "y")])
-    assert found[:MAX_PER_CODE] == tuple(gaps[:MAX_PER_CODE])
-    assert found[MAX_PER_CODE].code == "tracks"
-    assert found[MAX_PER_CODE + 1 :] == (
+    shown = limited([*gaps, Notice("tracks", "y")])
+    assert shown[:MAX_PER_CODE] == tuple(gaps[:MAX_PER_CODE])
+    assert shown[MAX_PER_CODE].code == "tracks"
+    assert shown[MAX_PER_CODE + 1 :] == (
         Notice(
             "audio_gap", "7 more warnings of this kind", float(MAX_PER_CODE), MAX_PER_CODE + 6.5
         ),

@@ -1,4 +1,4 @@
-"""Whatever becomes of a recording, whoever wants to know is told once."""
+"""The outcome of every recording is reported once."""
 
 import asyncio
 
@@ -8,12 +8,12 @@ from parakeet_worker.errors import AudioMissing
 from parakeet_worker.outcome import Outcome, observing
 from parakeet_worker.recognition.transcript import Transcript
 
-HEARD = Transcript((), seconds=3.0)
+TRANSCRIPT = Transcript((), seconds=3.0)
 
 
-def observe_failing(told: list[Outcome], failure: BaseException) -> None:
-    with observing(told.append) as observation:
-        observation.transcript = HEARD
+def observe_failing(outcomes: list[Outcome], failure: BaseException) -> None:
+    with observing(outcomes.append) as observation:
+        observation.transcript = TRANSCRIPT
         raise failure
 
 
@@ -26,25 +26,25 @@ def observe_failing(told: list[Outcome], failure: BaseException) -> None:
         (KeyError("x"), "internal_error"),
     ],
 )
-def test_a_failure_is_told_by_its_code_and_goes_on_its_way(
+def test_a_failure_is_reported_by_its_code_and_propagates(
     failure: BaseException, code: str
 ) -> None:
-    told: list[Outcome] = []
+    outcomes: list[Outcome] = []
     with pytest.raises(type(failure)):
-        observe_failing(told, failure)
-    (outcome,) = told
+        observe_failing(outcomes, failure)
+    (outcome,) = outcomes
     assert outcome.code == code
     assert outcome.transcript is None
     assert set(outcome.stage_seconds) == {"total"}
 
 
-async def test_what_was_heard_is_told_with_the_seconds_of_its_stages() -> None:
-    told: list[Outcome] = []
-    with observing(told.append) as observation:
+async def test_a_transcript_is_reported_with_the_seconds_of_its_stages() -> None:
+    outcomes: list[Outcome] = []
+    with observing(outcomes.append) as observation:
         await observation.watch.timed("fetch", asyncio.sleep(0))
-        observation.transcript = HEARD
-        assert told == []
-    (outcome,) = told
+        observation.transcript = TRANSCRIPT
+        assert outcomes == []
+    (outcome,) = outcomes
     assert outcome.code is None
-    assert outcome.transcript is HEARD
+    assert outcome.transcript is TRANSCRIPT
     assert list(outcome.stage_seconds) == ["fetch", "total"]

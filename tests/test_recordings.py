@@ -27,7 +27,7 @@ TOLERANCE_SECONDS = 0.17
 # The demo checkpoint places it at 2.96 or 3.20 s, whatever changes the sound a little, as another
 # version of ffmpeg's decoder for Opus does.
 _UNSURE_WORD = "six"
-_AT_ONCE = 8
+_CONCURRENCY = 8
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,11 @@ def in_process(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Answer
     """As the queue's jobs are answered, and over HTTP, by one engine."""
     settings = Settings(model="demo", scratch=tmp_path_factory.mktemp("demo"))
     with open_pipeline(settings) as pipeline:
-        return asyncio.run(_asked(pipeline, settings, sorted(folder.iterdir())))
+        return asyncio.run(_transcribed(pipeline, settings, sorted(folder.iterdir())))
 
 
-async def _asked(pipeline: Pipeline, settings: Settings, paths: list[Path]) -> Answers:
-    places = asyncio.Semaphore(_AT_ONCE)
+async def _transcribed(pipeline: Pipeline, settings: Settings, paths: list[Path]) -> Answers:
+    places = asyncio.Semaphore(_CONCURRENCY)
 
     async with serving_pipeline(pipeline, settings) as server:
 
@@ -65,8 +65,8 @@ async def _asked(pipeline: Pipeline, settings: Settings, paths: list[Path]) -> A
             async with places:
                 files = {"file": (path.name, path.read_bytes())}
                 fields = {"format": "verbose_json"}
-                found = await server.client.post("/transcribe", files=files, data=fields)
-            return f"http {path.name}", found.json()
+                words_found = await server.client.post("/transcribe", files=files, data=fields)
+            return f"http {path.name}", words_found.json()
 
         return dict(await asyncio.gather(*map(job, paths), *map(request, paths)))
 
@@ -94,14 +94,16 @@ def by_command(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Answer
     }
 
 
-def matched(clean: list[dict[str, Any]], found: list[dict[str, Any]], case: Case) -> list[float]:
-    """By how much the start of each word that is found in order differs from what is expected."""
+def matched(
+    clean: list[dict[str, Any]], words_found: list[dict[str, Any]], case: Case
+) -> list[float]:
+    """Difference between the start of each matched word and its expected start."""
     differences, at = [], 0
     for word in clean:
         later = case.late_seconds if word["start"] >= case.late_from else 0.0
-        for index in range(at, len(found)):
-            if found[index]["word"] == word["word"]:
-                difference = abs(found[index]["start"] - word["start"] - later)
+        for index in range(at, len(words_found)):
+            if words_found[index]["word"] == word["word"]:
+                difference = abs(words_found[index]["start"] - word["start"] - later)
                 differences.append(0.0 if word["word"] == _UNSURE_WORD else difference)
                 at = index + 1
                 break
@@ -109,7 +111,7 @@ def matched(clean: list[dict[str, Any]], found: list[dict[str, Any]], case: Case
 
 
 def expected(clean: list[dict[str, Any]], case: Case) -> list[dict[str, Any]]:
-    """The words that are found, if nothing is wrong."""
+    """The words that are words_found, if nothing is wrong."""
     if case.lost is None:
         return clean
     begin, end = case.lost
@@ -117,13 +119,13 @@ def expected(clean: list[dict[str, Any]], case: Case) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("door", ["job", "http", "command"])
+@pytest.mark.parametrize("route", ["job", "http", "command"])
 def test_a_recording_of_each_kind_has_its_words_at_their_times(
-    door: str, name: str, request: pytest.FixtureRequest
+    route: str, name: str, request: pytest.FixtureRequest
 ) -> None:
-    answers = request.getfixturevalue("by_command" if door == "command" else "in_process")
-    case, document = CASES[name], answers[f"{door} {name}"]
-    words = expected(answers[f"{door} {SPEECH.name}"]["words"], case)
+    answers = request.getfixturevalue("by_command" if route == "command" else "in_process")
+    case, document = CASES[name], answers[f"{route} {name}"]
+    words = expected(answers[f"{route} {SPEECH.name}"]["words"], case)
     differences = matched(words, document["words"], case)
     assert len(differences) == len(words)
     assert max(differences, default=0.0) <= TOLERANCE_SECONDS

@@ -1,4 +1,4 @@
-"""Recordings whose channels are heard apart, and recordings that are heard in one piece."""
+"""Separate channels, and recordings in one chunk (full attention)."""
 
 import struct
 from collections.abc import AsyncIterator, Sequence
@@ -57,64 +57,70 @@ def recording(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return recordings.encode(tmp_path / f"call.{request.param}", samples=call(), channels=2)
 
 
-async def heard(pipeline: Pipeline, path: Path, **options: object) -> Transcript:
+async def transcribed(pipeline: Pipeline, path: Path, **options: object) -> Transcript:
     return await pipeline.transcribe(Request(source=FileSource(path), **options))  # type: ignore[arg-type]
 
 
-async def test_words_bear_their_channel_and_stand_in_the_order_of_time(
+async def test_words_have_their_channel_and_are_ordered_by_time(
     pipeline: Pipeline, recording: Path
 ) -> None:
-    found = await heard(pipeline, recording, channels="separate")
-    said = [(word.channel, word.text) for word in found.words]
-    assert said == [(channel, f"{hertz}.") for channel, hertz, _ in CALL]
-    starts = [word.start_seconds for word in found.words]
+    transcript = await transcribed(pipeline, recording, channels="separate")
+    words = [(word.channel, word.text) for word in transcript.words]
+    assert words == [(channel, f"{hertz}.") for channel, hertz, _ in CALL]
+    starts = [word.start_seconds for word in transcript.words]
     assert starts == pytest.approx([begins for _, _, begins in CALL], abs=0.1)
-    assert found.seconds == pytest.approx(6.4, abs=0.1)
-    assert found.channels == (1, 2)
-    assert found.text.splitlines() == [
+    assert transcript.seconds == pytest.approx(6.4, abs=0.1)
+    assert transcript.channels == (1, 2)
+    assert transcript.text.splitlines() == [
         "Channel 1: 400.", "Channel 2: 700.", "Channel 1: 500.", "Channel 2: 800.",
         "Channel 1: 600.",
     ]  # fmt: skip
 
 
-async def test_every_format_tells_the_channel(pipeline: Pipeline, recording: Path) -> None:
-    found = await heard(pipeline, recording, channels="separate")
-    listed = render.json_document(found, timestamp=True)["timestamps"]
+async def test_every_format_contains_the_channel(pipeline: Pipeline, recording: Path) -> None:
+    transcript = await transcribed(pipeline, recording, channels="separate")
+    listed = render.json_document(transcript, timestamp=True)["timestamps"]
     assert isinstance(listed, dict)
     for kind in ("word", "segment", "char"):
         assert {entry["channel"] for entry in listed[kind]} == {1, 2}
-    verbose = render.verbose_document(found)
+    verbose = render.verbose_document(transcript)
     for kind in ("words", "segments"):
         entries = verbose[kind]
         assert isinstance(entries, list)
         assert [entry["channel"] for entry in entries] == [1, 2, 1, 2, 1]
-    assert render.srt(found).count("[Channel 1] ") == 3
-    assert render.vtt(found).count("<v Channel 2>") == 2
-    rows = [line.split("\t") for line in render.tsv(found).splitlines()]
+    assert render.srt(transcript).count("[Channel 1] ") == 3
+    assert render.vtt(transcript).count("<v Channel 2>") == 2
+    rows = [line.split("\t") for line in render.tsv(transcript).splitlines()]
     assert rows[0] == ["start", "end", "channel", "text"]
     assert [row[2] for row in rows[1:]] == ["1", "2", "1", "2", "1"]
 
 
-async def test_mixed_channels_are_labelled_nowhere(pipeline: Pipeline, recording: Path) -> None:
-    found = await heard(pipeline, recording)
-    assert found.channels == ()
-    assert all(word.channel is None for word in found.words)
-    assert "hannel" not in render.srt(found) + render.vtt(found) + render.tsv(found) + found.text
+async def test_mixed_channels_have_no_labels(pipeline: Pipeline, recording: Path) -> None:
+    transcript = await transcribed(pipeline, recording)
+    assert transcript.channels == ()
+    assert all(word.channel is None for word in transcript.words)
+    assert (
+        "hannel"
+        not in render.srt(transcript)
+        + render.vtt(transcript)
+        + render.tsv(transcript)
+        + transcript.text
+    )
 
 
-async def test_one_channel_heard_apart_is_channel_1(pipeline: Pipeline, tmp_path: Path) -> None:
+async def test_a_single_separate_channel_is_channel_1(pipeline: Pipeline, tmp_path: Path) -> None:
     path = recordings.encode(tmp_path / "one.wav", samples=recordings.tone(440, 1.0))
-    found = await heard(pipeline, path, channels="separate")
-    assert [(word.channel, word.text) for word in found.words] == [(1, "440.")]
+    transcript = await transcribed(pipeline, path, channels="separate")
+    assert [(word.channel, word.text) for word in transcript.words] == [(1, "440.")]
 
 
 async def test_a_clip_of_channels_has_the_times_of_the_whole(
     pipeline: Pipeline, recording: Path
 ) -> None:
-    found = await heard(pipeline, recording, channels="separate", clip=Clip(2.6, 4.0))
-    assert [(word.channel, word.text) for word in found.words] == [(1, "500."), (2, "800.")]
-    assert found.words[0].start_seconds == pytest.approx(2.8, abs=0.1)
-    assert found.seconds == pytest.approx(1.4, abs=0.1)
+    transcript = await transcribed(pipeline, recording, channels="separate", clip=Clip(2.6, 4.0))
+    assert [(word.channel, word.text) for word in transcript.words] == [(1, "500."), (2, "800.")]
+    assert transcript.words[0].start_seconds == pytest.approx(2.8, abs=0.1)
+    assert transcript.seconds == pytest.approx(1.4, abs=0.1)
 
 
 @pytest.mark.parametrize("count", [3, MAX_CHANNELS])
@@ -123,14 +129,14 @@ async def test_samples_of_many_channels_come_in_columns(
 ) -> None:
     path = recordings.encode(tmp_path / "many.wav", samples=call(count), channels=count)
     run = Decoding(path, ffmpeg=ffmpeg, max_seconds=60, timeout_seconds=60, channels="separate")
-    columns = np.concatenate([stretch async for stretch in run.samples()])
+    columns = np.concatenate([block async for block in run.samples()])
     assert columns.dtype == np.float32
     expected = call(count).reshape(-1, count)
     assert columns.shape == expected.shape
     assert np.abs(columns - expected).max() < 1e-3
 
 
-async def test_more_channels_than_are_heard_apart_are_refused_with_their_number(
+async def test_too_many_separate_channels_are_rejected_with_their_number(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     """ffmpeg itself takes no more."""
@@ -141,17 +147,17 @@ async def test_more_channels_than_are_heard_apart_are_refused_with_their_number(
     path.write_bytes(content)
     for channels in ("separate", "mix"):
         with pytest.raises(AudioUndecodable, match=f"{count} channels"):
-            await heard(pipeline, path, channels=channels)
+            await transcribed(pipeline, path, channels=channels)
 
 
 # in one pass
 
 
-async def test_full_attention_is_one_piece_however_long(
+async def test_full_attention_is_one_chunk_of_any_length(
     pipeline: Pipeline, recording: Path
 ) -> None:
-    pieces = await heard(pipeline, recording)
-    whole = await heard(pipeline, recording, attention="full")
+    pieces = await transcribed(pipeline, recording)
+    whole = await transcribed(pipeline, recording, attention="full")
     assert pieces.stats.chunks > 1
     assert whole.stats.chunks == 1
     assert whole.text == pieces.text
@@ -163,7 +169,7 @@ async def test_full_attention_has_the_limit_of_the_models_authors(
     short = recordings.encode(tmp_path / "short.flac", samples=recordings.tone(440, 60.0))
     long = recordings.repeat(short, tmp_path / "long.flac", 25)
     with pytest.raises(AudioTooLong) as raised:
-        await heard(pipeline, long, attention="full")
+        await transcribed(pipeline, long, attention="full")
     assert raised.value.facts["limit"] == MAX_FULL_ATTENTION_SECONDS
 
 
@@ -184,7 +190,7 @@ async def test_what_does_not_fit_in_one_pass_is_the_callers_to_change(
     settings = Settings(engine="tones", segment_seconds=2.0)
     with Batcher(_Small(), capacity=Capacity(60, 512, packed=False), queue_seconds=600) as batcher:
         pipeline = Pipeline(settings, batcher, ffmpeg, open_detectors(settings))
-        assert (await heard(pipeline, path)).words
+        assert (await transcribed(pipeline, path)).words
         with pytest.raises(InvalidRequest, match="cut at pauses") as raised:
-            await heard(pipeline, path, attention="full")
+            await transcribed(pipeline, path, attention="full")
     assert raised.value.facts["field"] == "attention"

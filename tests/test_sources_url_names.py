@@ -9,14 +9,14 @@ import pytest
 
 import small_internet
 
-# What became of a download, how often the machine inside was reached, how often names were asked.
+# Outcome of a download, requests that reached the inner machine, and DNS queries.
 CASES: dict[str, tuple[str, int, int]] = {
     "http://public.test/": ("hello", 0, 1),
     "http://public.test/to-public": ("hello", 0, 2),
     "http://inside.test/": ("source_forbidden", 0, 1),
     "http://public.test/to-loopback": ("source_forbidden", 0, 1),
     "http://public.test/to-name": ("source_forbidden", 0, 2),
-    # Asked a second time, this name would answer with the address inside.
+    # A second query for this name would return the inner address.
     "http://turncoat.test/": ("hello", 0, 1),
     "http://both.test/": ("hello", 0, 1),
 }
@@ -27,7 +27,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     if shutil.which("unshare") is None:
         pytest.skip("there is no unshare on this machine")
     if subprocess.run([*small_internet.UNSHARE, "true"], check=False).returncode != 0:
-        pytest.skip("this machine lets nobody make namespaces")
+        pytest.skip("this machine does not permit namespaces")
     ended = small_internet.run(tmp_path_factory.mktemp("internet"), list(CASES))
     assert ended.returncode == 0, ended.stderr
     return dict(zip(CASES, json.loads(ended.stdout), strict=True))

@@ -15,7 +15,7 @@ async def test_a_timed_stage_gives_what_it_would_give_untimed():
     assert await Stopwatch().timed("fetch", answer(3)) == 3
 
 
-async def test_stages_stand_in_order_of_their_first_use_and_the_total_last():
+async def test_stages_are_in_order_of_their_first_use_and_the_total_is_last():
     watch = Stopwatch()
     for stage in ("fetch", "decode", "recognize", "decode", "fetch"):
         await watch.timed(stage, answer())
@@ -44,10 +44,10 @@ async def test_time_between_stages_counts_for_the_total_only():
 
 async def test_a_stage_that_fails_is_counted_and_its_error_passes():
     async def fail() -> None:
-        raise LookupError("gone")
+        raise LookupError("failed")
 
     watch = Stopwatch()
-    with pytest.raises(LookupError, match="gone"):
+    with pytest.raises(LookupError, match="failed"):
         await watch.timed("fetch", fail())
     assert list(watch.seconds) == ["fetch", "total"]
 

@@ -8,26 +8,26 @@ from recordings import noise, silence, tone
 PITCHES = [110, 220, 440, 880, 1000, 1760, 3000, 7000]
 
 
-def hear(*batch: Samples) -> list[Hypothesis]:
+def transcribe(*batch: Samples) -> list[Hypothesis]:
     return ToneEngine().transcribe(batch)
 
 
-def said(samples: Samples) -> list[str]:
-    (hypothesis,) = hear(samples)
+def words_of(samples: Samples) -> list[str]:
+    (hypothesis,) = transcribe(samples)
     return [token.piece for token in hypothesis.tokens]
 
 
 @pytest.mark.parametrize("hertz", PITCHES)
 @pytest.mark.parametrize("level", [0.02, 0.9])
-def test_a_tone_is_heard_as_its_pitch(hertz, level):
-    assert said(tone(hertz, 1.0, level=level)) == [f"▁{hertz}", "."]
+def test_a_tone_is_transcribed_as_its_pitch(hertz, level):
+    assert words_of(tone(hertz, 1.0, level=level)) == [f"▁{hertz}", "."]
 
 
-def test_tones_between_silences_are_heard_with_their_times():
+def test_tones_between_silences_have_their_times():
     samples = np.concatenate(
         [silence(0.8), tone(440, 1.6), silence(0.4), tone(880, 0.8), silence(0.24)]
     )
-    (hypothesis,) = hear(samples)
+    (hypothesis,) = transcribe(samples)
     assert [(token.piece, token.frame, token.duration) for token in hypothesis.tokens] == [
         ("▁440", 10, 20),
         (".", 30, 0),
@@ -38,14 +38,14 @@ def test_tones_between_silences_are_heard_with_their_times():
 
 
 @pytest.mark.parametrize("quiet", [silence(2.0), noise(2.0), silence(0.01), silence(0)])
-def test_silence_is_heard_as_nothing(quiet):
-    assert said(quiet) == []
+def test_silence_has_no_tokens(quiet):
+    assert words_of(quiet) == []
 
 
 def test_the_probability_falls_with_the_purity_of_the_tone():
     (pure,), (noisy,) = (
         [hypothesis.tokens[0].logprob]
-        for hypothesis in hear(tone(440, 2.0), tone(440, 2.0) + noise(2.0, level=0.15))
+        for hypothesis in transcribe(tone(440, 2.0), tone(440, 2.0) + noise(2.0, level=0.15))
     )
     assert noisy < pure <= 0
 
@@ -71,22 +71,22 @@ def test_the_same_audio_gives_the_same_alone_in_a_batch_and_in_any_order(seed):
         )
         for _ in range(10)
     ]
-    alone = [hear(samples)[0] for samples in batch]
+    alone = [transcribe(samples)[0] for samples in batch]
     assert sum(len(hypothesis.tokens) for hypothesis in alone) > 10
-    assert hear(*batch) == alone
+    assert transcribe(*batch) == alone
     order = generator.permutation(len(batch))
-    assert hear(*(batch[index] for index in order)) == [alone[index] for index in order]
+    assert transcribe(*(batch[index] for index in order)) == [alone[index] for index in order]
     engine = ToneEngine()
     assert [engine.transcribe([samples])[0] for samples in batch] == alone
     engine.close()
 
 
 def test_an_empty_batch_is_answered_with_nothing():
-    assert hear() == []
+    assert transcribe() == []
 
 
 def test_the_samples_are_left_as_they_were():
     samples = tone(440, 1.0)
     before = samples.copy()
-    hear(samples)
+    transcribe(samples)
     assert np.array_equal(samples, before)

@@ -106,17 +106,17 @@ def audio(result: Path) -> bytes:
     return b64encode(result.with_suffix(".wav").read_bytes())
 
 
-def heard(api: EndpointApi, since: int = 0) -> Counter[str]:
+def transcribed(api: EndpointApi, since: int = 0) -> Counter[str]:
     """How often each recording was posted."""
     return Counter(payload["audio_base64"] for payload in api.inputs()[since:])
 
 
-def test_a_folder_gets_its_results_beside_the_files_and_a_second_run_asks_nothing(
+def test_results_are_written_next_to_the_files_and_a_second_run_sends_no_request(
     parakeet, folder, api
 ):
     ran = parakeet("transcribe", ".", "-e", "loopback", "-f", "srt")
     assert (ran.stdout, ran.stderr, ran.returncode) == ("", "", 0)
-    assert {name: said.splitlines()[2] for name, said in results(folder).items()} == {
+    assert {name: text.splitlines()[2] for name, text in results(folder).items()} == {
         "a.srt": "440.",
         "below/b.srt": "880.",
     }
@@ -127,27 +127,27 @@ def test_a_folder_gets_its_results_beside_the_files_and_a_second_run_asks_nothin
 
 
 def test_an_endpoint_writes_what_the_local_engine_writes(parakeet):
-    def said(*arguments: str) -> str:
+    def text(*arguments: str) -> str:
         ran = parakeet("transcribe", *arguments, PARAKEET_ENGINE="tones")
         assert (ran.stderr, ran.returncode) == ("", 0)
         return ran.stdout
 
     for format_ in get_args(Format):
         chosen = ("a.wav", "--format", format_)
-        assert said(*chosen, "-e", "loopback", "-o", "-") == said(*chosen)
+        assert text(*chosen, "-e", "loopback", "-o", "-") == text(*chosen)
     several = ("a.wav", "below/b.wav", "--timestamps")
-    assert said(*several, "-e", "loopback", "-o", "-") == said(*several)
+    assert text(*several, "-e", "loopback", "-o", "-") == text(*several)
 
 
 def test_an_endpoint_writes_several_formats_from_one_job(parakeet, folder, api):
     def written(*arguments: str) -> dict[str, str]:
         ran = parakeet("transcribe", "a.wav", *arguments, PARAKEET_ENGINE="tones")
         assert (ran.stderr, ran.returncode) == ("", 0)
-        found = results(folder)
-        for name in found:
+        files = results(folder)
+        for name in files:
             (folder / name).unlink()
         (folder / manifest.NAME).unlink()
-        return found
+        return files
 
     chosen = ("-f", "vtt", "-f", "srt", "-f", "text", "-f", "tsv")
     for more in (("-f", "json"), ("-f", "json", "--timestamps"), ("-f", "verbose_json"), ()):
@@ -158,7 +158,7 @@ def test_an_endpoint_writes_several_formats_from_one_job(parakeet, folder, api):
         assert len(remote) == (5 if more else 4)
 
 
-def test_the_local_engine_takes_folders_and_goes_on_too(parakeet, folder, api):
+def test_the_local_engine_supports_folders_and_resuming(parakeet, folder, api):
     before = sum(api.received.values())
     tones = {"PARAKEET_ENGINE": "tones"}
     assert parakeet("transcribe", ".", "--beside", **tones).returncode == 0
@@ -169,7 +169,7 @@ def test_the_local_engine_takes_folders_and_goes_on_too(parakeet, folder, api):
     assert sum(api.received.values()) == before
 
 
-def test_killed_in_the_middle_of_a_hundred_files_it_goes_on_and_does_nothing_twice(
+def test_a_run_killed_after_half_of_a_hundred_files_resumes_without_repetition(
     parakeet, environment, tmp_path, api
 ):
     many = tmp_path / "many"
@@ -179,22 +179,22 @@ def test_killed_in_the_middle_of_a_hundred_files_it_goes_on_and_does_nothing_twi
     since = len(api.posted)
     arguments = ("transcribe", many, "-e", "loopback", "-j", "8")
     with subprocess.Popen(command(*arguments), env=environment) as process:
-        # In the very middle: some are finished, some at the worker, most not begun.
+        # Halfway: some are finished, some are at the worker, most have not started.
         api.wait_until(lambda: len(list(many.glob("*.txt"))) >= 30)
         process.kill()
     finished = {path.name: path.stat().st_mtime_ns for path in many.glob("*.txt")}
     assert 30 <= len(finished) < 100
-    untold = len(api.posted) - since - events(many)["sent"]
-    assert 0 <= untold <= 8
+    unknown = len(api.posted) - since - events(many)["sent"]
+    assert 0 <= unknown <= 8
 
     ran = parakeet(*arguments)
     assert (ran.stdout, ran.stderr, ran.returncode) == ("", "", 0)
     assert results(many) == {f"{hertz}.txt": f"{hertz}.\n" for hertz in sorted(PITCHES, key=str)}
     assert {name: (many / name).stat().st_mtime_ns for name in finished} == finished
     assert events(many)["done"] == 100
-    # Twice only what the killed run had posted without having been told the job's id.
-    posts = heard(api, since)
-    assert sum(posts.values()) == 100 + untold
+    # Repeated are only jobs that the killed run posted without receiving their id.
+    posts = transcribed(api, since)
+    assert sum(posts.values()) == 100 + unknown
     assert {posts[audio(many / name).decode()] for name in finished} == {1}
     before = sum(api.received.values())
     assert parakeet(*arguments).returncode == 0
@@ -216,7 +216,7 @@ def test_a_job_that_an_earlier_run_has_sent_is_fetched(parakeet, environment, fo
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_takes_its_jobs_back_and_says_how_to_go_on(
+def test_an_interrupted_run_cancels_its_jobs_and_prints_how_to_resume(
     environment, folder, api, number
 ):
     api.endings.extend([{"status": "IN_PROGRESS"}] * 2)
@@ -227,9 +227,9 @@ def test_an_interrupted_run_takes_its_jobs_back_and_says_how_to_go_on(
     ) as process:  # fmt: skip
         api.wait_until(lambda: len(api.posted) == since + 2)
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, text = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said == "parakeet: interrupted; run the same command again to resume\n"
+    assert text == "parakeet: interrupted; run the same command again to resume\n"
     assert sorted(api.cancelled[-2:]) == sorted(list(api.posted)[since:])
     assert results(folder) == {}
 
@@ -240,8 +240,8 @@ def test_failures_are_listed_at_the_end_and_tried_again_by_the_next_run(parakeet
     ran = parakeet("transcribe", "a.wav", "text.mp3", "none.wav", "below", "-e", "loopback", "-j1")
     assert ran.returncode == 1
     assert ran.stdout == ""
-    told = [re.match(r"([\w./]+): (\w+): .+", line) for line in ran.stderr.splitlines()]
-    assert [found and found.groups() for found in told] == [
+    failures = [re.match(r"([\w./]+): (\w+): .+", line) for line in ran.stderr.splitlines()]
+    assert [files and files.groups() for files in failures] == [
         ("a.wav", "job_expired"),
         ("text.mp3", "audio_undecodable"),
         ("none.wav", "source_not_found"),
@@ -257,7 +257,7 @@ def test_failures_are_listed_at_the_end_and_tried_again_by_the_next_run(parakeet
     assert len(api.posted) == before + 1
 
 
-def test_a_wrong_key_is_told_once_and_blames_no_file(parakeet, folder):
+def test_a_wrong_key_is_reported_once_and_for_no_file(parakeet, folder):
     ran = parakeet("transcribe", ".", "-e", "loopback", RUNPOD_API_KEY="wrong")
     assert ran.returncode == 2
     assert re.fullmatch(r"parakeet: endpoint_denied: .+ 401: check the API key\n", ran.stderr)
@@ -267,9 +267,7 @@ def test_a_wrong_key_is_told_once_and_blames_no_file(parakeet, folder):
     assert "api_key" in without.stderr
 
 
-def test_a_changed_recording_is_heard_again_and_a_result_that_a_hand_has_touched_is_left(
-    parakeet, folder
-):
+def test_a_changed_recording_is_transcribed_again_and_an_edited_result_is_kept(parakeet, folder):
     arguments = ("transcribe", ".", "-e", "loopback")
     assert parakeet(*arguments).returncode == 0
     (folder / "a.wav").write_bytes(wav(tone(660, 0.8)))
@@ -292,7 +290,7 @@ def test_another_run_in_the_same_folder_is_refused(parakeet, folder):
     assert "another run is writing its results there" in ran.stderr
 
 
-def test_the_cost_of_a_run_is_told_from_its_manifest(parakeet, folder):
+def test_the_cost_of_a_run_is_computed_from_its_manifest(parakeet, folder):
     assert parakeet("transcribe", ".", "-e", "loopback").returncode == 0
     lines = [json.loads(line) for line in (folder / manifest.NAME).read_text().split("\n") if line]
     (done,) = [line for line in lines if line["event"] == "done"]
@@ -300,10 +298,10 @@ def test_the_cost_of_a_run_is_told_from_its_manifest(parakeet, folder):
     assert done["worker"] == "worker-1"
     ran = parakeet("cost", "--gpu", "L4")
     assert ran.returncode == 0
-    told = dict(re.split(r"  +", line, maxsplit=1) for line in ran.stdout.splitlines()[:4])
-    assert told["results"] == "2"
-    assert told["audio"] == "0.00 hours"
+    failures = dict(re.split(r"  +", line, maxsplit=1) for line in ran.stdout.splitlines()[:4])
+    assert failures["results"] == "2"
+    assert failures["audio"] == "0.00 hours"
     assert re.search(r"price +0\.\d+ dollars on L4", ran.stdout)
     assert "August 2026" in ran.stdout
-    nothing = parakeet("cost", folder.parent / "nowhere")
+    nothing = parakeet("cost", folder.parent / "missing")
     assert nothing.returncode == 2

@@ -29,7 +29,7 @@ Pair: TypeAlias = tuple[tuple[int, object], ...]
 # changes its sound a little: 8 kHz, or a lossy codec. That is its own choice, not a clock's.
 SPEECH = sample("de").path
 TOLERANCE_SECONDS = 0.1
-_AT_ONCE = 8
+_CONCURRENCY = 8
 
 KINDS = (
     "wav pcm_s16le",
@@ -150,7 +150,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
 
 
 async def _answered(pipeline: Pipeline, paths: Mapping[str, Path]) -> Answers:
-    places = asyncio.Semaphore(_AT_ONCE)
+    places = asyncio.Semaphore(_CONCURRENCY)
 
     async def one(path: Path) -> Any:
         content = b64encode(path.read_bytes()).decode()
@@ -162,15 +162,15 @@ async def _answered(pipeline: Pipeline, paths: Mapping[str, Path]) -> Answers:
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_words_and_times_are_those_of_the_clean_sample(form: Form, answers: Answers) -> None:
-    clean, found = answers["clean"], answers[str(form)]
-    assert found.get("warnings", []) == []
-    assert spoken(found) == spoken(clean)
+    clean, document = answers["clean"], answers[str(form)]
+    assert document.get("warnings", []) == []
+    assert spoken(document) == spoken(clean)
     differences = [
         round(there["start"] - here["start"], 3)
-        for here, there in zip(clean["words"], found["words"], strict=True)
+        for here, there in zip(clean["words"], document["words"], strict=True)
     ]
     assert max(map(abs, differences)) <= TOLERANCE_SECONDS, differences
-    assert found["duration"] == pytest.approx(clean["duration"], abs=TOLERANCE_SECONDS)
+    assert document["duration"] == pytest.approx(clean["duration"], abs=TOLERANCE_SECONDS)
 
 
 def spoken(document: Mapping[str, Any]) -> list[str]:
