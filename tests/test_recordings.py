@@ -65,8 +65,8 @@ async def _transcribed(pipeline: Pipeline, settings: Settings, paths: list[Path]
             async with places:
                 files = {"file": (path.name, path.read_bytes())}
                 fields = {"format": "verbose_json"}
-                words_found = await server.client.post("/transcribe", files=files, data=fields)
-            return f"http {path.name}", words_found.json()
+                response = await server.client.post("/transcribe", files=files, data=fields)
+            return f"http {path.name}", response.json()
 
         return dict(await asyncio.gather(*map(job, paths), *map(request, paths)))
 
@@ -94,16 +94,14 @@ def by_command(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Answer
     }
 
 
-def matched(
-    clean: list[dict[str, Any]], words_found: list[dict[str, Any]], case: Case
-) -> list[float]:
+def matched(clean: list[dict[str, Any]], actual: list[dict[str, Any]], case: Case) -> list[float]:
     """Difference between the start of each matched word and its expected start."""
     differences, at = [], 0
     for word in clean:
         later = case.late_seconds if word["start"] >= case.late_from else 0.0
-        for index in range(at, len(words_found)):
-            if words_found[index]["word"] == word["word"]:
-                difference = abs(words_found[index]["start"] - word["start"] - later)
+        for index in range(at, len(actual)):
+            if actual[index]["word"] == word["word"]:
+                difference = abs(actual[index]["start"] - word["start"] - later)
                 differences.append(0.0 if word["word"] == _UNSURE_WORD else difference)
                 at = index + 1
                 break
@@ -111,7 +109,7 @@ def matched(
 
 
 def expected(clean: list[dict[str, Any]], case: Case) -> list[dict[str, Any]]:
-    """The words that are words_found, if nothing is wrong."""
+    """The expected words of a case."""
     if case.lost is None:
         return clean
     begin, end = case.lost
