@@ -1,10 +1,10 @@
-# Two targets. `volume` is small: handler.py installs the software once, on a network volume.
-# `baked`, the last and so the default, holds environment and model. See docs/deploying.md.
+# Two targets. `volume` is small: handler.py installs the packages once, on a network volume.
+# `baked`, the last and therefore the default, contains packages and model. See docs/deploying.md.
 
-# PyTorch brings its own CUDA: `base` or `runtime` in place of `cudnn-devel` does as well, and is
-# several gigabytes smaller.
+# PyTorch contains its own CUDA libraries: `base` or `runtime` instead of `cudnn-devel` works too,
+# and is several gigabytes smaller.
 ARG BASE=nvidia/cuda:12.8.1-cudnn-devel-ubuntu24.04
-# Where `baked` has its model from: `published` or `demo`.
+# Source of the model in `baked`: `published` or `demo`.
 ARG WEIGHTS=published
 
 FROM ${BASE} AS system
@@ -24,7 +24,7 @@ ENV PYTHONUNBUFFERED=1
 
 FROM system AS volume
 ARG PYTHON=3.12
-# A GPU's kernels are compiled at the first start on each kind of card, and kept on the volume.
+# GPU kernels are compiled at the first start on each card type, and cached on the volume.
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         gcc libc6-dev python${PYTHON}-dev \
@@ -32,15 +32,16 @@ RUN apt-get update \
 COPY handler.py pyproject.toml README.md ./
 COPY requirements requirements
 COPY src src
-# Root, since a network volume is mounted as root's.
+# As root: a network volume belongs to root.
 CMD ["python", "handler.py"]
 
 FROM system AS environment
 ARG UV_NO_CACHE=1
 ARG UV_CACHE_DIR=/var/cache/uv
 COPY requirements/runtime.txt requirements/runtime.txt
+# Without `--no-build`, source packages would be built by packages without hashes.
 RUN uv venv --python /usr/local/bin/python .venv \
-    && uv pip sync --python .venv/bin/python --compile-bytecode --require-hashes \
+    && uv pip sync --python .venv/bin/python --compile-bytecode --require-hashes --no-build \
         requirements/runtime.txt
 
 FROM environment AS downloaded
@@ -51,7 +52,7 @@ RUN .venv/bin/hf download "${MODEL}" --revision "${REVISION}" --local-dir /downl
         --include preprocessor_config.json --include processor_config.json \
     && rm -r /download/.cache
 
-# As a GPU is served it: half as large, and no worker converts it at its first start.
+# In the precision for GPUs: half the size, and no conversion at the first start of a worker.
 FROM downloaded AS published
 COPY src src
 RUN PYTHONPATH=src .venv/bin/python -m parakeet_worker.entrypoints.cli convert \
@@ -62,8 +63,8 @@ COPY src/parakeet_worker/checkpoints/demo.nemo /model/
 
 FROM ${WEIGHTS} AS weights
 
-# A GPU's kernels for every card, so that `baked` needs no compiler and no seconds for them. Needs
-# no GPU.
+# GPU kernels for every card, so that `baked` neither contains a compiler nor compiles at its start.
+# This stage needs no GPU.
 FROM environment AS compiled
 ARG PYTHON=3.12
 RUN apt-get update \

@@ -6,18 +6,25 @@ import re
 import subprocess
 from base64 import b64encode
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Route
 
 import recordings
-from faulty_worker import TOO_HIGH, FaultyEngine
+from faulty_worker import TOO_HIGH, FaultyEngine, faulty_pipeline
 from http_server import Serving, serving, until
 from loopback import WebServer, sends, stalls
 from parakeet_worker.engine.kernel_report import KernelReport
+from parakeet_worker.entrypoints.http import access, routes
+from parakeet_worker.entrypoints.http.service import Service
+from parakeet_worker.settings import Settings
 from test_load import melody
 from test_scratch import full_disk
 
@@ -328,6 +335,38 @@ async def test_rewriting_counts_among_the_requests_and_has_readers_of_its_own(
         # Before the model is there too, since none is needed.
         assert (await server.client.post("/render", json=words)).status_code == 200
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["/render", "/transcribe"])
+async def test_rendering_and_transcription_do_not_wait_for_each_others_readers(
+    tmp_path: Path, path: str
+) -> None:
+    settings = Settings.of({"engine": "tones", "scratch": tmp_path})
+    with faulty_pipeline(settings, FaultyEngine(0)) as pipeline:
+        service = Service(settings)
+        service.open(pipeline)
+        handlers = routes.TranscriptionRoutes(service)
+        app = Starlette(
+            routes=[
+                Route("/render", handlers.render, methods=["POST"]),
+                Route("/transcribe", handlers.transcribe, methods=["POST"]),
+            ],
+            middleware=[Middleware(access.AccessLog)],
+        )
+        others = handlers._parsing if path == "/render" else handlers._rendering
+        documents = {
+            "/render": {"format": "srt", "words": []},
+            "/transcribe": {"audio_base64": encoded(TONE)},
+        }
+        transport = httpx.ASGITransport(app)
+        async with (
+            AsyncExitStack() as occupied,
+            httpx.AsyncClient(transport=transport, base_url="http://server") as client,
+            asyncio.timeout(30),
+        ):
+            for _ in range(routes._READERS):
+                await occupied.enter_async_context(others)
+            assert (await client.post(path, json=documents[path])).status_code == 200
 
 
 async def test_the_page_and_the_reference_come_with_the_server(server: Serving) -> None:

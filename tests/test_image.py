@@ -91,6 +91,7 @@ def test_every_package_is_pinned_or_comes_from_the_base() -> None:
     installs = [run for run in runs() if "pip install" in run or "pip sync" in run]
     assert len(installs) == 3
     for run in installs:
+        assert "pip sync" not in run or "--no-build" in run, "sources need build requirements"
         built = "--no-deps --build-constraints requirements/build.txt --editable ."
         assert "--require-hashes" in run or built in run, run
     assert re.search(r"https?://", "\n".join(runs())) is None
