@@ -112,6 +112,7 @@ NAMES = {
 
 ALLOWED = {
     "--beside": "an option of the command line",
+    'aria-live="polite"': "an attribute of HTML",
     "`segments` and `seams`": "earlier names of fields",
     "was `hear`": "the same",
     'said "hello': "spoken in a test",

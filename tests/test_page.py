@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import axe_playwright_python
 import httpx
 import numpy as np
 import pytest
@@ -34,7 +35,8 @@ from parakeet_worker.language import LANGUAGES
 from recordings import encode, silence, tone, wav
 from speech import SAMPLES, sample
 
-PAGE = Path(parakeet_worker.__file__).parent / "page"
+PACKAGE = Path(parakeet_worker.__file__).parent
+PAGE = PACKAGE / "entrypoints" / "http" / "page"
 SPEECH_INTO_THE_MICROPHONE = SAMPLES / "bg.wav"
 TEXT = {"name": "talk.mp3", "mimeType": "audio/mpeg", "buffer": b"This is text, not audio.\n" * 40}
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
@@ -68,7 +70,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """On the demo checkpoint: it hears speech."""
+    """A server with the demo checkpoint."""
     home = tmp_path_factory.mktemp("demo")
     with running_server(home, {"PARAKEET_MODEL": "demo"}) as server:
         server.wait_until_ready()
@@ -83,7 +85,7 @@ def demo(demo_server: Process) -> str:
 
 @pytest.fixture(scope="module")
 def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server on the tones engine, which hears pure tones; it asks for a key."""
+    """A server with the tone engine that requires a key."""
     variables = {"PARAKEET_ENGINE": "tones", "PARAKEET_API_KEYS": "open sesame"}
     with running_server(tmp_path_factory.mktemp("tones"), variables) as server:
         server.wait_until_ready()
@@ -92,12 +94,12 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One visitor: a page, and all that the browser complains of."""
+    """A page, and the errors that the browser logs."""
 
     page: Page
     context: BrowserContext
-    complaints: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> Locator:
         return self.page.locator(f"#{name}")
@@ -107,11 +109,11 @@ class Visit:
         words = self.page.locator(".word").all_inner_texts()
         return " ".join(words)
 
-    def hear(self, file: Any) -> None:
+    def transcribe(self, file: Any) -> None:
         self["file"].set_input_files(file)
 
-    def hear_whole(self, file: Any) -> None:
-        self.hear(file)
+    def transcribe_whole(self, file: Any) -> None:
+        self.transcribe(file)
         expect(self["outcome"]).to_be_visible()
 
     def saved(self, name: str) -> bytes:
@@ -124,7 +126,7 @@ class Visit:
 def visit(
     browser: Browser, address: str, *, refused: bool = False, **options: Any
 ) -> Iterator[Visit]:
-    """Open the page; at the end nobody may have complained, nor asked anybody else for anything.
+    """Open the page; at the end there must be no logged error and no request to another origin.
 
     With `refused`, the browser's own remark on an answer that is no success is expected.
     """
@@ -135,17 +137,18 @@ def visit(
         def note(message: ConsoleMessage) -> None:
             expected = refused and message.text.startswith("Failed to load resource")
             if message.type in ("error", "warning") and not expected:
-                visitor.complaints.append(message.text)
+                visitor.problems.append(message.text)
 
         page.on("console", note)
-        page.on("pageerror", lambda error: visitor.complaints.append(str(error)))
-        context.on("request", lambda request: visitor.received.append(request.url))
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.on("pageerror", lambda error: visitor.problems.append(str(error)))
+        context.on("request", lambda request: visitor.requested.append(request.url))
         page.goto(f"{address}/")
         yield visitor
-        assert visitor.complaints == []
-        assert len(visitor.received) > 5
+        assert visitor.problems == []
+        assert len(visitor.requested) > 5
         assert [
-            url for url in visitor.received if not url.startswith((f"{address}/", "blob:"))
+            url for url in visitor.requested if not url.startswith((f"{address}/", "blob:"))
         ] == []
 
 
@@ -172,7 +175,7 @@ DROP = """(files) => {
 
 
 def answer_of(address: str, path: Path, **fields: str) -> Any:
-    """What the server says to a caller without a page."""
+    """The server's answer without the page."""
     with path.open("rb") as file:
         answer = httpx.post(
             f"{address}/transcribe", data=fields, files={"file": file}, timeout=60.0
@@ -186,8 +189,8 @@ LIT = """() => {
     const position = document.querySelector("#position");
     const note = (changes) => {
         for (const { target } of changes) {
-            const heard = target.classList.contains("heard");
-            if (heard) lit.push([target.innerText, Number(position.value)]);
+            const current = target.classList.contains("current");
+            if (current) lit.push([target.innerText, Number(position.value)]);
         }
     };
     const all = { subtree: true, attributeFilter: ["class"] };
@@ -195,7 +198,7 @@ LIT = """() => {
 }"""
 
 
-def test_a_dropped_recording_is_read_heard_and_saved(chromium, demo):
+def test_a_dropped_recording_is_transcribed_played_and_saved(chromium, demo):
     english = sample("en")
     with visit(chromium, demo) as there:
         there.page.evaluate(DROP, [[english.file, english.base64]])
@@ -214,11 +217,14 @@ def test_a_dropped_recording_is_read_heard_and_saved(chromium, demo):
         assert [word for word, _ in there.page.evaluate("lit")][:3] == whole["text"].split()[3:6]
         assert chosen["start"] <= positions[0] < positions[1] < positions[2] < english.seconds
 
-        assert there.saved("Download as plain text").decode() == f"{whole['text']}\n"
-        assert json.loads(there.saved("Download as JSON with times")) == whole
-        for name, written in (("SRT subtitles", "srt"), ("WebVTT subtitles", "vtt")):
+        assert there.saved("TXT: download as plain text").decode() == f"{whole['text']}\n"
+        assert json.loads(there.saved("JSON: download with times")) == whole
+        for name, written in (
+            ("SRT: download as subtitles", "srt"),
+            ("VTT: download as WebVTT subtitles", "vtt"),
+        ):
             own = answer_of(demo, english.path, format=written)[written]
-            assert there.saved(f"Download as {name}").decode() == own
+            assert there.saved(name).decode() == own
             assert "-->" in own
 
 
@@ -236,7 +242,7 @@ WATCH = """() => {
 def test_sentences_appear_before_the_whole_is_there(chromium, demo):
     with visit(chromium, demo) as there:
         there.page.evaluate(WATCH)
-        there.hear(SAMPLES / "minute.mp3")
+        there.transcribe(SAMPLES / "minute.mp3")
         expect(there["working"]).to_be_visible()
         expect(there["outcome"]).to_be_visible()
         seen = there.page.evaluate("seen")
@@ -248,20 +254,20 @@ def test_sentences_appear_before_the_whole_is_there(chromium, demo):
 
 def test_cancelling_ends_the_work_and_leaves_nothing_behind(chromium, demo_server):
     with visit(chromium, demo_server.url) as there:
-        there.hear(SAMPLES / "languages.opus")
+        there.transcribe(SAMPLES / "languages.opus")
         until(there.page, lambda: list(demo_server.scratch.iterdir()) != [])
         there["cancel"].click()
         expect(there["choosing"]).to_be_visible()
         expect(there["choose"]).to_be_focused()
         expect(there["player"]).to_be_hidden()
         until(there.page, lambda: list(demo_server.scratch.iterdir()) == [])
-        there.hear_whole(sample("de").path)
+        there.transcribe_whole(sample("de").path)
         assert there.text == sample("de").text
 
 
 def test_search_counts_its_hits_and_goes_from_one_to_the_next(chromium, demo):
     with visit(chromium, demo) as there:
-        there.hear_whole(sample("cs").path)
+        there.transcribe_whole(sample("cs").path)
         assert "Přítel ano dům." in there.text
         hit = there.page.locator(".word.hit")
         there["query"].fill("PRITEL")
@@ -286,31 +292,29 @@ def test_search_counts_its_hits_and_goes_from_one_to_the_next(chromium, demo):
         expect(there["hits"]).to_be_hidden()
 
 
-def test_a_text_file_is_refused_with_its_code_and_the_next_file_is_heard(chromium, demo):
+def test_a_text_file_is_refused_with_its_code_and_the_next_file_is_transcribed(chromium, demo):
     with visit(chromium, demo, refused=True) as there:
-        there.hear(TEXT)
+        there.transcribe(TEXT)
         failure = there.page.get_by_role("alert")
         expect(failure).to_contain_text("This file is not audio")
         expect(failure).to_contain_text("talk.mp3")
         expect(failure.locator("code")).to_have_text("audio_undecodable")
         expect(there["retry"]).to_be_hidden()
-        there.hear_whole(sample("fr").path)
+        there.transcribe_whole(sample("fr").path)
         expect(failure).to_be_hidden()
-        there["another"].click()
-        both = [[each.file, each.base64] for each in (sample("en"), sample("fr"))]
-        there.page.evaluate(DROP, both)
-        expect(failure.locator("code")).to_have_text("several_files")
 
 
-def test_a_recording_without_words_says_so(chromium, demo):
+def test_a_recording_without_words_has_a_warning(chromium, demo):
     with visit(chromium, demo) as there:
-        there.hear_whole({"name": "hush.wav", "mimeType": "audio/wav", "buffer": wav(silence(3.0))})
-        expect(there["warnings"]).to_contain_text("No words were heard")
+        there.transcribe_whole(
+            {"name": "hush.wav", "mimeType": "audio/wav", "buffer": wav(silence(3.0))}
+        )
+        expect(there["warnings"]).to_contain_text("No words were found")
         expect(there["words"]).to_be_hidden()
 
 
 def chord(strongest: float, *others: float) -> Samples:
-    """Tones at once, of which the tones engine hears one, and is unsure of it."""
+    """Simultaneous tones; the tone engine recognises one with low confidence."""
     rest = [tone(hertz, 0.8, level=0.25) for hertz in others]
     return np.sum([tone(strongest, 0.8), *rest], axis=0, dtype=np.float32)
 
@@ -319,7 +323,7 @@ def test_words_that_the_model_is_unsure_of_are_marked_and_explained(chromium, sc
     clear, doubtful = tone(440, 0.8), chord(520, 310, 730)
     talk = wav(np.concatenate([silence(0.4), clear, silence(0.8), doubtful, silence(0.4)]))
     with visit(chromium, scripted, refused=True) as there:
-        there.hear({"name": "tones.wav", "mimeType": "audio/wav", "buffer": talk})
+        there.transcribe({"name": "tones.wav", "mimeType": "audio/wav", "buffer": talk})
         failure = there.page.get_by_role("alert")
         expect(failure.locator("code")).to_have_text("invalid_api_key")
         expect(there["key"]).to_be_focused()
@@ -334,21 +338,126 @@ def test_words_that_the_model_is_unsure_of_are_marked_and_explained(chromium, sc
         expect(unsure).to_have_text("520.")
         expect(unsure).to_have_attribute("title", re.compile(r"^[1-5]?\d % sure$"))
         expect(there["unsure"]).to_contain_text("1 word is underlined like this")
-        assert there.saved("Download as SRT subtitles").startswith(b"1\n00:00:00,")
+        assert there.saved("SRT: download as subtitles").startswith(b"1\n00:00:00,")
 
 
-def test_channels_are_heard_apart_where_that_is_asked_for(chromium, scripted, tmp_path):
+def test_channels_are_transcribed_separately_if_selected(chromium, scripted, tmp_path):
     left = np.concatenate([silence(0.4), tone(440, 0.8), silence(1.6)])
     right = np.concatenate([silence(1.6), tone(520, 0.8), silence(0.4)])
     call = encode(tmp_path / "call.wav", samples=np.stack([left, right], 1).ravel(), channels=2)
     with visit(chromium, scripted) as there:
         there.page.evaluate("sessionStorage.setItem('parakeet-key', 'open sesame')")
         there.page.get_by_text("Options").click()
-        there.page.get_by_label("Hear each channel by itself").check()
-        there.hear_whole(call)
+        there.page.get_by_label("Transcribe each channel separately").check()
+        there.transcribe_whole(call)
         sentences = there.page.locator("#transcript li p")
         expect(sentences).to_have_text(["Channel 1 440.", "Channel 2 520."])
-        assert b"[Channel 2] 520." in there.saved("Download as SRT subtitles")
+        assert b"[Channel 2] 520." in there.saved("SRT: download as subtitles")
+
+
+def test_several_files_are_transcribed_in_order_and_each_can_be_shown(chromium, demo):
+    with visit(chromium, demo, refused=True) as there:
+        files = [
+            {"name": each.file, "mimeType": "audio/ogg", "buffer": each.path.read_bytes()}
+            for each in (sample("en"), sample("fr"))
+        ]
+        there.transcribe([files[0], TEXT, files[1]])
+        states = there.page.locator("#files .state")
+        expect(states).to_have_text(["done", "failed", "done"])
+        expect(there["outcome-title"]).to_have_text(sample("en").file)
+        assert there.text == sample("en").text
+        there.page.locator("#files button").nth(2).click()
+        expect(there["outcome-title"]).to_have_text(sample("fr").file)
+        assert there.text == sample("fr").text
+        there.page.locator("#files button").nth(1).click()
+        expect(there["failure"].locator("code")).to_have_text("audio_undecodable")
+
+
+def test_an_unsaved_transcript_is_discarded_only_after_a_question(chromium, demo):
+    with visit(chromium, demo) as there:
+        questions: list[str] = []
+        there.page.on("dialog", lambda dialog: questions.append(dialog.message))
+        there.transcribe_whole(sample("en").path)
+        there["another"].click()
+        assert len(questions) == 1
+        there.transcribe_whole(sample("en").path)
+        there.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        there["copy"].click()
+        expect(there["announcement"]).to_have_text("Copied.")
+        assert there.page.evaluate("navigator.clipboard.readText()") == sample("en").text
+        there["another"].click()
+        expect(there["choosing"]).to_be_visible()
+        assert len(questions) == 1
+
+
+def test_the_page_names_the_model_and_claims_no_languages_for_the_demo(chromium, demo, faulty):
+    with visit(chromium, demo) as there:
+        expect(there["model"]).to_contain_text("demo model")
+        assert "25" not in there["drop"].inner_text()
+    with visit(chromium, faulty.address) as there:
+        expect(there["model"]).to_contain_text("25 European languages. Model: nvidia/parakeet-tdt")
+
+
+def test_selecting_the_transcript_selects_no_times(chromium, demo):
+    with visit(chromium, demo) as there:
+        there.transcribe_whole(sample("en").path)
+        there.page.evaluate(
+            "getSelection().selectAllChildren(document.querySelector('ol#transcript'))"
+        )
+        assert there.page.evaluate("getSelection().toString()").split() == sample("en").text.split()
+
+
+def test_the_transcript_prints_without_controls(chromium, demo):
+    with visit(chromium, demo) as there:
+        there.transcribe_whole(sample("en").path)
+        there.page.emulate_media(media="print")
+        for name in ("player", "tools", "another"):
+            expect(there[name]).to_be_hidden()
+        expect(there["transcript"]).to_be_visible()
+
+
+AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
+
+
+def violations(page: Page) -> list[str]:
+    """Rules of axe-core that the page violates, with the elements; runs outside the page's CSP."""
+    broken = page.evaluate(
+        f"async () => {{ {AXE.read_text()}; return (await axe.run()).violations }}"
+    )
+    return [f"{each['id']}: {[node['html'] for node in each['nodes']][:3]}" for each in broken]
+
+
+def test_axe_finds_nothing_in_any_state(chromium, demo):
+    with visit(chromium, demo, refused=True) as there:
+        there.page.get_by_text("Options").click()
+        assert violations(there.page) == []
+        there.transcribe(TEXT)
+        expect(there["failure"]).to_be_visible()
+        assert violations(there.page) == []
+        there.transcribe_whole([sample("en").path, sample("fr").path])
+        expect(there.page.locator("#files .state")).to_have_text(["done", "done"])
+        there["query"].fill("o")
+        there.page.locator(".word").first.focus()
+        assert violations(there.page) == []
+        there["another"].click()
+        there.context.grant_permissions(["microphone"])
+        there["record"].click()
+        expect(there["recording"]).to_be_visible()
+        assert violations(there.page) == []
+        there["discard"].click()
+        there.transcribe(SAMPLES / "languages.opus")
+        expect(there["working"]).to_be_visible()
+        assert violations(there.page) == []
+        there["cancel"].click()
+
+
+def test_the_reference_is_accessible_dark_and_fits_a_phone(chromium, demo):
+    with visit(chromium, demo, color_scheme="dark", **PHONE) as there:
+        there.page.goto(f"{demo}/docs")
+        assert violations(there.page) == []
+        assert width(there.page) == PHONE["viewport"]["width"]
+        ground = there.page.evaluate(LUMINANCE, "h1")
+        assert ground[0] > ground[1]
 
 
 def focused(page: Page) -> str:
@@ -365,10 +474,10 @@ def test_everything_can_be_done_with_the_keyboard(chromium, demo):
         keyboard.press("Enter")
         expect(there["outcome-title"]).to_be_focused()
         order = []
-        for _ in range(10):
+        for _ in range(11):
             keyboard.press("Tab")
             order.append(focused(there.page))
-        assert order == ["another", "query", *[""] * 4, "word", "play", "position", "speed"]
+        assert order == ["another", "query", "copy", *[""] * 4, "word", "play", "position", "speed"]
         for _ in range(3):
             keyboard.press("Shift+Tab")
         words = there.page.locator(".word")
@@ -385,7 +494,7 @@ def test_everything_can_be_done_with_the_keyboard(chromium, demo):
         second = there.page.locator("#transcript li").nth(1).locator(".word").first
         expect(second).to_be_focused()
         keyboard.press("Enter")
-        expect(second).to_have_class(re.compile("heard"))
+        expect(second).to_have_class(re.compile("current"))
         there["play"].focus()
         keyboard.press("Space")
         expect(there["play"]).to_have_accessible_name("Play")
@@ -413,12 +522,12 @@ def test_every_control_has_a_name_and_every_change_is_announced(chromium, demo):
 
         there.page.get_by_text("Options").click()
         assert nameless() == []
-        there.hear(SAMPLES / "languages.opus")
-        expect(there["announcement"]).to_have_text(re.compile("Sending|Heard"))
+        there.transcribe(SAMPLES / "languages.opus")
+        expect(there["announcement"]).to_have_text(re.compile("Uploading|Transcribed|Transcribing"))
         assert nameless() == []
         there["cancel"].click()
         expect(there["announcement"]).to_have_text("Cancelled.")
-        there.hear_whole(sample("en").path)
+        there.transcribe_whole(sample("en").path)
         there["query"].fill("o")
         assert nameless() == []
         for name in ("announcement", "readiness"):
@@ -441,10 +550,10 @@ def test_nothing_is_wider_than_a_phone(chromium, demo, narrow):
     with visit(chromium, demo, refused=True, **narrow) as there:
         there.page.get_by_text("Options").click()
         assert width(there.page) == wide
-        there.hear(TEXT)
+        there.transcribe(TEXT)
         expect(there["failure"]).to_be_visible()
         assert width(there.page) == wide
-        there.hear_whole(long_name)
+        there.transcribe_whole(long_name)
         there["query"].fill("o")
         assert width(there.page) == wide
         expect(there["player"]).to_be_in_viewport()
@@ -485,16 +594,16 @@ def test_all_text_can_be_read_in_light_and_dark(chromium, demo, scheme):
             check("h1", "#drop h2", "#drop .hint", "#record", "summary")
         else:
             check("h1", "#drop h2", "#drop .hint", "#record", "summary", "#choose")
-        there.hear(TEXT)
+        there.transcribe(TEXT)
         expect(there["failure"]).to_be_visible()
         check("#failure-title", "#failure-advice", "#failure-code", "#failure-sentence")
-        there.hear_whole(sample("en").path)
+        there.transcribe_whole(sample("en").path)
         there.page.locator(".word").nth(2).click()
-        expect(there.page.locator(".word.heard")).to_have_count(1)
-        check("#facts", ".time", ".word", ".word.heard", "#clock", "#downloads button")
+        expect(there.page.locator(".word.current")).to_have_count(1)
+        check("#facts", ".time", ".word", ".word.current", "#clock", "#downloads button")
 
 
-def test_nothing_moves_for_those_who_do_not_want_it(chromium, demo):
+def test_reduced_motion_disables_transitions(chromium, demo):
     durations = (
         "[...document.querySelectorAll('*')].map(e => getComputedStyle(e).transitionDuration)"
     )
@@ -504,7 +613,7 @@ def test_nothing_moves_for_those_who_do_not_want_it(chromium, demo):
         assert set(there.page.evaluate(durations)) == {"0s"}
 
 
-def test_a_recording_from_the_microphone_is_heard_and_can_be_kept(chromium, demo):
+def test_a_recording_from_the_microphone_is_transcribed_and_saved(chromium, demo):
     with visit(chromium, demo) as there:
         there.context.grant_permissions(["microphone"])
         there["record"].click()
@@ -512,10 +621,10 @@ def test_a_recording_from_the_microphone_is_heard_and_can_be_kept(chromium, demo
         expect(there["elapsed"]).to_have_text("0:04")
         there["stop"].click()
         expect(there["outcome"]).to_be_visible()
-        heard = set(there.text.split())
-        assert heard & set(sample("bg").text.split())
+        words = set(there.text.split())
+        assert words & set(sample("bg").text.split())
         expect(there["outcome-title"]).to_contain_text("Recording 20")
-        kept = there.saved("Download the recording itself")
+        kept = there.saved("Audio: download the recording")
         assert kept.startswith(b"\x1aE\xdf\xa3")  # how every webm begins
 
 
@@ -526,7 +635,7 @@ def test_a_microphone_that_may_not_be_used_is_explained(chromium, demo):
         expect(there["choosing"]).to_be_visible()
 
 
-def test_nobody_may_hold_the_page_in_a_frame_and_no_old_part_of_it_is_kept(demo):
+def test_the_page_forbids_frames_and_caching(demo):
     for path in ("/", "/page/page.js", "/page/page.css"):
         headers = httpx.get(f"{demo}{path}").headers
         assert headers["content-security-policy"] == "frame-ancestors 'none'"
@@ -537,18 +646,18 @@ def test_nobody_may_hold_the_page_in_a_frame_and_no_old_part_of_it_is_kept(demo)
 
 
 def test_the_browser_lets_nothing_out(chromium, demo):
-    """The policy is in force: a request to somebody else is stopped before it is made."""
+    """The content security policy blocks requests to other origins."""
     blocked = """async () => {
-        let told = "nothing was blocked";
-        addEventListener("securitypolicyviolation", (event) => (told = event.effectiveDirective));
+        let directive = "nothing was blocked";
+        addEventListener("securitypolicyviolation", (event) => (directive = event.effectiveDirective));
         await fetch("http://127.0.0.2:9/").catch(() => {});
         await new Promise((resolve) => setTimeout(resolve, 200));
-        return told;
+        return directive;
     }"""
     with visit(chromium, demo) as there:
         assert there.page.evaluate(blocked) == "connect-src"
-        assert any("Content Security Policy" in said for said in there.complaints)
-        there.complaints.clear()
+        assert any("Content Security Policy" in text for text in there.problems)
+        there.problems.clear()
 
 
 class Faulty(ThreadingHTTPServer):
@@ -560,7 +669,7 @@ class Faulty(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _FaultyHandler)
         self.warming = False
         self.body: bytes | None = b""
-        """What it answers before it goes away; None goes away at once."""
+        """The response before the connection is closed; None for no response."""
         self.taken: list[str] = []
 
     @property
@@ -572,7 +681,7 @@ class _FaultyHandler(BaseHTTPRequestHandler):
     server: Faulty
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the library's name
-        """Nobody reads it."""
+        """No log."""
 
     def do_GET(self) -> None:
         if self.path == "/ping":
@@ -581,6 +690,11 @@ class _FaultyHandler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         name = self.path.removeprefix("/page/").strip("/") or "index.html"
+        if name == "health":
+            self.send_response(HTTPStatus.OK)
+            self.end_headers()
+            self.wfile.write(b'{"status": "ready", "model": "nvidia/parakeet-tdt-0.6b-v3"}')
+            return
         kinds = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", kinds.get(name.rpartition(".")[2], "text/html"))
@@ -609,7 +723,7 @@ def faulty() -> Iterator[Faulty]:
 
 
 def event(name: str, document: object) -> bytes:
-    return f": still here\r\n\r\nevent: {name}\r\ndata: {json.dumps(document)}\r\n\r\n".encode()
+    return f": keep-alive\r\n\r\nevent: {name}\r\ndata: {json.dumps(document)}\r\n\r\n".encode()
 
 
 SEGMENT = {
@@ -627,13 +741,15 @@ WHOLE = {
 }  # fmt: skip
 
 
-def test_a_connection_that_breaks_is_told_and_loses_no_word(chromium, faulty):
+def test_a_broken_connection_is_reported_and_loses_no_word(chromium, faulty):
     faulty.body = event("progress", {"audio_seconds": 0.4}) + event("segment", SEGMENT)
     with visit(chromium, faulty.address, refused=True) as there:
-        there.hear(sample("en").path)
+        there.transcribe(sample("en").path)
         code = there["failure"].locator("code")
         expect(code).to_have_text("stream_ended")
         expect(there.page.locator(".word")).to_have_text("Hello.")
+        expect(there["outcome"]).to_be_visible()
+        assert there.saved("TXT: download as plain text") == b"Hello.\n"
         faulty.body = None
         there["retry"].click()
         expect(code).to_have_text("connection_lost")
@@ -650,19 +766,19 @@ def test_a_connection_that_breaks_is_told_and_loses_no_word(chromium, faulty):
 def test_speech_without_words_is_warned_of_and_can_be_listened_to(chromium, faulty):
     faulty.body = event("segment", SEGMENT) + event("result", WHOLE)
     with visit(chromium, faulty.address) as there:
-        there.hear_whole(sample("en").path)
+        there.transcribe_whole(sample("en").path)
         expect(there["facts"]).to_have_text("English (a guess) · 0:04 · 1 word")
         expect(there["warnings"]).to_contain_text("no words were found in 1.8 s of speech")
-        there["warnings"].get_by_role("button", name="Play from 2 seconds").click()
+        there["warnings"].get_by_role("button", name="0:02, play from 2 seconds").click()
         until(there.page, lambda: float(there["position"].input_value()) > 2)
 
 
-def test_times_of_long_recordings_stand_on_one_line(chromium, faulty):
+def test_times_of_long_recordings_are_on_one_line(chromium, faulty):
     late = {**SEGMENT, "start": 13_507.5, "end": 13_508.0}
     late["words"] = [{"word": "Goodbye.", "start": 13_507.5, "end": 13_508.0, "confidence": 0.9}]
     faulty.body = event("segment", SEGMENT) + event("segment", late)
     with visit(chromium, faulty.address, **PHONE) as there:
-        there.hear(sample("en").path)
+        there.transcribe(sample("en").path)
         times = there.page.locator(".time")
         expect(times).to_have_text(["0:00", "3:45:07"])
         boxes = [times.nth(index).bounding_box() for index in range(2)]
@@ -675,9 +791,9 @@ def test_nothing_is_sent_before_the_model_is_loaded(chromium, faulty):
     faulty.warming = True
     faulty.body = event("segment", SEGMENT) + event("result", WHOLE)
     with visit(chromium, faulty.address) as there:
-        expect(there["readiness"]).to_have_text("The model is being loaded…")
-        there.hear(sample("en").path)
-        expect(there["stage"]).to_have_text("Waiting for the model to be loaded…")
+        expect(there["readiness"]).to_have_text("The model is loading…")
+        there.transcribe(sample("en").path)
+        expect(there["stage"]).to_have_text("Waiting for the model to load…")
         assert "transcribe" not in faulty.taken
         faulty.warming = False
         expect(there["outcome"]).to_be_visible()
@@ -685,14 +801,14 @@ def test_nothing_is_sent_before_the_model_is_loaded(chromium, faulty):
 
 
 UPLOAD_PASSES = (
-    "audio.py", "batcher.py", "hearing.py", "pipeline.py", "rewriting.py", "answers.py", "http",
-    "outputs/__init__.py",
+    "audio", "batcher.py", "recognition", "pipeline.py", "formats", "answers.py",
+    "entrypoints/http", "outputs/__init__.py",
 )  # fmt: skip
 
 
 def codes_in(module: str) -> Iterator[str]:
     """The codes of the errors that are named in a module, or in those of a folder."""
-    path = PAGE.parent / module
+    path = PACKAGE / module
     for file in [path] if path.is_file() else path.glob("*.py"):
         for name in set(re.findall(r"\b[A-Z]\w+", file.read_text())):
             kind = getattr(errors, name, None)
@@ -708,7 +824,7 @@ def test_every_error_that_an_upload_may_meet_has_words_on_the_page():
     assert codes <= meant
 
 
-def test_the_page_knows_the_languages_of_the_model():
+def test_the_page_lists_the_languages_of_the_model():
     page = (PAGE / "index.html").read_text()
     select = page.partition('<select id="language"')[2].partition("</select>")[0]
     assert dict(re.findall(r'value="(\w\w)">(\w+)<', select)) == dict(LANGUAGES)

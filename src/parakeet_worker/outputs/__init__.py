@@ -18,7 +18,7 @@ async def store_if_large(
 ) -> Document | list[Document]:
     """Return the answer if it fits, otherwise store it and return its location.
 
-    Raises `ResultTooLarge` without an output, `OutputRefused` or `OutputUnreachable`.
+    Raises `ResultTooLarge` without an output, and the errors of `put`.
     """
     body = await threads.computed(encoded, answer)
     if len(body) <= settings.max_result_bytes:

@@ -198,6 +198,8 @@ METRICS: Operation = {
 }
 
 _STYLE = (
+    ":root{color-scheme:light dark}html{background:Canvas;color:CanvasText}"
+    "body{overflow-wrap:anywhere}"
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "code{font-size:.95em}table{border-collapse:collapse}"
     "td{padding:.15rem .8rem .15rem 0;vertical-align:top}h2{margin-top:2.5rem}"
@@ -230,10 +232,12 @@ def page(document: Mapping[str, Any]) -> str:
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<link rel="icon" href="page/icon.svg">'
         '<meta name="viewport" content="width=device-width"><title>Parakeet: API</title>'
-        f"<style>{_STYLE}</style><h1>Parakeet: API</h1>"
+        f"<style>{_STYLE}</style><main><h1>Parakeet: API</h1>"
         '<p>Machine-readable: <a href="openapi.json">openapi.json</a>. '
         "If the operator has set API keys, send one as "
-        "<code>Authorization: Bearer KEY</code>.</p>" + "".join(_routes(document)) + "</html>"
+        "<code>Authorization: Bearer KEY</code>.</p>"
+        + "".join(_routes(document))
+        + "</main></html>"
     )
 
 

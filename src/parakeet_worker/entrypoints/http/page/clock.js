@@ -14,8 +14,8 @@ export function spoken(seconds) {
     [Math.floor(whole / 60) % 60, "minute"],
     [whole % 60, "second"],
   ];
-  const said = counts.filter(([count]) => count).map(([count, unit]) => counted(count, unit));
-  return said.join(" ") || "0 seconds";
+  const parts = counts.filter(([count]) => count).map(([count, unit]) => counted(count, unit));
+  return parts.join(" ") || "0 seconds";
 }
 
 export function counted(count, noun) {

@@ -7,7 +7,7 @@ const TYPES = {
   json: "application/json",
 };
 
-/** The answer as a file; the server cuts subtitles, from the words that are already here. */
+/** The answer as a file; subtitles are rendered by the server from the answer's words. */
 export async function fileOf(answer, format, name, key) {
   const content = await contentOf(answer, format, key);
   const stem = name.replace(/\.[^.]{1,5}$/, "") || "transcript";
@@ -22,12 +22,26 @@ async function contentOf(answer, format, key) {
   return response.text();
 }
 
-/** Hands a file to the browser's own downloads. */
+/** Download a file through the browser. */
 export function save(file) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(file);
   link.download = file.name;
   link.click();
-  // Not at once: some browsers begin to read it only after this turn.
+  // Delayed, because some browsers read the blob after this task.
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+/** Copy text to the clipboard, also on pages without https, where the clipboard API is missing. */
+export async function copy(text) {
+  if (navigator.clipboard) {
+    await navigator.clipboard.writeText(text);
+    return;
+  }
+  const area = document.createElement("textarea");
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
 }

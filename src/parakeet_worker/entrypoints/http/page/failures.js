@@ -1,4 +1,4 @@
-/** What went wrong: the server's own document, or a failure that only the page can see. */
+/** A failure: an error document of the server, or an error detected by the page. */
 export class Failure extends Error {
   constructor({ error, code }, retrySeconds) {
     super(error);
@@ -6,13 +6,18 @@ export class Failure extends Error {
     this.retrySeconds = retrySeconds;
   }
 
-  /** The server's sentence without the code in front of it. */
+  /** The same failure with the title and advice of another code. */
+  as(code) {
+    return new Failure({ error: this.sentence, code }, this.retrySeconds);
+  }
+
+  /** The message without the code prefix. */
   get sentence() {
     const front = `${this.code}: `;
     return this.message.startsWith(front) ? this.message.slice(front.length) : this.message;
   }
 
-  /** Whether the same recording may be heard at the next try. */
+  /** Whether a retry may succeed. */
   get passes() {
     return this.#meaning.passes ?? false;
   }
@@ -22,7 +27,7 @@ export class Failure extends Error {
   }
 
   get advice() {
-    const wait = this.retrySeconds ? ` The server asks to wait ${this.retrySeconds} s.` : "";
+    const wait = this.retrySeconds ? ` Retry after ${this.retrySeconds} s.` : "";
     return this.#meaning.advice + wait;
   }
 
@@ -31,15 +36,15 @@ export class Failure extends Error {
   }
 }
 
-/** The failure in an answer that is not a success; one without a document is told by its status. */
-export async function refusal(response) {
+/** The failure of an unsuccessful response, from its error document or its status. */
+export async function failureOf(response) {
   const retrySeconds = Number(response.headers.get("Retry-After")) || undefined;
   const text = await response.text().catch(() => "");
   try {
     const document = JSON.parse(text);
     if (typeof document.error === "string" && document.code) return new Failure(document, retrySeconds);
   } catch {
-    // Not JSON: a proxy's page, say. The status is all that is known.
+    // Not JSON, for example a proxy's page: only the status is available.
   }
   const sentence = `${response.status} ${response.statusText}`.trim();
   return new Failure({ error: sentence, code: `http_${response.status}` }, retrySeconds);
@@ -47,7 +52,7 @@ export async function refusal(response) {
 
 const UNKNOWN = {
   title: "The recording was not transcribed",
-  advice: "The server answered with something that this page does not know.",
+  advice: "The server's response has an error code that this page does not support.",
   passes: true,
 };
 
@@ -56,7 +61,7 @@ function later(title) {
   return { title, advice, passes: true };
 }
 
-/** By the stable codes of the worker; the last ones are the page's own. */
+/** By error code of the worker; the last ones belong to the page. */
 export const MEANINGS = {
   invalid_request: {
     title: "The server did not accept the request",
@@ -69,7 +74,7 @@ export const MEANINGS = {
   audio_too_long: { title: "The recording is too long", advice: "Send it in parts." },
   audio_too_short: {
     title: "The recording is too short",
-    advice: "There must be enough of it to hold a word.",
+    advice: "It must be long enough to contain a word.",
   },
   audio_empty: { title: "The file is empty", advice: "Check that the recording was saved." },
   audio_missing: {
@@ -82,26 +87,30 @@ export const MEANINGS = {
   },
   audio_truncated: {
     title: "The file is incomplete",
-    advice: "It ends before it says it does; copy or download it again.",
+    advice: "It ends before its declared length; copy or download it again.",
   },
   audio_undecodable: {
     title: "This file is not audio",
-    advice: "It cannot be read as sound, whatever its name says; choose another one.",
+    advice: "It cannot be decoded as audio; choose another one.",
   },
   clip_outside: { title: "The clip lies outside the recording", advice: "Choose another part." },
+  wrong_api_key: {
+    title: "The API key is wrong",
+    advice: "Check it, or get another one from the operator.",
+  },
   invalid_api_key: {
-    title: "This server asks for an API key",
-    advice: "Whoever runs it can give you one.",
+    title: "This server requires an API key",
+    advice: "Its operator can issue one.",
   },
   host_forbidden: {
-    title: "The server does not answer to this address",
-    advice: "Open it as localhost, or have the name added to PARAKEET_ALLOWED_HOSTS.",
+    title: "The server does not allow this host name",
+    advice: "Open it as localhost, or add the name to PARAKEET_ALLOWED_HOSTS.",
   },
   origin_forbidden: {
     title: "This page may not use the server",
-    advice: "Open the server's own page, or have this one added to PARAKEET_CORS_ORIGINS.",
+    advice: "Open the server's own page, or add this origin to PARAKEET_CORS_ORIGINS.",
   },
-  model_not_found: { title: "That model is not served here", advice: "Leave it to the server." },
+  model_not_found: { title: "That model is not served here", advice: "Omit the model." },
   unknown_route: { title: "The server lacks a part of this page", advice: "Reload the page." },
   method_not_allowed: { title: "The server lacks a part of this page", advice: "Reload the page." },
   upload_timeout: {
@@ -123,17 +132,17 @@ export const MEANINGS = {
   warming: later("The model is still being loaded"),
   out_of_memory: {
     title: "The server ran out of memory",
-    advice: "Try again, or tell whoever runs the server.",
+    advice: "Try again, or contact the operator of the server.",
     passes: true,
   },
-  contract_broken: later("The server made a mistake"),
+  contract_broken: later("The server had an internal error"),
   not_finite: {
     title: "The model failed on a part of this recording",
-    advice: "Try again, or tell whoever runs the server.",
+    advice: "Try again, or contact the operator of the server.",
   },
   internal_error: {
-    title: "The server made a mistake",
-    advice: "Its log says what it was; tell whoever runs it.",
+    title: "The server had an internal error",
+    advice: "The details are in its log; contact the operator.",
     passes: true,
   },
   engine_lost: {
@@ -148,7 +157,7 @@ export const MEANINGS = {
   },
   stream_ended: {
     title: "The transcript is incomplete",
-    advice: "The connection ended early. What had arrived is below; try again for the whole.",
+    advice: "The connection ended early. The received part is below; try again for the whole transcript.",
     passes: true,
   },
   microphone_refused: {
@@ -163,12 +172,8 @@ export const MEANINGS = {
     title: "This browser cannot record here",
     advice: "Recording needs https, or the page opened as localhost. Choose a file instead.",
   },
-  several_files: {
-    title: "One recording at a time",
-    advice: "Drop or choose a single file.",
-  },
   page_failed: {
-    title: "This page made a mistake",
-    advice: "Reload it; the browser's console says where it happened.",
+    title: "This page had an internal error",
+    advice: "Reload it; the details are in the browser's console.",
   },
 };

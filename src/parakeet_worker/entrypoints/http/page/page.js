@@ -1,12 +1,13 @@
-/** The page: one recording at a time, from choosing it to its words. */
+/** The page: recordings are transcribed one after the other, each from its file to its words. */
 import { counted, spoken, written } from "./clock.js";
-import { fileOf, save } from "./downloads.js";
+import { copy, fileOf, save } from "./downloads.js";
 import { Failure } from "./failures.js";
 import { Player } from "./player.js";
-import { untilReady } from "./readiness.js";
+import { Queue } from "./queue.js";
+import { servedModel, untilReady } from "./readiness.js";
 import { Recorder } from "./recorder.js";
 import { Search } from "./search.js";
-import { factsOf, isMixed, segmentsOf, SURE, TranscriptView } from "./transcript.js";
+import { factsOf, isMixed, partialOf, segmentsOf, SURE, TranscriptView } from "./transcript.js";
 import { transcribe } from "./transcription.js";
 
 const KEY = "parakeet-key";
@@ -14,7 +15,7 @@ const ANNOUNCE_EVERY_MS = 5000;
 const STAGES = ["choosing", "recording", "working", "outcome"];
 const STATES = {
   ready: "",
-  warming: "The model is being loaded…",
+  warming: "The model is loading…",
   lost: "The server's engine has stopped.",
   away: "The server cannot be reached.",
 };
@@ -23,9 +24,7 @@ const at = (id) => document.getElementById(id);
 
 let server;
 let recorder;
-let recording;
-let recorded = false;
-let answer;
+let shown;
 let abort;
 let retry;
 
@@ -40,10 +39,11 @@ const search = new Search(at("search"), {
   words: () => transcript.words,
   onHit: (word) => transcript.show(word),
 });
+const queue = new Queue(at("queue"), at("files"), { onChoose: choose });
 
-// --- One stage at a time -------------------------------------------------------------------
+// --- Stages --------------------------------------------------------------------------------
 
-/** Shows one stage; the focus is not left in one that goes away. */
+/** Show one stage; the focus does not stay in a hidden one. */
 function enter(stage) {
   const focused = document.activeElement;
   const leaves = STAGES.some((name) => name !== stage && at(name).contains(focused));
@@ -62,11 +62,11 @@ function announce(text) {
   at("announcement").textContent = text;
 }
 
-/** Nothing is left of the last recording. */
+/** Remove the displayed recording from the page. */
 function clear() {
   abort?.abort();
-  forgive();
-  recording = answer = undefined;
+  hideFailure();
+  shown = undefined;
   player.unload();
   transcript.clear();
   search.clear();
@@ -76,30 +76,45 @@ function clear() {
 
 function restart() {
   clear();
+  queue.clear();
   enter("choosing");
 }
 
+/** Whether unsaved transcripts may be discarded. */
+function mayDiscard() {
+  return !queue.unsaved || confirm("Discard the transcript? It has not been copied or downloaded.");
+}
+
 addEventListener("beforeunload", (event) => {
-  if (busy()) event.preventDefault();
+  if (busy() || queue.unsaved) event.preventDefault();
 });
 
 // --- Choosing ------------------------------------------------------------------------------
 
-function begin(files) {
-  if (busy()) announce("One recording at a time: cancel this one first.");
-  else if (files.length > 1) fail(new Failure({ error: `got ${files.length}`, code: "several_files" }));
-  else if (files.length) hear(files[0]);
+/** Add files to the running queue, or start a new one. */
+function begin(files, { own = false } = {}) {
+  if (!files.length || document.body.dataset.stage === "recording") return;
+  if (busy()) {
+    queue.add(files);
+    announce(`${counted(files.length, "recording")} added.`);
+    return;
+  }
+  if (!mayDiscard()) return;
+  clear();
+  queue.clear();
+  queue.add(files, { own });
+  run();
 }
 
 at("choose").onclick = () => at("file").click();
 at("file").onchange = (event) => begin([...event.target.files]);
-at("another").onclick = restart;
+at("another").onclick = () => mayDiscard() && restart();
 
-// Files may be dropped anywhere: one that misses would otherwise replace the page.
+// Files may be dropped anywhere on the page; the browser would otherwise open them.
 addEventListener("dragover", (event) => {
   if (!event.dataTransfer.types.includes("Files")) return;
   event.preventDefault();
-  document.body.classList.toggle("dropping", !busy());
+  document.body.classList.add("dropping");
 });
 addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) document.body.classList.remove("dropping");
@@ -111,11 +126,20 @@ addEventListener("drop", (event) => {
   begin([...event.dataTransfer.files]);
 });
 
+// Space pauses and resumes, except in controls that use it.
+addEventListener("keydown", (event) => {
+  if (event.key !== " " || !player.playable) return;
+  if (event.target.closest("input, select, textarea, button, summary")) return;
+  event.preventDefault();
+  player.toggle();
+});
+
 // --- Recording -----------------------------------------------------------------------------
 
 at("record").onclick = async () => {
-  forgive();
-  // Once is enough, however long the browser asks its user.
+  if (!mayDiscard()) return;
+  hideFailure();
+  // Disabled while the browser shows its permission prompt.
   at("record").disabled = true;
   try {
     recorder = await Recorder.begin();
@@ -147,7 +171,9 @@ async function finish() {
   if (!recorder) return;
   const ended = recorder;
   recorder = undefined;
-  hear(await ended.end(), { own: true });
+  const file = await ended.end();
+  enter("choosing");
+  begin([file], { own: true });
 }
 
 at("stop").onclick = finish;
@@ -157,36 +183,61 @@ at("discard").onclick = () => {
   restart();
 };
 
-// --- Hearing -------------------------------------------------------------------------------
+// --- Transcribing --------------------------------------------------------------------------
 
-async function hear(file, { own = false } = {}) {
+/** Transcribe all waiting recordings of the queue, then show the first result. */
+async function run() {
+  let entry;
+  while ((entry = queue.next())) {
+    if (!(await transcribeEntry(entry))) return;
+  }
+  if (queue.size > 1) choose(queue.first);
+}
+
+/** Transcribe one recording; returns false if it was cancelled. */
+async function transcribeEntry(entry) {
   clear();
-  recording = file;
-  recorded = own;
+  shown = entry;
   abort = new AbortController();
-  retry = () => hear(file, { own });
-  at("working-title").textContent = file.name;
+  at("working-title").textContent = entry.file.name;
   enter("working");
   transcript.playable = true;
-  player.load(file);
+  player.load(entry.file);
   const { signal } = abort;
   try {
     await ready(signal);
-    doing("Sending…");
-    const events = transcribe(file, options(), { key: key(), signal });
-    for await (const event of events) take(event);
+    doing("Uploading…");
+    const hooks = { key: key(), signal, onUpload: uploading };
+    for await (const event of transcribe(entry.file, options(), hooks)) take(entry, event);
+    conclude(entry);
   } catch (failure) {
-    if (signal.aborted) return;
-    if (!transcript.sentences) player.unload();
-    enter("choosing");
-    fail(failure);
+    if (signal.aborted) return false;
+    interrupted(entry, failure);
   }
+  return true;
 }
 
-/** Nothing is sent to a server whose model is still being loaded: it would be refused. */
+/** Show a failure, with the segments received before it. */
+function interrupted(entry, failure) {
+  queue.failed(entry, failure);
+  if (entry.segments.length) {
+    entry.answer = partialOf(entry.segments);
+    conclude(entry);
+  } else {
+    player.unload();
+    enter("choosing");
+  }
+  retry = () => {
+    queue.retry(entry);
+    run();
+  };
+  fail(failure, entry);
+}
+
+/** Wait for the model: requests before that would be rejected. */
 async function ready(signal) {
   if (server !== "warming") return;
-  doing("Waiting for the model to be loaded…");
+  doing("Waiting for the model to load…");
   await untilReady(() => {}, signal);
 }
 
@@ -194,39 +245,49 @@ function options() {
   return {
     language: at("language").value,
     channels: at("separate").checked ? "separate" : "",
+    track: at("track").value,
   };
 }
 
-function take({ name, document: said }) {
+function take(entry, { name, document: data }) {
   if (name === "segment") {
-    transcript.append(said);
+    entry.segments.push(data);
+    transcript.append(data);
     at("words").hidden = false;
     search.refresh();
-    progress(said.end);
+    progress(entry, data.end);
   } else if (name === "progress") {
-    progress(said.audio_seconds);
+    progress(entry, data.audio_seconds);
   } else if (name === "result") {
-    conclude(said);
+    entry.answer = data;
+    queue.done(entry);
   }
 }
 
-/** What is being done, with no end in sight; read aloud when it changes. */
+/** Show an activity without a known end; screen readers announce the change. */
 function doing(text) {
   at("stage").textContent = text;
   at("progress").removeAttribute("value");
   announce(text);
 }
 
+function uploading(fraction) {
+  at("stage").textContent = fraction < 1 ? `Uploading, ${Math.round(fraction * 100)} %` : "Transcribing…";
+  if (fraction < 1) at("progress").value = fraction;
+  else at("progress").removeAttribute("value");
+}
+
 let announced = 0;
 
-function progress(seconds) {
+function progress(entry, seconds) {
   const whole = player.duration;
   const known = Number.isFinite(whole);
-  at("stage").textContent = `Heard ${written(seconds)}${known ? ` of ${written(whole)}` : ""}`;
+  at("stage").textContent = `Transcribed ${written(seconds)}${known ? ` of ${written(whole)}` : ""}`;
   if (known) at("progress").value = Math.min(1, seconds / whole);
+  queue.progress(entry, known ? `${Math.round((100 * seconds) / whole)} %` : written(seconds));
   if (performance.now() - announced < ANNOUNCE_EVERY_MS) return;
   announced = performance.now();
-  announce(`Heard ${spoken(seconds)}, ${counted(transcript.sentences, "sentence")} so far.`);
+  announce(`Transcribed ${spoken(seconds)}, ${counted(transcript.sentences, "sentence")} so far.`);
 }
 
 at("cancel").onclick = () => {
@@ -236,29 +297,43 @@ at("cancel").onclick = () => {
 
 // --- The outcome ---------------------------------------------------------------------------
 
-function conclude(whole) {
-  answer = whole;
-  transcript.replace(segmentsOf(whole));
-  transcript.speaks(codeOf(whole));
-  player.lasts(whole.duration);
-  search.refresh();
-  at("outcome-title").textContent = recording.name;
-  at("facts").textContent = factsOf(whole);
-  at("downloads").hidden = false;
-  at("audio").hidden = !recorded;
-  at("words").hidden = !whole.words.length;
-  warn(whole);
-  explain(transcript.unsure);
-  enter("outcome");
-  announce(`Done. ${factsOf(whole)}.`);
+/** Show the result, or the failure, of a recording of the queue. */
+function choose(entry) {
+  if (busy()) return;
+  clear();
+  shown = entry;
+  if (entry.answer) {
+    transcript.playable = true;
+    player.load(entry.file);
+    conclude(entry);
+  }
+  if (entry.failure) fail(entry.failure, entry);
 }
 
-/** What the reader must know about words that may be missing, each place to be listened to. */
+function conclude(entry) {
+  const { answer, file, own } = entry;
+  transcript.replace(segmentsOf(answer));
+  transcript.speaks(codeOf(answer));
+  player.lasts(answer.duration);
+  search.refresh();
+  at("outcome-title").textContent = file.name;
+  at("facts").textContent = factsOf(answer);
+  at("downloads").hidden = false;
+  at("audio").hidden = !own;
+  at("words").hidden = !answer.words.length;
+  warn(answer);
+  explain(transcript.unsure);
+  queue.current(entry);
+  enter("outcome");
+  announce(`Done. ${factsOf(answer)}.`);
+}
+
+/** List the warnings; those with a time can be played. */
 function warn({ warnings = [], words }) {
   const lines = warnings.map((warning) =>
     warning.start === undefined ? [warning.message] : [`${warning.message} `, placeOf(warning)],
   );
-  if (!words.length) lines.unshift(["No words were heard in this recording."]);
+  if (!words.length) lines.unshift(["No words were found in this recording."]);
   at("warnings").replaceChildren(
     ...lines.map((parts) => {
       const item = document.createElement("li");
@@ -273,7 +348,7 @@ function placeOf({ start }) {
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = written(start);
-  button.setAttribute("aria-label", `Play from ${spoken(start)}`);
+  button.setAttribute("aria-label", `${written(start)}, play from ${spoken(start)}`);
   button.onclick = () => player.playFrom(start);
   return button;
 }
@@ -289,10 +364,10 @@ function explain(unsure) {
   at("unsure").hidden = !unsure;
 }
 
-/** The language's code for `lang`; none where it is a guess, or one of several. */
-function codeOf(whole) {
-  const name = whole.language?.toLowerCase();
-  if (!name || whole.language_probability < SURE || isMixed(whole)) return undefined;
+/** The language's code for `lang`; undefined if it is a guess, or one of several. */
+function codeOf(answer) {
+  const name = answer.language?.toLowerCase();
+  if (!name || answer.language_probability < SURE || isMixed(answer)) return undefined;
   return [...at("language").options].find((option) => option.text.toLowerCase() === name)?.value;
 }
 
@@ -304,44 +379,51 @@ function unplayable() {
 for (const button of at("downloads").querySelectorAll("[data-format]")) {
   button.onclick = async () => {
     try {
-      save(await fileOf(answer, button.dataset.format, recording.name, key()));
+      save(await fileOf(shown.answer, button.dataset.format, shown.file.name, key()));
+      queue.saved(shown);
       announce(`${button.textContent} file saved.`);
     } catch (failure) {
       retry = () => button.click();
-      fail(failure);
+      fail(failure, shown);
     }
   };
 }
-at("audio").onclick = at("keep").onclick = () => save(recording);
+at("copy").onclick = async () => {
+  await copy(shown.answer.text);
+  queue.saved(shown);
+  announce("Copied.");
+};
+at("audio").onclick = at("keep").onclick = () => save(shown.file);
 
 // --- Failures ------------------------------------------------------------------------------
 
-function fail(failure) {
-  // A mistake of the page's own: the console has where it happened.
+function fail(failure, entry) {
+  // An error of the page itself: the console has the stack.
   if (!(failure instanceof Failure)) console.error(failure);
-  const told =
+  const known =
     failure instanceof Failure ? failure : new Failure({ error: `${failure}`, code: "page_failed" });
-  at("failure-title").textContent = told.title;
-  at("failure-advice").textContent = told.advice;
-  at("failure-name").textContent = recording?.name ?? "";
-  at("failure-code").textContent = told.code;
-  at("failure-sentence").textContent = told.sentence;
-  at("access").hidden = told.code !== "invalid_api_key";
-  at("retry").hidden = !told.passes;
-  at("keep").hidden = !(recorded && recording);
+  const meaning = known.code === "invalid_api_key" && key() ? known.as("wrong_api_key") : known;
+  at("failure-title").textContent = meaning.title;
+  at("failure-advice").textContent = meaning.advice;
+  at("failure-name").textContent = entry?.file.name ?? "";
+  at("failure-code").textContent = known.code;
+  at("failure-sentence").textContent = known.sentence;
+  at("access").hidden = known.code !== "invalid_api_key";
+  at("retry").hidden = !known.passes;
+  at("keep").hidden = !entry?.own;
   at("failure").hidden = false;
   if (!at("access").hidden) at("key").focus();
 }
 
-function forgive() {
+function hideFailure() {
   at("failure").hidden = true;
 }
 
 at("retry").onclick = () => {
-  forgive();
+  hideFailure();
   retry();
 };
-at("dismiss").onclick = forgive;
+at("dismiss").onclick = hideFailure;
 
 // --- The key -------------------------------------------------------------------------------
 
@@ -353,13 +435,22 @@ at("access").onsubmit = (event) => {
   event.preventDefault();
   sessionStorage.setItem(KEY, at("key").value.trim());
   at("key").value = "";
-  forgive();
+  hideFailure();
   retry();
 };
 
 // --- The server ----------------------------------------------------------------------------
 
-untilReady((state) => {
+untilReady(async (state) => {
   server = state;
   at("readiness").textContent = STATES[state];
+  if (state === "ready") describe(await servedModel());
 });
+
+function describe(model) {
+  if (!model) return;
+  const demo = /(^|\/)demo(\.\w+)?$/.test(model);
+  at("model").textContent = demo
+    ? "Audio or video. This server has the demo model: for trials, with many errors."
+    : `Audio or video, in any of 25 European languages. Model: ${model}.`;
+}

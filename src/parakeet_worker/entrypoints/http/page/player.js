@@ -2,7 +2,7 @@ import { spoken, written } from "./clock.js";
 
 const STEP_SECONDS = 5;
 
-/** The recording, heard: one audio element under controls of the page's own. */
+/** Plays the recording: an audio element with the page's own controls. */
 export class Player {
   #root;
   #audio = new Audio();
@@ -35,7 +35,7 @@ export class Player {
     return this.#audio.currentTime;
   }
 
-  /** Known at once for most files; NaN until then, Infinity for some. */
+  /** In seconds; NaN before the metadata is loaded, Infinity for some files. */
   get duration() {
     return this.#audio.duration;
   }
@@ -59,7 +59,7 @@ export class Player {
     this.#root.hidden = true;
   }
 
-  /** What the server counted; files from a recorder do not say how long they are. */
+  /** Set the duration from the server; files of a MediaRecorder declare none. */
   lasts(seconds) {
     this.#seconds = seconds;
     this.#show();
@@ -68,6 +68,12 @@ export class Player {
   seek(seconds) {
     this.#audio.currentTime = Math.min(Math.max(0, seconds), this.#length || seconds);
     this.#show();
+  }
+
+  /** Play or pause. */
+  toggle() {
+    if (this.#audio.paused) this.#start();
+    else this.#audio.pause();
   }
 
   async playFrom(seconds) {
@@ -82,7 +88,7 @@ export class Player {
 
   #listen() {
     const audio = this.#audio;
-    this.#play.onclick = () => (audio.paused ? this.#start() : audio.pause());
+    this.#play.onclick = () => this.toggle();
     this.#position.oninput = () => this.seek(Number(this.#position.value));
     this.#position.onkeydown = (event) => this.#stepped(event);
     this.#speed.onchange = () => (audio.playbackRate = Number(this.#speed.value));
@@ -97,7 +103,7 @@ export class Player {
 
   async #start() {
     this.#audio.playbackRate = Number(this.#speed.value);
-    // Refused only where a newer call or `onerror` has already taken over.
+    // Rejected only after a newer call or `onerror`.
     await this.#audio.play().catch(() => {});
   }
 

@@ -1,25 +1,32 @@
-const ASK_AGAIN_MS = 1500;
+const POLL_MS = 1500;
 
-/**
- * Asks the server until its model is loaded, and tells by `onChange` what it is doing:
- * "ready", "warming", "lost" or "away".
- */
+/** Poll the server until its model is loaded; `onChange` gets "ready", "warming", "lost" or "away". */
 export async function untilReady(onChange, signal) {
-  let told;
+  let last;
   while (!signal?.aborted) {
-    const state = await ask();
-    if (state !== told) onChange(state);
-    told = state;
+    const state = await poll();
+    if (state !== last) onChange(state);
+    last = state;
     if (state === "ready") return;
-    await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN_MS));
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
 }
 
-async function ask() {
+async function poll() {
   try {
     const response = await fetch("ping", { cache: "no-store" });
     return { 200: "ready", 204: "warming" }[response.status] ?? "lost";
   } catch {
     return "away";
+  }
+}
+
+/** The name of the served model; undefined if it cannot be requested. */
+export async function servedModel() {
+  try {
+    const response = await fetch("health", { cache: "no-store" });
+    return (await response.json()).model;
+  } catch {
+    return undefined;
   }
 }

@@ -12,7 +12,7 @@ export class Recorder {
   #analyser;
   #started;
 
-  /** Asks for the microphone; throws a Failure. */
+  /** Request the microphone; throws a Failure. */
   static async begin() {
     if (!navigator.mediaDevices || !window.MediaRecorder) {
       throw new Failure({ error: "no MediaRecorder", code: "recording_unsupported" });
@@ -42,7 +42,7 @@ export class Recorder {
     return (performance.now() - this.#started) / 1000;
   }
 
-  /** How loud it is now, 0 to 1, on a scale on which quiet speech can be seen. */
+  /** The current level from 0 to 1, on a square-root scale so that quiet speech is visible. */
   get level() {
     const samples = new Float32Array(this.#analyser.fftSize);
     this.#analyser.getFloatTimeDomainData(samples);
@@ -50,12 +50,12 @@ export class Recorder {
     return Math.sqrt(peak);
   }
 
-  /** Called once if the microphone goes away by itself. */
+  /** Called once if the microphone is disconnected. */
   onLost(callback) {
     for (const track of this.#stream.getTracks()) track.onended = callback;
   }
 
-  /** Stops, and gives all that was recorded as a file. */
+  /** Stop and return the recording as a file. */
   async end() {
     const stopped = new Promise((resolve) => (this.#recorder.onstop = resolve));
     if (this.#recorder.state !== "inactive") {

@@ -1,18 +1,18 @@
-/** Letters as they are compared: without case and accents, one for one where that is possible. */
+/** Normalise for comparison: without case and accents, one character each where possible. */
 export function folded(text) {
   return text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
 }
 
-/** Finds a phrase among the words of a transcript and goes from hit to hit. */
+/** Finds a phrase in the words of a transcript and steps through the hits. */
 export class Search {
   #form;
   #query;
   #hits;
   #buttons;
-  #found = [];
+  #matches = [];
   #at = -1;
 
-  /** `words()` gives the words of the transcript, `onHit(word)` brings one into sight. */
+  /** `words()` returns the words of the transcript, `onHit(word)` scrolls to one. */
   constructor(form, { words, onHit }) {
     this.#form = form;
     this.#query = form.querySelector("#query");
@@ -33,17 +33,17 @@ export class Search {
     this.refresh();
   }
 
-  /** Looks again: the query or the transcript has changed. */
+  /** Search again after a change of the query or the transcript. */
   refresh({ go = false } = {}) {
     const words = this.words();
-    const wanted = folded(this.#query.value).trim().replace(/\s+/g, " ");
+    const query = folded(this.#query.value).trim().replace(/\s+/g, " ");
     this.#unmark();
-    this.#found = wanted ? found(words, wanted) : [];
+    this.#matches = query ? matches(words, query) : [];
     this.#at = -1;
-    paint("hits", this.#found.map((hit) => hit.range));
-    for (const button of this.#buttons) button.disabled = !this.#found.length;
-    if (go && this.#found.length) this.#go(1);
-    else this.#tell(wanted);
+    paint("hits", this.#matches.map((hit) => hit.range));
+    for (const button of this.#buttons) button.disabled = !this.#matches.length;
+    if (go && this.#matches.length) this.#go(1);
+    else this.#report(query);
   }
 
   #pressed(event) {
@@ -57,31 +57,31 @@ export class Search {
   }
 
   #go(step) {
-    const count = this.#found.length;
+    const count = this.#matches.length;
     if (!count) return;
     this.#unmark();
     this.#at = this.#at < 0 ? 0 : (this.#at + step + count) % count;
-    const hit = this.#found[this.#at];
+    const hit = this.#matches[this.#at];
     for (const word of hit.words) word.element.classList.add("hit");
     paint("hit", [hit.range]);
     this.onHit(hit.words[0]);
-    this.#tell(true);
+    this.#report(true);
   }
 
   #unmark() {
-    for (const word of this.#found[this.#at]?.words ?? []) word.element.classList.remove("hit");
+    for (const word of this.#matches[this.#at]?.words ?? []) word.element.classList.remove("hit");
     paint("hit", []);
   }
 
-  #tell(asked) {
-    const count = this.#found.length;
-    if (!asked) this.#hits.value = "";
+  #report(active) {
+    const count = this.#matches.length;
+    if (!active) this.#hits.value = "";
     else this.#hits.value = count ? `${this.#at + 1} of ${count}` : "no hits";
   }
 }
 
-/** Every place of `wanted`, a folded phrase: the words that it touches, and its letters' range. */
-function found(words, wanted) {
+/** All matches of the folded phrase `query`: the words in them and the range of characters. */
+function matches(words, query) {
   let text = "";
   const starts = [];
   for (const word of words) {
@@ -90,9 +90,9 @@ function found(words, wanted) {
   }
   const hits = [];
   let index = 0;
-  for (let at = text.indexOf(wanted); at >= 0; at = text.indexOf(wanted, at + wanted.length)) {
+  for (let at = text.indexOf(query); at >= 0; at = text.indexOf(query, at + query.length)) {
     while (starts[index + 1] <= at) index += 1;
-    const end = at + wanted.length;
+    const end = at + query.length;
     let last = index;
     while (starts[last + 1] < end) last += 1;
     const range = new Range();
@@ -104,7 +104,7 @@ function found(words, wanted) {
   return hits;
 }
 
-/** Where in a word's text node the letter stands that is number `index` of the folded word. */
+/** Position in a word's text node of character `index` of the folded word. */
 function letter({ element, text }, index) {
   let count = 0;
   let at = 0;
@@ -116,7 +116,7 @@ function letter({ element, text }, index) {
   return [element.firstChild, at];
 }
 
-/** Colours ranges where the browser can (`::highlight` in page.css); `.hit` marks words anyway. */
+/** Highlight ranges if supported (`::highlight` in page.css); `.hit` always marks the words. */
 function paint(name, ranges) {
   if ("highlights" in CSS) CSS.highlights.set(name, new Highlight(...ranges));
 }

@@ -1,16 +1,16 @@
 import { counted, spoken, written } from "./clock.js";
 
-/** A word that the model gave less than this is marked. */
+/** Words below this confidence are marked. */
 export const SURE = 0.6;
-/** Of a sentence's language: from here on it is taken as known. */
+/** Probability from which a sentence's language counts as known. */
 const PLAIN = 0.8;
-/** Of the sentences with a plain language, what the main one has at least. */
+/** Minimum share of the main language among sentences with a known one. */
 const MAIN_SHARE = 0.75;
-/** How long a word stays lit after its end while nothing else is said. */
+/** How long a word stays highlighted after its end. */
 const LINGER_SECONDS = 0.4;
 
 /**
- * The words on the page: sentence by sentence as they come, lit as they are heard.
+ * The transcript: sentences are appended as they arrive; the word being played is highlighted.
  *
  * Only one word is a tab stop at a time; arrow keys move it.
  */
@@ -20,12 +20,12 @@ export class TranscriptView {
   #order = [];
   #lit;
   #stop;
-  /** Whether the lit word is kept in sight; off once the reader scrolls by hand. */
+  /** Whether to scroll to the highlighted word; off after manual scrolling. */
   following = true;
-  /** Whether a click or Enter can play anything. */
+  /** Whether the recording can be played. */
   playable = true;
 
-  /** `onPlay(seconds)` is called for a word, or a sentence's time, that was chosen. */
+  /** `onPlay(seconds)` is called for a selected word or time. */
   constructor(list, { onPlay }) {
     this.#list = list;
     this.onPlay = onPlay;
@@ -57,7 +57,7 @@ export class TranscriptView {
     this.following = true;
   }
 
-  /** Adds one sentence: a segment of the wire with its words in it. */
+  /** Append a sentence: a segment with its words. */
   append(segment) {
     const sentence = document.createElement("li");
     const time = document.createElement("button");
@@ -66,7 +66,7 @@ export class TranscriptView {
     time.className = "time";
     time.dataset.start = segment.start;
     time.textContent = written(segment.start);
-    time.setAttribute("aria-label", `Play from ${spoken(segment.start)}`);
+    time.setAttribute("aria-label", `${written(segment.start)}, play from ${spoken(segment.start)}`);
     const text = document.createElement("p");
     if (segment.channel) text.append(element("b", "channel", `Channel ${segment.channel}`), " ");
     for (const word of segment.words) text.append(this.#placed(word), " ");
@@ -75,7 +75,7 @@ export class TranscriptView {
     if (!this.#stop && this.#words.length) this.#stopAt(this.#words[0]);
   }
 
-  /** The whole in place of what came in parts; nothing moves where it says the same. */
+  /** Replace the streamed sentences by the final ones; a no-op if they are equal. */
   replace(segments) {
     const shown = this.#words.map((word) => word.text).join(" ");
     const whole = segments.flatMap((segment) => segment.words.map((word) => word.word)).join(" ");
@@ -84,20 +84,20 @@ export class TranscriptView {
     for (const segment of segments) this.append(segment);
   }
 
-  /** Says to a screen reader in which language to read. */
+  /** Set the language for screen readers. */
   speaks(code) {
     if (code) this.#list.lang = code;
     else this.#list.removeAttribute("lang");
   }
 
-  /** Lights the word that is heard at `seconds`. */
+  /** Highlight the word at `seconds`. */
   light(seconds) {
-    const word = this.#heardAt(seconds);
+    const word = this.#wordAt(seconds);
     if (word === this.#lit) return;
-    this.#lit?.element.classList.remove("heard");
+    this.#lit?.element.classList.remove("current");
     this.#lit = word;
     if (!word) return;
-    word.element.classList.add("heard");
+    word.element.classList.add("current");
     if (this.following) reveal(word.element);
   }
 
@@ -111,12 +111,12 @@ export class TranscriptView {
     }
     this.#words.push(word);
     this.#order.push(word);
-    // Channels that are heard apart speak at once: then a word may begin before the last one did.
+    // Separate channels overlap: a word may start before the previous one.
     if (start < this.#order.at(-2)?.start) this.#order.sort((one, other) => one.start - other.start);
     return span;
   }
 
-  #heardAt(seconds) {
+  #wordAt(seconds) {
     let low = 0;
     let high = this.#order.length;
     while (low < high) {
@@ -129,7 +129,7 @@ export class TranscriptView {
   }
 
   #clicked(event) {
-    // Words that are being selected to be copied were not meant to be played.
+    // A click that ends a text selection does not play.
     if (!getSelection().isCollapsed) return;
     const chosen = event.target.closest(".word, .time");
     if (!chosen) return;
@@ -152,7 +152,7 @@ export class TranscriptView {
     const word = this.#words[event.target.dataset.index];
     if (!word || event.ctrlKey || event.metaKey || event.altKey) return;
     const target = this.#reached(word, event.key);
-    if (event.key === "Enter" || event.key === " ") this.#playWord(word);
+    if (event.key === "Enter") this.#playWord(word);
     else if (target) this.focus(target);
     else return;
     event.preventDefault();
@@ -172,14 +172,14 @@ export class TranscriptView {
     }[key]?.();
   }
 
-  /** Brings `word` into sight, also while another one plays. */
+  /** Scroll to `word`, also while another one plays. */
   show(word) {
     this.following = false;
     this.#stopAt(word);
     reveal(word.element);
   }
 
-  /** Moves the keyboard's place to `word`. */
+  /** Move the keyboard focus to `word`. */
   focus(word) {
     this.#stopAt(word);
     word.element.focus();
@@ -187,6 +187,8 @@ export class TranscriptView {
   }
 
   #stopAt(word) {
+    // Removing tabindex from the focused element would lose the focus.
+    if (word === this.#stop) return;
     if (this.#stop) {
       for (const name of ["tabindex", "role", "aria-label"]) {
         this.#stop.element.removeAttribute(name);
@@ -195,20 +197,20 @@ export class TranscriptView {
     this.#stop = word;
     const doubt = word.confidence < SURE ? `, ${word.element.title}` : "";
     word.element.tabIndex = 0;
-    // A button only while the keyboard is on it: thousands of them would hide the text.
+    // A button only while focused: thousands of buttons would hide the text from screen readers.
     word.element.setAttribute("role", "button");
     word.element.setAttribute("aria-label", `${word.text}, at ${spoken(word.start)}${doubt}`);
   }
 }
 
-/** The segments of a whole answer, each with its words: `segments` and `words` stand apart there. */
+/** The segments of an answer, each with its words; the answer has them in separate lists. */
 export function segmentsOf({ segments, words }) {
   const left = Map.groupBy(words, (word) => word.channel);
-  for (const [channel, said] of left) left.set(channel, said.values());
+  for (const [channel, spokenWords] of left) left.set(channel, spokenWords.values());
   return segments.map((segment) => {
     const own = [];
-    const wanted = segment.text.length;
-    for (let length = -1; length < wanted; ) {
+    const characters = segment.text.length;
+    for (let length = -1; length < characters; ) {
       const { value: word, done } = left.get(segment.channel)?.next() ?? { done: true };
       if (done) break;
       own.push(word);
@@ -218,7 +220,17 @@ export function segmentsOf({ segments, words }) {
   });
 }
 
-/** What a reader wants to know first: "English · 1:02 · 154 words". */
+/** An answer from the segments received before a connection broke. */
+export function partialOf(segments) {
+  return {
+    text: segments.map((segment) => segment.text).join(" "),
+    duration: Math.max(...segments.map((segment) => segment.end)),
+    segments,
+    words: segments.flatMap((segment) => segment.words),
+  };
+}
+
+/** A summary: "English · 1:02 · 154 words". */
 export function factsOf(answer) {
   const { duration, words } = answer;
   return [languageOf(answer), written(duration), counted(words.length, "word")]
@@ -226,7 +238,7 @@ export function factsOf(answer) {
     .join(" · ");
 }
 
-/** The name of the language, with what is to be known about it; none without words. */
+/** The language, marked as a guess if uncertain; undefined without words. */
 function languageOf(answer) {
   if (!answer.language) return undefined;
   if (isMixed(answer)) return "Several languages";
@@ -234,14 +246,14 @@ function languageOf(answer) {
   return answer.language_probability < SURE ? `${name} (a guess)` : name;
 }
 
-/** Whether the sentences whose language is plain are in several. */
+/** Whether sentences with a known language are in several languages. */
 export function isMixed({ segments }) {
   const plain = segments.filter((segment) => segment.language_probability > PLAIN);
   const counts = [...Map.groupBy(plain, (segment) => segment.language).values()];
   return Math.max(0, ...counts.map((group) => group.length)) < MAIN_SHARE * plain.length;
 }
 
-/** Scrolls as little as brings `node` into sight. */
+/** Scroll `node` into view by the minimum. */
 export function reveal(node) {
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   node.scrollIntoView({ block: "nearest", behavior: still ? "auto" : "smooth" });
