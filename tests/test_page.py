@@ -649,7 +649,9 @@ def test_the_browser_lets_nothing_out(chromium, demo):
     """The content security policy blocks requests to other origins."""
     blocked = """async () => {
         let directive = "nothing was blocked";
-        addEventListener("securitypolicyviolation", (event) => (directive = event.effectiveDirective));
+        addEventListener("securitypolicyviolation", (event) => {
+            directive = event.effectiveDirective;
+        });
         await fetch("http://127.0.0.2:9/").catch(() => {});
         await new Promise((resolve) => setTimeout(resolve, 200));
         return directive;
