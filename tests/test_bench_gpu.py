@@ -1,4 +1,4 @@
-"""The GPU's bench runs end to end on a CPU, and a part that fails costs that part alone."""
+"""The GPU benchmark runs end to end on a CPU, and a failing part does not affect the others."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from bench.gpu import comparing, stand_ins
+from bench.gpu import comparing, stubs
 from bench.gpu.figures import Figure, Report
 from bench.gpu.kernels import chunks_of, laid_out
 from bench.gpu.parts import PARTS
@@ -21,66 +21,66 @@ from parakeet_worker.engine.native import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "src" / "parakeet_worker" / "checkpoints" / "demo.nemo"
-ELSEWHERE = {"nemo", "transformers"}
+OPTIONAL = {"nemo", "transformers"}
 
 
 def run(out: Path, work: Path, *options: str) -> tuple[int, str, dict[str, Any]]:
     """Exit status, standard output, and the JSON."""
     command = [ROOT / "scripts" / "bench", "gpu", "--device=cpu", "--size=small"]
-    ran = subprocess.run(
+    process = subprocess.run(
         [*command, f"--work={work}", *options],
         env=os.environ | {"PYTHON": sys.executable, "OUT": str(out)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ran.returncode in (0, 1), ran.stderr
+    assert process.returncode in (0, 1), process.stderr
     (path,) = out.glob("gpu-*.json")
-    return ran.returncode, ran.stdout, json.loads(path.read_text())
+    return process.returncode, process.stdout, json.loads(path.read_text())
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the random model, which the first run makes."""
+    """The folder of the random model, which the first run creates."""
     return tmp_path_factory.mktemp("work")
 
 
 @pytest.mark.slow
 def test_every_part_runs_on_a_cpu_and_writes_its_figures(work: Path, tmp_path: Path) -> None:
-    """What is right is right there too; speed has no goal."""
-    status, table, written = run(tmp_path, work, "--minutes=60", "--limit=600")
+    """Results must be correct there as well; speed has no goal."""
+    status, table, document = run(tmp_path, work, "--minutes=60", "--limit=600")
     assert status == 0, table
-    assert written["passed"] is True
-    assert written["hardware"]["cpu"]
-    assert written["versions"]["torch"]
-    assert written["versions"]["commit"]
-    assert written["arguments"] == {
+    assert document["passed"] is True
+    assert document["hardware"]["cpu"]
+    assert document["versions"]["torch"]
+    assert document["versions"]["commit"]
+    assert document["arguments"] == {
         "device": "cpu",
         "size": "small",
         "quick": False,
         "parts": [part.name for part in PARTS],
     }
-    for part in written["parts"]:
-        absent = part["name"] in ELSEWHERE and part["status"] == "absent"
+    for part in document["parts"]:
+        absent = part["name"] in OPTIONAL and part["status"] == "absent"
         assert absent or part["status"] == "done", part
         assert absent or part["figures"], part
         for figure in part["figures"]:
             assert isinstance(figure["value"], int | float), figure
             assert figure["name"] in table
-            assert figure["required"] or figure["goal"] is None, "a goal of speed on a CPU"
-    assert str(work) not in json.dumps(written)
+            assert figure["required"] or figure["goal"] is None, "a speed goal on a CPU"
+    assert str(work) not in json.dumps(document)
 
 
 @pytest.mark.slow
-def test_a_part_that_is_killed_hangs_or_is_wrong_does_not_end_the_others(
+def test_a_part_that_crashes_hangs_or_is_incorrect_does_not_end_the_others(
     work: Path, tmp_path: Path
 ) -> None:
-    """Its figures from before are kept, it is named, and the exit status says so."""
-    named = ("--part=crash", "--part=hang", "--part=wrong", "--part=latency")
-    status, table, written = run(tmp_path, work, *named, "--minutes=60")
+    """Its earlier figures are preserved, it is named, and the exit status is 1."""
+    selected = ("--part=crash", "--part=hang", "--part=wrong", "--part=latency")
+    status, table, document = run(tmp_path, work, *selected, "--minutes=60")
     assert status == 1
-    assert written["passed"] is False
-    parts = {part["name"]: part for part in written["parts"]}
+    assert document["passed"] is False
+    parts = {part["name"]: part for part in document["parts"]}
     assert list(parts) == ["model", "crash", "hang", "wrong", "latency"]
     assert parts["crash"]["status"] == "failed"
     assert "SIGKILL" in parts["crash"]["reason"]
@@ -94,10 +94,12 @@ def test_a_part_that_is_killed_hangs_or_is_wrong_does_not_end_the_others(
         assert f"{name} failed" in table
 
 
-def test_a_part_without_time_is_skipped_and_the_run_fails(work: Path, tmp_path: Path) -> None:
-    status, _, written = run(tmp_path, work, "--part=latency", "--minutes=0.01")
+def test_a_part_without_remaining_time_is_skipped_and_the_run_fails(
+    work: Path, tmp_path: Path
+) -> None:
+    status, _, document = run(tmp_path, work, "--part=latency", "--minutes=0.01")
     assert status == 1
-    assert [part["status"] for part in written["parts"]] == ["skipped", "skipped"]
+    assert [part["status"] for part in document["parts"]] == ["skipped", "skipped"]
 
 
 @pytest.mark.parametrize(
@@ -115,46 +117,45 @@ def test_a_part_without_time_is_skipped_and_the_run_fails(work: Path, tmp_path: 
 def test_a_goal_is_reached_or_missed(
     value: float, bounds: dict[str, float], holds: bool | None
 ) -> None:
-    """What is not a finite number reaches none, and is no invalid JSON."""
+    """A non-finite value reaches no goal, and is written as valid JSON."""
     lines: list[str] = []
     Report(lines.append, judged=True).check("it", value, "s", **bounds)
     (line,) = lines
-    found = Figure.read(json.loads(line))
-    assert found.holds is holds
+    assert Figure.read(json.loads(line)).holds is holds
     assert json.loads(line)["holds"] is holds
 
 
 def test_differences_between_texts_are_counted() -> None:
-    right = [(("a", 0, 1), ("b", 1, 1)), (("c", 0, 1), ("d", 4, 1))]
-    assert comparing.differing_tokens(right, right) == 0
-    assert comparing.differing_tokens([right[0], (("c", 0, 1),)], right) == 250
-    assert comparing.differing_tokens([right[0], ()], right) == 500
+    expected = [(("a", 0, 1), ("b", 1, 1)), (("c", 0, 1), ("d", 4, 1))]
+    assert comparing.differing_tokens(expected, expected) == 0
+    assert comparing.differing_tokens([expected[0], (("c", 0, 1),)], expected) == 250
+    assert comparing.differing_tokens([expected[0], ()], expected) == 500
     assert comparing.per_thousand(["x", "y"], ["x", "z"]) == 500
 
 
-def test_empty_rows_and_single_samples_are_laid_out() -> None:
+def test_empty_rows_and_single_samples_have_a_layout() -> None:
     chunks = chunks_of((0, 1, 160, 1280))
     _, rows = laid_out(chunks, torch.device("cpu"))
     assert rows.offsets.tolist() == [0, 0, 0, 1, 2]
 
 
 def test_the_demo_checkpoint_is_read_without_pyyaml() -> None:
-    """What is kept of its configuration is what PyYAML reads in it."""
+    """Its stored configuration equals the one that PyYAML reads."""
     with tarfile.open(DEMO) as archive:
-        (member,) = (one for one in archive if one.name.endswith("model_config.yaml"))
+        (member,) = (entry for entry in archive if entry.name.endswith("model_config.yaml"))
         opened = archive.extractfile(member)
         assert opened is not None
         content = opened.read()
-    known = json.loads(stand_ins.CONFIGURATION.read_text())
-    assert known["sha256"] == hashlib.sha256(content).hexdigest()
-    assert stand_ins.load_yaml(content) == yaml.safe_load(content)
-    assert stand_ins.load_yaml(b'{"rate": 1e-05}') == {"rate": 1e-05}
-    with pytest.raises(stand_ins.YAMLError):
-        stand_ins.load_yaml(b"a: [1, 2")
+    stored = json.loads(stubs.CONFIGURATION.read_text())
+    assert stored["sha256"] == hashlib.sha256(content).hexdigest()
+    assert stubs.load_yaml(content) == yaml.safe_load(content)
+    assert stubs.load_yaml(b'{"rate": 1e-05}') == {"rate": 1e-05}
+    with pytest.raises(stubs.YAMLError):
+        stubs.load_yaml(b"a: [1, 2")
 
 
-def test_the_engine_loads_and_keeps_a_model_without_pyyaml_and_safetensors(tmp_path: Path) -> None:
-    """In a process that has neither; what it converts is what one with both converts."""
+def test_a_model_is_prepacked_and_loaded_without_pyyaml_and_safetensors(tmp_path: Path) -> None:
+    """In a process without both; the result equals that of a process with both."""
     code = """
 import sys
 from importlib.abc import MetaPathFinder
@@ -164,28 +165,28 @@ class Missing(MetaPathFinder):
             raise ModuleNotFoundError(name, name=name)
         return None
 sys.meta_path.insert(0, Missing())
-import bench.gpu.stand_ins as stand_ins
-stand_ins.find_spec = lambda name: None
-stand_ins.install()
+import bench.gpu.stubs as stubs
+stubs.find_spec = lambda name: None
+stubs.install()
 import torch
 from pathlib import Path
 from parakeet_worker.engine.native import prepacked
 from parakeet_worker.engine.native.precision import Precision
 demo, folder = Path(sys.argv[1]), Path(sys.argv[2])
 made = prepacked.open_prepacked(demo, Precision.BF16, folder)
-(kept,) = folder.iterdir()
+(file,) = folder.iterdir()
 again = prepacked.open_prepacked(demo, Precision.BF16, folder)
 assert made.tensors.keys() == again.tensors.keys()
 assert all(torch.equal(made.tensors[name], again.tensors[name]) for name in made.tensors)
 print(len(again.tensors), again.vocabulary.pieces[5])
 """
-    ran = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, str(DEMO), str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ran.returncode == 0, ran.stderr
+    assert process.returncode == 0, process.stderr
     pieces = checkpoint.read_checkpoint(DEMO).vocabulary.pieces
-    assert ran.stdout.split()[-1] == pieces[5]
+    assert process.stdout.split()[-1] == pieces[5]

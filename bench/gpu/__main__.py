@@ -1,4 +1,4 @@
-"""All parts one after the other, as a table and as one JSON file."""
+"""Runs all parts in sequence; prints a table and writes one JSON file."""
 
 import argparse
 import json
@@ -12,87 +12,90 @@ from pathlib import Path
 from typing import Any
 
 from bench import harness
-from bench.gpu import stand_ins
+from bench.gpu import stubs
 from bench.gpu.figures import Figure
 from bench.gpu.parts import FAULTS, PARTS, Part, Setup
-from bench.gpu.running import Outcome, ran, skipped
+from bench.gpu.running import Outcome, run_part, skip
 from bench.harness import ROOT
 
 _MINUTES = 8.0
 _QUICK_MINUTES = 2.0
-_LEAST_SECONDS = 10.0
-"""A part that has less time left is not begun."""
+_MIN_SECONDS = 10.0
+"""A part with less remaining time is not started."""
 
-_VERDICTS = {True: "reached", False: "MISSED", None: ""}
+_STATUS = {True: "reached", False: "MISSED", None: ""}
 
 
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench gpu", description=__doc__)
-    known = [part.name for part in (*PARTS, *FAULTS)]
+    names = [part.name for part in (*PARTS, *FAULTS)]
     add = parser.add_argument
     add("--quick", action="store_true", help="two minutes: fewer parts, fewer repeats")
-    add("--part", action="append", choices=known, metavar="NAME", dest="parts",
-        help="this part alone, repeatable: " + ", ".join(part.name for part in PARTS))  # fmt: skip
+    add("--part", action="append", choices=names, metavar="NAME", dest="parts",
+        help="run this part only, repeatable: "
+        + ", ".join(part.name for part in PARTS))  # fmt: skip
     add("--device", choices=("cuda", "cpu"), default="cuda")
-    add("--size", choices=("full", "small"), default="full", help="small tries the bench itself")
-    add("--minutes", type=float, help="for all parts together  [default: 8, or 2 with --quick]")
-    add("--limit", type=float, metavar="SECONDS", help="for each part, in the place of its own")
-    add("--work", type=Path, default=ROOT / ".cache" / "bench" / "gpu", help="for models")
+    add(
+        "--size", choices=("full", "small"), default="full", help="small tests the benchmark itself"
+    )
+    add("--minutes", type=float, help="for all parts  [default: 8, or 2 with --quick]")
+    add("--limit", type=float, metavar="SECONDS", help="for each part, instead of its own limit")
+    add("--work", type=Path, default=ROOT / ".cache" / "bench" / "gpu", help="folder for models")
     return parser
 
 
 def main() -> None:
-    """Exit status: 0 if every part is done and every result right, else 1."""
+    """Exit status: 0 if every part is done and every result correct, else 1."""
     arguments = options().parse_args()
     setup = Setup(arguments.device, arguments.size, arguments.quick, arguments.work.resolve())
     minutes = arguments.minutes or (_QUICK_MINUTES if arguments.quick else _MINUTES)
-    outcomes = all_ran(chosen(arguments), setup, 60 * minutes, arguments.limit)
-    summary = compared(outcomes)
+    outcomes = run_all(selected(arguments), setup, 60 * minutes, arguments.limit)
+    summary = summarize(outcomes)
     show(outcomes, summary)
     path = write(arguments, setup, outcomes, summary)
     print(f"\n{path}")
     sys.exit(1 if any(outcome.failed for outcome in outcomes) else 0)
 
 
-def chosen(arguments: argparse.Namespace) -> list[Part]:
-    """The parts to run; those that were named need the model too."""
+def selected(arguments: argparse.Namespace) -> list[Part]:
+    """The parts to run, with the model that they require."""
     if not arguments.parts:
         return [part for part in PARTS if part.quick or not arguments.quick]
-    # Those that fail come before the others, which must not suffer from it.
+    # Failing parts run first: the others must not be affected.
     model, *others = PARTS
     return [part for part in (model, *FAULTS, *others) if part.name in {"model", *arguments.parts}]
 
 
-def all_ran(
+def run_all(
     parts: Sequence[Part], setup: Setup, seconds: float, limit: float | None
 ) -> list[Outcome]:
-    """Each in its own process, for as long as there is time; none ends the others."""
+    """Run each part in its own process while time remains; no part ends the others."""
     until = time.monotonic() + seconds
     outcomes = []
     for part in parts:
         left = until - time.monotonic()
         print(f"... {part.name}", file=sys.stderr, flush=True)
-        if left < _LEAST_SECONDS:
-            outcome = skipped(part, "no time is left")
+        if left < _MIN_SECONDS:
+            outcome = skip(part, "no time left")
         else:
-            outcome = ran(part, setup, min(limit or part.limit_seconds, left))
+            outcome = run_part(part, setup, min(limit or part.limit_seconds, left))
         if outcome.reason:
             print(f"{part.name}: {outcome.status}: {outcome.reason}", file=sys.stderr, flush=True)
         outcomes.append(outcome)
     return outcomes
 
 
-def compared(outcomes: Sequence[Outcome]) -> list[Figure]:
-    """What two parts say together: our speed over NeMo's in the same run."""
-    found = {figure.name: figure for outcome in outcomes for figure in outcome.figures}
-    ours, nemo = found.get("128 x 30 s"), found.get("NeMo, 128 x 30 s")
-    if not (ours and nemo and ours.value and nemo.value):
+def summarize(outcomes: Sequence[Outcome]) -> list[Figure]:
+    """Figures of two parts combined: the engine's speed relative to NeMo's in the same run."""
+    figures = {figure.name: figure for outcome in outcomes for figure in outcome.figures}
+    engine, nemo = figures.get("128 x 30 s"), figures.get("NeMo, 128 x 30 s")
+    if not (engine and nemo and engine.value and nemo.value):
         return []
-    return [Figure("ours over NeMo, 128 x 30 s", ours.value / nemo.value, "x", at_least=4.0)]
+    return [Figure("speed over NeMo, 128 x 30 s", engine.value / nemo.value, "x", at_least=4.0)]
 
 
 def show(outcomes: Sequence[Outcome], summary: Sequence[Figure]) -> None:
-    """One table of everything, then what is not well."""
+    """Print one table of all figures, then the failures."""
     rows: list[tuple[object, ...]] = []
     for outcome in outcomes:
         if not outcome.figures or outcome.status != "done":
@@ -106,7 +109,7 @@ def show(outcomes: Sequence[Outcome], summary: Sequence[Figure]) -> None:
 
 
 def _row(part: str, figure: Figure) -> tuple[object, ...]:
-    return (part, figure.name, figure.value, figure.unit, figure.goal, _VERDICTS[figure.holds])
+    return (part, figure.name, figure.value, figure.unit, figure.goal, _STATUS[figure.holds])
 
 
 def write(
@@ -115,14 +118,14 @@ def write(
     outcomes: Sequence[Outcome],
     summary: Sequence[Figure],
 ) -> Path:
-    """Everything into one file below `$OUT`, else with the other results; returns its path."""
+    """Write one file below `$OUT`, by default to the other results; return its path."""
     hardware = harness.Hardware.here()
     document = {
         "measurement": "gpu",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": asdict(hardware),
         "versions": {**harness.versions(), "triton": harness.version("triton")},
-        "missing_packages": stand_ins.missing(),
+        "missing_packages": stubs.missing(),
         "arguments": {
             "device": setup.device,
             "size": setup.size,

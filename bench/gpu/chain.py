@@ -1,7 +1,7 @@
-"""Part `chain`: packed rows against padded ones, and graphs against single launches.
+"""Part `chain`: compares packed with padded rows, and graphs with single launches.
 
-In 16 bits every path has errors against float32. The plain path's own error is the measure of the
-others: random weights magnify roundings, whatever computes them.
+In 16 bits every path differs from float32. The error of the padded path is the unit for the
+others: random weights amplify rounding errors in every implementation.
 """
 
 from itertools import pairwise
@@ -25,44 +25,44 @@ from parakeet_worker.engine.native.staging import Staging
 _MIXED = (128_000, 16_000, 80_000, 400_000, 51_200, 12_345, 1280)
 _SMALL = (32_000, 16_000, 12_345, 1280)
 _NO_WORSE = 1.5
-"""Times the plain path's error."""
+"""Maximum error as a multiple of the padded path's."""
 _HOP = 160
 
 
 @torch.inference_mode()
 def run(setup: Setup, report: Report) -> None:
-    """Errors against float32 in every precision, as multiples of the padded plain path's."""
+    """Report errors relative to float32 in every precision, as multiples of the padded path's."""
     batch = chunks_of(_SMALL if setup.small else _MIXED)
     exact = padded_states(loaded(setup, random_nemo(setup), "fp32"), batch)
     for precision in PRECISIONS:
         model = loaded(setup, random_nemo(setup), precision)
         plain = relative(padded_states(model, batch), exact)
         report.measure(f"padded, {precision}, error against fp32", plain, "of the norm")
-        for name, found in (
+        for name, states in (
             ("packed", packed_states(model, batch)),
             ("packed, references", packed_states(model.with_references(), batch)),
             ("packed, in a graph", graph_states(model, batch)),
         ):
-            error = relative(found, exact) / plain
+            error = relative(states, exact) / plain
             report.check(f"{name}, {precision}, error", error, "x padded", at_most=_NO_WORSE)
     _check_reproducible(setup, report, batch)
 
 
 def _check_reproducible(setup: Setup, report: Report, batch: list[Pcm]) -> None:
-    """Bit for bit: alone, packed with others, and in a graph's bucket."""
+    """Compare bitwise: alone, packed with others, and in a graph's bucket."""
     model = loaded(setup, random_nemo(setup), "bf16", reproducible=True)
     together = packed_states(model, batch)
     alone = torch.cat([packed_states(model, [chunk]) for chunk in batch])
     graphed = graph_states(model, batch)
-    # References on a CPU are libraries' products, which promise no order of sums.
+    # On a CPU the references are library products without a guaranteed summation order.
     limit = 0 if setup.cuda else None
-    for name, found in (("alone", alone), ("in a graph", graphed)):
-        different = float((found != together).any(dim=1).sum())
+    for name, states in (("alone", alone), ("in a graph", graphed)):
+        different = float((states != together).any(dim=1).sum())
         report.check(f"reproducible, {name}, other frames", different, "frames", at_most=limit)
 
 
 def padded_states(model: Loaded, batch: list[Pcm]) -> Tensor:
-    """(N, width) valid states of all chunks, by the plain path on a padded batch."""
+    """(N, width) valid states of all chunks, from the plain encoder on a padded batch."""
     engine = NativeEngine(model.model, model.device)
     states, valid = engine.encode([as_float(chunk) for chunk in batch])
     rows = zip(states, valid.tolist(), strict=True)
@@ -70,14 +70,14 @@ def padded_states(model: Loaded, batch: list[Pcm]) -> Tensor:
 
 
 def packed_states(model: Loaded, batch: list[Pcm]) -> Tensor:
-    """The same by the packed path, launch by launch."""
+    """(N, width) states from the packed encoder, with single launches."""
     features, encoder = chain(model, model.kernels)
     samples, rows = laid_out(batch, model.device)
     return encoder(features(samples, rows), rows).float()
 
 
 def graph_states(model: Loaded, batch: list[Pcm]) -> Tensor:
-    """The same from CUDA graphs, in batches of one and two chunks; on a CPU in their buffers."""
+    """(N, width) states from CUDA graphs, in batches of one and two chunks."""
     features, encoder = chain(model, model.kernels)
     tokens = round(CHUNK_SECONDS * SAMPLE_RATE) // (FACTOR * _HOP)
     graphs = EncoderGraphs(
@@ -89,10 +89,10 @@ def graph_states(model: Loaded, batch: list[Pcm]) -> Tensor:
     )
     graphs.capture()
     staging = Staging(model.device, samples=1_000_000, rows=16, tokens=8192)
-    found = []
+    parts = []
     for first, last in pairwise([*range(0, len(batch), 2), len(batch)]):
-        found.append(_replayed(graphs, staging, batch[first:last]))
-    return torch.cat(found).float()
+        parts.append(_replayed(graphs, staging, batch[first:last]))
+    return torch.cat(parts).float()
 
 
 def _replayed(graphs: EncoderGraphs, staging: Staging, chunks: list[Pcm]) -> Tensor:

@@ -1,4 +1,4 @@
-"""A part's process: runs it and writes its figures, a JSON document to a line."""
+"""Process of a part: runs it and writes its figures, one JSON document per line."""
 
 import importlib
 import json
@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from bench.gpu import stand_ins
+from bench.gpu import stubs
 from bench.gpu.figures import Report
 from bench.gpu.parts import FAULTS, Setup
 
@@ -14,10 +14,10 @@ from bench.gpu.parts import FAULTS, Setup
 def main() -> None:
     """`bench.gpu.child PART SETUP`, the latter in JSON."""
     name, setup = sys.argv[1], Setup.read(json.loads(sys.argv[2]))
-    # What libraries print goes to the log; the figures have the pipe for themselves.
+    # Libraries print to the log; only figures are written to the pipe.
     figures = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    stand_ins.install()
+    stubs.install()
     _disable_tf32()
     report = Report(figures.write, judged=setup.cuda and not setup.small)
     _named(name)(setup, report)

@@ -1,6 +1,6 @@
 """Part `cold_start`: from the start of a process to its first transcript, by stage.
 
-Once with an empty cache of compiled kernels, then with what that start has compiled.
+First with an empty cache of compiled kernels, then with the kernels of that first start.
 """
 
 import json
@@ -18,12 +18,12 @@ _STAGES = ("start", "imports", "weights", "warm", "transcript")
 
 
 def run(setup: Setup, report: Report) -> None:
-    """A start that does not count comes first: the model is converted, its file in memory."""
+    """Measure after a warm-up start, which prepacks the model and caches its file in memory."""
     with tempfile.TemporaryDirectory(dir=setup.work) as folder:
         if not setup.small:
-            started(setup, None)
+            measure_start(setup, None)
         for name in ("cold", "warm"):
-            stages = started(setup, Path(folder) / "counted")
+            stages = measure_start(setup, Path(folder) / "counted")
             for stage in _STAGES:
                 report.measure(f"{name} kernels, {stage}", stages[stage], "s")
             goal = _GOAL if name == "warm" else None
@@ -31,17 +31,17 @@ def run(setup: Setup, report: Report) -> None:
             report.measure(f"{name} kernels, process to transcript", total, "s", at_most=goal)
 
 
-def started(setup: Setup, kernel_cache: Path | None) -> dict[str, float]:
+def measure_start(setup: Setup, kernel_cache: Path | None) -> dict[str, float]:
     """Seconds by stage of a process that transcribes one clip of 8 s.
 
-    Compiled kernels are kept in `kernel_cache`, or with None where the other parts keep them.
+    Compiled kernels are cached in `kernel_cache`, or with None in the folder of the other parts.
     """
     kernels = None if kernel_cache is None else str(kernel_cache)
-    asked = {"setup": setup.document(), "kernels": kernels, "asked_at": time.time()}
-    ran = subprocess.run(
-        [sys.executable, "-m", "bench.gpu.starting", json.dumps(asked)],
+    request = {"setup": setup.document(), "kernels": kernels, "requested_at": time.time()}
+    process = subprocess.run(
+        [sys.executable, "-m", "bench.gpu.starting", json.dumps(request)],
         stdout=subprocess.PIPE,
         check=True,
     )
-    found: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
-    return found
+    seconds: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
+    return seconds

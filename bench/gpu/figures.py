@@ -1,4 +1,4 @@
-"""What the parts report: named values, each with its goal."""
+"""Figures that parts report: named values, each with an optional goal."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One value; `at_least` and `at_most` are its goal, both None where it has none."""
+    """One value; `at_least` and `at_most` are its goal, both None without a goal."""
 
     name: str
     value: float | None
@@ -16,13 +16,13 @@ class Figure:
     at_least: float | None = None
     at_most: float | None = None
     required: bool = False
-    """Whether the whole run fails where the goal is not reached: results, not speed."""
+    """Whether a missed goal fails the whole run: correctness, not speed."""
     values: tuple[float, ...] = ()
-    """Of each repeat, where `value` summarises several."""
+    """Values of the repeats that `value` summarises."""
 
     @property
     def holds(self) -> bool | None:
-        """Whether the goal is reached; None without one. What is not a number reaches none."""
+        """Whether the goal is reached; None without one. A missing value never reaches it."""
         if self.at_least is None and self.at_most is None:
             return None
         if self.value is None:
@@ -32,27 +32,27 @@ class Figure:
 
     @property
     def goal(self) -> str | None:
-        """As text."""
+        """The goal as text."""
         if self.at_least is not None:
             return f">= {self.at_least:g}"
         return None if self.at_most is None else f"<= {self.at_most:g}"
 
     def document(self) -> dict[str, Any]:
-        """As it stands in the JSON."""
+        """Fields for the JSON file."""
         return {**asdict(self), "goal": self.goal, "holds": self.holds}
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> "Figure":
-        """What `document` wrote."""
-        given = {name: document[name] for name in cls.__dataclass_fields__}
-        return cls(**{**given, "values": tuple(given["values"])})
+        """Parse the result of `document`."""
+        fields = {name: document[name] for name in cls.__dataclass_fields__}
+        return cls(**{**fields, "values": tuple(fields["values"])})
 
 
 class Report:
-    """Takes a part's figures and writes each at once: those before a crash are kept."""
+    """Writes each figure of a part immediately: those before a crash are preserved."""
 
     def __init__(self, write: Callable[[str], object], *, judged: bool) -> None:
-        """`write` takes a line; speed has goals only where `judged`, on a GPU at full size."""
+        """`write` receives one line; speed has goals only if `judged`, on a GPU at full size."""
         self._write = write
         self._judged = judged
 
@@ -65,7 +65,7 @@ class Report:
         at_least: float | None = None,
         at_most: float | None = None,
     ) -> None:
-        """A result that has to be right on every device, at every size."""
+        """Report a result that must be correct on every device and at every size."""
         self._add(Figure(name, value, unit, at_least, at_most, required=True))
 
     def measure(
@@ -78,14 +78,14 @@ class Report:
         at_most: float | None = None,
         values: Sequence[float] = (),
     ) -> None:
-        """Speed, time or memory, with the goal for an H100."""
+        """Report speed, time or memory, with the goal for an H100."""
         if not self._judged:
             at_least = at_most = None
-        kept = tuple(float(f"{each:.6g}") for each in values)
-        self._add(Figure(name, value, unit, at_least, at_most, values=kept))
+        rounded = tuple(float(f"{each:.6g}") for each in values)
+        self._add(Figure(name, value, unit, at_least, at_most, values=rounded))
 
     def _add(self, figure: Figure) -> None:
-        # "Infinity" and "NaN" are no JSON; a value that is not finite reaches no goal.
+        # "Infinity" and "NaN" are invalid JSON; a non-finite value reaches no goal.
         value = figure.value
         if value is not None and not abs(value) < float("inf"):
             figure = Figure.read({**asdict(figure), "value": None})

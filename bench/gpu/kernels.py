@@ -1,7 +1,7 @@
-"""Part `kernels`: each kernel of the encoder beside its reference, on the device.
+"""Part `kernels`: compares each kernel with its reference on the device.
 
-The whole chain and the search run on rows of mixed lengths. At every call the kernel and its
-reference are given the same tensors; see `parakeet_worker.engine.native.kernels.check`.
+The whole chain and the search run on rows of mixed lengths. At every call, the kernel and its
+reference receive the same tensors; see `parakeet_worker.engine.native.kernels.check`.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ from parakeet_worker.engine.native.search import GraphSearch, Limits, SearchKern
 from parakeet_worker.engine.native.tensors import strip_prefix
 
 PRECISIONS = ("bf16", "fp16")
-"""Those that the kernels serve in."""
+"""Precisions with kernels."""
 
 _SEARCH = ("product", "lstm", "joint_hidden", "joint_scores", "search_step")
 _SEARCHED_ROWS = (16, 64, 256)
@@ -44,20 +44,22 @@ _LAYOUTS: tuple[tuple[int, ...], ...] = (
 
 
 def run(setup: Setup, report: Report) -> None:
-    """Every kernel in every precision that is served, with libraries' products and with ours."""
+    """Compare every kernel in every precision, with library products and with product kernels."""
     for precision in PRECISIONS:
         for reproducible in (False, True):
             model = loaded(setup, random_nemo(setup), precision, reproducible=reproducible)
             kind = f"{precision}, reproducible" if reproducible else precision
-            for one in (*encoder_reports(model, small=setup.small), *search_reports(model)):
-                report.check(f"{one.name}, {kind}", one.error, "of the norm", at_most=one.tolerance)
+            for result in (*encoder_reports(model, small=setup.small), *search_reports(model)):
+                report.check(
+                    f"{result.name}, {kind}", result.error, "of the norm", at_most=result.tolerance
+                )
 
 
 @torch.inference_mode()
 def encoder_reports(model: Loaded, *, small: bool) -> tuple[KernelReport, ...]:
-    """Of each kernel over all layouts; `small` leaves out those that take long on a CPU.
+    """Reports of each kernel over all layouts; `small` omits those that take long on a CPU.
 
-    Products are compared too: a library's are what it says they are.
+    Products are compared as well, including those of the library.
     """
     comparison = Comparison()
     compared = comparison.wrap(model.kernels, Kernels.reference(), OPERATIONS)
@@ -70,7 +72,7 @@ def encoder_reports(model: Loaded, *, small: bool) -> tuple[KernelReport, ...]:
 
 @torch.inference_mode()
 def search_reports(model: Loaded) -> tuple[KernelReport, ...]:
-    """Of each kernel of the search on noise, in rows of many lengths and in each bucket's tiles."""
+    """Reports of each kernel of the search on noise, with many lengths and each bucket's tiles."""
     comparison = Comparison(_SEARCHED_CALLS)
     search = GraphSearch(
         search_model(model.model),
@@ -81,16 +83,16 @@ def search_reports(model: Loaded) -> tuple[KernelReport, ...]:
         limits=Limits(max(_SEARCHED_ROWS), 20 * max(_SEARCHED_ROWS), slots=2),
     )
     width = model.model.encoder["d_model"]
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     for count in _SEARCHED_ROWS:
         lengths = [row % 20 for row in range(count)]
-        states = torch.randn(sum(lengths), width, generator=chance).to(model.device)
+        states = torch.randn(sum(lengths), width, generator=generator).to(model.device)
         search.decode(states, lengths)
     return comparison.reports()
 
 
 def chain(model: Loaded, kernels: Kernels) -> tuple[PackedFeatures, PackedEncoder]:
-    """The packed chain of a model on these kernels."""
+    """Packed features and encoder of a model with these kernels."""
     plain = NativeEngine(model.model, model.device)
     return (
         PackedFeatures.of(plain.features, kernels, model.model.precision.dtype),
@@ -103,10 +105,10 @@ def chain(model: Loaded, kernels: Kernels) -> tuple[PackedFeatures, PackedEncode
 
 
 def chunks_of(lengths: tuple[int, ...]) -> list[Pcm]:
-    """Speech of these lengths in samples, and a little noise, so that no frame is silent."""
-    chance = np.random.default_rng(len(lengths))
+    """Speech of these lengths in samples, with some noise, so that no frame is silent."""
+    generator = np.random.default_rng(len(lengths))
     speech = np.resize(sounds.speech(), sum(lengths))
-    noisy = (speech * 0.8 + chance.normal(0, 30, len(speech))).astype(np.int16)
+    noisy = (speech * 0.8 + generator.normal(0, 30, len(speech))).astype(np.int16)
     return np.split(noisy, np.cumsum(lengths)[:-1])
 
 

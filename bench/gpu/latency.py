@@ -1,4 +1,4 @@
-"""Part `latency`: one clip alone, an array in, tokens out."""
+"""Part `latency`: one clip alone, from an array to tokens."""
 
 import time
 
@@ -6,7 +6,7 @@ from bench.gpu import sounds
 from bench.gpu.figures import Report
 from bench.gpu.opening import check_in_use, random_nemo, served
 from bench.gpu.parts import Setup
-from bench.gpu.timing import heard
+from bench.gpu.timing import hypothesis_of
 from bench.harness import median, percentile
 
 _CLIPS = (2.0, 8.0, 30.0)
@@ -24,9 +24,9 @@ def run(setup: Setup, report: Report) -> None:
                 clip = clips[repeat % len(clips)]
                 started = time.perf_counter()
                 (outcome,) = engine.transcribe([clip])
-                tuple(heard(outcome).tokens)
+                tuple(hypothesis_of(outcome).tokens)
                 spent.append(1000 * (time.perf_counter() - started))
-            # The first ones fill caches that a service has full.
+            # The first repeats fill caches.
             counted = spent[10:] if len(spent) > 20 else spent
             report.measure(
                 f"{seconds:g} s alone, p50", median(counted), "ms",

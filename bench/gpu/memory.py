@@ -1,4 +1,4 @@
-"""Part `memory`: what an engine holds, and its peak for a full batch."""
+"""Part `memory`: memory of an idle engine, and its peak with a full batch."""
 
 from pathlib import Path
 
@@ -15,26 +15,26 @@ _GOAL = 7.0
 
 
 def run(setup: Setup, report: Report) -> None:
-    """On a GPU what torch has reserved there, graphs included; on a CPU resident memory."""
+    """On a GPU the memory reserved by torch, including graphs; on a CPU resident memory."""
     count, seconds = (2, 2.0) if setup.small else (128, CHUNK_SECONDS)
     with served(setup, random_nemo(setup), "bf16") as engine:
         if setup.cuda:
             torch.cuda.empty_cache()
         report.measure("warm and idle", _held(setup), "GB")
-        _forget(setup)
+        _reset_peak(setup)
         batch = sounds.chunks(seconds, count)
         pipelined(engine, [batch, batch, batch])
         report.measure(f"peak, {count} x {seconds:g} s", _peak(setup), "GB", at_most=_GOAL)
         if setup.cuda:
             free, total = torch.cuda.mem_get_info()
-            report.measure("taken of the device, with its context", (total - free) / _GB, "GB")
+            report.measure("used on the device, with its context", (total - free) / _GB, "GB")
 
 
 def _held(setup: Setup) -> float:
     return torch.cuda.memory_reserved() / _GB if setup.cuda else _status("VmRSS")
 
 
-def _forget(setup: Setup) -> None:
+def _reset_peak(setup: Setup) -> None:
     if setup.cuda:
         torch.cuda.reset_peak_memory_stats()
     else:
@@ -46,7 +46,7 @@ def _peak(setup: Setup) -> float:
 
 
 def _status(field: str) -> float:
-    """GB, from the kernel's own account of this process."""
+    """GB, from `/proc/self/status`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(field + ":"))
     return int(line.split()[1]) * 1024 / _GB

@@ -1,4 +1,4 @@
-"""Part `mix`: chunks of 1 to 30 s in no order, all queued at once, through the batcher."""
+"""Part `mix`: chunks of 1 to 30 s in random order, all queued together, through the batcher."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Part `model`: the random model that the other parts measure, made once."""
+"""Part `model`: creates the random model that the other parts measure."""
 
 import time
 
@@ -12,13 +12,13 @@ from parakeet_worker.engine.base import as_float
 
 
 def run(setup: Setup, report: Report) -> None:
-    """Write it where it is not; say how often it speaks."""
+    """Write the model if it is missing; report its size and its rate of tokens."""
     path = random_nemo(setup)
     started = time.perf_counter()
     if not path.exists():
         seconds = 6.0 if setup.small else CALIBRATION_SECONDS
-        pieces = sounds.chunks(seconds, CALIBRATION_PIECES)
-        random_model.write_nemo(setup.size, path.parent, [as_float(piece) for piece in pieces])
+        chunks = sounds.chunks(seconds, CALIBRATION_PIECES)
+        random_model.write_nemo(setup.size, path.parent, [as_float(chunk) for chunk in chunks])
     facts = Files(path.parent).facts
     report.measure("random model made in", time.perf_counter() - started, "s")
     report.measure("parameters", facts["parameters"], "weights")

@@ -1,4 +1,4 @@
-"""Part `nemo`: NVIDIA's toolkit in the same run, where it is installed."""
+"""Part `nemo`: NVIDIA's toolkit in the same run, if it is installed."""
 
 from bench.gpu import others
 from bench.gpu.figures import Report
@@ -6,7 +6,7 @@ from bench.gpu.parts import Setup
 
 
 def run(setup: Setup, report: Report) -> None:
-    """In bfloat16 by autocast, as it is served; on a CPU in float32."""
-    others.leave_if_absent("nemo")
+    """In bfloat16 by autocast, as in service; on a CPU in float32."""
+    others.exit_if_absent("nemo")
     engine = "nemo-bf16" if setup.cuda else "nemo-fp32"
-    others.compared(setup, report, engine, "NeMo", 2 if setup.small else 128)
+    others.measure(setup, report, engine, "NeMo", 2 if setup.small else 128)

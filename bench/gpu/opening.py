@@ -1,4 +1,4 @@
-"""Models and engines for the parts, on a GPU or, with plain PyTorch for its kernels, on a CPU."""
+"""Models and engines for the parts: on a GPU, or on a CPU with references as kernels."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,12 +24,12 @@ from parakeet_worker.engine.native.search import GraphSearch, SearchKernels
 DEMO = ROOT / "src" / "parakeet_worker" / "checkpoints" / "demo.nemo"
 CHUNK_SECONDS = 30.0
 CPU_BUCKETS = (64, 128)
-"""Tokens of the encoder's graphs: on a CPU all of them would take minutes."""
+"""Buckets of the encoder's graphs on a CPU, where all of them would take minutes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loaded:
-    """A model with its tensors on the device, and the kernels that it runs on there."""
+    """A model with its tensors on the device, and its kernels."""
 
     model: Prepacked
     device: torch.device
@@ -39,13 +39,13 @@ class Loaded:
 
     @property
     def search_dtype(self) -> torch.dtype:
-        """Of the search's weights."""
-        # Products of float16 on a CPU take seconds.
+        """Dtype of the search's weights."""
+        # float16 products take seconds on a CPU.
         exact = self.model.precision is Precision.FP32 or self.device.type == "cpu"
         return torch.float32 if exact else torch.float16
 
     def search(self, *, kernels: SearchKernels | None = None) -> GraphSearch:
-        """A search of its own; `kernels` are those of the engine unless others are given."""
+        """A new search; `kernels` default to those of the engine."""
         return GraphSearch(
             search_model(self.model),
             self.device,
@@ -55,7 +55,7 @@ class Loaded:
         )
 
     def engine(self) -> GpuEngine:
-        """An engine on a CPU, as it would be on a GPU."""
+        """An engine on a CPU with the stages of a GPU."""
         return GpuEngine(
             self.model,
             NativeEngine(self.model, self.device),
@@ -66,17 +66,17 @@ class Loaded:
         )
 
     def with_references(self) -> "Loaded":
-        """The same on plain PyTorch."""
+        """The same model with plain PyTorch for all kernels."""
         return replace(self, kernels=Kernels.reference(), search_kernels=SearchKernels.reference())
 
 
 def random_nemo(setup: Setup) -> Path:
-    """Where the part `model` writes the random model."""
+    """Path of the random model, which the part `model` writes."""
     return Files(setup.work / setup.size).nemo
 
 
 def loaded(setup: Setup, path: Path, precision: str, *, reproducible: bool = False) -> Loaded:
-    """The checkpoint at `path` as it is served on the device of the setup."""
+    """Load the checkpoint at `path` for the device of the setup."""
     device = torch.device(setup.device)
     if setup.cuda:
         cache.activate((setup.work / "kernels",))
@@ -97,7 +97,7 @@ def loaded(setup: Setup, path: Path, precision: str, *, reproducible: bool = Fal
 
 
 class NotPacked(Exception):
-    """The engine that opened computes in plain PyTorch."""
+    """The engine computes in plain PyTorch."""
 
 
 def opened(
@@ -108,9 +108,9 @@ def opened(
     reproducible: bool = False,
     kernels: Path | None = None,
 ) -> GpuEngine:
-    """An engine that is not warm: on a GPU the one that a worker opens.
+    """Open an engine without warm-up, on a GPU in the same way as a worker.
 
-    Compiled kernels are kept in the folder `kernels`, by default one that all parts share.
+    Compiled kernels are cached in the folder `kernels`, by default one that all parts share.
     """
     if not setup.cuda:
         return loaded(setup, path, precision, reproducible=reproducible).engine()
@@ -132,7 +132,7 @@ def opened(
 def served(
     setup: Setup, path: Path, precision: str, *, reproducible: bool = False
 ) -> Iterator[GpuEngine]:
-    """An engine that is warm, as a worker has it."""
+    """Open an engine, and warm it up."""
     engine = opened(setup, path, precision, reproducible=reproducible)
     try:
         warm(setup, engine)
@@ -142,14 +142,14 @@ def served(
 
 
 def check_in_use(report: Report, engine: GpuEngine) -> None:
-    """Whether what is measured are the kernels: what differed at start is served without them."""
-    replaced = sum(one.replaced for one in engine.reports)
+    """Check that the measured engine uses its kernels, none replaced at start."""
+    replaced = sum(each.replaced for each in engine.reports)
     report.check("replaced by plain PyTorch", replaced, "kernels", at_most=0)
 
 
 @contextmanager
 def plain(path: Path, precision: str, device: str) -> Iterator[NativeEngine]:
-    """The definition of correct: padded batches, plain PyTorch, the plain search."""
+    """Open the reference engine: padded batches, plain PyTorch, `GreedyDecoder`."""
     engine = NativeEngine.open(path, device, precision)
     try:
         yield engine
@@ -163,6 +163,6 @@ def warm(setup: Setup, engine: GpuEngine) -> None:
 
 
 def settle(setup: Setup) -> None:
-    """Wait for the device."""
+    """Synchronise with the device."""
     if setup.cuda:
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""What the parts `nemo` and `transformers` share: another library on the same model and audio."""
+"""Shared by the parts `nemo` and `transformers`: another library on the same model and audio."""
 
 import os
 import sys
@@ -16,15 +16,15 @@ from bench.random_model import Files
 from parakeet_worker.engine.base import as_float
 
 
-def leave_if_absent(package: str) -> None:
-    """End the process with `ABSENT` where the package is not installed."""
+def exit_if_absent(package: str) -> None:
+    """Exit with status `ABSENT` if the package is not installed."""
     if find_spec(package) is None:
         print(f"{package} is not installed")
         sys.exit(ABSENT)
 
 
-def compared(setup: Setup, report: Report, engine: str, label: str, chunks: int) -> None:
-    """Start, throughput with `chunks` of 30 s at once, and one clip of 8 s alone."""
+def measure(setup: Setup, report: Report, engine: str, label: str, chunks: int) -> None:
+    """Measure the start, throughput with `chunks` of 30 s, and one clip of 8 s alone."""
     files = Files(random_nemo(setup).parent)
     place = Place(files, engine.rsplit("-", 1)[1], setup.device, os.cpu_count() or 1, {})
     other = named(engine, place)
@@ -37,15 +37,18 @@ def compared(setup: Setup, report: Report, engine: str, label: str, chunks: int)
     spent = _spent(setup, other, seconds, chunks, repeats=setup.count(3, 2, 1))
     report.measure(
         f"{label}, {chunks} x {seconds:g} s", chunks * seconds / median(spent), "audio s/s",
-        values=[chunks * seconds / one for one in spent],
+        values=[chunks * seconds / seconds_spent for seconds_spent in spent],
     )  # fmt: skip
-    alone = [1000 * one for one in _spent(setup, other, clip, 1, repeats=setup.count(20, 10, 1))]
+    alone = [
+        1000 * seconds_spent
+        for seconds_spent in _spent(setup, other, clip, 1, repeats=setup.count(20, 10, 1))
+    ]
     report.measure(f"{label}, {clip:g} s alone, p50", median(alone), "ms", values=alone)
     report.measure(f"{label}, {clip:g} s alone, p95", percentile(alone, 0.95), "ms")
 
 
 def _spent(setup: Setup, engine: Engine, seconds: float, count: int, repeats: int) -> list[float]:
-    """Seconds of each repeat, after one that does not count."""
+    """Seconds of each repeat, after one warm-up run."""
     batch = [as_float(chunk) for chunk in sounds.chunks(seconds, count)]
     spent = []
     for _ in range(repeats + 1):

@@ -1,4 +1,4 @@
-"""The parts by name, in the order in which they run."""
+"""The parts by name, in order of execution."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,16 +7,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """On what a part runs."""
+    """Device, size and folder for a part."""
 
     device: str
     """`cuda` or `cpu`."""
     size: str
-    """`full` or `small`: of the random model and of all counts."""
+    """`full` or `small`, for the random model and all counts."""
     quick: bool
-    """A quarter of the repeats."""
+    """Run a quarter of the repeats."""
     work: Path
-    """Folder of models and caches."""
+    """Folder for models and caches."""
 
     @property
     def cuda(self) -> bool:
@@ -27,34 +27,34 @@ class Setup:
         return self.size == "small"
 
     def count(self, full: int, quick: int, small: int) -> int:
-        """The number for this run."""
+        """Select the count for this run."""
         if self.small:
             return small
         return quick if self.quick else full
 
     def document(self) -> dict[str, Any]:
-        """As it is handed to a part's process."""
+        """Fields for the JSON argument of a part's process."""
         return {
             "device": self.device, "size": self.size, "quick": self.quick, "work": str(self.work),
         }  # fmt: skip
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> "Setup":
-        """What `document` wrote."""
+        """Parse the result of `document`."""
         return cls(**{**document, "work": Path(document["work"])})
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One module of this package: its `run(setup, report)` in a process of its own."""
+    """One module of this package, whose `run(setup, report)` is called in a separate process."""
 
     name: str
     limit_seconds: float
-    """Its process is killed after this time."""
+    """Time after which its process is killed."""
     quick: bool = False
-    """Whether `--quick` runs it."""
+    """Whether `--quick` includes it."""
     optional: bool = False
-    """Whether a run without it is whole: where it is left out for want of time."""
+    """Whether a run is complete if the part was skipped for lack of time."""
 
 
 PARTS = (
@@ -75,7 +75,7 @@ PARTS = (
     Part("nemo", 90, optional=True),
     Part("transformers", 75, optional=True),
 )
-"""On an H100 they are expected to take some 470 s together; that has not been tried."""
+"""Estimated total on an H100: 470 s; not measured."""
 
 FAULTS = (Part("crash", 30), Part("hang", 8), Part("wrong", 30))
-"""Never run unless they are named: with them a test shows what a failing part does to a run."""
+"""Run only if selected by name: a test uses them to show the effect of a failing part."""

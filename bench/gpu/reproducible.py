@@ -1,4 +1,4 @@
-"""Part `reproducible`: what results that do not depend on the batch cost in speed."""
+"""Part `reproducible`: the speed of results that are independent of the batch."""
 
 from bench.gpu import sounds
 from bench.gpu.figures import Report
@@ -11,16 +11,16 @@ _GOAL = 0.8
 
 
 def run(setup: Setup, report: Report) -> None:
-    """Both modes on the same batch, one after the other in one process."""
+    """Measure both modes on the same batch in one process."""
     count, seconds = (2, 2.0) if setup.small else (128, CHUNK_SECONDS)
     batches = cut(sounds.chunks(seconds, count))
-    found = {}
+    speeds = {}
     for name in ("default", "reproducible"):
         with served(
             setup, random_nemo(setup), "bf16", reproducible=name == "reproducible"
         ) as engine:
             rates, _ = measured(setup, engine, batches)
-        found[name] = median(rates)
-        report.measure(f"{name}, {count} x {seconds:g} s", found[name], "audio s/s", values=rates)
-    ratio = found["reproducible"] / found["default"]
+        speeds[name] = median(rates)
+        report.measure(f"{name}, {count} x {seconds:g} s", speeds[name], "audio s/s", values=rates)
+    ratio = speeds["reproducible"] / speeds["default"]
     report.measure("reproducible over default", ratio, "x", at_least=_GOAL)

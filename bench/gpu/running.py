@@ -1,4 +1,4 @@
-"""A part in a process of its own, from the outside: its figures, however it ends."""
+"""Runs a part in a separate process and collects its figures, even if it crashes."""
 
 import json
 import os
@@ -23,28 +23,30 @@ _LOG_CHARACTERS = 4000
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a part."""
+    """Result of a part."""
 
     name: str
     status: Status
     seconds: float
     reason: str | None
-    """The last line of its log, where it is not done."""
+    """The last line of its log, if it is not done."""
     figures: tuple[Figure, ...]
     log: str | None = None
-    """The end of its log, where it is not done."""
+    """The end of its log, if it is not done."""
     optional: bool = False
 
     @property
     def failed(self) -> bool:
-        """Whether the run cannot be called a success."""
-        ended_badly = self.status not in ("done", "absent")
+        """Whether the whole run fails."""
+        incomplete = self.status not in ("done", "absent")
         if self.status == "skipped" and self.optional:
             return False
-        return ended_badly or any(one.required and one.holds is False for one in self.figures)
+        return incomplete or any(
+            figure.required and figure.holds is False for figure in self.figures
+        )
 
     def document(self) -> dict[str, Any]:
-        """As it stands in the JSON."""
+        """Fields for the JSON file."""
         return {
             "name": self.name,
             "status": self.status,
@@ -55,27 +57,27 @@ class Outcome:
         }
 
 
-def skipped(part: Part, reason: str) -> Outcome:
-    """Of a part that was not started."""
+def skip(part: Part, reason: str) -> Outcome:
+    """Outcome of a part that was not started."""
     return Outcome(part.name, "skipped", 0.0, reason, (), optional=part.optional)
 
 
-def ran(part: Part, setup: Setup, limit_seconds: float) -> Outcome:
-    """Run it to its end, or kill it and all that it started after `limit_seconds`."""
+def run_part(part: Part, setup: Setup, limit_seconds: float) -> Outcome:
+    """Run a part; kill it and its child processes after `limit_seconds`."""
     folder = setup.work / "log"
     folder.mkdir(parents=True, exist_ok=True)
-    written, log = folder / f"{part.name}.jsonl", folder / f"{part.name}.txt"
+    output, log = folder / f"{part.name}.jsonl", folder / f"{part.name}.txt"
     command = [
         sys.executable, "-m", "bench.gpu.child", part.name, json.dumps(setup.document()),
     ]  # fmt: skip
     started = time.monotonic()
-    with written.open("w") as out, log.open("w") as errors:
+    with output.open("w") as out, log.open("w") as errors:
         process = subprocess.Popen(command, stdout=out, stderr=errors, start_new_session=True)
     try:
         code: int | None = process.wait(limit_seconds)
     except subprocess.TimeoutExpired:
         code = None
-    finally:  # an interrupted run leaves nothing behind either
+    finally:  # also after an interrupt
         _kill(process)
     seconds = time.monotonic() - started
     return Outcome(
@@ -83,13 +85,13 @@ def ran(part: Part, setup: Setup, limit_seconds: float) -> Outcome:
         _status(code),
         seconds,
         _reason(code, log),
-        _figures(written),
+        _figures(output),
         None if code in (0, ABSENT) else log.read_text(errors="replace")[-_LOG_CHARACTERS:],
     )
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """End the process and its children, which are a group of their own."""
+    """Kill the process group of the part."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -108,13 +110,13 @@ def _status(code: int | None) -> Status:
 def _reason(code: int | None, log: Path) -> str | None:
     if code == 0:
         return None
-    lines = log.read_text(errors="replace").strip().splitlines() or ["its log is empty"]
+    lines = log.read_text(errors="replace").strip().splitlines() or ["the log is empty"]
     if code is not None and code < 0:
         return f"ended by {signal.Signals(-code).name}: {lines[-1]}"
     return lines[-1]
 
 
-def _figures(written: Path) -> tuple[Figure, ...]:
-    """Of all whole lines: the last may have been cut off."""
-    whole = [line for line in written.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return tuple(Figure.read(json.loads(line)) for line in whole)
+def _figures(output: Path) -> tuple[Figure, ...]:
+    """Figures of all complete lines: the last one may be truncated."""
+    lines = output.read_text().splitlines(keepends=True)
+    return tuple(Figure.read(json.loads(line)) for line in lines if line.endswith("\n"))

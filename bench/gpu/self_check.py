@@ -1,4 +1,4 @@
-"""Part `self_check`: what a worker's own comparison at start finds, and how long it takes."""
+"""Part `self_check`: results and duration of a worker's comparison of kernels at start."""
 
 import time
 
@@ -26,17 +26,19 @@ _GOAL = 0.5
 
 
 def run(setup: Setup, report: Report) -> None:
-    """On the random model, whose errors are the largest, and on the demo checkpoint."""
+    """Use the random model, which has the largest errors, and the demo checkpoint."""
     for name, path in (("random", random_nemo(setup)), ("demo", DEMO)):
         with served(setup, path, "bf16") as engine:
-            for one in engine.reports:
-                report.check(f"{one.name}, {name}", one.error, "of the norm", at_most=one.tolerance)
+            for result in engine.reports:
+                report.check(
+                    f"{result.name}, {name}", result.error, "of the norm", at_most=result.tolerance
+                )
             seconds = _seconds(setup, loaded(setup, path, "bf16"), engine)
         report.measure(f"comparison, {name}", seconds, "s", at_most=_GOAL)
 
 
 def _seconds(setup: Setup, model: Loaded, engine: GpuEngine) -> float:
-    """Of the comparison of each kernel, of the chain and of the search, with compiled kernels."""
+    """Seconds to compare each kernel, the chain and the search, with compiled kernels."""
     plain = NativeEngine(model.model, model.device)
     folded = strip_prefix("encoder", model.model.tensors)
     shape = EncoderConfig.from_nemo(model.model.encoder)

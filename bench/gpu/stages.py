@@ -1,6 +1,6 @@
-"""Part `stages`: where the time of one large batch goes, one thing after the other.
+"""Part `stages`: time of each stage of one large batch, in sequence.
 
-Nothing overlaps here, so that the sum is more than a served batch takes.
+The stages do not overlap here: their sum exceeds the time of a batch in service.
 """
 
 import time
@@ -29,7 +29,7 @@ _HOP = 160
 
 
 class Clock:
-    """Milliseconds on the device between marks in the current stream, by name."""
+    """Milliseconds on the device between events in the current stream, by name."""
 
     def __init__(self, *, cuda: bool) -> None:
         self._cuda = cuda
@@ -37,28 +37,28 @@ class Clock:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Count what is launched within."""
+        """Time the launches within the context."""
         before = self._mark()
         yield
         self._spans.append((name, before, self._mark()))
 
-    def around(self, name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
-        """The operation, counted at every call."""
+    def wrap(self, name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+        """The operation, timed at every call."""
 
-        def call(*given: Any, **named: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
             with self.timed(name):
-                return operation(*given, **named)
+                return operation(*arguments, **options)
 
         return call
 
     def milliseconds(self) -> dict[str, float]:
-        """Of each name in all calls since the last time; waits for the device."""
+        """Totals by name since the previous call. Synchronises with the device."""
         if self._cuda:
             torch.cuda.synchronize()
         spent: dict[str, float] = {}
         for name, before, after in self._spans:
-            one = before.elapsed_time(after) if self._cuda else 1000 * (after - before)
-            spent[name] = spent.get(name, 0.0) + one
+            duration = before.elapsed_time(after) if self._cuda else 1000 * (after - before)
+            spent[name] = spent.get(name, 0.0) + duration
         self._spans.clear()
         return spent
 
@@ -72,23 +72,23 @@ class Clock:
 
 @torch.inference_mode()
 def run(setup: Setup, report: Report) -> None:
-    """Staging, features, subsampling, the layers by kernel, and the search."""
+    """Measure staging, features, subsampling, the layers by kernel, and the search."""
     count, seconds = (2, 2.0) if setup.small else (_CHUNKS, CHUNK_SECONDS)
     batch = sounds.chunks(seconds, count)
     runs = spent(setup, batch, repeats=setup.count(5, 3, 2))
     for name in runs[0]:
-        values = [one[name] for one in runs]
+        values = [stages[name] for stages in runs]
         report.measure(f"{name}, {count} x {seconds:g} s", median(values), "ms", values=values)
 
 
 def spent(setup: Setup, batch: list[Pcm], repeats: int) -> list[dict[str, float]]:
-    """Milliseconds by stage of each repeat, after one that does not count."""
+    """Milliseconds by stage of each repeat, after one warm-up run."""
     model = loaded(setup, random_nemo(setup), "bf16")
     clock = Clock(cuda=setup.cuda)
     features, encoder = chain(model, _timed(model.kernels, clock))
-    # What the subsampling calls is counted as a whole, too.
-    inner: Any = encoder
-    inner._subsampling = clock.around("subsampling", inner._subsampling)  # noqa: SLF001
+    # The subsampling is timed as a whole as well.
+    untyped: Any = encoder
+    untyped._subsampling = clock.wrap("subsampling", untyped._subsampling)  # noqa: SLF001
     search = model.search()
     search.capture()
     plan = Plan(tuple(len(chunk) for chunk in batch), _HOP)
@@ -115,8 +115,8 @@ def spent(setup: Setup, batch: list[Pcm], repeats: int) -> list[dict[str, float]
 
 
 def _timed(kernels: Kernels, clock: Clock) -> Kernels:
-    """Kernels of which each call is counted; those of the features are part of `features`."""
-    beside: dict[str, Any] = {
-        name: clock.around(f"kernel {name}", getattr(kernels, name)) for name in OPERATIONS
+    """Kernels with every call timed; those of the features are part of `features` as well."""
+    timed: dict[str, Any] = {
+        name: clock.wrap(f"kernel {name}", getattr(kernels, name)) for name in OPERATIONS
     }
-    return replace(kernels, **beside)
+    return replace(kernels, **timed)

@@ -1,6 +1,6 @@
-"""The process whose start the part `cold_start` measures."""
+"""The process whose cold start is measured by `cold_start`."""
 
-# Only what costs nothing: the rest is imported where it is measured.
+# Only cheap imports: the others are imported and measured below.
 import json
 import sys
 import time
@@ -10,8 +10,8 @@ _STARTED = time.time()
 
 def main() -> None:
     """Print the seconds of each stage as JSON."""
-    asked = json.loads(sys.argv[1])
-    seconds = {"start": _STARTED - asked["asked_at"]}
+    request = json.loads(sys.argv[1])
+    seconds = {"start": _STARTED - request["requested_at"]}
     before = time.perf_counter()
 
     def lap(stage: str) -> None:
@@ -21,17 +21,17 @@ def main() -> None:
 
     from pathlib import Path
 
-    from bench.gpu import stand_ins
+    from bench.gpu import stubs
 
-    stand_ins.install()
+    stubs.install()
     from bench.gpu import opening, sounds
     from bench.gpu.parts import Setup
-    from bench.gpu.timing import heard
+    from bench.gpu.timing import hypothesis_of
     from parakeet_worker.engine import device
 
     device.disable_tf32()
-    setup = Setup.read(asked["setup"])
-    kernels = asked["kernels"] and Path(asked["kernels"])
+    setup = Setup.read(request["setup"])
+    kernels = request["kernels"] and Path(request["kernels"])
     lap("imports")
     engine = opening.opened(setup, opening.random_nemo(setup), "bf16", kernels=kernels)
     opening.settle(setup)
@@ -39,7 +39,7 @@ def main() -> None:
     opening.warm(setup, engine)
     lap("warm")
     (outcome,) = engine.transcribe(sounds.chunks(0.5 if setup.small else 8.0, 1))
-    tuple(heard(outcome).tokens)
+    tuple(hypothesis_of(outcome).tokens)
     lap("transcript")
     print(json.dumps(seconds))
     engine.close()

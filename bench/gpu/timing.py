@@ -1,4 +1,4 @@
-"""How long batches take when as many are in flight as the engine takes."""
+"""Time of batches with as many in flight as the engine supports."""
 
 import time
 from collections import deque
@@ -9,29 +9,29 @@ from parakeet_worker.engine.base import Engine, Hypothesis, Outcome, Pending
 
 
 class WrongOutcome(Exception):
-    """A chunk was not answered with a hypothesis."""
+    """The outcome of a chunk is not a hypothesis."""
 
 
 def pipelined(engine: Engine, batches: Sequence[Sequence[Pcm]]) -> tuple[float, int]:
-    """Seconds from the first submission to the last token on the host, and how many tokens."""
-    flying: deque[Pending] = deque()
+    """Seconds from the first submission to the last token on the host; number of tokens."""
+    pending: deque[Pending] = deque()
     tokens = 0
     started = time.perf_counter()
     for batch in batches:
-        if len(flying) == engine.depth:
-            tokens += _counted(flying.popleft().result())
-        flying.append(engine.submit(batch))
-    while flying:
-        tokens += _counted(flying.popleft().result())
+        if len(pending) == engine.depth:
+            tokens += _counted(pending.popleft().result())
+        pending.append(engine.submit(batch))
+    while pending:
+        tokens += _counted(pending.popleft().result())
     return time.perf_counter() - started, tokens
 
 
 def _counted(outcomes: Sequence[Outcome]) -> int:
-    return sum(len(heard(outcome).tokens) for outcome in outcomes)
+    return sum(len(hypothesis_of(outcome).tokens) for outcome in outcomes)
 
 
-def heard(outcome: Outcome) -> Hypothesis:
-    """The hypothesis; raises `WrongOutcome` for an error."""
+def hypothesis_of(outcome: Outcome) -> Hypothesis:
+    """The hypothesis of a chunk. Raises `WrongOutcome` for an error."""
     if isinstance(outcome, Hypothesis):
         return outcome
     raise WrongOutcome(str(outcome)) from outcome

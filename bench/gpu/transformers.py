@@ -1,4 +1,4 @@
-"""Part `transformers`: Hugging Face's library in the same run, where it is installed."""
+"""Part `transformers`: Hugging Face's library in the same run, if it is installed."""
 
 from bench import random_model
 from bench.gpu import others
@@ -9,10 +9,10 @@ from bench.random_model import Files
 
 
 def run(setup: Setup, report: Report) -> None:
-    """In bfloat16; fewer chunks at once, since it takes seconds for these."""
-    others.leave_if_absent("transformers")
+    """In bfloat16, with fewer chunks per batch, which already take seconds."""
+    others.exit_if_absent("transformers")
     folder = random_nemo(setup).parent
     if not Files(folder).transformers.exists():
         random_model.write_transformers(folder)
     engine = "transformers-bf16" if setup.cuda else "transformers-fp32"
-    others.compared(setup, report, engine, "transformers", 2 if setup.small else 16)
+    others.measure(setup, report, engine, "transformers", 2 if setup.small else 16)

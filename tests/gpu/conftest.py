@@ -1,7 +1,7 @@
-"""The engine on the device: its tests need torch, Triton and numpy, and skip without a GPU.
+"""Tests of the engine on the device: they need torch, Triton and numpy, and skip without a GPU.
 
-None of this has run on a GPU. `GPU_TESTS_DEVICE=cpu` runs what does not need one on a CPU, with
-plain PyTorch in the place of the kernels, so that the tests themselves are tried.
+They have not been run on a GPU. `GPU_TESTS_DEVICE=cpu` runs those that do not require one on a
+CPU, with plain PyTorch instead of kernels, to test the tests themselves.
 """
 
 import os
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.gpu import stand_ins
+from bench.gpu import stubs
 from bench.gpu.parts import Setup
 
-# Before anything of the engine is imported, as it imports what may be missing.
-stand_ins.install()
+# Before the engine is imported, which imports packages that may be missing.
+stubs.install()
 
 CPU = os.environ.get("GPU_TESTS_DEVICE") == "cpu"
 
@@ -27,21 +27,21 @@ def _gpu() -> None:
 
 @pytest.fixture
 def cuda() -> None:
-    """For what means nothing on a CPU."""
+    """Skip a test that is meaningless on a CPU."""
     if CPU:
-        pytest.skip("means nothing on a CPU")
+        pytest.skip("meaningless on a CPU")
 
 
 @pytest.fixture(scope="session")
 def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
-    """The device, and a folder for what is converted."""
+    """The device, and a folder for prepacked models."""
     work: Path = tmp_path_factory.mktemp("gpu")
     return Setup("cpu" if CPU else "cuda", "small" if CPU else "full", quick=True, work=work)
 
 
 @pytest.fixture(autouse=True)
 def _exactly() -> None:
-    """As a worker does at its start."""
+    """As at the start of a worker."""
     from parakeet_worker.engine import device
 
     device.disable_tf32()

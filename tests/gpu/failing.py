@@ -1,6 +1,6 @@
-"""A process in which the device fails or has no memory left; prints what became of the work.
+"""A process in which the device fails or runs out of memory; prints the outcomes of its work.
 
-Has not run on a GPU.
+It has not been run on a GPU.
 """
 
 import json
@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bench.gpu import stand_ins
+from bench.gpu import stubs
 
-stand_ins.install()
+stubs.install()
 
 import torch  # noqa: E402
 
@@ -28,14 +28,14 @@ _CAPACITY = Capacity(3840.0, 512, packed=True, alone_seconds=80.0)
 
 
 def fault(engine: GpuEngine) -> dict[str, Any]:
-    """Read far outside of a tensor on the device, then submit more."""
+    """Read out of bounds on the device, then submit more chunks."""
     chunks = sounds.utterances(8)
     batcher = Batcher(engine, capacity=_CAPACITY, queue_seconds=1e9)
-    before = sum(len(one.result(60).tokens) for one in batcher.submit(chunks))
+    before = sum(len(future.result(60).tokens) for future in batcher.submit(chunks))
     provoked = False
-    outside = torch.full((4,), 1 << 40, device="cuda")
+    out_of_bounds = torch.full((4,), 1 << 40, device="cuda")
     try:
-        torch.zeros(4, device="cuda")[outside].sum().item()
+        torch.zeros(4, device="cuda")[out_of_bounds].sum().item()
     except RuntimeError:
         provoked = True
     codes = [_code(batcher, [chunk]) for chunk in chunks[:3]]
@@ -44,21 +44,21 @@ def fault(engine: GpuEngine) -> dict[str, Any]:
 
 def _code(batcher: Batcher, chunks: Sequence[sounds.Pcm]) -> str:
     try:
-        for one in batcher.submit(chunks):
-            one.result(60)
+        for future in batcher.submit(chunks):
+            future.result(60)
     except ParakeetError as failure:
         return failure.code
-    return "answered"
+    return "transcribed"
 
 
 def memory(engine: GpuEngine) -> dict[str, Any]:
-    """Leave room for some chunks, and submit many."""
+    """Limit the memory to some chunks, and submit many."""
     few, many = sounds.chunks(30.0, 8), sounds.chunks(30.0, 64)
-    held, most = _peak(engine, few), _peak(engine, many)
-    assert most > held, "more chunks take more memory"
+    few_bytes, many_bytes = _peak(engine, few), _peak(engine, many)
+    assert many_bytes > few_bytes, "more chunks need more memory"
     engine.release()
     total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction((held + most) / 2 / total)
+    torch.cuda.set_per_process_memory_fraction((few_bytes + many_bytes) / 2 / total)
     whole_fails = False
     try:
         engine.transcribe(many)
@@ -68,20 +68,20 @@ def memory(engine: GpuEngine) -> dict[str, Any]:
     engine.release()
     with Batcher(engine, capacity=_CAPACITY, queue_seconds=1e9) as batcher:
         answers = batcher.submit(many)
-        found = [one.result(120) for one in answers]
+        results = [future.result(120) for future in answers]
         load, lost = batcher.load, batcher.lost
-    heard = sum(isinstance(one, Hypothesis) for one in found)
+    transcribed = sum(isinstance(result, Hypothesis) for result in results)
     return {
         "whole_fails": whole_fails,
-        "asked": len(many),
-        "answered": heard,
+        "submitted": len(many),
+        "transcribed": transcribed,
         "batches": load.batches,
         "lost": lost,
     }
 
 
 def _peak(engine: GpuEngine, batch: Sequence[sounds.Pcm]) -> int:
-    """Bytes that torch has reserved at most for the batch, after it has returned the rest."""
+    """Peak of the bytes that torch reserves for the batch."""
     engine.release()
     torch.cuda.reset_peak_memory_stats()
     engine.transcribe(batch)
@@ -91,10 +91,10 @@ def _peak(engine: GpuEngine, batch: Sequence[sounds.Pcm]) -> int:
 def main() -> None:
     case, setup = sys.argv[1], Setup.read(json.loads(sys.argv[2]))
     with served(setup, DEMO, "bf16") as engine:
-        found = {"fault": fault, "memory": memory}[case](engine)
-        sys.stdout.write(json.dumps(found) + "\n")
+        result = {"fault": fault, "memory": memory}[case](engine)
+        sys.stdout.write(json.dumps(result) + "\n")
         sys.stdout.flush()
-        # After a CUDA error the destructors of graphs and buffers may abort the process.
+        # After a CUDA error, destructors of graphs and buffers may abort the process.
         os._exit(0)
 
 

@@ -1,6 +1,6 @@
-"""What becomes of a worker's jobs when the device fails or has no memory left.
+"""Outcomes of a worker's jobs after a device fault or with insufficient memory.
 
-Each in a process of its own, since a CUDA error ends all use of the device in its process.
+Each in a separate process, since a CUDA error ends all use of the device in its process.
 """
 
 import json
@@ -21,11 +21,11 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 
 
-def answered(setup: Setup, case: str) -> dict[str, Any]:
-    """What `failing.py` found in a process of its own."""
+def run_case(setup: Setup, case: str) -> dict[str, Any]:
+    """Result of a case of `failing.py`, in a separate process."""
     command = [sys.executable, str(HERE / "failing.py"), case, json.dumps(setup.document())]
     paths = ":".join(str(path) for path in (ROOT, ROOT / "src", ROOT / "tests"))
-    ran = subprocess.run(
+    process = subprocess.run(
         command,
         env=os.environ | {"PYTHONPATH": paths},
         capture_output=True,
@@ -33,27 +33,27 @@ def answered(setup: Setup, case: str) -> dict[str, Any]:
         check=False,
         timeout=300,
     )
-    assert ran.returncode == 0, ran.stderr
-    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
-    return found
+    assert process.returncode == 0, process.stderr
+    result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return result
 
 
-def test_a_fault_of_the_device_is_the_loss_of_the_engine(setup: Setup) -> None:
-    """What was answered before stays answered; later chunks get `engine_lost`, none waits."""
-    found = answered(setup, "fault")
-    assert found["before"] > 0
-    assert found["provoked"]
-    assert found["codes"]
-    assert set(found["codes"]) == {"engine_lost"}
-    assert found["lost"] is True
-    # The device itself is well: this process still computes on it.
+def test_a_device_fault_is_engine_lost(setup: Setup) -> None:
+    """Earlier results remain valid; later chunks fail with `engine_lost`; none hangs."""
+    result = run_case(setup, "fault")
+    assert result["before"] > 0
+    assert result["provoked"]
+    assert result["codes"]
+    assert set(result["codes"]) == {"engine_lost"}
+    assert result["lost"] is True
+    # The device itself works: this process still computes on it.
     assert float(torch.ones(3, device="cuda").sum()) == 3.0
 
 
-def test_a_batch_without_room_is_halved_until_it_fits(setup: Setup) -> None:
-    """With a real limit on memory, between what 8 and what 64 chunks of 30 s take."""
-    found = answered(setup, "memory")
-    assert found["whole_fails"] is True
-    assert found["answered"] == found["asked"]
-    assert found["batches"] > 1
-    assert found["lost"] is False
+def test_a_batch_beyond_the_memory_is_halved_until_it_fits(setup: Setup) -> None:
+    """With a real memory limit, between the needs of 8 and of 64 chunks of 30 s."""
+    result = run_case(setup, "memory")
+    assert result["whole_fails"] is True
+    assert result["transcribed"] == result["submitted"]
+    assert result["batches"] > 1
+    assert result["lost"] is False

@@ -1,4 +1,4 @@
-"""On the device every kernel computes what its reference does, and the chain what the plain one."""
+"""On the device, every kernel equals its reference, and the packed chain equals the padded one."""
 
 import pytest
 import torch
@@ -41,8 +41,8 @@ def test_each_kernel_of_the_search_equals_its_reference(model: Loaded) -> None:
 
 
 @torch.inference_mode()
-def test_packed_rows_are_as_exact_as_padded_ones(model: Loaded, setup: Setup) -> None:
-    """Launch by launch and in CUDA graphs, against float32."""
+def test_packed_rows_are_as_exact_as_padded_rows(model: Loaded, setup: Setup) -> None:
+    """With single launches and in CUDA graphs, compared with float32."""
     batch = chunks_of(SHORT if setup.small else LENGTHS)
     long_enough = [chunk for chunk in batch if len(chunk) >= 160]
     exact = chain.padded_states(loaded(setup, DEMO, "fp32"), long_enough)
@@ -52,8 +52,8 @@ def test_packed_rows_are_as_exact_as_padded_ones(model: Loaded, setup: Setup) ->
 
 
 @torch.inference_mode()
-def test_reproducible_rows_do_not_depend_on_others(setup: Setup) -> None:
-    """Bit for bit: alone, packed in two orders, and in a graph's bucket."""
+def test_reproducible_rows_are_independent_of_the_batch(setup: Setup) -> None:
+    """Bitwise: alone, packed in two orders, and in a graph's bucket."""
     model = loaded(setup, DEMO, "bf16", reproducible=True)
     batch = chunks_of(SHORT if setup.small else LENGTHS)
     together = chain.packed_states(model, batch)

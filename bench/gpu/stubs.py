@@ -1,8 +1,8 @@
-"""PyYAML and safetensors where they are not installed: torch needs neither, the engine both.
+"""Stubs for PyYAML and safetensors if they are not installed: torch requires neither.
 
-The stand-ins do what the bench needs of them and nothing more. JSON is read and written in the
-place of YAML; the demo checkpoint's configuration, which is YAML, is looked up by its digest. The
-process that compiles kernels ahead has no stand-ins: they are compiled at their first launch then.
+The stubs implement only the functions that the benchmark uses. JSON replaces YAML; the demo
+checkpoint's configuration, which is YAML, is looked up by its digest. The process that compiles
+kernels ahead of time has no stubs: without the packages, kernels are compiled at first launch.
 """
 
 import hashlib
@@ -22,16 +22,16 @@ CONFIGURATION = Path(__file__).with_name("demo_configuration.json")
 _DTYPES = {
     "F32": "float32", "BF16": "bfloat16", "F16": "float16", "I64": "int64", "I8": "int8",
 }  # fmt: skip
-_REPLACED = ("yaml", "safetensors")
+_PACKAGES = ("yaml", "safetensors")
 
 
 def missing() -> tuple[str, ...]:
-    """What is not installed."""
-    return tuple(name for name in _REPLACED if name not in sys.modules and not find_spec(name))
+    """Names of the packages that are not installed."""
+    return tuple(name for name in _PACKAGES if name not in sys.modules and not find_spec(name))
 
 
 def install() -> None:
-    """Put stand-ins in the place of what is missing."""
+    """Install a stub for each missing package."""
     makers = {"yaml": _yaml, "safetensors": _safetensors}
     for name in missing():
         makers[name]()
@@ -42,11 +42,11 @@ class YAMLError(Exception):
 
 
 def load_yaml(stream: Any, _: Any = None) -> Any:
-    """JSON, or the demo checkpoint's configuration; raises `YAMLError`."""
+    """Parse JSON, or return the demo checkpoint's configuration. Raises `YAMLError`."""
     content = stream if isinstance(stream, bytes) else stream.read()
-    known = json.loads(CONFIGURATION.read_text(encoding="utf-8"))
-    if hashlib.sha256(content).hexdigest() == known["sha256"]:
-        return known["configuration"]
+    demo = json.loads(CONFIGURATION.read_text(encoding="utf-8"))
+    if hashlib.sha256(content).hexdigest() == demo["sha256"]:
+        return demo["configuration"]
     try:
         return json.loads(content)
     except ValueError as failure:
@@ -66,7 +66,7 @@ class SafetensorError(Exception):
     """A file that is not in the safetensors format."""
 
 
-class safe_open:  # noqa: N801  # the name that safetensors gives it
+class safe_open:  # noqa: N801  # the name in safetensors
     """A safetensors file, its tensors mapped into memory."""
 
     def __init__(self, path: Path, framework: str) -> None:
@@ -81,7 +81,7 @@ class safe_open:  # noqa: N801  # the name that safetensors gives it
             except ValueError as failure:
                 raise SafetensorError("the header is not JSON") from failure
         self._metadata = self._header.pop("__metadata__", {})
-        # Copied on write, as torch has no tensors that cannot be written to.
+        # Copy-on-write: torch has no read-only tensors.
         self._content = np.memmap(path, np.uint8, "c", offset=8 + size)
 
     def metadata(self) -> dict[str, str]:
@@ -107,7 +107,7 @@ class safe_open:  # noqa: N801  # the name that safetensors gives it
         failure: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Nothing to close: the tensors keep the mapping."""
+        """No-op: the tensors keep the mapping alive."""
 
 
 def load_file(path: Path) -> dict[str, Any]:
