@@ -12,10 +12,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hub import MODEL, Hub
 from loopback import WebServer
-from parakeet_worker.settings import Settings
+from parakeet_worker.settings import Settings, variable
 from parakeet_worker.weights.checkpoints import EXTRACTOR, SAFETENSORS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -256,3 +257,17 @@ async def test_the_build_downloads_exactly_the_files_of_the_model(
     assert downloaded == {
         name: content for name, content in hub.files.items() if name != "README.md"
     }
+
+
+def test_compose_starts_the_http_server_on_one_gpu():
+    service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["parakeet"]
+    assert service["build"]["target"] in TARGETS
+    known = {variable(name) for name in Settings.model_fields}
+    assert set(service["environment"]) <= known | {"PORT"}
+    port = service["environment"]["PORT"]
+    assert service["ports"] == [f"{port}:{port}"]
+    assert f"http://127.0.0.1:{port}/ready" in service["healthcheck"]["test"][-1]
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    grace_minutes = int(service["stop_grace_period"].removesuffix("m"))
+    assert 60 * grace_minutes > Settings().stop_timeout_seconds
