@@ -11,7 +11,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,25 +27,25 @@ from bench.clips import Clip
 from http_server import Process, figure, running_server
 from parakeet_worker.settings import Settings, variable
 
-CLIENTS = (1, 8, 32)
+_CLIENT_COUNTS = (1, 8, 32)
 _PATIENCE_SECONDS = 1800.0
-_LEAST_EACH = 4
-"""Minimum number of requests per client, if time permits."""
+_MIN_REQUESTS = 4
+"""Default minimum number of requests per client, if time permits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """So many clients at a time."""
+    """The result of one number of concurrent clients."""
 
     model: str
     clients: int
     requests: int
     different: tuple[str, ...]
-    """Requests that were not answered as their clip is alone."""
+    """Requests whose response differs from that of the clip alone."""
     audio_seconds: float
     wall_seconds: float
     processor_seconds: float
-    """Of the server and its ffmpegs."""
+    """CPU time of the server and its ffmpeg processes."""
     engine_audio_seconds_per_second: float
     engine_processor_milliseconds: float
     stage_milliseconds: Mapping[str, float]
@@ -55,7 +55,7 @@ class Crowd:
     batches: int
     pieces: int
     fill: float
-    """How much of what a batch has room for was used, padding counted."""
+    """Used share of the batch capacity, including padding."""
 
     @property
     def audio_seconds_per_second(self) -> float:
@@ -92,7 +92,11 @@ def server(fields: Mapping[str, str], threads: int) -> Iterator[Process]:
 
 
 def crowd(
-    process: Process, clips: Sequence[Clip], clients: int, arguments: argparse.Namespace
+    process: Process,
+    clips: Sequence[Clip],
+    clients: int,
+    arguments: argparse.Namespace,
+    load: "Load",
 ) -> list[Call]:
     """Run `clients` concurrent clients for the configured time and minimum number of requests."""
     chance = random.Random(arguments.seed)  # noqa: S311
@@ -100,7 +104,7 @@ def crowd(
         chance.sample(clips, len(clips)) for _ in itertools.count()
     )
     taking = threading.Lock()
-    left = max(len(clips), clients * _LEAST_EACH)
+    left = max(len(clips), clients * load.min_requests)
     ends = time.monotonic() + 60 * arguments.minutes
 
     def take() -> Clip | None:
@@ -111,9 +115,9 @@ def crowd(
 
     def client() -> list[Call]:
         calls = []
-        with httpx.Client(base_url=process.url, timeout=_PATIENCE_SECONDS) as client:
+        with httpx.Client(base_url=process.url, timeout=_PATIENCE_SECONDS) as session:
             while clip := take():
-                calls.append(_call(client, clip))
+                calls.append(load.send(session, clip))
         return calls
 
     with ThreadPoolExecutor(clients) as pool:
@@ -121,7 +125,7 @@ def crowd(
         return [call for turn in turns for call in turn.result()]
 
 
-def _call(client: httpx.Client, clip: Clip) -> Call:
+def send(client: httpx.Client, clip: Clip) -> Call:
     fields = {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in clip.options.items()
@@ -133,8 +137,18 @@ def _call(client: httpx.Client, clip: Clip) -> Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """The load on the server."""
+
+    client_counts: Sequence[int] = _CLIENT_COUNTS
+    min_requests: int = _MIN_REQUESTS
+    """Per client, if time permits."""
+    send: Callable[[httpx.Client, Clip], Call] = send
+
+
+@dataclass(frozen=True, slots=True)
 class _Count:
-    """What the server has done so far."""
+    """Totals of the server since its start."""
 
     batches: float
     pieces: float
@@ -157,10 +171,13 @@ class _Count:
         )
 
 
-def measured(fields: Mapping[str, str], arguments: argparse.Namespace) -> list[Crowd]:
-    """The engine, the server with each number of clients, and the engine again."""
+def measured(
+    fields: Mapping[str, str], arguments: argparse.Namespace, load: "Load | None" = None
+) -> list[Crowd]:
+    """Measure the engine, the server with each number of clients, and the engine again."""
     from bench.service import alone
 
+    load = load or Load()
     with TemporaryDirectory() as kept:
         lengths = clips.lengths(arguments.clips, arguments.shortest, arguments.longest)
         selected = clips.made(Path(kept), lengths, arguments.seed)
@@ -168,10 +185,10 @@ def measured(fields: Mapping[str, str], arguments: argparse.Namespace) -> list[C
         with alone(Settings.of(fields), selected) as engine:
             answers, paces = engine.answers(), [engine.best_pace()]
             with server(fields, arguments.threads) as process:
-                crowd(process, selected[:2], 1, arguments)
-                for clients in CLIENTS:
+                crowd(process, selected[:2], 1, arguments, load)
+                for clients in load.client_counts:
                     before, started = _Count.of(process), time.monotonic()
-                    calls = crowd(process, selected, clients, arguments)
+                    calls = crowd(process, selected, clients, arguments, load)
                     wall_seconds = time.monotonic() - started
                     runs.append((clients, calls, wall_seconds, before, _Count.of(process)))
             paces.append(engine.best_pace())
@@ -183,7 +200,7 @@ def measured(fields: Mapping[str, str], arguments: argparse.Namespace) -> list[C
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
-    """Of the engine by itself, and of cutting."""
+    """Cost of the engine alone, and of cutting."""
 
     engine_audio_seconds_per_second: float
     engine_milliseconds: float

@@ -230,11 +230,15 @@ def _open_model(
         selected = Precision(precision)
         _check_precision(selected, device)
         return open_prepacked(path, selected, cache_dir)
-    selected = _fastest(device)
+    return open_within_range(path, _fastest(device), cache_dir)
+
+
+def open_within_range(path: Path, precision: Precision, cache_dir: Path | None) -> Prepacked:
+    """`open_prepacked`, with fp32 instead of fp16 if the weights exceed its range."""
     try:
-        return open_prepacked(path, selected, cache_dir)
+        return open_prepacked(path, precision, cache_dir)
     except WeightsUnsupported as failure:
-        if selected is not Precision.FP16:
+        if precision is not Precision.FP16:
             raise
         log.warning("falling back to fp32, at most half as fast as fp16: %s", failure)
     return open_prepacked(path, Precision.FP32, cache_dir)
