@@ -1,4 +1,4 @@
-"""What is published of the family's checkpoints: configurations, names and sizes, no weights.
+"""Published metadata of the model family: configurations, names and sizes, without weights.
 
 The two files of v3 are complete: built from their fields they have the git hashes of the published
 ones. The sections of a `.nemo` file are those of NeMo's recipe for a FastConformer-TDT

@@ -1,4 +1,4 @@
-"""The benchmarks run and write their results; speed is not tested."""
+"""The benchmarks run and write the documented fields; timings are not tested."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(measurement: str, work: Path, *options: str) -> dict[str, Any]:
-    """The JSON of one measurement with a toy model, and its table."""
+    """The JSON and the table of one measurement of the native engine on a toy model."""
     common = ("--size=small", "--device=cpu", "--threads=1", f"--work={work}")
     ran = subprocess.run(
         [sys.executable, "-m", f"bench.{measurement}", *common, *options],
@@ -59,7 +59,7 @@ def test_throughput_writes_its_hardware_and_every_repeat(work: Path) -> None:
     assert all(spent >= 0 for spent in stages.values())
 
 
-def test_cold_start_writes_every_stage_of_a_known_and_of_a_new_model(work: Path) -> None:
+def test_cold_start_writes_every_stage_of_a_cached_and_of_a_new_model(work: Path) -> None:
     written = measured("cold_start", work, "--engines=worker-auto", "--runs=1", "--seconds=2")
     known, new = written["figures"]
     assert (known["engine"], new["engine"]) == ("worker-auto", "worker-auto, new model")

@@ -14,9 +14,11 @@ from bench.utterances import Unreadable, Utterance, read
 from bench.word_errors import Errors, compared, difference
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
-SAID = {each["file"]: each["text"] for each in json.loads((SAMPLES / "manifest.json").read_text())}
+REFERENCES = {
+    each["file"]: each["text"] for each in json.loads((SAMPLES / "manifest.json").read_text())
+}
 
-# Python says this of the normaliser's source when it compiles it, once in every environment.
+# Python warns when it compiles the normaliser, once per environment.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence")
 
 
@@ -35,7 +37,7 @@ def silence(path: Path, seconds: float = 1.0) -> Path:
 
 
 def test_a_nemo_manifest(tmp_path):
-    beside, elsewhere = silence(tmp_path / "set/audio/a.wav"), silence(tmp_path / "b.wav")
+    adjacent, elsewhere = silence(tmp_path / "set/audio/a.wav"), silence(tmp_path / "b.wav")
     lines = [
         {"audio_filepath": "audio/a.wav", "text": "Ja.", "duration": 1.0, "lang": "de"},
         {"audio_filepath": str(elsewhere), "text": "", "language": "sv-SE"},
@@ -43,16 +45,16 @@ def test_a_nemo_manifest(tmp_path):
     ]
     content = "\n\n".join(json.dumps(line) for line in lines)
     assert read(written(tmp_path / "set/manifest.jsonl", content)) == (
-        Utterance(beside, "Ja.", "de"),
+        Utterance(adjacent, "Ja.", "de"),
         Utterance(elsewhere, "", "sv"),
-        Utterance(beside, "Vad?", None),
+        Utterance(adjacent, "Vad?", None),
     )
     assert len(read(written(tmp_path / "set/manifest.json", content))) == 3
 
 
 def test_the_projects_own_manifest():
     utterances = read(SAMPLES / "manifest.json")
-    assert Utterance(SAMPLES / "en.ogg", SAID["en.ogg"], "en") in utterances
+    assert Utterance(SAMPLES / "en.ogg", REFERENCES["en.ogg"], "en") in utterances
     assert {"mul", None, "uk"} <= {utterance.language for utterance in utterances}
 
 
@@ -109,13 +111,13 @@ def test_a_folder_of_recordings_with_a_text_each(tmp_path):
     )
 
 
-def test_what_cannot_be_read_is_said(tmp_path):
+def test_the_error_names_an_unreadable_set(tmp_path):
     silence(tmp_path / "a.wav")
     missing = written(tmp_path / "missing.jsonl", '{"audio_filepath": "b.wav", "text": "x"}')
     mute = written(tmp_path / "mute.jsonl", '{"audio_filepath": "a.wav"}')
     written(tmp_path / "libri/1.trans.txt", "1-1 YES")
-    for place, complaint in (
-        (tmp_path / "nowhere", "no such file or folder"),
+    for place, message in (
+        (tmp_path / "missing", "no such file or folder"),
         (tmp_path, "no transcripts|no such audio"),
         (tmp_path / "libri", r"no such audio.*1-1"),
         (missing, r"no such audio.*b\.wav"),
@@ -123,7 +125,7 @@ def test_what_cannot_be_read_is_said(tmp_path):
         (written(tmp_path / "set.xml", "<a/>"), "neither"),
         (written(tmp_path / "empty.csv", ""), "no transcripts"),
     ):
-        with pytest.raises(Unreadable, match=complaint):
+        with pytest.raises(Unreadable, match=message):
             read(place)
 
 
@@ -139,7 +141,7 @@ def test_what_cannot_be_read_is_said(tmp_path):
         ("Hmm.", ""),
     ],
 )
-def test_english_is_compared_as_whisper_has_it(text, plain):
+def test_english_is_normalised_as_by_whisper(text, plain):
     assert normalised(text, "en") == plain
 
 
@@ -174,7 +176,7 @@ def test_word_errors_are_counted(reference, hypothesis, errors):
     assert compared(reference, hypothesis) == errors
 
 
-def test_a_rate_can_exceed_all_words_and_sums_weigh_by_words():
+def test_the_rate_can_exceed_100_percent_and_sums_are_weighted_by_words():
     assert compared("one", "two three").percent == 200
     assert (Errors(9, 1, 0, 0) + Errors(1, 0, 1, 1)) == Errors(10, 1, 1, 1)
     assert (Errors(9, 1, 0, 0) + Errors(1, 0, 1, 1)).percent == 30
@@ -184,19 +186,22 @@ def test_a_rate_can_exceed_all_words_and_sums_weigh_by_words():
 def test_a_difference_is_in_points_and_has_an_interval():
     first = list(repeat(Errors(10, 1, 0, 0), 100))
     other = [*repeat(Errors(10, 2, 0, 0), 5), *first[5:]]
-    told = difference(first, other)
-    assert told.points == pytest.approx(0.5)
-    assert 0 <= told.interval_points[0] < 0.5 < told.interval_points[1] < 1.5
-    assert told.utterances == 5
+    result = difference(first, other)
+    assert result.points == pytest.approx(0.5)
+    assert 0 <= result.interval_points[0] < 0.5 < result.interval_points[1] < 1.5
+    assert result.utterances == 5
     assert difference(other, first).points == pytest.approx(-0.5)
     assert difference(first, first).interval_points == (0, 0)
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    """Two sets that the demo checkpoint hears without a mistake, save for what is made up here."""
+    """Two sets that the demo checkpoint transcribes without errors, except for those added here."""
     folder = tmp_path_factory.mktemp("sets")
-    rows = [("en.ogg", "en", "uh " + SAID["en.ogg"]), ("nl.m4a", "nl", SAID["nl.m4a"] + " Extra.")]
+    rows = [
+        ("en.ogg", "en", "uh " + REFERENCES["en.ogg"]),
+        ("nl.m4a", "nl", REFERENCES["nl.m4a"] + " Extra."),
+    ]
     lines = []
     for file, language, text in rows:
         shutil.copy(SAMPLES / file, folder)
@@ -206,7 +211,7 @@ def sets(tmp_path_factory):
     manifest = written(folder / "one.jsonl", "\n".join(json.dumps(line) for line in lines))
     (folder / "two").mkdir()
     shutil.copy(SAMPLES / "nl.m4a", folder / "two")
-    written(folder / "two/nl.txt", SAID["nl.m4a"].upper())
+    written(folder / "two/nl.txt", REFERENCES["nl.m4a"].upper())
     return manifest, folder / "two"
 
 
@@ -233,7 +238,7 @@ def test_the_demo_checkpoint_is_measured(measured, sets):
         (two, "en", 1),
     ]
     english, dutch, shouted = (row["errors"] for row in fp32["rows"])
-    assert english["deletions"] == 3, "what is too short to hear is heard as nothing"
+    assert english["deletions"] == 3, "a recording that is too short counts as silence"
     assert dutch == {**dutch, "deletions": 1, "substitutions": 0, "insertions": 0}
     assert shouted == {**shouted, "deletions": 0, "substitutions": 0, "insertions": 0}
     assert fp32["refused"] == 1
@@ -241,7 +246,7 @@ def test_the_demo_checkpoint_is_measured(measured, sets):
     assert fp32["rtfx"] == pytest.approx(fp32["audio_seconds"] / fp32["wall_seconds"])
 
 
-def test_the_average_of_rows_stands_beside_the_rate_of_all_words(measured):
+def test_the_mean_of_the_rows_and_the_pooled_rate_are_reported(measured):
     fp32 = measured[0]["figures"][0]
     rates = [row["wer_percent"] for row in fp32["rows"]]
     words = sum(row["errors"]["words"] for row in fp32["rows"])
@@ -268,7 +273,7 @@ def test_utterances_with_an_error_are_listed_the_worst_first(measured):
     assert listed[1]["reference"] == listed[1]["hypothesis"] + " Extra."
 
 
-def test_a_set_without_words_is_refused(tmp_path):
+def test_a_set_without_words_is_rejected(tmp_path):
     silence(tmp_path / "a.wav")
     written(tmp_path / "a.txt", "ignore time segment in scoring")
     with pytest.raises(Unreadable, match="no words"):

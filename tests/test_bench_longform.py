@@ -28,7 +28,7 @@ def test_every_error_is_counted_once():
     assert (counts.words, counts.substitutions, counts.deletions, counts.insertions) == (5, 1, 1, 0)
 
 
-def test_nothing_heard_and_nothing_said():
+def test_empty_reference_and_empty_hypothesis():
     assert aligned(words("one two"), []).fates == ("lost", "lost")
     assert aligned([], words("one two")).inserted == (0, 1)
     assert aligned([], []).errors == 0
@@ -45,7 +45,7 @@ def test_a_word_far_from_its_place_is_another():
     assert (alignment.fates, alignment.inserted) == (("lost",), (0,))
 
 
-def test_a_word_said_again_is_doubled():
+def test_a_repeated_insertion_is_doubled():
     reference = words("one two three")
     hypothesis = [*reference[:2], HypothesisWord("two", 0.7), reference[2]]
     alignment = aligned(reference, hypothesis)
@@ -59,7 +59,7 @@ def test_a_word_in_a_long_silence_is_inserted():
     assert (alignment.fates, alignment.inserted) == (("right", "right"), (1,))
 
 
-def test_windows_are_merged_at_a_word_that_both_heard():
+def test_windows_are_merged_at_a_common_word():
     reference = words("a b c d e f g h", every=1.0)
     left = [*reference[:5], HypothesisWord("x", 5.0)]
     right = [HypothesisWord("y", 2.0), *reference[3:]]
@@ -90,7 +90,7 @@ def test_packed_words_have_no_pause_between_them_and_keep_their_audio():
     assert max(gaps) < 0.13
 
 
-def test_a_recording_is_as_long_as_asked_and_the_same_for_the_same_seed(tmp_path):
+def test_a_recording_has_the_requested_length_and_is_deterministic(tmp_path):
     voices = Voices(longform.SAMPLES)
     one = made(voices, 6, 3, tmp_path / "one.wav")
     other = made(voices, 6, 3, tmp_path / "other.wav")
@@ -104,7 +104,7 @@ def test_a_recording_is_as_long_as_asked_and_the_same_for_the_same_seed(tmp_path
     assert starts[-1] < one.seconds
 
 
-def test_a_stretch_is_read_as_it_was_written(tmp_path):
+def test_a_span_is_read_as_it_was_written(tmp_path):
     recording = made(Voices(longform.SAMPLES), 0.2, 1, tmp_path / "one.wav")
     spans = [Span(0, 2), Span(recording.seconds - 1, recording.seconds + 9)]
     first, last = spoken.read_spans(tmp_path / "one.wav", spans)
@@ -112,7 +112,7 @@ def test_a_stretch_is_read_as_it_was_written(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_ways_are_measured_side_by_side(tmp_path, capsys):
+def test_every_strategy_is_measured(tmp_path, capsys):
     errors = tmp_path / "errors.jsonl"
     longform.main([
         "--minutes=1.5", "--threads=1", "--device=cpu", "--strategies=worker; every 30 s",

@@ -20,10 +20,10 @@ from parakeet_worker.errors import OutOfMemory
 TOKENS = (Token("▁one", 0, 2, -0.1), Token("▁two", 3, 1, -0.2), Token(".", 4, 0, -0.3))
 
 
-def test_int16_has_its_full_scale_at_one():
-    converted = as_float(np.array([-32768, -1, 0, 16384, 32767], dtype=np.int16))
-    assert converted.dtype == np.float32
-    assert converted.tolist() == [-1.0, -1 / 32768, 0.0, 0.5, 32767 / 32768]
+def test_int16_is_scaled_to_full_scale_one():
+    samples = as_float(np.array([-32768, -1, 0, 16384, 32767], dtype=np.int16))
+    assert samples.dtype == np.float32
+    assert samples.tolist() == [-1.0, -1 / 32768, 0.0, 0.5, 32767 / 32768]
 
 
 def test_float32_is_not_copied():
@@ -32,7 +32,7 @@ def test_float32_is_not_copied():
 
 
 class Arrays:
-    """An engine's data for lazy tokens, and how often tokens were built from it."""
+    """The token arrays of an engine, which count how often tokens are built."""
 
     def __init__(self) -> None:
         self.built = 0
@@ -42,7 +42,7 @@ class Arrays:
         return TOKENS
 
 
-def test_tokens_are_built_once_and_when_they_are_first_read():
+def test_tokens_are_built_once_on_first_access():
     arrays = Arrays()
     lazy = LazyTokens(len(TOKENS), arrays.tokens)
     assert len(lazy) == 3
@@ -56,7 +56,7 @@ def test_tokens_are_built_once_and_when_they_are_first_read():
     assert arrays.built == 1
 
 
-def test_tokens_that_were_built_keep_nothing_of_the_arrays():
+def test_built_tokens_release_the_arrays():
     arrays = Arrays()
     reference = weakref.ref(arrays)
     lazy = LazyTokens(len(TOKENS), arrays.tokens)
@@ -65,7 +65,7 @@ def test_tokens_that_were_built_keep_nothing_of_the_arrays():
     assert reference() is None
 
 
-def test_threads_that_race_for_the_tokens_all_read_them():
+def test_racing_threads_all_read_the_tokens():
     barrier = threading.Barrier(8)
 
     def read(lazy: LazyTokens) -> tuple[Token, ...]:
@@ -82,7 +82,7 @@ def test_threads_that_race_for_the_tokens_all_read_them():
 @pytest.mark.parametrize(
     "kind", [tuple, list, lambda tokens: LazyTokens(len(tokens), lambda: tokens)]
 )
-def test_a_hypothesis_is_equal_to_another_of_the_same_tokens_in_any_sequence(kind):
+def test_hypotheses_with_equal_tokens_are_equal_for_any_sequence_type(kind):
     plain = Hypothesis(TOKENS, 0.08)
     other = Hypothesis(kind(TOKENS), 0.08)
     assert plain == other

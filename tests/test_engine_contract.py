@@ -1,4 +1,4 @@
-"""The contract of every engine, checked for each."""
+"""The engine interface, tested with every engine."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ FRAME_SAMPLES = 1280
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """An engine, and chunks of different lengths for each of which it emits tokens."""
+    """An engine, and chunks of different lengths that all have tokens."""
 
     engine: Engine
     pieces: list[Samples]
@@ -41,9 +41,7 @@ def tones(_: Path) -> Case:
 
 def native_random(folder: Path) -> Case:
     path = write_nemo(folder / "tiny.nemo", tensors=weights(config(), seed=3))
-    return Case(
-        NativeEngine.open(path, "cpu"), [noise_of(length) for length in (3.0, 0.8, 1.7, 4.2)]
-    )
+    return Case(NativeEngine.open(path, "cpu"), [noise(length) for length in (3.0, 0.8, 1.7, 4.2)])
 
 
 def native_demo(_: Path) -> Case:
@@ -52,7 +50,7 @@ def native_demo(_: Path) -> Case:
 
 def gpu_random(folder: Path) -> Case:
     path = write_nemo(folder / "tiny.nemo", tensors=weights(config(), seed=3))
-    return Case(gpu_engine(path), [noise_of(length) for length in (3.0, 0.8, 1.7, 4.2)])
+    return Case(gpu_engine(path), [noise(length) for length in (3.0, 0.8, 1.7, 4.2)])
 
 
 def gpu_demo(_: Path) -> Case:
@@ -69,7 +67,7 @@ def speech() -> list[Samples]:
     return [decode(sample(language).path) for language in ("en", "de", "uk", "el")]
 
 
-def noise_of(seconds: float) -> Samples:
+def noise(seconds: float) -> Samples:
     chance = np.random.default_rng(round(seconds * 10))
     return (chance.standard_normal(round(seconds * SAMPLE_RATE)) * 0.1).astype(np.float32)
 
@@ -85,30 +83,30 @@ def case(
     case.engine.close()
 
 
-def tokens_of(hypothesis: Hypothesis) -> list[tuple[str, int, int]]:
+def emissions(hypothesis: Hypothesis) -> list[tuple[str, int, int]]:
     return [(token.piece, token.frame, token.duration) for token in hypothesis.tokens]
 
 
-def test_every_piece_is_answered_in_order(case: Case) -> None:
+def test_results_are_in_the_order_of_the_chunks(case: Case) -> None:
     hypotheses = case.engine.transcribe(case.pieces)
     assert len(hypotheses) == len(case.pieces)
     assert all(hypothesis.tokens for hypothesis in hypotheses)
-    different = {tuple(tokens_of(hypothesis)) for hypothesis in hypotheses}
+    different = {tuple(emissions(hypothesis)) for hypothesis in hypotheses}
     assert len(different) == len(hypotheses), "no two pieces sound alike"
 
 
-def test_the_same_audio_has_the_same_tokens_alone_in_a_batch_and_in_any_order(case: Case) -> None:
-    together = [tokens_of(hypothesis) for hypothesis in case.engine.transcribe(case.pieces)]
-    alone = [tokens_of(case.engine.transcribe([piece])[0]) for piece in case.pieces]
+def test_results_do_not_depend_on_the_batch_or_its_order(case: Case) -> None:
+    together = [emissions(hypothesis) for hypothesis in case.engine.transcribe(case.pieces)]
+    alone = [emissions(case.engine.transcribe([piece])[0]) for piece in case.pieces]
     order = np.random.default_rng(0).permutation(len(case.pieces))
     shuffled = case.engine.transcribe([case.pieces[index] for index in order])
     assert alone == together
-    assert [tokens_of(hypothesis) for hypothesis in shuffled] == [
+    assert [emissions(hypothesis) for hypothesis in shuffled] == [
         together[index] for index in order
     ]
 
 
-def test_an_empty_batch_has_an_empty_answer(case: Case) -> None:
+def test_an_empty_batch_has_no_results(case: Case) -> None:
     assert case.engine.transcribe([]) == []
 
 
@@ -116,16 +114,16 @@ def test_an_empty_batch_has_an_empty_answer(case: Case) -> None:
     "length",
     [0, 1, FEATURE_SAMPLES, 2 * FEATURE_SAMPLES, FRAME_SAMPLES - 1, FRAME_SAMPLES],
 )
-def test_a_piece_of_at_most_one_frame_is_answered_like_any_other(case: Case, length: int) -> None:
+def test_a_chunk_of_at_most_one_frame_has_a_result(case: Case, length: int) -> None:
     short = case.pieces[0][:length]
     first, among = case.engine.transcribe([case.pieces[1], short])
     (alone,) = case.engine.transcribe([short])
-    assert tokens_of(among) == tokens_of(alone)
-    assert tokens_of(first) == tokens_of(case.engine.transcribe([case.pieces[1]])[0])
+    assert emissions(among) == emissions(alone)
+    assert emissions(first) == emissions(case.engine.transcribe([case.pieces[1]])[0])
     assert all(token.frame <= 1 for token in alone.tokens)
 
 
-def test_no_samples_have_no_tokens(case: Case) -> None:
+def test_an_empty_chunk_has_no_tokens(case: Case) -> None:
     (hypotheses,) = case.engine.transcribe([np.zeros(0, dtype=np.float32)])
     assert hypotheses.tokens == ()
 
@@ -139,7 +137,7 @@ def test_a_batch_may_mix_int16_and_float32(case: Case) -> None:
     assert case.engine.submit(halves).result() == expected
 
 
-def test_frames_rise_inside_the_piece(case: Case) -> None:
+def test_frames_are_monotonic_and_inside_the_chunk(case: Case) -> None:
     for piece, hypothesis in zip(case.pieces, case.engine.transcribe(case.pieces), strict=True):
         frames = [token.frame for token in hypothesis.tokens]
         assert frames == sorted(frames)
@@ -148,49 +146,49 @@ def test_frames_rise_inside_the_piece(case: Case) -> None:
         assert all(token.duration >= 0 for token in hypothesis.tokens)
 
 
-def test_log_probabilities_are_the_models(case: Case) -> None:
+def test_log_probabilities_vary_and_are_at_most_zero(case: Case) -> None:
     hypotheses = case.engine.transcribe(case.pieces)
     logprobs = [token.logprob for hypothesis in hypotheses for token in hypothesis.tokens]
     assert all(-20 < logprob <= 0 for logprob in logprobs)
     assert len(set(logprobs)) > 2, "a constant is no probability"
 
 
-def test_the_pieces_join_to_the_text(case: Case) -> None:
+def test_the_tokens_join_to_the_text(case: Case) -> None:
     for piece, hypothesis in zip(case.pieces, case.engine.transcribe(case.pieces), strict=True):
         text = transcript.stitch(Chunk(0.0, piece), hypothesis).text
         joined = "".join(token.piece for token in hypothesis.tokens)
         assert joined.replace("▁", "") == text.replace(" ", "")
 
 
-def test_a_script_is_kept_to_by_its_own_piece_alone(case: Case) -> None:
-    free = [tokens_of(hypothesis) for hypothesis in case.engine.transcribe(case.pieces)]
+def test_a_script_restricts_its_own_chunk_only(case: Case) -> None:
+    free = [emissions(hypothesis) for hypothesis in case.engine.transcribe(case.pieces)]
     turns: tuple[Script | None, ...] = ("Latin", None, "Greek", None)
     scripts = [turns[index % 4] for index in range(len(case.pieces))]
     mixed = case.engine.transcribe(case.pieces, scripts)
     for piece, script, hypothesis, before in zip(case.pieces, scripts, mixed, free, strict=True):
         if script is None:
-            assert tokens_of(hypothesis) == before
+            assert emissions(hypothesis) == before
         else:
             assert all(allowed(token.piece, script) for token in hypothesis.tokens)
-            assert tokens_of(case.engine.transcribe([piece], [script])[0]) == tokens_of(hypothesis)
+            assert emissions(case.engine.transcribe([piece], [script])[0]) == emissions(hypothesis)
 
 
-def test_measuring_the_capacity_of_a_batch_changes_nothing(case: Case) -> None:
+def test_warm_up_and_capacity_do_not_change_results(case: Case) -> None:
     before = case.engine.transcribe(case.pieces)
     case.engine.warm_up(30.0)
-    capacity = case.engine.capacity(30.0)
-    assert capacity.seconds >= 30.0
-    assert capacity.chunks >= 1
-    assert capacity.alone_seconds >= 30.0
+    limits = case.engine.capacity(30.0)
+    assert limits.seconds >= 30.0
+    assert limits.chunks >= 1
+    assert limits.alone_seconds >= 30.0
     assert case.engine.transcribe(case.pieces) == before
 
 
-def test_closing_twice_is_closing_once(case: Case) -> None:
+def test_close_is_idempotent(case: Case) -> None:
     case.engine.close()
     case.engine.close()
 
 
-def test_another_script_than_the_one_that_is_spoken_gives_other_words() -> None:
+def test_a_script_that_is_not_spoken_gives_other_words() -> None:
     engine = NativeEngine.open(find("demo"), "cpu", "fp32")
     russian = decode(sample("ru").path)
     free, kept, latin = (
@@ -202,11 +200,11 @@ def test_another_script_than_the_one_that_is_spoken_gives_other_words() -> None:
     assert latin.isascii() or allowed(latin, "Latin")
 
 
-def test_a_chunk_longer_than_the_position_table_is_transcribed_to_its_end(tmp_path: Path) -> None:
+def test_a_chunk_longer_than_the_cached_positions_is_transcribed_completely(tmp_path: Path) -> None:
     """`pos_emb_max_len` is 5000 frames, 400 s: a size to begin with, not a limit."""
     sections = config()
     assert sections["encoder"]["pos_emb_max_len"] == 5000
     sections["encoder"] |= {"n_layers": 1, "n_heads": 1}
     path = write_nemo(tmp_path / "tiny.nemo", sections, weights(sections))
-    (hypotheses,) = NativeEngine.open(path, "cpu").transcribe([noise_of(404.0)])
+    (hypotheses,) = NativeEngine.open(path, "cpu").transcribe([noise(404.0)])
     assert max(token.frame for token in hypotheses.tokens) > 5000

@@ -12,7 +12,7 @@ from parakeet_worker.errors import DeviceMissing
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
-def test_auto_is_the_gpu_where_there_is_one():
+def test_auto_selects_the_gpu_if_available():
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert device.select("auto") == torch.device(expected)
     assert device.select("cpu") == torch.device("cpu")
@@ -20,12 +20,10 @@ def test_auto_is_the_gpu_where_there_is_one():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize(("built_for", "reason"), [(None, "no CUDA support"), ("12.8", "12.8")])
-def test_a_requested_gpu_that_does_not_exist_is_an_error_with_a_code(
-    monkeypatch, built_for, reason
-):
+@pytest.mark.parametrize(("built_for", "message"), [(None, "no CUDA support"), ("12.8", "12.8")])
+def test_a_missing_gpu_is_an_error_with_a_code(monkeypatch, built_for, message):
     monkeypatch.setattr(torch.version, "cuda", built_for)
-    with pytest.raises(DeviceMissing, match=reason) as caught:
+    with pytest.raises(DeviceMissing, match=message) as caught:
         device.select("cuda")
     assert caught.value.code == "device_missing"
 
@@ -34,13 +32,13 @@ def test_a_requested_gpu_that_does_not_exist_is_an_error_with_a_code(
     ("capability", "supported"),
     [((7, 5), False), ((8, 0), True), ((8, 9), True), ((9, 0), True), ((12, 0), True)],
 )
-def test_kernels_are_for_compute_capability_8_and_later(monkeypatch, capability, supported):
+def test_kernels_require_compute_capability_8(monkeypatch, capability, supported):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert device.supports_kernels(torch.device("cuda")) is supported
     assert not device.supports_kernels(torch.device("cpu"))
 
 
-def test_float32_is_computed_in_float32():
+def test_disable_tf32_disables_it_in_matmuls_and_cudnn():
     # In a process of its own: the flags are of the whole process.
     code = (
         "import torch\n"
@@ -68,7 +66,7 @@ def test_products_and_convolutions_of_a_gpu_keep_float32():
     assert (product - exact).norm() / exact.norm() < 1e-6
 
 
-def test_a_device_that_has_failed_does_not_fail_to_be_released(monkeypatch):
+def test_empty_cache_is_a_no_op_after_a_device_failure(monkeypatch):
     calls = []
 
     def empty_cache():
@@ -81,7 +79,7 @@ def test_a_device_that_has_failed_does_not_fail_to_be_released(monkeypatch):
     assert calls == ["empty_cache"]
 
 
-def test_a_peak_of_memory_is_counted_in_bytes():
+def test_peak_memory_is_in_bytes():
     before = device.peak_memory_bytes(torch.device("cpu"))
     kept = torch.ones(64 << 18)  # 64 MiB
     assert before > 50 << 20

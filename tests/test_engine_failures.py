@@ -1,4 +1,4 @@
-"""Every form in which libraries report exhausted memory or a lost device."""
+"""Out-of-memory errors and device failures in every form that libraries raise."""
 
 import errno
 import gc
@@ -18,7 +18,7 @@ from parakeet_worker.engine.failures import (
 )
 from parakeet_worker.errors import EngineLost, OutOfMemory
 
-NO_MEMORY = [
+OUT_OF_MEMORY = [
     torch.OutOfMemoryError("none left"),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."),
     torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be ..."),
@@ -35,7 +35,7 @@ NO_MEMORY = [
     OSError(errno.ENOMEM, "Cannot allocate memory"),
     OutOfMemory(30.0),
 ]  # fmt: skip
-DEVICE_LOST = [
+DEVICE_FAILURES = [
     torch.AcceleratorError("an illegal memory access was encountered"),
     RuntimeError("CUDA error: an illegal memory access was encountered"),
     RuntimeError("CUDA error: device-side assert triggered"),
@@ -55,41 +55,41 @@ NEITHER = [
 ]
 
 
-@pytest.mark.parametrize("failure", NO_MEMORY, ids=repr)
-def test_no_memory_is_recognised_and_is_not_the_loss_of_the_device(failure):
+@pytest.mark.parametrize("failure", OUT_OF_MEMORY, ids=repr)
+def test_out_of_memory_is_recognised_and_is_not_a_device_failure(failure):
     assert is_out_of_memory(failure)
     assert not is_device_failure(failure)
 
 
-@pytest.mark.parametrize("failure", DEVICE_LOST, ids=repr)
-def test_a_lost_device_is_recognised_and_is_not_a_lack_of_memory(failure):
+@pytest.mark.parametrize("failure", DEVICE_FAILURES, ids=repr)
+def test_a_device_failure_is_recognised_and_is_not_out_of_memory(failure):
     assert is_device_failure(failure)
     assert not is_out_of_memory(failure)
 
 
 @pytest.mark.parametrize("failure", NEITHER, ids=repr)
-def test_anything_else_is_neither(failure):
+def test_other_exceptions_are_neither(failure):
     assert not is_out_of_memory(failure)
     assert not is_device_failure(failure)
 
 
 @pytest.mark.parametrize("allocate", [torch.empty, np.empty])
-def test_what_this_machine_raises_is_recognised(allocate):
+def test_out_of_memory_on_this_machine_is_recognised(allocate):
     with pytest.raises((RuntimeError, MemoryError)) as raised:
         allocate(1 << 56)
     assert is_out_of_memory(raised.value)
 
 
-@pytest.mark.parametrize("failure", NO_MEMORY[:-1], ids=repr)
-def test_no_memory_is_translated_with_its_cause(failure):
+@pytest.mark.parametrize("failure", OUT_OF_MEMORY[:-1], ids=repr)
+def test_out_of_memory_is_translated_with_its_cause(failure):
     with pytest.raises(OutOfMemory) as raised, translate_out_of_memory(4.0):
         raise failure
     assert raised.value.facts == {"seconds": 4.0}
     assert raised.value.__cause__ is failure
 
 
-@pytest.mark.parametrize("failure", [*DEVICE_LOST, *NEITHER, OutOfMemory(7.0)], ids=repr)
-def test_everything_else_passes_as_it_is(failure):
+@pytest.mark.parametrize("failure", [*DEVICE_FAILURES, *NEITHER, OutOfMemory(7.0)], ids=repr)
+def test_other_exceptions_propagate_unchanged(failure):
     with pytest.raises(type(failure)) as raised, translate_out_of_memory(4.0):
         raise failure
     assert raised.value is failure
@@ -99,7 +99,7 @@ def compute(held):
     """Raises with a tensor in a frame that a cycle keeps: its variable is in its own traceback."""
     states = torch.zeros(1000)
     held.append(weakref.ref(states))
-    failure = torch.OutOfMemoryError(f"no memory after {len(states)}")
+    failure = torch.OutOfMemoryError(f"out of memory with {len(states)}")
     raise failure
 
 
@@ -113,7 +113,7 @@ def attempt(held):
         raise OutOfMemory(float(len(states)))  # noqa: B904  # raised during, not from
 
 
-def test_a_failure_without_trace_keeps_nothing_for_any_chain():
+def test_clear_tracebacks_releases_the_frames_of_chained_exceptions():
     held = []
     gc.disable()
     try:
@@ -130,14 +130,14 @@ def test_a_failure_without_trace_keeps_nothing_for_any_chain():
         gc.enable()
 
 
-def test_failures_that_cause_each_other_end():
+def test_clear_tracebacks_terminates_for_cyclic_causes():
     one, other = RuntimeError("one"), RuntimeError("other")
     one.__cause__, other.__context__ = other, one
     clear_tracebacks(one)
     assert other.__context__ is None
 
 
-def test_failures_are_distinguished_without_torch():
+def test_classification_works_without_torch():
     code = (
         "import sys\n"
         "from parakeet_worker.engine import failures\n"

@@ -10,20 +10,20 @@ from parakeet_worker.errors import WeightsCorrupt, WeightsUnsupported
 from tiny_model import PIECES, config, write_nemo, write_safetensors
 
 
-def test_a_nemo_file_and_a_safetensors_folder_give_one_model(tmp_path: Path) -> None:
+def test_a_nemo_file_and_a_safetensors_folder_give_equal_checkpoints(tmp_path: Path) -> None:
     nemo = checkpoint.read_checkpoint(write_nemo(tmp_path / "tiny.nemo"))
     folder = checkpoint.read_checkpoint(write_safetensors(tmp_path / "tiny"))
     assert folder.vocabulary == nemo.vocabulary
     assert folder.vocabulary.pieces == PIECES
     assert (folder.durations, folder.max_symbols) == (nemo.durations, nemo.max_symbols)
-    theirs = {name.replace("joint_net.1", "joint_net.2") for name in folder.weights}
-    ours = {name for name in nemo.weights if not name.startswith("preprocessor.")}
-    assert theirs == ours
+    folder_names = {name.replace("joint_net.1", "joint_net.2") for name in folder.weights}
+    nemo_names = {name for name in nemo.weights if not name.startswith("preprocessor.")}
+    assert folder_names == nemo_names
     for name, tensor in folder.weights.items():
         assert torch.equal(tensor, nemo.weights[name.replace("joint_net.1", "joint_net.2")])
 
 
-def test_the_pieces_come_from_the_added_tokens_too() -> None:
+def test_added_tokens_are_part_of_the_vocabulary() -> None:
     pieces = checkpoint._pieces(
         {"model": {"vocab": {"▁a": 1, "b": 2}}, "added_tokens": [{"id": 0, "content": "<unk>"}]}, 3
     )
@@ -35,14 +35,14 @@ def test_a_unigram_vocabulary_is_a_list_of_pairs() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a tar", b"PK\x03\x04zip?"])
-def test_a_file_that_is_no_checkpoint_is_corrupt(tmp_path: Path, content: bytes) -> None:
+def test_a_file_of_another_kind_is_corrupt(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.nemo"
     path.write_bytes(content)
     with pytest.raises(WeightsCorrupt, match=r"broken\.nemo"):
         checkpoint.read_checkpoint(path)
 
 
-def test_a_nemo_file_that_was_cut_off_is_corrupt(tmp_path: Path) -> None:
+def test_a_truncated_nemo_file_is_corrupt(tmp_path: Path) -> None:
     path = write_nemo(tmp_path / "tiny.nemo")
     path.write_bytes(path.read_bytes()[:30_000])
     with pytest.raises(WeightsCorrupt):
@@ -73,7 +73,7 @@ def test_a_folder_with_a_broken_file_is_corrupt(tmp_path: Path, name: str) -> No
         ("decoding", {"durations": [0, 1, 2.5]}),
     ],
 )
-def test_another_way_of_decoding_is_refused(
+def test_an_unsupported_decoding_is_rejected(
     tmp_path: Path, section: str, change: dict[str, Any]
 ) -> None:
     sections = config()
@@ -83,9 +83,7 @@ def test_another_way_of_decoding_is_refused(
 
 
 @pytest.mark.parametrize("change", [{"convolution_bias": True}, {"hidden_act": "gelu"}])
-def test_a_folder_of_another_architecture_is_refused(
-    tmp_path: Path, change: dict[str, Any]
-) -> None:
+def test_another_architecture_is_rejected(tmp_path: Path, change: dict[str, Any]) -> None:
     import json
 
     folder = write_safetensors(tmp_path / "tiny")

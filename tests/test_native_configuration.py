@@ -62,7 +62,7 @@ def changed(section: str, key: str, value: object) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_family_is_understood(model: str) -> None:
+def test_every_model_of_the_family_is_supported(model: str) -> None:
     understood(nemo_config(model))
 
 
@@ -91,13 +91,13 @@ def test_the_sizes_of_v3_are_read() -> None:
     assert getattr(vocabulary, "blank", None) == 8192
 
 
-def test_a_decoding_section_that_nemo_filled_in_means_the_same() -> None:
+def test_a_decoding_section_with_nemos_defaults_is_equal() -> None:
     config = nemo_config(V3)
     config["decoding"] = decoding_as_changed()
     assert understood(config) == understood(nemo_config(V3))
 
 
-def test_the_limit_of_symbols_is_read_under_both_of_its_names() -> None:
+def test_max_symbols_is_read_under_both_names() -> None:
     config = nemo_config(V3)
     config["decoding"]["greedy"] = {"max_symbols_per_step": 7}
     assert checkpoint._from_nemo(config, Path("v3.nemo"), {}).max_symbols == 7
@@ -202,25 +202,27 @@ def flat(table: Mapping[str, Mapping[str, object]]) -> list[tuple[str, str, obje
 
 
 @pytest.mark.parametrize(("section", "key", "value"), flat(REFUSED))
-def test_what_is_not_implemented_is_refused_by_name(section: str, key: str, value: object) -> None:
+def test_the_error_names_the_unsupported_option(section: str, key: str, value: object) -> None:
     with pytest.raises(WeightsUnsupported, match=f"{section}.{key}".replace(".", r"\.")):
         understood(changed(section, key, value))
 
 
 @pytest.mark.parametrize(("section", "key", "value"), flat(HONOURED))
-def test_what_is_implemented_makes_a_difference(section: str, key: str, value: object) -> None:
+def test_supported_options_change_the_configuration(section: str, key: str, value: object) -> None:
     assert understood(changed(section, key, value)) != understood(nemo_config(V3))
 
 
 @pytest.mark.parametrize(("section", "key", "value"), flat(WITHOUT_EFFECT))
-def test_what_acts_in_training_alone_makes_none(section: str, key: str, value: object) -> None:
+def test_training_options_do_not_change_the_configuration(
+    section: str, key: str, value: object
+) -> None:
     assert understood(changed(section, key, value)) == understood(nemo_config(V3))
 
 
 @pytest.mark.parametrize(
     "section", ["preprocessor", "encoder", "decoder", "decoder.prednet", "joint", "joint.jointnet"]
 )
-def test_no_option_of_v3_is_left_out_of_the_tables(section: str) -> None:
+def test_the_tables_contain_every_option_of_v3(section: str) -> None:
     inside = nemo_config(V3)
     for name in section.split("."):
         inside = inside[name]
@@ -230,7 +232,7 @@ def test_no_option_of_v3_is_left_out_of_the_tables(section: str) -> None:
 
 
 @pytest.mark.parametrize("section", ["preprocessor", "encoder", "decoder", "joint"])
-def test_another_class_or_a_new_option_is_refused(section: str) -> None:
+def test_another_class_or_a_new_option_is_rejected(section: str) -> None:
     with pytest.raises(WeightsUnsupported, match=rf"{section}\._target_"):
         understood(changed(section, "_target_", "nemo.collections.asr.modules.Another"))
     with pytest.raises(WeightsUnsupported, match=rf"{section}\.of_tomorrow"):
@@ -261,7 +263,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_folder_of_v3_means_the_same_as_its_nemo_file(folder: Path) -> None:
+def test_the_folder_of_v3_equals_its_nemo_file(folder: Path) -> None:
     read = checkpoint.read_checkpoint(folder)
     nemo = checkpoint._from_nemo(nemo_config(V3), Path("v3.nemo"), {})
     assert FeaturesConfig.from_nemo(read.preprocessor) == FeaturesConfig.from_nemo(
@@ -287,7 +289,7 @@ def test_the_folder_of_v3_means_the_same_as_its_nemo_file(folder: Path) -> None:
         ("sliding_window", [128, 128]),
     ],
 )
-def test_another_encoder_in_the_folder_is_refused(folder: Path, key: str, value: object) -> None:
+def test_another_encoder_in_the_folder_is_rejected(folder: Path, key: str, value: object) -> None:
     config = json.loads(V3_CONFIG)
     config["encoder_config"][key] = value
     (folder / "config.json").write_text(json.dumps(config))
@@ -295,7 +297,7 @@ def test_another_encoder_in_the_folder_is_refused(folder: Path, key: str, value:
         checkpoint.read_checkpoint(folder)
 
 
-def test_the_weights_of_v3_fill_the_published_file_to_the_byte() -> None:
+def test_the_weights_of_v3_have_the_size_of_the_published_file() -> None:
     """So every name, shape and type that the engine looks for is in it, and nothing else is.
 
     A `safetensors` file is the length of its header, the header, and the tensors.
@@ -334,7 +336,7 @@ def header_of(tensors: Mapping[str, torch.Tensor]) -> tuple[str, int]:
     return json.dumps(entries, separators=(",", ":")), end
 
 
-def test_counters_of_batch_norm_may_be_missing() -> None:
+def test_batch_norm_counters_are_optional() -> None:
     """They count training steps; a relative of v3 may have been saved without them."""
     encoder = Encoder.from_config(tiny_config()["encoder"])
     weights = {

@@ -26,7 +26,7 @@ def test_an_utterance_has_the_same_states_alone_and_padded_in_a_batch(encoder: E
     lengths = torch.tensor([200, 77, 9, 1])
     mels = torch.randn(4, 80, 201)
     for row, length in enumerate(lengths.tolist()):
-        mels[row, :, length:] = 1e3 if row else 0.0  # whatever stands in the padding is not heard
+        mels[row, :, length:] = 1e3 if row else 0.0  # padding must not affect the states
     together, valid = encoder(mels, lengths)
     assert valid.tolist() == [25, 10, 2, 1]
     for row, length in enumerate(lengths.tolist()):
@@ -36,7 +36,7 @@ def test_an_utterance_has_the_same_states_alone_and_padded_in_a_batch(encoder: E
 
 
 @torch.inference_mode()
-def test_an_empty_row_in_a_batch_makes_no_nan(encoder: Encoder) -> None:
+def test_an_empty_row_gives_no_nan(encoder: Encoder) -> None:
     states, valid = encoder(torch.randn(2, 80, 50), torch.tensor([50, 0]))
     assert valid.tolist() == [7, 0]
     assert torch.isfinite(states).all()
@@ -49,7 +49,7 @@ def test_shifting_puts_the_score_of_each_distance_at_its_key() -> None:
     assert torch.equal(_shift(distances.clone())[0, 0], expected.float())
 
 
-def test_positions_run_from_the_farthest_key_before_to_the_farthest_after() -> None:
+def test_positions_are_ordered_from_the_first_key_to_the_last() -> None:
     table = relative_positions(3, 4)
     assert table.shape == (5, 4)
     assert torch.allclose(table[2], torch.tensor([0.0, 1.0, 0.0, 1.0]))
@@ -108,14 +108,14 @@ def _plain_attention(attention: Any, states: Tensor, width: int) -> Tensor:
         ("some_new_option", True),
     ],
 )
-def test_an_option_that_is_not_implemented_is_refused(key: str, value: Any) -> None:
+def test_an_unsupported_option_is_rejected(key: str, value: Any) -> None:
     with pytest.raises(WeightsUnsupported, match=f"encoder.{key}"):
         Encoder.from_config(config()["encoder"] | {key: value})
 
 
 @pytest.mark.parametrize("options", [{"use_bias": True}, {"xscaling": True}])
 @torch.inference_mode()
-def test_biases_and_input_scaling_are_honoured(options: dict[str, Any]) -> None:
+def test_biases_and_input_scaling_change_the_states(options: dict[str, Any]) -> None:
     torch.manual_seed(3)
     plain = Encoder.from_config(config()["encoder"]).eval()
     torch.manual_seed(3)

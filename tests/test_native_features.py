@@ -37,7 +37,7 @@ def test_every_band_has_zero_mean_and_unit_unbiased_deviation(features: Features
     assert torch.allclose(valid.std(dim=1), torch.ones(80), atol=1e-3)
 
 
-def test_a_tone_is_loudest_in_the_band_around_its_pitch(features: Features) -> None:
+def test_a_tone_has_its_maximum_in_the_band_of_its_frequency(features: Features) -> None:
     time = torch.arange(16_000) / 16_000
     power = features.fb[0] @ torch.fft.rfft(torch.sin(2 * math.pi * 1000 * time)[:512]).abs().pow(2)
     filters = features.fb[0]
@@ -72,6 +72,6 @@ def test_the_shortest_audio_gives_finite_features(features: Features, length: in
         ("some_new_option", 1),
     ],
 )
-def test_an_option_that_is_not_implemented_is_refused(key: str, value: Any) -> None:
+def test_an_unsupported_option_is_rejected(key: str, value: Any) -> None:
     with pytest.raises(WeightsUnsupported, match=f"preprocessor.{key}"):
         Features.from_config(config()["preprocessor"] | {key: value})

@@ -32,7 +32,7 @@ LENGTHS = [[1], [3000], [777, 400, 9, 1], [256, 255], [257, 0], [1025]]
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("options", [{}, {"use_bias": True, "xscaling": True}, {"n_heads": 2}])
 @torch.inference_mode()
-def test_the_fused_encoder_gives_the_states_of_the_plain_one(
+def test_the_fused_encoder_equals_the_reference(
     lengths: list[int], options: dict[str, Any]
 ) -> None:
     plain = plain_encoder(**options)
@@ -48,7 +48,7 @@ def test_the_fused_encoder_gives_the_states_of_the_plain_one(
 
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.BF16])
 @torch.inference_mode()
-def test_a_smaller_precision_stays_near(precision: Precision) -> None:
+def test_a_lower_precision_is_close_to_the_reference(precision: Precision) -> None:
     plain = plain_encoder()
     torch.manual_seed(0)
     mels, valid = torch.randn(1, 80, 500), torch.tensor([500])
@@ -59,7 +59,7 @@ def test_a_smaller_precision_stays_near(precision: Precision) -> None:
 
 
 @torch.inference_mode()
-def test_positions_grow_with_the_longest_utterance_and_serve_the_shorter() -> None:
+def test_cached_positions_grow_and_are_shared_by_shorter_utterances() -> None:
     plain = plain_encoder()
     fused = FusedEncoder(fold(plain, Precision.FP32), plain.config, Precision.FP32, CPU)
     torch.manual_seed(0)
@@ -70,7 +70,7 @@ def test_positions_grow_with_the_longest_utterance_and_serve_the_shorter() -> No
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attention_written_out_equals_the_fused_one(dtype: torch.dtype) -> None:
+def test_unfused_attention_equals_the_fused_one(dtype: torch.dtype) -> None:
     """Keys that are masked by a finite floor, in one row all of them."""
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 2, 4, 13, 8).to(dtype)
@@ -80,7 +80,7 @@ def test_attention_written_out_equals_the_fused_one(dtype: torch.dtype) -> None:
     expected = torch.nn.functional.scaled_dot_product_attention(
         query, key, value, attn_mask=bias, scale=1.0
     )
-    found = attend_unfused(query, key, value, bias)
+    attended = attend_unfused(query, key, value, bias)
     assert torch.allclose(
-        found.float(), expected.float(), atol=2e-5 if dtype.itemsize == 4 else 2e-2
+        attended.float(), expected.float(), atol=2e-5 if dtype.itemsize == 4 else 2e-2
     )

@@ -28,41 +28,37 @@ PRECISIONS = (Precision.FP32, Precision.BF16, Precision.INT8)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_what_was_kept_says_the_same_as_what_was_just_converted(
-    tmp_path: Path, precision: Precision
-) -> None:
-    converted = prepack(checkpoints.read_checkpoint(write_nemo(tmp_path / "tiny.nemo")), precision)
-    save_prepacked(converted, tmp_path / "kept.safetensors")
-    again = load_prepacked(tmp_path / "kept.safetensors")
-    assert (tmp_path / "kept.safetensors").stat().st_mode & 0o777 == 0o644
+def test_a_loaded_model_equals_the_saved_one(tmp_path: Path, precision: Precision) -> None:
+    model = prepack(checkpoints.read_checkpoint(write_nemo(tmp_path / "tiny.nemo")), precision)
+    save_prepacked(model, tmp_path / "loaded.safetensors")
+    again = load_prepacked(tmp_path / "loaded.safetensors")
+    assert (tmp_path / "loaded.safetensors").stat().st_mode & 0o777 == 0o644
     assert again.precision is precision
-    assert again.vocabulary == converted.vocabulary
-    assert again.durations == converted.durations
-    assert again.tensors.keys() == converted.tensors.keys()
-    for name, tensor in converted.tensors.items():
+    assert again.vocabulary == model.vocabulary
+    assert again.durations == model.durations
+    assert again.tensors.keys() == model.tensors.keys()
+    for name, tensor in model.tensors.items():
         assert torch.equal(again.tensors[name], tensor), name
         assert again.tensors[name].dtype == tensor.dtype, name
     clips = [noise(2.0, level=0.1), noise(0.7, level=0.1)]
-    made, kept = (NativeEngine(model, CPU) for model in (converted, again))
+    made, loaded = (NativeEngine(one, CPU) for one in (model, again))
     for batch in (clips, clips[:1], clips[1:]):
-        heard = made.transcribe(batch)
-        assert kept.transcribe(batch) == heard
-        assert any(hypothesis.tokens for hypothesis in heard)
+        hypotheses = made.transcribe(batch)
+        assert loaded.transcribe(batch) == hypotheses
+        assert any(hypothesis.tokens for hypothesis in hypotheses)
 
 
-def test_what_is_kept_is_read_where_it_lies_and_begins_as_new_memory_does(tmp_path: Path) -> None:
-    converted = prepack(
-        checkpoints.read_checkpoint(write_nemo(tmp_path / "tiny.nemo")), Precision.INT8
-    )
-    save_prepacked(converted, tmp_path / "kept.safetensors")
-    tensors = load_prepacked(tmp_path / "kept.safetensors").tensors
+def test_a_loaded_model_is_mapped_and_aligned(tmp_path: Path) -> None:
+    model = prepack(checkpoints.read_checkpoint(write_nemo(tmp_path / "tiny.nemo")), Precision.INT8)
+    save_prepacked(model, tmp_path / "loaded.safetensors")
+    tensors = load_prepacked(tmp_path / "loaded.safetensors").tensors
     assert all(tensor.data_ptr() % ALIGNMENT == 0 for tensor in tensors.values())
     whole = [tensor for tensor in tensors.values() if tensor.nbytes % ALIGNMENT == 0]
     assert sum(tensor.nbytes for tensor in whole) > 0.9 * sum(
         tensor.nbytes for tensor in tensors.values()
     )
     maps = Path("/proc/self/maps").read_text().splitlines()
-    spans = [line.split()[0].split("-") for line in maps if "kept.safetensors" in line]
+    spans = [line.split()[0].split("-") for line in maps if "loaded.safetensors" in line]
     mapped = [range(int(first, 16), int(after, 16)) for first, after in spans]
     assert all(any(tensor.data_ptr() in span for span in mapped) for tensor in whole)
 
@@ -82,14 +78,14 @@ def states(path):
 
 nemo, exact, mine, of_another = sys.argv[1:]
 prepack_file(Path(nemo), Precision.INT8, Path(mine))
-wanted = states(exact)
+expected = states(exact)
 for path in (mine, of_another):
-    print(((states(path) - wanted).norm() / wanted.norm()).item())
+    print(((states(path) - expected).norm() / expected.norm()).item())
 """
 
 
 @pytest.mark.parametrize("limit", ["AVX512_CORE", "AVX2"])
-def test_a_model_that_was_converted_on_another_processor_is_right_on_this_one(
+def test_a_model_converted_with_other_cpu_instructions_is_right_on_this_cpu(
     tmp_path: Path, limit: str
 ) -> None:
     """A volume is shared, and an image is baked, by machines with VNNI and without."""
@@ -97,87 +93,85 @@ def test_a_model_that_was_converted_on_another_processor_is_right_on_this_one(
     here, there, exact = (tmp_path / f"{name}.safetensors" for name in ("here", "there", "exact"))
     prepack_file(nemo, Precision.INT8, here)
     prepack_file(nemo, Precision.FP32, exact)
-    told = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", IN_ANOTHER_PROCESS, str(nemo), str(exact), str(there), str(here)],
         env=os.environ | {"ONEDNN_MAX_CPU_ISA": limit, "PYTHONPATH": str(Path(__file__).parent)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert told.returncode == 0, told.stderr
-    errors = [float(error) for error in told.stdout.split()]
+    assert completed.returncode == 0, completed.stderr
+    errors = [float(error) for error in completed.stdout.split()]
     assert len(errors) == 2
     assert all(0 < error < 0.02 for error in errors)
     assert there.read_bytes() == here.read_bytes()
 
 
-def test_a_converted_file_is_opened_in_the_place_of_what_it_was_made_from(tmp_path: Path) -> None:
+def test_a_prepacked_file_is_loaded_instead_of_its_checkpoint(tmp_path: Path) -> None:
     source, clips = write_nemo(tmp_path / "tiny.nemo"), [noise(2.0, level=0.1)]
     prepack_file(source, Precision.BF16, tmp_path / "model" / "prepacked.safetensors")
-    wanted = NativeEngine.open(source, device="cpu", precision="bf16")
+    expected = NativeEngine.open(source, device="cpu", precision="bf16")
     served = NativeEngine.open(tmp_path / "model" / "prepacked.safetensors", device="cpu")
-    assert str(served) == str(wanted)
-    assert served.transcribe(clips) == wanted.transcribe(clips)
-    with pytest.raises(InvalidSetting, match="was converted to bf16"):
+    assert str(served) == str(expected)
+    assert served.transcribe(clips) == expected.transcribe(clips)
+    with pytest.raises(InvalidSetting, match="was model to bf16"):
         NativeEngine.open(tmp_path / "model" / "prepacked.safetensors", "cpu", precision="fp32")
 
 
-def test_a_file_of_another_kind_is_not_opened_as_a_converted_one(tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_not_loaded_as_prepacked(tmp_path: Path) -> None:
     folder = write_safetensors(tmp_path / "tiny")
     with pytest.raises(WeightsCorrupt, match=r"model\.safetensors"):
         NativeEngine.open(folder / "model.safetensors", "cpu")
 
 
 @pytest.mark.parametrize("make", [write_nemo, write_safetensors])
-def test_the_second_start_reads_the_kept_file_alone(tmp_path: Path, make) -> None:
+def test_the_second_start_reads_the_cached_file_only(tmp_path: Path, make) -> None:
     source = make(tmp_path / "tiny.nemo")
-    first = open_prepacked(source, Precision.FP32, tmp_path / "kept")
-    # What is mapped into memory would change with the file.
+    first = open_prepacked(source, Precision.FP32, tmp_path / "cache")
+    # A mapped tensor would change with the file.
     before = {name: tensor.clone() for name, tensor in first.tensors.items()}
     for file in source.iterdir() if source.is_dir() else [source]:
         was = file.stat()
         file.write_bytes(bytes(was.st_size))
         os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
-    second = open_prepacked(source, Precision.FP32, tmp_path / "kept")
+    second = open_prepacked(source, Precision.FP32, tmp_path / "cache")
     assert all(torch.equal(second.tensors[name], before[name]) for name in before)
     with pytest.raises(WeightsCorrupt):
-        open_prepacked(source, Precision.INT8, tmp_path / "kept")
+        open_prepacked(source, Precision.INT8, tmp_path / "cache")
 
 
-def test_another_state_of_the_checkpoint_is_converted_anew(tmp_path: Path) -> None:
+def test_a_changed_checkpoint_is_converted_again(tmp_path: Path) -> None:
     source = write_nemo(tmp_path / "tiny.nemo")
-    first = open_prepacked(source, Precision.FP32, tmp_path / "kept")
+    first = open_prepacked(source, Precision.FP32, tmp_path / "cache")
     write_nemo(source, tensors=weights(config(), seed=1))
     os.utime(source, (1, 1))
-    second = open_prepacked(source, Precision.FP32, tmp_path / "kept")
+    second = open_prepacked(source, Precision.FP32, tmp_path / "cache")
     assert not torch.equal(second.tensors["joint.enc.weight"], first.tensors["joint.enc.weight"])
-    assert len(list((tmp_path / "kept").iterdir())) == 2
+    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 7, 5000])
-def test_a_kept_file_that_was_cut_off_is_made_again_and_said_so(
+def test_a_truncated_cached_file_is_replaced_with_a_warning(
     tmp_path: Path, kept_bytes: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = write_nemo(tmp_path / "tiny.nemo")
-    first = open_prepacked(source, Precision.FP32, tmp_path / "kept")
-    (kept,) = (tmp_path / "kept").iterdir()
-    whole = kept.read_bytes()
-    kept.unlink()
-    kept.write_bytes(whole[:kept_bytes])
-    second = open_prepacked(source, Precision.FP32, tmp_path / "kept")
+    first = open_prepacked(source, Precision.FP32, tmp_path / "cache")
+    (cached,) = (tmp_path / "cache").iterdir()
+    whole = cached.read_bytes()
+    cached.unlink()
+    cached.write_bytes(whole[:kept_bytes])
+    second = open_prepacked(source, Precision.FP32, tmp_path / "cache")
     assert "converting again" in caplog.text
     assert torch.equal(second.tensors["joint.enc.weight"], first.tensors["joint.enc.weight"])
-    assert kept.read_bytes() == whole
+    assert cached.read_bytes() == whole
 
 
-def test_a_folder_that_cannot_be_written_to_costs_a_warning_only(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_read_only_cache_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = write_nemo(tmp_path / "tiny.nemo")
     (tmp_path / "file").write_text("no folder")
     assert open_prepacked(source, Precision.FP32, tmp_path / "file").tensors
-    assert "cannot cache the converted model" in caplog.text
+    assert "cannot cache the model model" in caplog.text
 
 
-def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
     source = write_nemo(tmp_path / "tiny.nemo")
     script = (
         "import sys; from pathlib import Path; "
@@ -190,21 +184,21 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 
     done = subprocess.run(
-        [sys.executable, "-c", script, str(source), str(tmp_path / "kept")],
+        [sys.executable, "-c", script, str(source), str(tmp_path / "cache")],
         preexec_fn=limited, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "cannot cache the converted model" in done.stderr
-    assert list((tmp_path / "kept").iterdir()) == []
+    assert "cannot cache the model model" in done.stderr
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_the_header_of_a_stranger_is_refused(tmp_path: Path) -> None:
+def test_a_foreign_header_is_corrupt(tmp_path: Path) -> None:
     folder = write_safetensors(tmp_path / "tiny")
     with pytest.raises(WeightsCorrupt, match=r"model\.safetensors"):
         load_prepacked(folder / "model.safetensors")
 
 
-def test_a_missing_an_unknown_and_a_misshapen_weight_are_named_with_the_file(
+def test_errors_name_missing_unknown_and_misshapen_weights_and_the_file(
     tmp_path: Path,
 ) -> None:
     name = "encoder.layers.1.self_attn.linear_q.weight"
@@ -224,7 +218,7 @@ def test_a_missing_an_unknown_and_a_misshapen_weight_are_named_with_the_file(
         assert raised.value.facts == {"path": str(path), "key": changed}
 
 
-def test_an_option_and_a_part_that_are_not_implemented_are_named_with_the_file(
+def test_errors_name_unsupported_options_and_modules_and_the_file(
     tmp_path: Path,
 ) -> None:
     sections = config()
@@ -236,11 +230,11 @@ def test_an_option_and_a_part_that_are_not_implemented_are_named_with_the_file(
     assert str(path) in str(raised.value)
 
 
-def test_a_checkpoint_in_half_precision_is_served_in_any(tmp_path: Path) -> None:
+def test_a_checkpoint_in_half_precision_converts_to_any_precision(tmp_path: Path) -> None:
     halves = {
         name: tensor.half() if tensor.is_floating_point() else tensor
         for name, tensor in weights(config()).items()
     }
     path = write_nemo(tmp_path / "half.nemo", tensors=halves)
-    (heard,) = NativeEngine.open(path, "cpu", "fp32").transcribe([noise(2.0, level=0.1)])
-    assert heard.tokens
+    (hypotheses,) = NativeEngine.open(path, "cpu", "fp32").transcribe([noise(2.0, level=0.1)])
+    assert hypotheses.tokens

@@ -1,4 +1,4 @@
-"""Eight end-to-end cases on real speech with the demo checkpoint."""
+"""End-to-end cases of the queue handler on recorded speech with the demo checkpoint."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from speech import SAMPLES, Sample, all_samples, sample
 
 Answer = dict[str, Any]
 
-# The demo checkpoint has errors in 3.4 % of the long sample's words.
+# The demo checkpoint has a WER of 3.4 % on the long sample.
 MAX_LONG_WORD_ERROR_RATE = 0.07
 
 
@@ -94,9 +94,9 @@ async def test_timestamp_flag_true(handle: Handler) -> None:
             assert 0 <= entry["start"] <= entry["end"] <= spoken.seconds
     words = answer["timestamps"]["word"]
     assert " ".join(word["word"] for word in words) == answer["text"]
-    for word, reference in zip(words, spoken.words, strict=True):
-        assert word["start"] == pytest.approx(reference["start"], abs=0.2)
-        assert word["end"] == pytest.approx(reference["end"], abs=0.3)
+    for word, expected in zip(words, spoken.words, strict=True):
+        assert word["start"] == pytest.approx(expected["start"], abs=0.2)
+        assert word["end"] == pytest.approx(expected["end"], abs=0.3)
 
 
 async def test_multi_language(handle: Handler) -> None:
@@ -105,10 +105,10 @@ async def test_multi_language(handle: Handler) -> None:
     inputs = [{"audio_base64": entry.base64} for entry in short]
     answers = await handle({"id": "job", "input": {"inputs": inputs}})
     assert isinstance(answers, list)
-    transcripts = {
+    texts = {
         entry.language: answer.get("text") for entry, answer in zip(short, answers, strict=True)
     }
-    assert transcripts == {entry.language: entry.text for entry in short}
+    assert texts == {entry.language: entry.text for entry in short}
 
 
 async def test_long_audio(handle: Handler) -> None:
@@ -136,12 +136,12 @@ def spoken_samples() -> list[Sample]:
     return [entry for entry in all_samples() if entry.language]
 
 
-def word_errors(reference: list[str], transcripts: list[str]) -> int:
+def word_errors(expected: list[str], texts: list[str]) -> int:
     """Word-level edit distance."""
-    row = list(range(len(transcripts) + 1))
-    for at, word in enumerate(reference, start=1):
+    row = list(range(len(texts) + 1))
+    for at, word in enumerate(expected, start=1):
         before, row[0] = row[0], at
-        for other, guess in enumerate(transcripts, start=1):
+        for other, guess in enumerate(texts, start=1):
             cost = before + (word != guess)
             before, row[other] = row[other], min(cost, row[other] + 1, row[other - 1] + 1)
     return row[-1]

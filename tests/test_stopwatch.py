@@ -11,18 +11,18 @@ async def answer(value: int = 7) -> int:
     return value
 
 
-async def test_a_timed_stage_gives_what_it_would_give_untimed():
+async def test_timed_returns_the_result_of_the_stage():
     assert await Stopwatch().timed("fetch", answer(3)) == 3
 
 
-async def test_stages_are_in_order_of_their_first_use_and_the_total_is_last():
+async def test_stages_are_in_order_of_first_use_with_the_total_last():
     watch = Stopwatch()
     for stage in ("fetch", "decode", "recognize", "decode", "fetch"):
         await watch.timed(stage, answer())
     assert list(watch.seconds) == ["fetch", "decode", "recognize", "total"]
 
 
-async def test_the_seconds_of_a_stage_add_up():
+async def test_the_seconds_of_a_stage_accumulate():
     watch = Stopwatch()
     began = time.monotonic()
     for _ in range(3):
@@ -42,12 +42,12 @@ async def test_time_between_stages_counts_for_the_total_only():
     assert after["total"] > before["total"]
 
 
-async def test_a_stage_that_fails_is_counted_and_its_error_passes():
+async def test_a_failing_stage_is_counted_and_its_error_propagates():
     async def fail() -> None:
-        raise LookupError("failed")
+        raise LookupError("missing")
 
     watch = Stopwatch()
-    with pytest.raises(LookupError, match="failed"):
+    with pytest.raises(LookupError, match="missing"):
         await watch.timed("fetch", fail())
     assert list(watch.seconds) == ["fetch", "total"]
 
@@ -68,7 +68,7 @@ async def test_futures_can_be_timed():
     assert await Stopwatch().timed("recognize", future) == 1
 
 
-def test_the_seconds_are_json_and_belong_to_the_reader():
+def test_the_seconds_are_json_and_a_copy():
     watch = Stopwatch()
     watch.seconds["total"] = -1.0
     assert json.loads(json.dumps(watch.seconds))["total"] >= 0

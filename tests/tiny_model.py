@@ -209,6 +209,6 @@ def write_safetensors(folder: Path) -> Path:
 
 
 def _transformers_name(name: str) -> str:
-    for theirs, nemos in RENAMED:
-        name = name.replace(nemos.replace("joint_net.1.", "joint_net.2."), theirs)
+    for transformers_part, nemo_part in RENAMED:
+        name = name.replace(nemo_part.replace("joint_net.1.", "joint_net.2."), transformers_part)
     return name

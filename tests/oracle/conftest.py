@@ -1,4 +1,4 @@
-"""The models that are compared, loaded once, and what NeMo heard in every utterance."""
+"""The compared models, loaded once, and their hypotheses of every utterance."""
 
 import warnings
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-# Both warn of deprecations in each other and in what they stand on while they are imported.
+# Both raise deprecation warnings about their dependencies during import.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import nemo.collections.asr  # noqa: F401
@@ -28,7 +28,7 @@ def demo_path() -> Path:
 
 @pytest.fixture(scope="session")
 def nemo_demo(demo_path: Path) -> Any:
-    """The demo checkpoint as NeMo restores it, set to tell times and confidence."""
+    """The demo checkpoint in NeMo, configured for timestamps and confidence."""
     return nemo_models.restored(demo_path)
 
 
@@ -43,17 +43,17 @@ def spoken() -> tuple[Utterance, ...]:
 
 
 @pytest.fixture(scope="session")
-def nemo_heard(nemo_demo: Any, spoken: Sequence[Utterance]) -> list[Any]:
-    """NeMo's hypothesis of every utterance, each decoded on its own."""
-    return [nemo_models.heard(nemo_demo, utterance.samples) for utterance in spoken]
+def nemo_hypotheses(nemo_demo: Any, spoken: Sequence[Utterance]) -> list[Any]:
+    """NeMo's hypothesis of every utterance, decoded separately."""
+    return [nemo_models.transcribed(nemo_demo, utterance.samples) for utterance in spoken]
 
 
 @pytest.fixture(scope="session")
-def native_heard(native_demo: NativeEngine, spoken: Sequence[Utterance]) -> list[Hypothesis]:
+def native_hypotheses(native_demo: NativeEngine, spoken: Sequence[Utterance]) -> list[Hypothesis]:
     return native_demo.transcribe([utterance.samples for utterance in spoken])
 
 
 @pytest.fixture(scope="session")
 def tiny_nemo(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A tiny model of NeMo whose weights `nemo_models.randomise` draws."""
+    """A tiny NeMo model, whose weights `nemo_models.randomise` sets."""
     return nemo_models.tiny(tmp_path_factory.mktemp("tokenizer"))

@@ -1,4 +1,4 @@
-"""NeMo's side of the comparison: models, and what they hear, by NeMo's own code alone."""
+"""NeMo's side of the comparison: models and hypotheses, by NeMo's code only."""
 
 import copy
 from pathlib import Path
@@ -20,7 +20,7 @@ PIECES = 60
 
 
 def restored(path: Path) -> Any:
-    """A `.nemo` file as NeMo restores it, with times and confidence."""
+    """Restore a `.nemo` file in NeMo, with timestamps and confidence."""
     model = ASRModel.restore_from(str(path), map_location="cpu").eval()
     model.preprocessor.featurizer.dither = 0.0
     model.preprocessor.featurizer.pad_to = 0
@@ -31,8 +31,8 @@ def restored(path: Path) -> Any:
 def configure(model: Any, aggregation: str | None = None) -> None:
     """Greedy decoding with durations, and the plain probability as confidence.
 
-    With an `aggregation` words get times and confidence too, which NeMo cannot give to the
-    nonsense that a random model says.
+    With an `aggregation`, words have timestamps and confidence too, which NeMo cannot compute for
+    the output of a random model.
     """
     section = copy.deepcopy(model.cfg.decoding)
     with open_dict(section):
@@ -49,8 +49,8 @@ def configure(model: Any, aggregation: str | None = None) -> None:
     model.change_decoding_strategy(section, verbose=False)
 
 
-def heard(model: Any, samples: Samples) -> Any:
-    """NeMo's hypothesis of one utterance, decoded on its own."""
+def transcribed(model: Any, samples: Samples) -> Any:
+    """NeMo's hypothesis of one utterance, decoded separately."""
     states, valid = encoded(model, samples)
     return decoded(model, states, valid)[0]
 
@@ -67,10 +67,10 @@ def encoded(model: Any, samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.inference_mode()
 def decoded(model: Any, states: torch.Tensor, valid: torch.Tensor) -> list[Any]:
-    found: list[Any] = model.decoding.rnnt_decoder_predictions_tensor(
+    hypotheses: list[Any] = model.decoding.rnnt_decoder_predictions_tensor(
         states, valid, return_hypotheses=True
     )
-    return found
+    return hypotheses
 
 
 def emissions(hypothesis: Any) -> list[tuple[int, int, int]]:

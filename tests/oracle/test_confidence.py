@@ -1,11 +1,10 @@
-"""What confidence means here and in NeMo, value by value.
+"""Confidence of the native engine and of NeMo, value by value.
 
-NeMo's confidence of a token by the method `max_prob` with `alpha` 1 is the probability p of the
-token among all n tokens and the blank, stretched so that a blind guess is 0:
-(p n - 1) / (n - 1). Ours is p itself: the two tell the same, and one is computed from the other.
-NeMo's confidence of a word is the mean, the least, the greatest or the product of its tokens'
-stretched ones. Ours is the geometric mean of the probabilities, which NeMo does not offer: it
-does not fall with the number of pieces, as a product does, and one doubtful piece lowers it
+NeMo's token confidence (`max_prob`, `alpha` 1) is the probability p of the token among n
+classes, rescaled so that the uniform probability is 0: (p n - 1) / (n - 1). The native one is p;
+each follows from the other. NeMo's word confidence is the mean, minimum, maximum or product of its
+tokens' confidences. The native one is the geometric mean of the probabilities, which NeMo does not
+have: it does not fall with the number of tokens, as a product does, and one doubtful token lowers it
 further than a mean.
 """
 
@@ -28,8 +27,8 @@ Floats = NDArray[np.float64]
 AGGREGATIONS = {"mean": np.mean, "min": np.min, "max": np.max, "prod": np.prod}
 
 
-def stretched(probabilities: Floats, outcomes: int) -> Floats:
-    return (probabilities * outcomes - 1) / (outcomes - 1)
+def rescaled(probabilities: Floats, classes: int) -> Floats:
+    return (probabilities * classes - 1) / (classes - 1)
 
 
 def probabilities(word: transcript.Word) -> Floats:
@@ -40,54 +39,56 @@ def words(utterance: Utterance, hypothesis: Hypothesis) -> tuple[transcript.Word
     return transcript.stitch(Chunk(0.0, utterance.samples), hypothesis).words
 
 
-def test_nemos_confidence_of_a_token_is_its_probability_stretched(
-    nemo_demo: Any, nemo_heard: Sequence[Any], native_heard: Sequence[Hypothesis]
+def test_nemos_token_confidence_is_the_rescaled_probability(
+    nemo_demo: Any, nemo_hypotheses: Sequence[Any], native_hypotheses: Sequence[Hypothesis]
 ) -> None:
-    outcomes = nemo_demo.decoding.blank_id + 1
+    classes = nemo_demo.decoding.blank_id + 1
     compared = 0
-    for expected, hypothesis in zip(nemo_heard, native_heard, strict=True):
-        ours = np.exp([token.logprob for token in hypothesis.tokens])
-        assert stretched(ours, outcomes) == pytest.approx(expected.token_confidence, abs=1e-4)
-        compared += len(ours)
+    for expected, hypothesis in zip(nemo_hypotheses, native_hypotheses, strict=True):
+        native = np.exp([token.logprob for token in hypothesis.tokens])
+        assert rescaled(native, classes) == pytest.approx(expected.token_confidence, abs=1e-4)
+        compared += len(native)
     assert compared > 1000
 
 
 @pytest.mark.parametrize("aggregation", sorted(AGGREGATIONS))
-def test_nemos_confidence_of_a_word_follows_from_our_tokens(
+def test_nemos_word_confidence_follows_from_native_tokens(
     nemo_demo: Any,
     spoken: Sequence[Utterance],
-    native_heard: Sequence[Hypothesis],
+    native_hypotheses: Sequence[Hypothesis],
     aggregation: str,
 ) -> None:
     nemo_models.configure(nemo_demo, aggregation)
-    outcomes = nemo_demo.decoding.blank_id + 1
+    classes = nemo_demo.decoding.blank_id + 1
     compared = 0
-    for utterance, hypothesis in list(zip(spoken, native_heard, strict=True))[::10]:
-        expected = nemo_models.heard(nemo_demo, utterance.samples).word_confidence
-        ours = [
-            AGGREGATIONS[aggregation](stretched(probabilities(word), outcomes))
+    for utterance, hypothesis in list(zip(spoken, native_hypotheses, strict=True))[::10]:
+        expected = nemo_models.transcribed(nemo_demo, utterance.samples).word_confidence
+        native = [
+            AGGREGATIONS[aggregation](rescaled(probabilities(word), classes))
             for word in words(utterance, hypothesis)
         ]
-        assert ours == pytest.approx(expected, abs=1e-4)
-        compared += len(ours)
+        assert native == pytest.approx(expected, abs=1e-4)
+        compared += len(native)
     assert compared > 100
 
 
-def test_our_confidence_of_a_word_is_the_geometric_mean_of_nemos_probabilities(
+def test_native_word_confidence_is_the_geometric_mean_of_nemos_probabilities(
     nemo_demo: Any,
     spoken: Sequence[Utterance],
-    nemo_heard: Sequence[Any],
-    native_heard: Sequence[Hypothesis],
+    nemo_hypotheses: Sequence[Any],
+    native_hypotheses: Sequence[Hypothesis],
 ) -> None:
-    outcomes = nemo_demo.decoding.blank_id + 1
+    classes = nemo_demo.decoding.blank_id + 1
     several = 0
-    for utterance, expected, hypothesis in zip(spoken, nemo_heard, native_heard, strict=True):
-        given = (np.array(expected.token_confidence) * (outcomes - 1) + 1) / outcomes
-        theirs = iter(given.tolist())
+    for utterance, expected, hypothesis in zip(
+        spoken, nemo_hypotheses, native_hypotheses, strict=True
+    ):
+        probabilities_ = (np.array(expected.token_confidence) * (classes - 1) + 1) / classes
+        reference = iter(probabilities_.tolist())
         for word in words(utterance, hypothesis):
-            parts = [next(theirs) for _ in word.tokens]
+            parts = [next(reference) for _ in word.tokens]
             assert word.confidence == pytest.approx(math.prod(parts) ** (1 / len(parts)), abs=1e-4)
             assert min(parts) - 1e-4 <= word.confidence <= np.mean(parts) + 1e-4
             several += len(parts) > 1
-        assert not list(theirs)
+        assert not list(reference)
     assert several > 300

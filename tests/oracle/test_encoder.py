@@ -64,8 +64,8 @@ def transformers(section: Section, weights: Weights) -> Encode:
 
     def encode(mels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         inside = torch.arange(mels.shape[2]) < lengths.unsqueeze(1)
-        found = encoder(mels.transpose(1, 2), attention_mask=inside)
-        return found.last_hidden_state, found.attention_mask.sum(dim=1)
+        states = encoder(mels.transpose(1, 2), attention_mask=inside)
+        return states.last_hidden_state, states.attention_mask.sum(dim=1)
 
     return encode
 
@@ -83,7 +83,7 @@ def fused(section: Section, weights: Weights) -> Encode:
 
 
 def made(build: Callable[[], Any], weights: Weights) -> Any:
-    """A module around the given weights, which are not copied."""
+    """A module on the given weights, without a copy."""
     module = build()
     module.load_state_dict(weights, assign=True)
     return module.eval()
@@ -94,8 +94,8 @@ def without_target(section: Section) -> Section:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Heard:
-    """What one encoder made of a padded batch, and of every row of it alone."""
+class Encoded:
+    """States of a padded batch, and of each of its rows alone."""
 
     together: Tensor
     valid: Tensor
@@ -103,7 +103,7 @@ class Heard:
 
 
 @torch.inference_mode()
-def heard(encode: Encode, section: Section, pieces: Sequence[Samples]) -> Heard:
+def encoded(encode: Encode, section: Section, pieces: Sequence[Samples]) -> Encoded:
     features = Features.from_config(
         tiny_model.config()["preprocessor"] | {"features": section["feat_in"]}
     )
@@ -113,15 +113,15 @@ def heard(encode: Encode, section: Section, pieces: Sequence[Samples]) -> Heard:
     together, valid = encode(mels, frames)
     alone = []
     for row, length in enumerate(frames.tolist()):
-        states, _ = encode(mels[row : row + 1, :, :length], frames[row : row + 1])
-        alone.append(states[0].float())
-    return Heard(together.float(), valid, tuple(alone))
+        row_states, _ = encode(mels[row : row + 1, :, :length], frames[row : row + 1])
+        alone.append(row_states[0].float())
+    return Encoded(together.float(), valid, tuple(alone))
 
 
 @pytest.fixture(scope="module", params=["demo", "full size", "biases and scaling", "short table"])
 def outcomes(
     request: pytest.FixtureRequest, demo_path: Path, spoken: Sequence[Utterance]
-) -> dict[str, Heard]:
+) -> dict[str, Encoded]:
     """The same weights in four encoders, one after the other: the largest are 2.4 GB each."""
     if request.param == "demo":
         read = checkpoint.read_checkpoint(demo_path)
@@ -134,11 +134,11 @@ def outcomes(
         section = tiny_model.config()["encoder"] | VARIANTS[request.param]
         weights = random_weights(section)
         pieces = [utterance.samples for utterance in spoken[::40]]
-    found = {}
+    states = {}
     for encoder in (nemo, transformers, plain, fused):
-        found[encoder.__name__] = heard(encoder(section, weights), section, pieces)
+        states[encoder.__name__] = encoded(encoder(section, weights), section, pieces)
         gc.collect()
-    return found
+    return states
 
 
 def nearest(spoken: Sequence[Utterance], seconds: float) -> Samples:
@@ -149,7 +149,7 @@ def nearest(spoken: Sequence[Utterance], seconds: float) -> Samples:
 
 @torch.no_grad()
 def random_weights(section: Section) -> Weights:
-    """As a new encoder has them, and what starts at zero or one is drawn as well."""
+    """Random weights, including those that are initialised with zero or one."""
     torch.manual_seed(0)
     weights = Encoder.from_config(section).state_dict()
     for name, tensor in weights.items():
@@ -162,33 +162,33 @@ def random_weights(section: Section) -> Weights:
     return weights
 
 
-@pytest.mark.parametrize("ours", ["plain", "fused"])
-@pytest.mark.parametrize("theirs", ["nemo", "transformers"])
+@pytest.mark.parametrize("native", ["plain", "fused"])
+@pytest.mark.parametrize("reference", ["nemo", "transformers"])
 def test_a_padded_batch_has_the_same_states(
-    outcomes: dict[str, Heard], ours: str, theirs: str
+    outcomes: dict[str, Encoded], native: str, reference: str
 ) -> None:
-    found, expected = outcomes[ours], outcomes[theirs]
-    assert found.valid.tolist() == expected.valid.tolist()
-    assert found.together.shape == expected.together.shape
-    for row, length in enumerate(found.valid.tolist()):
-        difference = found.together[row, :length] - expected.together[row, :length]
+    states, expected = outcomes[native], outcomes[reference]
+    assert states.valid.tolist() == expected.valid.tolist()
+    assert states.together.shape == expected.together.shape
+    for row, length in enumerate(states.valid.tolist()):
+        difference = states.together[row, :length] - expected.together[row, :length]
         assert difference.abs().max() < TOLERANCE
 
 
-@pytest.mark.parametrize("ours", ["plain", "fused"])
-@pytest.mark.parametrize("theirs", ["nemo", "transformers"])
+@pytest.mark.parametrize("native", ["plain", "fused"])
+@pytest.mark.parametrize("reference", ["nemo", "transformers"])
 def test_every_utterance_alone_has_the_same_states(
-    outcomes: dict[str, Heard], ours: str, theirs: str
+    outcomes: dict[str, Encoded], native: str, reference: str
 ) -> None:
-    for found, expected in zip(outcomes[ours].alone, outcomes[theirs].alone, strict=True):
-        assert found.shape == expected.shape
-        assert (found - expected).abs().max() < TOLERANCE
+    for states, expected in zip(outcomes[native].alone, outcomes[reference].alone, strict=True):
+        assert states.shape == expected.shape
+        assert (states - expected).abs().max() < TOLERANCE
 
 
-@pytest.mark.parametrize("ours", ["plain", "fused"])
+@pytest.mark.parametrize("native", ["plain", "fused"])
 def test_an_utterance_has_the_same_states_alone_and_in_a_batch(
-    outcomes: dict[str, Heard], ours: str
+    outcomes: dict[str, Encoded], native: str
 ) -> None:
-    found = outcomes[ours]
-    for row, alone in enumerate(found.alone):
-        assert (found.together[row, : len(alone)] - alone).abs().max() < TOLERANCE
+    states = outcomes[native]
+    for row, alone in enumerate(states.alone):
+        assert (states.together[row, : len(alone)] - alone).abs().max() < TOLERANCE

@@ -34,37 +34,37 @@ def batch(spoken: Sequence[Utterance]) -> list[Tensor]:
 def native(section: dict[str, Any], pieces: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     samples = pad_sequence(list(pieces), batch_first=True)
     lengths = torch.tensor([len(piece) for piece in pieces])
-    found: tuple[Tensor, Tensor] = Features.from_config(section)(samples, lengths)
-    return found
+    features: tuple[Tensor, Tensor] = Features.from_config(section)(samples, lengths)
+    return features
 
 
 def nemo(section: dict[str, Any], pieces: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     options = {key: value for key, value in section.items() if key != "_target_"}
     preprocessor = AudioToMelSpectrogramPreprocessor(**options).eval()
-    found: tuple[Tensor, Tensor] = preprocessor(
+    features: tuple[Tensor, Tensor] = preprocessor(
         input_signal=pad_sequence(list(pieces), batch_first=True),
         length=torch.tensor([len(piece) for piece in pieces]),
     )
-    return found
+    return features
 
 
 def transformers(section: dict[str, Any], pieces: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     extractor = ParakeetFeatureExtractor(feature_size=section["features"])
-    found = extractor(
+    features = extractor(
         [piece.numpy() for piece in pieces], sampling_rate=16_000, return_tensors="pt"
     )
-    return found.input_features.transpose(1, 2), found.attention_mask.sum(dim=1)
+    return features.input_features.transpose(1, 2), features.attention_mask.sum(dim=1)
 
 
 @pytest.mark.parametrize("reference", [nemo, transformers])
 def test_a_padded_batch_has_the_same_features(
     section: dict[str, Any], batch: list[Tensor], reference: Any
 ) -> None:
-    ours, frames = native(section, batch)
-    theirs, their_frames = reference(section, batch)
-    assert torch.equal(frames, their_frames)
-    assert ours.shape == theirs.shape
-    assert (ours - theirs).abs().max() < TOLERANCE
+    native_mels, frames = native(section, batch)
+    reference_mels, reference_frames = reference(section, batch)
+    assert torch.equal(frames, reference_frames)
+    assert native_mels.shape == reference_mels.shape
+    assert (native_mels - reference_mels).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize("reference", [nemo, transformers])
@@ -72,18 +72,18 @@ def test_every_utterance_alone_has_the_same_features(
     section: dict[str, Any], batch: list[Tensor], reference: Any
 ) -> None:
     for piece in batch:
-        ours, frames = native(section, [piece])
-        theirs, their_frames = reference(section, [piece])
-        assert torch.equal(frames, their_frames)
-        assert (ours - theirs).abs().max() < TOLERANCE
+        native_mels, frames = native(section, [piece])
+        reference_mels, reference_frames = reference(section, [piece])
+        assert torch.equal(frames, reference_frames)
+        assert (native_mels - reference_mels).abs().max() < TOLERANCE
 
 
-def test_the_mel_filters_are_those_that_nemo_puts_into_a_checkpoint(
+def test_the_mel_filters_equal_those_of_a_nemo_checkpoint(
     section: dict[str, Any],
 ) -> None:
     options = {key: value for key, value in section.items() if key != "_target_"}
-    theirs = AudioToMelSpectrogramPreprocessor(**options).featurizer.state_dict()
-    ours = Features.from_config(section).state_dict()
-    assert sorted(ours) == sorted(theirs)
-    for name, tensor in ours.items():
-        assert torch.allclose(tensor, theirs[name], rtol=1e-5, atol=1e-9), name
+    reference_mels = AudioToMelSpectrogramPreprocessor(**options).featurizer.state_dict()
+    native_mels = Features.from_config(section).state_dict()
+    assert sorted(native_mels) == sorted(reference_mels)
+    for name, tensor in native_mels.items():
+        assert torch.allclose(tensor, reference_mels[name], rtol=1e-5, atol=1e-9), name

@@ -1,4 +1,4 @@
-"""`NemoEngine` beside the native engine; what every engine promises is in the contract's tests."""
+"""`NemoEngine` compared with the native engine; test_engine_contract.py tests the interface."""
 
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -24,13 +24,13 @@ def engine(demo_path: Path) -> Iterator[NemoEngine]:
     engine.close()
 
 
-def test_it_hears_what_the_native_engine_hears(
-    engine: NemoEngine, spoken: Sequence[Utterance], native_heard: Sequence[Hypothesis]
+def test_results_equal_those_of_the_native_engine(
+    engine: NemoEngine, spoken: Sequence[Utterance], native_hypotheses: Sequence[Hypothesis]
 ) -> None:
     some = range(0, len(spoken), 8)
-    heard = engine.transcribe([spoken[index].samples for index in some])
-    for index, hypothesis in zip(some, heard, strict=True):
-        expected = native_heard[index]
+    hypotheses = engine.transcribe([spoken[index].samples for index in some])
+    for index, hypothesis in zip(some, hypotheses, strict=True):
+        expected = native_hypotheses[index]
         assert hypothesis.frame_seconds == expected.frame_seconds
         assert [(token.piece, token.frame, token.duration) for token in hypothesis.tokens] == [
             (token.piece, token.frame, token.duration) for token in expected.tokens
@@ -40,13 +40,13 @@ def test_it_hears_what_the_native_engine_hears(
         )
 
 
-def test_settings_choose_it() -> None:
+def test_the_engine_setting_selects_it() -> None:
     engine = open_engine(Settings(engine="nemo", model="demo", device="cpu"))
     assert isinstance(engine, NemoEngine)
     engine.close()
 
 
-def test_nothing_of_the_checkpoint_is_left_to_chance(engine: NemoEngine) -> None:
+def test_dither_and_dropout_are_off(engine: NemoEngine) -> None:
     featurizer = engine._model.preprocessor.featurizer
     assert (featurizer.dither, featurizer.pad_to) == (0.0, 0)
     assert not engine._model.training
@@ -54,19 +54,19 @@ def test_nothing_of_the_checkpoint_is_left_to_chance(engine: NemoEngine) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"not a tar"])
-def test_a_file_that_is_no_checkpoint_is_corrupt(tmp_path: Path, content: bytes) -> None:
+def test_a_file_of_another_kind_is_corrupt(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.nemo"
     path.write_bytes(content)
     with pytest.raises(WeightsCorrupt, match=r"broken\.nemo"):
         NemoEngine.open(path, "cpu")
 
 
-def test_a_file_that_is_not_there_is_corrupt(tmp_path: Path) -> None:
+def test_a_missing_file_is_corrupt(tmp_path: Path) -> None:
     with pytest.raises(WeightsCorrupt, match=r"absent\.nemo"):
         NemoEngine.open(tmp_path / "absent.nemo", "cpu")
 
 
-def test_a_file_that_was_cut_off_is_corrupt(tmp_path: Path, demo_path: Path) -> None:
+def test_a_truncated_file_is_corrupt(tmp_path: Path, demo_path: Path) -> None:
     content = demo_path.read_bytes()
     path = tmp_path / "short.nemo"
     path.write_bytes(content[: len(content) * 2 // 3])
@@ -84,12 +84,12 @@ def test_a_file_without_weights_is_corrupt(tmp_path: Path, demo_path: Path) -> N
         NemoEngine.open(path, "cpu")
 
 
-def test_a_folder_is_refused(tmp_path: Path) -> None:
+def test_a_folder_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(WeightsCorrupt, match=r"\.nemo files only"):
         NemoEngine.open(tmp_path, "cpu")
 
 
-def test_a_transducer_without_durations_is_refused(tmp_path: Path) -> None:
+def test_a_transducer_without_durations_is_rejected(tmp_path: Path) -> None:
     config = nemo_models.tiny_config(tmp_path)
     del config["decoding"]["durations"], config["joint"]["num_extra_outputs"], config["loss"]
     config["decoding"]["model_type"] = "rnnt"

@@ -1,8 +1,8 @@
 """Words, sentences and tokens with times against NeMo's, key by key and value by value.
 
-Different on purpose:
-- NeMo's `char` is a list with one text in it; ours is the text.
-- NeMo's seconds are products such as 0.5600000000000001; ours are rounded to milliseconds.
+Intended differences:
+- NeMo's `char` is a list of one string; here it is the string.
+- NeMo's seconds are products such as 0.5600000000000001; here they are rounded to milliseconds.
 - NeMo writes the unknown piece as two question marks; here control pieces are written as nothing.
 - A word to which NeMo gives no length lasts one frame here.
 - A time that NeMo puts after the end of the audio is moved to the end; its offset stays the
@@ -29,55 +29,59 @@ FRAME_SECONDS = 0.08
 
 
 @pytest.fixture(scope="module")
-def nemo_timed(nemo_heard: Sequence[Any]) -> list[dict[str, Entries]]:
-    timed = process_timestamp_outputs(list(nemo_heard), subsampling_factor=8, window_stride=0.01)
+def nemo_timed(nemo_hypotheses: Sequence[Any]) -> list[dict[str, Entries]]:
+    timed = process_timestamp_outputs(
+        list(nemo_hypotheses), subsampling_factor=8, window_stride=0.01
+    )
     return [hypothesis.timestamp for hypothesis in timed]
 
 
 @pytest.fixture(scope="module")
-def ours_timed(
-    spoken: Sequence[Utterance], native_heard: Sequence[Hypothesis]
+def native_timed(
+    spoken: Sequence[Utterance], native_hypotheses: Sequence[Hypothesis]
 ) -> list[dict[str, Entries]]:
-    found = []
-    for utterance, hypothesis in zip(spoken, native_heard, strict=True):
-        heard = transcript.stitch(Chunk(0.0, utterance.samples), hypothesis)
-        times: Any = render.json_document(heard, timestamp=True)["timestamps"]
-        found.append(times)
-    return found
+    timed = []
+    for utterance, hypothesis in zip(spoken, native_hypotheses, strict=True):
+        stitched = transcript.stitch(Chunk(0.0, utterance.samples), hypothesis)
+        times: Any = render.json_document(stitched, timestamp=True)["timestamps"]
+        timed.append(times)
+    return timed
 
 
 @pytest.mark.parametrize("key", ["word", "segment", "char"])
-def test_every_entry_is_nemos(
+def test_every_entry_equals_nemos(
     spoken: Sequence[Utterance],
     nemo_timed: Sequence[dict[str, Entries]],
-    ours_timed: Sequence[dict[str, Entries]],
+    native_timed: Sequence[dict[str, Entries]],
     key: str,
 ) -> None:
     compared = 0
-    for utterance, exact, ours in zip(spoken, nemo_timed, ours_timed, strict=True):
-        seconds, theirs = len(utterance.samples) / 16_000, lengthened(exact)
-        assert ours[key] == [as_ours(key, entry, seconds) for entry in theirs[key]], utterance.name
-        compared += len(theirs[key])
+    for utterance, exact, native in zip(spoken, nemo_timed, native_timed, strict=True):
+        seconds, reference = len(utterance.samples) / 16_000, lengthened(exact)
+        assert native[key] == [as_native(key, entry, seconds) for entry in reference[key]], (
+            utterance.name
+        )
+        compared += len(reference[key])
     assert compared > 400
 
 
-def lengthened(theirs: dict[str, Entries]) -> dict[str, Entries]:
+def lengthened(reference: dict[str, Entries]) -> dict[str, Entries]:
     """NeMo's entries with words of no length lasting one frame."""
     empty = {
         word["start_offset"]
-        for word in theirs["word"]
+        for word in reference["word"]
         if word["start_offset"] == word["end_offset"]
     }
     words = [
-        later(word, "end") if word["start_offset"] in empty else word for word in theirs["word"]
+        later(word, "end") if word["start_offset"] in empty else word for word in reference["word"]
     ]
     segments = [
         later(segment, "end") if segment["end_offset"] in empty else segment
-        for segment in theirs["segment"]
+        for segment in reference["segment"]
     ]
     tokens: Entries = []
     inside: int | None = None
-    for token in theirs["char"]:
+    for token in reference["char"]:
         place = token["start_offset"]
         if place in empty and inside != place and token["char"][0].strip(".,?!"):
             inside = place
@@ -95,7 +99,7 @@ def later(entry: dict[str, Any], *ends: str) -> dict[str, Any]:
     return {**entry, **moved, **{end: entry[end] + FRAME_SECONDS for end in ends}}
 
 
-def as_ours(key: str, entry: dict[str, Any], seconds: float) -> dict[str, Any]:
+def as_native(key: str, entry: dict[str, Any], seconds: float) -> dict[str, Any]:
     """NeMo's entry with the differences of this file's first lines, and no other."""
     changed = dict(entry)
     if key == "char":
@@ -107,17 +111,19 @@ def as_ours(key: str, entry: dict[str, Any], seconds: float) -> dict[str, Any]:
     return changed
 
 
-def test_the_text_is_the_words(
-    nemo_heard: Sequence[Any],
+def test_the_words_join_to_the_text(
+    nemo_hypotheses: Sequence[Any],
     spoken: Sequence[Utterance],
-    native_heard: Sequence[Hypothesis],
+    native_hypotheses: Sequence[Hypothesis],
 ) -> None:
-    for utterance, expected, hypothesis in zip(spoken, nemo_heard, native_heard, strict=True):
-        heard = transcript.stitch(Chunk(0.0, utterance.samples), hypothesis)
-        assert heard.text == expected.text
+    for utterance, expected, hypothesis in zip(
+        spoken, nemo_hypotheses, native_hypotheses, strict=True
+    ):
+        stitched = transcript.stitch(Chunk(0.0, utterance.samples), hypothesis)
+        assert stitched.text == expected.text
 
 
-def test_the_unknown_piece_is_written_as_nothing(nemo_demo: Any, demo_path: Path) -> None:
+def test_the_unknown_piece_is_empty(nemo_demo: Any, demo_path: Path) -> None:
     read = checkpoint.read_checkpoint(demo_path)
     assert read.vocabulary.pieces[0] == "<unk>"
     assert nemo_demo.tokenizer.ids_to_text([0]).strip() == "\N{DOUBLE QUESTION MARK}"

@@ -57,20 +57,19 @@ def encoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found = {}
+    result = {}
     for name, tensor in weights.items():
         new = name
-        for nemos, theirs in _NAMES:
-            new = new.replace(nemos, theirs)
-        found[new] = tensor
-    return found
+        for nemo_part, transformers_part in _NAMES:
+            new = new.replace(nemo_part, transformers_part)
+        result[new] = tensor
+    return result
 
 
 def widened(read: Checkpoint) -> Checkpoint:
     """The same function with a prediction network as wide as the joint.
 
-    transformers knows one width for both. The new units of the LSTM have no weights at all, so
-    they stay at zero.
+    transformers supports one width for both. The weights of the new LSTM units are zero.
     """
     width = read.joint["jointnet"]["joint_hidden"]
     narrow = read.decoder["prednet"]["pred_hidden"]
@@ -149,24 +148,24 @@ def write_folder(read: Checkpoint, folder: Path) -> Path:
 def emissions(
     model: ParakeetForTDT, features: Tensor, inside: Tensor
 ) -> list[list[tuple[int, int, int]]]:
-    """(token, frame, duration) of every token that `generate` says, for every row."""
+    """(token, frame, duration) of every token that `generate` emits, per row."""
     valid = model.encoder._get_output_attention_mask(inside).sum(dim=1)
     limit = model.config.max_symbols_per_step * int(valid.max())
-    found = model.generate(input_features=features, attention_mask=inside, max_new_tokens=limit)
-    frames = found.durations.cumsum(dim=1) - found.durations
+    generated = model.generate(input_features=features, attention_mask=inside, max_new_tokens=limit)
+    frames = generated.durations.cumsum(dim=1) - generated.durations
     blank = model.config.blank_token_id
     rows = zip(
-        found.sequences[:, 1:].tolist(),
+        generated.sequences[:, 1:].tolist(),
         frames[:, 1:].tolist(),
-        found.durations[:, 1:].tolist(),
+        generated.durations[:, 1:].tolist(),
         valid.tolist(),
         strict=True,
     )
     return [
         [
-            said
-            for said in zip(tokens, starts, durations, strict=True)
-            if said[0] != blank and said[1] < length
+            one
+            for one in zip(tokens, starts, durations, strict=True)
+            if one[0] != blank and one[1] < length
         ]
         for tokens, starts, durations, length in rows
     ]

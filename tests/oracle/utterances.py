@@ -1,4 +1,4 @@
-"""The project's recordings as utterances: cut at pauses, and some of them disguised."""
+"""The project's recordings as utterances: cut at pauses, and some of them modified."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -12,12 +12,12 @@ from recordings import decode
 from speech import Sample, all_samples
 
 _PAUSE_SECONDS = 0.4
-_FEWEST = 800
+_COUNT = 800
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Utterance:
-    """One stretch of speech; its name says where it is from."""
+    """A span of speech, named after its source."""
 
     name: str
     samples: Samples
@@ -25,16 +25,16 @@ class Utterance:
 
 @cache
 def utterances() -> tuple[Utterance, ...]:
-    """Every recording whole up to 30 s, every sentence of it, and disguises up to 800."""
-    plain = [utterance for sample in all_samples() for utterance in _stretches(sample)]
-    disguised = []
-    while len(plain) + len(disguised) < _FEWEST:
-        number = len(disguised)
-        disguised.append(_disguised(plain[number * 7 % len(plain)], number))
-    return (*plain, *disguised)
+    """Recordings of up to 30 s, every sentence, and modified copies, 800 in all."""
+    plain = [utterance for sample in all_samples() for utterance in _spans(sample)]
+    modified = []
+    while len(plain) + len(modified) < _COUNT:
+        number = len(modified)
+        modified.append(_modified(plain[number * 7 % len(plain)], number))
+    return (*plain, *modified)
 
 
-def _stretches(sample: Sample) -> list[Utterance]:
+def _spans(sample: Sample) -> list[Utterance]:
     samples = decode(sample.path)
     cuts = [0]
     for before, after in pairwise(sample.words):
@@ -43,13 +43,13 @@ def _stretches(sample: Sample) -> list[Utterance]:
     cuts.append(len(samples))
     whole = [Utterance(sample.file, samples)] if sample.seconds <= 30 and len(cuts) > 2 else []
     return whole + [
-        Utterance(f"{sample.file} from {first}", samples[first:after])
-        for first, after in pairwise(cuts)
+        Utterance(f"{sample.file} from {first}", samples[first:end])
+        for first, end in pairwise(cuts)
     ]
 
 
-def _disguised(utterance: Utterance, number: int) -> Utterance:
-    """Quieter or louder, in noise, or faster or slower, by turns."""
+def _modified(utterance: Utterance, number: int) -> Utterance:
+    """Change the gain, add noise, or change the speed."""
     chance = np.random.default_rng(number)
     samples = utterance.samples
     if number % 3 == 0:
@@ -59,6 +59,6 @@ def _disguised(utterance: Utterance, number: int) -> Utterance:
         how, changed = "noise", samples + chance.normal(scale=level, size=len(samples))
     else:
         speed = chance.uniform(0.85, 1.2)
-        places = np.arange(0, len(samples) - 1, speed)
-        how, changed = "speed", np.interp(places, np.arange(len(samples)), samples)
+        positions = np.arange(0, len(samples) - 1, speed)
+        how, changed = "speed", np.interp(positions, np.arange(len(samples)), samples)
     return Utterance(f"{utterance.name}, {how} {number}", changed.astype(np.float32))
