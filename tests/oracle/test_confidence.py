@@ -2,10 +2,10 @@
 
 NeMo's token confidence (`max_prob`, `alpha` 1) is the probability p of the token among n
 classes, rescaled so that the uniform probability is 0: (p n - 1) / (n - 1). The native one is p;
-each follows from the other. NeMo's word confidence is the mean, minimum, maximum or product of its
-tokens' confidences. The native one is the geometric mean of the probabilities, which NeMo does not
-have: it does not fall with the number of tokens, as a product does, and one doubtful token lowers it
-further than a mean.
+each follows from the other. NeMo's word confidence is the mean, minimum, maximum or product of
+its tokens' confidences. The native one is the geometric mean of the probabilities, which NeMo
+does not have: it does not fall with the number of tokens, as a product does, and one doubtful
+token lowers it further than a mean.
 """
 
 import math
