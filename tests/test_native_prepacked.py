@@ -112,7 +112,7 @@ def test_a_prepacked_file_is_loaded_instead_of_its_checkpoint(tmp_path: Path) ->
     served = NativeEngine.open(tmp_path / "model" / "prepacked.safetensors", device="cpu")
     assert str(served) == str(expected)
     assert served.transcribe(clips) == expected.transcribe(clips)
-    with pytest.raises(InvalidSetting, match="was model to bf16"):
+    with pytest.raises(InvalidSetting, match="was converted to bf16"):
         NativeEngine.open(tmp_path / "model" / "prepacked.safetensors", "cpu", precision="fp32")
 
 
@@ -168,7 +168,7 @@ def test_a_read_only_cache_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptur
     source = write_nemo(tmp_path / "tiny.nemo")
     (tmp_path / "file").write_text("no folder")
     assert open_prepacked(source, Precision.FP32, tmp_path / "file").tensors
-    assert "cannot cache the model model" in caplog.text
+    assert "cannot cache the converted model" in caplog.text
 
 
 def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
         preexec_fn=limited, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "cannot cache the model model" in done.stderr
+    assert "cannot cache the converted model" in done.stderr
     assert list((tmp_path / "cache").iterdir()) == []
 
 

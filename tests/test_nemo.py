@@ -11,7 +11,7 @@ from tiny_model import write_nemo, write_safetensors
 
 
 def test_a_safetensors_folder_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(WeightsCorrupt, match=r"\.nemo files only"):
+    with pytest.raises(WeightsCorrupt, match=r"requires a \.nemo file"):
         NemoEngine.open(write_safetensors(tmp_path / "tiny"), "cpu")
 
 
