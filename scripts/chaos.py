@@ -26,15 +26,15 @@ import recordings
 from job_api import Fault, JobApi, running_worker
 from wheelhouse import Site
 
-_SCRIPTED = {"PARAKEET_ENGINE": "tones"}
-_PATIENCE_SECONDS = 120.0
+_VARIABLES = {"PARAKEET_ENGINE": "tones"}
+_TIMEOUT_SECONDS = 120.0
 _FAULTS: tuple[Fault, ...] = (400, 429, 500, 502, 503, "drop", "lose", "garbage")
 _ANSWER_FAULTS: tuple[Fault, ...] = (408, 429, 500, 503, 302, "drop", "lose")
 
 
 @dataclass(slots=True)
 class Report:
-    """What one kind of trouble did."""
+    """Results of one kind of disturbance."""
 
     name: str
     runs: int = 0
@@ -70,8 +70,8 @@ def main() -> None:
     unknown = set(options.kinds) - set(kinds)
     if unknown:
         parser.error(f"no such kind: {', '.join(unknown)}")
-    chance = random.Random(options.seed)  # noqa: S311  # to be repeated
-    reports = [kinds[name](options, chance) for name in options.kinds or kinds]
+    generator = random.Random(options.seed)  # noqa: S311  # reproducible
+    reports = [kinds[name](options, generator) for name in options.kinds or kinds]
     sys.stdout.write(
         "\n| kind | runs | jobs | answered | left queued | lost | longest end, s "
         "| peak memory, MiB | ends |\n|---|--:|--:|--:|--:|--:|--:|--:|---|\n"
@@ -82,77 +82,77 @@ def main() -> None:
     sys.exit(f"lost: {', '.join(lost)}" if lost else 0)
 
 
-def signals(options: argparse.Namespace, chance: random.Random) -> Report:
-    """SIGTERM or SIGINT, to the process or its group, from the first moment to the busiest."""
+def signals(options: argparse.Namespace, generator: random.Random) -> Report:
+    """Send SIGTERM or SIGINT to the process or its group, during start or work."""
     report = Report("signals")
     for run in range(options.runs):
         with worker_at_jobs(options.jobs, report) as (api, worker, names):
-            if chance.random() < 0.7:  # else in the middle of its start
+            if generator.random() < 0.7:  # else during its start
                 api.wait_until(lambda api=api: any(one.taken for one in api.deliveries.values()))
-            time.sleep(chance.uniform(0.0, 0.5))
-            number = chance.choice([signal.SIGTERM, signal.SIGINT])
-            began = time.monotonic()
-            if chance.random() < 0.5:
+            time.sleep(generator.uniform(0.0, 0.5))
+            number = generator.choice([signal.SIGTERM, signal.SIGINT])
+            started = time.monotonic()
+            if generator.random() < 0.5:
                 os.killpg(worker.pid, number)
             else:
                 worker.send_signal(number)
-            status = worker.wait(_PATIENCE_SECONDS)
-            report.longest_seconds = max(report.longest_seconds, time.monotonic() - began)
+            status = worker.wait(_TIMEOUT_SECONDS)
+            report.longest_seconds = max(report.longest_seconds, time.monotonic() - started)
             report.outcomes[f"status {status}"] += 1
             account(api, names, report, run)
     return report
 
 
-def pauses(options: argparse.Namespace, chance: random.Random) -> Report:
-    """SIGSTOP to the whole group with jobs in flight, and SIGCONT after a while."""
+def pauses(options: argparse.Namespace, generator: random.Random) -> Report:
+    """Send SIGSTOP to the process group with jobs in flight, and SIGCONT later."""
     report = Report("pauses")
     for run in range(options.runs):
         with worker_at_jobs(options.jobs, report) as (api, worker, names):
             api.wait_until(lambda api=api: any(one.taken for one in api.deliveries.values()))
-            time.sleep(chance.uniform(0.0, 0.3))
+            time.sleep(generator.uniform(0.0, 0.3))
             os.killpg(worker.pid, signal.SIGSTOP)
-            time.sleep(chance.uniform(0.2, 1.0) * options.pause_seconds)
+            time.sleep(generator.uniform(0.2, 1.0) * options.pause_seconds)
             os.killpg(worker.pid, signal.SIGCONT)
-            began = time.monotonic()
-            api.answered(names, _PATIENCE_SECONDS)
-            report.longest_seconds = max(report.longest_seconds, time.monotonic() - began)
+            started = time.monotonic()
+            api.answered(names, _TIMEOUT_SECONDS)
+            report.longest_seconds = max(report.longest_seconds, time.monotonic() - started)
             end(worker, report)
             account(api, names, report, run)
     return report
 
 
-def faults(options: argparse.Namespace, chance: random.Random) -> Report:
-    """A platform that fails at random on every route while jobs are taken and answered."""
+def faults(options: argparse.Namespace, generator: random.Random) -> Report:
+    """Fail requests of the platform at random, on every route, while jobs are processed."""
     report = Report("faults")
     for run in range(options.runs):
         with worker_at_jobs(options.jobs, report) as (api, worker, names):
             for route in ("job-take", "job-stop"):
-                api.faults[route].extend(chance.choices(_FAULTS, k=4))
-            api.faults["job-done"].extend(chance.choices(_ANSWER_FAULTS, k=options.jobs))
-            began = time.monotonic()
-            api.answered(names, 2 * _PATIENCE_SECONDS)
-            report.longest_seconds = max(report.longest_seconds, time.monotonic() - began)
+                api.faults[route].extend(generator.choices(_FAULTS, k=4))
+            api.faults["job-done"].extend(generator.choices(_ANSWER_FAULTS, k=options.jobs))
+            started = time.monotonic()
+            api.answered(names, 2 * _TIMEOUT_SECONDS)
+            report.longest_seconds = max(report.longest_seconds, time.monotonic() - started)
             end(worker, report)
             account(api, names, report, run)
     return report
 
 
-def leases(options: argparse.Namespace, chance: random.Random) -> Report:
-    """A worker that installs is paused past its lease at a random moment; another takes over."""
+def leases(options: argparse.Namespace, generator: random.Random) -> Report:
+    """Pause an installing worker past its lease at a random moment; another takes over."""
     report = Report("leases")
     for run in range(options.runs):
         with tempfile.TemporaryDirectory() as folder:
             site = Site.at(Path(folder))
             holder, other = booting(site), None
             try:
-                time.sleep(chance.uniform(0.1, 1.5))
+                time.sleep(generator.uniform(0.1, 1.5))
                 holder.send_signal(signal.SIGSTOP)
                 other = booting(site)
-                other.wait(_PATIENCE_SECONDS)
+                other.wait(_TIMEOUT_SECONDS)
                 holder.send_signal(signal.SIGCONT)
-                began = time.monotonic()
-                holder.wait(_PATIENCE_SECONDS)
-                report.longest_seconds = max(report.longest_seconds, time.monotonic() - began)
+                started = time.monotonic()
+                holder.wait(_TIMEOUT_SECONDS)
+                report.longest_seconds = max(report.longest_seconds, time.monotonic() - started)
                 ran = [json.loads(one.communicate()[0] or "{}").get("ear") for one in
                        (holder, other)]  # fmt: skip
             finally:
@@ -175,9 +175,9 @@ def booting(site: Site) -> "subprocess.Popen[str]":
 
 @contextmanager
 def worker_at_jobs(
-    count: int, report: Report, variables: Mapping[str, str] = _SCRIPTED
+    count: int, report: Report, variables: Mapping[str, str] = _VARIABLES
 ) -> Iterator[tuple[JobApi, "subprocess.Popen[str]", dict[str, str]]]:
-    """A worker of its own, jobs in its queue, and the words of each."""
+    """Start a worker with jobs in its queue; yields also the text of each job."""
     pitches = [300 + 50 * (number % 20) for number in range(count)]
     names = {f"job-{number}": f"{pitch}." for number, pitch in enumerate(pitches)}
     with (
@@ -194,7 +194,7 @@ def worker_at_jobs(
         with running_worker(api, Path(home), chosen, log=log) as worker:
             yield api, worker, names
         report.outcomes["folders left"] += sum(1 for _ in scratch.iterdir())
-        report.outcomes += Counter()  # without those that are zero
+        report.outcomes += Counter()  # drops zero counts
     report.runs += 1
     report.jobs += count
 
@@ -203,11 +203,11 @@ def end(worker: "subprocess.Popen[str]", report: Report) -> None:
     memory = psutil.Process(worker.pid).memory_info().rss / 2**20
     report.peak_mebibytes = max(report.peak_mebibytes, memory)
     worker.send_signal(signal.SIGTERM)
-    report.outcomes[f"status {worker.wait(_PATIENCE_SECONDS)}"] += 1
+    report.outcomes[f"status {worker.wait(_TIMEOUT_SECONDS)}"] += 1
 
 
 def account(api: JobApi, names: Mapping[str, str], report: Report, run: int) -> None:
-    """Count what became of each job."""
+    """Count the result of each job."""
     for name, words in names.items():
         bodies = api.deliveries[name].bodies
         if bodies and all(body == {"output": {"text": words}} for body in bodies):

@@ -645,7 +645,7 @@ def test_credentials_of_a_url_without_a_port_are_not_logged(site, variable):
     # Nothing listens there; the standard library would take the password for the port.
     address = {variable: "http://bob:s3cretpw@127.0.0.2/simple"}
     message = error_of(site, **address)
-    assert message.startswith("index_unreachable: http://127.0.0.2/simple cannot be reached")
+    assert message.startswith("index_unreachable: http://127.0.0.2/simple is unreachable")
     assert "s3cret" not in message
     (finding,) = index_checks(site, **address)
     assert "s3cret" not in finding

@@ -1,4 +1,4 @@
-"""The script that troubles workers finds what it looks for, and runs."""
+"""`scripts/chaos` detects lost jobs, and runs."""
 
 import importlib.util
 import random
@@ -26,7 +26,7 @@ def chaos() -> ModuleType:
     return module
 
 
-def test_a_job_that_is_lost_or_answered_with_other_words_is_found(chaos: ModuleType) -> None:
+def test_lost_jobs_and_wrong_results_are_detected(chaos: ModuleType) -> None:
     report = chaos.Report("signals")
     with JobApi() as api:
         for name in ("good", "twice", "other", "failed", "taken", "waiting"):
@@ -45,12 +45,12 @@ def test_a_job_that_is_lost_or_answered_with_other_words_is_found(chaos: ModuleT
 
 def test_a_paused_worker_loses_nothing(chaos: ModuleType) -> None:
     options = Namespace(runs=1, jobs=8, pause_seconds=1.0)
-    report = chaos.pauses(options, random.Random(1))  # noqa: S311  # to be repeated
+    report = chaos.pauses(options, random.Random(1))  # noqa: S311  # reproducible
     assert (report.answered, report.lost) == (8, [])
     assert report.outcomes == {"status 0": 1}
 
 
-def test_an_unknown_kind_is_refused() -> None:
+def test_an_unknown_kind_is_rejected() -> None:
     command = [sys.executable, str(SCRIPT), "storms"]
     environment = {"PYTHONPATH": str(Path(__file__).parent)}
     ran = subprocess.run(
