@@ -298,7 +298,7 @@ def test_delivery_is_retried_and_each_retry_is_logged(
               if line["requestId"] == "delivered" and "failed" in line["message"]]  # fmt: skip
     assert len(failed) == 4
     assert re.fullmatch(
-        r"attempt 1 failed, the next one in \d\.\d s, (300|299) s are left: "
+        r"attempt 1 failed, next attempt in \d\.\d s, (300|299) s left: "
         r"http://127\.0\.0\.1:\d+/v2/\w+/job-done/\S+/delivered: the platform answered 500",
         failed[0],
     )
