@@ -91,6 +91,7 @@ OWNERS = {
     "pydantic": (
         "formats.reformat",
         "settings",
+        "wire.documents",
         "wire.native",
         "wire.openai",
         "wire.validation",

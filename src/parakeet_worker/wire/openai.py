@@ -66,6 +66,9 @@ ALIASES = (
     "gpt-4o-mini-transcribe-2025-12-15",
 )
 
+TEXT_TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
+"""Media types of the formats that are text."""
+
 DELTA = "transcript.text.delta"
 DONE = "transcript.text.done"
 
@@ -464,3 +467,8 @@ def parse_job(settings: Settings, payload: Mapping[str, object]) -> OpenAIReques
     if route != TRANSCRIPTIONS:
         raise UnknownRoute(route)
     return parse_json(payload.get("openai_input"), settings)
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of the request."""
+    return _Wire.model_json_schema()

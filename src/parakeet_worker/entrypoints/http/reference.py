@@ -1,12 +1,13 @@
 """The OpenAPI document of all routes, and an HTML page that needs no network."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import Any, TypeAlias
 
+from parakeet_worker.formats.reformat import Rewriting
 from parakeet_worker.version import __version__
-from parakeet_worker.wire import native, openai
+from parakeet_worker.wire import documents, native, openai
 
 Operation: TypeAlias = dict[str, Any]
 """An OpenAPI operation object."""
@@ -14,27 +15,6 @@ Operation: TypeAlias = dict[str, Any]
 _JSON = "application/json"
 _FORM = "multipart/form-data"
 
-FIELDS = {
-    "audio_base64": "The audio itself, as base64 or as a data URI.",
-    "audio_url": "A web URL, or s3://bucket/key.",
-    "audio_s3": "An object in a bucket.",
-    "audio_format": "File format: mp3 as a hint, s16le:16000 for headerless samples.",
-    "clip": "The part to transcribe, in seconds.",
-    "format": "Format of the answer.",
-    "timestamp": "Word, segment and token times in the format json.",
-    "debug": "Details of the recognition, and seconds per stage.",
-    "vad": "auto skips silence; off transcribes everything.",
-    "attention": "full transcribes up to 24 minutes in one chunk.",
-    "channels": "separate transcribes each channel separately.",
-    "track": "Audio track, by number from 1 or by language; all transcribes each separately.",
-    "on_damage": "refuse: a missing or damaged part is an error.",
-    "language": "Spoken language, as a code or an English name; a hint.",
-    "stream": "Segments as server-sent events, then the whole answer.",
-    "progress": "Progress events; requires stream.",
-    "output_url": "URL for an answer that exceeds the size limit.",
-    "output_s3": "S3 location for an answer that exceeds the size limit.",
-    "output_content_type": "Content-Type of the stored answer; empty for none.",
-}
 _FILE = {"type": "string", "format": "binary", "description": "The audio file."}
 
 
@@ -43,7 +23,7 @@ def _own(*, form: bool) -> dict[str, Any]:
     schema = native.schema()
     kinds = schema.get("$defs", {})
     properties = {
-        name: {**_plain(kind, kinds), "description": FIELDS[name]}
+        name: _plain(kind, kinds)
         for name, kind in schema["properties"].items()
         if not (form and name in ("audio_base64", "audio_url", "audio_s3"))
     }
@@ -65,53 +45,50 @@ def _own(*, form: bool) -> dict[str, Any]:
     }
 
 
+_KEYWORDS = (
+    "type", "enum", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+    "maxLength", "additionalProperties",
+)  # fmt: skip
+
+
 def _plain(kind: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any]:
-    """A field's type without null and without references."""
+    """A field without null, which means its absence, and without references."""
     options = [option for option in kind.get("anyOf", [kind]) if option.get("type") != "null"]
-    option = options[0]
+    plain = [_plain_option(option, kinds) for option in options]
+    described = {name: kind[name] for name in ("description", "default")
+                 if kind.get(name) is not None}  # fmt: skip
+    return {**(plain[0] if len(plain) == 1 else {"anyOf": plain}), **described}
+
+
+def _plain_option(option: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any]:
     if "$ref" in option:
         option = kinds[option["$ref"].rpartition("/")[2]]
         inner = {name: _plain(each, kinds) for name, each in option["properties"].items()}
         return {"type": "object", "properties": inner}
-    constraints = {
-        name: option[name] for name in ("type", "enum", "pattern", "minimum") if name in option
-    }
-    return {
-        **constraints,
-        **({"default": kind["default"]} if kind.get("default") is not None else {}),
-    }
+    keywords = {name: option[name] for name in _KEYWORDS if name in option}
+    if "items" in option:
+        keywords["items"] = _plain_option(option["items"], kinds)
+    return keywords
 
 
-def _openai(file: Mapping[str, Any]) -> dict[str, Any]:
+def _openai(*, form: bool) -> dict[str, Any]:
+    """The schema of an OpenAI request; lists of a form end in `[]`."""
+    schema = openai.schema()
+    plain = {
+        name: _plain(kind, schema.get("$defs", {})) for name, kind in schema["properties"].items()
+    }
+    if form:
+        plain = {
+            f"{name}[]" if kind.get("type") == "array" else name: kind
+            for name, kind in plain.items()
+        } | {"file": _FILE}
+    plain["model"]["description"] = f"The served model, or {', '.join(openai.ALIASES)}."
     return {
         "type": "object",
-        "properties": {
-            "file": file,
-            "model": {"type": "string", "description": "The served model, or one of "
-                      f"{', '.join(openai.ALIASES)}, which are aliases."},
-            "language": {"type": "string", "description": "A hint."},
-            "track": {"type": "string", "description": FIELDS["track"]},
-            "on_damage": {
-                "type": "string", "enum": ["warn", "refuse"], "default": "warn",
-                "description": FIELDS["on_damage"],
-            },
-            "response_format": {
-                "type": "string", "enum": ["json", "text", "srt", "verbose_json", "vtt"],
-                "default": "json",
-            },
-            "timestamp_granularities[]": {
-                "type": "array", "items": {"type": "string", "enum": ["word", "segment"]},
-                "description": "With verbose_json.",
-            },
-            "temperature": {"type": "number", "enum": [0], "default": 0},
-            "chunking_strategy": {"type": "string", "enum": ["auto"]},
-            "stream": {"type": "boolean", "default": False,
-                       "description": "Events transcript.text.delta, the last one "
-                       "transcript.text.done."},
-        },
+        "properties": plain,
         "required": ["file"],
         "additionalProperties": False,
-    }  # fmt: skip
+    }
 
 
 def _body(**kinds: Any) -> dict[str, Any]:
@@ -136,36 +113,49 @@ _FAILURES = {
     "_503": "Busy or warming; retry after `Retry-After`.",
 }
 
+_NATIVE_ANSWER, _OPENAI_ANSWER, _SCHEMAS = documents.schemas()
+_TEXT = {"schema": {"type": "string"}}
+
+
+def _transcripts(schema: Mapping[str, Any], texts: Iterable[str] = ()) -> Operation:
+    """The responses of a transcription: JSON, events, or text."""
+    content = {
+        _JSON: {"schema": schema},
+        **dict.fromkeys(("text/event-stream", *texts), _TEXT),
+    }
+    success = {"description": "The transcript, or events.", "content": content}
+    return {"200": success, **_responses(**_FAILURES)}
+
+
 TRANSCRIBE: Operation = {
     "summary": "Transcribe (native API)",
     "description": "The input of a queue job as JSON, or a form with the audio as `file`.",
     **_body(form=_own(form=True), document=_own(form=False)),
-    "responses": _responses(_200="The transcript, or events.", **_FAILURES),
+    "responses": _transcripts(_NATIVE_ANSWER),
 }
 TRANSCRIPTIONS: Operation = {
     "summary": "Transcribe (OpenAI-compatible)",
     "description": "Accepts OpenAI clients' requests; other parameters are rejected by name.",
-    **_body(
-        form=_openai(_FILE),
-        document=_openai({"type": "string", "description": "Base64, a data URI or a URL."}),
-    ),
-    "responses": _responses(_200="The transcript, or events.", **_FAILURES),
+    **_body(form=_openai(form=True), document=_openai(form=False)),
+    "responses": _transcripts(_OPENAI_ANSWER, openai.TEXT_TYPES.values()),
 }
 TRANSLATIONS: Operation = {
     "summary": "Not supported: the model does not translate",
     "responses": _responses(_404="The model does not translate."),
 }
+
+
+def _rewriting() -> dict[str, Any]:
+    schema = Rewriting.model_json_schema()
+    kinds = schema.pop("$defs")
+    properties = {name: _plain(kind, kinds) for name, kind in schema["properties"].items()}
+    return {**schema, "properties": properties}
+
+
 RENDER: Operation = {
     "summary": "Convert the words of an earlier answer to text, srt, vtt or tsv",
     "description": "`words` as in verbose_json, and the `format`.",
-    **_body(document={
-        "type": "object",
-        "properties": {
-            "format": {"type": "string", "enum": ["text", "srt", "vtt", "tsv"]},
-            "words": {"type": "array", "items": {"type": "object"}},
-        },
-        "required": ["format", "words"],
-    }),
+    **_body(document=_rewriting()),
     "responses": _responses(_200="The file's content.", _400="Invalid request."),
 }  # fmt: skip
 MODELS: Operation = {
@@ -221,7 +211,10 @@ def document(operations: Mapping[tuple[str, str], Operation]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Parakeet", "version": __version__},
         "paths": paths,
-        "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "components": {
+            "schemas": _SCHEMAS,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
         "security": [{"key": []}, {}],
     }
 
@@ -258,7 +251,8 @@ def _routes(document: Mapping[str, Any]) -> Iterator[str]:
 def _field(name: str, kind: Mapping[str, Any]) -> tuple[str, str]:
     choices = kind.get("enum") or kind.get("items", {}).get("enum")
     values = " or ".join(f"<code>{escape(str(choice))}</code>" for choice in choices or ())
-    return name, f"{values or kind.get('type', '')}. {escape(kind.get('description', ''))}"
+    types = [each.get("type", "") for each in kind.get("anyOf", [kind])]
+    return name, f"{values or ' or '.join(types)}. {escape(kind.get('description', ''))}"
 
 
 def _table(rows: Iterator[tuple[str, str]]) -> str:

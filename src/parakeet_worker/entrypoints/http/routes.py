@@ -168,11 +168,10 @@ class TranscriptionRoutes:
             answer = await while_connected(request.receive, work)
             if not isinstance(answer.body, str):
                 return await json_response(answer.body)
-            kind = {"vtt": "text/vtt", "srt": "application/x-subrip"}
             return PlainTextResponse(
                 answer.body,
                 headers=_fact_headers(openai_request.model, answer.warnings),
-                media_type=kind.get(openai_request.response_format, "text/plain"),
+                media_type=openai.TEXT_TYPES[openai_request.response_format],
             )
 
     async def translations(self, request: Request) -> Response:
