@@ -22,6 +22,8 @@ _DECLARED_SLACK_SECONDS = 1.0
 _LAST_SAMPLES = SAMPLE_RATE // 50
 # A mark that follows another within that time confirms it: a single wrong timestamp is no gap.
 _CONFIRMED_WITHIN_SAMPLES = SAMPLE_RATE
+# Positions are rounded to samples, timestamps to microseconds.
+_UNCHANGED_SECONDS = 1e-4
 _SILENCE_SAMPLES = 1 << 19
 # A complaint is placed between two marks.
 _COMPLAINT_SECONDS = 1.0
@@ -52,16 +54,25 @@ class Clock:
         self._origin: float | None = None
         self._raw_seconds = 0.0
         self._last_seconds = 0.0
+        self._reported_seconds = math.inf
         self._begun = False
 
     def places(self, events: Iterable[Event], start_seconds: float | None) -> Iterator[Place]:
-        """`start_seconds` is the container's first timestamp, if it is known."""
+        """Where the clock changes, or something was damaged.
+
+        `start_seconds` is the container's first timestamp, if it is known.
+        """
         for event in events:
             if not isinstance(event, Mark):
                 yield Place(self._last.at, self._last.offset_seconds, complaint=event.text)
             elif math.isfinite(event.seconds):
-                self._last = self._placed(event, start_seconds)
-                yield self._last
+                place, before = self._placed(event, start_seconds), self._last
+                self._last = place
+                moved_seconds = abs(place.offset_seconds - self._reported_seconds)
+                # The mark after a jump confirms it.
+                if place.jumps or before.jumps or moved_seconds > _UNCHANGED_SECONDS:
+                    self._reported_seconds = place.offset_seconds
+                    yield place
 
     def _placed(self, mark: Mark, start_seconds: float | None) -> Place:
         if self._origin is None:
