@@ -135,10 +135,10 @@ def _token(number: int) -> Token:
 class FreeDetector(Detector):
     """Treats every sound as speech, at almost no cost."""
 
-    is_sure: ClassVar[bool] = True
-    most_blocks: ClassVar[int] = 8
+    trusts_silence: ClassVar[bool] = True
+    max_blocks: ClassVar[int] = 8
 
-    def _hear(self, blocks: Samples) -> Probabilities:
+    def _detect(self, blocks: Samples) -> Probabilities:
         levels = np.abs(blocks).reshape(-1, FRAME_SAMPLES).max(axis=1)
         return np.where(levels > _LOUD, np.float32(0.9), np.float32(0.01))
 

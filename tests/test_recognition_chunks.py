@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.recognition.chunks import Chunk, Span, SpeechFrames, Splitter, split
-from parakeet_worker.vad.backends import SileroDetector, open_listener
+from parakeet_worker.vad.backends import SileroDetector, open_backend
 from parakeet_worker.vad.base import FRAME_SAMPLES, FRAME_SECONDS, SPEECH_ENDS, Probabilities
 from parakeet_worker.vad.energy import EnergyDetector
 from recordings import decode
@@ -451,7 +451,7 @@ def test_a_part_is_what_lies_in_the_segment(span, expected):
 @pytest.mark.parametrize("seed", range(3))
 def test_true_speech_is_cut_alike_however_it_arrives(seed):
     recording = decode(named("pause").path)
-    listener = open_listener("cpu")
+    listener = open_backend("cpu")
 
     def arrives(at: Iterable[int]) -> list[Chunk]:
         partials = np.split(recording, sorted(at))
@@ -472,7 +472,7 @@ SPOKEN = [each for each in all_samples() if each.words and each.seconds < 30]
 @pytest.mark.parametrize("spoken", SPOKEN, ids=lambda spoken: spoken.file)
 def test_every_word_of_the_samples_is_in_a_segment(spoken):
     recording = decode(spoken.path)
-    listener = open_listener("cpu")
+    listener = open_backend("cpu")
     pieces = split([recording], lambda: SileroDetector(listener), max_seconds=30)
     kept = np.zeros(len(recording), dtype=bool)
     for piece in pieces:

@@ -118,9 +118,9 @@ class Reader(SynchronousEngine):
 class Talk(Detector):
     """Takes everything for speech."""
 
-    is_sure: ClassVar[bool] = True
+    trusts_silence: ClassVar[bool] = True
 
-    def _hear(self, blocks: Samples) -> Probabilities:
+    def _detect(self, blocks: Samples) -> Probabilities:
         return np.full(len(blocks) // FRAME_SAMPLES, 0.9, dtype=np.float32)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from parakeet_worker.engine.base import Samples
-from parakeet_worker.vad.backends import SileroDetector, open_listener
+from parakeet_worker.vad.backends import SileroDetector, open_backend
 from parakeet_worker.vad.base import (
     FRAME_SAMPLES,
     FRAME_SECONDS,
@@ -19,7 +19,7 @@ from parakeet_worker.vad.base import (
     SPEECH_ENDS,
     Detector,
     Probabilities,
-    stretches,
+    speech_spans,
 )
 from parakeet_worker.vad.energy import EnergyDetector
 from recordings import decode, noise, silence
@@ -35,14 +35,16 @@ def detector(request: pytest.FixtureRequest) -> Make:
     """Makes a detector of each kind."""
     if request.param == "energy":
         return EnergyDetector
-    listener = open_listener("cpu")
+    listener = open_backend("cpu")
     return lambda: SileroDetector(listener)
 
 
-def heard(detector: Detector, recording: Samples, at: Iterable[int] = ()) -> Probabilities:
-    """A recording that arrives in stretches divided `at` these samples."""
-    found = [detector.feed(stretch) for stretch in np.split(recording, sorted(at))]
-    return np.concatenate([*found, detector.finish()])
+def probabilities_of(
+    detector: Detector, recording: Samples, at: Iterable[int] = ()
+) -> Probabilities:
+    """A recording that arrives in parts, divided `at` these samples."""
+    result = [detector.feed(part) for part in np.split(recording, sorted(at))]
+    return np.concatenate([*result, detector.finish()])
 
 
 def minute() -> Samples:
@@ -50,11 +52,11 @@ def minute() -> Samples:
 
 
 @pytest.mark.parametrize("length", [0, 1, 511, 512, 513, 65_535, 65_536, 65_537, 200_000])
-def test_every_frame_begun_has_one_number_from_0_to_1(detector, length):
-    found = heard(detector(), minute()[:length])
-    assert found.dtype == np.float32
-    assert len(found) == -(-length // FRAME_SAMPLES)
-    assert np.all((found >= 0) & (found <= 1))
+def test_every_started_frame_has_one_probability(detector, length):
+    result = probabilities_of(detector(), minute()[:length])
+    assert result.dtype == np.float32
+    assert len(result) == -(-length // FRAME_SAMPLES)
+    assert np.all((result >= 0) & (result <= 1))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -62,32 +64,38 @@ def test_how_a_recording_is_cut_on_the_way_changes_nothing(detector, seed):
     recording = minute()
     generator = np.random.default_rng(seed)
     at = generator.integers(0, len(recording) + 1, generator.integers(1, 300))
-    assert np.array_equal(heard(detector(), recording, at), heard(detector(), recording))
+    assert np.array_equal(
+        probabilities_of(detector(), recording, at), probabilities_of(detector(), recording)
+    )
 
 
-def test_crumbs_are_heard_like_the_whole(detector):
+def test_small_inputs_give_the_probabilities_of_the_whole(detector):
     recording = decode(sample("en").path)[:3000]
     crumbs = range(1, len(recording))
-    assert np.array_equal(heard(detector(), recording, crumbs), heard(detector(), recording))
+    assert np.array_equal(
+        probabilities_of(detector(), recording, crumbs), probabilities_of(detector(), recording)
+    )
 
 
 def test_most_frames_are_known_before_the_recording_ends(detector):
     recording = minute()
     listening = detector()
-    known = sum(len(listening.feed(stretch)) for stretch in np.array_split(recording, 50))
+    known = sum(len(listening.feed(part)) for part in np.array_split(recording, 50))
     assert known * FRAME_SECONDS > len(recording) / 16_000 - 4.2
 
 
 def test_nothing_is_left_after_the_end(detector):
     listening = detector()
-    assert len(heard(listening, noise(1))) == 32
+    assert len(probabilities_of(listening, noise(1))) == 32
     assert len(listening.finish()) == 0
 
 
-def test_samples_that_may_not_be_written_are_heard_and_left_as_they_are(detector):
+def test_read_only_samples_are_accepted_and_unchanged(detector):
     recording = np.frombuffer(minute().tobytes(), dtype="<f4")
     before = recording.copy()
-    assert np.array_equal(heard(detector(), recording), heard(detector(), before))
+    assert np.array_equal(
+        probabilities_of(detector(), recording), probabilities_of(detector(), before)
+    )
     assert np.array_equal(recording, before)
 
 
@@ -95,24 +103,24 @@ def test_samples_that_may_not_be_written_are_heard_and_left_as_they_are(detector
 def test_a_broken_sample_is_silence_and_spoils_nothing_after_it(detector, broken):
     recording = minute()
     recording[30_000] = 0
-    expected = heard(detector(), recording)
+    expected = probabilities_of(detector(), recording)
     recording[30_000] = broken
-    assert np.array_equal(heard(detector(), recording), expected)
+    assert np.array_equal(probabilities_of(detector(), recording), expected)
 
 
 def test_silence_is_no_speech(detector):
-    assert stretches(heard(detector(), silence(20))) == []
+    assert speech_spans(probabilities_of(detector(), silence(20))) == []
 
 
 @pytest.mark.parametrize("recorded", RECORDED, ids=lambda recorded: recorded.file)
-def test_the_words_are_in_what_is_heard_as_speech(detector, recorded):
-    found = heard(detector(), decode(recorded.path))
-    clock = np.arange(len(found)) * FRAME_SECONDS
-    in_word = np.zeros(len(found), dtype=bool)
+def test_words_lie_in_speech_spans(detector, recorded):
+    result = probabilities_of(detector(), decode(recorded.path))
+    clock = np.arange(len(result)) * FRAME_SECONDS
+    in_word = np.zeros(len(result), dtype=bool)
     for word in recorded.words:
         in_word |= (clock >= word["start"]) & (clock < word["end"])
-    in_speech = np.zeros(len(found), dtype=bool)
-    for first, after in stretches(found):
+    in_speech = np.zeros(len(result), dtype=bool)
+    for first, after in speech_spans(result):
         in_speech[first:after] = True
     assert np.mean(in_speech[in_word]) > 0.8
 
@@ -132,7 +140,7 @@ def drawn(picture: str) -> Probabilities:
         ("--------", []),
         ("########", [(0, 8)]),
         ("..####..", [(2, 6)]),
-        # between the thresholds what was goes on
+        # between the thresholds the state stays
         ("--####--", [(2, 8)]),
         ("####----####", [(0, 12)]),
         ("####--......--####", [(0, 6), (14, 18)]),
@@ -146,16 +154,16 @@ def drawn(picture: str) -> Probabilities:
         ("#......#......#", []),
     ],
 )
-def test_stretches_are_what_the_picture_shows(picture, expected):
-    assert stretches(drawn(picture)) == expected
+def test_speech_spans_match_drawn_probabilities(picture, expected):
+    assert speech_spans(drawn(picture)) == expected
 
 
 def test_the_thresholds_themselves_begin_and_hold_speech():
     begins, ends = np.float32(SPEECH_BEGINS), np.float32(SPEECH_ENDS)
     below_begin, below_end = np.nextafter(begins, np.float32(0)), np.nextafter(ends, np.float32(0))
-    assert stretches(np.array([begins, *[ends] * 9], dtype=np.float32)) == [(0, 10)]
-    assert stretches(np.full(10, below_begin)) == []
-    assert stretches(np.array([*[begins] * 5, below_end, *[ends] * 9])) == [(0, 5)]
+    assert speech_spans(np.array([begins, *[ends] * 9], dtype=np.float32)) == [(0, 10)]
+    assert speech_spans(np.full(10, below_begin)) == []
+    assert speech_spans(np.array([*[begins] * 5, below_end, *[ends] * 9])) == [(0, 5)]
 
 
 def plainly(probabilities: Probabilities) -> list[tuple[int, int]]:
@@ -174,16 +182,16 @@ def plainly(probabilities: Probabilities) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_stretches_are_what_a_loop_over_the_frames_finds(seed):
+def test_speech_spans_match_a_loop_over_the_frames(seed):
     generator = np.random.default_rng(seed)
     marks = np.repeat(generator.choice(list("#-."), 400), generator.integers(1, 7, 400))
     probabilities = drawn("".join(marks))
-    assert stretches(probabilities) == plainly(probabilities)
-    assert len(stretches(probabilities)) > 20
+    assert speech_spans(probabilities) == plainly(probabilities)
+    assert len(speech_spans(probabilities)) > 20
 
 
 def test_torch_is_imported_with_the_network_only():
-    modules = ("speech", "speech.base", "speech.energy")
+    modules = ("vad", "vad.base", "vad.energy")
     imports = ", ".join(f"parakeet_worker.{name}" for name in modules)
     program = f"import json, sys\nimport {imports}\nprint(json.dumps(list(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

@@ -9,7 +9,7 @@ from parakeet_worker.vad.base import (
     SPEECH_BEGINS,
     SPEECH_ENDS,
     Probabilities,
-    stretches,
+    speech_spans,
 )
 from parakeet_worker.vad.energy import EnergyDetector
 from recordings import decode, noise, silence, tone
@@ -18,7 +18,7 @@ from speech import named
 RATE = 16_000
 
 
-def heard(recording: Samples) -> Probabilities:
+def probabilities_of(recording: Samples) -> Probabilities:
     detector = EnergyDetector()
     return np.concatenate((detector.feed(recording), detector.finish()))
 
@@ -26,7 +26,7 @@ def heard(recording: Samples) -> Probabilities:
 def seconds(recording: Samples) -> list[tuple[float, float]]:
     return [
         (first * FRAME_SECONDS, after * FRAME_SECONDS)
-        for first, after in stretches(heard(recording))
+        for first, after in speech_spans(probabilities_of(recording))
     ]
 
 
@@ -37,39 +37,41 @@ def test_a_sound_is_found_where_it_is_from_the_first_sample_on(begin, room):
     recording = np.concatenate(pieces)
     recording = recording + noise(len(recording) / RATE, room)
     expected = [(begin, begin + 1.5), (begin + 2.3, begin + 3.0)]
-    found = seconds(recording)
-    # What comes before the first sound may be taken for one: nothing was heard before it.
-    assert np.allclose(found[-1], expected[-1], atol=0.05)
-    assert found[0][0] <= expected[0][0]
-    assert found[-2][1] == pytest.approx(expected[0][1], abs=0.05)
+    result = seconds(recording)
+    # The time before the first sound may count as speech: there is no floor yet.
+    assert np.allclose(result[-1], expected[-1], atol=0.05)
+    assert result[0][0] <= expected[0][0]
+    assert result[-2][1] == pytest.approx(expected[0][1], abs=0.05)
 
 
 def test_the_volume_changes_nothing():
     speech = decode(named("minute").path)
     speech = speech + noise(len(speech) / RATE, 0.001)
-    assert heard(speech * 0.1) == pytest.approx(heard(speech), abs=1e-3)
+    assert probabilities_of(speech * 0.1) == pytest.approx(probabilities_of(speech), abs=1e-3)
 
 
 def test_a_direct_current_changes_nothing():
     speech = decode(named("minute").path)[: 60 * RATE]  # whole frames: the last is not filled up
     speech = speech + noise(60, 0.001)
-    assert heard(speech + np.float32(0.2)) == pytest.approx(heard(speech), abs=1e-2)
+    assert probabilities_of(speech + np.float32(0.2)) == pytest.approx(
+        probabilities_of(speech), abs=1e-2
+    )
 
 
-def test_a_noise_is_believed_to_be_speech_for_some_seconds_only():
-    found = heard(noise(60, 0.05))
+def test_a_new_noise_counts_as_speech_for_seconds_only():
+    result = probabilities_of(noise(60, 0.05))
     known = round(7 / FRAME_SECONDS)
-    assert np.all(found[: round(3 / FRAME_SECONDS)] >= SPEECH_BEGINS)
-    assert np.all(found[known:] < SPEECH_ENDS)
+    assert np.all(result[: round(3 / FRAME_SECONDS)] >= SPEECH_BEGINS)
+    assert np.all(result[known:] < SPEECH_ENDS)
 
 
 def test_a_noise_that_grows_becomes_the_floor():
-    found = heard(np.concatenate((noise(20, 0.001), noise(30, 0.03))))
-    assert found[round(20.1 / FRAME_SECONDS)] >= SPEECH_BEGINS
-    assert np.all(found[round(34 / FRAME_SECONDS) :] < SPEECH_ENDS)
+    result = probabilities_of(np.concatenate((noise(20, 0.001), noise(30, 0.03))))
+    assert result[round(20.1 / FRAME_SECONDS)] >= SPEECH_BEGINS
+    assert np.all(result[round(34 / FRAME_SECONDS) :] < SPEECH_ENDS)
 
 
-def test_a_quiet_voice_after_a_loud_one_is_heard_after_some_seconds():
+def test_a_quiet_voice_after_a_loud_one_is_detected_within_seconds():
     loud, quiet = (
         np.tile(np.concatenate((tone(300, 0.8, level=level), silence(0.4))), 15)
         for level in (0.5, 0.005)

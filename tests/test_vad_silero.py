@@ -12,8 +12,8 @@ import torch
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import WeightsCorrupt, WeightsMissing
 from parakeet_worker.vad import silero
-from parakeet_worker.vad.backends import Alone, SileroDetector
-from parakeet_worker.vad.base import FRAME_SAMPLES, SPEECH_BEGINS, Probabilities, stretches
+from parakeet_worker.vad.backends import PerThreadVad, SileroDetector
+from parakeet_worker.vad.base import FRAME_SAMPLES, SPEECH_BEGINS, Probabilities, speech_spans
 from parakeet_worker.vad.silero import CONTEXT_SAMPLES, Silero
 from recordings import decode, noise, silence, tone
 from speech import SAMPLES, all_samples, named
@@ -22,7 +22,7 @@ RATE = 16_000
 
 MADE = {
     "nothing": silence(3),
-    "hiss": noise(5, 0.01),
+    "quiet noise": noise(5, 0.01),
     "noise": noise(5, 0.3),
     "far beyond full scale": noise(3, 5.0),
     "a tone": tone(440, 3),
@@ -35,7 +35,7 @@ def network() -> Silero:
 
 
 @pytest.fixture(scope="module")
-def theirs() -> Any:
+def package() -> Any:
     threads = torch.get_num_threads()
     import silero_vad
 
@@ -48,79 +48,85 @@ def recording(name: str) -> Samples:
     return decode(SAMPLES / name)[: 6 * RATE]
 
 
-class AsItIs(SileroDetector):
-    """Raises nothing, as Silero's own."""
+class Unamplified(SileroDetector):
+    """Without gain, as the package's own detector."""
 
-    def _hear(self, blocks: Samples) -> Probabilities:
-        return self._listened(blocks)
+    def _detect(self, blocks: Samples) -> Probabilities:
+        return self._computed(blocks)
 
 
-def heard(network: Silero, samples: Samples, kind: type[SileroDetector] = AsItIs) -> Probabilities:
-    detector = kind(Alone(network))
+def probabilities_of(
+    network: Silero, samples: Samples, kind: type[SileroDetector] = Unamplified
+) -> Probabilities:
+    detector = kind(PerThreadVad(network))
     return np.concatenate((detector.feed(samples), detector.finish()))
 
 
-def reference(theirs: Any, samples: Samples) -> Probabilities:
-    theirs.reset_states()
+def reference(package: Any, samples: Samples) -> Probabilities:
+    package.reset_states()
     frames = np.pad(samples, (0, -len(samples) % FRAME_SAMPLES)).reshape(-1, 1, FRAME_SAMPLES)
     with torch.no_grad():
-        return np.array([theirs(torch.from_numpy(frame), RATE).item() for frame in frames])
+        return np.array([package(torch.from_numpy(frame), RATE).item() for frame in frames])
 
 
 @pytest.mark.parametrize("name", [each.file for each in all_samples()])
-def test_a_recording_is_heard_as_silero_hears_it(network, theirs, name):
-    assert heard(network, recording(name)) == pytest.approx(
-        reference(theirs, recording(name)), abs=1e-4
+def test_probabilities_are_those_of_the_package(network, package, name):
+    assert probabilities_of(network, recording(name)) == pytest.approx(
+        reference(package, recording(name)), abs=1e-4
     )
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_what_nobody_says_is_heard_as_silero_hears_it(network, theirs, name):
-    assert heard(network, MADE[name]) == pytest.approx(reference(theirs, MADE[name]), abs=1e-4)
+def test_probabilities_without_speech_are_those_of_the_package(network, package, name):
+    assert probabilities_of(network, MADE[name]) == pytest.approx(
+        reference(package, MADE[name]), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 511, 512, 513, 577, 5000, 65_537])
-def test_any_length_is_heard_as_silero_hears_it(network, theirs, length):
+def test_probabilities_of_any_length_are_those_of_the_package(network, package, length):
     whole = recording("pause.mp3")
     loudest = int(np.abs(whole[:RATE]).argmax())  # what is very quiet is raised, and differs
     samples = whole[loudest : loudest + length]
-    assert heard(network, samples) == pytest.approx(reference(theirs, samples), abs=1e-4)
+    assert probabilities_of(network, samples) == pytest.approx(
+        reference(package, samples), abs=1e-4
+    )
 
 
 def test_the_numbers_compared_are_those_of_speech_and_of_pauses(network):
-    found = np.concatenate([heard(network, recording(each.file)) for each in all_samples()])
-    assert np.mean(found > 0.9) > 0.3
-    assert np.mean(found < 0.1) > 0.2
+    result = np.concatenate(
+        [probabilities_of(network, recording(each.file)) for each in all_samples()]
+    )
+    assert np.mean(result > 0.9) > 0.3
+    assert np.mean(result < 0.1) > 0.2
 
 
 def test_noise_without_words_is_no_speech(network):
-    assert stretches(heard(network, decode(named("noise").path))) == []
+    assert speech_spans(probabilities_of(network, decode(named("noise").path))) == []
 
 
 @pytest.mark.parametrize("level", [0.1, 0.01, 0.001])
-def test_a_quiet_recording_is_heard_like_a_loud_one(network, level):
+def test_a_quiet_recording_gets_the_spans_of_a_loud_one(network, level):
     samples = decode(named("minute").path)
-    speaks = heard(network, samples) >= SPEECH_BEGINS
-    quiet = heard(network, samples * np.float32(level), SileroDetector)
+    speaks = probabilities_of(network, samples) >= SPEECH_BEGINS
+    quiet = probabilities_of(network, samples * np.float32(level), SileroDetector)
     assert np.mean((quiet >= SPEECH_BEGINS) == speaks) > 0.95
 
 
-def test_recordings_heard_in_turns_through_one_network_are_heard_as_alone(network):
+def test_recordings_interleaved_through_one_network_do_not_affect_each_other(network):
     recordings = [decode(named(name).path) for name in ("minute", "pause")]
-    detectors = [SileroDetector(Alone(network)) for _ in recordings]
+    detectors = [SileroDetector(PerThreadVad(network)) for _ in recordings]
     turns = [np.array_split(samples, 40) for samples in recordings]
-    found: list[list[Probabilities]] = [[], []]
-    for stretches_of_turn in zip(*turns, strict=True):
-        for detector, stretch, probabilities in zip(
-            detectors, stretches_of_turn, found, strict=True
-        ):
-            probabilities.append(detector.feed(stretch))
-    for detector, samples, probabilities in zip(detectors, recordings, found, strict=True):
+    result: list[list[Probabilities]] = [[], []]
+    for parts_of_turn in zip(*turns, strict=True):
+        for detector, part, probabilities in zip(detectors, parts_of_turn, result, strict=True):
+            probabilities.append(detector.feed(part))
+    for detector, samples, probabilities in zip(detectors, recordings, result, strict=True):
         together = np.concatenate([*probabilities, detector.finish()])
-        assert np.array_equal(together, heard(network, samples, SileroDetector))
+        assert np.array_equal(together, probabilities_of(network, samples, SileroDetector))
 
 
-def test_the_rows_of_a_batch_are_heard_as_alone_and_carry_their_own_state(network):
+def test_rows_of_a_batch_have_their_own_state(network):
     length = CONTEXT_SAMPLES + 200 * FRAME_SAMPLES
     rows = torch.from_numpy(
         np.stack([decode(named("minute").path)[at : at + length] for at in (0, 90_000, 700_000)])

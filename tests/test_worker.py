@@ -57,7 +57,7 @@ def test_loading_leaves_no_compute_thread_except_the_engine() -> None:
 
 def on_a_failing_device(
     _device: str, on_device_failure: Callable[[str], None]
-) -> backends.Listener:
+) -> backends.VadBackend:
     """Detection as on a GPU on which every batch fails with a CUDA error."""
 
     def fail(*_: Any) -> None:
@@ -65,7 +65,7 @@ def on_a_failing_device(
 
     network = silero.load()
     network.register_forward_pre_hook(fail)
-    return backends.Together(network, backends.Alone(silero.load()), on_device_failure)
+    return backends.BatchedVad(network, backends.PerThreadVad(silero.load()), on_device_failure)
 
 
 def transcribe(pipeline: Pipeline) -> str:
@@ -75,7 +75,7 @@ def transcribe(pipeline: Pipeline) -> str:
 def test_a_device_failure_in_detection_loses_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(backends, "open_listener", on_a_failing_device)
+    monkeypatch.setattr(backends, "open_backend", on_a_failing_device)
     closed: list[str] = []
     with open_pipeline(Settings(model="demo", scratch=tmp_path)) as pipeline:
         monkeypatch.setattr(pipeline.batcher.engine, "close", lambda: closed.append("engine"))

@@ -164,8 +164,8 @@ def open_detectors(
     from parakeet_worker.vad import backends
 
     on_cpu = "cpu" in (settings.device, settings.vad_device)
-    listener = backends.open_listener("cpu" if on_cpu else "auto", on_device_failure)
-    return lambda vad: EnergyDetector() if vad == "off" else backends.SileroDetector(listener)
+    backend = backends.open_backend("cpu" if on_cpu else "auto", on_device_failure)
+    return lambda vad: EnergyDetector() if vad == "off" else backends.SileroDetector(backend)
 
 
 def open_engine(settings: Settings) -> Engine:

@@ -15,9 +15,9 @@ from parakeet_worker.vad.base import (
     Detector,
     Probabilities,
     runs,
-    stretches,
+    speech_spans,
 )
-from parakeet_worker.vad.level import evened
+from parakeet_worker.vad.level import even_levels
 
 # Cuts lie on encoder frames, so that frame numbers continue across chunks.
 _GRID_SAMPLES = 1280
@@ -140,7 +140,7 @@ def split(
             detector = new_detector()
             splitter = Splitter(
                 max_seconds,
-                drops_silence=detector.is_sure,
+                drops_silence=detector.trusts_silence,
                 whole=whole,
                 start_seconds=start_seconds,
             )
@@ -295,8 +295,8 @@ class Splitter:
         start_seconds = self._start_seconds + self._begin / SAMPLE_RATE
         own, decibels, spans = self._held[:end], 0.0, list[tuple[int, int]]()
         if self._has_spans:
-            spans = stretches(frames)
-            own, decibels = evened(own, _mask(spans, len(frames)))
+            spans = speech_spans(frames)
+            own, decibels = even_levels(own, _mask(spans, len(frames)))
         samples = _compact(own)
         speech_frames = self._speech_frames(frames)
         return Chunk(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from parakeet_worker.recognition.chunks import Chunk, Span
 from parakeet_worker.recognition.transcript import Word, bare
-from parakeet_worker.vad.level import held_seconds
+from parakeet_worker.vad.level import stationary_seconds
 
 GAP_SECONDS = 0.9
 """Speech between two words, in one span or several, that is decoded again."""
@@ -141,7 +141,7 @@ def without_sustained_sound(gaps: Iterable[Gap], chunk: Chunk) -> list[Gap]:
 
 def _after_sustained_sound(gap: Gap, chunk: Chunk) -> Gap | None:
     first, *others = gap.speech
-    start = first.start_seconds + held_seconds(chunk.part(first).samples)
+    start = first.start_seconds + stationary_seconds(chunk.part(first).samples)
     speech = [Span(start, first.end_seconds)] if start < first.end_seconds else []
     left = Gap((*speech, *others))
     return left if left.speech and left.seconds >= GAP_SECONDS else None

@@ -1,1 +1,1 @@
-"""Voice activity: where in a recording someone speaks."""
+"""Voice activity detection: which parts of a recording contain speech."""

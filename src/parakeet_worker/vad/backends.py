@@ -1,4 +1,4 @@
-"""Listening through Silero's network: each recording for itself, or all that wait at once."""
+"""Backends that run Silero's network: one recording per thread, or batches of recordings."""
 
 import logging
 import threading
@@ -18,98 +18,98 @@ from parakeet_worker.engine import failures
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.vad import silero
 from parakeet_worker.vad.base import BLOCK_SAMPLES, FRAME_SAMPLES, Detector, Probabilities
-from parakeet_worker.vad.level import Raised
+from parakeet_worker.vad.level import QuietSpeechGain
 from parakeet_worker.vad.silero import CONTEXT_SAMPLES, Silero, State
 
 log = logging.getLogger(__name__)
 
-MOST_TOGETHER = 64
+MAX_BATCH = 64
 """Recordings in one batch, with up to 33 s each."""
 
-MOST_BLOCKS = 8
-"""Blocks of one recording at once: 33 s."""
+MAX_BLOCKS = 8
+"""Blocks of one recording per inference: 33 s."""
 
-_AGREES_WITHIN = 1e-3
+_MAX_DIFFERENCE = 1e-3
 
 
-class Listener(Protocol):
-    """Hears blocks of many recordings, from many threads."""
+class VadBackend(Protocol):
+    """Computes speech probabilities for many recordings; callable from any thread."""
 
-    def hear(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
-        """The (T,) probabilities of (64 + 512 T) samples, and the state after them.
+    def probabilities(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
+        """(64 + 512 T) samples to (T,) probabilities and the next state.
 
-        Without a `state` a recording begins.
+        `state` is None at the start of a recording.
         """
         ...
 
 
 class SileroDetector(Detector):
-    """One recording; very quiet speech in it is raised."""
+    """Detects speech in one recording, with gain applied to very quiet speech."""
 
-    is_sure = True
-    most_blocks = MOST_BLOCKS
+    trusts_silence = True
+    max_blocks = MAX_BLOCKS
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, backend: VadBackend) -> None:
         super().__init__(CONTEXT_SAMPLES)
-        self._listener = listener
+        self._backend = backend
         self._state: State | None = None
-        self._raised = Raised(CONTEXT_SAMPLES)
+        self._gain = QuietSpeechGain(CONTEXT_SAMPLES)
 
-    def _hear(self, blocks: Samples) -> Probabilities:
+    def _detect(self, blocks: Samples) -> Probabilities:
         whole = [
             blocks[begin : begin + CONTEXT_SAMPLES + BLOCK_SAMPLES]
             for begin in range(0, len(blocks) - CONTEXT_SAMPLES, BLOCK_SAMPLES)
         ]
-        raised = [self._raised.block(block) for block in whole]
-        if all(now is before for now, before in zip(raised, whole, strict=True)):
-            return self._listened(blocks)
-        parts = [raised[0], *(block[CONTEXT_SAMPLES:] for block in raised[1:])]
-        return self._listened(np.concatenate(parts))
+        amplified = [self._gain.apply(block) for block in whole]
+        if not all(now is before for now, before in zip(amplified, whole, strict=True)):
+            parts = [amplified[0], *(block[CONTEXT_SAMPLES:] for block in amplified[1:])]
+            blocks = np.concatenate(parts)
+        return self._computed(blocks)
 
-    def _listened(self, samples: Samples) -> Probabilities:
-        found, self._state = self._listener.hear(samples, self._state)
-        return found
+    def _computed(self, samples: Samples) -> Probabilities:
+        result, self._state = self._backend.probabilities(samples, self._state)
+        return result
 
 
-def open_listener(
+def open_backend(
     device: Literal["auto", "cpu", "cuda"],
     on_device_failure: Callable[[str], None] | None = None,
-) -> Listener:
-    """The packaged network for `device`, for the processor where a GPU fails or errs.
+) -> VadBackend:
+    """Load the packaged network on `device`; fall back to the CPU if the GPU fails or differs.
 
     `on_device_failure` is called, from any thread and at most once, with the reason of a CUDA
-    error: nothing else in the process can use the device any more. Raises `WeightsMissing` or
+    error: the CUDA context is unusable for the whole process then. Raises `WeightsMissing` or
     `WeightsCorrupt`.
     """
-    alone = Alone(silero.load())
+    on_cpu = PerThreadVad(silero.load())
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        return alone
+        return on_cpu
     try:
-        together = Together(silero.load("cuda"), alone, on_device_failure)
-        apart = _difference(together, alone)
-    except (RuntimeError, AssertionError) as failure:  # the latter where torch has no CUDA
-        log.warning("speech is detected on the processor, the GPU fails at it: %s", failure)
-        return alone
-    if not apart <= _AGREES_WITHIN:
-        log.warning("speech is detected on the processor, the GPU is %.4f off", apart)
-        return alone
-    return together
+        batched = BatchedVad(silero.load("cuda"), on_cpu, on_device_failure)
+        difference = _difference(batched, on_cpu)
+    except (RuntimeError, AssertionError) as failure:  # the latter if torch has no CUDA
+        log.warning("voice activity detection runs on the CPU: the GPU failed: %s", failure)
+        return on_cpu
+    if not difference <= _MAX_DIFFERENCE:
+        log.warning("voice activity detection runs on the CPU: the GPU differs by %.4f", difference)
+        return on_cpu
+    return batched
 
 
-def _difference(together: "Together", alone: "Alone") -> float:
-    """By how much both differ on noise, in as large a batch as there will ever be."""
-    noise = np.random.default_rng(1).normal(0, 0.1, CONTEXT_SAMPLES + MOST_BLOCKS * BLOCK_SAMPLES)
+def _difference(batched: "BatchedVad", reference: "PerThreadVad") -> float:
+    """Largest difference between both backends on noise, in a batch of the maximum size."""
+    noise = np.random.default_rng(1).normal(0, 0.1, CONTEXT_SAMPLES + MAX_BLOCKS * BLOCK_SAMPLES)
     block = noise.astype(np.float32)
-    found = together.on_device([_Waiting(block, None)] * MOST_TOGETHER)
-    expected, _ = alone.hear(block, None)
-    return max(float(np.abs(probabilities - expected).max()) for probabilities, _ in found)
+    results = batched.on_device([_Request(block, None)] * MAX_BATCH)
+    expected, _ = reference.probabilities(block, None)
+    return max(float(np.abs(probabilities - expected).max()) for probabilities, _ in results)
 
 
-def _compute_alone(started: threading.Barrier) -> None:
+def _limit_torch_threads(started: threading.Barrier) -> None:
     """Limit torch to one thread in this thread only.
 
-    The network is small: torch's threads wait for each other longer than they work, and as many
-    recordings are listened to at once as there are processors.
+    The network is small: torch's threads synchronise longer than they compute, and as many
+    recordings are processed concurrently as there are CPUs.
     """
     with _limiting_threads:
         threads = torch.get_num_threads()
@@ -126,20 +126,20 @@ _limiting_threads = threading.Lock()
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    """The threads that compute, all started before the first recording is.
+    """The compute threads, all started before the first recording.
 
-    Not the threads of recordings, which are many: torch keeps for each thread what it has made for
-    every length of audio there, 3 MB in all. And not one by one: a recording's thread that comes to
-    torch while the default is 1 would keep that limit.
+    Separate from the threads of recordings, which are many: torch caches per thread what it
+    prepared for every input length, 3 MB in total. Started together, because a recording's thread
+    that first calls torch while the default is 1 would keep that limit.
     """
     count = Container.read().threads
-    pool = ThreadPoolExecutor(count, thread_name_prefix="listening")
+    pool = ThreadPoolExecutor(count, thread_name_prefix="vad")
     started = threading.Barrier(count)
-    wait([pool.submit(_compute_alone, started) for _ in range(count)])
+    wait([pool.submit(_limit_torch_threads, started) for _ in range(count)])
     return pool
 
 
-def _computing() -> ThreadPoolExecutor:
+def _executor() -> ThreadPoolExecutor:
     with _starting_pool:
         return _pool()
 
@@ -148,133 +148,134 @@ _starting_pool = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Alone:
-    """For a processor: each recording by itself, as many at once as there are processors."""
+class PerThreadVad:
+    """CPU backend: each recording by itself, as many concurrently as there are CPUs."""
 
     network: Silero
 
-    def hear(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
-        """As `Listener` says."""
-        return _computing().submit(self._heard, block, state).result()
+    def probabilities(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
+        """See `VadBackend.probabilities`."""
+        return _executor().submit(self._compute, block, state).result()
 
     @torch.inference_mode()
-    def _heard(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
+    def _compute(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
         hidden, cell = state or self.network.silence()
         after = hidden.cpu(), cell.cpu()
-        found: list[Probabilities] = []
-        # Block by block: what does not fit into a core's cache takes longer, and the last bits of
-        # a probability do not depend on how much has come at once.
+        results: list[Probabilities] = []
+        # Block by block: larger inputs exceed a core's cache and take longer, and the last bits of
+        # a probability must not depend on how the input was divided.
         for begin in range(0, len(block) - CONTEXT_SAMPLES, BLOCK_SAMPLES):
             part = torch.from_numpy(block[begin : begin + CONTEXT_SAMPLES + BLOCK_SAMPLES])
             probabilities, after = self.network(part[None], after)
-            found.append(probabilities[0].numpy())
-        return np.concatenate(found), after
+            results.append(probabilities[0].numpy())
+        return np.concatenate(results), after
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Waiting:
+class _Request:
     block: Samples
     state: State | None
-    heard: "Future[tuple[Probabilities, State]]" = field(default_factory=Future)
+    result: "Future[tuple[Probabilities, State]]" = field(default_factory=Future)
 
 
-class Together:
-    """For a GPU: blocks that wait at the same time are heard in one batch, beside the engine.
+class BatchedVad:
+    """GPU backend: requests that are pending at the same time are computed in one batch.
 
-    Who comes while nobody listens does it for all that wait; they find it done. A batch that the
-    GPU has no memory for is heard by `alone`; so is every batch from the one on in which the
-    device fails.
+    The first thread that acquires the lock computes all pending requests; the other threads find
+    their results set. A batch that does not fit into GPU memory is computed by `fallback`, and so
+    is every batch after a device failure.
     """
 
     def __init__(
         self,
         network: Silero,
-        alone: Alone,
+        fallback: PerThreadVad,
         on_device_failure: Callable[[str], None] | None = None,
     ) -> None:
         self._network = network
-        self._alone = alone
+        self._fallback = fallback
         self._on_device_failure = on_device_failure
         self._failed = False
-        self._waiting: list[_Waiting] = []
-        self._arriving = threading.Lock()
-        self._listening = threading.Lock()
+        self._pending: list[_Request] = []
+        self._queue_lock = threading.Lock()
+        self._batch_lock = threading.Lock()
         # CUDA's libraries keep a workspace for each thread that has ever called them.
-        self._computing = ThreadPoolExecutor(1, thread_name_prefix="listening")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="vad")
         self._stream: torch.cuda.Stream | None = None
         if network.window.is_cuda:
-            # The engine's kernels are long: these would wait for all of them in the same stream.
+            # In the engine's stream these kernels would wait for all of its long ones.
             self._stream = torch.cuda.Stream(priority=-1)
-            torch.cuda.synchronize()  # the weights came in another
+            torch.cuda.synchronize()  # the weights were copied in another stream
 
-    def hear(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
-        """As `Listener` says."""
-        mine = _Waiting(block, state)
-        with self._arriving:
-            self._waiting.append(mine)
-        while not mine.heard.done():
-            with self._listening:
-                if not mine.heard.done():
-                    self._hear_those_that_wait()
-        return mine.heard.result()
+    def probabilities(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
+        """See `VadBackend.probabilities`."""
+        request = _Request(block, state)
+        with self._queue_lock:
+            self._pending.append(request)
+        while not request.result.done():
+            with self._batch_lock:
+                if not request.result.done():
+                    self._compute_pending()
+        return request.result.result()
 
-    def _hear_those_that_wait(self) -> None:
-        with self._arriving:
-            batch, self._waiting = self._waiting[:MOST_TOGETHER], self._waiting[MOST_TOGETHER:]
+    def _compute_pending(self) -> None:
+        with self._queue_lock:
+            batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
         try:
-            found = self.heard(batch)
-        except Exception as failure:  # noqa: BLE001  # whose block it was nobody knows: all are told
-            for each in batch:
-                each.heard.set_exception(failure)
+            results = self.compute(batch)
+        except Exception as failure:  # noqa: BLE001  # any request may be the cause: all fail
+            for request in batch:
+                request.result.set_exception(failure)
         else:
-            for each, answer in zip(batch, found, strict=True):
-                each.heard.set_result(answer)
+            for request, result in zip(batch, results, strict=True):
+                request.result.set_result(result)
 
-    def heard(self, batch: Sequence[_Waiting]) -> list[tuple[Probabilities, State]]:
-        """Each of a batch."""
+    def compute(self, batch: Sequence[_Request]) -> list[tuple[Probabilities, State]]:
+        """Compute a batch, on the fallback if the device cannot."""
         if not self._failed:
             try:
                 return self.on_device(batch)
             except (RuntimeError, MemoryError) as failure:
                 self._fall_back(failure, len(batch))
-        return [self._alone.hear(each.block, self._reachable(each.state)) for each in batch]
+        return [
+            self._fallback.probabilities(each.block, self._reachable(each.state)) for each in batch
+        ]
 
-    def on_device(self, batch: Sequence[_Waiting]) -> list[tuple[Probabilities, State]]:
-        """The same on the network's own device, raising what it raises."""
-        return self._computing.submit(self._heard_on_device, batch).result()
+    def on_device(self, batch: Sequence[_Request]) -> list[tuple[Probabilities, State]]:
+        """Compute a batch on the network's device; raises what torch raises."""
+        return self._executor.submit(self._compute_in_stream, batch).result()
 
-    def _heard_on_device(self, batch: Sequence[_Waiting]) -> list[tuple[Probabilities, State]]:
-        with self._beside():
-            return self._heard([each.block for each in batch], [each.state for each in batch])
+    def _compute_in_stream(self, batch: Sequence[_Request]) -> list[tuple[Probabilities, State]]:
+        with self._own_stream():
+            return self._compute([each.block for each in batch], [each.state for each in batch])
 
     def _fall_back(self, failure: Exception, count: int) -> None:
-        """Prepare to hear a batch without the device; raises the failure if it is a bug."""
+        """Log the failure and prepare for the fallback; re-raise it if it is a bug."""
         if failures.is_out_of_memory(failure):
-            log.warning("no memory to detect speech in %d recordings at once", count)
+            log.warning("out of memory: voice activity detection of %d recordings", count)
         elif failures.is_device_failure(failure):
             self._failed = True
             reason = f"in voice activity detection: {failure}"
-            log.error("speech is detected on the processor from here on: %s", reason)
+            log.error("voice activity detection runs on the CPU from now on: %s", reason)
             if self._on_device_failure is not None:
                 self._on_device_failure(reason)
         else:
             raise failure
-        # What the traceback holds on the device would be in the way of the next batch.
+        # Tensors referenced by the traceback would occupy memory of the next batch.
         failures.clear_tracebacks(failure)
 
     def _reachable(self, state: State | None) -> State | None:
-        """The state, or None to begin anew where it lies on a device that has failed.
+        """The state, or None if it lies on a failed device, from which nothing can be copied.
 
-        Nothing can be copied from there any more. A recording in the middle of which that happens
-        loses what the network remembers of the seconds before, and no sample: the block brings
-        its own context.
+        The network loses its memory of the previous seconds then; no samples are lost, because
+        each block contains its own context.
         """
         if self._failed and state is not None and state[0].device.type != "cpu":
             return None
         return state
 
     @torch.inference_mode()
-    def _heard(
+    def _compute(
         self, blocks: Sequence[Samples], states: Sequence[State | None]
     ) -> list[tuple[Probabilities, State]]:
         device, silence = self._network.window.device, self._network.silence()
@@ -283,11 +284,11 @@ class Together:
         rows = pad_sequence([torch.from_numpy(block) for block in blocks], batch_first=True)
         frames = [(len(block) - CONTEXT_SAMPLES) // FRAME_SAMPLES for block in blocks]
         probabilities, (hidden, cell) = self._network(rows.to(device), (hidden, cell), frames)
-        found: Probabilities = probabilities.cpu().numpy()
+        result: Probabilities = probabilities.cpu().numpy()
         return [
-            (found[row, :count], (hidden[:, row : row + 1], cell[:, row : row + 1]))
+            (result[row, :count], (hidden[:, row : row + 1], cell[:, row : row + 1]))
             for row, count in enumerate(frames)
         ]
 
-    def _beside(self) -> AbstractContextManager[object]:
+    def _own_stream(self) -> AbstractContextManager[object]:
         return torch.cuda.stream(self._stream) if self._stream else nullcontext()

@@ -1,4 +1,4 @@
-"""What every detector promises: samples in, how surely each frame of 32 ms is speech out."""
+"""Interface of voice activity detectors: samples in, speech probability per 32 ms frame out."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -13,88 +13,89 @@ FRAME_SAMPLES = 512
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
 
 BLOCK_SAMPLES = 128 * FRAME_SAMPLES
-"""What is heard at once at the least, but for the end: 4.1 s."""
+"""Minimum input of one inference, except at the end: 4.1 s."""
 
 SPEECH_BEGINS = 0.5
-"""A frame at least as probable opens a stretch of speech."""
+"""A frame with at least this probability starts speech."""
 
 SPEECH_ENDS = 0.35
-"""A frame less probable closes it."""
+"""A frame below this probability ends speech."""
 
 MIN_SILENCE_FRAMES = 6
-"""A shorter pause (below 0.19 s) is part of the speech around it."""
+"""Shorter pauses (below 0.19 s) belong to the speech around them."""
 
 MIN_SPEECH_FRAMES = 4
-"""Shorter speech (below 0.13 s) holds no word."""
+"""Shorter speech (below 0.13 s) contains no word."""
 
 Probabilities = npt.NDArray[np.float32]
-"""One number from 0 to 1 per frame."""
+"""One value in [0, 1] per frame."""
 
 
 class Detector(ABC):
-    """Listens to one recording as it arrives; how it is cut on the way changes nothing.
+    """Detects speech in one recording while its samples arrive.
 
-    Frames are heard in whole blocks of 4.1 s, so that many short stretches cost no more than a long
-    one. What is no number counts as silence: one broken sample would spoil all that follows it.
+    Frames are evaluated in whole blocks of 4.1 s, so the division of the input does not change the
+    result, and many short inputs cost no more than one long one. Non-finite samples count as
+    silence: a single one would corrupt the state for the rest of the recording.
     """
 
-    most_blocks: ClassVar[int] = 1
-    """Blocks that are heard at once, where there are as many."""
+    max_blocks: ClassVar[int] = 1
+    """Maximum number of blocks per inference."""
 
-    is_sure: ClassVar[bool]
-    """Whether a low probability is proof enough to leave audio out."""
+    trusts_silence: ClassVar[bool]
+    """Whether a low probability is reliable enough to drop audio."""
 
     def __init__(self, context_samples: int = 0) -> None:
-        """`context_samples` before each block are given to `_hear` with it."""
+        """Each inference also receives the `context_samples` before its first block."""
         self._context_samples = context_samples
         self._held: Samples = np.zeros(context_samples, dtype=np.float32)
 
     def feed(self, samples: Samples) -> Probabilities:
-        """The frames that were heard now, in order; up to 4.1 s wait for what follows."""
-        samples = _numbers(samples)
+        """Probabilities of the frames completed by these samples; up to 4.1 s stay buffered."""
+        samples = _finite(samples)
         held = np.concatenate((self._held, samples)) if len(self._held) else samples
-        found = [np.zeros(0, dtype=np.float32)]
+        results = [np.zeros(0, dtype=np.float32)]
         while blocks := (len(held) - self._context_samples) // BLOCK_SAMPLES:
-            count = min(blocks, self.most_blocks) * BLOCK_SAMPLES
-            found.append(self._hear(held[: self._context_samples + count]))
+            count = min(blocks, self.max_blocks) * BLOCK_SAMPLES
+            results.append(self._detect(held[: self._context_samples + count]))
             held = held[count:]
         self._held = held.copy()
-        return np.concatenate(found)
+        return np.concatenate(results)
 
     def finish(self) -> Probabilities:
-        """All frames that are left, the last of them filled up with silence."""
+        """Probabilities of the remaining frames; the last one is padded with silence."""
         waiting = len(self._held) - self._context_samples
         if not waiting:
             return np.zeros(0, dtype=np.float32)
         block = np.pad(self._held, (0, -waiting % FRAME_SAMPLES))
         self._held = self._held[waiting:]
-        return self._hear(block)
+        return self._detect(block)
 
     @abstractmethod
-    def _hear(self, blocks: Samples) -> Probabilities:
-        """The frames of some whole blocks, or of the end, which follow those before them."""
+    def _detect(self, blocks: Samples) -> Probabilities:
+        """Probabilities of whole blocks, or of the end, that follow the previous ones."""
 
 
-def _numbers(samples: Samples) -> Samples:
-    """The same samples, silence where one is no number; a copy only if there is such a one."""
-    # The sum tells it in one pass; an overflow of it costs a look at each sample and no more.
+def _finite(samples: Samples) -> Samples:
+    """The samples with non-finite values replaced by silence; a copy only if there are any."""
+    # One pass over the samples; a sum that overflows costs a second pass and nothing else.
     if np.isfinite(samples.sum()):
         return samples
     return np.nan_to_num(samples, posinf=0.0, neginf=0.0)
 
 
 def runs(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
-    """(N, 2): the first of each run of true values, and the one after its last."""
+    """Runs of true values as (N, 2): index of the first, index after the last."""
     edges = np.zeros(len(mask) + 2, dtype=np.bool_)
     edges[1:-1] = mask
     return np.flatnonzero(edges[1:] != edges[:-1]).reshape(-1, 2)
 
 
-def stretches(probabilities: Probabilities) -> list[tuple[int, int]]:
-    """Where someone speaks, as (first frame, frame after the last), in order.
+def speech_spans(probabilities: Probabilities) -> list[tuple[int, int]]:
+    """Speech as (first frame, frame after the last), in order.
 
-    A frame between the two thresholds goes on with what was before it. Short pauses are closed
-    first, short speech is dropped then.
+    A frame between the two thresholds keeps the state of the frame before it. Short pauses are
+    closed first, then short speech is dropped.
     """
     begins = probabilities >= SPEECH_BEGINS
     decided = begins | (probabilities < SPEECH_ENDS)

@@ -1,9 +1,8 @@
-"""How loud speech is from one half second to the next; quiet speech raised to where it is detected.
+"""Speech levels over time, and gain for quiet speech and quiet voices.
 
-Levels are in dB of full scale, of frames of 32 ms without their direct current. The level that
-holds at a frame is the third highest of the frames before it or of those after it, whichever is
-less: a click is in one frame or two, and beside a change of voices one of both sides is of one
-voice only.
+Levels are in dB of full scale, per frame of 32 ms, without direct current. The sustained level at a
+frame is the third highest of the frames before it or of those after it, whichever is lower: a click
+spans one or two frames, and at a change of voices one of both sides contains one voice only.
 """
 
 from collections.abc import Iterator
@@ -17,38 +16,38 @@ from parakeet_worker.vad.base import FRAME_SAMPLES
 
 HIGHEST_GAIN_DECIBELS = 40.0
 
-# The network detects what is at least as loud as surely as what is louder.
+# The network detects speech at or above this level as reliably as louder speech.
 _DETECTED_DECIBELS = -44.0
-# A pause of a loud speaker that is as long (1 s) may be raised, a shorter one is not.
+# 1 s: shorter pauses of a loud speaker get no gain.
 _DETECTION_FRAMES = 31
-# What moves less is the noise of a room, and no speech.
+# A level that varies less is room noise, not speech.
 _SPEECH_RANGE_DECIBELS = 5.0
-# Below it the features depend on the level, by the guard of their logarithm (2^-24).
-_HEARD_DECIBELS = -40.0
-_HEARD_FRAMES = 16
-# The level of one voice moves by as much; what is further below the loudest is raised up to there.
+# Below it the features depend on the level, because of the guard in their logarithm (2^-24).
+_RECOGNIZED_DECIBELS = -40.0
+_RECOGNIZED_FRAMES = 16
+# The range of one voice; voices further below the loudest are raised to its lower end.
 _VOICE_RANGE_DECIBELS = 10.0
 _BETWEEN_VOICES_DECIBELS = 26.0
-# The onset of a word is quieter than the frames that are known to be speech.
+# Word onsets are quieter than the frames detected as speech.
 _ONSET_FRAMES = 3
 _RANK = 3
 _HIGHEST_PEAK = 0.9
 _SILENCE_POWER = 1e-10
-# Digital silence stays what it is.
+# Digital silence gets no gain.
 _SILENCE_DECIBELS = -95.0
-# Speech has none over seconds.
+# Speech has no direct current over seconds.
 _DIRECT_CURRENT = 0.003
-# A vowel that is held moves less from one 64 ms to the next.
-_HELD_DECIBELS = 4.0
+# The spectrum of a sustained vowel changes less within 64 ms.
+_STATIONARY_DECIBELS = 4.0
 _FADES_DECIBELS = 15.0
 _BAND_FLOOR = 1e-9
 _FAINT_DECIBELS = -60.0
-_HELD_WINDOW = 1024
-_HELD_STEP = 512
-# So much fits into a core's cache, with what is computed on the way.
+_SPECTRUM_WINDOW = 1024
+_SPECTRUM_STEP = 512
+# Sized so that a chunk and its temporaries fit into a core's cache.
 _CHUNK_FRAMES = 128
 _CHUNK_SAMPLES = _CHUNK_FRAMES * FRAME_SAMPLES
-_ROWS_AT_ONCE = 64
+_ROWS_PER_STEP = 64
 _BAND_EDGES_HERTZ = np.geomspace(100, 4000, 17)
 
 Decibels = npt.NDArray[np.float64]
@@ -58,7 +57,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 def levels(samples: Samples) -> Decibels:
-    """Of each frame; the last one is filled with silence."""
+    """Level of each frame; the last frame is padded with silence."""
     return _measured(samples)[0]
 
 
@@ -67,17 +66,17 @@ def _measured(samples: Samples) -> tuple[Decibels, float]:
     powers, means = [np.zeros(0)], [np.zeros(0, dtype=np.float32)]
     for frames in _chunks(samples):
         mean = np.add.reduce(frames, axis=1, keepdims=True) * np.float32(1 / FRAME_SAMPLES)
-        # The variance, in a fifth of the time that `var` takes.
+        # The variance, in a fifth of the time of `var`.
         centred = frames - mean
         powers.append(np.einsum("ij,ij->i", centred, centred).astype(np.float64) / FRAME_SAMPLES)
         means.append(mean[:, 0])
-    found = 10 * np.log10(np.maximum(np.concatenate(powers), _SILENCE_POWER))
+    decibels = 10 * np.log10(np.maximum(np.concatenate(powers), _SILENCE_POWER))
     every = np.concatenate(means)
-    return np.asarray(found), float(every.mean(dtype=np.float64)) if len(every) else 0.0
+    return np.asarray(decibels), float(every.mean(dtype=np.float64)) if len(every) else 0.0
 
 
 def _chunks(samples: Samples) -> Iterator[Samples]:
-    """(frames, 512) arrays that fit into a core's cache; the last frame is filled with silence."""
+    """(frames, 512) arrays of at most 128 frames; the last frame is padded with silence."""
     for begin in range(0, len(samples), _CHUNK_SAMPLES):
         chunk = samples[begin : begin + _CHUNK_SAMPLES]
         missing = -len(chunk) % FRAME_SAMPLES
@@ -85,32 +84,32 @@ def _chunks(samples: Samples) -> Iterator[Samples]:
         yield whole.reshape(-1, FRAME_SAMPLES)
 
 
-def holding(found: Decibels, frames: int, first: int = 0) -> Decibels:
-    """The level that holds for `frames` before or after each frame from `first` on.
+def sustained(decibels: Decibels, frames: int, first: int = 0) -> Decibels:
+    """Sustained level over `frames` before or after each frame from `first` on.
 
-    Where less is known on one side, near either end, the other side decides.
+    Near either end, the side with more frames decides.
     """
     unknown = np.full(frames - 1, -np.inf)
-    windows = _third_highest(np.concatenate((unknown, found, unknown)), frames)
-    before, after = windows[: len(found)], windows[frames - 1 :]
-    places = np.arange(len(found))
+    windows = _third_highest(np.concatenate((unknown, decibels, unknown)), frames)
+    before, after = windows[: len(decibels)], windows[frames - 1 :]
+    places = np.arange(len(decibels))
     known_before = np.minimum(places + 1, frames)
-    known_after = np.minimum(len(found) - places, frames)
+    known_after = np.minimum(len(decibels) - places, frames)
     held = np.minimum(before, after)
     held = np.where(known_before > known_after, before, held)
     held = np.where(known_before < known_after, after, held)
-    return np.asarray(np.where(np.isfinite(held), held, found)[first:])
+    return np.asarray(np.where(np.isfinite(held), held, decibels)[first:])
 
 
-def _third_highest(found: Decibels, frames: int) -> Decibels:
-    windows = np.lib.stride_tricks.sliding_window_view(found, frames)
+def _third_highest(decibels: Decibels, frames: int) -> Decibels:
+    windows = np.lib.stride_tricks.sliding_window_view(decibels, frames)
     return np.asarray(np.partition(windows, -_RANK, axis=1)[:, -_RANK])
 
 
-class Raised:
-    """Blocks of one recording as a detector takes them: very quiet speech louder, by up to 40 dB.
+class QuietSpeechGain:
+    """Amplifies very quiet speech in the blocks of one recording, by up to 40 dB.
 
-    What is loud enough, or moves too little to be speech, is left as it is.
+    Audio that is loud enough, or whose level varies too little for speech, is unchanged.
     """
 
     def __init__(self, context_samples: int) -> None:
@@ -119,11 +118,11 @@ class Raised:
         self._last_gain = 0.0
         self._context: Samples | None = None
 
-    def block(self, samples: Samples) -> Samples:
-        """Whole frames, after the context: that is the end of the block before, as it was given."""
+    def apply(self, samples: Samples) -> Samples:
+        """Context (the unamplified end of the previous block) and whole frames, amplified."""
         frames = samples[self._context_samples :]
-        found, direct = _measured(frames)
-        known = np.concatenate((self._before, found))
+        decibels, direct = _measured(frames)
+        known = np.concatenate((self._before, decibels))
         gains = _gains_to_detect(known, len(self._before))
         self._before = known[1 - _DETECTION_FRAMES :]
         if gains.any():
@@ -131,7 +130,7 @@ class Raised:
         last, self._last_gain = self._last_gain, float(gains[-1])
         context, self._context = self._context, None
         if abs(direct) > _DIRECT_CURRENT or last or gains.any():
-            frames = _louder(frames, np.concatenate(([last], gains)), direct)
+            frames = _amplified(frames, np.concatenate(([last], gains)), direct)
             self._context = frames[len(frames) - self._context_samples :]
         elif context is None:
             return samples
@@ -140,49 +139,49 @@ class Raised:
 
 
 def _gains_to_detect(known: Decibels, first: int) -> Decibels:
-    held = np.maximum(holding(known, _DETECTION_FRAMES, first), known[first:])
+    held = np.maximum(sustained(known, _DETECTION_FRAMES, first), known[first:])
     wide = np.full(_DETECTION_FRAMES - 1, -np.inf)
     low = -_third_highest(np.concatenate((wide, -known, wide)), 2 * _DETECTION_FRAMES - 1)[first:]
     moves = held - low >= _SPEECH_RANGE_DECIBELS
     return np.where(moves, np.clip(_DETECTED_DECIBELS - held, 0.0, HIGHEST_GAIN_DECIBELS), 0.0)
 
 
-def evened(samples: Samples, speaks: Mask) -> tuple[Samples, float]:
-    """Speech with its quiet voices near its loudest, and by how many dB the quietest was raised.
+def even_levels(samples: Samples, speaks: Mask) -> tuple[Samples, float]:
+    """Raise quiet voices to the level of the loudest.
 
-    `speaks` says of each frame begun whether someone speaks in it. Speech at one level is left as
-    it is, or raised as a whole where all of it is very quiet.
+    Returns the samples and the maximum gain in dB. `speaks` marks the frames with speech. Speech
+    at one level is unchanged, or amplified as a whole if all of it is very quiet.
     """
-    found, direct = _measured(samples)
-    known = np.zeros(len(found), dtype=bool)
-    known[: len(speaks)] = speaks[: len(found)]
-    gains = _gains_of_voices(found, known)
+    decibels, direct = _measured(samples)
+    known = np.zeros(len(decibels), dtype=bool)
+    known[: len(speaks)] = speaks[: len(decibels)]
+    gains = _gains_of_voices(decibels, known)
     if not gains.any():
         return samples, 0.0
     gains = _headroom(samples, gains)
-    raised = _louder(samples, np.concatenate((gains[:1], gains)), direct)
+    raised = _amplified(samples, np.concatenate((gains[:1], gains)), direct)
     return raised, round(float(gains.max()), 1)
 
 
-def _gains_of_voices(found: Decibels, speaks: Mask) -> Decibels:
-    """Of every frame; between two stretches of speech that of the one that is raised less."""
+def _gains_of_voices(decibels: Decibels, speaks: Mask) -> Decibels:
+    """Gain of every frame; between two spans of speech, the lower of both gains."""
     if not speaks.any():
-        return np.zeros(len(found))
-    held = holding(found[speaks], _HEARD_FRAMES)
+        return np.zeros(len(decibels))
+    held = sustained(decibels[speaks], _RECOGNIZED_FRAMES)
     loudest = float(np.quantile(held, 0.95))
-    # The last frames of a loud voice hold for less than they are.
-    held = np.maximum(held, found[speaks])
-    whole = np.clip(_HEARD_DECIBELS - loudest, 0.0, HIGHEST_GAIN_DECIBELS)
+    # The sustained level of a loud voice's last frames is below their own.
+    held = np.maximum(held, decibels[speaks])
+    whole = np.clip(_RECOGNIZED_DECIBELS - loudest, 0.0, HIGHEST_GAIN_DECIBELS)
     below = loudest - _VOICE_RANGE_DECIBELS - held
     gains = whole + np.clip(below, 0.0, _BETWEEN_VOICES_DECIBELS)
-    spread = np.zeros(len(found))
+    spread = np.zeros(len(decibels))
     sounds = held > _SILENCE_DECIBELS
     spread[speaks] = np.where(sounds, np.minimum(gains, HIGHEST_GAIN_DECIBELS), 0.0)
-    return _between_stretches(spread, speaks)
+    return _filled_pauses(spread, speaks)
 
 
-def _between_stretches(gains: Decibels, speaks: Mask) -> Decibels:
-    """Gains of speech, begun a little earlier, with the lesser of both sides in between."""
+def _filled_pauses(gains: Decibels, speaks: Mask) -> Decibels:
+    """Extend gains to word onsets, and fill pauses with the lower gain of both sides."""
     around = np.convolve(speaks, np.ones(2 * _ONSET_FRAMES + 1))
     near = around[_ONSET_FRAMES : len(speaks) + _ONSET_FRAMES] > 0
     places = np.arange(len(gains))
@@ -196,7 +195,7 @@ def _between_stretches(gains: Decibels, speaks: Mask) -> Decibels:
 
 
 def _headroom(samples: Samples, gains: Decibels) -> Decibels:
-    """Gains that clip neither their frame nor one next to it."""
+    """Gains limited so that neither their frame nor an adjacent one clips."""
     raised = np.pad(gains > 0, 1)
     near = raised[:-2] | raised[1:-1] | raised[2:]
     peaks = np.zeros(len(gains))
@@ -205,16 +204,16 @@ def _headroom(samples: Samples, gains: Decibels) -> Decibels:
         some = frames[near[part]]
         if len(some):
             peaks[part][near[part]] = np.maximum(some.max(axis=1), -some.min(axis=1))
-    beside = np.pad(np.maximum(peaks, 1e-9), 1)
-    peaks = np.maximum(np.maximum(beside[:-2], beside[2:]), beside[1:-1])
+    adjacent = np.pad(np.maximum(peaks, 1e-9), 1)
+    peaks = np.maximum(np.maximum(adjacent[:-2], adjacent[2:]), adjacent[1:-1])
     headroom = np.maximum(20 * np.log10(_HIGHEST_PEAK / peaks), 0.0)
     return np.asarray(np.minimum(gains, headroom))
 
 
-def _louder(samples: Samples, gains: Decibels, direct: float) -> Samples:
-    """The samples with each frame's gain in its middle and a slope from middle to middle.
+def _amplified(samples: Samples, gains: Decibels, direct: float) -> Samples:
+    """Samples with gains that apply at frame centres and are interpolated between them.
 
-    The first of the `gains` is that of the frame before the samples. Direct current is left out.
+    The first gain is that of the frame before the samples. Direct current is removed.
     """
     factors = 10 ** (gains / 20)
     slopes = np.diff(factors, append=factors[-1]) / FRAME_SAMPLES
@@ -223,11 +222,11 @@ def _louder(samples: Samples, gains: Decibels, direct: float) -> Samples:
     raised[:half] *= _slope(factors[0], slopes[0])[half : half + len(samples)]
     count = max(0, len(samples) - half) // FRAME_SAMPLES
     rows = raised[half : half + count * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
-    # From middle to middle; most samples of a recording need no gain.
+    # Rows run from centre to centre; most of them need no gain.
     changed = np.flatnonzero((factors != 1) | (slopes != 0))
     changed = changed[(changed > 0) & (changed <= count)]
-    for first in range(0, len(changed), _ROWS_AT_ONCE):
-        part = changed[first : first + _ROWS_AT_ONCE]
+    for first in range(0, len(changed), _ROWS_PER_STEP):
+        part = changed[first : first + _ROWS_PER_STEP]
         rows[part - 1] *= _slope(factors[part, None], slopes[part, None])
     end = raised[half + count * FRAME_SAMPLES :]
     if len(end):
@@ -236,27 +235,27 @@ def _louder(samples: Samples, gains: Decibels, direct: float) -> Samples:
 
 
 def _slope(begins: Decibels, slopes: Decibels) -> Samples:
-    """Factors from the middle of a frame up to that of the next."""
+    """Factors from one frame centre to the next."""
     return np.asarray(slopes * np.arange(FRAME_SAMPLES) + begins, dtype=np.float32)
 
 
-def held_seconds(samples: Samples) -> float:
-    """How long the sound at the beginning stays the same."""
-    if len(samples) < 3 * _HELD_WINDOW:
+def stationary_seconds(samples: Samples) -> float:
+    """For how long the spectrum stays constant from the start."""
+    if len(samples) < 3 * _SPECTRUM_WINDOW:
         return 0.0
     envelopes, levels = _envelopes(samples)
     moves = np.sqrt(np.mean(np.square(envelopes[2:] - envelopes[:-2]), axis=1))
     fades = levels[1:-1] < np.maximum(levels[0] - _FADES_DECIBELS, _FAINT_DECIBELS)
-    moving = (moves > _HELD_DECIBELS) | fades
+    moving = (moves > _STATIONARY_DECIBELS) | fades
     held = len(moves) if not moving.any() else int(np.argmax(moving))
-    return held * _HELD_STEP / SAMPLE_RATE
+    return held * _SPECTRUM_STEP / SAMPLE_RATE
 
 
 def _envelopes(samples: Samples) -> tuple[Decibels, Decibels]:
-    """(windows, bands) in dB without each window's mean, and these means."""
-    windows = np.lib.stride_tricks.sliding_window_view(samples, _HELD_WINDOW)[::_HELD_STEP]
-    power = np.abs(np.fft.rfft(windows * np.hanning(_HELD_WINDOW), axis=1)) ** 2
-    edges = np.round(_BAND_EDGES_HERTZ * _HELD_WINDOW / SAMPLE_RATE).astype(int)
+    """Band levels in dB, (windows, bands), minus each window's mean; and these means."""
+    windows = np.lib.stride_tricks.sliding_window_view(samples, _SPECTRUM_WINDOW)[::_SPECTRUM_STEP]
+    power = np.abs(np.fft.rfft(windows * np.hanning(_SPECTRUM_WINDOW), axis=1)) ** 2
+    edges = np.round(_BAND_EDGES_HERTZ * _SPECTRUM_WINDOW / SAMPLE_RATE).astype(int)
     bands = np.add.reduceat(power, edges, axis=1)[:, :-1] + _BAND_FLOOR
     decibels = 10 * np.log10(bands)
     means = decibels.mean(axis=1)

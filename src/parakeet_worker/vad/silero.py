@@ -1,8 +1,8 @@
-"""Voice activity by Silero's network, in plain PyTorch, on the weights of the package `silero-vad`.
+"""Silero's voice activity network in plain PyTorch, with the weights of the package `silero-vad`.
 
-The package itself is never imported: it sets the number of torch's threads for the whole process
-and calls the network once per frame. Its `.jit` holds the weights that it runs by default; the
-`.safetensors` beside it are of an older version.
+The package itself is never imported: it sets torch's thread count for the whole process and calls
+the network once per frame. Its `.jit` contains the weights used by default; its `.safetensors` are
+of an older version.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from parakeet_worker.errors import WeightsCorrupt, WeightsMissing
 from parakeet_worker.vad.base import FRAME_SAMPLES
 
 CONTEXT_SAMPLES = 64
-"""Samples before each frame that the network hears with it."""
+"""Samples before each frame that are part of the network's input."""
 
 _FFT_SAMPLES = 256
 _HOP_SAMPLES = 128
 _WIDTH = 128
-# Frames that are encoded at once: they fill a GPU, and take 100 MB.
-_FRAMES_AT_ONCE = 8192
+# Frames encoded per step: enough to occupy a GPU; 100 MB.
+_FRAMES_PER_STEP = 8192
 
 State = tuple[Tensor, Tensor]
-"""What the LSTM carries from frame to frame, (1, B, 128) each."""
+"""State of the LSTM between frames, (1, B, 128) each."""
 
 
 class Silero(nn.Module):
@@ -50,25 +50,25 @@ class Silero(nn.Module):
     def forward(
         self, samples: Tensor, state: State, frames: Sequence[int] | None = None
     ) -> tuple[Tensor, State]:
-        """(B, 64 + 512 T) samples and the state before them -> (B, T) and the state after them.
+        """(B, 64 + 512 T) samples and state to (B, T) probabilities and the next state.
 
-        Where rows are padded at their ends, `frames` is how many each has; the state is the one
-        after those.
+        If rows are padded at their ends, `frames` has the number of frames of each; the returned
+        state is the one after these.
         """
         batch = len(samples)
         every = samples.unfold(1, CONTEXT_SAMPLES + FRAME_SAMPLES, FRAME_SAMPLES).flatten(0, 1)
-        parts = every.split(_FRAMES_AT_ONCE)
+        parts = every.split(_FRAMES_PER_STEP)
         encoded = torch.cat([self.encoder(self._spectrum(part)) for part in parts])
-        states, state = self._remembered(encoded.view(batch, -1, _WIDTH), state, frames)
+        states, state = self._recurrent(encoded.view(batch, -1, _WIDTH), state, frames)
         logits = self.output(functional.relu(states).transpose(1, 2))
         return torch.sigmoid(logits.squeeze(1)), state
 
-    def _remembered(
+    def _recurrent(
         self, encoded: Tensor, state: State, frames: Sequence[int] | None
     ) -> tuple[Tensor, State]:
         if frames is None or len(set(frames)) == 1:
-            found: tuple[Tensor, State] = self.rnn(encoded, state)
-            return found
+            result: tuple[Tensor, State] = self.rnn(encoded, state)
+            return result
         packed = pack_padded_sequence(
             encoded, torch.tensor(frames), batch_first=True, enforce_sorted=False
         )
@@ -77,7 +77,7 @@ class Silero(nn.Module):
         return padded, state
 
     def silence(self, batch: int = 1) -> State:
-        """The state before a recording begins."""
+        """State at the start of a recording."""
         zeros = self.window.new_zeros(1, batch, _WIDTH)
         return zeros, zeros
 
@@ -90,7 +90,7 @@ class Silero(nn.Module):
 
 
 def load(device: str = "cpu", path: Path | None = None) -> Silero:
-    """The network on `device`, from the package or another `.jit` like it.
+    """Load the network to `device`, from the package or from another `.jit` of the same layout.
 
     Raises `WeightsMissing` or `WeightsCorrupt`.
     """
@@ -100,7 +100,7 @@ def load(device: str = "cpu", path: Path | None = None) -> Silero:
     network = Silero()
     try:
         stored = torch.jit.load(path, map_location="cpu").state_dict()
-        network.load_state_dict({ours: stored[theirs] for ours, theirs in _NAMES.items()})
+        network.load_state_dict({name: stored[stored_name] for name, stored_name in _NAMES.items()})
     except (RuntimeError, KeyError) as failure:
         raise WeightsCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
     return network.to(device).eval().requires_grad_(False)
@@ -114,8 +114,8 @@ def _packaged() -> Path:
     return Path(str(package.locate_file("silero_vad/data/silero_vad.jit")))
 
 
-# Our name of each parameter to Silero's; the Fourier transform, stored there as a convolution,
-# is computed here.
+# Parameter names here to those in Silero's file. The Fourier transform, stored there as a
+# convolution, is computed.
 _NAMES = {
     **{
         f"encoder.{2 * layer}.{part}": f"_model.encoder.{layer}.reparam_conv.{part}"
