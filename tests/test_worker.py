@@ -86,7 +86,7 @@ def test_a_device_failure_in_detection_loses_the_engine(
         ):
             transcribe(pipeline)
         assert pipeline.batcher.lost
-        assert "on the processor from here on" in caplog.text
+        assert "runs on the CPU from now on" in caplog.text
         with pytest.raises(EngineLost):
             transcribe(pipeline)
     assert closed == [], "a failed device is not used again"
