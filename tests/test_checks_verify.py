@@ -27,7 +27,7 @@ def test_the_demo_model_transcribes_the_clip_exactly() -> None:
 def test_the_command_prints_files_engine_and_transcript() -> None:
     done = CliRunner().invoke(main, ["verify", "--model", "demo"])
     assert done.exit_code == 0, done.output
-    for part in ("demo.nemo", "unknown", "native engine", "said", "heard", "ready"):
+    for part in ("demo.nemo", "unknown", "native engine", "spoken", "text", "ready"):
         assert part in done.output
 
 

@@ -103,8 +103,8 @@ def _report(
     """Print the results of `verify`; return its exit status."""
     click.echo(f"engine  {clip.engine}")
     click.echo(f"ready   after {clip.ready_seconds:.1f} s")
-    click.echo(f"said    {clip.expected}")
-    click.echo(f"heard   {clip.text}")
+    click.echo(f"spoken  {clip.expected}")
+    click.echo(f"text    {clip.text}")
     if clip.kernels:
         from parakeet_worker.engine import kernel_report
 
