@@ -33,7 +33,7 @@ from parakeet_worker.recognition import chunks
 from parakeet_worker.request import Request
 from parakeet_worker.settings import Settings
 from parakeet_worker.wire.native import parse
-from parakeet_worker.worker import VARIABLES, open_detectors, open_engine, warmed_up
+from parakeet_worker.worker import VARIABLES, batch_capacity, open_detectors, open_engine
 
 _LENGTHS_SECONDS = (0.0, 5.0, 15.0, 60.0, 180.0)
 _LOOK_SECONDS = 0.2
@@ -122,7 +122,8 @@ class Alone:
         self._engine = engine
         self._settings = settings
         self._clips = clips
-        self._capacity = warmed_up(engine, settings)
+        engine.warm_up(settings.segment_seconds)
+        self._capacity = batch_capacity(engine, settings)
         self._pieces: list[Samples] = []
         self._cutting_seconds = 0.0
 

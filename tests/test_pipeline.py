@@ -32,7 +32,7 @@ from parakeet_worker.settings import Settings
 from parakeet_worker.stopwatch import Stopwatch
 from parakeet_worker.worker import open_detectors, open_pipeline
 from speech import named, sample
-from test_plan import word_errors
+from test_end_to_end import word_errors
 
 
 @pytest.fixture

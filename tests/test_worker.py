@@ -22,7 +22,7 @@ from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import FileSource, Request
 from parakeet_worker.settings import Settings
 from parakeet_worker.vad import backends, silero
-from parakeet_worker.worker import _losing, open_engine, open_pipeline, warmed_up
+from parakeet_worker.worker import _losing, batch_capacity, open_engine, open_pipeline
 from speech import sample
 
 # torch starts its second thread pool at the first `set_num_threads`, in any thread.
@@ -111,9 +111,9 @@ def test_a_device_may_fail_before_the_batcher_exists() -> None:
 
 def test_the_batch_limit_of_the_settings_applies() -> None:
     settings = Settings(engine="tones", segment_seconds=20.0)
-    assert warmed_up(ToneEngine(), settings) == ToneEngine().capacity(20.0)
+    assert batch_capacity(ToneEngine(), settings) == ToneEngine().capacity(20.0)
     limited = settings.model_copy(update={"batch_seconds": 7.0})
-    assert warmed_up(ToneEngine(), limited).seconds == 7.0
+    assert batch_capacity(ToneEngine(), limited).seconds == 7.0
 
 
 def test_float32_is_exact_before_a_model_is_loaded() -> None:

@@ -61,7 +61,8 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     try:
         # Before the capacity is measured, since detectors use memory of the same device.
         detectors = _in_temporary_thread(lambda: open_detectors(settings, _losing(created)))
-        capacity = _in_temporary_thread(lambda: warmed_up(engine, settings))
+        _in_temporary_thread(lambda: engine.warm_up(settings.segment_seconds))
+        capacity = _in_temporary_thread(lambda: batch_capacity(engine, settings))
         with Batcher(
             engine,
             capacity=capacity,
@@ -101,9 +102,8 @@ def _losing(created: "Future[Batcher]") -> Callable[[str], None]:
     return lambda reason: created.add_done_callback(lambda done: done.result().mark_lost(reason))
 
 
-def warmed_up(engine: Engine, settings: Settings) -> Capacity:
-    """Warm up the engine and return its batch capacity, limited by the settings."""
-    engine.warm_up(settings.segment_seconds)
+def batch_capacity(engine: Engine, settings: Settings) -> Capacity:
+    """The capacity of one batch of a warmed-up engine, limited by the settings."""
     capacity = engine.capacity(settings.segment_seconds)
     if settings.batch_seconds is None:
         return capacity

@@ -19,7 +19,7 @@ from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.model import open_model
 from parakeet_worker.settings import Settings
 from parakeet_worker.weights.digests import FileCheck, check_files
-from parakeet_worker.worker import open_engine, warmed_up
+from parakeet_worker.worker import open_engine
 
 CLIP = Path(str(files("parakeet_worker") / "checkpoints" / "clip.ogg"))
 """A clip in the package: one sentence of clear English."""
@@ -120,7 +120,7 @@ def measure(settings: Settings, workload: Workload | None = None) -> Performance
     clip = asyncio.run(_decoded(CLIP, settings))
     device = devices.select(settings.device)
     with closing(open_engine(settings)) as engine:
-        warmed_up(engine, settings)
+        engine.warm_up(settings.segment_seconds)
         chosen = workload or (ON_GPU if device.type == "cuda" else ON_CPU)
         alone, rate = _speed(engine, clip, chosen)
         reports = engine.reports

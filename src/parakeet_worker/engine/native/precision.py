@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from parakeet_worker.engine.native import int8
+from parakeet_worker.engine.native import int8, torch_int8
 from parakeet_worker.engine.native.tensors import Tensors
 
 Linear = Callable[[Tensor], Tensor]
@@ -43,8 +43,9 @@ def fastest(device: torch.device) -> Precision:
     if device.type == "cuda":
         major, _ = torch.cuda.get_device_capability(device)
         return Precision.BF16 if major >= 8 else Precision.FP16
-    # torch exposes this under a private name only; its version is pinned.
-    if torch.cpu._is_amx_tile_supported():  # noqa: SLF001
+    # torch has no public name for this.
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    if has_amx is not None and has_amx():
         return Precision.BF16
     has_avx2 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
     if has_avx2 and "onednn" in torch.backends.quantized.supported_engines:
@@ -85,11 +86,9 @@ def linear_by_rows(weight: Tensor, bias: Tensor, precision: Precision) -> Linear
         return linear(packed(weight, bias, precision), precision)
     quantised, scales = _quantised(weight)
     bfloat16_scales = scales.bfloat16()
+    multiply = torch_int8.load().weight_only_linear
 
     def product(rows: Tensor) -> Tensor:
-        # torch has no public name for this; its version is pinned.
-        multiply = torch.ops.aten._weight_int8pack_mm  # noqa: SLF001
-        result: Tensor = multiply(rows.bfloat16(), quantised, bfloat16_scales)
-        return result.float() + bias
+        return multiply(rows.bfloat16(), quantised, bfloat16_scales).float() + bias
 
     return product
