@@ -53,13 +53,13 @@ def request_of(samples: Samples, **options: object) -> Request:
     return Request(source=SamplesSource(samples, 16_000), **options)  # type: ignore[arg-type]
 
 
-async def test_a_long_recording_comes_in_stretches_that_join_to_the_whole(
+async def test_the_partials_of_a_long_recording_join_to_the_whole(
     pipeline: Pipeline,
 ) -> None:
-    asked = request_of(melody(400, 500, 600, 700, 800))
-    async with aclosing(pipeline.partials(asked, Stopwatch())) as partials:
+    request_ = request_of(melody(400, 500, 600, 700, 800))
+    async with aclosing(pipeline.partials(request_, Stopwatch())) as partials:
         parts = [partial async for partial in partials]
-    whole = await pipeline.transcribe(asked)
+    whole = await pipeline.transcribe(request_)
     assert len(parts) > 2
     assert whole.text == "400. 500. 600. 700. 800."
     assert " ".join(part.text for part in parts if part.text) == whole.text
@@ -69,11 +69,11 @@ async def test_a_long_recording_comes_in_stretches_that_join_to_the_whole(
 
 
 async def test_a_clip_has_the_times_of_the_whole_recording(pipeline: Pipeline) -> None:
-    asked = request_of(melody(400, 500, 600), clip=Clip(1.2, 2.4))
-    heard = await pipeline.transcribe(asked)
-    assert heard.text == "500."
-    assert heard.words[0].start_seconds == pytest.approx(1.4, abs=0.1)
-    assert heard.seconds == pytest.approx(1.2)
+    request_ = request_of(melody(400, 500, 600), clip=Clip(1.2, 2.4))
+    transcript = await pipeline.transcribe(request_)
+    assert transcript.text == "500."
+    assert transcript.words[0].start_seconds == pytest.approx(1.4, abs=0.1)
+    assert transcript.seconds == pytest.approx(1.2)
 
 
 async def test_a_file_of_the_caller_is_read_and_left_where_it_is(
@@ -85,7 +85,7 @@ async def test_a_file_of_the_caller_is_read_and_left_where_it_is(
     assert path.exists()
 
 
-async def test_debug_tells_the_seconds_of_every_stage(pipeline: Pipeline) -> None:
+async def test_debug_contains_the_seconds_of_every_stage(pipeline: Pipeline) -> None:
     from base64 import b64encode
 
     content = b64encode(recordings.wav(recordings.tone(440, 1.0))).decode()
@@ -119,22 +119,22 @@ def cutting(pipeline: Pipeline, segment_seconds: float) -> Pipeline:
 @pytest.mark.parametrize(
     "recording",
     [recordings.silence(40.5), recordings.noise(40.5), recordings.noise(0.5)],
-    ids=["silence", "hiss", "short hiss"],
+    ids=["silence", "noise", "short noise"],
 )
 async def test_silence_is_an_empty_text_of_the_whole_length(
     demo: Pipeline, recording: Samples
 ) -> None:
-    heard = await demo.transcribe(request_of(recording))
-    assert (heard.text, heard.words, heard.uncovered) == ("", (), ())
-    assert heard.seconds == pytest.approx(len(recording) / 16_000)
-    assert heard.stats.chunks == 0
+    transcript = await demo.transcribe(request_of(recording))
+    assert (transcript.text, transcript.words, transcript.uncovered) == ("", (), ())
+    assert transcript.seconds == pytest.approx(len(recording) / 16_000)
+    assert transcript.stats.chunks == 0
 
 
 async def test_without_detection_silence_is_listened_to(demo: Pipeline) -> None:
-    heard = await demo.transcribe(request_of(recordings.silence(40.5), vad="off"))
-    assert heard.text == ""
-    assert heard.seconds == pytest.approx(40.5)
-    assert heard.stats.chunks >= 2
+    transcript = await demo.transcribe(request_of(recordings.silence(40.5), vad="off"))
+    assert transcript.text == ""
+    assert transcript.seconds == pytest.approx(40.5)
+    assert transcript.stats.chunks >= 2
 
 
 @pytest.mark.parametrize(("vad", "chunks"), [("auto", 2), ("off", 1)])
@@ -142,52 +142,52 @@ async def test_a_pause_is_left_out_and_the_times_after_it_are_right(
     demo: Pipeline, vad: str, chunks: int
 ) -> None:
     spoken = named("pause")
-    heard = await demo.transcribe(Request(source=FileSource(spoken.path), vad=vad))  # type: ignore[arg-type]
-    assert heard.text == spoken.text
-    assert heard.stats.chunks == chunks
-    assert heard.seconds == pytest.approx(spoken.seconds, abs=0.05)
-    starts = [word.start_seconds for word in heard.words]
+    transcript = await demo.transcribe(Request(source=FileSource(spoken.path), vad=vad))  # type: ignore[arg-type]
+    assert transcript.text == spoken.text
+    assert transcript.stats.chunks == chunks
+    assert transcript.seconds == pytest.approx(spoken.seconds, abs=0.05)
+    starts = [word.start_seconds for word in transcript.words]
     assert starts == pytest.approx([word["start"] for word in spoken.words], abs=0.25)
 
 
-async def test_what_is_said_after_much_silence_is_heard_at_its_time(demo: Pipeline) -> None:
+async def test_speech_after_long_silence_is_transcribed_at_its_time(demo: Pipeline) -> None:
     silence, speech = recordings.silence(45), recordings.decode(sample("en").path)
     alone = await demo.transcribe(request_of(speech))
-    heard = await demo.transcribe(request_of(np.concatenate((silence, speech, silence))))
-    assert heard.text == alone.text == sample("en").text
-    starts = [word.start_seconds - 45 for word in heard.words]
+    transcript = await demo.transcribe(request_of(np.concatenate((silence, speech, silence))))
+    assert transcript.text == alone.text == sample("en").text
+    starts = [word.start_seconds - 45 for word in transcript.words]
     assert starts == pytest.approx([word.start_seconds for word in alone.words], abs=0.1)
-    assert heard.seconds == pytest.approx(alone.seconds + 90)
+    assert transcript.seconds == pytest.approx(alone.seconds + 90)
 
 
-# Of 2 s at most every fourth cut falls into speech. Without bridges over those the demo
+# Of 2 s at most every fourth cut falls into speech. Without overlaps there the demo
 # checkpoint would make 11 to 15 errors in the 111 words.
 @pytest.mark.parametrize("vad", ["auto", "off"])
 @pytest.mark.parametrize(("segment_seconds", "errors"), [(30, 3), (10, 3), (5, 3), (2, 8)])
-async def test_a_minute_is_heard_alike_in_segments_of_any_length(
+async def test_a_minute_has_the_same_words_in_chunks_of_any_length(
     demo: Pipeline, segment_seconds: float, errors: int, vad: str
 ) -> None:
     spoken = named("minute")
-    asked = Request(source=FileSource(spoken.path), vad=vad)  # type: ignore[arg-type]
-    heard = await cutting(demo, segment_seconds).transcribe(asked)
-    assert word_errors(spoken.text.split(), heard.text.split()) <= errors
-    assert heard.stats.chunks >= spoken.seconds / segment_seconds - 1
-    assert segment_seconds > 2 or heard.stats.cuts_in_speech > 5
-    for word, following in pairwise(heard.words):
+    request_ = Request(source=FileSource(spoken.path), vad=vad)  # type: ignore[arg-type]
+    transcript = await cutting(demo, segment_seconds).transcribe(request_)
+    assert word_errors(spoken.text.split(), transcript.text.split()) <= errors
+    assert transcript.stats.chunks >= spoken.seconds / segment_seconds - 1
+    assert segment_seconds > 2 or transcript.stats.cuts_in_speech > 5
+    for word, following in pairwise(transcript.words):
         assert word.start_seconds <= following.start_seconds
-    assert heard.words[-1].end_seconds <= heard.seconds
-    assert heard.uncovered == ()
+    assert transcript.words[-1].end_seconds <= transcript.seconds
+    assert transcript.uncovered == ()
 
 
-async def test_what_is_hardly_to_be_heard_is_raised(demo: Pipeline) -> None:
+async def test_very_quiet_speech_is_raised(demo: Pipeline) -> None:
     quiet = recordings.decode(sample("en").path) * np.float32(0.002)
-    heard = await demo.transcribe(request_of(quiet))
-    assert heard.text == sample("en").text
-    assert heard.stats.raised_decibels > 30
+    transcript = await demo.transcribe(request_of(quiet))
+    assert transcript.text == sample("en").text
+    assert transcript.stats.raised_decibels > 30
 
 
 class Deaf(SynchronousEngine):
-    """An engine that hears nothing."""
+    """An engine that emits nothing."""
 
     def transcribe(self, batch: Sequence[Samples], _scripts: object = ()) -> list[Hypothesis]:
         return [Hypothesis((), 0.08) for _ in batch]
@@ -196,11 +196,11 @@ class Deaf(SynchronousEngine):
         """Nothing to give back."""
 
 
-async def test_speech_that_no_words_are_found_in_is_told(demo: Pipeline) -> None:
+async def test_speech_without_words_is_reported(demo: Pipeline) -> None:
     spoken = sample("en")
-    asked = {"audio_base64": spoken.base64, "format": "verbose_json", "debug": True}
+    request_ = {"audio_base64": spoken.base64, "format": "verbose_json", "debug": True}
     with Batcher(Deaf(), capacity=Capacity(60.0, 512, packed=False), queue_seconds=1000) as batcher:
-        answer: Any = await answers.answer(replace(demo, batcher=batcher), asked)
+        answer: Any = await answers.answer(replace(demo, batcher=batcher), request_)
     assert answer["text"] == ""
     spans = answer["uncovered"]
     assert spans
@@ -219,9 +219,9 @@ async def test_speech_that_no_words_are_found_in_is_told(demo: Pipeline) -> None
         }
 
 
-async def test_debug_tells_how_the_words_were_come_by(demo: Pipeline) -> None:
-    asked = {"audio_base64": named("pause").base64, "debug": True}
-    answer: Any = await answers.answer(demo, asked)
+async def test_debug_contains_the_decoding_statistics(demo: Pipeline) -> None:
+    request_ = {"audio_base64": named("pause").base64, "debug": True}
+    answer: Any = await answers.answer(demo, request_)
     debug = answer["debug"]
     assert set(debug.pop("seconds")) == {"fetch", "decode", "recognize", "total"}
     decoded = debug.pop("decoded")
@@ -249,10 +249,10 @@ async def test_segments_have_ids_of_the_vocabulary_and_the_detectors_probability
         assert 0 <= segment["no_speech_prob"] < 0.3
 
 
-# ends that nobody wants
+# invalid ends
 
 
-async def test_a_payload_that_cannot_be_read_raises_for_the_door_to_answer(
+async def test_an_unreadable_payload_raises_for_the_transport_to_answer(
     pipeline: Pipeline,
 ) -> None:
     with pytest.raises(InvalidRequest):
@@ -275,7 +275,7 @@ async def test_a_cancelled_request_takes_its_waiting_pieces_back_and_leaves_noth
             await running
         assert len(list(tmp_path.iterdir())) == 1, "the first one's"
         engine.released.set()
-        # Whoever comes after finds the engine with nothing to do but his own.
+        # A later request finds the engine idle.
         after = await pipeline.transcribe(request_of(melody(1000)))
         assert after.text == "1000."
         assert (await first).text == "300."
@@ -289,14 +289,14 @@ class Overflowing(HeldEngine):
     def transcribe(
         self, batch: Sequence[Samples], scripts: Sequence[Script | None] = ()
     ) -> list[Outcome]:
-        found = super().transcribe(batch, scripts)
+        hypotheses = super().transcribe(batch, scripts)
         return [
             NotFinite(len(samples) / SAMPLE_RATE) if is_too_high(outcome) else outcome
-            for samples, outcome in zip(batch, found, strict=True)
+            for samples, outcome in zip(batch, hypotheses, strict=True)
         ]
 
 
-async def test_a_chunk_that_is_not_finite_fails_its_request_and_none_beside_it(
+async def test_a_chunk_that_is_not_finite_fails_only_its_own_request(
     tmp_path: Path,
 ) -> None:
     engine = Overflowing()
@@ -305,13 +305,13 @@ async def test_a_chunk_that_is_not_finite_fails_its_request_and_none_beside_it(
         first = asyncio.create_task(pipeline.transcribe(request_of(melody(300))))
         await asyncio.to_thread(engine.held.wait)
         pitches = (400, TOO_HIGH, 500)
-        beside = [
+        others = [
             asyncio.create_task(pipeline.transcribe(request_of(melody(pitch)))) for pitch in pitches
         ]
         while pipeline.batcher.load.waiting_seconds < 4:  # noqa: ASYNC110  # in threads
             await asyncio.sleep(0.01)
         engine.released.set()
-        low, failed, high = await asyncio.gather(*beside, return_exceptions=True)
+        low, failed, high = await asyncio.gather(*others, return_exceptions=True)
         assert [len(batch) for batch in engine.batches] == [1, 3]
         assert isinstance(low, Transcript)
         assert isinstance(high, Transcript)

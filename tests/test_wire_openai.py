@@ -45,20 +45,20 @@ async def client(server: Serving) -> AsyncIterator[openai.AsyncOpenAI]:
         yield made
 
 
-async def heard(client: openai.AsyncOpenAI, **options: Any) -> Any:
-    given: dict[str, Any] = {"file": FILE, "model": "whisper-1", **options}
-    return await client.audio.transcriptions.create(**given)
+async def transcription(client: openai.AsyncOpenAI, **options: Any) -> Any:
+    fields: dict[str, Any] = {"file": FILE, "model": "whisper-1", **options}
+    return await client.audio.transcriptions.create(**fields)
 
 
 async def test_json_is_the_default(client: openai.AsyncOpenAI) -> None:
-    answer = await heard(client)
+    answer = await transcription(client)
     assert answer.text == TEXT
     assert answer.usage.type == "duration"
     assert answer.usage.seconds == 2
 
 
 async def test_what_clients_always_send_is_accepted(client: openai.AsyncOpenAI) -> None:
-    answer = await heard(
+    answer = await transcription(
         client, temperature=0, prompt="", language="en", chunking_strategy="auto",
         response_format="json",
     )  # fmt: skip
@@ -66,10 +66,10 @@ async def test_what_clients_always_send_is_accepted(client: openai.AsyncOpenAI) 
 
 
 async def test_texts_are_texts(client: openai.AsyncOpenAI, server: Serving) -> None:
-    assert await heard(client, response_format="text") == f"{TEXT}\n"
-    srt = await heard(client, response_format="srt")
+    assert await transcription(client, response_format="text") == f"{TEXT}\n"
+    srt = await transcription(client, response_format="srt")
     assert srt.startswith("1\n00:00:00,000 --> 00:00:0")
-    vtt = await heard(client, response_format="vtt")
+    vtt = await transcription(client, response_format="vtt")
     assert vtt.startswith("WEBVTT\n\n00:00:00.000 --> ")
     headers = {"authorization": "Bearer sk-right"}
     answer = await server.client.post(
@@ -79,8 +79,10 @@ async def test_texts_are_texts(client: openai.AsyncOpenAI, server: Serving) -> N
     assert answer.headers["content-type"] == "text/vtt; charset=utf-8"
 
 
-async def test_verbose_json_lists_what_was_asked_for(client: openai.AsyncOpenAI) -> None:
-    plain = await heard(client, response_format="verbose_json")
+async def test_verbose_json_contains_the_requested_granularities(
+    client: openai.AsyncOpenAI,
+) -> None:
+    plain = await transcription(client, response_format="verbose_json")
     assert plain.duration == pytest.approx(1.6)
     assert plain.text == TEXT
     assert plain.words is None
@@ -91,17 +93,19 @@ async def test_verbose_json_lists_what_was_asked_for(client: openai.AsyncOpenAI)
     assert second.compression_ratio > 0
     # The engine of tones has no vocabulary, and no detector of speech.
     assert (second.no_speech_prob, second.tokens, second.seek) == (None, [], 80)
-    words = await heard(client, response_format="verbose_json", timestamp_granularities=["word"])
+    words = await transcription(
+        client, response_format="verbose_json", timestamp_granularities=["word"]
+    )
     assert words.segments is None
     assert [word.word for word in words.words] == TEXT.split()
-    both = await heard(
+    both = await transcription(
         client, response_format="verbose_json", timestamp_granularities=["word", "segment"]
     )
     assert len(both.words) == len(both.segments) == 2
 
 
 async def test_deltas_join_to_the_text(client: openai.AsyncOpenAI) -> None:
-    stream = await heard(client, stream=True)
+    stream = await transcription(client, stream=True)
     *deltas, done = [event async for event in stream]
     assert {event.type for event in deltas} == {"transcript.text.delta"}
     assert len(deltas) == 2
@@ -109,14 +113,16 @@ async def test_deltas_join_to_the_text(client: openai.AsyncOpenAI) -> None:
     assert (done.type, done.text) == ("transcript.text.done", TEXT)
 
 
-async def test_thirty_two_clients_stream_at_once(client: openai.AsyncOpenAI) -> None:
+async def test_thirty_two_clients_stream_concurrently(client: openai.AsyncOpenAI) -> None:
     async def text(hertz: int) -> str:
-        stream = await heard(client, file=("a.wav", melody([hertz, hertz + 10])), stream=True)
+        stream = await transcription(
+            client, file=("a.wav", melody([hertz, hertz + 10])), stream=True
+        )
         return "".join([event.delta async for event in stream if hasattr(event, "delta")])
 
     pitches = range(300, 940, 20)
-    found = await asyncio.gather(*(text(hertz) for hertz in pitches))
-    assert found == [f"{hertz}. {hertz + 10}." for hertz in pitches]
+    texts = await asyncio.gather(*(text(hertz) for hertz in pitches))
+    assert texts == [f"{hertz}. {hertz + 10}." for hertz in pitches]
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -149,7 +155,7 @@ HINTS: list[tuple[dict[str, Any], str]] = [
 async def test_a_hint_without_an_effect_is_a_warning(
     client: openai.AsyncOpenAI, options: dict[str, Any], param: str
 ) -> None:
-    answer = await heard(client, **options)
+    answer = await transcription(client, **options)
     assert answer.text == TEXT
     (warning,) = answer.warnings
     assert warning["code"] == "hint_ignored"
@@ -163,9 +169,9 @@ async def test_strict_refuses_hints(tmp_path: Path, options: dict[str, Any], par
         openai.AsyncOpenAI(api_key="x", base_url=f"{server.url}/v1", max_retries=0) as client,
     ):
         with pytest.raises(openai.BadRequestError) as refused:
-            await heard(client, **options)
+            await transcription(client, **options)
         assert refused.value.param == param
-        assert (await heard(client, chunking_strategy="auto", temperature=0)).text == TEXT
+        assert (await transcription(client, chunking_strategy="auto", temperature=0)).text == TEXT
 
 
 async def test_a_text_has_its_warnings_in_a_header(server: Serving) -> None:
@@ -179,12 +185,12 @@ async def test_a_text_has_its_warnings_in_a_header(server: Serving) -> None:
 
 
 async def test_log_probabilities_are_those_of_the_tokens(client: openai.AsyncOpenAI) -> None:
-    answer = await heard(client, include=["logprobs"])
+    answer = await transcription(client, include=["logprobs"])
     assert "".join(token.token for token in answer.logprobs) == TEXT
     assert all(token.logprob <= 0 for token in answer.logprobs)
     assert b"".join(bytes(map(int, token.bytes)) for token in answer.logprobs) == TEXT.encode()
-    assert (await heard(client)).logprobs is None
-    stream = await heard(client, stream=True, include=["logprobs"])
+    assert (await transcription(client)).logprobs is None
+    stream = await transcription(client, stream=True, include=["logprobs"])
     *deltas, done = [event async for event in stream]
     for event in deltas:
         assert "".join(token.token for token in event.logprobs) == event.delta
@@ -194,8 +200,8 @@ async def test_log_probabilities_are_those_of_the_tokens(client: openai.AsyncOpe
 
 async def test_an_answer_names_the_model_whatever_it_was_called(client: openai.AsyncOpenAI) -> None:
     for name in spelling.ALIASES:
-        assert (await heard(client, model=name)).model == "tones"
-    stream = await heard(client, stream=True)
+        assert (await transcription(client, model=name)).model == "tones"
+    stream = await transcription(client, stream=True)
     done = [event async for event in stream][-1]
     assert (done.model, done.usage.type, done.usage.seconds) == ("tones", "duration", 2)
 
@@ -210,7 +216,7 @@ async def test_what_cannot_be_honoured_is_refused_by_name(
     client: openai.AsyncOpenAI, options: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        await heard(client, **options)
+        await transcription(client, **options)
     assert refused.value.param is not None
     assert refused.value.param.split("[")[0] == param
     assert refused.value.type == "invalid_request_error"
@@ -222,22 +228,22 @@ async def test_every_failure_is_the_clients_own_exception(
     client: openai.AsyncOpenAI, server: Serving
 ) -> None:
     with pytest.raises(openai.APIStatusError) as undecodable:
-        await heard(client, file=("a.wav", b"no sound"))
+        await transcription(client, file=("a.wav", b"no sound"))
     assert (undecodable.value.status_code, undecodable.value.code) == (415, "audio_undecodable")
     with pytest.raises(openai.APIStatusError):
-        await heard(client, file=("a.wav", b"no sound"), stream=True)
+        await transcription(client, file=("a.wav", b"no sound"), stream=True)
     with pytest.raises(openai.NotFoundError) as model:
-        await heard(client, model="nvidia/canary-1b")
+        await transcription(client, model="nvidia/canary-1b")
     assert (model.value.code, model.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.AuthenticationError) as key:
-        await heard(client.with_options(api_key="sk-wrong"))
+        await transcription(client.with_options(api_key="sk-wrong"))
     assert key.value.code == "invalid_api_key"
     with pytest.raises(openai.NotFoundError) as route:
         await client.chat.completions.create(model="x", messages=[])
     assert route.value.code == "unknown_route"
     server.service._pipeline = None
     with pytest.raises(openai.InternalServerError) as warming:
-        await heard(client)
+        await transcription(client)
     assert (warming.value.status_code, warming.value.code) == (503, "warming")
 
 
@@ -246,9 +252,9 @@ async def test_a_failure_amid_a_stream_is_the_clients_own_exception(tmp_path: Pa
         serving(tmp_path, FaultyEngine(0), segment_seconds=2) as server,
         openai.AsyncOpenAI(api_key="x", base_url=f"{server.url}/v1", max_retries=0) as client,
     ):
-        # The last tone is too much for the engine, long after the first was told of.
+        # The last tone exceeds the engine, long after the first was streamed.
         song = melody([*[440] * 60, TOO_HIGH])
-        stream = await heard(client, file=("a.wav", song), stream=True)
+        stream = await transcription(client, file=("a.wav", song), stream=True)
         with pytest.raises(openai.APIError, match="memory"):
             [event async for event in stream]
 
@@ -272,13 +278,13 @@ async def test_the_model_is_listed(client: openai.AsyncOpenAI) -> None:
 )
 def test_the_model_has_a_name(fields: dict[str, str], name: str, owner: str) -> None:
     settings = Settings.of(fields)
-    found = spelling.model(settings, name)
-    assert (found["id"], found["owned_by"]) == (name, owner)
-    assert spelling.model(settings, name.rpartition("/")[2]) == found
-    assert spelling.model(settings, "whisper-1") == found
+    entry = spelling.model(settings, name)
+    assert (entry["id"], entry["owned_by"]) == (name, owner)
+    assert spelling.model(settings, name.rpartition("/")[2]) == entry
+    assert spelling.model(settings, "whisper-1") == entry
 
 
-async def test_a_body_of_json_says_the_same(server: Serving) -> None:
+async def test_a_json_body_is_equivalent(server: Serving) -> None:
     headers = {"authorization": "Bearer sk-right"}
     body = {"file": encoded(TONE), "model": "tones", "stream": False}
     answer = await server.client.post(spelling.TRANSCRIPTIONS, json=body, headers=headers)
@@ -286,8 +292,8 @@ async def test_a_body_of_json_says_the_same(server: Serving) -> None:
     stream = await server.client.post(
         spelling.TRANSCRIPTIONS, json={**body, "stream": True}, headers=headers
     )
-    told = events(stream.text.replace("data: [DONE]\n\n", ""))
-    assert told[-1][1]["text"] == TEXT
+    streamed = events(stream.text.replace("data: [DONE]\n\n", ""))
+    assert streamed[-1][1]["text"] == TEXT
     assert stream.text.endswith("data: [DONE]\n\n")
 
 
@@ -312,8 +318,8 @@ def job(**body: object) -> dict[str, Any]:
 
 def test_a_queue_job_is_answered_in_openais_words(tmp_path: Path) -> None:
     scratch = {"scratch": tmp_path}
-    found = answer(job(file=encoded(TONE), model="whisper-1"), **scratch)
-    assert found == {
+    result = answer(job(file=encoded(TONE), model="whisper-1"), **scratch)
+    assert result == {
         "text": TEXT, "model": "tones", "usage": {"type": "duration", "seconds": 2},
     }  # fmt: skip
     uri = f"data:audio/wav;base64,{encoded(TONE)}"
@@ -348,9 +354,9 @@ async def test_a_queue_job_may_name_an_address(tmp_path: Path, web: WebServer) -
     settings = Settings(engine="tones", scratch=tmp_path, allow_private_addresses=True)
     url = web.at("/a.wav", sends(TONE))
     with open_pipeline(settings) as pipeline:
-        found = await answered(pipeline, job(file=url))
-    assert isinstance(found, dict)
-    assert found["text"] == TEXT
+        result = await answered(pipeline, job(file=url))
+    assert isinstance(result, dict)
+    assert result["text"] == TEXT
 
 
 @pytest.mark.parametrize(
