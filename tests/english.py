@@ -116,8 +116,6 @@ ALLOWED = {
     "`segments` and `seams`": "earlier names of fields",
     "was `hear`": "the same",
     'said "hello': "spoken in a test",
-    "so he said": "spoken in a test",
-    '"he", 17), ("said': "spoken in a test",
     "He said привет and went away at once": "spoken in a test",
     "I don't know what to say": "spoken in a test",
     "she said, ": "spoken in a test",

@@ -121,7 +121,7 @@ def test_each_failed_file_is_one_line_and_the_others_are_transcribed(parakeet, f
     assert ran.returncode == 1
     assert ran.stdout == "==> a.wav <==\n440.\n==> b.wav <==\n880.\n"
     reported = [re.match(r"([\w.]+): (\w+): .+", line) for line in ran.stderr.splitlines()]
-    assert [found and found.groups() for found in reported] == [
+    assert [match and match.groups() for match in reported] == [
         ("none.wav", "source_not_found"),
         ("text.mp3", "audio_undecodable"),
         ("empty.wav", "audio_empty"),
@@ -404,12 +404,12 @@ async def test_a_url_is_an_input(parakeet, folder, web: WebServer, tmp_path):
     assert (await run(*arguments)).returncode == 0
     assert files_in(tmp_path / "out") == {"a.txt": "440.\n", "talk.txt": "880.\n"}
     assert "secret" not in (tmp_path / "out" / manifest.NAME).read_text()
-    asked = len(web.received)
+    requests = len(web.received)
     assert (await run(*arguments)).returncode == 0
-    assert len(web.received) == asked
+    assert len(web.received) == requests
     # Another query may be another recording.
     assert (await run(address + "2", "-o", tmp_path / "out", "--overwrite")).returncode == 0
-    assert len(web.received) == asked + 1
+    assert len(web.received) == requests + 1
 
 
 # several formats
@@ -567,8 +567,8 @@ def test_kernels_are_compiled_for_a_card_that_is_not_here(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     folder = tmp_path / "kernels"
-    asked = ["compile-kernels", str(folder), "--model", "demo", "--card", "8.9"]
-    made = CliRunner().invoke(main, asked, env=environment)
+    requests = ["compile-kernels", str(folder), "--model", "demo", "--card", "8.9"]
+    made = CliRunner().invoke(main, requests, env=environment)
     assert made.exit_code == 0, made.output
     assert re.fullmatch(r"sm_89   \d+ kernels, [\d.]+ s\n", made.stdout)
     assert len(list(folder.glob("sm_89-bf16-*.json"))) == 2, "one is reproducible"
@@ -584,8 +584,8 @@ def test_kernels_are_compiled_for_a_card_that_is_not_here(
 def test_cards_without_kernels_are_refused(
     tmp_path: Path, environment: dict[str, str], options: list[str], message: str
 ) -> None:
-    asked = ["compile-kernels", str(tmp_path / "kernels"), "--model", "demo", *options]
-    refused = CliRunner().invoke(main, asked, env=environment)
+    requests = ["compile-kernels", str(tmp_path / "kernels"), "--model", "demo", *options]
+    refused = CliRunner().invoke(main, requests, env=environment)
     assert refused.exit_code == 2
     assert message in refused.output
 
@@ -594,14 +594,14 @@ def test_a_converted_model_transcribes_like_its_checkpoint(
     invoke: Invoke, folder: Path, environment: dict[str, str]
 ) -> None:
     target = folder / "model" / "prepacked.safetensors"
-    asked = ["convert", str(target), "--model", "demo", "--precision", "fp32"]
-    made = CliRunner().invoke(main, asked, env=environment)
+    requests = ["convert", str(target), "--model", "demo", "--precision", "fp32"]
+    made = CliRunner().invoke(main, requests, env=environment)
     assert made.exit_code == 0, made.output
     sample = str(Path(__file__).parent.parent / "samples" / "en.ogg")
-    heard = [
+    texts = [
         invoke(sample, "--model", model, PARAKEET_ENGINE="native").stdout
         for model in (str(target.parent), "demo")
     ]
-    assert heard[0] == heard[1] != ""
+    assert texts[0] == texts[1] != ""
     wrong = CliRunner().invoke(main, ["convert", "model.bin", "--model", "demo"], env=environment)
     assert wrong.exit_code == 2

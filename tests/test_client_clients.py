@@ -314,7 +314,7 @@ async def test_a_job_of_an_earlier_run_is_fetched_and_not_sent_again(client, api
 
 @pytest.mark.parametrize("ending", [None, {"status": "CANCELLED"}, {"status": "TIMED_OUT"}])
 async def test_a_missing_job_is_sent_again(client, api, talk, ending):
-    jobs: list[QueuedJob] = [QueuedJob("forgotten-e1", 0.0)]
+    jobs: list[QueuedJob] = [QueuedJob("expired-e1", 0.0)]
     if ending is not None:
         api.endings.append(ending)
         with pytest.raises((JobCancelled, JobExpired)):
@@ -374,10 +374,10 @@ def test_runpods_own_client_talks_to_the_worker_through_the_same_api(api, talk, 
         "audio = base64.b64encode(open(sys.argv[1], 'rb').read()).decode()\n"
         "endpoint = runpod.Endpoint('loopback', api_key=sys.argv[2])\n"
         "job = endpoint.run({'audio_base64': audio})\n"
-        "said = [job.output(timeout=30), endpoint.run_sync({'audio_base64': audio})]\n"
+        "texts = [job.output(timeout=30), endpoint.run_sync({'audio_base64': audio})]\n"
         "bad = endpoint.run({'audio_base64': '?'})\n"
         "bad.output(timeout=30)\n"
-        "print(json.dumps([*said, bad.status(), endpoint.health()['jobs']['inQueue']]))\n"
+        "print(json.dumps([*texts, bad.status(), endpoint.health()['jobs']['inQueue']]))\n"
     )
     ran = subprocess.run(
         [sys.executable, "-c", program, str(talk), KEY],

@@ -12,7 +12,7 @@ from parakeet_worker.client.manifest import Manifest
 from parakeet_worker.client.transports import QueuedJob
 from parakeet_worker.errors import AudioEmpty, EndpointUnreachable, InvalidRequest
 
-WISH = {"format": "srt"}
+OPTIONS = {"format": "srt"}
 
 
 @pytest.fixture
@@ -27,23 +27,23 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "talk.srt"
 
 
-def aside(target: Path) -> Path:
+def temporary_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.part")
 
 
 def test_kept_results_are_final_for_later_runs(source, target):
     with Manifest(target.parent) as kept:
-        assert not kept.finished(source, target, WISH)
-        kept.keep(source, target, WISH, "message", Usage(1.0))
-        assert kept.finished(source, target, WISH)
+        assert not kept.finished(source, target, OPTIONS)
+        kept.keep(source, target, OPTIONS, "message", Usage(1.0))
+        assert kept.finished(source, target, OPTIONS)
     assert target.read_text() == "message"
-    assert not aside(target).exists()
+    assert not temporary_of(target).exists()
     with Manifest(target.parent) as later:
-        assert later.finished(source, target, WISH)
+        assert later.finished(source, target, OPTIONS)
         assert later.owns(target)
         assert not later.finished(source, target, {"format": "vtt"})
         source.write_bytes(b"other audio")
-        assert not later.finished(source, target, WISH)
+        assert not later.finished(source, target, OPTIONS)
         target.write_text("edited")
         assert not later.owns(target)
 
@@ -51,33 +51,33 @@ def test_kept_results_are_final_for_later_runs(source, target):
 def test_killed_between_the_line_and_the_name_it_is_given_its_name(source, target):
     target.write_text("the result of an earlier recording")
     with Manifest(target.parent) as killed:
-        killed.keep(source, target, WISH, "message", Usage())
-    target.rename(aside(target))
+        killed.keep(source, target, OPTIONS, "message", Usage())
+    target.rename(temporary_of(target))
     target.write_text("the result of an earlier recording")
     with Manifest(target.parent) as later:
-        assert later.finished(source, target, WISH)
+        assert later.finished(source, target, OPTIONS)
     assert target.read_text() == "message"
-    assert not aside(target).exists()
+    assert not temporary_of(target).exists()
 
 
 def test_killed_before_the_line_it_counts_as_not_done(source, target):
-    aside(target).write_text("sa")
+    temporary_of(target).write_text("sa")
     with Manifest(target.parent) as later:
-        assert not later.finished(source, target, WISH)
-        later.keep(source, target, WISH, "message", Usage())
+        assert not later.finished(source, target, OPTIONS)
+        later.keep(source, target, OPTIONS, "message", Usage())
     assert target.read_text() == "message"
 
 
 @pytest.mark.parametrize("cut", [1, 10, 100])
 def test_a_line_that_was_cut_off_counts_as_not_there_and_spoils_no_other(source, target, cut):
     with Manifest(target.parent) as killed:
-        killed.keep(source, target, WISH, "message", Usage())
+        killed.keep(source, target, OPTIONS, "message", Usage())
     path = target.parent / manifest.NAME
     whole = path.read_bytes()
     path.write_bytes(whole + whole.strip()[:-cut])
     with Manifest(target.parent) as later:
-        assert later.finished(source, target, WISH)
-        later.keep(source, target.with_suffix(".vtt"), WISH, "more", Usage())
+        assert later.finished(source, target, OPTIONS)
+        later.keep(source, target.with_suffix(".vtt"), OPTIONS, "more", Usage())
     assert [line["target"] for line in manifest.read(path)] == ["talk.srt", "talk.vtt"]
 
 
@@ -92,15 +92,15 @@ def test_foreign_lines_are_skipped(tmp_path, line):
 def test_a_job_is_known_until_its_end_is(source, target):
     job = QueuedJob("abc-e1", 12.5, "parakeet/1/talk.mp3", ("a warning",))
     with Manifest(target.parent) as first:
-        first.note_sent(source, target, WISH, "https://one", job)
+        first.note_sent(source, target, OPTIONS, "https://one", job)
     with Manifest(target.parent) as later:
-        assert later.job(source, target, WISH, "https://one") == job
-        assert later.job(source, target, WISH, "https://two") is None
+        assert later.job(source, target, OPTIONS, "https://one") == job
+        assert later.job(source, target, OPTIONS, "https://two") is None
         assert later.job(source, target, {"format": "vtt"}, "https://one") is None
-        later.note_failed(source, target, WISH, EndpointUnreachable("https://one", "gone"))
-        assert later.job(source, target, WISH, "https://one") == job
-        later.note_failed(source, target, WISH, AudioEmpty("empty"))
-        assert later.job(source, target, WISH, "https://one") is None
+        later.note_failed(source, target, OPTIONS, EndpointUnreachable("https://one", "lost"))
+        assert later.job(source, target, OPTIONS, "https://one") == job
+        later.note_failed(source, target, OPTIONS, AudioEmpty("empty"))
+        assert later.job(source, target, OPTIONS, "https://one") is None
 
 
 def test_one_run_at_a_time_and_no_empty_manifest_is_left(tmp_path):
@@ -165,8 +165,8 @@ def test_what_this_machine_transcribed_costs_nothing(tmp_path):
 
 def test_a_manifest_has_no_blank_lines(source, target):
     with Manifest(target.parent) as kept:
-        kept.keep(source, target, WISH, "message", Usage())
-        kept.keep(source, target.with_suffix(".vtt"), WISH, "more", Usage(), same_job_as=target)
+        kept.keep(source, target, OPTIONS, "message", Usage())
+        kept.keep(source, target.with_suffix(".vtt"), OPTIONS, "more", Usage(), same_job_as=target)
     lines = (target.parent / manifest.NAME).read_text().splitlines()
     assert [json.loads(text)["event"] for text in lines] == ["done", "done"]
 
@@ -182,14 +182,14 @@ def test_folders_and_patterns_give_their_recordings_each_once(tmp_path, monkeypa
         Path(name).touch()
     (tmp_path / "empty").mkdir()
 
-    def found(*value: str) -> list[str]:
+    def paths_of(*value: str) -> list[str]:
         return [str(recording.path) for recording in gather([Path(each) for each in value])]
 
-    assert found(".") == ["a.WAV", "b.mp3", "sub/c.ogg"]
-    assert found("sub", ".") == ["sub/c.ogg", "a.WAV", "b.mp3"]
-    assert found("**/*") == ["a.WAV", "b.mp3", "sub/c.ogg"]
-    assert found("sub/*.odd", "*.mp3") == ["sub/e.odd", "b.mp3"]
-    assert found("notes.txt", "empty", "none*", "none.mp3") == [
+    assert paths_of(".") == ["a.WAV", "b.mp3", "sub/c.ogg"]
+    assert paths_of("sub", ".") == ["sub/c.ogg", "a.WAV", "b.mp3"]
+    assert paths_of("**/*") == ["a.WAV", "b.mp3", "sub/c.ogg"]
+    assert paths_of("sub/*.odd", "*.mp3") == ["sub/e.odd", "b.mp3"]
+    assert paths_of("notes.txt", "empty", "none*", "none.mp3") == [
         "notes.txt", "empty", "none*", "none.mp3",
     ]  # fmt: skip
     assert all(ending == ending.lower() for ending in ENDINGS)
@@ -201,8 +201,8 @@ def test_results_keep_the_folder_structure():
         Recording(Path("talks/sub/a.mp3"), Path("sub")),
         Recording(Path("talks/sub/a.wav"), Path("sub")),
     ]
-    beside = plan_tasks(recordings, ["text"], None, alongside=True)
-    assert [str(task.targets["text"]) for task in beside] == [
+    alongside_ = plan_tasks(recordings, ["text"], None, alongside=True)
+    assert [str(task.targets["text"]) for task in alongside_] == [
         "talks/a.txt", "talks/sub/a.mp3.txt", "talks/sub/a.wav.txt",
     ]  # fmt: skip
     below = plan_tasks(recordings, ["text"], Path("out"))
@@ -225,16 +225,16 @@ def test_results_are_not_written_through_planted_symlinks(
     if planted != "dangling link":
         elsewhere.write_text("precious")
     if "hard" in planted:
-        aside(target).hardlink_to(elsewhere)
+        temporary_of(target).hardlink_to(elsewhere)
     elif "link" in planted:
-        aside(target).symlink_to(elsewhere)
+        temporary_of(target).symlink_to(elsewhere)
     else:
-        aside(target).write_text("half")
+        temporary_of(target).write_text("half")
     with Manifest(target.parent) as kept:
-        kept.keep(source, target, WISH, "message", Usage())
+        kept.keep(source, target, OPTIONS, "message", Usage())
     assert target.read_text() == "message"
     assert not target.is_symlink()
-    assert not aside(target).exists()
+    assert not temporary_of(target).exists()
     assert planted == "dangling link" or elsewhere.read_text() == "precious"
     assert planted != "dangling link" or not elsewhere.exists()
 

@@ -107,9 +107,9 @@ async def test_a_smaller_form_is_preferred_to_the_bucket(talk, store):
 
 
 async def test_a_missing_bucket_is_reported(talk, s3):
-    gone = Store.of(bucket_settings(s3, endpoint="http://127.0.0.1:9"))
+    missing = Store.of(bucket_settings(s3, endpoint="http://127.0.0.1:9"))
     with pytest.raises(SourceUnreachable):
-        await prepare(talk, limited(3000), store=gone)
+        await prepare(talk, limited(3000), store=missing)
 
 
 def test_there_is_no_store_without_all_of_its_settings(s3):
@@ -188,7 +188,7 @@ async def test_cancelling_during_encoding_kills_ffmpeg(tmp_path, children):
     packing = asyncio.create_task(prepare(path, limited(9_000_000)))
     async with asyncio.timeout(30):
         # Both are in sessions of their own: Ctrl-C in a terminal is the client's to handle.
-        while [  # noqa: ASYNC110  # the system does not tell
+        while [  # noqa: ASYNC110  # the system has no notification
             os.getpgid(child.pid) == os.getpgid(0) for child in children()
         ] != [False] * 2:
             await asyncio.sleep(0.01)
@@ -253,12 +253,12 @@ async def main():
 try:
     asyncio.run(main())
 except TimeoutError:
-    print("given up", flush=True)
+    print("abandoned", flush=True)
 """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
     )
     output, _ = await asyncio.wait_for(process.communicate(), 30)
-    assert output.split() == [b"given", b"up"]
+    assert output.split() == [b"abandoned"]
     server.close()
     await asyncio.sleep(0)  # its connection sees the end

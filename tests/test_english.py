@@ -91,9 +91,8 @@ def test_idioms_in_a_document_are_found_with_their_line():
 
 
 def test_an_allowed_phrase_is_exempt_but_not_its_words():
-    phrase = "so he said"
-    assert not [*text(f"{phrase}.", "page.md")]
-    assert {f.text for f in text("then he said", "page.md")} == {"he", "said"}
+    assert not [*text("he'll realise.", "page.md")]
+    assert {f.text for f in text("then he realised", "page.md")} == {"he"}
 
 
 def test_every_allowed_phrase_occurs():

@@ -286,7 +286,7 @@ def test_what_is_none_of_our_errors_is_not_read_as_one(document):
 
 
 # Sentences of our own, which some are made from, are not cut.
-OURS = {
+ERRORS_OF = {
     "InvalidRequest": ["reason"],
     "ModelNotFound": ["served"],
     "AudioEmpty": ["reason"],
@@ -298,7 +298,7 @@ OURS = {
 def foreign_strings_of(kind: type[ParakeetError]) -> list[str]:
     parameters = inspect.signature(kind.__init__).parameters.values()
     strings = [each.name for each in parameters if each.annotation is str]
-    return [name for name in strings if name not in OURS.get(kind.__name__, [])]
+    return [name for name in strings if name not in ERRORS_OF.get(kind.__name__, [])]
 
 
 ECHOING = [kind for kind in LEAVES if not issubclass(kind, SetupError) and foreign_strings_of(kind)]
@@ -307,12 +307,12 @@ ECHOING = [kind for kind in LEAVES if not issubclass(kind, SetupError) and forei
 @pytest.mark.parametrize("kind", ECHOING)
 def test_echoes_are_cut_to_100_characters_and_encodable(kind):
     example = next(error for error in EXAMPLES if type(error) is kind)
-    given = {"seconds": 1.0, "declared_seconds": 1.0, "limit_seconds": 1.0, "status": 400}
-    given["path"] = Path("out")
+    arguments = {"seconds": 1.0, "declared_seconds": 1.0, "limit_seconds": 1.0, "status": 400}
+    arguments["path"] = Path("out")
     required = inspect.signature(kind.__init__).parameters
-    own = OURS.get(kind.__name__, [])
+    own = ERRORS_OF.get(kind.__name__, [])
     sent = dict.fromkeys(foreign_strings_of(kind), "�" + "x" * 10000)
-    facts = {name: given[name] for name in required if name in given}
+    facts = {name: arguments[name] for name in required if name in arguments}
     error = kind(**{**facts, **dict.fromkeys(own, "own"), **sent})
     text = json.dumps(error.document(), ensure_ascii=False)
     text.encode()

@@ -50,7 +50,7 @@ def client(demo: Process) -> Iterator[openai.OpenAI]:
 
 
 def test_it_answers_warming_before_the_model_is_loaded(demo: Process) -> None:
-    # The first to ask, right after the line that says where it listens.
+    # The first request, directly after the line with the address.
     assert httpx.get(f"{demo.url}/ping", timeout=PATIENCE_SECONDS).status_code == 204
     assert upload(demo).status_code == 503
     demo.wait_until_ready()
@@ -241,7 +241,7 @@ def test_a_lost_engine_ends_the_process_with_a_word(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"PARAKEET_MODEL": "/nowhere.nemo"}, "weights_missing"),
+        ({"PARAKEET_MODEL": "/missing.nemo"}, "weights_missing"),
         ({**SCRIPTED, "PARAKEET_API_KEYS": ","}, "invalid_setting: PARAKEET_API_KEYS"),
         ({**SCRIPTED, "PORT": "99999"}, "invalid_setting: PORT"),
         ({**SCRIPTED, "PORT": "taken"}, "invalid_setting: PORT"),

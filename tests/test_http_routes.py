@@ -1,4 +1,4 @@
-"""The server's routes over real connections, with an engine that hears tones."""
+"""The server's routes over real connections, with the tones engine."""
 
 import asyncio
 import json
@@ -115,7 +115,7 @@ async def test_an_immediate_stream_failure_is_an_http_error(server: Serving) -> 
 
 async def test_a_stream_that_fails_later_ends_with_an_error(tmp_path: Path) -> None:
     # No more than 16 segments are at the engine at a time, and no more than 15 in a batch: by the
-    # 21st of at least 27 batches the first segment was told of.
+    # 21st of at least 27 batches the first segment was sent.
     engine = FaultyEngine(0, batches=20)
     async with serving(tmp_path, engine, segment_seconds=2) as server:
         reported = events((await upload(server, melody([440] * 400), stream="true")).text)
@@ -268,9 +268,9 @@ async def test_more_requests_than_the_limit_are_shed_and_the_others_answered(
     tmp_path: Path, web: WebServer
 ) -> None:
     async with serving(tmp_path, allow_private_addresses=True, max_requests=2) as server:
-        standing = web.at("/standing.wav", stalls(b"RIFF"))
+        stalling = web.at("/stalling.wav", stalls(b"RIFF"))
         slow = [
-            asyncio.create_task(server.client.post("/transcribe", json={"audio_url": standing}))
+            asyncio.create_task(server.client.post("/transcribe", json={"audio_url": stalling}))
             for _ in range(2)
         ]
         await until(lambda: server.inside == 2)

@@ -1,6 +1,6 @@
-"""An answer that is too large for its door goes where the request says, or is refused clearly.
+"""An answer that exceeds its transport is stored as requested, or is a clear error.
 
-The servers are real ones on loopback: one that takes what is put, in every mood, and S3.
+The servers are real ones on loopback: one for `PUT`, with various faults, and S3.
 """
 
 import gzip
@@ -179,7 +179,7 @@ async def test_permanent_failures_are_not_retried(web: WebServer, always: Behavi
     assert isinstance(error, OutputUnreachable)
     assert error.facts == {"place": url}
     assert "secret" not in str(error)
-    # Until the time limit in earnest; in this test that many attempts without a wait.
+    # In production until the time limit; here this many attempts without a delay.
     assert len(web.received) >= 100
 
 

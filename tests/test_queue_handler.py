@@ -110,7 +110,7 @@ async def test_a_job_in_openais_spelling_is_answered_in_it(api: JobApi, settings
         ("text", "/v1/audio/transcriptions", {"file": file, "response_format": "text"}),
         ("models", "/v1/models", None),
         ("bad", "/v1/audio/transcriptions", {"file": file, "temperature": 2}),
-        ("nowhere", "/v1/embeddings", {}),
+        ("unknown", "/v1/embeddings", {}),
         ("stream", "/v1/audio/transcriptions", {"file": file, "stream": True}),
     ):
         api.submit(job, {"openai_route": route, "openai_input": body})
@@ -120,7 +120,7 @@ async def test_a_job_in_openais_spelling_is_answered_in_it(api: JobApi, settings
         assert await result(api, "text") == {"output": f"{TEXT}\n"}
         assert (await result(api, "models"))["output"]["data"][0]["id"] == "tones"
         assert (await result(api, "bad"))["error"].startswith("invalid_request: temperature: ")
-        assert (await result(api, "nowhere"))["error"].startswith("unknown_route: ")
+        assert (await result(api, "unknown"))["error"].startswith("unknown_route: ")
         done = (await result(api, "stream"))["output"]
         assert (done["type"], done["text"]) == ("transcript.text.done", TEXT)
     assert api.deliveries["stream"].order == [*["chunk"] * len(PITCHES), "done"]
@@ -296,7 +296,7 @@ async def test_a_stream_that_is_refused_ends_there_and_the_whole_comes_all_the_s
 
 
 class Breathless(ToneEngine):
-    """Says words without end and without a full stop."""
+    """Emits words indefinitely, without a full stop."""
 
     def transcribe(self, batch: Any, _scripts: Any = ()) -> list[Hypothesis]:
         words = [Token(f"▁wört{number}", number, 1, -0.1) for number in range(3000)]
@@ -436,7 +436,7 @@ async def test_a_job_cancelled_during_a_progress_post_posts_nothing_more(
         await until(lambda: api.requests["progress"] > 0)
         api.stop("job")
         await until(lambda: "job cancelled" in caplog.text)
-    # It was given up, and not waited for until it failed by itself.
+    # It was abandoned before it failed on its own.
     assert "progress not delivered" not in caplog.text
     assert api.deliveries["job"].order == []
 

@@ -1,6 +1,6 @@
-"""The job loop against a job API that holds polls open, fails, repeats itself and is told to stop.
+"""The job loop with a job API that holds polls open, fails, repeats jobs and sends stops.
 
-What is answered and how is no matter here: the jobs' answers are functions of the tests.
+Results are irrelevant here: functions of the tests answer the jobs.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ def api() -> Iterator[JobApi]:
 
 
 async def echo(job: Job, delivery: Delivery) -> None:
-    """Answers at once, with the question."""
+    """Answers immediately, with the input."""
     await delivery.done(job["id"], {"output": job.get("input")}, streamed=False)
 
 
@@ -35,7 +35,7 @@ async def echo(job: Job, delivery: Delivery) -> None:
 async def looping(
     api: JobApi, answer: Answer = echo, slots: int = 4, **options: float
 ) -> AsyncIterator[JobLoop]:
-    """A loop that takes jobs; at the end it is told to end, and does."""
+    """A loop that takes jobs and is ended at the end of the block."""
     loop = JobLoop(api.sdk(), answer, slots=slots, delivery_seconds=20.0, **options)
     async with asyncio.timeout(2 * PATIENCE_SECONDS), asyncio.TaskGroup() as group:
         group.create_task(loop.run())
@@ -58,12 +58,12 @@ class Gate:
 
     def __init__(self) -> None:
         self.open = asyncio.Event()
-        self.begun: list[str] = []
+        self.started: list[str] = []
         self.cancelled: list[str] = []
         self.cleared_up: list[str] = []
 
     async def __call__(self, job: Job, delivery: Delivery) -> None:
-        self.begun.append(job["id"])
+        self.started.append(job["id"])
         try:
             await self.open.wait()
         except asyncio.CancelledError:
@@ -92,10 +92,10 @@ async def test_no_more_jobs_are_taken_than_there_are_slots(api: JobApi) -> None:
     for number in range(10):
         api.submit(f"{number}", None)
     async with looping(api, gate, slots=3):
-        await until(lambda: len(gate.begun) == 3)
+        await until(lambda: len(gate.started) == 3)
         await asyncio.sleep(0.3)
         assert api.queued == 7
-        assert gate.begun == ["0", "1", "2"]
+        assert gate.started == ["0", "1", "2"]
         gate.open.set()
         await until(answered(api, *map(str, range(10))))
 
@@ -122,7 +122,7 @@ async def test_the_heartbeat_sends_the_jobs_in_progress(api: JobApi) -> None:
     api.submit("a", None)
     api.submit("b", None)
     running = asyncio.create_task(loop.run())
-    await until(lambda: len(gate.begun) == 2)
+    await until(lambda: len(gate.started) == 2)
     assert parts.in_progress == {"a", "b"}
     gate.open.set()
     await until(answered(api, "a", "b"))
@@ -141,7 +141,7 @@ async def test_a_take_that_fails_is_not_the_last(api: JobApi, fault: Fault) -> N
 
 
 async def test_polling_a_failing_platform_backs_off() -> None:
-    async def asked(fault: Fault, route: str) -> int:
+    async def requests(fault: Fault, route: str) -> int:
         with JobApi(hold_seconds=120) as api:
             api.faults[route].extend([fault] * 1000)
             async with looping(api):
@@ -149,10 +149,12 @@ async def test_polling_a_failing_platform_backs_off() -> None:
             return api.requests[route]
 
     faults: tuple[Fault, ...] = (500, 429, 400, 204, "garbage", "drop")
-    takes = await asyncio.gather(*(asked(fault, "job-take") for fault in faults))
-    stops = await asyncio.gather(*(asked(fault, "job-stop") for fault in (500, 429, 204, "drop")))
+    takes = await asyncio.gather(*(requests(fault, "job-take") for fault in faults))
+    stops = await asyncio.gather(
+        *(requests(fault, "job-stop") for fault in (500, 429, 204, "drop"))
+    )
     assert min(takes + stops) >= 1
-    # aiohttp itself asks once more where a kept connection turns out to be dropped.
+    # aiohttp itself retries if a kept connection was dropped.
     assert max(takes + stops) <= 10
 
 
@@ -176,7 +178,7 @@ async def test_a_shortage_that_lasts_ends_the_loop_once_nothing_runs(api: JobApi
     async with looping(
         api, gate, slots=1, shortage=lambda: full if short else None, shortage_seconds=0.1
     ) as loop:
-        await until(lambda: gate.begun == ["job"])
+        await until(lambda: gate.started == ["job"])
         short.append(full)
         await asyncio.sleep(0.3)
         assert loop.unusable is None
@@ -200,13 +202,13 @@ async def test_a_job_assigned_twice_is_answered_once(
     gate = Gate()
     api.submit("job", None)
     async with looping(api, gate):
-        await until(lambda: gate.begun == ["job"])
+        await until(lambda: gate.started == ["job"])
         delivery = api.deliveries["job"]
         api.submit("job", None)
         await until(lambda: api.queued == 0)
         gate.open.set()
         await until(lambda: bool(delivery.bodies or api.deliveries["job"].bodies))
-    assert gate.begun == ["job"]
+    assert gate.started == ["job"]
     assert "job assigned twice" in caplog.text
 
 
@@ -225,7 +227,7 @@ async def test_a_bug_in_one_job_is_logged_and_stops_no_other(
 ) -> None:
     async def answer(job: Job, delivery: Delivery) -> None:
         if job["id"] == "bad":
-            raise KeyError("nobody thought of that")
+            raise KeyError("unexpected")
         await echo(job, delivery)
 
     api.submit("bad", None)
@@ -267,7 +269,7 @@ async def test_a_job_that_cannot_be_read_is_answered_and_costs_no_other_its_answ
 
     api.submit("running", 0)
     async with looping(api, answer, slots=8):
-        await until(lambda: gate.begun == ["running"])
+        await until(lambda: gate.started == ["running"])
         with api.changing():
             api.submit("before", {"id": "not this"})
             api.submit_text("bad", UNREADABLE[name])
@@ -297,7 +299,7 @@ async def test_a_bug_while_jobs_are_taken_stops_none_that_run(
     def take_url(most: int) -> str:
         for once in takes:
             return once(most)
-        raise KeyError("nobody thought of that")
+        raise KeyError("unexpected")
 
     api.submit("job", 1)
     loop = JobLoop(replace(parts, take_url=take_url), gate, slots=4, delivery_seconds=20.0)
@@ -319,9 +321,9 @@ async def test_a_cancelled_job_frees_its_slot(api: JobApi) -> None:
     api.submit("job", None)
     api.submit("next", None)
     async with looping(api, gate, slots=1):
-        await until(lambda: gate.begun == ["job"])
+        await until(lambda: gate.started == ["job"])
         api.stop("job")
-        await until(lambda: gate.begun == ["job", "next"])
+        await until(lambda: gate.started == ["job", "next"])
         gate.open.set()
         await until(answered(api, "next"))
     assert gate.cleared_up == ["job"]
@@ -334,7 +336,7 @@ async def test_a_cancellation_that_is_repeated_does_not_disturb_the_clearing_up(
     gate = Gate()
     api.submit("job", None)
     async with looping(api, gate):
-        await until(lambda: gate.begun == ["job"])
+        await until(lambda: gate.started == ["job"])
         api.stop("job")
         await until(lambda: gate.cancelled == ["job"])
         before = api.requests["job-stop"]
@@ -357,7 +359,7 @@ async def test_a_cancellation_may_overtake_its_job(
         api.submit("late", None)
         api.submit("other", None)
         await until(answered(api, "other"))
-    assert gate.begun == ["other"]
+    assert gate.started == ["other"]
     assert api.deliveries["late"].order == []
     assert "job cancelled before it arrived" in caplog.text
 
@@ -371,10 +373,10 @@ async def test_a_job_that_comes_again_after_its_cancellation_is_answered(api: Jo
         await until(lambda: api.stops_fetched and api.requests["job-stop"] > 1)
         api.submit("job", 1)
         await until(lambda: api.queued == 0)
-        # The platform hands out a job again under its old name.
+        # The platform assigns a job again under its old id.
         api.submit("job", 2)
         await until(answered(api, "job"))
-    assert gate.begun == ["job"]
+    assert gate.started == ["job"]
 
 
 async def test_a_cancellation_after_the_answer_does_not_drop_the_job_when_it_comes_again(
@@ -398,7 +400,7 @@ async def test_stops_in_no_known_form_end_nothing(api: JobApi) -> None:
     gate = Gate()
 
     async def stop_signals(_: object) -> list[object]:
-        await until(lambda: gate.begun == ["job"])
+        await until(lambda: gate.started == ["job"])
         for result in answers:
             if isinstance(result, Exception):
                 raise result
@@ -420,7 +422,7 @@ async def test_stops_arrive_after_stop_polls_have_failed(api: JobApi) -> None:
     api.faults["job-stop"].extend(["drop", "drop", 204])
     api.submit("job", None)
     async with looping(api, gate):
-        await until(lambda: gate.begun == ["job"])
+        await until(lambda: gate.started == ["job"])
         api.stop("job")
         await until(lambda: gate.cleared_up == ["job"])
 
@@ -429,7 +431,7 @@ async def test_a_running_job_can_be_cancelled_when_no_more_are_taken(api: JobApi
     gate = Gate()
     api.submit("job", None)
     async with looping(api, gate) as loop:
-        await until(lambda: gate.begun == ["job"])
+        await until(lambda: gate.started == ["job"])
         loop.end()
         await asyncio.sleep(0.5)
         api.stop("job")
@@ -457,7 +459,7 @@ async def test_what_runs_at_the_end_is_answered_and_nothing_new_is_taken(api: Jo
     for name in names:
         api.submit(name, name)
     async with looping(api, gate) as loop:
-        await until(lambda: len(gate.begun) == 3)
+        await until(lambda: len(gate.started) == 3)
         await asyncio.to_thread(api.polled)
         loop.end()
         api.submit("late", None)
@@ -465,7 +467,7 @@ async def test_what_runs_at_the_end_is_answered_and_nothing_new_is_taken(api: Jo
         gate.open.set()
     for name in names:
         assert api.deliveries[name].bodies == [{"output": name}]
-    # It may have been on its way, and is answered then.
+    # It may have been in transit, and is answered then.
     assert len(api.deliveries["late"].bodies) == 1 - api.queued
 
 
@@ -478,7 +480,7 @@ async def test_when_idle_is_called_after_the_last_job(
         group.create_task(loop.run())
         for job in ("first", "second"):
             api.submit(job, None)
-        await until(lambda: len(gate.begun) == 2)
+        await until(lambda: len(gate.started) == 2)
         assert not reported.is_set()
         gate.open.set()
         await until(reported.is_set)

@@ -145,11 +145,11 @@ def test_the_local_api_answers_concurrent_callers_with_their_own_words(
 ) -> None:
     pitches = list(range(300, 1100, 50))
 
-    def ask(hertz: int) -> Any:
+    def send(hertz: int) -> Any:
         return post(f"{local_api}/runsync", {"input": {"audio_base64": tone(hertz)}})
 
     with ThreadPoolExecutor(8) as callers:
-        answers = list(callers.map(ask, pitches))
+        answers = list(callers.map(send, pitches))
     assert [answer["output"]["text"] for answer in answers] == [f"{hertz}." for hertz in pitches]
 
 
@@ -259,11 +259,11 @@ async def test_the_python_of_calling_reads_a_stream(web: WebServer) -> None:
     page = (ROOT / "docs" / "calling.md").read_text()
     (code,) = re.findall(r"^```python\n(import runpod\n.*?)^```", page, re.MULTILINE | re.DOTALL)
     url = web.at("/talk.ogg", sends(b64decode(melody(400, 500))))
-    said: list[str] = []
-    script = code.replace("https://example.com/talk.ogg", url).replace("print(", "said.append(")
+    printed: list[str] = []
+    script = code.replace("https://example.com/talk.ogg", url).replace("print(", "printed.append(")
     program = compile(script, "calling.md", "exec")
-    await asyncio.to_thread(exec, program, {"said": said})
-    assert said == ["400.", "500.", "400. 500."]
+    await asyncio.to_thread(exec, program, {"printed": printed})
+    assert printed == ["400.", "500.", "400. 500."]
 
 
 @pytest.mark.usefixtures("log")
@@ -435,14 +435,14 @@ def test_a_job_submitted_at_the_moment_of_sigterm_is_answered_or_stays_queued(
         running_worker(api, tmp_path, environment, module=module, log=log),
     ):
 
-        def said(word: str) -> list[list[str]]:
+        def printed(word: str) -> list[list[str]]:
             lines = (tmp_path / "log").read_text().splitlines()
             return [line.split() for line in lines if line.startswith(word)]
 
         for number in range(20):
             assert api.polled()
-            api.wait_until(lambda number=number: len(said("began")) == number + 1)
-            _, worker = said("began")[number]
+            api.wait_until(lambda number=number: len(printed("began")) == number + 1)
+            _, worker = printed("began")[number]
             job, pause = f"job-{number}", chance.uniform(0, 0.02)
             if chance.random() < 0.5:
                 api.submit(job, {"audio_base64": tone(440)})
@@ -452,8 +452,8 @@ def test_a_job_submitted_at_the_moment_of_sigterm_is_answered_or_stays_queued(
                 os.kill(int(worker), signal.SIGTERM)
                 time.sleep(pause)
                 api.submit(job, {"audio_base64": tone(440)})
-            api.wait_until(lambda number=number: len(said("ended")) == number + 1)
-            assert said("ended")[number] == ["ended", worker, "0"]
+            api.wait_until(lambda number=number: len(printed("ended")) == number + 1)
+            assert printed("ended")[number] == ["ended", worker, "0"]
             answered, queued = len(api.deliveries[job].bodies), api.withdraw(job)
             assert answered + queued == 1, job
             became["queued" if queued else "answered"] += 1
@@ -516,11 +516,11 @@ def test_a_worker_whose_disk_is_full_leaves_the_other_jobs_in_the_queue(tmp_path
 
 def test_a_worker_without_its_scratch_folder_does_not_start(tmp_path: Path) -> None:
     with JobApi() as api:
-        nowhere = {**SCRIPTED, "PARAKEET_SCRATCH": str(tmp_path / "nowhere")}
-        with running_worker(api, tmp_path, nowhere) as worker:
-            said, _ = worker.communicate(timeout=60)
+        missing = {**SCRIPTED, "PARAKEET_SCRATCH": str(tmp_path / "missing")}
+        with running_worker(api, tmp_path, missing) as worker:
+            printed, _ = worker.communicate(timeout=60)
     assert worker.returncode == 1
-    assert said.splitlines()[-1].startswith("parakeet: invalid_setting: PARAKEET_SCRATCH: ")
+    assert printed.splitlines()[-1].startswith("parakeet: invalid_setting: PARAKEET_SCRATCH: ")
 
 
 # its beginning
@@ -535,9 +535,9 @@ def test_an_sdk_with_another_name_in_it_is_served_by_its_own_start(tmp_path: Pat
         api.submit("job", {"audio_base64": tone(440), "stream": True})
         assert api.result("job") == {"output": {"text": "440."}}
         worker.send_signal(signal.SIGTERM)
-        said, _ = worker.communicate(timeout=60)
-    assert "unsupported SDK version" in said
-    assert "get_stop_signals" in said
+        printed, _ = worker.communicate(timeout=60)
+    assert "unsupported SDK version" in printed
+    assert "get_stop_signals" in printed
 
 
 def test_a_worker_without_a_working_ffmpeg_takes_no_job(tmp_path: Path) -> None:
@@ -547,13 +547,13 @@ def test_a_worker_without_a_working_ffmpeg_takes_no_job(tmp_path: Path) -> None:
     with JobApi() as api:
         api.submit("never", {"audio_base64": tone(440)})
         with running_worker(api, tmp_path, {**SCRIPTED, "PARAKEET_FFMPEG": str(broken)}) as worker:
-            said, _ = worker.communicate(timeout=60)
+            printed, _ = worker.communicate(timeout=60)
         assert worker.returncode == 1
         (reported,) = api.unhealthy
         assert api.requests["job-take"] == 0
     assert reported["check"] == "check_ffmpeg"
     assert reported["reason"] == f"FitnessError: {broken} ends with status 7"
-    assert "ends with status 7" in said
+    assert "ends with status 7" in printed
 
 
 def test_a_worker_whose_model_transcribes_nothing_takes_no_job(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import inspect, json
 from parakeet_worker.entrypoints.queue import sdk
 parts = sdk.load()
 parts.in_progress.add("a")
-told = {
+result = {
     "one": parts.take_url(1),
     "many": parts.take_url(7),
     "done": parts.done_url,
@@ -25,7 +25,7 @@ told = {
     "fitness": inspect.iscoroutinefunction(parts.check_fitness),
 }
 parts.in_progress.remove("a")
-print(json.dumps({**told, "idle": parts.take_url(1)}))
+print(json.dumps({**result, "idle": parts.take_url(1)}))
 """
 CHANGES = {
     "del rp_job._job_get_url": "_job_get_url",
@@ -46,7 +46,7 @@ import runpod.serverless
 from runpod.serverless.modules import rp_fitness, rp_http, rp_job, rp_ping, worker_state
 from parakeet_worker.entrypoints.queue import sdk
 sdk.load()
-said = {{}}
+result = {{}}
 for change in {list(CHANGES)!r}:
     read, write = os.pipe()
     if os.fork() == 0:
@@ -58,8 +58,8 @@ for change in {list(CHANGES)!r}:
         os._exit(0)
     os.close(write)
     os.wait()
-    said[change] = os.read(read, 9999).decode()
-print(json.dumps(said))
+    result[change] = os.read(read, 9999).decode()
+print(json.dumps(result))
 """
 
 
@@ -84,7 +84,7 @@ def test_the_addresses_are_those_of_the_platform(tmp_path: Path) -> None:
             RUNPOD_POD_ID="worker-1",
             RUNPOD_WEBHOOK_GET_JOB=f"{BASE}/job-take/$ID?gpu=x",
             RUNPOD_WEBHOOK_POST_OUTPUT=f"{BASE}/job-done/$RUNPOD_POD_ID/$ID?gpu=x",
-            # One without a query: more is appended to it with `&` all the same.
+            # One without a query: parameters are appended with `&` nevertheless.
             RUNPOD_WEBHOOK_POST_STREAM=f"{BASE}/job-stream/$RUNPOD_POD_ID/$ID",
         )
     )
@@ -113,7 +113,7 @@ from parakeet_worker.entrypoints.queue.sdk import ForkedMirror
 mirror = ForkedMirror(8)
 ids = ["a", "a,bb", "aaaa,bbbb", None, "ccc"]
 read, write = os.pipe()
-go, told = os.pipe()
+go, result = os.pipe()
 if os.fork() == 0:
     seen = []
     for _ in ids:
@@ -124,7 +124,7 @@ if os.fork() == 0:
     os._exit(0)
 for each in ids:
     mirror.set(each)
-    os.write(told, b"x")
+    os.write(result, b"x")
     os.read(read, 1)
 print(os.read(read, 9999).decode())
 """

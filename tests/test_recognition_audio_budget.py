@@ -15,7 +15,7 @@ def test_an_overlap_counts_with_its_chunk() -> None:
     assert budget.held_bytes == 1.5 * SAMPLE_RATE * 4
 
 
-def test_a_recording_is_full_at_its_own_limit_or_where_all_together_are_at_theirs() -> None:
+def test_a_recording_is_full_at_its_own_limit_or_at_the_common_limit() -> None:
     budget = AudioBudget(3 * SAMPLE_RATE * 4)
     one, other = (AudioShare(budget, samples=2 * SAMPLE_RATE) for _ in range(2))
     one.acquire(chunk(1.9))
@@ -38,7 +38,7 @@ def test_each_recording_has_one_piece_there_however_full_it_is() -> None:
     assert late.full
 
 
-def test_what_is_closed_gives_everything_back() -> None:
+def test_closing_releases_everything() -> None:
     budget = AudioBudget(10**9)
     share = AudioShare(budget, samples=10**9)
     share.acquire(chunk(1.0))

@@ -29,9 +29,9 @@ def spans(*placed: tuple[float, float]) -> list[Span]:
 
 
 @pytest.mark.parametrize(
-    ("speech", "heard", "gaps"),
+    ("speech", "transcribed", "gaps"),
     [
-        # nobody speaks, or words are everywhere
+        # no speech, or words everywhere
         ([], [], []),
         ([], [(1, 2)], []),
         ([(0, 4)], [(0.2, 0.5), (1.0, 1.4), (2.2, 2.6), (3.2, 4)], []),
@@ -47,19 +47,19 @@ def spans(*placed: tuple[float, float]) -> list[Span]:
         ([(0, 9)], [(0, 3), (6, 9)], [[(3, 6)]]),
         ([(0, 9)], [(0, 3), (3.5, 7)], [[(7, 9)]]),
         ([(0, 12)], [(2, 3), (5, 6), (8, 9)], [[(0, 2)], [(3, 5)], [(6, 8)], [(9, 12)]]),
-        # words around a stretch are none in it
+        # words around a span are not in it
         ([(10, 14)], [(0, 1), (9, 9.9), (14, 15)], [[(10, 14)]]),
         # words over its edges are
         ([(10, 14)], [(9, 11), (11.4, 15)], []),
         ([(10, 14)], [(9, 15)], []),
         # a long word covers what begins within it
         ([(0, 9)], [(0, 5), (1, 2), (5.5, 9)], []),
-        # silence between stretches needs no word
+        # silence between spans needs no word
         ([(0, 1), (4, 5)], [(0, 1), (4, 5)], []),
         # a word without length covers its moment
         ([(0, 1.6)], [(0.8, 0.8)], []),
         ([(0, 1.8)], [(0.8, 0.8)], [[(0.8, 1.8)]]),
-        # stretches between two words add up
+        # spans between two words add up
         ([(0, 1), (2, 2.5), (3, 3.5), (4, 5)], [(0, 1), (4, 5)], [[(2, 2.5), (3, 3.5)]]),
         ([(0, 1), (2, 2.4), (3, 3.4), (4, 5)], [(0, 1), (4, 5)], []),
         # and so do gaps of a chunk
@@ -68,12 +68,12 @@ def spans(*placed: tuple[float, float]) -> list[Span]:
         ([(0, 8)], [(0, 1), (1.6, 3), (3.6, 5), (5.6, 6), (6.6, 8)], []),
     ],
 )
-def test_a_gap_is_speech_between_two_words_however_it_is_distributed(speech, heard, gaps):
-    found = uncovered(spans(*speech), words(*heard))
-    assert [list(gap.speech) for gap in found] == [spans(*gap) for gap in gaps]
+def test_a_gap_is_speech_between_two_words_however_it_is_distributed(speech, transcribed, gaps):
+    redecoded = uncovered(spans(*speech), words(*transcribed))
+    assert [list(gap.speech) for gap in redecoded] == [spans(*gap) for gap in gaps]
 
 
-def test_many_short_stretches_without_a_word_are_one_gap_of_all_their_seconds():
+def test_many_short_spans_without_a_word_are_one_gap_of_all_their_seconds():
     speech = spans(*((2.0 * at, 2.0 * at + 1.15) for at in range(8)))
     (gap,) = uncovered(speech, ())
     assert gap.seconds == pytest.approx(9.2)
@@ -92,26 +92,26 @@ def test_gaps_are_in_speech_outside_words_and_none_is_overlooked(seed):
     turns = np.sort(generator.uniform(0, 60, 24))
     speech = spans(*turns.reshape(-1, 2).tolist())
     starts = np.sort(generator.uniform(0, 60, 20))
-    heard = words(*((start, start + generator.uniform(0, 0.8)) for start in starts.tolist()))
-    found = uncovered(speech, heard)
+    transcribed = words(*((start, start + generator.uniform(0, 0.8)) for start in starts.tolist()))
+    redecoded = uncovered(speech, transcribed)
 
     # the same on a clock of milliseconds: speech without words, numbered by the words before it
     clock = np.arange(0, 60, 0.001)
     bare = np.zeros(len(clock), dtype=bool)
     for span in speech:
         bare |= (clock >= span.start_seconds) & (clock < span.end_seconds)
-    for each in heard:
+    for each in transcribed:
         bare &= ~((clock >= each.start_seconds) & (clock < each.end_seconds))
     between = np.searchsorted(starts, clock[bare], side="right")
     seconds = np.bincount(between, minlength=21) * 0.001
     short = seconds[(seconds >= 0.702) & (seconds < 0.898)].sum()
-    assert sum(gap.seconds for gap in found) >= seconds[seconds > 0.902].sum() - 0.1
-    for gap in found:
+    assert sum(gap.seconds for gap in redecoded) >= seconds[seconds > 0.902].sum() - 0.1
+    for gap in redecoded:
         number = np.searchsorted(starts, gap.span.start_seconds + 1e-6, side="right")
         assert gap.seconds == pytest.approx(seconds[number], abs=0.02)
         assert gap.seconds >= 0.9 or short >= 1.9
-    assert [gap.span.start_seconds for gap in found] == sorted(
-        gap.span.start_seconds for gap in found
+    assert [gap.span.start_seconds for gap in redecoded] == sorted(
+        gap.span.start_seconds for gap in redecoded
     )
 
 
@@ -119,12 +119,12 @@ GAP = Span(10.0, 14.0)
 
 
 @pytest.mark.parametrize(
-    ("heard", "found", "expected"),
+    ("transcribed", "redecoded", "expected"),
     [
         ([(9, 10), (14, 15)], [(11, 12)], [(9, 10), (11, 12), (14, 15)]),
         ([], [(11, 12), (12, 13)], [(11, 12), (12, 13)]),
         ([(9, 10)], [], [(9, 10)]),
-        # what was said around it is heard again and left out
+        # words around it are decoded again and omitted
         ([(9, 10), (14, 15)], [(9.2, 10), (11, 12), (14, 14.3)], [(9, 10), (11, 12), (14, 15)]),
         # a word over the edge is kept, within the gap
         ([(9, 10), (14, 15)], [(9.9, 10.8)], [(9, 10), (10, 10.8), (14, 15)]),
@@ -136,8 +136,8 @@ GAP = Span(10.0, 14.0)
         ([(10, 10)], [(10.1, 11)], [(10, 10), (10.1, 11)]),
     ],
 )  # fmt: skip
-def test_a_gap_is_filled_with_the_words_that_lie_in_it(heard, found, expected):
-    result = fill(words(*heard), GAP, words(*found))
+def test_a_gap_is_filled_with_the_words_that_lie_in_it(transcribed, redecoded, expected):
+    result = fill(words(*transcribed), GAP, words(*redecoded))
     assert [(each.start_seconds, each.end_seconds) for each in result] == expected
 
 
@@ -166,39 +166,39 @@ def test_after_filling_times_rise_and_no_word_is_lost(seed):
         return words(*turns.reshape(-1, 2).tolist())
 
     around = (*series(0, GAP.start_seconds), *series(GAP.end_seconds, 24))
-    found = series(GAP.start_seconds - 0.5, GAP.end_seconds + 0.5)
-    result = fill(around, GAP, found)
+    redecoded = series(GAP.start_seconds - 0.5, GAP.end_seconds + 0.5)
+    result = fill(around, GAP, redecoded)
     starts = [each.start_seconds for each in result]
     assert starts == sorted(starts)
     assert [each for each in result if each in around] == list(around)
-    assert len(result) == len(around) + len(words_within(GAP, found))
+    assert len(result) == len(around) + len(words_within(GAP, redecoded))
 
 
 # what may be inserted
 
 
 @pytest.mark.parametrize(
-    ("found", "kept"),
+    ("redecoded", "kept"),
     [
         ([word(11, 11.4, "new")], ["new"]),
         # the model is not sure of it
         ([word(11, 11.4, "new", -0.8), word(12, 12.4, "sure", -0.6)], ["sure"]),
-        # the word beside the gap, decoded once more at its edge
+        # the word next to the gap, decoded again at its edge
         ([word(10.1, 10.4, "La"), word(11, 11.4, "new")], ["new"]),
         ([word(11, 11.4, "new"), word(13.5, 13.9, "le,")], ["new"]),
-        # and said again, further away
+        # and spoken again, further away
         ([word(10.9, 11.2, "la"), word(12.5, 12.9, "le")], ["la", "le"]),
         # another word there
         ([word(10.1, 10.4, "le"), word(13.5, 13.9, "la")], ["le", "la"]),
     ],
 )
-def test_a_word_is_inserted_if_it_is_sure_and_no_echo_of_what_is_beside_it(found, kept):
+def test_a_word_is_inserted_if_it_is_certain_and_not_a_repetition_of_the_next_one(redecoded, kept):
     around = (word(9.6, 10, "la."), word(14, 14.4, "le"))
-    assert [each.text for each in credible_words(around, GAP, found)] == kept
+    assert [each.text for each in credible_words(around, GAP, redecoded)] == kept
 
 
 def vowel(seconds: float, formants: tuple[float, float] = (700, 1200)) -> Samples:
-    """A voice of 120 Hz, swelling a little, that says one vowel."""
+    """A voice of 120 Hz with slightly varying level and one vowel."""
     clock = np.arange(round(seconds * 16_000)) / 16_000
     harmonics = np.arange(1, 33) * 120 * (1 + 0.01 * np.sin(2 * np.pi * 5 * clock[:, None]))
     peaks = sum(np.exp(-(((harmonics - formant) / 150) ** 2)) for formant in formants) + 0.01
@@ -215,8 +215,8 @@ def test_a_held_vowel_is_its_words_and_no_gap():
 
 def test_what_follows_a_held_vowel_is_a_gap():
     vowels = [(700, 1200), (300, 2200), (400, 800), (600, 1800)]
-    said = [vowel(0.2, vowels[index % 4]) for index in range(8)]
-    chunk = Chunk(5.0, np.concatenate([vowel(1.0), *said]), speech=(Span(5.0, 7.6),))
+    vowel_parts = [vowel(0.2, vowels[index % 4]) for index in range(8)]
+    chunk = Chunk(5.0, np.concatenate([vowel(1.0), *vowel_parts]), speech=(Span(5.0, 7.6),))
     (gap,) = find_gaps(chunk, words((5.0, 5.3)))
     assert gap.span.start_seconds == pytest.approx(6.0, abs=0.15)
     assert gap.span.end_seconds == 7.6

@@ -1,4 +1,4 @@
-"""What is said over a cut in speech comes out once and whole, whatever each window made of it."""
+"""Words over a cut in speech appear once and complete, for any result of each window."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from parakeet_worker.recognition.chunks import Span
 from parakeet_worker.recognition.overlaps import merge
 from parakeet_worker.recognition.transcript import TimedToken, Word
 
-SEAM = 20.0
+CUT = 20.0
 SIDE = 4.96
-BRIDGE = Span(SEAM - SIDE, SEAM + SIDE)
+OVERLAP = Span(CUT - SIDE, CUT + SIDE)
 FRAME = 0.08
 
 FEW_WORDS = ("two", "six", "two", "one")
@@ -33,11 +33,11 @@ def bare(text: str) -> str:
     return text.strip(".,?").lower()
 
 
-def spliced(before: Sequence[Word], overlap: Sequence[Word], after: Sequence[Word]) -> list[Word]:
-    """Both sides in one, after what must hold of them whatever was heard."""
-    left, right = merge(before, overlap, after, cut_seconds=SEAM, window=BRIDGE)
-    assert all(each.start_seconds < SEAM for each in left)
-    assert all(each.start_seconds >= SEAM for each in right)
+def merged(before: Sequence[Word], overlap: Sequence[Word], after: Sequence[Word]) -> list[Word]:
+    """Merge both sides, and check the invariants that hold for any words."""
+    left, right = merge(before, overlap, after, cut_seconds=CUT, window=OVERLAP)
+    assert all(each.start_seconds < CUT for each in left)
+    assert all(each.start_seconds >= CUT for each in right)
     both = [*left, *right]
     assert all(
         one.start_seconds <= other.start_seconds <= other.end_seconds
@@ -50,61 +50,61 @@ def spliced(before: Sequence[Word], overlap: Sequence[Word], after: Sequence[Wor
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A word that is truly said."""
+class Spoken:
+    """A spoken word."""
 
     text: str
     start: float
     end: float
 
 
-def speech(generator: np.random.Generator, vocabulary: Sequence[str], pause: float) -> list[Said]:
-    """Words over 40 s, one of them across the seam as often as not."""
-    said: list[Said] = []
+def speech(generator: np.random.Generator, vocabulary: Sequence[str], pause: float) -> list[Spoken]:
+    """Words over 40 s, in about half of the cases one across the cut."""
+    spoken_words: list[Spoken] = []
     at = float(generator.uniform(0, 1))
     while True:
         length = float(generator.uniform(0.2, 0.7))
-        if at + length > 2 * SEAM:
-            return said
-        said.append(Said(str(generator.choice(vocabulary)), at, at + length))
+        if at + length > 2 * CUT:
+            return spoken_words
+        spoken_words.append(Spoken(str(generator.choice(vocabulary)), at, at + length))
         at += length + float(generator.choice([0.0, generator.exponential(pause)]))
 
 
 def window(
     generator: np.random.Generator,
-    said: Sequence[Said],
+    spoken_words: Sequence[Spoken],
     span: Span,
     *,
     jitter: int,
-    misheard: float,
+    error_share: float,
 ) -> list[Word]:
-    """What a window hears: at its edges halves of words, and words as they begin a sentence.
+    """The words of a window: halves at its edges, and words as at the start of a sentence.
 
     An edge at the end of the recording is no edge.
     """
-    heard: list[Word] = []
-    for each in said:
+    window_words: list[Word] = []
+    for each in spoken_words:
         start, end = max(each.start, span.start_seconds), min(each.end, span.end_seconds)
         if start >= end:
             continue
         text = each.text
         halved = (start, end) != (each.start, each.end)
-        if halved or (_near_edge(each, span) and generator.random() < misheard):
+        if halved or (_near_edge(each, span) and generator.random() < error_share):
             text = str(generator.choice(["", text[:2] + "_", "_" + text[-2:], "uh_"]))
             if not text:
                 continue
         elif generator.random() < 0.2:
             text = text.capitalize() + str(generator.choice(["", ".", ",", "?"]))
         shift = int(generator.integers(-jitter, jitter + 1)) * FRAME
-        earliest = max(span.start_seconds, heard[-1].start_seconds if heard else 0.0)
+        earliest = max(span.start_seconds, window_words[-1].start_seconds if window_words else 0.0)
         start = min(max(start + shift, earliest), span.end_seconds)
-        heard.append(word(text, start, min(max(end + shift, start), span.end_seconds)))
-    return heard
+        window_words.append(word(text, start, min(max(end + shift, start), span.end_seconds)))
+    return window_words
 
 
-def _near_edge(each: Said, span: Span) -> bool:
+def _near_edge(each: Spoken, span: Span) -> bool:
     """Whether one of the edges, if it is none of the recording's, is nearer than half a second."""
-    inner = (edge for edge in (span.start_seconds, span.end_seconds) if 0 < edge < 2 * SEAM)
+    inner = (edge for edge in (span.start_seconds, span.end_seconds) if 0 < edge < 2 * CUT)
     return any(abs(edge - (each.start + each.end) / 2) < 0.5 for edge in inner)
 
 
@@ -115,32 +115,34 @@ def test_no_word_is_lost_doubled_or_halved(vocabulary, pause, jitter):
     across = 0
     for seed in range(150):
         generator = np.random.default_rng(seed)
-        said = speech(generator, vocabulary, pause)
-        across += any(each.start < SEAM < each.end for each in said)
+        spoken_words = speech(generator, vocabulary, pause)
+        across += any(each.start < CUT < each.end for each in spoken_words)
         windows = [
-            window(generator, said, span, jitter=jitter, misheard=0.5)
-            for span in (Span(0, SEAM), BRIDGE, Span(SEAM, 2 * SEAM))
+            window(generator, spoken_words, span, jitter=jitter, error_share=0.5)
+            for span in (Span(0, CUT), OVERLAP, Span(CUT, 2 * CUT))
         ]
-        heard = spliced(*windows)
-        assert [bare(each.text) for each in heard] == [each.text for each in said], seed
-        for each, truly in zip(heard, said, strict=True):
+        window_words = merged(*windows)
+        assert [bare(each.text) for each in window_words] == [each.text for each in spoken_words], (
+            seed
+        )
+        for each, truly in zip(window_words, spoken_words, strict=True):
             assert each.start_seconds == pytest.approx(truly.start, abs=(2 * jitter + 0.1) * FRAME)
     assert across > 30
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_whatever_the_windows_hear_the_times_rise_and_every_word_is_one_of_theirs(seed):
+def test_for_any_windows_times_increase_and_every_word_is_from_one_of_them(seed):
     generator = np.random.default_rng(seed)
     windows = [
         [
             word(str(generator.choice(FEW_WORDS)), start)
             for start in np.sort(generator.uniform(*span, generator.integers(0, 12)))
         ]
-        for span in ((10, SEAM), (SEAM - SIDE, SEAM + SIDE), (SEAM, 30))
+        for span in ((10, CUT), (CUT - SIDE, CUT + SIDE), (CUT, 30))
     ]
-    heard = spliced(*windows)
-    assert {each.text for each in heard} <= {each.text for side in windows for each in side}
-    assert len(heard) <= sum(map(len, windows))
+    window_words = merged(*windows)
+    assert {each.text for each in window_words} <= {each.text for side in windows for each in side}
+    assert len(window_words) <= sum(map(len, windows))
 
 
 # case by case
@@ -149,7 +151,7 @@ def test_whatever_the_windows_hear_the_times_rise_and_every_word_is_one_of_their
 @pytest.mark.parametrize(
     ("before", "overlap", "after", "expected"),
     [
-        # the word across the seam is the bridge's
+        # the word across the cut is from the overlap
         (
             [("one", 17), ("two", 18), ("hel", 19.8)],
             [("one", 17), ("two", 18), ("hello", 19.8), ("three", 21), ("four", 22)],
@@ -165,7 +167,7 @@ def test_whatever_the_windows_hear_the_times_rise_and_every_word_is_one_of_their
             [("two", 22)],
             "one hello two",
         ),
-        # heard whole by all three
+        # complete in all three
         (
             [("one", 17), ("hello", 19.8)],
             [("one", 17), ("hello", 19.84), ("two", 22)],
@@ -173,7 +175,7 @@ def test_whatever_the_windows_hear_the_times_rise_and_every_word_is_one_of_their
             "one hello two",
         ),
         ([("hello", 19.8)], [("hello", 19.9)], [("hello", 20.0)], "hello"),
-        # halves at the edges of the bridge
+        # halves at the edges of the overlap
         (
             [("seven", 14.9), ("one", 17)],
             [("ven", 15.04), ("one", 17), ("two", 22), ("ele", 24.8)],
@@ -182,30 +184,30 @@ def test_whatever_the_windows_hear_the_times_rise_and_every_word_is_one_of_their
         ),
         # capitals and marks of a sentence that begins with the window
         (
-            [("so", 16), ("he", 17), ("said.", 18)],
-            [("So", 16), ("he", 17), ("said", 18), ("that", 19.8), ("we", 21), ("go.", 22)],
+            [("so", 16), ("you", 17), ("agreed.", 18)],
+            [("So", 16), ("you", 17), ("agreed", 18), ("that", 19.8), ("we", 21), ("go.", 22)],
             [("We", 21), ("go", 22)],
-            "so he said that we go",
+            "so you agreed that we go",
         ),
-        # the same word over and over
+        # the same word repeatedly
         (
             [("two", 18.0), ("two", 18.4), ("two", 18.8), ("two", 19.2), ("two", 19.6)],
             [("two", 18.08 + 0.4 * index) for index in range(10)],
             [("two", 20.08), ("two", 20.4), ("two", 20.8), ("two", 21.2), ("two", 21.6)],
             "two two two two two two two two two two",
         ),
-        # no word alike: the middle of what both heard decides
+        # no common word: the middle of the shared part decides
         (
             [("a", 16.0), ("b", 18.5)],
             [("c", 16.0), ("d", 18.5), ("e", 21.0), ("f", 23.5)],
             [("g", 21.0), ("h", 23.5)],
             "a d e h",
         ),
-        # also for a word that both misheard, and at another moment
+        # also for a word that is wrong in both, at another time
         ([("a", 17.0), ("b", 17.4)], [("c", 17.0), ("d", 17.22), ("e", 21)], [], "a d e"),
         # the same word at another time is another word
         ([("one", 16.9)], [("one", 17.5), ("two", 21.0)], [("two", 21.0)], "one one two"),
-        # sides on which nothing was heard
+        # sides without words
         ([], [], [], ""),
         ([("one", 17)], [], [("two", 21)], "one two"),
         ([], [("one", 17), ("two", 21)], [], "one two"),
@@ -214,28 +216,28 @@ def test_whatever_the_windows_hear_the_times_rise_and_every_word_is_one_of_their
         ([("one", 2)], [("two", 19)], [("three", 38)], "one two three"),
     ],
 )
-def test_words_at_a_seam(before, overlap, after, expected):
-    heard = spliced(words(*before), words(*overlap), words(*after))
-    assert " ".join(bare(each.text) for each in heard) == expected
+def test_words_at_a_cut(before, overlap, after, expected):
+    window_words = merged(words(*before), words(*overlap), words(*after))
+    assert " ".join(bare(each.text) for each in window_words) == expected
 
 
 def test_each_side_has_the_words_that_begin_in_it():
     overlap = words(("one", 17), ("hello", 19.8), ("you", 20.0), ("two", 22))
     left, right = merge(
-        words(("one", 17)), overlap, words(("two", 22)), cut_seconds=SEAM, window=BRIDGE
+        words(("one", 17)), overlap, words(("two", 22)), cut_seconds=CUT, window=OVERLAP
     )
     assert [each.text for each in left] == ["one", "hello"]
     assert [each.text for each in right] == ["you", "two"]
 
 
 def test_a_word_of_another_window_that_begins_too_early_is_moved_and_not_dropped():
-    moved = spliced(words(("x", 17.0), ("y", 18.0)), [word("y", 17.7), word("z", 17.6)], ())
+    moved = merged(words(("x", 17.0), ("y", 18.0)), [word("y", 17.7), word("z", 17.6)], ())
     assert [each.text for each in moved] == ["x", "y", "z"]
     assert [each.start_seconds for each in moved] == [17.0, 17.7, 17.7]
 
 
 def test_the_tokens_of_a_word_stay_with_it():
     tokens = (TimedToken("hel", 19.8, 19.9, -0.5), TimedToken("lo", 20.0, 20.2, -0.25))
-    (heard,) = spliced((), [Word("hello", tokens)], ())
-    assert heard.tokens == tokens
-    assert (heard.start_seconds, heard.end_seconds) == (19.8, 20.2)
+    (window_words,) = merged((), [Word("hello", tokens)], ())
+    assert window_words.tokens == tokens
+    assert (window_words.start_seconds, window_words.end_seconds) == (19.8, 20.2)

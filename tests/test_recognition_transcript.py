@@ -75,13 +75,13 @@ def times(transcript: Transcript) -> list[tuple[float, float]]:
         (["▁3", ".", "5", "▁%"], ["3.5", "%"]),
         (["▁what", "?", "!"], ["what?!"]),
         (["▁up", "-", "to", "-", "date"], ["up-to-date"]),
-        # marks at the beginning close what was said before
+        # marks at the beginning belong to the previous word
         (["."], []),
         (["▁.", "▁hello"], ["hello"]),
         (["?", "!", "▁", ",", "▁hello", "."], ["hello."]),
         (["▁-", "5"], ["-5"]),
         # marks that open a word
-        (["▁said", '▁"', "hello"], ["said", '"hello']),
+        (["▁then", '▁"', "hello"], ["then", '"hello']),
         (["▁is", "▁-", "5", "▁degrees"], ["is", "-5", "degrees"]),
         (["▁sa", "▁”", "hej", "”"], ["sa", "”hej”"]),
         (["▁Müller", "▁&", "▁Co"], ["Müller", "&", "Co"]),
@@ -111,12 +111,12 @@ def test_pieces_become_words(pieces, words):
 def test_words_hold_all_letters_in_order_and_join_to_the_text(seed):
     generator = np.random.default_rng(seed)
     pieces = generator.choice(["▁a", "▁be", "c", "de", "▁", "", ".", "▁,", "▁(", "?"], 60).tolist()
-    heard = stitch(chunk(), spoken(*pieces))
-    assert heard.text == " ".join(word.text for word in heard.words)
+    transcript = stitch(chunk(), spoken(*pieces))
+    assert transcript.text == " ".join(word.text for word in transcript.words)
     written = "".join(pieces).replace("▁", " ").split()
-    assert heard.text.split() == [*dropwhile(lambda word: not word.strip(",.?"), written)]
-    assert all(word.text and " " not in word.text for word in heard.words)
-    for word in heard.words:
+    assert transcript.text.split() == [*dropwhile(lambda word: not word.strip(",.?"), written)]
+    assert all(word.text and " " not in word.text for word in transcript.words)
+    for word in transcript.words:
         assert word.text == "".join(token.text for token in word.tokens)
 
 
@@ -148,17 +148,17 @@ KINDS = (
 
 def detokenised(pieces: list[str]) -> str:
     """As SentencePiece does it, with runs of spaces as one, and none at the ends."""
-    found = ""
+    detokenised = ""
     for is_byte, run in groupby(pieces, key=lambda piece: len(piece) == 6 and piece[:3] == "<0x"):
         if not is_byte:
-            found += "".join(run)
+            detokenised += "".join(run)
             continue
         spelled = bytes(int(piece[3:5], 16) for piece in run)
         while spelled:
             size = next((n for n in range(1, 5) if _is_letter(spelled[:n])), 0)
-            found += spelled[:size].decode() or "\ufffd"
+            detokenised += spelled[:size].decode() or "\ufffd"
             spelled = spelled[size or 1 :]
-    return " ".join(found.replace("▁", " ").split())
+    return " ".join(detokenised.replace("▁", " ").split())
 
 
 def _is_letter(encoded: bytes) -> bool:
@@ -171,59 +171,61 @@ def _is_letter(encoded: bytes) -> bool:
 @pytest.mark.parametrize("seed", range(100))
 def test_the_text_is_sentencepieces_own(seed):
     pieces = ["▁Go", *np.random.default_rng(seed).choice(KINDS, 60).tolist()]
-    heard = stitch(chunk(), spoken(*pieces, frames=1))
-    assert heard.text == detokenised(pieces)
-    assert [word.text for word in heard.words] == heard.text.split()
+    transcript = stitch(chunk(), spoken(*pieces, frames=1))
+    assert transcript.text == detokenised(pieces)
+    assert [word.text for word in transcript.words] == transcript.text.split()
 
 
 # times
 
 
 def test_several_words_at_one_frame_have_times_that_rise_and_a_length():
-    heard = stitch(chunk(4), timed(("▁a", 5, 0), ("▁b", 5, 0), ("▁c", 5, 0), ("▁d", 20, 0)))
-    assert times(heard) == [(0.4, 0.41), (0.41, 0.42), (0.42, 0.5), (1.6, 1.68)]
+    transcript = stitch(chunk(4), timed(("▁a", 5, 0), ("▁b", 5, 0), ("▁c", 5, 0), ("▁d", 20, 0)))
+    assert times(transcript) == [(0.4, 0.41), (0.41, 0.42), (0.42, 0.5), (1.6, 1.68)]
 
 
 def test_a_word_without_length_at_the_end_lies_inside_the_recording():
-    heard = stitch(chunk(4), timed(("▁a", 49, 0), ("▁b", 50, 0), ("▁c", 50, 2), (".", 50, 0)))
-    assert all(word.end_seconds - word.start_seconds >= 0.01 - 1e-9 for word in heard.words[:2])
-    assert all(0 <= word.start_seconds <= word.end_seconds <= 4 for word in heard.words)
-    starts = [word.start_seconds for word in heard.words]
+    transcript = stitch(chunk(4), timed(("▁a", 49, 0), ("▁b", 50, 0), ("▁c", 50, 2), (".", 50, 0)))
+    assert all(
+        word.end_seconds - word.start_seconds >= 0.01 - 1e-9 for word in transcript.words[:2]
+    )
+    assert all(0 <= word.start_seconds <= word.end_seconds <= 4 for word in transcript.words)
+    starts = [word.start_seconds for word in transcript.words]
     assert starts == sorted(starts)
 
 
 def test_a_word_lasts_from_its_first_token_to_the_end_of_its_last():
-    heard = stitch(chunk(), timed(("▁hel", 5, 2), ("lo", 9, 3), ("▁you", 20, 4)))
-    assert times(heard) == [(0.4, 0.96), (1.6, 1.92)]
+    transcript = stitch(chunk(), timed(("▁hel", 5, 2), ("lo", 9, 3), ("▁you", 20, 4)))
+    assert times(transcript) == [(0.4, 0.96), (1.6, 1.92)]
 
 
 def test_a_lone_space_gives_the_word_its_beginning():
-    heard = stitch(chunk(), timed(("▁a", 0, 1), ("▁", 5, 1), ("b", 8, 2)))
-    assert times(heard) == [(0.0, 0.08), (0.4, 0.8)]
+    transcript = stitch(chunk(), timed(("▁a", 0, 1), ("▁", 5, 1), ("b", 8, 2)))
+    assert times(transcript) == [(0.0, 0.08), (0.4, 0.8)]
 
 
 @pytest.mark.parametrize("mark", [[(".", 30, 2)], [("…", 31, 1)]])
 def test_a_mark_takes_no_time_however_late_it_comes(mark):
-    heard = stitch(chunk(), timed(("▁hello", 0, 4), *mark, ("▁Yes", 40, 2)))
-    assert times(heard) == [(0.0, 0.32), (3.2, 3.36)]
-    end = heard.words[0].tokens[-1]
+    transcript = stitch(chunk(), timed(("▁hello", 0, 4), *mark, ("▁Yes", 40, 2)))
+    assert times(transcript) == [(0.0, 0.32), (3.2, 3.36)]
+    end = transcript.words[0].tokens[-1]
     assert (end.text, end.start_seconds, end.end_seconds) == (mark[0][0], 0.32, 0.32)
 
 
 def test_marks_after_marks_take_no_time_either():
-    heard = stitch(chunk(), timed(("▁what", 0, 4), ("?", 9, 1), ("!", 19, 1)))
-    assert times(heard) == [(0.0, 0.32)]
+    transcript = stitch(chunk(), timed(("▁what", 0, 4), ("?", 9, 1), ("!", 19, 1)))
+    assert times(transcript) == [(0.0, 0.32)]
 
 
-def test_a_mark_that_opens_stands_where_it_was_heard():
-    heard = stitch(chunk(), timed(("▁sí", 0, 2), (".", 3, 1), ("▁¿", 20, 1), ("Qué", 21, 2)))
-    assert times(heard) == [(0.0, 0.16), (1.6, 1.84)]
+def test_an_opening_mark_has_its_own_time():
+    transcript = stitch(chunk(), timed(("▁sí", 0, 2), (".", 3, 1), ("▁¿", 20, 1), ("Qué", 21, 2)))
+    assert times(transcript) == [(0.0, 0.16), (1.6, 1.84)]
 
 
 def test_times_are_on_the_clock_of_the_recording():
-    heard = stitch(chunk(10, start_seconds=61.44), timed(("▁a", 0, 1), ("▁b", 100, 2)))
-    assert times(heard) == [(61.44, 61.52), (69.44, 69.6)]
-    assert heard.frame_seconds == FRAME_SECONDS
+    transcript = stitch(chunk(10, start_seconds=61.44), timed(("▁a", 0, 1), ("▁b", 100, 2)))
+    assert times(transcript) == [(61.44, 61.52), (69.44, 69.6)]
+    assert transcript.frame_seconds == FRAME_SECONDS
 
 
 def test_times_are_rounded_to_milliseconds():
@@ -235,13 +237,13 @@ def test_times_are_rounded_to_milliseconds():
 
 @pytest.mark.parametrize("length", [1.0, 1.04, 0.96, 1.0001])
 def test_nothing_ends_after_the_segment(length):
-    heard = stitch(
+    transcript = stitch(
         chunk(length, start_seconds=8.0),
         timed(("▁in", 0, 2), ("▁over", 11, 4), ("▁beyond", 15, 4), (".", 19, 2)),
     )
-    assert [word.text for word in heard.words] == ["in", "over", "beyond."]
-    assert heard.words[-1].end_seconds == round(8.0 + length, 3)
-    for start, end in times(heard):
+    assert [word.text for word in transcript.words] == ["in", "over", "beyond."]
+    assert transcript.words[-1].end_seconds == round(8.0 + length, 3)
+    for start, end in times(transcript):
         assert 8.0 <= start <= end <= round(8.0 + length, 3)
 
 
@@ -286,9 +288,11 @@ def test_times_rise_and_lie_inside_the_recording_across_segments(seed):
     ],
 )
 def test_sentences_end_at_full_stops_and_question_and_exclamation_marks(pieces, sentences):
-    heard = stitch(chunk(), spoken(*pieces))
-    assert [sentence.text for sentence in heard.sentences] == sentences
-    assert [word for sentence in heard.sentences for word in sentence.words] == list(heard.words)
+    transcript = stitch(chunk(), spoken(*pieces))
+    assert [sentence.text for sentence in transcript.sentences] == sentences
+    assert [word for sentence in transcript.sentences for word in sentence.words] == list(
+        transcript.words
+    )
 
 
 def test_a_sentence_lasts_from_its_first_word_to_its_last():
@@ -298,7 +302,7 @@ def test_a_sentence_lasts_from_its_first_word_to_its_last():
     assert (second.start_seconds, second.end_seconds) == (1.6, 1.84)
 
 
-def test_a_sentence_goes_on_across_segments():
+def test_a_sentence_continues_across_chunks():
     whole = join(
         [stitch(chunk(8), spoken("▁half", "▁a")), stitch(chunk(8, 8.0), spoken("▁loaf", "."))]
     )
@@ -309,8 +313,8 @@ def test_a_sentence_goes_on_across_segments():
 
 
 def test_confidence_is_the_geometric_mean_of_the_models_probabilities():
-    heard = stitch(chunk(), weighed(("▁hel", 0.9), ("lo", 0.4), (".", 0.6), ("▁you", 0.25)))
-    assert [word.confidence for word in heard.words] == pytest.approx(
+    transcript = stitch(chunk(), weighed(("▁hel", 0.9), ("lo", 0.4), (".", 0.6), ("▁you", 0.25)))
+    assert [word.confidence for word in transcript.words] == pytest.approx(
         [(0.9 * 0.4 * 0.6) ** (1 / 3), 0.25]
     )
 
@@ -318,21 +322,23 @@ def test_confidence_is_the_geometric_mean_of_the_models_probabilities():
 @pytest.mark.parametrize("seed", range(10))
 def test_confidence_follows_the_probabilities_and_stays_between_0_and_1(seed):
     probabilities = np.random.default_rng(seed).uniform(1e-6, 1, 20).tolist()
-    heard = stitch(chunk(), weighed(*((f"▁{index}", p) for index, p in enumerate(probabilities))))
-    assert [word.confidence for word in heard.words] == pytest.approx(probabilities)
-    assert all(0 <= word.confidence <= 1 for word in heard.words)
+    transcript = stitch(
+        chunk(), weighed(*((f"▁{index}", p) for index, p in enumerate(probabilities)))
+    )
+    assert [word.confidence for word in transcript.words] == pytest.approx(probabilities)
+    assert all(0 <= word.confidence <= 1 for word in transcript.words)
 
 
 def test_the_mean_log_probability_is_that_of_the_tokens_and_0_of_none():
-    heard = stitch(chunk(), weighed(("▁a", 0.5), ("b", 0.5), ("▁c", 0.125)))
-    assert mean_logprob(heard.words) == pytest.approx(math.log(0.5 * 0.5 * 0.125) / 3)
+    transcript = stitch(chunk(), weighed(("▁a", 0.5), ("b", 0.5), ("▁c", 0.125)))
+    assert mean_logprob(transcript.words) == pytest.approx(math.log(0.5 * 0.5 * 0.125) / 3)
     assert mean_logprob([]) == 0.0
 
 
 # join
 
 
-def test_joined_stretches_are_one_transcript_in_their_order():
+def test_joined_partials_are_one_transcript_in_their_order():
     first = Transcript(
         stitch(chunk(8), spoken("▁a")).words, 8.0, FRAME_SECONDS, (Notice("noisy", "x"),)
     )
@@ -351,23 +357,23 @@ def test_joined_stretches_are_one_transcript_in_their_order():
     assert [warning.code for warning in whole.warnings] == ["noisy", "cut", "odd"]
 
 
-def test_one_stretch_joins_to_itself():
+def test_one_partial_joins_to_itself():
     alone = stitch(chunk(3), spoken("▁a", "▁b"))
     assert join([alone]) == alone
 
 
 def test_silence_is_an_empty_transcript():
-    heard = stitch(chunk(3), spoken())
-    assert (heard.text, heard.words, heard.sentences) == ("", (), ())
+    transcript = stitch(chunk(3), spoken())
+    assert (transcript.text, transcript.words, transcript.sentences) == ("", (), ())
 
 
 # sentences as they are complete
 
 
-def stretches_of(
+def partials_of(
     pieces: list[str], cuts: list[int], channels: int | None = None
 ) -> list[Transcript]:
-    """Pieces cut into stretches, each at the channel whose turn it is."""
+    """Pieces cut into partials, with alternating channels."""
     parts = [pieces[begin:end] for begin, end in pairwise([0, *cuts, len(pieces)])]
     return [
         stitch(
@@ -383,8 +389,8 @@ def stretches_of(
 
 def streamed(partials: list[Transcript]) -> list[Sentence]:
     so_far = SentencesSoFar()
-    found = [sentence for partial in partials for sentence in so_far.add(partial)]
-    return [*found, *so_far.rest()]
+    detokenised = [sentence for partial in partials for sentence in so_far.add(partial)]
+    return [*detokenised, *so_far.rest()]
 
 
 @pytest.mark.parametrize("channels", [None, 2])
@@ -393,16 +399,16 @@ def test_streamed_sentences_are_those_of_the_whole(seed, channels):
     chance = random.Random(seed)  # noqa: S311  # the same every time
     pieces = chance.choices(["▁a", "▁b", "c", ".", "?", "▁d", "!"], k=300)
     cuts = sorted(chance.sample(range(1, 300), k=chance.randrange(12)))
-    partials = stretches_of(pieces, cuts, channels)
-    found = streamed(partials)
+    partials = partials_of(pieces, cuts, channels)
+    detokenised = streamed(partials)
     if channels is not None:
-        found.sort(key=lambda sentence: sentence.start_seconds)
-    assert tuple(found) == join(partials).sentences
+        detokenised.sort(key=lambda sentence: sentence.start_seconds)
+    assert tuple(detokenised) == join(partials).sentences
 
 
 def test_a_sentence_is_streamed_as_soon_as_it_is_complete_and_no_sooner():
     so_far = SentencesSoFar()
-    first, second, third = stretches_of(["▁a", "▁b", "▁c", ".", "▁d", "▁e"], [2, 5])
+    first, second, third = partials_of(["▁a", "▁b", "▁c", ".", "▁d", "▁e"], [2, 5])
     assert so_far.add(first) == ()
     assert [sentence.text for sentence in so_far.add(second)] == ["a b c."]
     assert so_far.add(third) == ()
@@ -412,7 +418,7 @@ def test_a_sentence_is_streamed_as_soon_as_it_is_complete_and_no_sooner():
 
 @pytest.mark.parametrize("words", [999, 1000, 1001, 2500])
 def test_a_text_without_full_stops_is_cut_into_sentences_of_a_thousand_words(words):
-    partials = stretches_of([f"▁w{number}" for number in range(words)], [700])
+    partials = partials_of([f"▁w{number}" for number in range(words)], [700])
     whole = join(partials)
     assert MAX_SENTENCE_WORDS == 1000
     assert tuple(streamed(partials)) == whole.sentences

@@ -86,7 +86,7 @@ async def test_a_redirect_is_followed(
 
 
 @pytest.mark.parametrize(
-    ("written", "asked"),
+    ("written", "requested"),
     [
         ("/a%20b%2Bc%2Fd.wav?Expires=9&Signature=a%2Fb%2Bc%3D~%7E%3A", None),
         ("/a.wav?X-Amz-Credential=key%2F20260101%2Fus-east-1%2Fs3", None),
@@ -97,10 +97,10 @@ async def test_a_redirect_is_followed(
     ids=["signed", "pre-signed", "fragment", "not encoded", "line break"],
 )
 async def test_the_url_is_requested_without_re_encoding(
-    written: str, asked: str | None, web: WebServer, tmp_path: Path
+    written: str, requested: str | None, web: WebServer, tmp_path: Path
 ) -> None:
     await refusal(web.address + written, tmp_path)
-    assert web.received == [asked or written]
+    assert web.received == [requested or written]
 
 
 @pytest.mark.parametrize(
@@ -402,7 +402,7 @@ async def test_an_unresolvable_name_is_unreachable(tmp_path: Path) -> None:
     assert isinstance(error, SourceUnreachable)
 
 
-@pytest.mark.parametrize("first", [b"", CONTENT[:5000]], ids=["at once", "amid the body"])
+@pytest.mark.parametrize("first", [b"", CONTENT[:5000]], ids=["immediately", "within the body"])
 async def test_an_idle_server_times_out(first: bytes, web: WebServer, tmp_path: Path) -> None:
     impatient = OPEN.model_copy(update={"stall_timeout_seconds": 0.2})
     error = await refusal(web.at("/a.wav", stalls(first)), tmp_path, impatient)
@@ -475,7 +475,7 @@ LEAKS: dict[str, Callable[[], Behaviour]] = {
     "too large": lambda: sends(bytes(LIMIT + 1)),
     "stalled": lambda: stalls(),
     "away": lambda: redirects(f"ftp://host/?{SECRET}"),
-    "nowhere": lambda: redirects(f"http://:bad:/?{SECRET}"),
+    "invalid": lambda: redirects(f"http://:bad:/?{SECRET}"),
     "loop": lambda: redirects(f"/a.wav?{SECRET}"),
     "forbidden": lambda: sends(b""),
 }

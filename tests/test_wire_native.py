@@ -37,13 +37,13 @@ def refusal(payload: object) -> InvalidRequest:
     return raised.value
 
 
-def listed(*items: object, **beside: object) -> tuple[object, ...]:
-    job = parse({"inputs": list(items), **beside})
+def listed(*items: object, **outside: object) -> tuple[object, ...]:
+    job = parse({"inputs": list(items), **outside})
     assert job.listed
     return job.requests
 
 
-def test_a_source_alone_asks_for_the_text_of_the_whole_recording():
+def test_a_source_alone_requests_the_text_of_the_entire_recording():
     assert only({"audio_url": URL}) == Request(
         source=UrlSource(URL),
         audio_format=None,
@@ -106,7 +106,7 @@ def test_what_is_no_http_https_or_s3_address_is_refused(url):
 
 
 @pytest.mark.parametrize(
-    ("payload", "found"),
+    ("payload", "reason"),
     [
         ({}, "got none"),
         ({"audio_url": None, "audio_base64": None, "audio_s3": None}, "got none"),
@@ -116,10 +116,10 @@ def test_what_is_no_http_https_or_s3_address_is_refused(url):
         ({"audio_url": URL, "audio_base64": ""}, "got audio_base64 and audio_url"),
     ],
 )
-def test_exactly_one_source_is_needed(payload, found):
+def test_exactly_one_source_is_needed(payload, reason):
     error = refusal(payload)
     assert "exactly one of audio_base64, audio_url, audio_s3" in str(error)
-    assert found in str(error)
+    assert reason in str(error)
 
 
 @pytest.mark.parametrize("format_", get_args(Format))
@@ -308,7 +308,7 @@ def test_times_go_with_every_format_that_can_hold_them(format_):
     assert only({"audio_url": URL, "format": format_, "timestamp": True}).timestamp
 
 
-def test_no_complaint_shows_our_inner_names():
+def test_no_error_shows_internal_names():
     payloads = [{"audio_url": URL, "clip": 5}, {"audio_s3": 5}, {"audio_s3": {}}, {"audio_url": 5}]
     for payload in payloads:
         assert "Wire" not in str(refusal(payload))
@@ -326,7 +326,7 @@ def test_a_list_of_one_is_still_a_list():
     assert parse({"inputs": [{"audio_url": URL}]}).listed
 
 
-def test_options_beside_a_list_are_defaults_that_each_object_may_override():
+def test_options_outside_a_list_are_defaults_that_each_object_may_override():
     plain, own, null = listed(
         {"audio_url": URL},
         {"audio_url": URL, "format": "vtt", "clip": {"end": 1}, "debug": False},
@@ -341,7 +341,7 @@ def test_options_beside_a_list_are_defaults_that_each_object_may_override():
     assert null == plain
 
 
-def test_what_is_wrong_with_one_object_of_a_list_stands_in_its_place():
+def test_the_error_of_one_object_of_a_list_has_its_position():
     requests = listed(
         {"audio_url": URL},
         {"audio_url": URL, "formt": "srt"},
@@ -389,15 +389,15 @@ def test_inputs_must_be_a_list_of_at_least_one(inputs):
 
 
 @pytest.mark.parametrize(
-    "beside", [{"audio_url": URL}, {"audio_base64": ""}, {"audio_s3": {"key": "a"}}]
+    "outside", [{"audio_url": URL}, {"audio_base64": ""}, {"audio_s3": {"key": "a"}}]
 )
-def test_a_source_cannot_stand_beside_a_list(beside):
-    (field,) = beside
-    assert refusal({"inputs": [{"audio_url": URL}], **beside}).facts["field"] == field
+def test_a_source_cannot_be_combined_with_a_list(outside):
+    (field,) = outside
+    assert refusal({"inputs": [{"audio_url": URL}], **outside}).facts["field"] == field
 
 
 @pytest.mark.parametrize(
-    ("beside", "field"),
+    ("outside", "field"),
     [
         ({"formt": "srt"}, "formt"),
         ({"format": "jsn"}, "format"),
@@ -405,8 +405,8 @@ def test_a_source_cannot_stand_beside_a_list(beside):
         ({"clip": {"strat": 1}}, "clip.strat"),
     ],
 )
-def test_a_wrong_option_beside_a_list_stops_the_whole_job(beside, field):
-    assert refusal({"inputs": [{"audio_url": URL}], **beside}).facts["field"] == field
+def test_a_wrong_option_outside_a_list_fails_the_entire_job(outside, field):
+    assert refusal({"inputs": [{"audio_url": URL}], **outside}).facts["field"] == field
 
 
 def test_the_callers_payload_is_left_as_it_was():
@@ -424,13 +424,13 @@ def test_a_request_cannot_be_changed():
 # what concerns the whole job
 
 
-def test_a_job_is_neither_streamed_nor_told_of_nor_written_anywhere_unless_asked():
+def test_a_job_is_not_streamed_reported_or_written_by_default():
     job = parse({"audio_url": URL})
     assert (job.stream, job.progress, job.output) == (False, False, None)
 
 
 @pytest.mark.parametrize("field", ["stream", "progress"])
-def test_streams_and_progress_are_asked_for_with_a_boolean(field):
+def test_streams_and_progress_are_booleans(field):
     assert getattr(parse({"audio_url": URL, field: True}), field) is True
     assert getattr(parse({"audio_url": URL, field: False}), field) is False
     assert getattr(parse({"audio_url": URL, field: None}), field) is False
@@ -439,7 +439,7 @@ def test_streams_and_progress_are_asked_for_with_a_boolean(field):
 
 
 @pytest.mark.parametrize(
-    ("given", "output"),
+    ("fields", "output"),
     [
         ({"output_url": "https://example.com/a.json?sig=1"},
          UrlOutput("https://example.com/a.json?sig=1")),
@@ -449,9 +449,9 @@ def test_streams_and_progress_are_asked_for_with_a_boolean(field):
         ({"output_s3": None, "output_url": None}, None),
     ],
 )  # fmt: skip
-def test_each_kind_of_output_is_read(given, output):
-    assert parse({"audio_url": URL, **given}).output == output
-    assert parse({"inputs": [{"audio_url": URL}], **given}).output == output
+def test_each_kind_of_output_is_parsed(fields, output):
+    assert parse({"audio_url": URL, **fields}).output == output
+    assert parse({"inputs": [{"audio_url": URL}], **fields}).output == output
 
 
 @pytest.mark.parametrize(
@@ -470,10 +470,10 @@ def test_each_kind_of_output_is_read(given, output):
     ],
 )
 def test_an_output_that_is_no_place_is_refused(given, field):
-    assert refusal({"audio_url": URL, **given}).facts["field"] == field
+    assert refusal({"audio_url": URL, **fields}).facts["field"] == field
 
 
-def test_a_list_cannot_be_streamed_but_told_of():
+def test_a_list_cannot_be_streamed_but_can_report_progress():
     items = [{"audio_url": URL}]
     assert refusal({"inputs": items, "stream": True}).facts["field"] == "stream"
     assert parse({"inputs": items, "progress": True}).progress

@@ -1,4 +1,4 @@
-"""One job: what it asks for, what is delivered for it, and the line about it in the log."""
+"""One job: parses it, delivers its answer and writes its log line."""
 
 import asyncio
 import logging
