@@ -567,7 +567,7 @@ def test_a_worker_whose_model_transcribes_nothing_takes_no_job(tmp_path: Path) -
         (reported,) = api.unhealthy
         assert api.requests["job-take"] == 0
     assert reported["check"] == "check_transcription"
-    assert reported["reason"] == "FitnessError: the model hears nothing in a clip of clear speech"
+    assert reported["reason"] == "FitnessError: the model emits no words for a clip of clear speech"
 
 
 def test_a_worker_whose_engine_is_lost_is_replaced_and_takes_no_more(tmp_path: Path) -> None:

@@ -61,15 +61,15 @@ def settings(endpoint: str, **chosen: Any) -> Settings:
     )
 
 
-async def fetched(source: S3Source, tmp_path: Path, chosen: Settings) -> bytes:
+async def fetched(requested: S3Source, tmp_path: Path, chosen: Settings) -> bytes:
     target = tmp_path / "audio"
-    await source.download(source, target, chosen)
+    await source.download(requested, target, chosen)
     return target.read_bytes()
 
 
-async def refusal(source: S3Source, tmp_path: Path, chosen: Settings) -> ParakeetError:
+async def refusal(requested: S3Source, tmp_path: Path, chosen: Settings) -> ParakeetError:
     with pytest.raises(ParakeetError) as caught:
-        await fetched(source, tmp_path, chosen)
+        await fetched(requested, tmp_path, chosen)
     return caught.value
 
 
@@ -228,15 +228,15 @@ async def test_a_cancelled_download_ends_and_leaves_its_folder_alone(
 async def test_idle_downloads_do_not_block_others(tmp_path: Path, web: WebServer) -> None:
     released = asyncio.Event()
 
-    async def stalls_(request: Any) -> Any:
+    async def stalls_forever(request: Any) -> Any:
         await released.wait()
         return await answers(404)(request)
 
-    web.at("/recordings/talk.wav", stalls_)
+    web.at("/recordings/talk.wav", stalls_forever)
     chosen = settings(web.address, stall_timeout_seconds=60)
     targets = [tmp_path / f"{number}" for number in range(40)]
-    source = S3Source("talk.wav")
-    downloads = [asyncio.ensure_future(source.download(source, one, chosen)) for one in targets]
+    requested = S3Source("talk.wav")
+    downloads = [asyncio.ensure_future(source.download(requested, one, chosen)) for one in targets]
     await web.reached.wait()
     # The loop's own threads read inline audio and look up addresses.
     assert await asyncio.wait_for(asyncio.to_thread(str, "here"), 30) == "here"
@@ -364,10 +364,10 @@ def test_settings_that_no_request_can_use_are_refused_at_the_start(
 
 def test_the_addressing_style_is_the_operators() -> None:
     virtual = settings("http://s3.test:9", s3_addressing_style="virtual")
-    source = s3.client(virtual).generate_presigned_url(
+    requested = s3.client(virtual).generate_presigned_url(
         "get_object", {"Bucket": "recordings", "Key": "a"}
     )
-    assert source.startswith("http://recordings.s3.test:9/a?")
+    assert requested.startswith("http://recordings.s3.test:9/a?")
 
 
 async def test_slow_bodies_end_at_their_time_limit_and_leave_s3_to_others(

@@ -455,7 +455,7 @@ def test_each_kind_of_output_is_parsed(fields, output):
 
 
 @pytest.mark.parametrize(
-    ("given", "field"),
+    ("fields", "field"),
     [
         ({"output_url": "ftp://example.com/a"}, "output_url"),
         ({"output_url": "talk.json"}, "output_url"),
@@ -469,7 +469,7 @@ def test_each_kind_of_output_is_parsed(fields, output):
         ({"output_s3": {"key": "a"}, "output_url": "https://example.com/a"}, "output_url"),
     ],
 )
-def test_an_output_that_is_no_place_is_refused(given, field):
+def test_an_invalid_output_is_rejected(fields, field):
     assert refusal({"audio_url": URL, **fields}).facts["field"] == field
 
 
