@@ -2,10 +2,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from parakeet_worker.formats import cues
 from parakeet_worker.formats.cues import Cue
 from parakeet_worker.recognition.transcript import TimedToken, Word
+
+SEEDS = st.integers(0, 2**32 - 1)
 
 MILLISECOND = 0.0011
 
@@ -125,7 +129,8 @@ def test_a_cue_can_be_read_at_17_characters_a_second_where_the_next_leaves_room(
         assert seconds(cue) >= min(required, left, 7.0) - MILLISECOND
 
 
-@pytest.mark.parametrize("seed", range(10))
+@settings(max_examples=10, deadline=None)
+@given(seed=SEEDS)
 @pytest.mark.parametrize(("pace", "rate"), [(0.055, 23), (0.07, 18), (0.09, 17)])
 def test_a_story_is_cut_into_sentences_and_clauses_that_can_be_read(pace, rate, seed):
     shown = cues.cut(timed(STORY, seconds_per_letter=pace, seed=seed))

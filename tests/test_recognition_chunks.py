@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parakeet_worker.audio.decoding import SAMPLE_RATE
@@ -14,6 +14,8 @@ from parakeet_worker.vad.base import FRAME_SAMPLES, FRAME_SECONDS, SPEECH_ENDS, 
 from parakeet_worker.vad.energy import EnergyDetector
 from recordings import decode
 from speech import all_samples, named
+
+SEEDS = st.integers(0, 2**32 - 1)
 
 GRID = 1280
 SURE = 0.1
@@ -108,7 +110,8 @@ def same(one: Chunk, other: Chunk) -> bool:
 
 
 @pytest.mark.parametrize("drops_silence", [False, True], ids=["tiles", "drops"])
-@pytest.mark.parametrize("seed", range(24))
+@settings(max_examples=12, deadline=None)
+@given(seed=SEEDS)
 def test_how_a_recording_arrives_changes_nothing(seed, drops_silence):
     generator = np.random.default_rng(seed)
     probabilities = random_speech(generator, int(generator.integers(1, 4000)))
@@ -130,7 +133,8 @@ def test_how_a_recording_arrives_changes_nothing(seed, drops_silence):
 
 
 @pytest.mark.parametrize("drops_silence", [False, True], ids=["tiles", "drops"])
-@pytest.mark.parametrize("seed", range(24))
+@settings(max_examples=12, deadline=None)
+@given(seed=SEEDS)
 def test_segments_are_the_recording_begin_on_the_grid_and_are_not_too_long(seed, drops_silence):
     generator = np.random.default_rng(seed)
     probabilities = random_speech(generator, int(generator.integers(1, 4000)))
@@ -159,7 +163,8 @@ def test_segments_are_the_recording_begin_on_the_grid_and_are_not_too_long(seed,
 
 
 @pytest.mark.parametrize("drops_silence", [False, True], ids=["tiles", "drops"])
-@pytest.mark.parametrize("seed", range(24))
+@settings(max_examples=12, deadline=None)
+@given(seed=SEEDS)
 def test_after_a_seam_and_only_there_comes_a_bridge_of_the_recordings_samples(seed, drops_silence):
     generator = np.random.default_rng(seed)
     probabilities = np.maximum(random_speech(generator, 4000), generator.choice([0, 0.36]))
@@ -183,7 +188,8 @@ def test_after_a_seam_and_only_there_comes_a_bridge_of_the_recordings_samples(se
 # where a sure detector hears nothing, nothing is kept
 
 
-@pytest.mark.parametrize("seed", range(24))
+@settings(max_examples=12, deadline=None)
+@given(seed=SEEDS)
 def test_all_that_may_be_speech_is_in_a_segment_and_so_are_its_surroundings(seed):
     generator = np.random.default_rng(seed)
     probabilities = random_speech(generator, int(generator.integers(1, 4000)))
@@ -201,7 +207,8 @@ def test_all_that_may_be_speech_is_in_a_segment_and_so_are_its_surroundings(seed
         assert kept[max(0, begin) : end].all()
 
 
-@pytest.mark.parametrize("seed", range(24))
+@settings(max_examples=12, deadline=None)
+@given(seed=SEEDS)
 def test_no_segment_is_silent_begins_with_much_silence_or_holds_a_long_pause(seed):
     generator = np.random.default_rng(seed)
     probabilities = random_speech(generator, int(generator.integers(500, 4000)))
@@ -301,7 +308,8 @@ def test_an_unsure_detector_does_not_say_where_someone_speaks():
 
 @pytest.mark.parametrize("drops_silence", [False, True], ids=["tiles", "drops"])
 @pytest.mark.parametrize("max_seconds", [5.0, 20.0, 30.0])
-@pytest.mark.parametrize("seed", range(12))
+@settings(max_examples=10, deadline=None)
+@given(seed=SEEDS)
 def test_a_cut_falls_into_the_middle_of_the_last_pause(seed, max_seconds, drops_silence):
     generator = np.random.default_rng(seed)
     probabilities = np.full(2000, SPEECH, dtype=np.float32)
@@ -330,7 +338,8 @@ def test_a_pause_in_the_first_second_is_left_alone():
 
 @pytest.mark.parametrize("drops_silence", [False, True], ids=["tiles", "drops"])
 @pytest.mark.parametrize("max_seconds", [2.0, 10.0, 30.0])
-@pytest.mark.parametrize("seed", range(12))
+@settings(max_examples=10, deadline=None)
+@given(seed=SEEDS)
 def test_without_a_pause_the_seam_is_where_the_end_is_least_like_speech(
     seed, max_seconds, drops_silence
 ):
@@ -448,7 +457,8 @@ def test_a_part_is_what_lies_in_the_segment(span, expected):
 # with true detectors
 
 
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=3, deadline=None)
+@given(seed=SEEDS)
 def test_true_speech_is_cut_alike_however_it_arrives(seed):
     recording = decode(named("pause").path)
     listener = open_backend("cpu")
@@ -520,6 +530,7 @@ def test_a_segment_is_yielded_before_the_recording_has_ended():
 # speech probabilities
 
 
+@settings(deadline=None)
 @given(
     first=st.integers(0, 50),
     probabilities=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60),

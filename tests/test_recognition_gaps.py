@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.recognition.chunks import Chunk, Span
@@ -12,6 +14,8 @@ from parakeet_worker.recognition.gaps import (
     words_within,
 )
 from parakeet_worker.recognition.transcript import TimedToken, Word
+
+SEEDS = st.integers(0, 2**32 - 1)
 
 
 def word(
@@ -86,7 +90,8 @@ def test_a_cough_in_a_chunk_without_words_is_not_reported():
     assert reported_spans(uncovered(spans((1, 1.6)), ())) == tuple(spans((1, 1.6)))
 
 
-@pytest.mark.parametrize("seed", range(50))
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS)
 def test_gaps_are_in_speech_outside_words_and_none_is_overlooked(seed):
     generator = np.random.default_rng(seed)
     turns = np.sort(generator.uniform(0, 60, 24))
@@ -157,7 +162,8 @@ def test_all_tokens_of_a_word_stay_in_the_gap_and_keep_their_text():
     assert [token.logprob for token in only.tokens] == [-0.1, -0.2, -0.3]
 
 
-@pytest.mark.parametrize("seed", range(30))
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS)
 def test_after_filling_times_rise_and_no_word_is_lost(seed):
     generator = np.random.default_rng(seed)
 

@@ -6,10 +6,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from parakeet_worker.recognition.chunks import Span
 from parakeet_worker.recognition.overlaps import merge
 from parakeet_worker.recognition.transcript import TimedToken, Word
+
+SEEDS = st.integers(0, 2**32 - 1)
 
 CUT = 20.0
 SIDE = 4.96
@@ -130,7 +134,8 @@ def test_no_word_is_lost_doubled_or_halved(vocabulary, pause, jitter):
     assert across > 30
 
 
-@pytest.mark.parametrize("seed", range(200))
+@settings(max_examples=60, deadline=None)
+@given(seed=SEEDS)
 def test_for_any_windows_times_increase_and_every_word_is_from_one_of_them(seed):
     generator = np.random.default_rng(seed)
     windows = [

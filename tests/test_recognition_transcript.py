@@ -5,6 +5,8 @@ from itertools import dropwhile, groupby, pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Hypothesis, Token
@@ -19,6 +21,8 @@ from parakeet_worker.recognition.transcript import (
     mean_logprob,
     stitch,
 )
+
+SEEDS = st.integers(0, 2**32 - 1)
 
 FRAME_SECONDS = 0.08
 
@@ -107,7 +111,8 @@ def test_pieces_become_words(pieces, words):
     assert stitch(chunk(), spoken(*pieces)).text == " ".join(words)
 
 
-@pytest.mark.parametrize("seed", range(50))
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS)
 def test_words_hold_all_letters_in_order_and_join_to_the_text(seed):
     generator = np.random.default_rng(seed)
     pieces = generator.choice(["▁a", "▁be", "c", "de", "▁", "", ".", "▁,", "▁(", "?"], 60).tolist()
@@ -168,7 +173,8 @@ def _is_letter(encoded: bytes) -> bool:
         return False
 
 
-@pytest.mark.parametrize("seed", range(100))
+@settings(max_examples=40, deadline=None)
+@given(seed=SEEDS)
 def test_the_text_is_sentencepieces_own(seed):
     pieces = ["▁Go", *np.random.default_rng(seed).choice(KINDS, 60).tolist()]
     transcript = stitch(chunk(), spoken(*pieces, frames=1))
@@ -247,7 +253,8 @@ def test_nothing_ends_after_the_segment(length):
         assert 8.0 <= start <= end <= round(8.0 + length, 3)
 
 
-@pytest.mark.parametrize("seed", range(50))
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS)
 def test_times_rise_and_lie_inside_the_recording_across_segments(seed):
     generator = np.random.default_rng(seed)
     partials, begin = [], 0.0
@@ -319,7 +326,8 @@ def test_confidence_is_the_geometric_mean_of_the_models_probabilities():
     )
 
 
-@pytest.mark.parametrize("seed", range(10))
+@settings(max_examples=10, deadline=None)
+@given(seed=SEEDS)
 def test_confidence_follows_the_probabilities_and_stays_between_0_and_1(seed):
     probabilities = np.random.default_rng(seed).uniform(1e-6, 1, 20).tolist()
     transcript = stitch(
@@ -394,7 +402,8 @@ def streamed(partials: list[Transcript]) -> list[Sentence]:
 
 
 @pytest.mark.parametrize("channels", [None, 2])
-@pytest.mark.parametrize("seed", range(20))
+@settings(max_examples=12, deadline=None)
+@given(seed=SEEDS)
 def test_streamed_sentences_are_those_of_the_whole(seed, channels):
     chance = random.Random(seed)  # noqa: S311  # the same every time
     pieces = chance.choices(["▁a", "▁b", "c", ".", "?", "▁d", "!"], k=300)
