@@ -56,16 +56,16 @@ def cut(
     Of what has come, a detector has heard the whole frames but for so many.
     """
     splitter = Splitter(max_seconds, drops_silence=drops_silence, start_seconds=start_seconds)
-    found: list[Chunk] = []
-    come, told = 0, 0
+    result: list[Chunk] = []
+    come, messages = 0, 0
     for arrived, lag in zip(arrivals, lag_frames, strict=True):
-        heard = max(told, arrived // FRAME_SAMPLES - lag)
-        splitter.add(recording[come:arrived], probabilities[told:heard])
-        come, told = arrived, heard
-        found.extend(splitter.cut())
-    splitter.add(recording[come:], probabilities[told:])
-    found.extend(splitter.cut(ended=True))
-    return found
+        transcribed = max(messages, arrived // FRAME_SAMPLES - lag)
+        splitter.add(recording[come:arrived], probabilities[messages:transcribed])
+        come, messages = arrived, transcribed
+        result.extend(splitter.cut())
+    splitter.add(recording[come:], probabilities[messages:])
+    result.extend(splitter.cut(ended=True))
+    return result
 
 
 def bounds(chunk: Chunk, start_seconds: float = 0.0) -> tuple[int, int]:
@@ -117,7 +117,7 @@ def test_how_a_recording_arrives_changes_nothing(seed, drops_silence):
     probabilities = random_speech(generator, int(generator.integers(1, 4000)))
     recording = recorded(probabilities, lacking=int(generator.integers(0, FRAME_SAMPLES)))
     max_seconds = float(generator.choice([2, 2.03, 5, 17.5, 30]))
-    at_once = cut(recording, probabilities, max_seconds=max_seconds, drops_silence=drops_silence)
+    together = cut(recording, probabilities, max_seconds=max_seconds, drops_silence=drops_silence)
     for _ in range(3):
         arrivals, lag_frames = random_arrival(generator, len(recording))
         bit_by_bit = cut(
@@ -128,14 +128,14 @@ def test_how_a_recording_arrives_changes_nothing(seed, drops_silence):
             arrivals=arrivals,
             lag_frames=lag_frames,
         )
-        assert seconds(bit_by_bit) == seconds(at_once)
-        assert all(same(one, other) for one, other in zip(bit_by_bit, at_once, strict=True))
+        assert seconds(bit_by_bit) == seconds(together)
+        assert all(same(one, other) for one, other in zip(bit_by_bit, together, strict=True))
 
 
 @pytest.mark.parametrize("drops_silence", [False, True], ids=["tiles", "drops"])
 @settings(max_examples=12, deadline=None)
 @given(seed=SEEDS)
-def test_segments_are_the_recording_begin_on_the_grid_and_are_not_too_long(seed, drops_silence):
+def test_chunks_tile_the_recording_on_the_grid_within_the_limit(seed, drops_silence):
     generator = np.random.default_rng(seed)
     probabilities = random_speech(generator, int(generator.integers(1, 4000)))
     recording = recorded(probabilities, lacking=int(generator.integers(0, FRAME_SAMPLES)))
@@ -165,7 +165,7 @@ def test_segments_are_the_recording_begin_on_the_grid_and_are_not_too_long(seed,
 @pytest.mark.parametrize("drops_silence", [False, True], ids=["tiles", "drops"])
 @settings(max_examples=12, deadline=None)
 @given(seed=SEEDS)
-def test_after_a_seam_and_only_there_comes_a_bridge_of_the_recordings_samples(seed, drops_silence):
+def test_a_chunk_after_a_cut_in_speech_has_an_overlap_and_no_other(seed, drops_silence):
     generator = np.random.default_rng(seed)
     probabilities = np.maximum(random_speech(generator, 4000), generator.choice([0, 0.36]))
     recording = recorded(probabilities)
@@ -176,11 +176,11 @@ def test_after_a_seam_and_only_there_comes_a_bridge_of_the_recordings_samples(se
     for piece, following in pairwise(pieces):
         assert piece.cut_in_speech == (following.overlap is not None)
         if following.overlap is not None:
-            (first, seam), (begin, end) = bounds(piece), bounds(following)
+            (first, cut_seconds), (begin, end) = bounds(piece), bounds(following)
             over = bounds(following.overlap)
-            assert seam == begin, "nothing is left out at a seam"
-            assert over[0] == max(first, seam - 62 * GRID), "up to 4.96 s before it"
-            assert over[1] == min(end, seam + 62 * GRID), "and as much after it"
+            assert cut_seconds == begin, "nothing is left out at a seam"
+            assert over[0] == max(first, cut_seconds - 62 * GRID), "up to 4.96 s before it"
+            assert over[1] == min(end, cut_seconds + 62 * GRID), "and as much after it"
             assert np.array_equal(following.overlap.samples, recording[slice(*over)])
     assert any(piece.cut_in_speech for piece in pieces) or probabilities.min() < 0.36
 
@@ -190,7 +190,7 @@ def test_after_a_seam_and_only_there_comes_a_bridge_of_the_recordings_samples(se
 
 @settings(max_examples=12, deadline=None)
 @given(seed=SEEDS)
-def test_all_that_may_be_speech_is_in_a_segment_and_so_are_its_surroundings(seed):
+def test_all_possible_speech_is_in_a_chunk_with_its_surroundings(seed):
     generator = np.random.default_rng(seed)
     probabilities = random_speech(generator, int(generator.integers(1, 4000)))
     recording = recorded(probabilities, lacking=int(generator.integers(0, FRAME_SAMPLES)))
@@ -209,7 +209,7 @@ def test_all_that_may_be_speech_is_in_a_segment_and_so_are_its_surroundings(seed
 
 @settings(max_examples=12, deadline=None)
 @given(seed=SEEDS)
-def test_no_segment_is_silent_begins_with_much_silence_or_holds_a_long_pause(seed):
+def test_no_chunk_is_silent_starts_with_silence_or_contains_a_long_pause(seed):
     generator = np.random.default_rng(seed)
     probabilities = random_speech(generator, int(generator.integers(500, 4000)))
     recording = recorded(probabilities)
@@ -265,7 +265,7 @@ def test_a_long_pause_that_begins_at_the_limit_ends_the_segment_there():
     assert second.start_seconds == pytest.approx(35.6 - EDGE_SECONDS, abs=0.1)
 
 
-def test_silence_after_a_seam_is_left_out_but_for_what_brings_the_bridge():
+def test_silence_after_a_cut_is_dropped_except_for_the_overlap():
     probabilities = frames((29.92, SPEECH), (20, SILENCE), (2, SPEECH))
     first, bridged, last = cut(recorded(probabilities), probabilities)
     assert first.cut_in_speech
@@ -276,7 +276,7 @@ def test_silence_after_a_seam_is_left_out_but_for_what_brings_the_bridge():
     assert last.start_seconds == pytest.approx(49.92 - EDGE_SECONDS, abs=0.1)
 
 
-def test_a_segment_says_where_someone_speaks_in_it_on_the_clock():
+def test_a_chunk_has_its_speech_spans_on_the_clock():
     probabilities = frames(
         (4, SILENCE), (1.6, SPEECH), (0.8, SILENCE), (3.2, SPEECH), (4, SILENCE), (0.064, SPEECH)
     )
@@ -297,7 +297,7 @@ def test_a_span_of_speech_ends_with_the_segment():
     ]
 
 
-def test_an_unsure_detector_does_not_say_where_someone_speaks():
+def test_chunks_of_an_untrusted_detector_have_no_speech_spans():
     probabilities = frames((4, SILENCE), (2, SPEECH))
     (piece,) = cut(recorded(probabilities), probabilities, drops_silence=False)
     assert piece.speech == ()
@@ -340,7 +340,7 @@ def test_a_pause_in_the_first_second_is_left_alone():
 @pytest.mark.parametrize("max_seconds", [2.0, 10.0, 30.0])
 @settings(max_examples=10, deadline=None)
 @given(seed=SEEDS)
-def test_without_a_pause_the_seam_is_where_the_end_is_least_like_speech(
+def test_without_a_pause_the_cut_is_at_the_least_speech_like_frame(
     seed, max_seconds, drops_silence
 ):
     generator = np.random.default_rng(seed)
@@ -379,7 +379,7 @@ def test_one_sample_more_than_the_limit_is_cut_once(drops_silence):
 
 
 @pytest.mark.parametrize("drops_silence", [False, True], ids=["tiles", "drops"])
-def test_nothing_has_no_segment(drops_silence):
+def test_no_samples_give_no_chunk(drops_silence):
     assert cut(noise(0), np.zeros(0, dtype=np.float32), drops_silence=drops_silence) == []
 
 
@@ -396,7 +396,7 @@ def test_without_deletion_silence_is_tiled_like_everything_else():
 @pytest.mark.parametrize(
     ("level", "decibels"), [(-20, 0.0), (-39, 0.0), (-46, 6.0), (-70, 30.0), (-90, 40.0)]
 )
-def test_a_very_quiet_segment_is_raised_as_a_whole_and_says_how_much(level, decibels):
+def test_a_very_quiet_chunk_is_raised_as_a_whole_with_its_gain(level, decibels):
     probabilities = frames((4, SPEECH))
     recording = recorded(probabilities) * np.float32(10 ** (level / 20) / 0.1)
     (piece,) = cut(recording, probabilities)
@@ -412,21 +412,21 @@ def test_digital_silence_stays_what_it_is():
     assert not piece.samples.any()
 
 
-def test_a_quiet_bridge_is_raised_like_what_it_joins():
+def test_a_quiet_overlap_is_raised_like_its_chunks():
     probabilities = frames((40, SPEECH))
     recording = recorded(probabilities) * np.float32(0.005)
     before, after = cut(recording, probabilities)
     assert before.raised_decibels > 20
     assert after.overlap is not None
     raised = np.concatenate((before.samples, after.samples))
-    seam = len(before.samples)
+    cut_seconds = len(before.samples)
     begin = round((after.overlap.start_seconds - before.start_seconds) * SAMPLE_RATE)
     end = begin + len(after.overlap.samples)
-    assert begin < seam < end
+    assert begin < cut_seconds < end
     assert np.array_equal(after.overlap.samples, raised[begin:end])
 
 
-def test_what_is_not_known_to_be_speech_is_not_raised():
+def test_samples_without_detected_speech_are_not_raised():
     probabilities = frames((40, SPEECH))
     recording = recorded(probabilities) * np.float32(0.005)
     pieces = cut(recording, probabilities, drops_silence=False)
@@ -468,19 +468,19 @@ def test_true_speech_is_cut_alike_however_it_arrives(seed):
         pieces = split(partials, lambda: SileroDetector(listener), max_seconds=5)
         return [*pieces]
 
-    at_once = arrives([])
+    together = arrives([])
     generator = np.random.default_rng(seed)
     bit_by_bit = arrives(generator.integers(0, len(recording), 50).tolist())
-    assert at_once
-    assert seconds(bit_by_bit) == seconds(at_once)
-    assert all(same(one, other) for one, other in zip(bit_by_bit, at_once, strict=True))
+    assert together
+    assert seconds(bit_by_bit) == seconds(together)
+    assert all(same(one, other) for one, other in zip(bit_by_bit, together, strict=True))
 
 
 SPOKEN = [each for each in all_samples() if each.words and each.seconds < 30]
 
 
 @pytest.mark.parametrize("spoken", SPOKEN, ids=lambda spoken: spoken.file)
-def test_every_word_of_the_samples_is_in_a_segment(spoken):
+def test_every_word_of_the_samples_is_in_a_chunk(spoken):
     recording = decode(spoken.path)
     listener = open_backend("cpu")
     pieces = split([recording], lambda: SileroDetector(listener), max_seconds=30)
@@ -502,7 +502,7 @@ def test_by_energy_the_segments_tile_the_recording():
         assert np.array_equal(piece.samples, recording[slice(*bounds(piece))])
 
 
-def test_each_channel_is_cut_by_itself_and_so_are_its_bridges():
+def test_each_channel_is_cut_alone_and_so_are_its_overlaps():
     left, right = noise(30, 1), noise(30, 2)
     right[10 * SAMPLE_RATE :] *= 0.001
     partials = np.array_split(np.stack([left, right], axis=1), 25)

@@ -42,10 +42,10 @@ FRENCH = (
 )
 
 
-def recording(seconds: float, *said: tuple[float, int]) -> Samples:
+def recording(seconds: float, *message: tuple[float, int]) -> Samples:
     """Silence with words of 0.4 s in it, each a number that is in its peak, at these seconds."""
     samples = np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32)
-    for at, number in said:
+    for at, number in message:
         begin = round(at * SAMPLE_RATE)
         samples[begin : begin + WORD_SAMPLES] = (100 + number) / 1000
     samples[::2] *= -1
@@ -70,14 +70,14 @@ def read(samples: Samples) -> list[Token]:
     return tokens
 
 
-Hears = Callable[[Samples, list[Token]], list[Token]]
+Decodes = Callable[[Samples, list[Token]], list[Token]]
 
 
 def everything(_: Samples, tokens: list[Token]) -> list[Token]:
     return tokens
 
 
-def shorter_than(seconds: float) -> Hears:
+def shorter_than(seconds: float) -> Decodes:
     """Nothing at all in a piece that is longer."""
     return lambda samples, tokens: tokens if len(samples) < seconds * SAMPLE_RATE else []
 
@@ -88,8 +88,8 @@ class Reader(SynchronousEngine):
     It counts the pieces that it was given.
     """
 
-    def __init__(self, hears: Hears = everything) -> None:
-        self.hears = hears
+    def __init__(self, decodes: Decodes = everything) -> None:
+        self.decodes = decodes
         self.pieces: list[Samples] = []
         self.entered = threading.Event()
         self.released = threading.Event()
@@ -101,7 +101,7 @@ class Reader(SynchronousEngine):
         self.entered.set()
         assert self.released.wait(PATIENCE_SECONDS)
         self.pieces.extend(batch)
-        return [Hypothesis(tuple(self.hears(piece, read(piece))), 0.08) for piece in batch]
+        return [Hypothesis(tuple(self.decodes(piece, read(piece))), 0.08) for piece in batch]
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -142,7 +142,9 @@ def chunk(samples: Samples, start_seconds: float = 0.0) -> Chunk:
     return Chunk(start_seconds, samples, speech=(Span(start_seconds, end_seconds),))
 
 
-async def heard(engine: Reader, chunks: Iterable[Chunk], spoken: str | None = None) -> Transcript:
+async def transcribed(
+    engine: Reader, chunks: Iterable[Chunk], spoken: str | None = None
+) -> Transcript:
     """All segments, submitted at once."""
     with (
         batching(engine) as batcher,
@@ -153,18 +155,18 @@ async def heard(engine: Reader, chunks: Iterable[Chunk], spoken: str | None = No
         return await everything_of(recognizer)
 
 
-def is_said(found: Transcript, words: Sequence[tuple[float, int]]) -> bool:
+def is_reported(result: Transcript, words: Sequence[tuple[float, int]]) -> bool:
     """Whether these are the words, each once and whole, at their times to a frame."""
     starts = [at for at, _ in words]
-    return found.text.split() == [f"{number}" for _, number in words] and [
-        word.start_seconds for word in found.words
+    return result.text.split() == [f"{number}" for _, number in words] and [
+        word.start_seconds for word in result.words
     ] == pytest.approx(starts, abs=0.081)
 
 
 # in order
 
 
-async def test_stretches_come_in_order_on_the_clock_of_the_recording():
+async def test_partials_arrive_in_order_on_the_clock_of_the_recording():
     words = every_second(30)
     whole = recording(30, *words)
     parts = [
@@ -181,11 +183,11 @@ async def test_stretches_come_in_order_on_the_clock_of_the_recording():
         assert len(partial.words) == 3
         assert part.start_seconds < partial.words[0].start_seconds
         assert partial.words[-1].end_seconds <= part.end_seconds
-    assert is_said(join(partials), words)
+    assert is_reported(join(partials), words)
     assert join(partials).stats.chunks == 10
 
 
-async def test_a_stretch_is_ready_when_its_segment_is_heard():
+async def test_a_partial_is_ready_when_its_chunk_is_decoded():
     engine = Reader()
     engine.hold()
     with batching(engine) as batcher, closing(Recognizer(batcher, Stopwatch())) as recognizer:
@@ -200,7 +202,7 @@ async def test_a_stretch_is_ready_when_its_segment_is_heard():
 
 
 @pytest.mark.parametrize("whose", ["its own", "all recordings'"])
-async def test_when_as_much_as_there_is_room_for_is_out_the_next_one_is_waited_for(whose):
+async def test_at_the_limit_of_audio_the_next_partial_is_awaited(whose):
     engine = Reader()
     engine.hold()
     memory = AudioBudget(100 * 64_000 if whose == "its own" else 16 * 64_000)
@@ -235,41 +237,41 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def chatter(generator: np.random.Generator, seconds: float) -> list[tuple[float, int]]:
     """Words that follow each other closely, on no grid, and none twice."""
-    found: list[tuple[float, int]] = []
+    result: list[tuple[float, int]] = []
     at = float(generator.uniform(0, 0.3))
     while at + 0.4 < seconds:
-        found.append((at, len(found) + 1))
+        result.append((at, len(result) + 1))
         at += 0.4 + float(generator.choice([0.01, 0.1, 0.4]))
-    return found
+    return result
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_over_seams_every_word_is_heard_once_and_whole(seed):
+async def test_across_cuts_every_word_occurs_once_and_whole(seed):
     generator = np.random.default_rng(seed)
     words = chatter(generator, 70)
     max_seconds = float(generator.choice([5, 10, 30]))
     pieces = split([recording(70, *words)], Talk, max_seconds=max_seconds)
-    found = await heard(Reader(), [*pieces])
-    assert is_said(found, words)
-    assert found.stats.cuts_in_speech == found.stats.chunks - 1 > 1
-    for word, following in pairwise(found.words):
+    result = await transcribed(Reader(), [*pieces])
+    assert is_reported(result, words)
+    assert result.stats.cuts_in_speech == result.stats.chunks - 1 > 1
+    for word, following in pairwise(result.words):
         assert word.start_seconds <= following.start_seconds
 
 
-async def test_over_the_seams_of_two_channels_every_word_is_heard_once_and_whole():
+async def test_across_cuts_of_two_channels_every_word_occurs_once_and_whole():
     generator = np.random.default_rng(0)
     sides = [chatter(generator, 40), chatter(generator, 40)]
     both = np.stack([recording(40, *side) for side in sides], axis=1)
     pieces = split(np.array_split(both, 7), Talk, max_seconds=5)
-    found = await heard(Reader(), [*pieces])
-    assert found.stats.cuts_in_speech > 10
+    result = await transcribed(Reader(), [*pieces])
+    assert result.stats.cuts_in_speech > 10
     for channel, side in enumerate(sides, start=1):
-        texts = [word.text for word in found.of_channel(channel)]
+        texts = [word.text for word in result.of_channel(channel)]
         assert texts == [f"{number}" for _, number in side]
-    assert len(found.words) == sum(map(len, sides))
+    assert len(result.words) == sum(map(len, sides))
 
 
-async def test_a_stretch_that_ends_in_a_seam_is_ready_with_the_bridge_over_it():
+async def test_a_partial_that_ends_in_speech_is_ready_with_its_overlap():
     words = chatter(np.random.default_rng(0), 12)
     pieces = [*split([recording(12, *words)], Talk, max_seconds=10)]
     assert [piece.cut_in_speech for piece in pieces] == [True, False]
@@ -282,36 +284,36 @@ async def test_a_stretch_that_ends_in_a_seam_is_ready_with_the_bridge_over_it():
         recognizer.submit(pieces[1])
         await until(lambda: recognizer.ready)
         assert len(engine.pieces) == 3
-        found = await everything_of(recognizer)
-    assert is_said(found, words)
+        result = await everything_of(recognizer)
+    assert is_reported(result, words)
 
 
 # speech without words
 
 
-def heard_again(found: Transcript) -> tuple[int, int]:
-    return found.stats.decoded_again, len(found.uncovered)
+def decoded_again_and_reported(result: Transcript) -> tuple[int, int]:
+    return result.stats.decoded_again, len(result.uncovered)
 
 
-async def test_a_segment_that_is_all_silent_for_the_engine_is_heard_again():
+async def test_a_chunk_without_words_is_decoded_again():
     words = every_second(20)
     tries = Reader(lambda _, tokens: tokens if len(tries.pieces) > 1 else [])
-    found = await heard(tries, [chunk(recording(20, *words))])
-    assert is_said(found, words)
-    assert heard_again(found) == (1, 0)
+    result = await transcribed(tries, [chunk(recording(20, *words))])
+    assert is_reported(result, words)
+    assert decoded_again_and_reported(result) == (1, 0)
     assert len(tries.pieces) == 2
 
 
-async def test_a_gap_is_heard_again_by_itself_and_filled():
+async def test_a_gap_is_decoded_again_alone_and_filled():
     words = every_second(20)
 
     def drowsy(samples: Samples, tokens: list[Token]) -> list[Token]:
         return tokens if len(samples) < 15 * SAMPLE_RATE else [*tokens[:4], *tokens[-3:]]
 
     engine = Reader(drowsy)
-    found = await heard(engine, [chunk(recording(20, *words))])
-    assert is_said(found, words)
-    assert heard_again(found) == (1, 0)
+    result = await transcribed(engine, [chunk(recording(20, *words))])
+    assert is_reported(result, words)
+    assert decoded_again_and_reported(result) == (1, 0)
     assert [len(piece) / SAMPLE_RATE for piece in engine.pieces] == [
         20,
         # from the end of the fourth word to the beginning of the 18th, and 0.2 s around it
@@ -319,7 +321,7 @@ async def test_a_gap_is_heard_again_by_itself_and_filled():
     ]
 
 
-async def test_every_gap_of_a_segment_is_heard_again():
+async def test_every_gap_of_a_chunk_is_decoded_again():
     words = every_second(30)
     gaps = {*range(5), *range(12, 16), *range(25, 30)}
 
@@ -327,13 +329,13 @@ async def test_every_gap_of_a_segment_is_heard_again():
         long = len(samples) > 20 * SAMPLE_RATE
         return [token for index, token in enumerate(tokens) if not long or index not in gaps]
 
-    found = await heard(Reader(drowsy), [chunk(recording(30, *words), 600.0)])
-    assert is_said(found, [(600 + at, number) for at, number in words])
-    assert heard_again(found) == (3, 0)
+    result = await transcribed(Reader(drowsy), [chunk(recording(30, *words), 600.0)])
+    assert is_reported(result, [(600 + at, number) for at, number in words])
+    assert decoded_again_and_reported(result) == (3, 0)
 
 
 @pytest.mark.parametrize("neighbours", [False, True])
-async def test_what_is_silent_the_second_time_is_heard_a_third_time_from_another_beginning(
+async def test_a_gap_without_words_is_decoded_a_third_time_from_another_start(
     neighbours,
 ):
     words = every_second(9)
@@ -345,24 +347,24 @@ async def test_what_is_silent_the_second_time_is_heard_a_third_time_from_another
         return tokens if len(engine.pieces) > 2 else tokens[: int(neighbours)]
 
     engine = Reader(drowsy)
-    found = await heard(engine, [chunk(recording(9, *words))])
-    assert is_said(found, words)
-    assert heard_again(found) == (1, 0)
+    result = await transcribed(engine, [chunk(recording(9, *words))])
+    assert is_reported(result, words)
+    assert decoded_again_and_reported(result) == (1, 0)
     first, second = (len(piece) / SAMPLE_RATE for piece in engine.pieces[1:])
     assert first - second == pytest.approx(0.24, abs=0.081)
 
 
-async def test_what_stays_without_words_is_said():
+async def test_speech_that_remains_without_words_is_reported():
     words = every_second(20)
     engine = Reader(shorter_than(0))
-    found = await heard(engine, [chunk(recording(20, *words), 100.0)])
-    assert found.words == ()
-    assert found.uncovered == (Span(100.0, 120.0),)
-    assert found.stats.decoded_again == 1
+    result = await transcribed(engine, [chunk(recording(20, *words), 100.0)])
+    assert result.words == ()
+    assert result.uncovered == (Span(100.0, 120.0),)
+    assert result.stats.decoded_again == 1
     assert len(engine.pieces) == 2, "it was heard once more, and no more than that"
 
 
-async def test_all_gaps_of_a_recording_are_submitted_at_once():
+async def test_all_gaps_of_a_recording_are_submitted_together():
     """While the engine is at something else, the gaps of both segments and of each are queued."""
     words = every_second(30)
 
@@ -384,23 +386,23 @@ async def test_all_gaps_of_a_recording_are_submitted_at_once():
                 await asyncio.sleep(0.002)
         assert not recognizer.ready
         engine.released.set()
-        found = await everything_of(recognizer)
-    assert found.stats.decoded_again == 6
-    assert len(found.words) == 60
+        result = await everything_of(recognizer)
+    assert result.stats.decoded_again == 6
+    assert len(result.words) == 60
 
 
 @pytest.mark.parametrize("seconds", [30, 300])
-async def test_what_is_heard_again_is_at_most_half_of_the_recording_or_a_minute(seconds):
+async def test_at_most_half_of_a_recording_or_a_minute_is_decoded_again(seconds):
     """An engine that says nothing at all, though someone speaks all the time."""
     parts = [chunk(recording(30, *every_second(30)), at) for at in range(0, seconds, 30)]
     engine = Reader(shorter_than(0))
-    found = await heard(engine, parts)
+    result = await transcribed(engine, parts)
     again = sum(len(piece) for piece in engine.pieces) / SAMPLE_RATE - seconds
     assert 29 <= again <= max(62 + 10, 0.5 * seconds)
-    assert sum(span.seconds for span in found.uncovered) == pytest.approx(seconds)
+    assert sum(span.seconds for span in result.uncovered) == pytest.approx(seconds)
 
 
-async def test_how_fast_the_engine_is_changes_nothing_in_what_is_heard_again():
+async def test_the_speed_of_the_engine_does_not_change_the_chunks_decoded_again():
     """Half of what each segment says is missing, and found in second attempts only."""
 
     def parts() -> list[Chunk]:
@@ -411,7 +413,7 @@ async def test_how_fast_the_engine_is_changes_nothing_in_what_is_heard_again():
             return tokens[:20]
         return tokens if round(len(samples) / SAMPLE_RATE, 2) % 0.4 < 0.2 else []
 
-    at_once = await heard(Reader(drowsy), parts())
+    together = await transcribed(Reader(drowsy), parts())
     engine = Reader(drowsy)
     with batching(engine) as batcher, closing(Recognizer(batcher, Stopwatch())) as recognizer:
         partials = []
@@ -419,25 +421,27 @@ async def test_how_fast_the_engine_is_changes_nothing_in_what_is_heard_again():
             recognizer.submit(each)
             partials.append(await recognizer.next_partial())
     one_by_one = join(partials)
-    assert at_once.words == one_by_one.words
-    assert at_once.uncovered == one_by_one.uncovered
-    assert at_once.stats == one_by_one.stats
+    assert together.words == one_by_one.words
+    assert together.uncovered == one_by_one.uncovered
+    assert together.stats == one_by_one.stats
 
 
-async def test_speech_in_many_short_stretches_without_a_word_is_heard_again_and_reported():
+async def test_many_short_spans_of_speech_without_words_are_decoded_again_and_reported():
     words = [(0.32 + 2 * at, at + 1) for at in range(10)]
     speech = tuple(Span(at, at + 0.4) for at, _ in words)
     part = Chunk(0.0, recording(20, *words), speech=speech)
-    found = await heard(Reader(shorter_than(19)), [part])
-    assert is_said(found, words)
-    assert found.stats.decoded_again == 2
-    assert found.uncovered == ()
-    found = await heard(Reader(lambda _, tokens: tokens[:1] if len(tokens) == 10 else []), [part])
-    assert found.text == "1"
-    assert found.uncovered == speech[1:]
+    result = await transcribed(Reader(shorter_than(19)), [part])
+    assert is_reported(result, words)
+    assert result.stats.decoded_again == 2
+    assert result.uncovered == ()
+    result = await transcribed(
+        Reader(lambda _, tokens: tokens[:1] if len(tokens) == 10 else []), [part]
+    )
+    assert result.text == "1"
+    assert result.uncovered == speech[1:]
 
 
-async def test_what_is_decoded_again_of_a_segment_without_words_are_other_samples():
+async def test_a_chunk_without_words_is_decoded_again_with_other_samples():
     words = every_second(4)
     whole = recording(4, *words)
 
@@ -445,8 +449,8 @@ async def test_what_is_decoded_again_of_a_segment_without_words_are_other_sample
         """To these very samples, as a model is that is asked for the same once more."""
         return [] if np.array_equal(samples, whole) else tokens
 
-    found = await heard(Reader(deaf), [chunk(whole)])
-    assert is_said(found, words)
+    result = await transcribed(Reader(deaf), [chunk(whole)])
+    assert is_reported(result, words)
 
 
 async def test_words_that_the_model_is_not_sure_of_are_not_inserted():
@@ -456,72 +460,72 @@ async def test_words_that_the_model_is_not_sure_of_are_not_inserted():
         return [replace(token, logprob=-2.0) for token in tokens]
 
     engine = Reader(unsure)
-    found = await heard(engine, [chunk(recording(6, *every_second(6)))])
-    assert found.text == "1 2"
-    assert found.uncovered != ()
+    result = await transcribed(engine, [chunk(recording(6, *every_second(6)))])
+    assert result.text == "1 2"
+    assert result.uncovered != ()
 
 
-async def test_what_is_left_of_a_gap_is_said():
+async def test_the_rest_of_a_gap_is_reported():
     words = every_second(12)
 
     def drowsy(_: Samples, tokens: list[Token]) -> list[Token]:
         return tokens[:2] if len(engine.pieces) == 1 else tokens[:3]
 
     engine = Reader(drowsy)
-    found = await heard(engine, [chunk(recording(12, *words))])
-    assert found.text == "1 2 3 4"
-    (left,) = found.uncovered
+    result = await transcribed(engine, [chunk(recording(12, *words))])
+    assert result.text == "1 2 3 4"
+    (left,) = result.uncovered
     assert (left.start_seconds, left.end_seconds) == pytest.approx((3.72, 12), abs=0.081)
 
 
 @pytest.mark.parametrize(("pause_seconds", "again"), [(0.88, 0), (1.04, 1)])
 async def test_a_speaker_may_hesitate_for_almost_a_second(pause_seconds, again):
     whole = recording(0.8 + pause_seconds, (0.0, 1), (0.4 + pause_seconds, 2))
-    found = await heard(Reader(), [chunk(whole)])
-    assert found.text == "1 2"
-    assert heard_again(found) == (again, again)
+    result = await transcribed(Reader(), [chunk(whole)])
+    assert result.text == "1 2"
+    assert decoded_again_and_reported(result) == (again, again)
 
 
-async def test_where_nobody_is_known_to_speak_nothing_is_heard_again():
+async def test_without_detected_speech_nothing_is_decoded_again():
     engine = Reader(shorter_than(0))
-    found = await heard(engine, [Chunk(0.0, recording(20, *every_second(20)))])
-    assert found.words == ()
-    assert heard_again(found) == (0, 0)
+    result = await transcribed(engine, [Chunk(0.0, recording(20, *every_second(20)))])
+    assert result.words == ()
+    assert decoded_again_and_reported(result) == (0, 0)
     assert len(engine.pieces) == 1
 
 
-async def test_gaps_are_found_on_both_sides_of_a_seam():
+async def test_gaps_are_detected_on_both_sides_of_a_cut():
     words = chatter(np.random.default_rng(3), 60)
 
     def drowsy(samples: Samples, tokens: list[Token]) -> list[Token]:
         return tokens if len(samples) < 10 * SAMPLE_RATE else [*tokens[:8], *tokens[-8:]]
 
     pieces = split([recording(60, *words)], Talk, max_seconds=20)
-    found = await heard(Reader(drowsy), [*pieces])
-    assert is_said(found, words)
-    assert found.stats.cuts_in_speech >= 2
-    assert heard_again(found) == (found.stats.chunks, 0)
+    result = await transcribed(Reader(drowsy), [*pieces])
+    assert is_reported(result, words)
+    assert result.stats.cuts_in_speech >= 2
+    assert decoded_again_and_reported(result) == (result.stats.chunks, 0)
 
 
-async def test_what_the_bridge_brings_is_not_missing_at_a_seam():
+async def test_words_of_the_overlap_are_not_missing_at_a_cut():
     """The last words before a seam are heard in the window over it alone, and are no gap."""
-    seam = 10 * SAMPLE_RATE
+    cut_seconds = 10 * SAMPLE_RATE
     whole = recording(20, *every_second(20))
 
-    def hears(samples: Samples, tokens: list[Token]) -> list[Token]:
-        return tokens[:8] if np.array_equal(samples, whole[:seam]) else tokens
+    def decodes(samples: Samples, tokens: list[Token]) -> list[Token]:
+        return tokens[:8] if np.array_equal(samples, whole[:cut_seconds]) else tokens
 
     overlap = Chunk(7.0, whole[7 * SAMPLE_RATE : 13 * SAMPLE_RATE])
     parts = [
-        Chunk(0.0, whole[:seam], (Span(0.0, 10.0),), cut_in_speech=True),
-        Chunk(10.0, whole[seam:], (Span(10.0, 20.0),), overlap),
+        Chunk(0.0, whole[:cut_seconds], (Span(0.0, 10.0),), cut_in_speech=True),
+        Chunk(10.0, whole[cut_seconds:], (Span(10.0, 20.0),), overlap),
     ]
-    found = await heard(Reader(hears), parts)
-    assert is_said(found, every_second(20))
-    assert heard_again(found) == (0, 0)
+    result = await transcribed(Reader(decodes), parts)
+    assert is_reported(result, every_second(20))
+    assert decoded_again_and_reported(result) == (0, 0)
 
 
-async def test_an_engine_without_time_for_a_second_hearing_fails_nobody():
+async def test_an_overloaded_engine_fails_no_recording_over_optional_chunks():
     engine = Reader(shorter_than(0))
     with (
         batching(engine, queue_seconds=5.0) as batcher,
@@ -535,46 +539,46 @@ async def test_an_engine_without_time_for_a_second_hearing_fails_nobody():
         batcher.submit([recording(5)])
         with pytest.raises(Overloaded):
             batcher.submit([recording(1)])
-        found = await recognizer.next_partial()
-    assert found.words == ()
-    assert found.uncovered == (Span(0.0, 4.0),)
+        result = await recognizer.next_partial()
+    assert result.words == ()
+    assert result.uncovered == (Span(0.0, 4.0),)
 
 
-async def test_a_second_hearing_whose_states_are_not_finite_loses_no_word():
+async def test_an_optional_chunk_that_is_not_finite_loses_no_word():
     class Overflowing(Reader):
         def transcribe(self, batch: Sequence[Samples], scripts: Sequence[object] = ()):
-            found = super().transcribe(batch, scripts)
-            return found if len(self.pieces) == 1 else [NotFinite(1.0) for _ in batch]
+            result = super().transcribe(batch, scripts)
+            return result if len(self.pieces) == 1 else [NotFinite(1.0) for _ in batch]
 
     engine = Overflowing(lambda _, tokens: tokens[:1])
-    found = await heard(engine, [chunk(recording(6, *every_second(6)))])
-    assert found.text == "1"
-    assert found.uncovered != ()
+    result = await transcribed(engine, [chunk(recording(6, *every_second(6)))])
+    assert result.text == "1"
+    assert result.uncovered != ()
     assert len(engine.pieces) == 2
 
 
-async def test_a_second_hearing_that_memory_runs_out_in_loses_no_word():
+async def test_an_optional_chunk_that_is_out_of_memory_loses_no_word():
     def failing(samples: Samples, tokens: list[Token]) -> list[Token]:
         if len(engine.pieces) > 1:
             raise OutOfMemory(len(samples) / SAMPLE_RATE)
         return tokens[:1]
 
     engine = Reader(failing)
-    found = await heard(engine, [chunk(recording(6, *every_second(6)))])
-    assert found.text == "1"
-    assert found.uncovered != ()
+    result = await transcribed(engine, [chunk(recording(6, *every_second(6)))])
+    assert result.text == "1"
+    assert result.uncovered != ()
     assert len(engine.pieces) == 2
 
 
 @pytest.mark.parametrize("failure", [OutOfMemory(10.0), NotFinite(1.0)], ids=lambda one: one.code)
-async def test_a_bridge_that_fails_alone_loses_no_word(failure):
+async def test_an_overlap_that_fails_alone_loses_no_word(failure):
     """Words that lie wholly on one side of the seam."""
 
     class Failing(Reader):
         def transcribe(self, batch: Sequence[Samples], scripts: Sequence[object] = ()):
-            found = super().transcribe(batch, scripts)
+            result = super().transcribe(batch, scripts)
             return [failure if len(each) == len(over) else one
-                    for each, one in zip(batch, found, strict=True)]  # fmt: skip
+                    for each, one in zip(batch, result, strict=True)]  # fmt: skip
 
     words = [(0.4, 1), (1.4, 2), (2.4, 3), (3.2, 4)]
     whole = recording(4, *words)
@@ -584,39 +588,39 @@ async def test_a_bridge_that_fails_alone_loses_no_word(failure):
         Chunk(0.0, whole[:half], cut_in_speech=True),
         Chunk(2.0, whole[half:-FRAME], overlap=Chunk(1.0, over)),
     ]
-    assert is_said(await heard(Failing(), parts), words)
+    assert is_reported(await transcribed(Failing(), parts), words)
 
 
-async def test_a_recording_that_is_begun_is_not_refused_when_others_fill_the_queue():
+async def test_a_recording_in_progress_is_not_rejected_by_a_full_queue():
     engine = Reader()
     with (
         batching(engine, queue_seconds=5.0) as batcher,
-        closing(Recognizer(batcher, Stopwatch())) as begun,
+        closing(Recognizer(batcher, Stopwatch())) as started,
         closing(Recognizer(batcher, Stopwatch())) as late,
     ):
         engine.hold()
-        begun.submit(chunk(recording(2, (0.4, 1))))
+        started.submit(chunk(recording(2, (0.4, 1))))
         await engine.occupied()
         batcher.submit([recording(5)])
         with pytest.raises(Overloaded):
             late.submit(chunk(recording(2, (0.4, 9))))
-        begun.submit(chunk(recording(2, (0.4, 2)), 2.0))
+        started.submit(chunk(recording(2, (0.4, 2)), 2.0))
         engine.released.set()
-        found = await everything_of(begun)
-    assert found.text == "1 2"
+        result = await everything_of(started)
+    assert result.text == "1 2"
 
 
 # the account
 
 
-async def test_the_account_says_how_loud_the_quietest_segment_was_made():
+async def test_the_statistics_contain_the_gain_of_the_quietest_chunk():
     parts = [
         Chunk(float(at), recording(2, (0.4, 1)), raised_decibels=decibels)
         for at, decibels in ((0, 0.0), (2, 26.0), (4, 12.5))
     ]
-    found = await heard(Reader(), parts)
-    assert found.stats.raised_decibels == 26.0
-    assert found.stats.chunks == 3
+    result = await transcribed(Reader(), parts)
+    assert result.stats.raised_decibels == 26.0
+    assert result.stats.chunks == 3
 
 
 async def test_the_time_at_the_engine_is_on_the_watch():
@@ -630,10 +634,10 @@ async def test_the_time_at_the_engine_is_on_the_watch():
 # another language than was asked for
 
 
-def translated(seconds: float, longer: Sequence[str]) -> Hears:
+def translated(seconds: float, longer: Sequence[str]) -> Decodes:
     """English in a piece that is shorter, these words in a longer one."""
 
-    def hears(samples: Samples, tokens: list[Token]) -> list[Token]:
+    def decodes(samples: Samples, tokens: list[Token]) -> list[Token]:
         language = longer if len(samples) > seconds * SAMPLE_RATE else ENGLISH
         return [
             replace(token, piece=token.piece.replace(number, language[int(number) - 1]))
@@ -642,42 +646,42 @@ def translated(seconds: float, longer: Sequence[str]) -> Hears:
             if language
         ]
 
-    return hears
+    return decodes
 
 
-async def test_what_drifts_is_heard_again_with_its_neighbour():
+async def test_a_chunk_in_the_wrong_language_is_decoded_again_with_its_neighbour():
     words = every_second(len(GERMAN))
     whole = recording(len(GERMAN), *words)
     half = 7 * SAMPLE_RATE
     parts = [chunk(whole[:half]), chunk(whole[half:], 7.0)]
-    found = await heard(Reader(translated(9, GERMAN)), parts, "de")
-    assert found.text.split() == [*GERMAN]
-    assert found.stats.decoded_again == 2
-    assert [word.start_seconds for word in found.words] == pytest.approx(
+    result = await transcribed(Reader(translated(9, GERMAN)), parts, "de")
+    assert result.text.split() == [*GERMAN]
+    assert result.stats.decoded_again == 2
+    assert [word.start_seconds for word in result.words] == pytest.approx(
         [at for at, _ in words], abs=0.081
     )
-    as_it_is = await heard(Reader(translated(9, GERMAN)), parts)
+    as_it_is = await transcribed(Reader(translated(9, GERMAN)), parts)
     assert as_it_is.text.split() == [*ENGLISH]
 
 
-async def test_what_drifts_at_a_seam_is_mended_there_all_the_same():
+async def test_a_chunk_in_the_wrong_language_is_merged_at_its_cut():
     words = [(0.1 + 0.45 * index, index + 1) for index in range(13)]
     whole = recording(6.4, *words)
-    seam = round(words[7][0] * SAMPLE_RATE) // FRAME * FRAME + FRAME  # in the eighth word
+    cut_seconds = round(words[7][0] * SAMPLE_RATE) // FRAME * FRAME + FRAME  # in the eighth word
     parts = [
-        Chunk(0.0, whole[:seam], cut_in_speech=True),
-        Chunk(seam / SAMPLE_RATE, whole[seam:], overlap=Chunk(0.0, whole)),
+        Chunk(0.0, whole[:cut_seconds], cut_in_speech=True),
+        Chunk(cut_seconds / SAMPLE_RATE, whole[cut_seconds:], overlap=Chunk(0.0, whole)),
     ]
-    found = await heard(Reader(translated(5, GERMAN)), parts, "de")
-    assert found.text.split() == [*GERMAN[:13]]
+    result = await transcribed(Reader(translated(5, GERMAN)), parts, "de")
+    assert result.text.split() == [*GERMAN[:13]]
 
 
 @pytest.mark.parametrize("longer", [FRENCH, ()], ids=["French", "nothing"])
 async def test_what_is_not_the_language_the_second_time_either_stays_as_it_was(longer):
     whole = recording(14, *every_second(13))
     parts = [Chunk(0.0, whole[: 7 * SAMPLE_RATE]), Chunk(7.0, whole[7 * SAMPLE_RATE :])]
-    found = await heard(Reader(translated(9, longer)), parts, "de")
-    assert found.text.split() == [*ENGLISH[:13]]
+    result = await transcribed(Reader(translated(9, longer)), parts, "de")
+    assert result.text.split() == [*ENGLISH[:13]]
 
 
 async def test_one_word_of_the_language_is_no_better_than_many_of_another():
@@ -685,17 +689,17 @@ async def test_one_word_of_the_language_is_no_better_than_many_of_another():
     parts = [Chunk(0.0, whole[: 7 * SAMPLE_RATE]), Chunk(7.0, whole[7 * SAMPLE_RATE :])]
 
     def only_yes(samples: Samples, tokens: list[Token]) -> list[Token]:
-        told = translated(9, GERMAN)(samples, tokens)
-        return told if len(samples) < 9 * SAMPLE_RATE else [replace(told[-1], piece="▁ja")]
+        messages = translated(9, GERMAN)(samples, tokens)
+        return messages if len(samples) < 9 * SAMPLE_RATE else [replace(messages[-1], piece="▁ja")]
 
-    found = await heard(Reader(only_yes), parts, "de")
-    assert found.text.split() == [*ENGLISH[:13]]
+    result = await transcribed(Reader(only_yes), parts, "de")
+    assert result.text.split() == [*ENGLISH[:13]]
 
 
 # ends that nobody wants
 
 
-async def test_what_is_closed_while_it_waits_never_reaches_the_engine():
+async def test_chunks_that_are_queued_at_close_never_reach_the_engine():
     engine = Reader()
     engine.hold()
     words = chatter(np.random.default_rng(0), 40)
@@ -713,7 +717,7 @@ async def test_what_is_closed_while_it_waits_never_reaches_the_engine():
     assert len(engine.pieces) == 2, "the one that it was at, and the one after it"
 
 
-async def test_a_second_hearing_that_is_cancelled_never_reaches_the_engine():
+async def test_an_optional_chunk_that_is_cancelled_never_reaches_the_engine():
     engine = Reader(shorter_than(0))
     with batching(engine) as batcher, closing(Recognizer(batcher, Stopwatch())) as recognizer:
         recognizer.submit(chunk(recording(4, *every_second(4))))
@@ -737,17 +741,17 @@ async def everything_of(recognizer: Recognizer) -> Transcript:
 
 
 @pytest.fixture
-async def complaints() -> AsyncIterator[list[dict[str, Any]]]:
+async def messages_of() -> AsyncIterator[list[dict[str, Any]]]:
     """What asyncio has to say of failures that nobody asked for."""
-    found: list[dict[str, Any]] = []
+    result: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, context: found.append(context))
-    yield found
+    loop.set_exception_handler(lambda _, context: result.append(context))
+    yield result
     loop.set_exception_handler(None)
 
 
 @pytest.mark.parametrize("fails_at", [1, 3, 4])
-async def test_a_failing_engine_is_raised_once_and_no_failure_is_left_unseen(complaints, fails_at):
+async def test_a_failing_engine_is_raised_once_and_no_failure_is_left_unseen(messages_of, fails_at):
     def failing(_: Samples, tokens: list[Token]) -> list[Token]:
         if len(engine.pieces) >= fails_at:
             raise RuntimeError("device-side assert")
@@ -768,10 +772,10 @@ async def test_a_failing_engine_is_raised_once_and_no_failure_is_left_unseen(com
     await asyncio.sleep(0.02)
     gc.collect()
     await asyncio.sleep(0)
-    assert complaints == []
+    assert messages_of == []
 
 
-async def test_a_failure_that_nobody_waited_for_is_seen_when_it_is_closed(complaints):
+async def test_a_failure_that_is_not_awaited_is_retrieved_at_close(messages_of):
     def failing(_: Samples, tokens: list[Token]) -> list[Token]:
         raise OutOfMemory(len(tokens))
 
@@ -786,4 +790,4 @@ async def test_a_failure_that_nobody_waited_for_is_seen_when_it_is_closed(compla
     del recognizer
     gc.collect()
     await asyncio.sleep(0)
-    assert complaints == []
+    assert messages_of == []
