@@ -143,7 +143,7 @@ def _worker_cuts(pipeline: Pipeline, path: Path, request: Request) -> Cuts:
         timeout_seconds=settings.decode_timeout_seconds,
     )
     pieces = chunks.split(
-        decoding.stretches(),
+        decoding.blocks(),
         partial(pipeline.detector, request.vad),
         max_seconds=settings.segment_seconds,
     )

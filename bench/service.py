@@ -156,7 +156,7 @@ class Alone:
             clip=request.clip, channels=request.channels,
         )  # fmt: skip
         pieces = chunks.split(
-            decoding.stretches(),
+            decoding.blocks(),
             partial(pipeline.detector, request.vad),
             max_seconds=self._settings.segment_seconds,
         )

@@ -65,7 +65,7 @@ async def answered(pipeline: Pipeline, path: Path, **fields: object) -> dict[str
     return found
 
 
-def said(document: dict[str, Any]) -> set[tuple[int, str]]:
+def log_text(document: dict[str, Any]) -> set[tuple[int, str]]:
     return {(word["channel"], word["word"]) for word in document["words"]}
 
 
@@ -80,7 +80,7 @@ def codes(document: dict[str, Any]) -> list[str]:
 async def test_all_tracks_are_heard_each_by_itself(name, codec, pipeline, tmp_path) -> None:
     path = of_tracks(tmp_path, name, "-c:a", codec)
     found = await answered(pipeline, path, track="all")
-    assert said(found) == {(number, f"{hertz}.") for number, hertz in enumerate(HERTZ, start=1)}
+    assert log_text(found) == {(number, f"{hertz}.") for number, hertz in enumerate(HERTZ, start=1)}
     assert codes(found) == []
     assert found["duration"] == pytest.approx(max(SECONDS), abs=0.15)
     assert found["debug"]["decoded"]["tracks"] == 3
@@ -95,7 +95,7 @@ async def test_all_tracks_are_heard_over_http(pipeline, tmp_path) -> None:
             files={"file": (path.name, path.read_bytes())},
             data={"format": "verbose_json", "track": "all"},
         )
-    assert said(found.json()) == {(1, "400."), (2, "700."), (3, "500.")}
+    assert log_text(found.json()) == {(1, "400."), (2, "700."), (3, "500.")}
 
 
 async def test_tracks_keep_their_times(pipeline, tmp_path) -> None:
@@ -110,7 +110,7 @@ async def test_tracks_keep_their_times(pipeline, tmp_path) -> None:
 async def test_a_clip_is_one_of_every_track(pipeline, tmp_path) -> None:
     path = of_tracks(tmp_path, "a.mka", "-c:a", "libopus")
     found = await answered(pipeline, path, track="all", clip={"start": 2.5, "end": 4.5})
-    assert said(found) == {(2, "700."), (3, "500.")}
+    assert log_text(found) == {(2, "700."), (3, "500.")}
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ async def test_of_all_tracks_those_that_can_be_decoded_are_heard_under_their_num
 ) -> None:
     path = unknown(of_tracks(tmp_path, "a.mka", "-c:a", "libopus"), b"A_OPUS", [2])
     found = await answered(pipeline, path, track="all")
-    assert said(found) == {(1, "400."), (3, "500.")}
+    assert log_text(found) == {(1, "400."), (3, "500.")}
     assert codes(found) == ["track_skipped"]
     assert "track 2" in found["warnings"][0]["message"]
 
@@ -172,7 +172,7 @@ def test_of_too_many_tracks_none_is_decoded(pipeline, tmp_path) -> None:
     maps = [each for _ in range(MOST_TRACKS + 1) for each in ("-map", 0)]
     run_ffmpeg("-i", one, *maps, "-c:a", "flac", path)
     with pytest.raises(InvalidRequest, match=f"at most {MOST_TRACKS}"):
-        list(all_of(path, pipeline).stretches())
+        list(all_of(path, pipeline).blocks())
 
 
 def test_columns_are_of_equal_length_and_silent_after_their_end(pipeline, tmp_path) -> None:
@@ -180,7 +180,7 @@ def test_columns_are_of_equal_length_and_silent_after_their_end(pipeline, tmp_pa
     found = all_of(path, pipeline)
     lengths = [0, 0, 0]
     at = 0
-    for stretch in found.stretches():
+    for stretch in found.blocks():
         assert stretch.shape[1] == 3
         for column in range(3):
             sounding = abs(stretch[:, column]) > 1e-3
@@ -188,12 +188,12 @@ def test_columns_are_of_equal_length_and_silent_after_their_end(pipeline, tmp_pa
                 lengths[column] = at + int(sounding.nonzero()[0][-1])
         at += len(stretch)
     assert [length / SAMPLE_RATE for length in lengths] == pytest.approx(SECONDS, abs=0.01)
-    assert found.heard_seconds == pytest.approx(max(SECONDS), abs=0.01)
+    assert found.yielded_seconds == pytest.approx(max(SECONDS), abs=0.01)
 
 
 async def test_a_stop_ends_all(pipeline, tmp_path, children) -> None:
     found = all_of(of_tracks(tmp_path, "a.mkv", "-c:a", "flac"), pipeline)
-    stretches = found.stretches()
+    stretches = found.blocks()
     await asyncio.to_thread(next, stretches)
     found.stop()
     stretches.close()
@@ -203,7 +203,7 @@ async def test_a_stop_ends_all(pipeline, tmp_path, children) -> None:
 def test_a_stop_before_the_first_stretch_leaves_nothing(pipeline, tmp_path) -> None:
     found = all_of(of_tracks(tmp_path, "a.mkv", "-c:a", "flac"), pipeline)
     found.stop()
-    assert list(found.stretches()) == []
+    assert list(found.blocks()) == []
 
 
 async def test_a_track_without_samples_is_named_and_the_others_are_heard(
@@ -214,7 +214,7 @@ async def test_a_track_without_samples_is_named_and_the_others_are_heard(
     path = tmp_path / "a.mkv"
     run_ffmpeg("-i", empty, "-i", one, "-map", 0, "-map", 1, "-c:a", "flac", path)
     found = await answered(pipeline, path, track="all", clip={"start": 0.5, "end": 3.0})
-    assert said(found) == {(2, "700.")}
+    assert log_text(found) == {(2, "700.")}
     assert codes(found) == ["track_skipped"]
     with pytest.raises(ClipOutside):
         await answered(pipeline, path, track="all", clip={"start": 9.0, "end": 10.0})

@@ -109,8 +109,8 @@ def niceness(process: psutil.Process) -> list[int]:
 def test_a_child_has_as_much_memory_as_it_is_given() -> None:
     with Children(memory_bytes=64 << 20) as children:
         child = children.start(shell("sleep 0.2; grep 'Max data size' /proc/self/limits"))
-        said = bytes(child.read(1000, PATIENCE_SECONDS) or b"").decode()
-    assert said.split()[3:5] == [str(64 << 20)] * 2
+        log_text = bytes(child.read(1000, PATIENCE_SECONDS) or b"").decode()
+    assert log_text.split()[3:5] == [str(64 << 20)] * 2
 
 
 def test_a_child_that_asks_for_more_memory_gets_none() -> None:

@@ -705,7 +705,7 @@ ffmpeg, *paths = map(Path, sys.argv[1:])
 for path in paths:
     decoding = Decoding(path, ffmpeg=ffmpeg, max_seconds=600, timeout_seconds=60)
     try:
-        became = sum(map(len, decoding.stretches()))
+        became = sum(map(len, decoding.blocks()))
     except ParakeetError as error:
         became = error.code
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
@@ -735,8 +735,8 @@ def test_no_header_makes_ffmpeg_take_more_than_its_memory(ffmpeg: Path, tmp_path
     odd = [with_rate(tmp_path / f"{rate}.wav", rate) for rate in (1, 2, 10, 10**8, 2 * 10**9)]
     paths = [with_cover(tmp_path / "cover.mp3", ffmpeg), *odd]
     run = [sys.executable, "-c", _DECODE, str(ffmpeg), *map(str, paths)]
-    said = subprocess.run(run, check=True, capture_output=True, text=True).stdout
-    told = {name: (became, peak) for name, became, peak in map(json.loads, said.splitlines())}
+    log_text = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+    told = {name: (became, peak) for name, became, peak in map(json.loads, log_text.splitlines())}
     assert told["cover.mp3"][0] > RATE / 2
     assert max(peak for _, peak in told.values()) < 300, told
 

@@ -110,7 +110,7 @@ def by_one(path: Path, ffmpeg: Path) -> Samples:
 
 
 def all_of(run: Decoding) -> Samples:
-    return np.concatenate([*run.stretches()])
+    return np.concatenate([*run.blocks()])
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ def test_an_ffmpeg_ahead_that_is_killed_costs_no_sample(
 ) -> None:
     ffmpeg = find_ffmpeg()
     run = decoding_by_default(eleven_minutes, ffmpeg)
-    with closing(run.stretches()) as stretches:
+    with closing(run.blocks()) as stretches:
         found = [next(stretches), next(stretches)]
         _first, *ahead = sorted(children(), key=lambda child: child.create_time())
         assert ahead, "it has begun with the second section"
@@ -193,7 +193,7 @@ def test_who_stops_listening_leaves_no_ffmpeg_and_no_core_taken(
     eleven_minutes: Path, children: Children
 ) -> None:
     run = decoding_by_default(eleven_minutes, find_ffmpeg())
-    stretches = run.stretches()
+    stretches = run.blocks()
     for _ in range(3):
         next(stretches)
     assert len(children()) == 2
@@ -241,7 +241,7 @@ def test_a_short_recording_is_not_divided(tmp_path: Path, children: Children) ->
 
 def counted(run: Decoding, children: Children) -> Iterator[int]:
     """How many ffmpegs there are at each stretch."""
-    for _ in run.stretches():
+    for _ in run.blocks():
         yield len(children())
 
 

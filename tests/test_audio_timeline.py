@@ -196,7 +196,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def decoded(path: Path, ffmpeg: Path) -> tuple[float, tuple[Notice, ...]]:
     run = Decoding(path, ffmpeg=ffmpeg, max_seconds=3600.0, timeout_seconds=60.0)
-    return sum(map(len, run.stretches())) / SAMPLE_RATE, run.warnings
+    return sum(map(len, run.blocks())) / SAMPLE_RATE, run.warnings
 
 
 @pytest.mark.parametrize("start_seconds", [100.0, 4000.0])

@@ -84,7 +84,7 @@ class Pipeline:
                     yield await recognizer.next_partial()
             yield Transcript(
                 (),
-                seconds=decoded.heard_seconds,
+                seconds=decoded.yielded_seconds,
                 warnings=decoded.warnings,
                 origin=decoded.origin,
             )
@@ -105,7 +105,7 @@ class Pipeline:
 
     def _cut(self, decoded: Audio, request: Request) -> Generator[Chunk, None, None]:
         """Decode, detect speech and cut; runs in a thread per recording."""
-        with closing(decoded.stretches()) as samples:
+        with closing(decoded.blocks()) as samples:
             yield from split(
                 samples,
                 partial(self.detector, request.vad),

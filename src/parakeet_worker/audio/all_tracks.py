@@ -42,12 +42,12 @@ class AllTracks:
         self._tracks: tuple[AudioTrack, ...] = ()
         self._failures: dict[int, RequestError] = {}
         self._stopped = False
-        self._heard = 0
+        self._yielded = 0
 
     @property
-    def heard_seconds(self) -> float:
+    def yielded_seconds(self) -> float:
         """How much was yielded."""
-        return self._heard / SAMPLE_RATE
+        return self._yielded / SAMPLE_RATE
 
     @property
     def warnings(self) -> tuple[Notice, ...]:
@@ -71,29 +71,29 @@ class AllTracks:
         return Origin(track=0, tracks=count, channels=count, gap_seconds=max(gaps))
 
     def stop(self) -> None:
-        """From any thread: end `stretches` at once, without an error."""
+        """From any thread: end `blocks` at once, without an error."""
         self._stopped = True
         for decoding in self._decodings:
             decoding.stop()
 
     async def samples(self) -> AsyncGenerator[Samples, None]:
-        """What `stretches` yields, from a thread."""
-        produced = threads.produced(self.stretches(), self.stop)
-        async with aclosing(produced) as stretches:
-            async for stretch in stretches:
-                yield stretch
+        """What `blocks` yields, from a thread."""
+        produced = threads.produced(self.blocks(), self.stop)
+        async with aclosing(produced) as blocks:
+            async for block in blocks:
+                yield block
 
-    def stretches(self) -> Generator[Samples, None, None]:
-        """(N, tracks); raises what `Decoding.stretches` raises where every track fails so."""
+    def blocks(self) -> Generator[Samples, None, None]:
+        """(N, tracks); raises what `Decoding.blocks` raises where every track fails so."""
         self._find()
         with ExitStack() as stack:
             running = {
                 number - 1: stack.enter_context(closing(self._of(number, decoding)))
                 for number, decoding in zip(self._numbers, self._decodings, strict=True)
             }
-            for stretch in _side_by_side(running, len(self._tracks)):
-                self._heard += len(stretch)
-                yield stretch
+            for block in _side_by_side(running, len(self._tracks)):
+                self._yielded += len(block)
+                yield block
         if self._failures and len(self._failures) == len(self._numbers):
             raise next(iter(self._failures.values()))
 
@@ -101,8 +101,8 @@ class AllTracks:
         """Learn what tracks there are, from the one that is usually played."""
         (usual,) = self._decodings
         try:
-            with closing(usual.stretches()) as stretches:
-                next(stretches, None)
+            with closing(usual.blocks()) as blocks:
+                next(blocks, None)
         except _OF_ONE_TRACK:
             # It may end before the clip begins, or hold nothing, where another does not.
             if not any(track.decodable for track in usual.tracks):
@@ -119,7 +119,7 @@ class AllTracks:
 
     def _of(self, number: int, decoding: Decoding) -> Generator[Samples, None, None]:
         try:
-            yield from decoding.stretches()
+            yield from decoding.blocks()
         except _OF_ONE_TRACK as error:
             self._failures[number] = error
 
@@ -127,16 +127,16 @@ class AllTracks:
 def _side_by_side(
     running: dict[int, Generator[Samples, None, None]], columns_count: int
 ) -> Iterator[Samples]:
-    """Stretches of tracks in their columns, of equal length; those that have ended are silent."""
+    """Blocks of tracks in their columns, of equal length; those that have ended are silent."""
     waiting: dict[int, Samples] = {}
     while True:
         for index, track in list(running.items()):
             if index not in waiting:
-                stretch = next(track, None)
-                if stretch is None:
+                block = next(track, None)
+                if block is None:
                     del running[index]
                 else:
-                    waiting[index] = stretch
+                    waiting[index] = block
         if not waiting:
             return
         count = min(len(samples) for samples in waiting.values())

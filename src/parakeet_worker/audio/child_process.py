@@ -41,7 +41,7 @@ def _environment() -> dict[str, str]:
 
 
 class Stopped(Exception):
-    """The children were stopped on purpose: what they were read for is not wanted any more."""
+    """The children were stopped deliberately: their output is no longer needed."""
 
 
 class Child:
@@ -108,13 +108,13 @@ class Child:
             while content := os.read(self._errors, _REPORT_BYTES):
                 self.log.feed(content)
 
-    def said(self) -> str:
-        """What it has said so far."""
+    def log_text(self) -> str:
+        """Its log so far."""
         self._listen()
         return self.log.text()
 
     def report(self) -> str:
-        """All that it said; waits for its end, and is called once."""
+        """Its whole log; waits for its exit; call once."""
         os.set_blocking(self._errors, True)
         while content := os.read(self._errors, _REPORT_BYTES):
             self.log.feed(content)
@@ -125,22 +125,19 @@ class Child:
         return self._process.wait()
 
     def step_back(self, by: int = _LONG_STEPS_BACK) -> None:
-        """Let it have a core when others of the worker have no use for it.
-
-        `by` is what is added to the niceness that it has from the worker.
-        """
+        """Lower its priority: `by` is added to the worker's niceness."""
         niceness = os.getpriority(os.PRIO_PROCESS, 0) + by
         with suppress(OSError):  # it may have ended
             for thread in Path(f"/proc/{self._process.pid}/task").iterdir():
                 os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
 
     def kill(self) -> None:
-        """From any thread; reads find the end then."""
+        """Kill it, from any thread; pending reads end."""
         with suppress(ProcessLookupError):
             self._process.kill()
 
     def end(self) -> None:
-        """Kill it if it lives, reap it, and close what was open towards it."""
+        """Kill and reap it, and close its pipes."""
         self.kill()
         self._output.close()
         self._process.wait()

@@ -51,8 +51,8 @@ MIN_SECONDS = 0.1
 _SAMPLE_BYTES = 4
 _SECOND_BYTES = SAMPLE_RATE * _SAMPLE_BYTES
 _FIRST_READ_BYTES = 1 << 18
-# Of one buffer. Those that a header asks for (pictures, filters for odd rates) are far larger,
-# those of recordings far smaller: the index of 100 hours of AAC has 400 MB, that of 4 hours 16.
+# Per buffer. Malicious headers (pictures, filters for odd rates) request far more, recordings far
+# less: the index of 100 hours of AAC takes 400 MB, that of 4 hours 16.
 _MAX_ALLOCATION_BYTES = 128 << 20
 _READ_BYTES = 1 << 21
 # A long recording is decoded in sections, where its samples are the same: long enough that the
@@ -103,16 +103,16 @@ class Origin:
     channels: int = 1
     """Of the track that was decoded."""
     inverted_channels: tuple[int, ...] = ()
-    """Those that were turned over before they were mixed."""
+    """Channels inverted before mixing."""
     silent_channels: tuple[int, ...] = ()
     gap_seconds: float = 0.0
-    """How much silence stands for what is missing."""
+    """Silence inserted for missing audio."""
     crosstalk_seconds: float = 0.0
-    """How much of a channel was another channel's sound, and was left out."""
+    """Cross-talk removed from channels."""
 
 
 class _OtherTrack(Exception):
-    """The track that is decoded is not the one that is wanted."""
+    """Another track than the decoded one is selected."""
 
     def __init__(self, stream: int) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class _OtherTrack(Exception):
 class Decoding:
     """One recording as 16 kHz samples on its own clock, decoded by ffmpeg while it is read.
 
-    `stretches` is for a thread of its own, `samples` the same on an event loop. Raises
+    `blocks` is for a thread of its own, `samples` the same on an event loop. Raises
     `AudioTooLong` as soon as the cap is passed, and at the end of the file `AudioUndecodable`,
     `AudioMissing`, `AudioEmpty`, `AudioTooShort`, `ClipOutside`, `DecoderKilled` or
     `DecodeTimeout`; `AudioTruncated` or `AudioDamaged` where damage is to be refused. Whatever
@@ -146,7 +146,7 @@ class Decoding:
     ) -> None:
         """`memory_bytes` is what each ffmpeg may allocate, `headerless` how samples lie in a file
         that does not say it, `section_seconds` how much one decodes of less than an hour."""
-        # A hint is never trusted: a file that has a header is read by it.
+        # A file with a header is read by its header, whatever the hint.
         fits = headerless is not None and headerless.fits(path)
         self._headerless = headerless if fits else None
         self._path = path
@@ -161,35 +161,35 @@ class Decoding:
         self._timeout_seconds = timeout_seconds
         self._left_seconds = timeout_seconds
         self._decoded = 0
-        self._heard = 0
+        self._yielded = 0
         self._children = Children(memory_bytes)
         self._lengths = Lengths()
         self._cleaner, self._mixer, self._crosstalk = Cleaner(), Mixer(), CrossTalk()
         self._timeline = Timeline(0.0, None)
         self._channels = 1
         self.tracks: tuple[AudioTrack, ...] = ()
-        """Those of the recording, once the first samples are there."""
+        """Audio tracks of the recording; available with the first samples."""
         self._chosen: AudioTrack | None = None
         self.begin_seconds = 0.0
         """Where in the recording its decoding began."""
         self.sections = 0
-        """From how many ffmpegs its samples came, each of which decoded another part."""
+        """Number of ffmpeg processes whose output was used, each for another part."""
         self.warnings: tuple[Notice, ...] = ()
-        """What is wrong with the file without keeping it from being heard."""
+        """Damage and choices that did not prevent decoding."""
 
     @property
     def seconds(self) -> float:
-        """Where the decoding stands in the recording."""
+        """Position of the decoder in the recording."""
         return self._decoded / SAMPLE_RATE
 
     @property
-    def heard_seconds(self) -> float:
-        """How much of it was yielded: the clip, as far as it was decoded."""
-        return self._heard / SAMPLE_RATE
+    def yielded_seconds(self) -> float:
+        """Duration yielded so far: the decoded part of the clip."""
+        return self._yielded / SAMPLE_RATE
 
     @property
     def origin(self) -> Origin:
-        """How the samples were made."""
+        """How the samples were produced."""
         mixed = self._channels > 1 and not self._separate
         return Origin(
             track=self._chosen.number if self._chosen else 1,
@@ -202,21 +202,21 @@ class Decoding:
         )
 
     def stop(self) -> None:
-        """From any thread: kill ffmpeg, so that `stretches` ends at once, without an error."""
+        """Kill ffmpeg, from any thread: `blocks` ends immediately without an error."""
         self._children.stop()
 
     async def samples(self) -> AsyncGenerator[Samples, None]:
-        """What `stretches` yields, from a thread."""
-        produced = threads.produced(self.stretches(), self.stop)
-        async with aclosing(produced) as stretches:
-            async for stretch in stretches:
-                yield stretch
+        """The same as `blocks`, computed in a thread."""
+        produced = threads.produced(self.blocks(), self.stop)
+        async with aclosing(produced) as blocks:
+            async for block in blocks:
+                yield block
 
-    def stretches(self) -> Generator[Samples, None, None]:
-        """Stretches of samples, in order; those outside the clip are left out.
+    def blocks(self) -> Generator[Samples, None, None]:
+        """Blocks of samples, in order; those outside the clip are left out.
 
         Mixed they are (N,), separate (N, channels). They grow from 4.1 s to 33 s, so that a
-        recording begins to be heard early and a long one costs little per second. What is missing
+        recording is transcribed early and a long one costs little per second. What is missing
         between them is silence.
         """
         with self._children, CORES.recording(), suppress(Stopped):
@@ -227,17 +227,17 @@ class Decoding:
                 yield from self._clipped(reading, first)
                 if self._clip.end_seconds is None or self.seconds < self._clip.end_seconds:
                     self._judge(Report.read(reading.report()), reading.status())
-            if self._heard < MIN_SECONDS * SAMPLE_RATE:
-                raise AudioTooShort(self._heard / SAMPLE_RATE, MIN_SECONDS)
+            if self._yielded < MIN_SECONDS * SAMPLE_RATE:
+                raise AudioTooShort(self._yielded / SAMPLE_RATE, MIN_SECONDS)
 
     def _opened(self) -> tuple[Sections, Content]:
-        """The decoder of the track that is wanted, and the first that it wrote."""
+        """Start the decoder of the selected track; returns it and its first output."""
         stream = f"a:{self._track - 1}" if isinstance(self._track, int) else "a:0"
         while True:
             child = self._children.start(self._command(stream))
             reading = Sections(self._children, child, self._timeout_seconds)
             first = self._read(reading, _FIRST_READ_BYTES)
-            text = reading.said() if first else reading.report()
+            text = reading.log_text() if first else reading.report()
             try:
                 self._look(Report.read(text), stream)
             except _OtherTrack as other:
@@ -247,11 +247,11 @@ class Decoding:
             return reading, first
 
     def _look(self, report: Report, stream: str) -> None:
-        """Take what ffmpeg says of the file; raises `_OtherTrack`."""
+        """Evaluate ffmpeg's report of the file; raises `_OtherTrack`."""
         self.tracks = report.tracks
         report.check_rate()
         if not report.tracks:
-            return  # what that means is said at the end
+            return  # reported at the end
         self._chosen = choose(report.tracks, self._track)
         first = isinstance(self._track, int) or self._chosen.number == 1
         if stream.startswith("a:") and not first:
@@ -261,11 +261,11 @@ class Decoding:
             raise AudioUndecodable(f"{count} channels, of which {MAX_CHANNELS} can be decoded")
         self._channels = report.channels
         declared = None if report.estimated else report.duration_seconds
-        self._timeline = Timeline(self._wanted_seconds, declared)
+        self._timeline = Timeline(self._end_seconds, declared)
 
     @property
-    def _wanted_seconds(self) -> float:
-        """Where the decoding may end, at the latest."""
+    def _end_seconds(self) -> float:
+        """Latest position at which decoding ends."""
         longest = self._clip.start_seconds + self._max_seconds
         return longest if self._clip.end_seconds is None else min(longest, self._clip.end_seconds)
 
@@ -280,29 +280,29 @@ class Decoding:
         begin = round(self._clip.start_seconds * SAMPLE_RATE)
         end = self._clip.end_seconds
         beyond = sys.maxsize if end is None else round(end * SAMPLE_RATE)
-        for stretch in self._decoded_stretches(reading, first):
+        for block in self._decoded_blocks(reading, first):
             at = self._decoded
-            self._decoded += len(stretch)
-            wanted = stretch[max(0, begin - at) : beyond - at]
-            self._heard += len(wanted)
-            if self._heard > self._max_samples:
+            self._decoded += len(block)
+            kept = block[max(0, begin - at) : beyond - at]
+            self._yielded += len(kept)
+            if self._yielded > self._max_samples:
                 raise AudioTooLong(self._max_seconds)
-            if len(wanted):
-                yield wanted
+            if len(kept):
+                yield kept
             if self._decoded >= beyond:
                 return
 
-    def _decoded_stretches(
+    def _decoded_blocks(
         self, reading: Sections, content: Content
     ) -> Generator[Samples, None, None]:
-        """All samples of the track, with silence for what is missing."""
-        report = Report.read(reading.said())
+        """All samples of the track, with silence for missing audio."""
+        report = Report.read(reading.log_text())
         if begin_seconds := self._far_start(report):
             point = self._seek_point(reading, report, begin_seconds)
-            # Nothing comes where the file declares more than it has.
+            # There is no output if the file declares more than it contains.
             content = self._seek(reading, point) or self._seek(reading, FROM_START)
         self._arrange(reading, report)
-        # Of what is mixed, as many samples as of one channel.
+        # With channels to mix, reads as many samples per channel as of a single one.
         wide = 1 if self._separate else min(self._channels, _WIDEST_READ)
         size, rest = _FIRST_READ_BYTES, b""
         for number in itertools.count(1):
@@ -400,17 +400,17 @@ class Decoding:
         return "a:0" if self._chosen is None else str(self._chosen.stream)
 
     def _read(self, reading: Sections, size: int) -> Content:
-        """The next bytes; only the waiting counts: ffmpeg waits while the engine is busy."""
-        asked = time.monotonic()
+        """Read the next bytes; the timeout covers time spent waiting here only."""
+        started = time.monotonic()
         try:
             content = reading.read(size, self._left_seconds)
         except DecodingTooSlow as failure:
             raise DecodeTimeout(self._timeout_seconds) from failure
-        self._left_seconds -= time.monotonic() - asked
+        self._left_seconds -= time.monotonic() - started
         return content
 
     def _samples(self, rest: bytes, content: Content) -> tuple[Samples, bytes]:
-        """All whole samples, as they are to be heard, and the bytes after them."""
+        """Convert all whole samples; returns them and the remaining bytes."""
         content = rest + content if rest else content
         whole = len(content) - len(content) % (_SAMPLE_BYTES * self._channels)
         samples: Samples = np.frombuffer(content[:whole], dtype="<f4")
@@ -424,11 +424,11 @@ class Decoding:
         return samples, bytes(content[whole:])
 
     def _arrange(self, reading: Sections, report: Report) -> None:
-        """Let a long recording wait for short ones, and divide it, if it can be entered anywhere.
+        """Lower the priority of a long recording; decode it in sections if seeks are exact.
 
-        Where cores are scarce, a clip would take several times as long beside it as alone.
+        Without the lower priority, a clip takes several times as long during a long recording.
         """
-        ends = min(report.duration_seconds or 0.0, self._wanted_seconds)
+        ends = min(report.duration_seconds or 0.0, self._end_seconds)
         each = self._section_seconds if ends < _LONG_SECONDS else _LONG_SECTION_SECONDS
         bounds = range(each, int(ends) - each // 2, each)
         if not bounds:
@@ -441,7 +441,7 @@ class Decoding:
             reading.divide(self._plan(bounds, str(chosen.stream)))
 
     def _plan(self, bounds: range, stream: str) -> Plan:
-        """How a recording is divided there."""
+        """The plan that divides a recording at these bounds."""
         second_bytes = _SECOND_BYTES * self._channels
 
         def command(begin: int) -> list[str]:
@@ -458,7 +458,7 @@ class Decoding:
         )
 
     def _judge(self, report: Report, status: int) -> None:
-        """Say what the end of ffmpeg means; nothing is raised for a file that was read whole."""
+        """Translate ffmpeg's exit into errors and warnings."""
         self._children.check()
         if status == -signal.SIGKILL:
             raise DecoderKilled(self.seconds)
@@ -485,7 +485,7 @@ class Decoding:
         if cut is None:
             yield from missing
             return
-        # The last packet is what was cut.
+        # The last packet is part of the cut.
         nearly = self.seconds - _LAST_PACKETS_SECONDS
         for notice in missing:
             if notice.code != "audio_damaged" or (notice.start_seconds or 0.0) < nearly:
@@ -496,7 +496,7 @@ class Decoding:
         return report.cut(self.seconds, status, self._lengths.declared_seconds)
 
     def _concerns(self, notice: Notice) -> bool:
-        """Whether it is about a part that is wanted."""
+        """Whether it concerns the requested clip."""
         end = self._clip.end_seconds
         after = end is not None and (notice.start_seconds or 0.0) >= end
         return not after and (notice.end_seconds or sys.maxsize) >= self._clip.start_seconds
@@ -530,12 +530,12 @@ def _command(
         # One thread decodes: several wait for each other longer than a frame takes.
         *("-threads", "1", "-i", f"file:{path}"),
         *("-map", f"0:{stream}", "-vn", "-sn", "-dn", "-map_metadata", "-1"),
-        # In double precision, since what is left of sound in silence are denormal numbers in
-        # single, which a processor counts with 20 times as slowly.
+        # In double precision: near silence, single precision produces denormal numbers, which take
+        # a processor 20 times as long.
         *("-ar", str(SAMPLE_RATE), "-internal_sample_fmt", "dblp"),
-        # Since its version 7 each step of ffmpeg is a thread, and hands over frame by frame; frames
-        # of 16,384 samples are a tenth of the hand-overs after the decoder, and the same samples.
+        # Since version 7 each stage of ffmpeg is a thread that passes single frames on. Frames of
+        # 16,384 samples reduce this to a tenth after the decoder; the samples are the same.
         *("-af", ",".join((*point.filters, clock, "asetnsamples=n=16384:p=0"))),
-        # Written when a buffer is full and not packet by packet, which is 14 writes for one.
+        # Write full buffers instead of single packets, which would be 14 writes for each.
         *("-f", "f32le", "-flush_packets", "0", "pipe:1"),
     ]

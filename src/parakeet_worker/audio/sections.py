@@ -1,4 +1,4 @@
-"""One long recording decoded in several places at once, with the bytes of one decoding."""
+"""Decodes one long recording in several sections concurrently, with the bytes of one decoder."""
 
 import queue
 import threading
@@ -17,42 +17,42 @@ from parakeet_worker.container import Container
 READ_BYTES = 1 << 21
 
 _READY_AHEAD = 8
-"""Sections of one recording that are decoded or kept beyond the one that is read."""
+"""Sections of one recording decoded ahead of the current one."""
 
 _KEPT_BYTES = 512 << 20
-"""Of all recordings' sections that are decoded ahead, until they were read."""
+"""Limit of the sections decoded ahead, over all recordings."""
 
 
 class DecodingTooSlow(Exception):
-    """A decoder did not deliver in time."""
+    """A decoder produced no output within the timeout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Where a recording may be divided, in bytes of what is decoded."""
+    """Division of a recording, in bytes of decoder output."""
 
     bounds: Sequence[int]
-    """Where sections begin, rising, without the first at 0."""
+    """Starts of sections in ascending order, without the first at 0."""
     section_bytes: int
-    """How long each is."""
+    """Length of each section."""
     overlap_bytes: int
-    """By which two sections must agree, or the first goes on in the place of the second."""
+    """Length over which adjacent sections must be equal; otherwise the first one continues."""
     command: Callable[[int], Sequence[str]]
-    """The decoder of the section that begins at a bound."""
+    """Command that decodes the section at a bound."""
     skipped_bytes: int
     """What such a decoder writes before the section begins: its state is not that of one that
     came from the beginning yet."""
     sample_bytes: int
-    """How many bytes are one moment, of all channels."""
+    """Bytes of one sample of all channels."""
 
     @property
     def kept_bytes(self) -> int:
-        """How much of a section is read ahead."""
+        """Bytes of a section that are read ahead."""
         return self.section_bytes + self.overlap_bytes
 
 
 class Cores:
-    """How many decoders the machine has cores for, and memory, counted over all recordings."""
+    """Budget of concurrent decoders and of memory, over all recordings."""
 
     def __init__(self, count: int, memory_bytes: int) -> None:
         self._count = count
@@ -61,7 +61,7 @@ class Cores:
         self._changing = threading.Lock()
 
     def taken(self, size_bytes: int) -> bool:
-        """Take one for a section of that size, if one is free and there is room to keep it."""
+        """Reserve a core and memory for a section, if both are available."""
         with self._changing:
             free = self._busy <= self._count and size_bytes <= self._left_bytes
             self._busy += free
@@ -69,18 +69,18 @@ class Cores:
             return free
 
     def given(self) -> None:
-        """Give one back; what was decoded on it is kept until it is `dropped`."""
+        """Release a core; its memory stays reserved until `dropped`."""
         with self._changing:
             self._busy -= 1
 
     def dropped(self, size_bytes: int) -> None:
-        """A section was read, or is not wanted any more."""
+        """Release the memory of a section that was read or discarded."""
         with self._changing:
             self._left_bytes += size_bytes
 
     @contextmanager
     def recording(self) -> Generator[None, None, None]:
-        """One that is decoded in any case."""
+        """Count a recording's first decoder, which is never refused."""
         with self._changing:
             self._busy += 1
         try:
@@ -93,23 +93,23 @@ CORES = Cores(Container.read().threads, _KEPT_BYTES)
 
 
 class Source:
-    """A decoder, and what was read of it before that was asked for."""
+    """A decoder with output that was read ahead."""
 
     def __init__(self, child: Child, first_sample: int = 0) -> None:
-        """`first_sample` is where in the recording it begins."""
+        """`first_sample` is its start in the recording, at 16 kHz."""
         self.child = child
         self.kept: deque[Content] = deque()
         self._clock = Clock(first_sample)
         self.valid_from = 0
-        """From which sample on its marks count."""
+        """Marks before this sample are ignored."""
 
     def places(self, start_seconds: float | None) -> list[Place]:
-        """What it has said of its clock and of damage since the last call."""
-        found = self._clock.places(self.child.log.take(), start_seconds)
-        return [place for place in found if place.at >= self.valid_from]
+        """Clock changes and damage reported since the last call."""
+        places = self._clock.places(self.child.log.take(), start_seconds)
+        return [place for place in places if place.at >= self.valid_from]
 
     def read(self, size: int, timeout_seconds: float) -> Content:
-        """As many bytes as were asked for, or fewer; none at the end."""
+        """At most `size` bytes; none at the end."""
         if self.kept:
             content = self.kept.popleft()
             if len(content) > size:
@@ -118,15 +118,15 @@ class Source:
         return _in_time(self.child.read(size, timeout_seconds))
 
     def report(self) -> str:
-        """What it said; waits for its end."""
+        """Its whole log; waits for its exit."""
         return self.child.report()
 
     def status(self) -> int:
-        """How it ended."""
+        """Its exit status."""
         return self.child.status()
 
     def read_whole(self, size: int, timeout_seconds: float) -> bytes:
-        """The same, fewer only at the end."""
+        """Exactly `size` bytes; fewer at the end."""
         whole = bytearray()
         while len(whole) < size and (part := self.read(size - len(whole), timeout_seconds)):
             whole += part
@@ -134,7 +134,7 @@ class Source:
 
 
 class _Ahead(Source):
-    """A section that is read in a thread, up to its end and the overlap after it."""
+    """A section read in a thread, including the overlap after its end."""
 
     def __init__(self, children: Children, plan: Plan, begin: int, timeout_seconds: float) -> None:
         first_sample = (begin - plan.skipped_bytes) // plan.sample_bytes
@@ -166,7 +166,7 @@ class _Ahead(Source):
             CORES.given()
 
     def close(self) -> None:
-        """What is still in it is not wanted any more; its decoder is dead. To be called once."""
+        """Discard its remaining output; call once, after its decoder has ended."""
         try:
             self.done.result()
         finally:
@@ -192,16 +192,16 @@ def _in_time(content: Content | None) -> Content:
 
 
 class Sections:
-    """Reads a recording as one decoder would write it, from several at once where that is the same.
+    """Reads the output of one sequential decode, produced by several decoders where it is the same.
 
-    Neither containers nor decoders promise it: a decoder that begins in the middle may be off by a
-    sample, or remember something for ever. So two neighbours decode some seconds both, and where
-    these differ in a bit, the first goes on to the end of the recording. Where they have digital
-    silence alone, which proves nothing, it goes on to the next bound.
+    Neither containers nor decoders guarantee this: a decoder that starts in the middle may be off
+    by a sample, or keep a different state permanently. Therefore adjacent sections overlap by some
+    seconds, and if these differ in a bit, the first decoder continues to the end of the recording.
+    If the overlap is digital silence, which proves nothing, it continues to the next bound.
     """
 
     def __init__(self, children: Children, first: Child, timeout_seconds: float) -> None:
-        """All of it from `first`, until it is divided."""
+        """Read everything from `first`, until `divide` is called."""
         self._children = children
         self._plan: Plan | None = None
         self._timeout_seconds = timeout_seconds
@@ -209,42 +209,42 @@ class Sections:
         self._ahead: dict[int, _Ahead] = {}
         self._unstarted: deque[int] = deque()
         self._at = 0
-        self._said: list[str] = []
+        self._log_texts: list[str] = []
         self.count = 1
-        """From how many decoders bytes were read so far."""
+        """Number of decoders read so far."""
 
     def restart(self, child: Child, at: int, first_sample: int) -> None:
-        """Read from another decoder, whose first byte is that one of the recording."""
+        """Read from another decoder, whose output starts at byte `at` of the recording."""
         self._children.end(self._source.child)
         self._source, self._at = Source(child, first_sample), at
 
     def divide(self, plan: Plan) -> None:
-        """Decode what lies behind its bounds ahead, where there are cores for it."""
+        """Decode sections ahead, as cores are available."""
         self._plan = plan
         self._unstarted.extend(plan.bounds)
 
     def step_back(self) -> None:
-        """Leave the cores to recordings that are done sooner."""
+        """Lower the priority of the current decoder."""
         self._source.child.step_back()
 
     def places(self, start_seconds: float | None) -> list[Place]:
-        """What was said of the clock and of damage in what is read now."""
+        """Clock changes and damage reported by the current decoder."""
         return self._source.places(start_seconds)
 
     def marks(self) -> list[Mark]:
-        """Marks of the clock that were not taken as places."""
+        """Clock marks not yet returned as places."""
         return self._source.child.log.marks()
 
-    def said(self) -> str:
-        """What the decoder that is read now has said so far."""
-        return self._source.child.said()
+    def log_text(self) -> str:
+        """Log of the current decoder so far."""
+        return self._source.child.log_text()
 
     def report(self) -> str:
-        """What all decoders said whose bytes were read; waits for the end of the last."""
-        return "".join((*self._said, self._source.child.report()))
+        """Logs of all decoders that were read; waits for the exit of the last."""
+        return "".join((*self._log_texts, self._source.child.report()))
 
     def status(self) -> int:
-        """How the one ended that came to the end of the recording."""
+        """Exit status of the last decoder."""
         return self._source.child.status()
 
     def read(self, size: int, timeout_seconds: float) -> Content:
@@ -252,7 +252,7 @@ class Sections:
         if self._plan is not None:
             self._look_ahead(self._plan)
             if self._at in self._ahead:
-                self._hand_over(self._plan, timeout_seconds)
+                self._switch(self._plan, timeout_seconds)
             size = min([size, *(bound - self._at for bound in self._ahead)])
         content = self._source.read(size, timeout_seconds)
         self._at += len(content)
@@ -266,7 +266,7 @@ class Sections:
                 source.close()
 
     def _look_ahead(self, plan: Plan) -> None:
-        """Begin with sections that will be wanted, while there are cores for them."""
+        """Start the next sections while cores are available."""
         while self._unstarted and self._unstarted[0] <= self._at:
             self._unstarted.popleft()
         size = plan.kept_bytes
@@ -280,23 +280,23 @@ class Sections:
                 raise
             self._ahead[begin] = ahead
 
-    def _hand_over(self, plan: Plan, timeout_seconds: float) -> None:
-        """Read from the section that begins here, if both agree in what lies after the bound."""
+    def _switch(self, plan: Plan, timeout_seconds: float) -> None:
+        """Switch to the section that starts here, if both decoders agree after the bound."""
         size, following = plan.overlap_bytes, self._ahead[self._at]
-        ours = self._source.read_whole(size, timeout_seconds)
-        theirs = following.read_whole(size, timeout_seconds)
+        before = self._source.read_whole(size, timeout_seconds)
+        after = following.read_whole(size, timeout_seconds)
         del self._ahead[self._at]
-        if len(ours) == size and ours == theirs and ours.strip(b"\0"):
+        if len(before) == size and before == after and before.strip(b"\0"):
             self._source.child.kill()
-            self._said.append(self._source.child.report())
+            self._log_texts.append(self._source.child.report())
             self._end(self._source)
             self._source = following
             self.count += 1
         else:
             self._end(following)
-            if ours != theirs:
+            if before != after:
                 self._stay()
-        self._source.kept.appendleft(ours)
+        self._source.kept.appendleft(before)
 
     def _end(self, source: Source) -> None:
         source.child.kill()
@@ -305,7 +305,7 @@ class Sections:
         self._children.end(source.child)
 
     def _stay(self) -> None:
-        """Read what is left from the decoder that is read now."""
+        """Read the rest from the current decoder."""
         self._unstarted.clear()
         for ahead in self._ahead.values():
             self._end(ahead)
