@@ -1,4 +1,4 @@
-"""What ffmpeg writes is divided into marks, complaints and the text that is kept of the rest."""
+"""What ffmpeg writes is divided into marks, errors and the text that is kept of the rest."""
 
 import math
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from odd_recordings import ffmpeg as run_ffmpeg
-from parakeet_worker.audio.ffmpeg_log import CLOCK_FILTER, Complaint, Log, Mark
+from parakeet_worker.audio.ffmpeg_log import CLOCK_FILTER, DecodeError, Log, Mark
 from recordings import encode, tone
 
 MARK = b"48000.000000\n1.007000\n48000.000000\n"
@@ -22,14 +22,14 @@ def read(content: bytes, piece_bytes: int = 1 << 20) -> Log:
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 2, 7, 1 << 20])
-def test_marks_complaints_and_text_are_told_apart_in_any_pieces(piece_bytes) -> None:
+def test_marks_errors_and_text_are_separated_for_any_division_of_the_output(piece_bytes) -> None:
     content = (
         b"Input #0, ogg, from 'x':\n" + MARK + b"[opus @ 0x1] Error parsing\n"
         b"[dec:opus @ 0x2] Error submitting packet to decoder: Invalid data\n" + MARK
     )
     log = read(content, piece_bytes)
     mark = Mark(48_000, 1.007, 48_000)
-    assert log.take() == [mark, Complaint("Error submitting packet"), mark]
+    assert log.take() == [mark, DecodeError("Error submitting packet"), mark]
     assert log.take() == []
     text = "Input #0, ogg, from 'x':\n[opus @ 0x1] Error parsing\n"
     assert (
@@ -59,14 +59,14 @@ def test_a_timestamp_that_is_unknown_is_a_mark_still() -> None:
         b"corrupt decoded frame in stream 0",
     ],
 )
-def test_complaints_of_every_version_are_known(line) -> None:
-    (complaint,) = read(line + b"\n").take()
-    assert complaint.text in line.decode()
+def test_decode_errors_of_every_version_are_recognised(line) -> None:
+    (error,) = read(line + b"\n").take()
+    assert error.text in line.decode()
 
 
-def test_a_file_that_is_broken_throughout_is_one_complaint_a_mark() -> None:
+def test_a_file_broken_throughout_has_one_error_per_mark() -> None:
     log = read((b"Header missing\n" * 1000 + MARK) * 3)
-    assert [type(event) for event in log.take()] == [Complaint, Mark] * 3
+    assert [type(event) for event in log.take()] == [DecodeError, Mark] * 3
 
 
 def test_of_a_long_text_the_head_and_the_tail_are_kept() -> None:

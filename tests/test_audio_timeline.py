@@ -8,7 +8,7 @@ import pytest
 
 from odd_recordings import ffmpeg as run_ffmpeg
 from parakeet_worker.audio.decoding import Decoding
-from parakeet_worker.audio.ffmpeg_log import Complaint, Event, Mark
+from parakeet_worker.audio.ffmpeg_log import DecodeError, Event, Mark
 from parakeet_worker.audio.timeline import Clock, Timeline
 from parakeet_worker.engine.base import SAMPLE_RATE, Samples
 from parakeet_worker.notices import Notice
@@ -170,7 +170,7 @@ def test_timestamps_that_are_no_numbers_are_ignored() -> None:
 
 
 def test_what_could_not_be_decoded_is_named_unless_a_gap_names_it() -> None:
-    broken = Complaint("Error while decoding")
+    broken = DecodeError("Error while decoding")
     events = [*steady(2), broken, *steady(9)[2:], broken, *jump(8.5, 2.0), mark(10, 12)]
     _, notices = arranged(events, 11.0)
     found = [(notice.code, notice.start_seconds) for notice in notices]

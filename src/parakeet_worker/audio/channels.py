@@ -29,7 +29,7 @@ _COARSE_LAG = SAMPLE_RATE // _DECIMATION // 20
 _CROSSTALK_POWER = 10 ** (-20 / 10)
 # Two voices that have nothing to do with each other may reach 0.4 at some delay.
 _CROSSTALK_CORRELATION = 0.5
-_WINDOWS_AT_ONCE = 256
+_WINDOWS_PER_STEP = 256
 
 Matrix = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -58,7 +58,7 @@ class Cleaner:
         return np.where(good, samples, np.float32(0))
 
     def notices(self) -> list[Notice]:
-        """What was replaced."""
+        """Notice of the replaced samples, if any."""
         if not self._count:
             return []
         message = f"{self._count} samples are no numbers or out of bounds; they became silence"
@@ -81,7 +81,7 @@ class Mixer:
         """Channels, from 1, that had no sound."""
         self._held: Samples | None = None
         self._signs: Samples | None = None
-        self._heard: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+        self._active_once: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
 
     def mix(self, samples: Samples) -> Samples:
         """(N, channels) to (N,): all whole blocks of what has come so far.
@@ -104,7 +104,7 @@ class Mixer:
         if self._signs is None:
             self.channels = samples.shape[1]
             self._signs = np.ones(self.channels, dtype=np.float32)
-            self._heard = np.zeros(self.channels, dtype=np.bool_)
+            self._active_once = np.zeros(self.channels, dtype=np.bool_)
             self.silent = set(range(1, self.channels + 1))
         mixed = [
             self._mixed(samples[first : first + _BLOCK_SAMPLES], self._signs)
@@ -125,8 +125,8 @@ class Mixer:
         self.opposite |= {int(channel) + 1 for channel in np.flatnonzero(active & (signs < 0))}
         self.silent -= {int(channel) + 1 for channel in np.flatnonzero(active)}
         # Those that were heard once count, or a speaker would grow louder as another falls silent.
-        self._heard |= active
-        weights = signs * self._heard / np.float32(self._heard.sum())
+        self._active_once |= active
+        weights = signs * self._active_once / np.float32(self._active_once.sum())
         mixed: Samples = block @ weights.astype(np.float32)
         return mixed
 
@@ -150,10 +150,10 @@ class CrossTalk:
         quiet = (powers > 0) & (powers < powers.max(axis=1, keepdims=True) * _CROSSTALK_POWER)
         places = np.argwhere(quiet)
         found = np.zeros(quiet.shape, dtype=np.bool_)
-        for first in range(0, len(places), _WINDOWS_AT_ONCE):
-            window, channel = places[first : first + _WINDOWS_AT_ONCE].T
+        for first in range(0, len(places), _WINDOWS_PER_STEP):
+            window, channel = places[first : first + _WINDOWS_PER_STEP].T
             pairs = (_windows(coarse, window, each) for each in (channel, loudest[window]))
-            found[window, channel] = _likeness(*pairs) > _CROSSTALK_CORRELATION
+            found[window, channel] = _similarity(*pairs) > _CROSSTALK_CORRELATION
         if not found.any():
             return samples
         kept = ~_in_both(found)
@@ -173,15 +173,15 @@ def _windows(coarse: Samples, first: Indices, channel: Indices) -> Samples:
     return np.concatenate((coarse[first, :, channel], coarse[first + 1, :, channel]), axis=1)
 
 
-def _likeness(quiet: Samples, loud: Samples) -> Matrix:
+def _similarity(quiet: Samples, loud: Samples) -> Matrix:
     """Of each row, the largest correlation of the two at any delay of up to 50 ms."""
     size = 2 * _COARSE_WINDOW
     spectrum = np.fft.rfft(quiet, size) * np.conj(np.fft.rfft(loud, size))
     products = np.fft.irfft(spectrum, size)
     near = np.concatenate((products[:, : _COARSE_LAG + 1], products[:, -_COARSE_LAG:]), axis=1)
     scale = np.linalg.norm(quiet, axis=1) * np.linalg.norm(loud, axis=1)
-    likeness: Matrix = np.abs(near).max(axis=1) / np.maximum(scale, np.finfo(np.float64).tiny)
-    return likeness
+    similarity: Matrix = np.abs(near).max(axis=1) / np.maximum(scale, np.finfo(np.float64).tiny)
+    return similarity
 
 
 def _in_both(found: Mask) -> Mask:

@@ -15,7 +15,7 @@ from parakeet_worker.errors import (
 )
 from parakeet_worker.notices import Notice
 
-# A declared duration is rounded by some containers, and encoders add and drop a little.
+# Some containers round the declared duration, and encoders add or drop some samples.
 _DECLARED_SLACK_SECONDS = 0.5
 _KILOBITS_OF_CHANNEL = 512
 
@@ -64,7 +64,7 @@ _NOISE = re.compile(r"^\s|^(Input|Output|Stream mapping|Guessed|Press|size=|vide
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What ffmpeg wrote about one file, read."""
+    """Parsed log of ffmpeg about one file."""
 
     text: str
     start_seconds: float | None
@@ -74,9 +74,9 @@ class Report:
     estimated: bool
     """Whether that is a guess from the first frames."""
     declared_seconds: float | None
-    """As the file says it of its one track of audio."""
+    """Declared by the file, which has a single track."""
     tracks: tuple[AudioTrack, ...]
-    complaint: str | None
+    last_error: str | None
 
     @classmethod
     def read(cls, text: str) -> "Report":
@@ -145,7 +145,7 @@ class Report:
             return AudioMissing()
         if status == 0 and not BROKEN.search(self.text):
             return AudioEmpty("the file holds no samples of audio")
-        reason = self.complaint or f"it ended with status {status}"
+        reason = self.last_error or f"it ended with status {status}"
         return AudioUndecodable(f"ffmpeg cannot read it as audio: {reason}")
 
     def corrupt_seconds(self, stream: int) -> list[float]:
@@ -168,7 +168,7 @@ class Report:
         elif _CUT.search(self.text) and not _MPEG.search(self.text):
             reason = "the last part of the file is cut off"
         elif status != 0:
-            reason = f"ffmpeg ended with status {status}: {self.complaint}"
+            reason = f"ffmpeg ended with status {status}: {self.last_error}"
         else:
             return None
         end_seconds = seconds + missing if missing > 0 else None
@@ -197,7 +197,7 @@ def _track(number: int, stream: re.Match[str], text: str) -> AudioTrack:
 
 
 def _last(text: str) -> str | None:
-    """The last line that is a complaint, without what it is about."""
+    """The last line that is a last_error, without what it is about."""
     lines = [_PREFIX.sub("", line) for line in text.splitlines() if not _NOISE.match(line)]
     telling = demuxers.telling([line for line in lines if line.strip()])
     return None if telling is None else echo(telling.rpartition(": ")[2] or telling)

@@ -1,4 +1,4 @@
-"""What ffmpeg writes while it decodes: marks of its clock, complaints in their place, the rest."""
+"""Parses ffmpeg's log while it decodes: clock marks and decode errors in order, and the text."""
 
 import re
 from collections import deque
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 JUMP_SECONDS = 0.03
-"""A change of the clock that is marked at once; containers round to milliseconds."""
+"""A larger change of the clock is marked immediately; containers round to milliseconds."""
 
 # Evaluated for each decoded frame. It prints the samples decoded so far, the timestamp and the
 # sample rate, once a second and for the two frames from which the clock jumps against the samples.
@@ -23,11 +23,11 @@ FRAME_FILTER = "asetpts='print(N)+print(T)+print(SR);PTS'"
 _KEPT_BYTES = 1 << 15
 _LONGEST_LINE_BYTES = 1 << 16
 _NUMBER = re.compile(rb"-?(?:\d+\.\d{6}|nan|inf)\r?")
-_COMPLAINT = re.compile(
+_DECODE_ERROR = re.compile(
     rb"Error while decoding|Decoding error|Error submitting packet|Header missing"
     rb"|corrupt decoded frame"
 )
-# One for each frame behind a reset of the clock, about the timestamps that are written nowhere.
+# One per frame after a clock reset, about output timestamps, which raw samples do not have.
 _NOISE = re.compile(rb"non monotonic(?:ally)? increasing dts")
 _NUMBERS_OF_MARK = 3
 
@@ -43,17 +43,17 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Complaint:
-    """Something could not be decoded, about where the mark before it is."""
+class DecodeError:
+    """A part could not be decoded, near the preceding mark."""
 
     text: str
 
 
-Event: TypeAlias = Mark | Complaint
+Event: TypeAlias = Mark | DecodeError
 
 
 class Log:
-    """Takes what ffmpeg writes to its standard error, of any length, and keeps little of it."""
+    """Parses ffmpeg's standard error of any length in bounded memory."""
 
     def __init__(self) -> None:
         self._head, self._tail, self._partial = b"", b"", b""
@@ -61,7 +61,7 @@ class Log:
         self._events: deque[Event] = deque()
 
     def feed(self, content: bytes) -> None:
-        """Read on."""
+        """Parse more output."""
         *lines, self._partial = (self._partial + content).split(b"\n")
         self._partial = self._partial[-_LONGEST_LINE_BYTES:]
         for line in lines:
@@ -71,17 +71,17 @@ class Log:
                 self._keep(line + b"\n")
 
     def text(self) -> str:
-        """The head and the tail of what it wrote, without marks."""
+        """Head and tail of the log, without marks."""
         return (self._head + self._tail + self._partial).decode(errors="replace")
 
     def take(self) -> list[Event]:
-        """Marks and complaints since the last call, in their order."""
+        """Marks and decode errors since the last call, in order."""
         events = [*self._events]
         self._events.clear()
         return events
 
     def marks(self) -> list[Mark]:
-        """Of these the marks."""
+        """Marks since the last call."""
         return [event for event in self.take() if isinstance(event, Mark)]
 
     def _number(self, number: float) -> None:
@@ -97,7 +97,7 @@ class Log:
         room = max(0, _KEPT_BYTES - len(self._head))
         self._head += line[:room]
         self._tail = (self._tail + line[room:])[-_KEPT_BYTES:]
-        found = _COMPLAINT.search(line)
-        # One after each mark is enough: a broken file complains without end.
-        if found and not (self._events and isinstance(self._events[-1], Complaint)):
-            self._events.append(Complaint(found[0].decode()))
+        found = _DECODE_ERROR.search(line)
+        # One per mark is enough: a broken file causes any number of them.
+        if found and not (self._events and isinstance(self._events[-1], DecodeError)):
+            self._events.append(DecodeError(found[0].decode()))

@@ -18,30 +18,30 @@ _RESET_SECONDS = 1.0
 # A longer gap has to fit into the duration that the container declares.
 _LONG_GAP_SECONDS = 600.0
 _DECLARED_SLACK_SECONDS = 1.0
-# ffmpeg 5 evaluates its filters once more at the end, with a timestamp that means nothing.
+# ffmpeg 5 evaluates its filters again at the end, with an arbitrary timestamp.
 _LAST_SAMPLES = SAMPLE_RATE // 50
 # A mark that follows another within that time confirms it: a single wrong timestamp is no gap.
 _CONFIRMED_WITHIN_SAMPLES = SAMPLE_RATE
 # Positions are rounded to samples, timestamps to microseconds.
 _UNCHANGED_SECONDS = 1e-4
 _SILENCE_SAMPLES = 1 << 19
-# A complaint is placed between two marks.
-_COMPLAINT_SECONDS = 1.0
+# A decode error lies between two marks.
+_DECODE_ERROR_SECONDS = 1.0
 _MERGED_WITHIN_SECONDS = 2.0
 _MOST_SPANS = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What is known about the clock at one decoded sample."""
+    """State of the clock at one decoded sample."""
 
     at: int
-    """The sample, counted at 16 kHz as if nothing was missing."""
+    """Index of the sample at 16 kHz, gaps not counted."""
     offset_seconds: float
-    """How far the container's clock is ahead of the samples."""
+    """Container time minus sample time."""
     jumps: bool = False
-    """Whether it was not so far at the place before."""
-    complaint: str | None = None
+    """Whether the offset changed since the previous mark."""
+    error: str | None = None
 
 
 class Clock:
@@ -55,16 +55,16 @@ class Clock:
         self._raw_seconds = 0.0
         self._last_seconds = 0.0
         self._reported_seconds = math.inf
-        self._begun = False
+        self._started = False
 
     def places(self, events: Iterable[Event], start_seconds: float | None) -> Iterator[Place]:
-        """Where the clock changes, or something was damaged.
+        """Clock changes and decode errors.
 
         `start_seconds` is the container's first timestamp, if it is known.
         """
         for event in events:
             if not isinstance(event, Mark):
-                yield Place(self._last.at, self._last.offset_seconds, complaint=event.text)
+                yield Place(self._last.at, self._last.offset_seconds, error=event.text)
             elif math.isfinite(event.seconds):
                 place, before = self._placed(event, start_seconds), self._last
                 self._last = place
@@ -77,9 +77,9 @@ class Clock:
     def _placed(self, mark: Mark, start_seconds: float | None) -> Place:
         if self._origin is None:
             self._origin = mark.seconds if start_seconds is None else start_seconds
-        elif mark.samples == 0 and self._begun:
+        elif mark.samples == 0 and self._started:
             self._restart(mark)
-        self._begun, self._last_seconds = True, mark.seconds
+        self._started, self._last_seconds = True, mark.seconds
         # The first jump of each ffmpeg is from zero, as in the filter's own reckoning.
         raw_seconds = mark.seconds - mark.samples / mark.rate
         jumps = abs(raw_seconds - self._raw_seconds) > JUMP_SECONDS
@@ -113,7 +113,7 @@ class Timeline:
     """Samples as they are decoded, to samples as a player would play them."""
 
     def __init__(self, longest_seconds: float, declared_seconds: float | None) -> None:
-        """No gap is kept that leads beyond `longest_seconds`, or far beyond what is declared."""
+        """Gaps beyond `longest_seconds`, or far beyond the declared duration, are ignored."""
         self._longest_seconds = longest_seconds
         self._declared_seconds = declared_seconds
         self._places: deque[Place] = deque()
@@ -135,12 +135,12 @@ class Timeline:
             self._reference_seconds = late_seconds
 
     def add(self, places: Iterable[Place]) -> None:
-        """What is known by now; of what was passed already, complaints alone count."""
+        """Add clock changes and decode errors; clock changes before the position are ignored."""
         for place in places:
             if place.at >= self._position:
                 self._places.append(place)
-            elif place.complaint is not None:
-                self._note(self._damages, self._seconds(place.at), _COMPLAINT_SECONDS)
+            elif place.error is not None:
+                self._note(self._damages, self._seconds(place.at), _DECODE_ERROR_SECONDS)
 
     def arranged(self, samples: Samples) -> Iterator[Samples]:
         """The samples that follow, with silence before them where that belongs.
@@ -182,13 +182,13 @@ class Timeline:
             yield samples
 
     def _following(self, place: Place) -> Place | None:
-        later = (each for each in self._places if each is not place and each.complaint is None)
+        later = (each for each in self._places if each is not place and each.error is None)
         return next(later, None)
 
     def _gap_seconds(self, place: Place) -> float:
         """How much is missing before this place."""
-        if place.complaint is not None:
-            self._note(self._damages, self._seconds(place.at), _COMPLAINT_SECONDS)
+        if place.error is not None:
+            self._note(self._damages, self._seconds(place.at), _DECODE_ERROR_SECONDS)
             return 0.0
         offset_seconds, following = place.offset_seconds, self._following(place)
         near = following is not None and following.at - place.at <= _CONFIRMED_WITHIN_SAMPLES
@@ -244,7 +244,7 @@ class Timeline:
     def damaged(self, seconds: Iterable[float]) -> None:
         """More places where something was damaged, on the recording's clock."""
         for at in seconds:
-            self._note(self._damages, at, _COMPLAINT_SECONDS)
+            self._note(self._damages, at, _DECODE_ERROR_SECONDS)
 
     def notices(self) -> list[Notice]:
         """What was missing, in order; of damage, what did not leave a gap."""
@@ -294,6 +294,6 @@ def _reset(at_seconds: float, by_seconds: float) -> Notice:
 
 def _touch(span: _Span, other: _Span) -> bool:
     return (
-        span.start_seconds <= other.end_seconds + _COMPLAINT_SECONDS
-        and other.start_seconds <= span.end_seconds + _COMPLAINT_SECONDS
+        span.start_seconds <= other.end_seconds + _DECODE_ERROR_SECONDS
+        and other.start_seconds <= span.end_seconds + _DECODE_ERROR_SECONDS
     )
