@@ -51,9 +51,9 @@ def cut(
     arrivals: Sequence[int] = (),
     lag_frames: Sequence[int] = (),
 ) -> list[Chunk]:
-    """The segments of a recording of which so many samples have come at each of `arrivals`.
+    """The chunks of a recording that arrives in parts, up to the samples in `arrivals`.
 
-    Of what has come, a detector has heard the whole frames but for so many.
+    The probabilities lag behind by the frames in `lag_frames`.
     """
     splitter = Splitter(max_seconds, drops_silence=drops_silence, start_seconds=start_seconds)
     result: list[Chunk] = []
@@ -178,14 +178,14 @@ def test_a_chunk_after_a_cut_in_speech_has_an_overlap_and_no_other(seed, drops_s
         if following.overlap is not None:
             (first, cut_seconds), (begin, end) = bounds(piece), bounds(following)
             over = bounds(following.overlap)
-            assert cut_seconds == begin, "nothing is left out at a seam"
+            assert cut_seconds == begin, "no sample is dropped at a cut"
             assert over[0] == max(first, cut_seconds - 62 * GRID), "up to 4.96 s before it"
             assert over[1] == min(end, cut_seconds + 62 * GRID), "and as much after it"
             assert np.array_equal(following.overlap.samples, recording[slice(*over)])
     assert any(piece.cut_in_speech for piece in pieces) or probabilities.min() < 0.36
 
 
-# where a sure detector hears nothing, nothing is kept
+# silence according to a trusted detector is dropped
 
 
 @settings(max_examples=12, deadline=None)
@@ -246,7 +246,7 @@ def test_silence_has_no_segment(runs):
         ([(4, SPEECH), (1.952, SILENCE), (4, SPEECH)], [(0, 9.952)]),
         # what may be speech counts as speech
         ([(4, SPEECH), (4, 0.1), (4, SPEECH)], [(0, 12)]),
-        # what is left at the end is silent for less than 2 s
+        # the silence at the end is shorter than 2 s
         ([(4, SPEECH), (1.6, SILENCE)], [(0, 5.6)]),
         ([(4, SPEECH), (3.2, SILENCE)], [(0, 4.24)]),
     ],
@@ -285,7 +285,7 @@ def test_a_chunk_has_its_speech_spans_on_the_clock():
         (pytest.approx(104.0), pytest.approx(105.6)),
         (pytest.approx(106.4), pytest.approx(109.6)),
     ]
-    assert second.speech == (), "too short for a word, and yet it is heard"
+    assert second.speech == (), "too short for a word, but decoded"
 
 
 def test_a_span_of_speech_ends_with_the_segment():

@@ -1,4 +1,4 @@
-"""Segments at a real batcher, whose engine reads from the samples what is said in them."""
+"""Chunks at a real batcher, with an engine that reads the words from the samples."""
 
 import asyncio
 import gc
@@ -57,7 +57,7 @@ def every_second(seconds: int, first: int = 1) -> list[tuple[float, int]]:
 
 
 def read(samples: Samples) -> list[Token]:
-    """The numbers in the samples; half of a word is heard as another one."""
+    """The numbers in the samples; half of a word is read as another one."""
     peaks = np.abs(samples)
     edges = [*np.flatnonzero(np.diff(peaks, prepend=np.nan)).tolist(), len(samples)]
     tokens: list[Token] = []
@@ -83,9 +83,9 @@ def shorter_than(seconds: float) -> Decodes:
 
 
 class Reader(SynchronousEngine):
-    """Hears of the words in a piece what `hears` lets it; stands still while `released` is not set.
+    """Decodes the words of a chunk that `decodes` selects; blocks until `released` is set.
 
-    It counts the pieces that it was given.
+    Counts the chunks.
     """
 
     def __init__(self, decodes: Decodes = everything) -> None:
@@ -107,7 +107,7 @@ class Reader(SynchronousEngine):
         """Nothing to give back."""
 
     def hold(self) -> None:
-        """Stand still in the next batch."""
+        """Block in the next batch."""
         self.entered.clear()
         self.released.clear()
 
@@ -137,7 +137,7 @@ def batching(engine: Reader, *, queue_seconds: float = 1000.0) -> Iterator[Batch
 
 
 def chunk(samples: Samples, start_seconds: float = 0.0) -> Chunk:
-    """Someone speaks all the time in it."""
+    """A chunk with speech from start to end."""
     end_seconds = start_seconds + len(samples) / SAMPLE_RATE
     return Chunk(start_seconds, samples, speech=(Span(start_seconds, end_seconds),))
 
@@ -145,7 +145,7 @@ def chunk(samples: Samples, start_seconds: float = 0.0) -> Chunk:
 async def transcribed(
     engine: Reader, chunks: Iterable[Chunk], spoken: str | None = None
 ) -> Transcript:
-    """All segments, submitted at once."""
+    """The transcript of all chunks, submitted together."""
     with (
         batching(engine) as batcher,
         closing(Recognizer(batcher, Stopwatch(), spoken)) as recognizer,
@@ -228,7 +228,7 @@ async def test_at_the_limit_of_audio_the_next_partial_is_awaited(whose):
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not condition():  # noqa: ASYNC110  # the engine's thread knows no loop
+        while not condition():  # noqa: ASYNC110  # set by the engine's thread
             await asyncio.sleep(0.002)
 
 
@@ -343,7 +343,7 @@ async def test_a_gap_without_words_is_decoded_a_third_time_from_another_start(
     def drowsy(_: Samples, tokens: list[Token]) -> list[Token]:
         if len(engine.pieces) == 1:
             return [*tokens[:3], *tokens[-3:]]
-        # the half of the neighbour that it hears is none of the gap's words
+        # the half of the neighbour is not one of the gap's words
         return tokens if len(engine.pieces) > 2 else tokens[: int(neighbours)]
 
     engine = Reader(drowsy)
@@ -361,7 +361,7 @@ async def test_speech_that_remains_without_words_is_reported():
     assert result.words == ()
     assert result.uncovered == (Span(100.0, 120.0),)
     assert result.stats.decoded_again == 1
-    assert len(engine.pieces) == 2, "it was heard once more, and no more than that"
+    assert len(engine.pieces) == 2, "it is decoded a second time, and no third time"
 
 
 async def test_all_gaps_of_a_recording_are_submitted_together():
@@ -393,7 +393,7 @@ async def test_all_gaps_of_a_recording_are_submitted_together():
 
 @pytest.mark.parametrize("seconds", [30, 300])
 async def test_at_most_half_of_a_recording_or_a_minute_is_decoded_again(seconds):
-    """An engine that says nothing at all, though someone speaks all the time."""
+    """An engine without words, with speech from start to end."""
     parts = [chunk(recording(30, *every_second(30)), at) for at in range(0, seconds, 30)]
     engine = Reader(shorter_than(0))
     result = await transcribed(engine, parts)
@@ -403,7 +403,7 @@ async def test_at_most_half_of_a_recording_or_a_minute_is_decoded_again(seconds)
 
 
 async def test_the_speed_of_the_engine_does_not_change_the_chunks_decoded_again():
-    """Half of what each segment says is missing, and found in second attempts only."""
+    """Half of the words of each chunk are missing, and decoded in second attempts only."""
 
     def parts() -> list[Chunk]:
         return [chunk(recording(30, *every_second(30)), at) for at in range(0, 600, 30)]
@@ -446,7 +446,7 @@ async def test_a_chunk_without_words_is_decoded_again_with_other_samples():
     whole = recording(4, *words)
 
     def deaf(samples: Samples, tokens: list[Token]) -> list[Token]:
-        """To these very samples, as a model is that is asked for the same once more."""
+        """No words for the same samples, like a model that is deterministic."""
         return [] if np.array_equal(samples, whole) else tokens
 
     result = await transcribed(Reader(deaf), [chunk(whole)])
@@ -508,7 +508,7 @@ async def test_gaps_are_detected_on_both_sides_of_a_cut():
 
 
 async def test_words_of_the_overlap_are_not_missing_at_a_cut():
-    """The last words before a seam are heard in the window over it alone, and are no gap."""
+    """The last words before a cut occur in the overlap only, and are not a gap."""
     cut_seconds = 10 * SAMPLE_RATE
     whole = recording(20, *every_second(20))
 
@@ -534,7 +534,7 @@ async def test_an_overloaded_engine_fails_no_recording_over_optional_chunks():
         recognizer.submit(chunk(recording(4, *every_second(4))))
         await until(lambda: recognizer.ready)
         engine.hold()
-        batcher.submit([recording(1)])  # a stranger's, which it stands still in
+        batcher.submit([recording(1)])  # of another recording, in which the engine blocks
         await engine.occupied()
         batcher.submit([recording(5)])
         with pytest.raises(Overloaded):
@@ -572,7 +572,7 @@ async def test_an_optional_chunk_that_is_out_of_memory_loses_no_word():
 
 @pytest.mark.parametrize("failure", [OutOfMemory(10.0), NotFinite(1.0)], ids=lambda one: one.code)
 async def test_an_overlap_that_fails_alone_loses_no_word(failure):
-    """Words that lie wholly on one side of the seam."""
+    """Words entirely on one side of the cut."""
 
     class Failing(Reader):
         def transcribe(self, batch: Sequence[Samples], scripts: Sequence[object] = ()):
@@ -631,7 +631,7 @@ async def test_the_time_at_the_engine_is_on_the_watch():
     assert set(watch.seconds) == {"recognize", "total"}
 
 
-# another language than was asked for
+# another language than requested
 
 
 def translated(seconds: float, longer: Sequence[str]) -> Decodes:
@@ -696,7 +696,7 @@ async def test_one_word_of_the_language_is_no_better_than_many_of_another():
     assert result.text.split() == [*ENGLISH[:13]]
 
 
-# ends that nobody wants
+# cancellations and failures
 
 
 async def test_chunks_that_are_queued_at_close_never_reach_the_engine():
@@ -742,7 +742,7 @@ async def everything_of(recognizer: Recognizer) -> Transcript:
 
 @pytest.fixture
 async def messages_of() -> AsyncIterator[list[dict[str, Any]]]:
-    """What asyncio has to say of failures that nobody asked for."""
+    """Reports of asyncio about exceptions that are never retrieved."""
     result: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: result.append(context))

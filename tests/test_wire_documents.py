@@ -1,4 +1,4 @@
-"""Answers are what the OpenAPI document says."""
+"""Answers conform to the OpenAPI document."""
 
 import json
 import re
