@@ -132,7 +132,7 @@ END = b"\r\n--b--\r\n"
         ),
         (BOUNDARY + b"X: " + b"y" * 70_000, b"body: not a multipart form"),
     ],
-    ids=("cut", "begun", "empty", "text", "no parts", "no utf-8", "fields", "parts", "header"),
+    ids=("cut", "unfinished", "empty", "text", "no parts", "no utf-8", "fields", "parts", "header"),
 )
 async def test_a_form_that_is_none_is_refused(hasty: Serving, body: bytes, code: bytes) -> None:
     head = HEAD + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)

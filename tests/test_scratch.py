@@ -123,7 +123,7 @@ def test_too_little_room_is_a_shortage(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     shortage = scratch(tmp_path, least_bytes=2 * free).shortage()
     assert isinstance(shortage, ScratchFull)
-    assert isinstance(scratch(tmp_path / "gone").shortage(), ScratchUnusable)
+    assert isinstance(scratch(tmp_path / "missing").shortage(), ScratchUnusable)
 
 
 async def test_what_may_be_written_together_fits_on_the_disk(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from recordings import RATE, pitch, tone
 
 async def decoded(path: Path, ffmpeg: Path) -> Samples:
     decoding = Decoding(path, ffmpeg=ffmpeg, max_seconds=60, timeout_seconds=60)
-    return np.concatenate([stretch async for stretch in decoding.samples()])
+    return np.concatenate([block async for block in decoding.samples()])
 
 
 async def test_samples_at_the_rate_of_the_model_come_back_bit_for_bit(

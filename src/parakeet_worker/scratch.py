@@ -63,7 +63,7 @@ class Scratch:
         try:
             tempfile.gettempdir()
         except FileNotFoundError:
-            # Libraries ask for it as well.
+            # Libraries use this variable too.
             tempfile.tempdir = str(self.folder)
         self._sweep()
 
@@ -78,14 +78,14 @@ class Scratch:
 
     @asynccontextmanager
     async def made(self) -> AsyncGenerator[Path, None]:
-        """A new folder for one job; it is gone when the block is left, cancelled or not.
+        """A new folder for one job, removed at the end of the block, also after cancellation.
 
-        It is made and removed in threads: a disk that is told which blocks are free (`discard`)
+        It is made and removed in threads: a disk mounted with `discard`
         takes 100 ms for a file and more. An `OSError` of the disk inside the block becomes
         `ScratchFull` or `ScratchUnusable`.
         """
         with self.problems_translated():
-            making = threads.begun(self._locked_folder)
+            making = threads.started(self._locked_folder)
             try:
                 path, lock = await asyncio.shield(asyncio.wrap_future(making))
             except asyncio.CancelledError:
@@ -94,7 +94,7 @@ class Scratch:
             try:
                 yield path
             finally:
-                removed = threads.begun(partial(_remove, path, lock))
+                removed = threads.started(partial(_remove, path, lock))
                 await asyncio.shield(asyncio.wrap_future(removed))
 
     @contextmanager
@@ -114,9 +114,9 @@ class Scratch:
 
     @asynccontextmanager
     async def reserved(self, size: int) -> AsyncGenerator[None, None]:
-        """Wait until `size` bytes may be written, beside what others still write; in turn.
+        """Wait, in order of arrival, until `size` bytes are free in addition to other reservations.
 
-        One alone may write in any case: what there is room for shows when it is written. Raises
+        Without other reservations it never waits: a lack of space shows when writing. Raises
         `ScratchFull` after the time limit of downloads.
         """
         ticket = object()

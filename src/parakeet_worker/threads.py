@@ -11,7 +11,7 @@ from functools import partial
 from typing import Generic, ParamSpec, TypeVar
 
 Value = TypeVar("Value")
-Given = ParamSpec("Given")
+Params = ParamSpec("Params")
 
 _MOST_THREADS = 1024
 
@@ -25,13 +25,13 @@ class _Ended:
 
 
 async def computed(
-    function: Callable[Given, Value], *given: Given.args, **named: Given.kwargs
+    function: Callable[Params, Value], *args: Params.args, **named: Params.kwargs
 ) -> Value:
     """What the function returns, computed in a thread.
 
     `asyncio.to_thread` has so few threads that what they wait for (S3, disks) would delay it.
     """
-    call = partial(contextvars.copy_context().run, function, *given, **named)
+    call = partial(contextvars.copy_context().run, function, *args, **named)
     return await asyncio.get_running_loop().run_in_executor(_pool, call)
 
 
@@ -86,7 +86,7 @@ class _Producer(Generic[Value]):
         try:
             while self._room.acquire() and not self._stopped:
                 value = next(self._values)
-                self._tell(self._queue.put_nowait, value)
+                self._notify(self._queue.put_nowait, value)
                 del value  # or it would be held while the next one is waited for
         except StopIteration:
             pass
@@ -96,19 +96,19 @@ class _Producer(Generic[Value]):
             self._values.close()
         except BaseException as error:  # noqa: BLE001  # the same
             failure = failure or error
-        self._tell(self._end, failure)
+        self._notify(self._end, failure)
 
     def _end(self, failure: BaseException | None) -> None:
         self._queue.put_nowait(_Ended(failure))
         if not self.ended.done():
             self.ended.set_result(None)
 
-    def _tell(self, function: Callable[..., object], *given: object) -> None:
+    def _notify(self, function: Callable[..., object], *args: object) -> None:
         """Call it on the loop; a loop that was closed needs no values."""
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(function, *given)
+            self._loop.call_soon_threadsafe(function, *args)
 
 
-def begun(function: Callable[[], Value]) -> "Future[Value]":
+def started(function: Callable[[], Value]) -> "Future[Value]":
     """Begin it in a thread; for what is in a thread itself, where no loop is."""
     return _pool.submit(function)

@@ -146,7 +146,7 @@ class _Ahead(Source):
         self._timeout_seconds = timeout_seconds
         self._queue: queue.SimpleQueue[Content | None] = queue.SimpleQueue()
         self._ended = False
-        self.done: Future[None] = threads.begun(self._run)
+        self.done: Future[None] = threads.started(self._run)
 
     def _run(self) -> None:
         """Ends with a None in the queue."""
