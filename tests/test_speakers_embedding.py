@@ -5,7 +5,8 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from parakeet_worker.speakers import embedding, weights
-from parakeet_worker.speakers.embedding import EMBEDDING_SIZE, Embedding, Filterbank
+from parakeet_worker.speakers.embedding import Embedding, Filterbank
+from parakeet_worker.speakers.windows import EMBEDDING_SIZE
 from recordings import decode
 from speech import named
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from parakeet_worker.speakers import segmentation
-from parakeet_worker.speakers.segmentation import (
+from parakeet_worker.speakers.windows import (
     CLASSES,
     FIRST_FRAME_SAMPLES,
     FRAME_SAMPLES,

@@ -12,8 +12,7 @@ from parakeet_worker.errors import JobTimeout, ParakeetError
 from parakeet_worker.formats import render
 from parakeet_worker.formats.render import Document
 from parakeet_worker.outcome import BUG, Observation, Observe, ignore_outcome, observing
-from parakeet_worker.pipeline import Pipeline
-from parakeet_worker.recognition import transcript
+from parakeet_worker.pipeline import Pipeline, joined
 from parakeet_worker.recognition.transcript import Sentence, SentencesSoFar, Transcript
 from parakeet_worker.request import JobInput, Request
 from parakeet_worker.wire.native import parse
@@ -137,7 +136,7 @@ async def _segments(
                 count += 1
     for part in await rendered(so_far.rest()):
         yield part
-    observation.transcript = await threads.computed(transcript.join, partials)
+    observation.transcript = await threads.computed(joined, partials)
 
 
 def _deadline(pipeline: Pipeline) -> float | None:

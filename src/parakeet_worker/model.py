@@ -73,6 +73,7 @@ class Model:
         vad: Vad = "auto",
         attention: Attention = "pieces",
         on_damage: OnDamage = "warn",
+        speakers: bool | Mapping[str, int] = False,
     ) -> Transcript:
         """Transcribe a file, the bytes of a file, or mono float32 samples at `sample_rate` Hz.
 
@@ -88,6 +89,7 @@ class Model:
             "vad": vad,
             "attention": attention,
             "on_damage": on_damage,
+            "speakers": speakers if isinstance(speakers, bool) else dict(speakers),
         }
         request_for = request_options(options)
         if sample_rate <= 0:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Format: TypeAlias = Literal["json", "verbose_json", "text", "srt", "vtt", "tsv"]
+Format: TypeAlias = Literal["json", "verbose_json", "text", "srt", "vtt", "tsv", "rttm"]
 Vad: TypeAlias = Literal["auto", "off"]
 Attention: TypeAlias = Literal["pieces", "full"]
 Channels: TypeAlias = Literal["mix", "separate"]
@@ -20,3 +20,15 @@ class TrackOptions:
     channels: Channels = "mix"
     track: int | str | None = None
     on_damage: OnDamage = "warn"
+
+
+MAX_SPEAKERS = 20
+"""Speakers of one recording."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerCount:
+    """How many speakers a recording may have."""
+
+    min: int = 1
+    max: int = MAX_SPEAKERS

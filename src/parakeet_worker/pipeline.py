@@ -1,19 +1,20 @@
 """The whole flow: a request to partial transcripts."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from contextlib import aclosing, closing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, aclosing, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parakeet_worker import sources, threads
 from parakeet_worker.audio.all_tracks import Audio, decoding
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher
-from parakeet_worker.errors import InvalidRequest, OutOfMemory
+from parakeet_worker.errors import InvalidRequest, OutOfMemory, SetupError
 from parakeet_worker.options import Vad
-from parakeet_worker.recognition import transcript
+from parakeet_worker.recognition import speaker_labels, transcript
 from parakeet_worker.recognition.audio_budget import AudioBudget, AudioShare
 from parakeet_worker.recognition.chunks import Chunk, split
 from parakeet_worker.recognition.recognizer import Recognizer
@@ -23,6 +24,10 @@ from parakeet_worker.scratch import Scratch, scratch_of
 from parakeet_worker.settings import Settings
 from parakeet_worker.stopwatch import Stopwatch
 from parakeet_worker.vad.base import Detector
+
+if TYPE_CHECKING:
+    from parakeet_worker.speakers.diarization import WindowQueue
+    from parakeet_worker.speakers.recording import RecordingDiarization
 
 MAX_FULL_ATTENTION_SECONDS = 24 * 60.0
 """Longest recording for full attention, according to the model's authors."""
@@ -40,6 +45,8 @@ class Pipeline:
     ffmpeg: Path
     detector: Callable[[Vad], Detector]
     """Creates a detector for one channel of a recording."""
+    speaker_networks: Callable[[], "WindowQueue"] | None = None
+    """Returns the networks of speaker diarization, which are loaded when they are first needed."""
     audio_budget: AudioBudget = field(init=False)
     """Limit of all recordings' samples at the engine."""
     scratch: Scratch = field(init=False)
@@ -71,7 +78,8 @@ class Pipeline:
     ) -> AsyncGenerator[Transcript, None]:
         """The partials of a file; the last one has no words, but the facts of the recording."""
         decoded = self._decoding(path, request)
-        async with aclosing(self._chunks(decoded, request)) as chunks:
+        diarization = await self._diarization(request)
+        async with aclosing(self._chunks(decoded, request, diarization)) as chunks:
             share = self._audio_share()
             recognizer = Recognizer(self.batcher, watch, request.language, share=share)
             with closing(recognizer):
@@ -85,8 +93,9 @@ class Pipeline:
             yield Transcript(
                 (),
                 seconds=decoded.yielded_seconds,
-                warnings=decoded.warnings,
+                warnings=(*decoded.warnings, *(diarization.warnings if diarization else ())),
                 origin=decoded.origin,
+                turns=diarization.turns if diarization else (),
             )
 
     async def _fetched(self, request: Request, folder: Path) -> Path:
@@ -95,17 +104,39 @@ class Pipeline:
         async with self.scratch.reserved(size):
             return await sources.fetch(request, folder, self.settings)
 
-    async def _chunks(self, decoded: Audio, request: Request) -> AsyncGenerator[Chunk, None]:
+    async def _diarization(self, request: Request) -> "RecordingDiarization | None":
+        """Created if the request asks for speakers. Raises `InvalidRequest`."""
+        if request.speakers is None:
+            return None
+        from parakeet_worker.speakers.recording import RecordingDiarization
+
+        if self.speaker_networks is None:
+            raise InvalidRequest("speakers", "this worker does not label speakers")
+        try:
+            networks = await threads.computed(self.speaker_networks)
+        except SetupError as failure:
+            reason = f"this worker cannot label speakers: {failure.sentence}"
+            raise InvalidRequest("speakers", reason) from failure
+        return RecordingDiarization(networks, request.speakers, request.clip.start_seconds)
+
+    async def _chunks(
+        self, decoded: Audio, request: Request, diarization: "RecordingDiarization | None"
+    ) -> AsyncGenerator[Chunk, None]:
         """Decode and cut in a thread, limited to `decoders` recordings."""
         async with self.decoders:
-            produced = threads.produced(self._cut(decoded, request), decoded.stop)
+            produced = threads.produced(self._cut(decoded, request, diarization), decoded.stop)
             async with aclosing(produced) as chunks:
                 async for chunk in chunks:
                     yield chunk
 
-    def _cut(self, decoded: Audio, request: Request) -> Generator[Chunk, None, None]:
+    def _cut(
+        self, decoded: Audio, request: Request, diarization: "RecordingDiarization | None"
+    ) -> Generator[Chunk, None, None]:
         """Decode, detect speech and cut; runs in a thread per recording."""
-        with closing(decoded.blocks()) as samples:
+        with ExitStack() as stack:
+            samples = stack.enter_context(closing(decoded.blocks()))
+            if diarization is not None:
+                samples = stack.enter_context(closing(diarization.observed(samples)))
             yield from split(
                 samples,
                 partial(self.detector, request.vad),
@@ -142,7 +173,12 @@ class Pipeline:
         """The whole transcript; raises what `partials` raises."""
         async with aclosing(self.partials(request, watch or Stopwatch())) as partials:
             collected = [partial async for partial in partials]
-        return await threads.computed(transcript.join, collected)
+        return await threads.computed(joined, collected)
+
+
+def joined(partials: Sequence[Transcript]) -> Transcript:
+    """The transcript of all partials, with speakers if the recording was diarized."""
+    return speaker_labels.labelled(transcript.join(partials))
 
 
 @contextmanager

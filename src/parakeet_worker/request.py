@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from parakeet_worker.audio.demuxers import Headerless
 from parakeet_worker.errors import InvalidRequest, RequestError
-from parakeet_worker.options import Attention, Channels, Format, OnDamage, Vad
+from parakeet_worker.options import Attention, Channels, Format, OnDamage, SpeakerCount, Vad
 
 if TYPE_CHECKING:
     from parakeet_worker.engine.base import Samples  # numpy is not a dependency of the client
@@ -117,6 +117,8 @@ class Request:
     """`refuse` makes missing or damaged audio an error instead of a warning."""
     language: str | None = None
     """One of `language.LANGUAGES`; suppresses tokens of other scripts."""
+    speakers: SpeakerCount | None = None
+    """How many speakers to label; None labels none."""
     headerless: Headerless | None = None
     """Sample format of a file without a header."""
 

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
-from threading import Thread
-from typing import TypeVar
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, TypeVar
 
 from parakeet_worker import language, weights
 from parakeet_worker.audio import decoding
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.container import Container, fitted
 from parakeet_worker.engine.base import Capacity, Engine
+from parakeet_worker.extras import required
 from parakeet_worker.options import Vad
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.remote import s3
@@ -23,6 +24,9 @@ from parakeet_worker.scratch import scratch_of
 from parakeet_worker.settings import Settings
 from parakeet_worker.vad.base import Detector
 from parakeet_worker.vad.energy import EnergyDetector
+
+if TYPE_CHECKING:
+    from parakeet_worker.speakers.diarization import WindowQueue
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +67,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
         detectors = _in_temporary_thread(lambda: open_detectors(settings, _losing(created)))
         _in_temporary_thread(lambda: engine.warm_up(settings.segment_seconds))
         capacity = _in_temporary_thread(lambda: batch_capacity(engine, settings))
+        networks = speaker_networks(settings, _losing(created))
         with Batcher(
             engine,
             capacity=capacity,
@@ -77,7 +82,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
                 seconds, engine, settings.model, capacity.seconds,
             )  # fmt: skip
             with gc_frozen():
-                yield Pipeline(settings, batcher, ffmpeg, detectors)
+                yield Pipeline(settings, batcher, ffmpeg, detectors, networks)
     finally:
         # A lost engine is not closed: its device may block forever.
         if not created.done() or not created.result().lost:
@@ -166,6 +171,29 @@ def open_detectors(
     on_cpu = "cpu" in (settings.device, settings.vad_device)
     backend = backends.open_backend("cpu" if on_cpu else "auto", on_device_failure)
     return lambda vad: EnergyDetector() if vad == "off" else backends.SileroDetector(backend)
+
+
+def speaker_networks(
+    settings: Settings, on_device_failure: Callable[[str], None] | None = None
+) -> Callable[[], "WindowQueue"]:
+    """Loads both networks at the first call, and returns the same ones at later calls.
+
+    `on_device_failure` is called with the reason if the GPU fails.
+    """
+    lock = Lock()
+    loaded: list[WindowQueue] = []
+
+    def load() -> "WindowQueue":
+        with lock:
+            if not loaded:
+                with required("speakers"):
+                    from parakeet_worker.speakers.networks import Networks, default_device
+
+                device = "cpu" if settings.engine == "tones" else default_device(settings.device)
+                loaded.append(Networks(device, on_device_failure=on_device_failure))
+            return loaded[0]
+
+    return load
 
 
 def open_engine(settings: Settings) -> Engine:

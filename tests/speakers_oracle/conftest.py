@@ -11,7 +11,7 @@ with warnings.catch_warnings():
     import pyannote.audio  # noqa: F401
     import torchaudio  # noqa: F401
 
-from parakeet_worker.speakers.segmentation import WINDOW_SAMPLES
+from parakeet_worker.speakers.windows import WINDOW_SAMPLES
 from recordings import decode
 from speech import named
 

@@ -12,7 +12,9 @@ from speakerlab.models.campplus.DTDNN import CAMPPlus
 from speakerlab.process.processor import FBank
 
 from parakeet_worker.speakers import embedding, segmentation, weights
-from parakeet_worker.speakers.embedding import EMBEDDING_SIZE, Filterbank
+from parakeet_worker.speakers import windows as windows_module
+from parakeet_worker.speakers.embedding import Filterbank
+from parakeet_worker.speakers.windows import EMBEDDING_SIZE
 
 WITHIN = 1e-4
 
@@ -65,14 +67,14 @@ def test_segmentation_is_that_of_pyannote(pyannet, windows):
 def test_frames_lie_where_pyannote_has_them(pyannet):
     field = pyannet.receptive_field
     assert field.start == 0
-    assert field.step == pytest.approx(segmentation.FRAME_SAMPLES / segmentation.SAMPLE_RATE)
+    assert field.step == pytest.approx(windows_module.FRAME_SAMPLES / windows_module.SAMPLE_RATE)
     assert field.duration == pytest.approx(
-        segmentation.FIRST_FRAME_SAMPLES / segmentation.SAMPLE_RATE
+        windows_module.FIRST_FRAME_SAMPLES / windows_module.SAMPLE_RATE
     )
 
 
 def test_classes_are_the_sets_of_speakers_that_pyannote_means():
-    assert np.array_equal(Powerset(3, 2).mapping.numpy(), segmentation.CLASSES)
+    assert np.array_equal(Powerset(3, 2).mapping.numpy(), windows_module.CLASSES)
 
 
 @pytest.mark.parametrize("samples", [8_000, 16_000, 32_400, 64_000, 160_000])

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from os import PathLike
 from pathlib import Path
@@ -71,6 +71,7 @@ class Options(TypedDict, total=False):
     track: int | str | None
     on_damage: OnDamage
     language: str | None
+    speakers: bool | Mapping[str, int] | None
     start_seconds: float
     end_seconds: float | None
 

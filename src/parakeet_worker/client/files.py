@@ -31,6 +31,7 @@ RESULT_ENDINGS: Mapping[Format, str] = {
     "srt": "srt",
     "vtt": "vtt",
     "tsv": "tsv",
+    "rttm": "rttm",
 }
 
 STDIN = "-"

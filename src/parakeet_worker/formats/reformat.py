@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from parakeet_worker.errors import InvalidRequest
 from parakeet_worker.formats import render
-from parakeet_worker.recognition.transcript import TimedToken, Transcript, Word
+from parakeet_worker.recognition.transcript import SpeakerLabel, TimedToken, Transcript, Word
 from parakeet_worker.wire.validation import MAX_FIELDS, WireModel, first_problem, too_many
 
 TextFormat: TypeAlias = Literal["text", "srt", "vtt", "tsv"]
@@ -20,11 +20,15 @@ MAX_WORDS = 100_000
 _MAX_WORD_CHARACTERS = 500
 _MAX_SECONDS = 1e7
 _MAX_CHANNELS = 64
+_MAX_NAME_CHARACTERS = 100
 _WORDS_PER_BATCH = 500
 """Validation holds the interpreter's lock until it returns."""
 
 Seconds = Annotated[float, Field(ge=0, le=_MAX_SECONDS)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+_Name: TypeAlias = Annotated[
+    str, Field(min_length=1, max_length=_MAX_NAME_CHARACTERS, pattern=r"^[^\r\n]*$")
+]
 
 
 class _WordWire(WireModel):
@@ -35,6 +39,9 @@ class _WordWire(WireModel):
     end: Seconds
     confidence: Probability | None = None
     channel: Annotated[int, Field(ge=1, le=_MAX_CHANNELS)] | None = None
+    speaker: _Name | None = None
+    speaker_confidence: Probability | None = None
+    overlap: bool = False
 
 
 class Rewriting(WireModel):
@@ -85,7 +92,11 @@ def _validated(words: Sequence[Any], first: int) -> list[_WordWire]:
 
 def _word(wire: _WordWire) -> Word:
     """A word of one token: the formats use only its start and end."""
-    return Word(wire.word, (TimedToken(wire.word, wire.start, wire.end, 0.0),), wire.channel)
+    token = TimedToken(wire.word, wire.start, wire.end, 0.0)
+    speaker = None
+    if wire.speaker is not None:
+        speaker = SpeakerLabel(wire.speaker, wire.speaker_confidence or 0.0, wire.overlap)
+    return Word(wire.word, (token,), wire.channel, speaker=speaker)
 
 
 def _check_times(words: Sequence[_WordWire]) -> None:

@@ -4,6 +4,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from typing import TypeAlias
 
 from parakeet_worker import language
@@ -18,6 +19,7 @@ from parakeet_worker.recognition.transcript import (
     Transcript,
     Word,
     mean_logprob,
+    spoken_by,
 )
 
 Document: TypeAlias = dict[str, object]
@@ -76,11 +78,15 @@ def json_document(transcript: Transcript, *, timestamp: bool) -> Document:
         frame = transcript.frame_seconds
         answer["timestamps"] = {
             "word": [
-                {**_nemo("word", word.text, word, frame), **_channel(word)}
+                {**_nemo("word", word.text, word, frame), **_channel(word), **_speaker(word)}
                 for word in transcript.words
             ],
             "segment": [
-                {**_nemo("segment", sentence.text, sentence, frame), **_channel(sentence)}
+                {
+                    **_nemo("segment", sentence.text, sentence, frame),
+                    **_channel(sentence),
+                    **_name(sentence),
+                }
                 for sentence in transcript.sentences
             ],
             "char": [
@@ -106,6 +112,21 @@ def _nemo(
 
 def _channel(part: Word | Sentence) -> Document:
     return {} if part.channel is None else {"channel": part.channel}
+
+
+def _speaker(word: Word) -> Document:
+    if word.speaker is None:
+        return {}
+    overlap: Document = {"overlap": True} if word.speaker.overlap else {}
+    return {
+        "speaker": word.speaker.name,
+        "speaker_confidence": word.speaker.confidence,
+        **overlap,
+    }
+
+
+def _name(sentence: Sentence) -> Document:
+    return {} if sentence.speaker is None else {"speaker": sentence.speaker}
 
 
 def debug_facts(transcript: Transcript) -> Document:
@@ -178,6 +199,7 @@ def _segment(index: int, sentence: Sentence) -> Document:
         **_no_speech(sentence.words),
         **_spoken(sentence.words),
         **_channel(sentence),
+        **_name(sentence),
     }
 
 
@@ -208,6 +230,7 @@ def _word(word: Word) -> Document:
         "end": word.end_seconds,
         "confidence": round(word.confidence, 4),
         **_channel(word),
+        **_speaker(word),
     }
 
 
@@ -220,9 +243,9 @@ def srt(transcript: Transcript) -> str:
     """SubRip subtitles."""
     blocks = [
         f"{number}\n{_clock(cue.start_seconds, ',')} --> {_clock(cue.end_seconds, ',')}\n"
-        + _label(channel, "[Channel {}] ")
+        + _label(label, "[{}] ")
         + "\n".join(cue.lines)
-        for number, (channel, cue) in enumerate(_cues(transcript), start=1)
+        for number, (label, cue) in enumerate(_cues(transcript), start=1)
     ]
     return "".join(block + "\n\n" for block in blocks)
 
@@ -231,40 +254,57 @@ def vtt(transcript: Transcript) -> str:
     """WebVTT subtitles."""
     blocks = [
         f"{_clock(cue.start_seconds, '.')} --> {_clock(cue.end_seconds, '.')}\n"
-        + _label(channel, "<v Channel {}>")
+        + _label(_escaped(label), "<v {}>")
         + "\n".join(_escaped(line) for line in cue.lines)
-        for channel, cue in _cues(transcript)
+        for label, cue in _cues(transcript)
     ]
     return "WEBVTT\n\n" + "".join(block + "\n\n" for block in blocks)
 
 
-def _cues(transcript: Transcript) -> list[tuple[int | None, Cue]]:
-    """Channels and cues, in order of time."""
+def _cues(transcript: Transcript) -> list[tuple[str, Cue]]:
+    """Labels and cues, in order of time."""
     shown = [
-        (channel, cue)
+        (label, cue)
         for channel in transcript.channels or (None,)
-        for cue in cues.cut(transcript.of_channel(channel))
+        for label, words in groupby(transcript.of_channel(channel), key=spoken_by)
+        for cue in cues.cut(list(words))
     ]
     # Players do not recognize a file without cues as subtitles.
-    return sorted(shown, key=lambda each: each[1].start_seconds) or [(None, _NO_WORDS)]
+    return sorted(shown, key=lambda each: each[1].start_seconds) or [("", _NO_WORDS)]
 
 
-def _label(channel: int | None, form: str) -> str:
-    return "" if channel is None else form.format(channel)
-
-
-_TSV_CHANNEL = "{}\t"
+def _label(label: str, form: str) -> str:
+    return form.format(label) if label else ""
 
 
 def tsv(transcript: Transcript) -> str:
-    """One sentence per line: start and end in milliseconds, the channel if separate, the text."""
+    """One sentence per line: start and end in milliseconds, channel, speaker, and the text.
+
+    Channel and speaker are columns only if the transcript has them.
+    """
     channel = "channel\t" if transcript.channels else ""
+    channel += "speaker\t" if transcript.speakers else ""
     lines = [
         f"{round(sentence.start_seconds * 1000)}\t{round(sentence.end_seconds * 1000)}"
-        f"\t{_label(sentence.channel, _TSV_CHANNEL)}{_on_one_line(sentence.text)}\n"
+        f"\t{_columns(transcript, sentence)}{_on_one_line(sentence.text)}\n"
         for sentence in transcript.sentences
     ]
     return f"start\tend\t{channel}text\n" + "".join(lines)
+
+
+def _columns(transcript: Transcript, sentence: Sentence) -> str:
+    channel = f"{sentence.channel}\t" if transcript.channels else ""
+    return channel + (f"{_on_one_line(sentence.speaker or '')}\t" if transcript.speakers else "")
+
+
+def rttm(transcript: Transcript) -> str:
+    """Speaker turns in NIST's Rich Transcription Time Marked format; spaces become underscores."""
+    return "".join(
+        f"SPEAKER recording {turn.channel or 1} {turn.start_seconds:.3f} "
+        f"{turn.end_seconds - turn.start_seconds:.3f} <NA> <NA> "
+        f"{'_'.join(turn.speaker.split())} {turn.confidence:.4f} <NA>\n"
+        for turn in transcript.turns
+    )
 
 
 def _on_one_line(text: str) -> str:
@@ -280,6 +320,7 @@ _WRITERS: dict[str, Callable[[Transcript], str]] = {
     "srt": srt,
     "vtt": vtt,
     "tsv": tsv,
+    "rttm": rttm,
 }
 
 

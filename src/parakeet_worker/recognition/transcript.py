@@ -38,6 +38,30 @@ class TimedToken:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeakerLabel:
+    """The speaker of a word."""
+
+    name: str
+    confidence: float
+    """That of the turn, lower where the word lies partly or wholly outside its turns; 0 to 1."""
+    overlap: bool = False
+    """Whether another speaker is active for most of the word."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerTurn:
+    """A span in which a speaker is active."""
+
+    start_seconds: float
+    end_seconds: float
+    speaker: str
+    """`Speaker 1` and so on, or the name of a known speaker."""
+    confidence: float
+    """Mean posterior probability of the speaker, 0 to 1."""
+    channel: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Word:
     """A word, including the punctuation that follows it."""
 
@@ -47,6 +71,8 @@ class Word:
     """Number of the channel, if channels are transcribed separately."""
     speech_probability: float | None = field(default=None, compare=False)
     """Mean probability of speech over the word, from the detector; None without one."""
+    speaker: "SpeakerLabel | None" = None
+    """If the recording was diarized."""
 
     @property
     def start_seconds(self) -> float:
@@ -64,7 +90,10 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """Words up to a full stop, question mark or exclamation mark; at most `MAX_SENTENCE_WORDS`."""
+    """Words up to a full stop, question mark, exclamation mark or another speaker's word.
+
+    At most `MAX_SENTENCE_WORDS`.
+    """
 
     words: tuple[Word, ...]
 
@@ -75,6 +104,10 @@ class Sentence:
     @property
     def channel(self) -> int | None:
         return self.words[0].channel
+
+    @property
+    def speaker(self) -> str | None:
+        return _speaker(self.words[0])
 
     @property
     def start_seconds(self) -> float:
@@ -120,22 +153,29 @@ class Transcript:
     stats: DecodingStats = DecodingStats()
     origin: Origin | None = None
     """How the samples were decoded; of all partials, the last one contains it."""
+    turns: tuple[SpeakerTurn, ...] = ()
+    """Of a diarized recording; of all partials, the last one contains them."""
 
     @property
     def text(self) -> str:
-        """All words; with separate channels, one line per turn with its channel number."""
-        if not self.channels:
+        """All words; with channels or speakers, one line per turn with their names."""
+        if not self.channels and not self.speakers:
             return " ".join(word.text for word in self.words)
-        turns = groupby(self.sentences, key=lambda sentence: sentence.channel)
+        turns = groupby(self.sentences, key=spoken_by)
         return "\n".join(
-            f"Channel {channel}: " + " ".join(sentence.text for sentence in turn)
-            for channel, turn in turns
+            f"{label}: " + " ".join(sentence.text for sentence in turn) for label, turn in turns
         )
 
     @property
     def channels(self) -> tuple[int, ...]:
         """Channels with words, if they are transcribed separately."""
         return tuple(sorted({word.channel for word in self.words if word.channel is not None}))
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """Speakers with words, in the order in which they start, if the recording was diarized."""
+        names = [word.speaker.name for word in self.words if word.speaker is not None]
+        return tuple(dict.fromkeys(names))
 
     def of_channel(self, channel: int | None) -> tuple[Word, ...]:
         """The words of one channel; None selects those of a mix."""
@@ -155,12 +195,26 @@ class Transcript:
 def _sentences(words: Iterable[Word]) -> Iterator[Sentence]:
     sentence: list[Word] = []
     for word in words:
+        if sentence and _speaker(word) != _speaker(sentence[-1]):
+            yield Sentence(tuple(sentence))
+            sentence = []
         sentence.append(word)
         if _completes(word, sentence):
             yield Sentence(tuple(sentence))
             sentence = []
     if sentence:
         yield Sentence(tuple(sentence))
+
+
+def _speaker(word: Word) -> str | None:
+    return None if word.speaker is None else word.speaker.name
+
+
+def spoken_by(sentence: "Sentence | Word") -> str:
+    """Channel and speaker, as a label; empty without both."""
+    speaker = _speaker(sentence) if isinstance(sentence, Word) else sentence.speaker
+    channel = None if sentence.channel is None else f"Channel {sentence.channel}"
+    return ", ".join(part for part in (channel, speaker) if part is not None)
 
 
 def _completes(word: Word, sentence: Sequence[Word]) -> bool:
@@ -223,6 +277,7 @@ def join(partials: Sequence[Transcript]) -> Transcript:
         uncovered=tuple(span for partial in partials for span in partial.uncovered),
         stats=sum((partial.stats for partial in partials), DecodingStats()),
         origin=partials[-1].origin,
+        turns=tuple(turn for partial in partials for turn in partial.turns),
     )
 
 

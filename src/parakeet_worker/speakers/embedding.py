@@ -15,12 +15,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from parakeet_worker.errors import WeightsCorrupt
 from parakeet_worker.speakers import weights
+from parakeet_worker.speakers.windows import EMBEDDING_SIZE, FEATURE_SAMPLES, SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
-EMBEDDING_SIZE = 192
-HOP_SAMPLES = 160
-FEATURE_SAMPLES = 400
-"""Samples under one frame of features."""
+_FRAME_SAMPLES = 400  # under one frame of features
 
 _MELS = 80
 _FFT_SAMPLES = 512
@@ -41,13 +38,13 @@ class Filterbank(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        window = torch.hann_window(FEATURE_SAMPLES, periodic=False, dtype=torch.float64) ** 0.85
+        window = torch.hann_window(_FRAME_SAMPLES, periodic=False, dtype=torch.float64) ** 0.85
         self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("mels", _mel_filters().float(), persistent=False)
 
     def forward(self, samples: Tensor) -> Tensor:
         """(B, N) samples -> (B, T, 80) log-mel powers, one frame every 10 ms."""
-        frames = samples.unfold(1, FEATURE_SAMPLES, HOP_SAMPLES)
+        frames = samples.unfold(1, _FRAME_SAMPLES, FEATURE_SAMPLES)
         frames = frames - frames.mean(dim=-1, keepdim=True)
         before = functional.pad(frames, (1, 0), mode="replicate")[..., :-1]
         frames = (frames - _PREEMPHASIS * before) * self.window

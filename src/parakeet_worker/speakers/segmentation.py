@@ -16,19 +16,7 @@ from torch.nn import functional
 
 from parakeet_worker.errors import WeightsCorrupt
 from parakeet_worker.speakers import weights
-
-SAMPLE_RATE = 16_000
-WINDOW_SAMPLES = 10 * SAMPLE_RATE
-FRAME_SAMPLES = 270
-"""From one output frame to the next: 16.9 ms."""
-FIRST_FRAME_SAMPLES = 991
-"""Samples that one output frame sees; the first frame sees the window's first ones."""
-WINDOW_FRAMES = 589
-LOCAL_SPEAKERS = 3
-CLASSES = (
-    (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1),
-)  # fmt: skip
-"""Of each output class, which local speakers are active: none, one, or two of three."""
+from parakeet_worker.speakers.windows import CLASSES, SAMPLE_RATE
 
 _FILTERS = 80
 _FILTER_SAMPLES = 251

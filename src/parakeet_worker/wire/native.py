@@ -17,7 +17,16 @@ from parakeet_worker.errors import (
     nearest,
     without_trace,
 )
-from parakeet_worker.options import ALL_TRACKS, Attention, Channels, Format, OnDamage, Vad
+from parakeet_worker.options import (
+    ALL_TRACKS,
+    MAX_SPEAKERS,
+    Attention,
+    Channels,
+    Format,
+    OnDamage,
+    SpeakerCount,
+    Vad,
+)
 from parakeet_worker.request import (
     MAX_CLIP_SECONDS,
     Clip,
@@ -64,6 +73,18 @@ class _S3Wire(WireModel):
     bucket: Annotated[str, Field(min_length=1, max_length=_MAX_BUCKET_CHARACTERS)] | None = None
 
 
+_Speakers: TypeAlias = Annotated[int, Field(ge=1, le=MAX_SPEAKERS)]
+
+
+class _SpeakersWire(WireModel):
+    min: _Speakers | None = None
+    """The fewest speakers."""
+    max: _Speakers | None = None
+    """The most speakers."""
+    exact: _Speakers | None = None
+    """The number of speakers, if it is known."""
+
+
 class _RequestWire(WireModel):
     audio_base64: str | None = None
     """The audio as base64 or as a data URI."""
@@ -97,6 +118,8 @@ class _RequestWire(WireModel):
     """refuse makes missing or damaged audio an error instead of a warning."""
     language: Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)] | None = None
     """The spoken language, as a code or an English name; auto equals no value."""
+    speakers: bool | _SpeakersWire | None = None
+    """Label the speaker of each word; an object limits their number."""
     stream: bool = False
     """Send each segment as soon as it is complete, the whole result last."""
     progress: bool = False
@@ -109,7 +132,7 @@ class _RequestWire(WireModel):
     """The Content-Type to send with it; empty sends none."""
 
 
-_OBJECTS = ("clip", "audio_s3", "output_s3")
+_OBJECTS = ("clip", "audio_s3", "output_s3", "speakers")
 _SOURCES = ("audio_base64", "audio_url", "audio_s3")
 _FIELDS = list(_RequestWire.model_fields)
 # In a form, booleans are the words below; any other text is rejected.
@@ -246,6 +269,9 @@ def _options(wire: _RequestWire, prefix: str) -> Callable[[Source], Request]:
     if track == ALL_TRACKS and wire.channels == "separate":
         reason = "'all' cannot be combined with channels 'separate'"
         raise InvalidRequest(f"{prefix}track", reason)
+    speakers = _speakers(wire.speakers, f"{prefix}speakers")
+    if wire.format == "rttm" and speakers is None:
+        raise InvalidRequest(f"{prefix}format", "'rttm' requires 'speakers'")
     named = wire.audio_format.lstrip(".").lower() if wire.audio_format else None
     return partial(
         Request,
@@ -261,6 +287,7 @@ def _options(wire: _RequestWire, prefix: str) -> Callable[[Source], Request]:
         track=track,
         on_damage=wire.on_damage,
         language=language_code(wire.language, f"{prefix}language"),
+        speakers=speakers,
     )
 
 
@@ -329,6 +356,22 @@ def track_of(value: int | str | None, field: str) -> int | str | None:
     if not 1 <= number <= MAX_TRACK_NUMBER:
         raise InvalidRequest(field, f"must be from 1 to {MAX_TRACK_NUMBER}, got {number}")
     return number
+
+
+def _speakers(wire: bool | _SpeakersWire | None, field: str) -> SpeakerCount | None:
+    """The allowed numbers of speakers. Raises `InvalidRequest`."""
+    if wire is None or wire is False:
+        return None
+    if wire is True:
+        return SpeakerCount()
+    if wire.exact is not None:
+        if wire.min is not None or wire.max is not None:
+            raise InvalidRequest(f"{field}.exact", "cannot be combined with 'min' or 'max'")
+        return SpeakerCount(wire.exact, wire.exact)
+    count = SpeakerCount(wire.min or 1, wire.max or MAX_SPEAKERS)
+    if count.min > count.max:
+        raise InvalidRequest(f"{field}.min", "must not be greater than 'max'")
+    return count
 
 
 def _clip(wire: _ClipWire | None, prefix: str) -> Clip:

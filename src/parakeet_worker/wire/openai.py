@@ -35,7 +35,7 @@ from parakeet_worker.errors import (
 )
 from parakeet_worker.formats import render
 from parakeet_worker.notices import Notice
-from parakeet_worker.options import OnDamage
+from parakeet_worker.options import OnDamage, SpeakerCount
 from parakeet_worker.outcome import Observe, ignore_outcome
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.recognition.transcript import Transcript, Word
@@ -45,7 +45,7 @@ from parakeet_worker.wire import native
 from parakeet_worker.wire.validation import MAX_FIELDS, first_problem, too_many
 
 Document: TypeAlias = dict[str, object]
-ResponseFormat: TypeAlias = Literal["json", "text", "srt", "verbose_json", "vtt"]
+ResponseFormat: TypeAlias = Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"]
 Granularity: TypeAlias = Literal["word", "segment"]
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
@@ -64,6 +64,7 @@ ALIASES = (
     "gpt-4o-transcribe",
     "gpt-4o-mini-transcribe",
     "gpt-4o-mini-transcribe-2025-12-15",
+    "gpt-4o-transcribe-diarize",
 )
 
 TEXT_TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
@@ -74,8 +75,8 @@ DONE = "transcript.text.done"
 
 # Fields of OpenAI's API that would change the content of an answer, and why they are rejected.
 _REFUSED = {
-    "known_speaker_names": "speakers are not identified",
-    "known_speaker_references": "speakers are not identified",
+    "known_speaker_names": "speakers are numbered, known ones are not identified",
+    "known_speaker_references": "speakers are numbered, known ones are not identified",
 }
 _MAX_PROMPT_CHARACTERS = 32 << 10
 
@@ -221,6 +222,7 @@ def _request(payload: Mapping[str, Any], source: Source, settings: Settings) -> 
             language=native.language_code(wire.language, "language"),
             track=native.track_of(wire.track, "track"),
             on_damage=wire.on_damage,
+            speakers=SpeakerCount() if wire.response_format == "diarized_json" else None,
         ),
         response_format=wire.response_format,
         granularities=frozenset(wire.timestamp_granularities or ("segment",)),
@@ -312,7 +314,30 @@ def body(transcript: Transcript, request: OpenAIRequest) -> Document | str:
         return answer
     if request.response_format == "verbose_json":
         return {**_verbose(transcript, request.granularities), **_facts(transcript, request)}
+    if request.response_format == "diarized_json":
+        return {**_diarized(transcript), **_facts(transcript, request)}
     return render.render(transcript, request.response_format)
+
+
+def _diarized(transcript: Transcript) -> Document:
+    """OpenAI's `diarized_json`: a segment per sentence, which has one speaker."""
+    words = " ".join(word.text for word in transcript.words)
+    return {
+        "task": "transcribe",
+        "duration": round(transcript.seconds, 3),
+        "text": words,
+        "segments": [
+            {
+                "type": "transcript.text.segment",
+                "id": f"seg_{index:03d}",
+                "start": sentence.start_seconds,
+                "end": sentence.end_seconds,
+                "text": sentence.text,
+                "speaker": sentence.speaker,
+            }
+            for index, sentence in enumerate(transcript.sentences, start=1)
+        ],
+    }
 
 
 def _facts(transcript: Transcript, request: OpenAIRequest) -> Document:

@@ -95,7 +95,7 @@ def _rewritten(answer: Answer, formats: Sequence[Format], options: Options) -> A
     words = timed["word"] if "timestamps" in document else timed["words"]
     if "timestamps" in document and not options.get("timestamp"):
         del document["timestamps"]
-    kept = ("word", "start", "end", "confidence", "channel")
+    kept = ("word", "start", "end", "confidence", "channel", "speaker", "overlap")
     fields = [{name: word[name] for name in kept if name in word} for word in words]
 
     def in_format(name: Format) -> Answer:

@@ -48,6 +48,22 @@ class _FormatChoice(click.Choice[str]):
         return super().convert("text" if value == "txt" else value, param, ctx)
 
 
+class _SpeakersChoice(click.ParamType[bool | dict[str, int]]):
+    """A number of speakers, a range, or `any`, as the request's field."""
+
+    name = "speakers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> bool | dict[str, int]:
+        if value == "any":
+            return True
+        fewest, dash, most = str(value).partition("-")
+        if not fewest.isdecimal() or (dash and not most.isdecimal()):
+            self.fail("must be a number, MIN-MAX or 'any'", param, ctx)
+        return {"min": int(fewest), "max": int(most)} if dash else {"exact": int(fewest)}
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """The parsed command line."""
@@ -91,6 +107,10 @@ class _Plan:
     "--on-damage", type=click.Choice(get_args(OnDamage)), default="warn", show_default=True,
     help="'refuse' fails a file of which a part is missing or damaged.",
 )  # fmt: skip
+@click.option(
+    "--speakers", is_flag=False, flag_value="any", metavar="[N|MIN-MAX]", type=_SpeakersChoice(),
+    help="Label the speaker of each word; N speakers, or from MIN to MAX.",
+)  # fmt: skip
 @click.option("--vad", type=click.Choice(get_args(Vad)), help="Voice activity detection.")
 @click.option("--attention", type=click.Choice(get_args(Attention)), help="'full' for one chunk.")
 @model_option
@@ -123,6 +143,7 @@ def transcribe(  # one parameter for each option
     channels: Channels,
     track: str | None,
     on_damage: OnDamage,
+    speakers: bool | dict[str, int] | None,
     vad: Vad | None,
     attention: Attention | None,
     model: str | None,
@@ -159,6 +180,8 @@ def transcribe(  # one parameter for each option
         "timestamp": timestamps, "language": language, "channels": channels, "track": track,
         "on_damage": on_damage,
     }  # fmt: skip
+    if speakers is not None:
+        options["speakers"] = speakers
     if vad is not None:
         options["vad"] = vad
     if attention is not None:

@@ -1,0 +1,260 @@
+"""One recording: samples in, who was active when out."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from parakeet_worker.engine.base import Samples
+from parakeet_worker.options import SpeakerCount
+from parakeet_worker.speakers.clustering import centroids, unit
+from parakeet_worker.speakers.sequence import Posteriors, refined
+from parakeet_worker.speakers.windows import (
+    EMBEDDING_SIZE,
+    FRAME_SAMPLES,
+    LOCAL_SPEAKERS,
+    SAMPLE_RATE,
+    WINDOW_FRAMES,
+    WINDOW_SAMPLES,
+    Piece,
+    Window,
+)
+
+HOP_FRAMES = 296
+"""From one window to the next: 5 s, in whole frames."""
+FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
+
+_HOP_SAMPLES = HOP_FRAMES * FRAME_SAMPLES
+_MAX_WINDOWS_AHEAD = 32
+# The network's first frame is centred 31 ms into the window.
+_FIRST_CENTRE_SECONDS = 495 / SAMPLE_RATE
+# Shorter pieces tell little of a voice: they are labelled, but define no speaker.
+_MIN_TRAINING_SECONDS = 0.8
+# What of a window is used: its outer quarters serve as context, except at both ends.
+_MARGIN_FRAMES = (WINDOW_FRAMES - HOP_FRAMES) // 2
+MERGED_SIMILARITY = 0.7
+"""Speakers whose refined means are more similar are one."""
+# That a piece has the speaker of the piece before: in one run, of one local speaker, of another.
+_STAY_IN_RUN, _STAY_LOCAL, _STAY_OTHER = 0.95, 0.7, 0.3
+
+
+class WindowQueue(Protocol):
+    """Computes windows of many recordings."""
+
+    def submit(self, samples: Samples) -> "Future[Window]":
+        """Queue 160,000 samples."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A span in which one speaker is active."""
+
+    start_seconds: float
+    end_seconds: float
+    speaker: int
+    confidence: float
+    """Mean posterior probability of the speaker."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Activity:
+    """Which speakers are active in each frame of a recording."""
+
+    active: npt.NDArray[np.bool_]
+    """(T, K): the decision."""
+    confidence: npt.NDArray[np.float32]
+    """(T,): posterior probability of the speaker in a frame with one, zero in pauses."""
+    centroids: npt.NDArray[np.float32]
+    """(K, 192), each of length one."""
+    start_seconds: float = 0.0
+
+    @property
+    def speakers(self) -> int:
+        return int(self.active.shape[1])
+
+    def turns(self) -> list[Turn]:
+        """Spans of all speakers, in the order in which they start."""
+        turns = []
+        offset = self.start_seconds + _FIRST_CENTRE_SECONDS - FRAME_SECONDS / 2
+        for speaker in range(self.speakers):
+            edges = np.flatnonzero(np.diff(self.active[:, speaker], prepend=False, append=False))
+            for first, after in edges.reshape(-1, 2).tolist():
+                start = max(first * FRAME_SECONDS + offset, self.start_seconds)
+                sure = float(self.confidence[first:after].mean())
+                end = after * FRAME_SECONDS + offset
+                turns.append(Turn(round(start, 3), round(end, 3), speaker, round(sure, 4)))
+        return sorted(turns, key=lambda turn: (turn.start_seconds, turn.speaker))
+
+
+class Diarization:
+    """Buffers at most one window of samples; blocks while too many windows are queued."""
+
+    def __init__(self, networks: WindowQueue) -> None:
+        self._networks = networks
+        self._held: Samples = np.zeros(0, dtype=np.float32)
+        self._queued: deque[Future[Window]] = deque()
+        self._windows: list[Window] = []
+        self._samples = 0
+
+    def feed(self, samples: Samples) -> None:
+        """The next samples of the recording; raises what the networks raise."""
+        self._samples += len(samples)
+        self._held = np.concatenate((self._held, samples))
+        while len(self._held) >= WINDOW_SAMPLES:
+            self._submit(self._held[:WINDOW_SAMPLES])
+            self._held = self._held[_HOP_SAMPLES:]
+
+    def _submit(self, samples: Samples) -> None:
+        cleaned = np.nan_to_num(samples, posinf=0.0, neginf=0.0)
+        self._queued.append(self._networks.submit(cleaned))
+        while len(self._queued) > _MAX_WINDOWS_AHEAD or (self._queued and self._queued[0].done()):
+            self._windows.append(self._queued.popleft().result())
+
+    def finish(self, count: SpeakerCount, start_seconds: float = 0.0) -> Activity:
+        """Cluster all windows; `start_seconds` is the time of the first sample."""
+        overlap = WINDOW_SAMPLES - _HOP_SAMPLES
+        new = self._samples if not self._windows and not self._queued else len(self._held) - overlap
+        if new > 0:
+            self._submit(np.pad(self._held, (0, WINDOW_SAMPLES - len(self._held))))
+        while self._queued:
+            self._windows.append(self._queued.popleft().result())
+        frames = -(-self._samples // FRAME_SAMPLES)
+        return activity(self._windows, count, frames, start_seconds)
+
+    def close(self) -> None:
+        """Cancel windows that are queued."""
+        for window in self._queued:
+            window.cancel()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Located:
+    """A piece on the recording's frames."""
+
+    piece: Piece
+    window: int
+    embedding: npt.NDArray[np.float32]
+
+    @property
+    def centre(self) -> float:
+        return self.window * HOP_FRAMES + self.piece.centre
+
+
+def activity(
+    windows: Sequence[Window], count: SpeakerCount, frames: int, start_seconds: float = 0.0
+) -> Activity:
+    """Pieces of all windows to speakers of the recording, numbered by their first frame."""
+    pieces = [each for row in range(len(windows)) for each in _used(windows, row, frames)]
+    vectors = np.stack([each.embedding for each in pieces]) if pieces else _NO_VECTORS
+    seconds = np.array([each.piece.seconds for each in pieces], dtype=np.float32)
+    means = centroids(*_training(pieces, vectors, seconds, count), count)
+    weights = (np.minimum(seconds, 1.5) / 1.5).astype(np.float32)
+    posteriors, means = _merged(vectors, weights, _stay(pieces), means, count)
+    active, confidence = _painted(windows, pieces, posteriors, frames)
+    heard = np.flatnonzero(active.any(axis=0))
+    order = heard[np.argsort(np.argmax(active[:, heard], axis=0), kind="stable")]
+    return Activity(active[:, order], confidence, means[order], start_seconds)
+
+
+_NO_VECTORS = np.zeros((0, EMBEDDING_SIZE), dtype=np.float32)
+
+
+def _range(windows: int, row: int, frames: int) -> tuple[int, int]:
+    """The frames of a window that are used, numbered within it."""
+    first = 0 if row == 0 else _MARGIN_FRAMES
+    last = row == windows - 1
+    after = frames - row * HOP_FRAMES if last else _MARGIN_FRAMES + HOP_FRAMES
+    return first, min(after, WINDOW_FRAMES)
+
+
+def _used(windows: Sequence[Window], row: int, frames: int) -> Iterator[_Located]:
+    first, after = _range(len(windows), row, frames)
+    window = windows[row]
+    for piece, vector in zip(window.pieces, window.embeddings, strict=True):
+        if piece.first < after and piece.after > first:
+            yield _Located(piece, row, vector)
+
+
+def _training(
+    pieces: Sequence[_Located],
+    vectors: npt.NDArray[np.float32],
+    seconds: npt.NDArray[np.float32],
+    count: SpeakerCount,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Embeddings that define speakers: those of long pieces, averaged over neighbours in a run."""
+    smooth = vectors.copy()
+    for index, (before, after) in enumerate(pairwise(pieces), start=1):
+        if _same_run(before, after):
+            smooth[index] += vectors[index - 1] / 2
+            smooth[index - 1] += vectors[index] / 2
+    chosen = seconds >= _MIN_TRAINING_SECONDS
+    if chosen.sum() < max(count.min, 1):
+        chosen = seconds > 0
+    return unit(smooth[chosen]), seconds[chosen]
+
+
+def _same_run(before: _Located, after: _Located) -> bool:
+    return before.window == after.window and before.piece.run == after.piece.run
+
+
+def _merged(
+    vectors: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float32],
+    stay: npt.NDArray[np.float32],
+    means: npt.NDArray[np.float32],
+    count: SpeakerCount,
+) -> tuple[Posteriors, npt.NDArray[np.float32]]:
+    """Posteriors and means after refinement; speakers that have become alike are merged."""
+    while True:
+        posteriors, means = refined(vectors, weights, stay, means)
+        similar = np.triu(means @ means.T, 1)
+        if len(means) <= count.min or similar.max(initial=0.0) < MERGED_SIMILARITY:
+            return posteriors, means
+        first, second = np.unravel_index(int(np.argmax(similar)), similar.shape)
+        sizes = posteriors.T @ weights
+        both = sizes[first] * means[first] + sizes[second] * means[second]
+        means = np.delete(means, second, axis=0)
+        means[first] = unit(both)
+
+
+def _stay(pieces: Sequence[_Located]) -> npt.NDArray[np.float32]:
+    stay = np.zeros(len(pieces), dtype=np.float32)
+    for index, (before, after) in enumerate(pairwise(pieces), start=1):
+        if _same_run(before, after):
+            stay[index] = _STAY_IN_RUN
+        elif before.window == after.window and before.piece.local == after.piece.local:
+            stay[index] = _STAY_LOCAL
+        else:
+            stay[index] = _STAY_OTHER if before.window == after.window else _STAY_LOCAL
+    return stay
+
+
+def _painted(
+    windows: Sequence[Window], pieces: Sequence[_Located], posteriors: Posteriors, frames: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """Each active frame of a local speaker has the speaker of the local speaker's nearest piece."""
+    active = np.zeros((frames, posteriors.shape[1]), dtype=bool)
+    confidence = np.zeros(frames, dtype=np.float32)
+    by_local: dict[tuple[int, int], list[int]] = {}
+    for index, each in enumerate(pieces):
+        by_local.setdefault((each.window, each.piece.local), []).append(index)
+    for row, window in enumerate(windows):
+        first, after = _range(len(windows), row, frames)
+        for local in range(LOCAL_SPEAKERS):
+            spoken = first + np.flatnonzero(window.active[first:after, local])
+            near = by_local.get((row, local))
+            if near is None or not len(spoken):
+                continue
+            centres = np.array([pieces[index].piece.centre for index in near])
+            edges = (centres[1:] + centres[:-1]) / 2
+            chosen = np.array(near)[np.searchsorted(edges, spoken)]
+            at = row * HOP_FRAMES + spoken
+            active[at, posteriors[chosen].argmax(axis=1)] = True
+            confidence[at] = posteriors[chosen].max(axis=1)
+    return active, confidence

@@ -1,0 +1,107 @@
+"""Windows of 10 s, and the pieces of them in which one speaker speaks alone."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+SAMPLE_RATE = 16_000
+WINDOW_SAMPLES = 10 * SAMPLE_RATE
+FRAME_SAMPLES = 270
+"""From one output frame to the next: 16.9 ms."""
+FIRST_FRAME_SAMPLES = 991
+"""Samples that one output frame sees; the first frame sees the window's first ones."""
+WINDOW_FRAMES = 589
+LOCAL_SPEAKERS = 3
+CLASSES = (
+    (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1),
+)  # fmt: skip
+"""Of each output class, which local speakers are active: none, one, or two of three."""
+
+EMBEDDING_SIZE = 192
+FEATURE_SAMPLES = 160
+"""From one frame of the embedding's features to the next: 10 ms."""
+
+# Pieces are cut to these numbers of feature frames (10 ms), so that many share a batch.
+_LENGTHS = (40, 60, 80, 100, 120, 150)
+_PIECE_HOP = 75
+# Shorter runs are embedded together with what is around them.
+_MIN_RUN = 15
+# A pause that is shorter does not end a run of the same local speaker.
+_MAX_PAUSE_FRAMES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Up to 1.5 s in which one local speaker speaks alone, in frames of the window."""
+
+    first: int
+    after: int
+    local: int
+    run: int
+    """Pieces of one uninterrupted run have the same number."""
+
+    @property
+    def centre(self) -> float:
+        return (self.first + self.after) / 2
+
+    @property
+    def seconds(self) -> float:
+        return (self.after - self.first) * FRAME_SAMPLES / SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """What both networks computed for 10 s."""
+
+    active: npt.NDArray[np.bool_]
+    """(589, 3): whether each local speaker is active."""
+    pieces: tuple[Piece, ...]
+    embeddings: npt.NDArray[np.float32]
+    """(P, 192): of each piece, of length one."""
+
+
+def cut(active: npt.NDArray[np.bool_]) -> tuple[Piece, ...]:
+    """Pieces of a window's (589, 3) activity, in the order of their centres."""
+    alone = active & (active.sum(axis=1, keepdims=True) == 1)
+    pieces: list[Piece] = []
+    run = 0
+    for local in range(LOCAL_SPEAKERS):
+        for first, after in _runs(alone[:, local], np.logical_or.reduce(active, axis=1)):
+            pieces += [Piece(*span, local, run) for span in _spread(first, after)]
+            run += 1
+    return tuple(sorted(pieces, key=lambda piece: piece.centre))
+
+
+def _runs(alone: npt.NDArray[np.bool_], speech: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Runs of one local speaker, joined over short pauses in which no other speaks."""
+    edges = np.flatnonzero(np.diff(alone, prepend=False, append=False)).reshape(-1, 2).tolist()
+    while edges:
+        first, after = edges.pop(0)
+        while edges and edges[0][0] - after <= _MAX_PAUSE_FRAMES:
+            if speech[after : edges[0][0]].any():
+                break
+            after = edges.pop(0)[1]
+        if (after - first) * FRAME_SAMPLES >= _MIN_RUN * FEATURE_SAMPLES:
+            yield first, after
+
+
+def _spread(first: int, after: int) -> Iterator[tuple[int, int]]:
+    """A run as overlapping pieces of equal length."""
+    longest = _LENGTHS[-1] * FEATURE_SAMPLES // FRAME_SAMPLES
+    hop = _PIECE_HOP * FEATURE_SAMPLES / FRAME_SAMPLES
+    more = max(0, math.ceil((after - first - longest) / hop))
+    length = min(longest, after - first)
+    for index in range(more + 1):
+        begin = first + round(index * (after - first - length) / max(more, 1))
+        yield begin, begin + length
+
+
+def feature_span(piece: Piece, count: int) -> tuple[int, int]:
+    """First feature frame and number of feature frames around the centre of a piece."""
+    wanted = (piece.after - piece.first) * FRAME_SAMPLES // FEATURE_SAMPLES
+    length = max((each for each in _LENGTHS if each <= wanted), default=_LENGTHS[0])
+    centre = piece.centre * FRAME_SAMPLES / FEATURE_SAMPLES
+    return min(max(round(centre - length / 2), 0), count - length), length

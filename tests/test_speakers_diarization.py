@@ -1,0 +1,198 @@
+"""From samples to turns, with the real networks and with made windows."""
+
+import tracemalloc
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+
+from parakeet_worker.options import SpeakerCount
+from parakeet_worker.speakers import networks
+from parakeet_worker.speakers.diarization import HOP_FRAMES, Diarization, activity
+from parakeet_worker.speakers.recording import RecordingDiarization
+from parakeet_worker.speakers.windows import FRAME_SAMPLES, WINDOW_FRAMES, Window, cut
+from recordings import decode, noise, silence, tone
+from speech import named
+
+RATE = 16_000
+ANY = SpeakerCount()
+
+
+@pytest.fixture(scope="module")
+def both():
+    created = networks.Networks()
+    yield created
+    created.close()
+
+
+@pytest.fixture(scope="module")
+def several():
+    """18 s of one reader, then 6 s of another."""
+    samples = decode(named("minute").path)
+    return np.concatenate((samples[: 9 * RATE], samples[18 * RATE : 24 * RATE]))
+
+
+def diarized(both, samples, count=ANY, step=RATE):
+    recording = RecordingDiarization(both, count)
+    blocks = [samples[begin : begin + step] for begin in range(0, len(samples), step)]
+    for _ in recording.observed(blocks):
+        pass
+    return recording
+
+
+def speakers(recording):
+    return list(dict.fromkeys(turn.speaker for turn in recording.turns))
+
+
+def test_two_readers_are_two_speakers_with_turns_of_their_own(both, several):
+    recording = diarized(both, several)
+    assert speakers(recording) == ["Speaker 1", "Speaker 2"]
+    first = [turn for turn in recording.turns if turn.speaker == "Speaker 1"]
+    assert max(turn.end_seconds for turn in first) < 10
+    assert all(0 <= turn.start_seconds < turn.end_seconds <= 15.1 for turn in recording.turns)
+    assert all(0.5 < turn.confidence <= 1 for turn in recording.turns)
+
+
+def test_blocks_of_any_length_give_the_same_turns(both, several):
+    assert diarized(both, several, step=7_777).turns == diarized(both, several, step=10**6).turns
+
+
+def test_one_reader_is_split_if_two_are_asked_for_and_many_are_merged(both, several):
+    one = several[: 8 * RATE]
+    assert speakers(diarized(both, one)) == ["Speaker 1"]
+    assert len(speakers(diarized(both, one, SpeakerCount(2, 2)))) == 2
+    assert speakers(diarized(both, several, SpeakerCount(1, 1))) == ["Speaker 1"]
+
+
+def test_channels_are_diarized_separately_and_numbered_through(both, several):
+    left, right = several[: 8 * RATE], several[9 * RATE : 15 * RATE]
+    stereo = np.stack((left, np.pad(right, (0, len(left) - len(right)))), axis=1)
+    recording = diarized(both, stereo)
+    assert {(turn.channel, turn.speaker) for turn in recording.turns} == {
+        (1, "Speaker 1"), (2, "Speaker 2"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [silence(12), noise(3, 0.001), tone(440, 3), noise(0.01, 0.1)],
+    ids=["silence", "quiet noise", "tone", "10 ms"],
+)
+def test_audio_without_speech_has_no_speaker_and_a_warning_if_some_are_asked_for(both, samples):
+    recording = diarized(both, samples, SpeakerCount(2, 4))
+    assert recording.turns == ()
+    assert [notice.code for notice in recording.warnings] == ["fewer_speakers"]
+
+
+def test_samples_that_are_no_numbers_are_silence(both, several):
+    broken = several[: 8 * RATE].copy()
+    broken[100:200] = np.nan
+    assert speakers(diarized(both, broken)) == ["Speaker 1"]
+
+
+def test_a_recording_of_three_seconds_has_its_speaker(both, several):
+    assert speakers(diarized(both, several[: 3 * RATE])) == ["Speaker 1"]
+
+
+def test_times_start_at_the_first_sample(both, several):
+    plain = diarized(both, several).turns
+    moved = RecordingDiarization(both, SpeakerCount(), start_seconds=100.0)
+    list(moved.observed([several]))
+    assert [turn.start_seconds - 100 for turn in moved.turns] == pytest.approx(
+        [turn.start_seconds for turn in plain], abs=2e-3
+    )
+
+
+def test_a_recording_that_ends_early_cancels_its_windows():
+    submitted = []
+
+    class Never:
+        def submit(self, _):
+            submitted.append(Future())
+            return submitted[-1]
+
+    blocks = RecordingDiarization(Never(), SpeakerCount()).observed([silence(25)])
+    next(blocks)
+    blocks.close()
+    assert submitted
+    assert all(future.cancelled() for future in submitted)
+
+
+def test_recordings_in_flight_share_batches(several):
+    sizes = []
+
+    class Counting(networks.Networks):
+        def windows(self, batch):
+            sizes.append(len(batch))
+            return super().windows(batch)
+
+    counting = Counting()
+    window = np.pad(several[: 8 * RATE], (0, 2 * RATE))
+    futures = [counting.submit(window) for _ in range(6)]
+    results = [future.result() for future in futures]
+    counting.close()
+    assert max(sizes) > 1
+    assert all(np.array_equal(each.active, results[0].active) for each in results)
+
+
+def made_windows(speakers, windows):
+    """Windows in which each of `speakers` has one second in turn, with orthogonal embeddings."""
+    per_second = RATE // FRAME_SAMPLES
+    total = HOP_FRAMES * (windows - 1) + WINDOW_FRAMES
+    who = (np.arange(total) // per_second) % speakers
+    windows_made = []
+    for row in range(windows):
+        local = who[row * HOP_FRAMES :][:WINDOW_FRAMES]
+        active = np.zeros((WINDOW_FRAMES, 3), dtype=bool)
+        active[np.arange(WINDOW_FRAMES), local % 3] = True
+        pieces = cut(active)
+        vectors = np.zeros((len(pieces), 192), dtype=np.float32)
+        for index, piece in enumerate(pieces):
+            vectors[index, local[int(piece.centre)]] = 1.0
+        windows_made.append(Window(active, pieces, vectors))
+    return windows_made, who
+
+
+def test_twenty_speakers_are_told_apart():
+    windows, who = made_windows(20, 20)
+    result = activity(windows, SpeakerCount(), len(who))
+    assert result.speakers == 20
+    labels = result.active.argmax(axis=1)
+    assert np.mean(labels == who) > 0.95
+
+
+def test_memory_of_an_hour_is_bounded():
+    windows, _ = made_windows(3, 20)
+    many = windows * 36
+    frames = HOP_FRAMES * (len(many) - 1) + WINDOW_FRAMES
+    tracemalloc.start()
+    result = activity(many, SpeakerCount(), frames)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert result.speakers == 3
+    assert peak < 100 << 20
+
+
+def test_windows_queued_ahead_are_limited():
+    class Slow:
+        def __init__(self):
+            self.waiting = 0
+            self.most = 0
+
+        def submit(self, _):
+            self.waiting += 1
+            self.most = max(self.most, self.waiting)
+            outer = self
+
+            class Result(Future):
+                def result(self, _=None):
+                    outer.waiting -= 1
+                    active = np.zeros((WINDOW_FRAMES, 3), dtype=bool)
+                    return Window(active, (), np.zeros((0, 192), np.float32))
+
+            return Result()
+
+    slow = Slow()
+    diarization = Diarization(slow)
+    diarization.feed(silence(400))
+    assert 1 < slow.most <= 33
