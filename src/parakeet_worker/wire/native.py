@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Discriminator, Field, Tag, ValidationError
 
 from parakeet_worker import bounded_json, language
 from parakeet_worker.audio.demuxers import headerless
@@ -85,6 +85,17 @@ class _SpeakersWire(WireModel):
     """The number of speakers, if it is known."""
 
 
+def _kind_of_speakers(value: object) -> str:
+    return "flag" if isinstance(value, bool) else "limits"
+
+
+# With a discriminator, errors concern only the member of the union that the value is meant for.
+_SpeakersOption: TypeAlias = Annotated[
+    Annotated[bool, Tag("flag")] | Annotated[_SpeakersWire, Tag("limits")],
+    Discriminator(_kind_of_speakers),
+]
+
+
 class _RequestWire(WireModel):
     audio_base64: str | None = None
     """The audio as base64 or as a data URI."""
@@ -118,7 +129,7 @@ class _RequestWire(WireModel):
     """refuse makes missing or damaged audio an error instead of a warning."""
     language: Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)] | None = None
     """The spoken language, as a code or an English name; auto equals no value."""
-    speakers: bool | _SpeakersWire | None = None
+    speakers: _SpeakersOption | None = None
     """Label the speaker of each word; an object limits their number."""
     stream: bool = False
     """Send each segment as soon as it is complete, the whole result last."""
@@ -136,7 +147,10 @@ _OBJECTS = ("clip", "audio_s3", "output_s3", "speakers")
 _SOURCES = ("audio_base64", "audio_url", "audio_s3")
 _FIELDS = list(_RequestWire.model_fields)
 # In a form, booleans are the words below; any other text is rejected.
-_FLAGS = [name for name, field in _RequestWire.model_fields.items() if field.annotation is bool]
+_FLAGS = [
+    *(name for name, field in _RequestWire.model_fields.items() if field.annotation is bool),
+    "speakers",
+]
 _BOOLEANS = {"true": True, "false": False}
 # Options of the job, not of one recording of a list.
 _JOB_FIELDS = ("stream", "progress", "output_url", "output_s3", "output_content_type")
@@ -271,7 +285,9 @@ def _options(wire: _RequestWire, prefix: str) -> Callable[[Source], Request]:
         raise InvalidRequest(f"{prefix}track", reason)
     speakers = _speakers(wire.speakers, f"{prefix}speakers")
     if wire.format == "rttm" and speakers is None:
-        raise InvalidRequest(f"{prefix}format", "'rttm' requires 'speakers'")
+        if wire.speakers is False:
+            raise InvalidRequest(f"{prefix}speakers", "must not be false with the format 'rttm'")
+        speakers = SpeakerCount()
     named = wire.audio_format.lstrip(".").lower() if wire.audio_format else None
     return partial(
         Request,

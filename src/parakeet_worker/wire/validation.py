@@ -67,8 +67,8 @@ def first_problem(failure: ValidationError, model: Any) -> Problem:
     """The first error of a validation of `model`; an unknown field before a missing one."""
     errors = failure.errors(include_url=False)
     first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
-    path, annotation = _located(first["loc"], model)
-    same = [error for error in errors if _located(error["loc"], model)[0] == path]
+    path, annotation = _located(first, model)
+    same = [error for error in errors if _located(error, model)[0] == path]
     # The members of a union fail one by one: a value out of range is of the right type.
     first = next((error for error in same if not _is_type_error(error["type"])), first)
     wrong_type = _is_type_error(first["type"])
@@ -98,9 +98,10 @@ def choices(annotation: Any) -> list[str]:
     return [value for each in _members(annotation) if _is_literal(each) for value in get_args(each)]
 
 
-def _located(loc: tuple[int | str, ...], annotation: Any) -> tuple[tuple[str | int, ...], Any]:
+def _located(error: Any, annotation: Any) -> tuple[tuple[str | int, ...], Any]:
     """The path of an error, and the type there. Members of a union are no part of the path."""
     path: list[str | int] = []
+    loc: tuple[int | str, ...] = error["loc"]
     for part in loc:
         models = [each for each in _members(annotation) if _is_model(each)]
         fields = models[0].model_fields if models else {}
@@ -109,7 +110,7 @@ def _located(loc: tuple[int | str, ...], annotation: Any) -> tuple[tuple[str | i
         elif part in fields:
             path.append(part)
             annotation = fields[part].annotation
-        elif models and part == loc[-1]:
+        elif models and part == loc[-1] and error["type"] == "extra_forbidden":
             path.append(part)  # an unknown field; the type stays that of the object
     return tuple(path), annotation
 

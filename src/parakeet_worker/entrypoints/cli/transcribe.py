@@ -180,8 +180,10 @@ def transcribe(  # one parameter for each option
         "timestamp": timestamps, "language": language, "channels": channels, "track": track,
         "on_damage": on_damage,
     }  # fmt: skip
-    if speakers is not None:
-        options["speakers"] = speakers
+    if speakers is not None or "rttm" in chosen:
+        options["speakers"] = True if speakers is None else speakers
+    if endpoint and "rttm" in chosen and len(chosen) > 1:
+        raise click.UsageError("rttm cannot be combined with other formats at an endpoint")
     if vad is not None:
         options["vad"] = vad
     if attention is not None:
