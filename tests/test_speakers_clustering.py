@@ -72,7 +72,7 @@ def test_fewer_embeddings_than_speakers_give_one_speaker_each():
     assert len(centroids(vectors[:0], weighted(vectors[:0]), SpeakerCount(5, 5))) == 0
 
 
-def test_a_voice_of_one_second_is_no_speaker_beside_longer_ones():
+def test_a_voice_of_one_second_is_no_speaker_next_to_longer_ones():
     vectors, labels = voices(3, 10)
     vectors = np.concatenate((vectors[labels < 2], vectors[labels == 2][:1]))
     assert len(centroids(vectors, weighted(vectors), SpeakerCount())) == 2

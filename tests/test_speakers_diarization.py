@@ -57,7 +57,7 @@ def test_blocks_of_any_length_give_the_same_turns(both, several):
     assert diarized(both, several, step=7_777).turns == diarized(both, several, step=10**6).turns
 
 
-def test_one_reader_is_split_if_two_are_asked_for_and_many_are_merged(both, several):
+def test_one_reader_is_split_if_two_are_required_and_many_are_merged(both, several):
     one = several[: 8 * RATE]
     assert speakers(diarized(both, one)) == ["Speaker 1"]
     assert len(speakers(diarized(both, one, SpeakerCount(2, 2)))) == 2
@@ -78,7 +78,7 @@ def test_channels_are_diarized_separately_and_numbered_through(both, several):
     [silence(12), noise(3, 0.001), tone(440, 3), noise(0.01, 0.1)],
     ids=["silence", "quiet noise", "tone", "10 ms"],
 )
-def test_audio_without_speech_has_no_speaker_and_a_warning_if_some_are_asked_for(both, samples):
+def test_audio_without_speech_has_no_speaker_and_a_warning_if_some_are_required(both, samples):
     recording = diarized(both, samples, SpeakerCount(2, 4))
     assert recording.turns == ()
     assert [notice.code for notice in recording.warnings] == ["fewer_speakers"]
@@ -153,7 +153,7 @@ def made_windows(speakers, windows):
     return windows_made, who
 
 
-def test_twenty_speakers_are_told_apart():
+def test_twenty_speakers_are_distinguished():
     windows, who = made_windows(20, 20)
     result = activity(windows, SpeakerCount(), len(who))
     assert result.speakers == 20

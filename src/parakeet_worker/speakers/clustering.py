@@ -95,19 +95,19 @@ def centroids(vectors: Vectors, seconds: npt.NDArray[np.float32], allowed: Speak
     if not len(vectors):
         return np.zeros((0, vectors.shape[-1]), dtype=np.float32)
     leaves, weights = _reduced(vectors, seconds)
-    found = tree(leaves, weights)
-    natural = found.clusters_above(SAME_SPEAKER_SIMILARITY)
+    merged = tree(leaves, weights)
+    natural = merged.clusters_above(SAME_SPEAKER_SIMILARITY)
     clusters = min(max(natural, allowed.min), len(leaves))
     while True:
-        means, totals = _means(leaves, weights, found.cut(clusters))
+        means, totals = _means(leaves, weights, merged.cut(clusters))
         large = totals >= _MIN_SPEAKER_SECONDS
         enough = max(1, min(allowed.min, len(leaves)))
         if large.sum() >= enough or clusters == len(leaves):
             break
         clusters += 1
     if large.sum() > allowed.max or large.sum() < enough:
-        wanted = min(allowed.max, len(leaves)) if large.sum() > allowed.max else enough
-        means, _ = _means(leaves, weights, found.cut(wanted))
+        clusters = min(allowed.max, len(leaves)) if large.sum() > allowed.max else enough
+        means, _ = _means(leaves, weights, merged.cut(clusters))
     else:
         means = means[large]
     return means
@@ -132,9 +132,9 @@ def _reduced(
         for begin in range(0, len(vectors), MAX_LEAVES):
             part = slice(begin, begin + MAX_LEAVES)
             block, of_block = vectors[part], weights[part]
-            found = tree(block, of_block)
-            clusters = min(found.clusters_above(_BLOCK_SIMILARITY), max(1, len(block) // 4))
-            parts.append(_means(block, of_block, found.cut(clusters)))
+            merged = tree(block, of_block)
+            clusters = min(merged.clusters_above(_BLOCK_SIMILARITY), max(1, len(block) // 4))
+            parts.append(_means(block, of_block, merged.cut(clusters)))
         vectors = np.concatenate([means for means, _ in parts])
         weights = np.concatenate([totals for _, totals in parts])
     return vectors, weights

@@ -33,7 +33,7 @@ _HOP_SAMPLES = HOP_FRAMES * FRAME_SAMPLES
 _MAX_WINDOWS_AHEAD = 32
 # The network's first frame is centred 31 ms into the window.
 _FIRST_CENTRE_SECONDS = 495 / SAMPLE_RATE
-# Shorter pieces tell little of a voice: they are labelled, but define no speaker.
+# Shorter pieces contain little of a voice: they are labelled, but define no speaker.
 _MIN_TRAINING_SECONDS = 0.8
 # What of a window is used: its outer quarters serve as context, except at both ends.
 _MARGIN_FRAMES = (WINDOW_FRAMES - HOP_FRAMES) // 2
@@ -157,8 +157,8 @@ def activity(
     weights = (np.minimum(seconds, 1.5) / 1.5).astype(np.float32)
     posteriors, means = _merged(vectors, weights, _stay(pieces), means, count)
     active, confidence = _painted(windows, pieces, posteriors, frames)
-    heard = np.flatnonzero(active.any(axis=0))
-    order = heard[np.argsort(np.argmax(active[:, heard], axis=0), kind="stable")]
+    present = np.flatnonzero(active.any(axis=0))
+    order = present[np.argsort(np.argmax(active[:, present], axis=0), kind="stable")]
     return Activity(active[:, order], confidence, means[order], start_seconds)
 
 

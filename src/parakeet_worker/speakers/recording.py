@@ -69,6 +69,6 @@ class RecordingDiarization:
         self.warnings = tuple(warnings)
 
 
-def _fewer(speakers: int, wanted: int, channel: int | None) -> Notice:
+def _fewer(speakers: int, least: int, channel: int | None) -> Notice:
     where = "" if channel is None else f" in channel {channel}"
-    return Notice("fewer_speakers", f"{speakers} of at least {wanted} speakers were found{where}")
+    return Notice("fewer_speakers", f"{speakers} of at least {least} speakers were found{where}")

@@ -1,4 +1,4 @@
-"""Refinement of speakers by a hidden Markov model over the pieces of a recording.
+"""Refinement of speakers by a hidden Markov model over pieces.
 
 As in VBx (F. Landini, J. Profant, M. Diez and L. Burget, "Bayesian HMM clustering of x-vector
 sequences in speaker diarization", 2022) states are speakers, posteriors come from the

@@ -101,7 +101,7 @@ def _spread(first: int, after: int) -> Iterator[tuple[int, int]]:
 
 def feature_span(piece: Piece, count: int) -> tuple[int, int]:
     """First feature frame and number of feature frames around the centre of a piece."""
-    wanted = (piece.after - piece.first) * FRAME_SAMPLES // FEATURE_SAMPLES
-    length = max((each for each in _LENGTHS if each <= wanted), default=_LENGTHS[0])
+    frames = (piece.after - piece.first) * FRAME_SAMPLES // FEATURE_SAMPLES
+    length = max((each for each in _LENGTHS if each <= frames), default=_LENGTHS[0])
     centre = piece.centre * FRAME_SAMPLES / FEATURE_SAMPLES
     return min(max(round(centre - length / 2), 0), count - length), length
