@@ -130,7 +130,6 @@ async def test_thirty_two_clients_stream_concurrently(client: openai.AsyncOpenAI
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"temperature": 1.5}, "temperature"),
     ({"language": "tlh"}, "language"),
-    ({"response_format": "diarized_json"}, "response_format"),
     ({"response_format": "verbose_json", "timestamp_granularities": ["letter"]},
      "timestamp_granularities"),
     ({"response_format": "srt", "stream": True}, "stream"),

@@ -63,7 +63,7 @@ class RecordingDiarization:
                 for turn in activity.turns()
             ]
             named += activity.speakers
-            if activity.speakers < self._count.min:
+            if activity.speakers < self._count.min and self._count.min > 1:
                 warnings.append(_fewer(activity.speakers, self._count.min, place))
         self.turns = tuple(sorted(turns, key=lambda turn: turn.start_seconds))
         self.warnings = tuple(warnings)

@@ -61,6 +61,8 @@ def _plain(kind: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain_option(option: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any]:
+    if "oneOf" in option:
+        return {"oneOf": [_plain_option(each, kinds) for each in option["oneOf"]]}
     if "$ref" in option:
         option = kinds[option["$ref"].rpartition("/")[2]]
         inner = {name: _plain(each, kinds) for name, each in option["properties"].items()}
