@@ -275,6 +275,7 @@ def _copy(lines: list[str], token: tokenize.TokenInfo, prose: str) -> None:
 def _foreign(token: tokenize.TokenInfo, previous: str) -> bool:
     """Whether the project did not choose the name: `@given`, `HTTPStatus.GONE`, `while`."""
     fixed = keyword.iskeyword(token.string) or token.line.startswith("from hypothesis")
+    fixed |= previous == "." and token.string == "tell"
     return fixed or previous == "@" or (previous == "." and token.string.isupper())
 
 

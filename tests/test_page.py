@@ -285,7 +285,7 @@ def test_search_counts_its_hits_and_goes_from_one_to_the_next(chromium, demo):
         expect(there["hits"]).to_have_text("1 of 2")
         there["query"].press("Shift+Enter")
         expect(there["hits"]).to_have_text("2 of 2")
-        there["query"].fill("nowhere")
+        there["query"].fill("missing")
         expect(there["hits"]).to_have_text("no hits")
         expect(hit).to_have_count(0)
         there["query"].press("Escape")
@@ -839,6 +839,6 @@ def test_every_file_of_the_page_is_used_and_every_address_is_its_own():
     for name in set(texts) - {"index.html"}:
         assert f'page/{name}"' in everything or f'"./{name}"' in everything, name
     for name, text in texts.items():
-        found = re.findall(r"https?://[^\s\"')]+", text)
-        assert [url for url in found if url != "http://www.w3.org/2000/svg"] == [], name
+        addresses = re.findall(r"https?://[^\s\"')]+", text)
+        assert [url for url in addresses if url != "http://www.w3.org/2000/svg"] == [], name
         assert not re.search(r"innerHTML|eval\(|\bon\w+=\"|style=\"", text), name

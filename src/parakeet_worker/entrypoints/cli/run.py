@@ -1,4 +1,4 @@
-"""Many files at once, here or at an endpoint."""
+"""Transcribes many files concurrently, locally or at an endpoint."""
 
 import asyncio
 import signal
