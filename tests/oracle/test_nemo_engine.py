@@ -85,7 +85,7 @@ def test_a_file_without_weights_is_corrupt(tmp_path: Path, demo_path: Path) -> N
 
 
 def test_a_folder_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(WeightsCorrupt, match=r"\.nemo files only"):
+    with pytest.raises(WeightsCorrupt, match=r"requires a \.nemo file"):
         NemoEngine.open(tmp_path, "cpu")
 
 
