@@ -105,7 +105,7 @@ class Pipeline:
             return await sources.fetch(request, folder, self.settings)
 
     async def _diarization(self, request: Request) -> "RecordingDiarization | None":
-        """Created if the request asks for speakers. Raises `InvalidRequest`."""
+        """Created if the request requests speakers. Raises `InvalidRequest`."""
         if request.speakers is None:
             return None
         from parakeet_worker.speakers.recording import RecordingDiarization
