@@ -15,9 +15,9 @@ def test_what_is_another_channel_s_sound_is_left_out(decibels: float) -> None:
     voice = decode(sample("en").path)
     leak = np.roll(voice, 80) * np.float32(10 ** (decibels / 20))
     crosstalk = CrossTalk()
-    found = crosstalk.removed(np.stack([voice, leak], axis=1))
-    assert np.array_equal(found[:, 0], voice)
-    assert np.square(found[:, 1]).sum() < 0.1 * np.square(leak).sum()
+    result = crosstalk.removed(np.stack([voice, leak], axis=1))
+    assert np.array_equal(result[:, 0], voice)
+    assert np.square(result[:, 1]).sum() < 0.1 * np.square(leak).sum()
     assert crosstalk.seconds > 2
 
 
@@ -25,8 +25,8 @@ def test_a_quiet_voice_of_the_channel_s_own_stays() -> None:
     voice, other = decode(sample("en").path), decode(sample("de").path)
     size = min(len(voice), len(other))
     quiet = other[:size] * np.float32(10 ** (-30 / 20))
-    found = CrossTalk().removed(np.stack([voice[:size], quiet], axis=1))
-    assert np.square(found[:, 1]).sum() > 0.9 * np.square(quiet).sum()
+    result = CrossTalk().removed(np.stack([voice[:size], quiet], axis=1))
+    assert np.square(result[:, 1]).sum() > 0.9 * np.square(quiet).sum()
 
 
 def test_samples_that_are_fine_are_the_same_array() -> None:
@@ -34,7 +34,7 @@ def test_samples_that_are_fine_are_the_same_array() -> None:
     assert Cleaner().clean(voice) is voice
 
 
-def test_a_track_is_chosen_by_wish_else_by_its_flags() -> None:
+def test_a_track_is_chosen_by_request_otherwise_by_its_flags() -> None:
     comment = AudioTrack(1, 1, "aac", "eng", frozenset(("comment", "default")))
     unknown = AudioTrack(2, 2, "none")
     plain, flagged = (

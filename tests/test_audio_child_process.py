@@ -1,4 +1,4 @@
-"""Real processes; `sh` stands in for ffmpeg."""
+"""Real processes; `sh` replaces ffmpeg."""
 
 import os
 import sys
@@ -26,7 +26,7 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_a_read_has_the_size_that_was_asked_for_however_it_is_written() -> None:
+def test_a_read_has_the_requested_size_for_any_writes() -> None:
     with Children() as children:
         child = children.start(shell("for part in 1 2 3 4; do printf aaaa; sleep 0.05; done"))
         assert bytes(child.read(10, PATIENCE_SECONDS) or b"") == b"a" * 10
@@ -41,7 +41,7 @@ def test_a_read_that_takes_too_long_is_none() -> None:
         assert child.read(10, 0.3) is None
 
 
-def test_what_it_says_without_end_is_kept_at_both_ends() -> None:
+def test_an_endless_log_keeps_its_head_and_tail() -> None:
     with Children() as children:
         script = "echo first >&2; yes noise | head -c 2000000 >&2; printf out; echo last >&2"
         child = children.start(shell(script))
@@ -113,7 +113,7 @@ def test_a_child_has_as_much_memory_as_it_is_given() -> None:
     assert log_text.split()[3:5] == [str(64 << 20)] * 2
 
 
-def test_a_child_that_asks_for_more_memory_gets_none() -> None:
+def test_a_child_cannot_allocate_beyond_its_limit() -> None:
     script = "import time; time.sleep(0.3); b = bytearray(200 << 20); print(len(b))"
     with Children(memory_bytes=64 << 20) as children:
         child = children.start([sys.executable, "-c", script])

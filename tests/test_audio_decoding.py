@@ -48,7 +48,7 @@ VIDEO = ("-f", "lavfi", "-i", "color=black:s=64x64:r=5:d={}", "-c:v", "mpeg4", "
 
 
 def video(seconds: float) -> tuple[str, ...]:
-    """Options for a picture of that length beside the sound."""
+    """Options for a video track of that length."""
     return tuple(option.format(seconds) for option in VIDEO)
 
 
@@ -56,9 +56,9 @@ def decoder(path: Path, ffmpeg: Path, **chosen: Any) -> Decoding:
     return Decoding(path, ffmpeg=ffmpeg, **{"max_seconds": 600, "timeout_seconds": 60, **chosen})
 
 
-async def heard(run: Decoding) -> Samples:
+async def samples_of(run: Decoding) -> Samples:
     async with asyncio.timeout(PATIENCE_SECONDS):
-        return np.concatenate([stretch async for stretch in run.samples()])
+        return np.concatenate([block async for block in run.samples()])
 
 
 def codes(run: Decoding) -> list[str]:
@@ -67,13 +67,13 @@ def codes(run: Decoding) -> list[str]:
 
 async def refusal(path: Path, ffmpeg: Path, **chosen: Any) -> ParakeetError:
     with pytest.raises(ParakeetError) as caught:
-        await heard(decoder(path, ffmpeg, **chosen))
+        await samples_of(decoder(path, ffmpeg, **chosen))
     return caught.value
 
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Three seconds of a tone in the container and with the options asked for, made once."""
+    """Three seconds of a tone in a container with options, encoded once."""
     folder = tmp_path_factory.mktemp("shelf")
 
     def get(name: str, *options: str, samples: Samples | None = None, **layout: int) -> Path:
@@ -136,7 +136,7 @@ async def test_every_container_gives_the_tone_at_16_khz_mono(
     name: str, ffmpeg: Path, shelf: Callable[..., Path]
 ) -> None:
     run = decoder(shelf(name, *CONTAINERS[name]), ffmpeg)
-    samples = await heard(run)
+    samples = await samples_of(run)
     assert samples.dtype == np.float32
     assert samples.ndim == 1
     assert len(samples) / SAMPLE_RATE == pytest.approx(SECONDS, abs=0.1)
@@ -146,14 +146,14 @@ async def test_every_container_gives_the_tone_at_16_khz_mono(
     assert run.warnings == ()
 
 
-async def test_the_two_channels_of_a_call_are_both_heard(
+async def test_both_channels_of_a_call_are_in_the_mix(
     ffmpeg: Path, shelf: Callable[..., Path]
 ) -> None:
     left, right = tone(HERTZ, SECONDS), tone(880, SECONDS)
     both = np.stack([left, right], axis=1).ravel()
     path = shelf("call.wav", samples=both, channels=2)
     run = decoder(path, ffmpeg)
-    samples = await heard(run)
+    samples = await samples_of(run)
     assert np.corrcoef(samples, left + right)[0, 1] > 0.999
     assert run.origin.channels == 2
 
@@ -164,7 +164,7 @@ async def test_the_content_decides_and_not_the_name(
     for name in ("talk.wav", "talk", "talk.m3u8", "talk.txt"):
         path = tmp_path / name
         path.write_bytes(shelf("plain.flac").read_bytes())
-        assert pitch(await heard(decoder(path, ffmpeg))) == pytest.approx(HERTZ, abs=3)
+        assert pitch(await samples_of(decoder(path, ffmpeg))) == pytest.approx(HERTZ, abs=3)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ async def test_any_name_of_a_file_is_only_a_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(wav(tone(HERTZ, 1)))
-    assert len(await heard(decoder(Path(name), ffmpeg))) == RATE
+    assert len(await samples_of(decoder(Path(name), ffmpeg))) == RATE
 
 
 @pytest.mark.parametrize("name", ["cover.mp3", "cover.flac"])
@@ -197,18 +197,18 @@ async def test_a_cover_picture_is_not_taken_for_a_video(
     picture = ("-f", "lavfi", "-i", "color=red:s=64x64:r=1:d=1", "-map", "0:a", "-map", "1:v")
     options = (*picture, "-c:v", "mjpeg", "-disposition:v", "attached_pic", "-id3v2_version", "3")
     whole = shelf(name, *options)
-    assert len(await heard(decoder(whole, ffmpeg))) / RATE == pytest.approx(SECONDS, abs=0.1)
+    assert len(await samples_of(decoder(whole, ffmpeg))) / RATE == pytest.approx(SECONDS, abs=0.1)
     # A picture has no length, so the length that is declared is that of the sound.
     broken = cut(whole, tmp_path / name)
     run = decoder(broken, ffmpeg)
-    assert 0 < len(await heard(run)) / RATE < SECONDS - 0.5
+    assert 0 < len(await samples_of(run)) / RATE < SECONDS - 0.5
     assert codes(run) == ["audio_cut"]
 
 
 # Streaming
 
 
-async def test_a_large_file_comes_in_stretches_and_never_lies_in_memory(
+async def test_a_large_file_is_decoded_in_blocks_with_bounded_memory(
     ffmpeg: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "large.wav"
@@ -217,8 +217,8 @@ async def test_a_large_file_comes_in_stretches_and_never_lies_in_memory(
     tracemalloc.start()
     try:
         count, first_seconds = 0, 0.0
-        async for stretch in run.samples():
-            count += len(stretch)
+        async for block in run.samples():
+            count += len(block)
             first_seconds = first_seconds or run.seconds
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -228,13 +228,13 @@ async def test_a_large_file_comes_in_stretches_and_never_lies_in_memory(
     assert peak < count * 4 / 3
 
 
-async def test_samples_arrive_in_a_few_large_stretches_of_which_the_first_is_small(
+async def test_samples_arrive_in_few_large_blocks_after_a_small_first_one(
     ffmpeg: Path, tmp_path: Path
 ) -> None:
-    """In blocks that a detector hears whole."""
+    """In multiples of a detector's frame."""
     path = tmp_path / "speech.wav"
     path.write_bytes(wav(tone(HERTZ, 120)))
-    lengths = [len(stretch) async for stretch in decoder(path, ffmpeg).samples()]
+    lengths = [len(block) async for block in decoder(path, ffmpeg).samples()]
     blocks = [1, 1, 2, 4, 8, 8]
     assert lengths == [
         *(count * BLOCK_SAMPLES for count in blocks),
@@ -260,7 +260,7 @@ async def test_an_hour_of_silence_in_a_small_file_fails_at_the_cap(
     assert path.stat().st_size < 5_000_000
     run = decoder(path, ffmpeg, max_seconds=20)
     with pytest.raises(AudioTooLong) as caught:
-        await heard(run)
+        await samples_of(run)
     assert caught.value.facts["limit"] == 20
     assert run.seconds < 120, "far from the end"
 
@@ -268,7 +268,7 @@ async def test_an_hour_of_silence_in_a_small_file_fails_at_the_cap(
 async def test_the_cap_is_exact(ffmpeg: Path, tmp_path: Path) -> None:
     path = tmp_path / "exact.wav"
     path.write_bytes(wav(tone(HERTZ, 2)))
-    assert len(await heard(decoder(path, ffmpeg, max_seconds=2))) == 2 * RATE
+    assert len(await samples_of(decoder(path, ffmpeg, max_seconds=2))) == 2 * RATE
     path.write_bytes(wav(np.append(tone(HERTZ, 2), np.float32(0))))
     assert isinstance(await refusal(path, ffmpeg, max_seconds=2), AudioTooLong)
 
@@ -277,7 +277,7 @@ async def test_the_cap_counts_the_clip_and_not_what_lies_before(
     ffmpeg: Path, shelf: Callable[..., Path]
 ) -> None:
     run = decoder(shelf("plain.wav"), ffmpeg, max_seconds=1, clip=Clip(1.5, 2.5))
-    assert len(await heard(run)) == RATE
+    assert len(await samples_of(run)) == RATE
 
 
 async def test_too_little_to_hold_a_word_is_refused(ffmpeg: Path, tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ async def test_too_little_to_hold_a_word_is_refused(ffmpeg: Path, tmp_path: Path
     assert isinstance(error, AudioTooShort)
     assert error.facts == {"seconds": 0.05, "minimum": decoding.MIN_SECONDS}
     path.write_bytes(wav(tone(HERTZ, decoding.MIN_SECONDS)))
-    assert len(await heard(decoder(path, ffmpeg))) == decoding.MIN_SECONDS * RATE
+    assert len(await samples_of(decoder(path, ffmpeg))) == decoding.MIN_SECONDS * RATE
 
 
 # Clips
@@ -299,10 +299,10 @@ CLIPS = [(0, 0.5), (0.5, 1.75), (1.23456, 2.34567), (2.5, None), (0, 3), (2.5, 1
 async def test_a_clip_is_exact_to_the_sample(ffmpeg: Path, tmp_path: Path) -> None:
     path = tmp_path / "noise.wav"
     path.write_bytes(wav(noise(SECONDS, level=0.1)))
-    whole = await heard(decoder(path, ffmpeg))
+    whole = await samples_of(decoder(path, ffmpeg))
     assert len(whole) == SECONDS * RATE
     for start, end in CLIPS:
-        part = await heard(decoder(path, ffmpeg, clip=Clip(start, end)))
+        part = await samples_of(decoder(path, ffmpeg, clip=Clip(start, end)))
         beyond = None if end is None else round(end * RATE)
         np.testing.assert_array_equal(part, whole[round(start * RATE) : beyond])
 
@@ -323,18 +323,18 @@ async def test_a_clip_of_next_to_nothing_is_too_short(
         assert isinstance(await refusal(shelf("plain.wav"), ffmpeg, clip=clip), AudioTooShort)
 
 
-async def test_a_clip_from_the_whole_part_of_a_broken_file_is_heard(
+async def test_a_clip_from_the_intact_part_of_a_broken_file_is_decoded(
     ffmpeg: Path, shelf: Callable[..., Path], tmp_path: Path
 ) -> None:
     broken = cut(shelf("plain.wav"), tmp_path / "cut.wav")
-    assert len(await heard(decoder(broken, ffmpeg, clip=Clip(0, 1)))) == RATE
+    assert len(await samples_of(decoder(broken, ffmpeg, clip=Clip(0, 1)))) == RATE
 
 
 # Files that are not what they seem
 
 
 @pytest.mark.parametrize("name", ["only.mp4", "only.mkv", "picture.png"])
-async def test_a_file_without_sound_is_told_so(
+async def test_a_file_without_audio_is_an_error(
     name: str, ffmpeg: Path, shelf: Callable[..., Path]
 ) -> None:
     picture = ("-frames:v", "1") if name.endswith("png") else ()
@@ -365,7 +365,7 @@ async def test_what_is_no_recording_is_undecodable_in_one_short_sentence(
     assert isinstance(error, AudioUndecodable)
     assert len(str(error)) < 250
     assert "\n" not in str(error)
-    assert "secret-name" not in str(error), "a path of this machine is nobody's business"
+    assert "secret-name" not in str(error), "paths of this machine stay private"
 
 
 @pytest.mark.parametrize("name", ["none.wav", "none.flac", "none.opus"])
@@ -383,7 +383,7 @@ async def test_a_recording_without_samples_is_empty(
 async def test_silence_is_audio_like_any_other(ffmpeg: Path, tmp_path: Path) -> None:
     path = tmp_path / "silence.wav"
     path.write_bytes(wav(silence(1)))
-    assert not (await heard(decoder(path, ffmpeg))).any()
+    assert not (await samples_of(decoder(path, ffmpeg))).any()
 
 
 PLAYLISTS = {
@@ -427,13 +427,13 @@ CUT = {
 
 
 @pytest.mark.parametrize("name", CUT)
-async def test_a_file_that_was_cut_is_heard_as_far_as_it_goes_or_refused_if_that_is_asked_for(
+async def test_a_cut_file_is_decoded_to_its_end_or_refused_on_request(
     name: str, ffmpeg: Path, shelf: Callable[..., Path], tmp_path: Path
 ) -> None:
     broken = cut(shelf(name, *CONTAINERS[name]), tmp_path / f"cut-{name}")
     if CUT[name] is AudioTruncated:
         run = decoder(broken, ffmpeg)
-        samples = await heard(run)
+        samples = await samples_of(run)
         assert codes(run) == ["audio_cut"]
         assert run.warnings[0].start_seconds == pytest.approx(len(samples) / RATE)
     error = await refusal(broken, ffmpeg, on_damage="refuse")
@@ -451,13 +451,13 @@ async def test_a_file_cut_within_its_index_is_not_called_empty(
 
 @pytest.mark.parametrize("name", ["long.ogg", "long-opus.ogg"])
 @pytest.mark.parametrize("share", [0.4, 0.99])
-async def test_a_cut_ogg_file_is_heard_as_far_as_it_goes_with_a_warning(
+async def test_a_cut_ogg_file_is_decoded_to_its_end_with_a_warning(
     name: str, share: float, ffmpeg: Path, shelf: Callable[..., Path], tmp_path: Path
 ) -> None:
     codec = ("-c:a", "libopus") if "opus" in name else ()
     whole = shelf(name, *codec, samples=tone(HERTZ, 12))
     run = decoder(cut(whole, tmp_path / name, share), ffmpeg)
-    samples = await heard(run)
+    samples = await samples_of(run)
     assert 1 < len(samples) / RATE < 12
     assert "cut off" in " ".join(map(str, run.warnings))
 
@@ -470,36 +470,36 @@ async def test_a_little_that_is_missing_of_much_is_a_warning(
 ) -> None:
     whole = shelf(name, *options, samples=tone(HERTZ, 60))
     run = decoder(cut(whole, tmp_path / name, 1 - 0.8 / 60), ffmpeg)
-    assert len(await heard(run)) / RATE == pytest.approx(59.2, abs=0.2)
+    assert len(await samples_of(run)) / RATE == pytest.approx(59.2, abs=0.2)
     assert re.search(r"ends 0\.\d+ s before", " ".join(map(str, run.warnings)))
 
 
 def piped(ffmpeg: Path, container: str) -> bytes:
-    """Three seconds of a tone, written where nobody can go back to fill in the length."""
+    """Three seconds of a tone, written to a pipe, so that the length cannot be filled in."""
     command = [str(ffmpeg), "-loglevel", "error", "-f", "lavfi", "-i", "sine=440:d=3:r=16000"]
     written = subprocess.run([*command, "-f", container, "-"], stdout=subprocess.PIPE, check=True)
     return written.stdout
 
 
 @pytest.mark.parametrize("container", ["wav", "flac", "matroska", "webm", "mp3", "adts"])
-async def test_a_file_written_to_a_pipe_does_not_know_its_length_and_is_whole(
+async def test_a_file_written_to_a_pipe_has_no_length_and_is_complete(
     container: str, ffmpeg: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "piped"
     path.write_bytes(piped(ffmpeg, container))
     run = decoder(path, ffmpeg)
-    assert len(await heard(run)) / RATE == pytest.approx(SECONDS, abs=0.1)
+    assert len(await samples_of(run)) / RATE == pytest.approx(SECONDS, abs=0.1)
     assert run.warnings == ()
 
 
 @pytest.mark.parametrize("name", ["headless.mp3", "plain.aac"])
-async def test_a_length_that_is_only_guessed_from_a_quiet_beginning_counts_for_nothing(
+async def test_a_duration_estimated_from_a_quiet_start_is_ignored(
     name: str, ffmpeg: Path, shelf: Callable[..., Path]
 ) -> None:
     growing = np.concatenate((silence(20), noise(5, level=0.3)))
     path = shelf(f"growing-{name}", *CONTAINERS[name], samples=growing)
     run = decoder(path, ffmpeg)
-    assert len(await heard(run)) / RATE == pytest.approx(25, abs=0.2)
+    assert len(await samples_of(run)) / RATE == pytest.approx(25, abs=0.2)
     assert run.warnings == ()
 
 
@@ -522,10 +522,10 @@ async def test_a_hole_in_the_middle_keeps_its_length_and_is_named(
     path = tmp_path / f"hurt-{name}"
     path.write_bytes(content)
     run = decoder(path, ffmpeg)
-    found = await heard(run)
-    assert len(found) / RATE == pytest.approx(60, abs=0.15)
-    assert pitch(found[round(39.0 * RATE) : round(39.85 * RATE)]) == pytest.approx(HERTZ, abs=5)
-    assert pitch(found[round(40.15 * RATE) : round(41.0 * RATE)]) == pytest.approx(880, abs=5)
+    result = await samples_of(run)
+    assert len(result) / RATE == pytest.approx(60, abs=0.15)
+    assert pitch(result[round(39.0 * RATE) : round(39.85 * RATE)]) == pytest.approx(HERTZ, abs=5)
+    assert pitch(result[round(40.15 * RATE) : round(41.0 * RATE)]) == pytest.approx(880, abs=5)
     assert set(codes(run)) <= {"audio_gap", "audio_damaged"}
     (first_notice, *_) = run.warnings
     assert first_notice.start_seconds == pytest.approx(60 * 2 / 5, abs=3)
@@ -534,7 +534,7 @@ async def test_a_hole_in_the_middle_keeps_its_length_and_is_named(
     assert error.facts["start"] == round(first_notice.start_seconds or 0, 3)
 
 
-async def test_a_broken_middle_is_heard_with_a_warning(
+async def test_a_broken_middle_is_decoded_with_a_warning(
     ffmpeg: Path, shelf: Callable[..., Path], tmp_path: Path
 ) -> None:
     content = bytearray(shelf("minute.mp3", "-b:a", "32k", samples=tone(HERTZ, 60)).read_bytes())
@@ -543,7 +543,7 @@ async def test_a_broken_middle_is_heard_with_a_warning(
     path = tmp_path / "broken.mp3"
     path.write_bytes(content)
     run = decoder(path, ffmpeg)
-    assert len(await heard(run)) / RATE == pytest.approx(60, abs=1)
+    assert len(await samples_of(run)) / RATE == pytest.approx(60, abs=1)
     assert "could not be decoded" in " ".join(map(str, run.warnings))
 
 
@@ -567,7 +567,7 @@ async def test_the_time_of_the_listener_does_not_count(shelf: Callable[..., Path
     async with aclosing(run.samples()) as samples:
         await anext(samples)
         await asyncio.sleep(2.2)
-        assert sum([len(stretch) async for stretch in samples]) > 30 * RATE
+        assert sum([len(block) async for block in samples]) > 30 * RATE
 
 
 def open_files() -> int:
@@ -583,14 +583,14 @@ async def test_an_ffmpeg_that_is_killed_fails_its_recording_alone(
         await anext(samples)
         (child,) = children()
         child.kill()
-        other = asyncio.create_task(heard(decoder(path, ffmpeg)))
+        other = asyncio.create_task(samples_of(decoder(path, ffmpeg)))
         with pytest.raises(DecoderKilled) as caught:
-            [stretch async for stretch in samples]
+            [block async for block in samples]
     assert 0 < float(str(caught.value.facts["seconds"])) < 60
     assert len(await other) == 60 * RATE
 
 
-async def test_what_ffmpeg_says_without_end_neither_blocks_it_nor_fills_memory(
+async def test_an_endless_ffmpeg_log_neither_blocks_nor_fills_memory(
     tmp_path: Path,
 ) -> None:
     chatty = tmp_path / "ffmpeg"
@@ -601,11 +601,11 @@ async def test_what_ffmpeg_says_without_end_neither_blocks_it_nor_fills_memory(
     chatty.chmod(0o755)
     path = tmp_path / "audio"
     path.write_bytes(b"anything")
-    samples = await heard(decoder(path, chatty))
+    samples = await samples_of(decoder(path, chatty))
     assert len(samples) == 160_000
 
 
-async def test_whoever_stops_listening_leaves_no_process_and_no_pipe(
+async def test_an_abandoned_decoding_leaves_no_process_and_no_pipe(
     ffmpeg: Path, shelf: Callable[..., Path], children: Children
 ) -> None:
     path = shelf("slow.wav", samples=tone(HERTZ, 60))
@@ -622,21 +622,21 @@ async def test_whoever_stops_listening_leaves_no_process_and_no_pipe(
 
 
 async def waiting(ffmpeg: Path, path: Path) -> None:
-    """Listen to the first stretch, then be busy for ever."""
+    """Read the first block, then block."""
     async with aclosing(decoder(path, ffmpeg).samples()) as samples:
         await anext(samples)
         await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize("place", ["reading", "busy"])
-async def test_cancelling_kills_ffmpeg_wherever_it_stands(
+async def test_cancelling_kills_ffmpeg_at_any_point(
     place: str, ffmpeg: Path, tmp_path: Path, shelf: Callable[..., Path], children: Children
 ) -> None:
     before = open_files()
     if place == "reading":
         path = tmp_path / "never.wav"
         os.mkfifo(path)
-        task = asyncio.create_task(heard(decoder(path, ffmpeg)))
+        task = asyncio.create_task(samples_of(decoder(path, ffmpeg)))
     else:
         path = shelf("slow.wav", samples=tone(HERTZ, 60))
         task = asyncio.create_task(waiting(ffmpeg, path))
@@ -655,7 +655,7 @@ async def test_cancelling_at_any_moment_of_the_start_leaves_nothing(
     path = shelf("slow.wav", samples=tone(HERTZ, 60))
     before = open_files()
     for steps in range(12):
-        task = asyncio.create_task(heard(decoder(path, ffmpeg)))
+        task = asyncio.create_task(samples_of(decoder(path, ffmpeg)))
         for _ in range(steps):
             await asyncio.sleep(0)
         task.cancel()
@@ -675,11 +675,11 @@ def test_the_chosen_ffmpeg_comes_before_every_other(tmp_path: Path) -> None:
 def test_the_system_s_ffmpeg_comes_before_the_packaged_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = tmp_path / "ffmpeg"
-    ours.write_text("#!/bin/sh\n")
-    ours.chmod(0o755)
+    own = tmp_path / "ffmpeg"
+    own.write_text("#!/bin/sh\n")
+    own.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert decoding.find_ffmpeg() == ours
+    assert decoding.find_ffmpeg() == own
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     packaged = decoding.find_ffmpeg()
     assert packaged.is_file()
@@ -736,16 +736,18 @@ def test_no_header_makes_ffmpeg_take_more_than_its_memory(ffmpeg: Path, tmp_path
     paths = [with_cover(tmp_path / "cover.mp3", ffmpeg), *odd]
     run = [sys.executable, "-c", _DECODE, str(ffmpeg), *map(str, paths)]
     log_text = subprocess.run(run, check=True, capture_output=True, text=True).stdout
-    told = {name: (became, peak) for name, became, peak in map(json.loads, log_text.splitlines())}
-    assert told["cover.mp3"][0] > RATE / 2
-    assert max(peak for _, peak in told.values()) < 300, told
+    reported = {
+        name: (became, peak) for name, became, peak in map(json.loads, log_text.splitlines())
+    }
+    assert reported["cover.mp3"][0] > RATE / 2
+    assert max(peak for _, peak in reported.values()) < 300, reported
 
 
 async def test_a_transport_stream_with_the_name_of_a_service_is_decoded(
     ffmpeg: Path, tmp_path: Path
 ) -> None:
     path = encode(tmp_path / "a.ts", "-c:a", "mp2", samples=tone(440, 1))
-    assert len(await heard(decoder(path, ffmpeg))) > 0.9 * RATE
+    assert len(await samples_of(decoder(path, ffmpeg))) > 0.9 * RATE
 
 
 # far into a recording
@@ -770,8 +772,8 @@ async def run_ffmpeg(*options: object) -> None:
 async def far_clip(path: Path, ffmpeg: Path) -> tuple[Samples, Samples, float]:
     """A clip far in a recording, the same as it is decoded from the start, where decoding began."""
     clip = decoder(path, ffmpeg, clip=Clip(FAR, 314))
-    samples = await heard(clip)
-    whole = await heard(decoder(path, ffmpeg, clip=Clip(290, 314)))
+    samples = await samples_of(clip)
+    whole = await samples_of(decoder(path, ffmpeg, clip=Clip(290, 314)))
     return samples, whole[round((FAR - 290) * RATE) :], clip.begin_seconds
 
 
@@ -854,7 +856,10 @@ async def test_far_clips_of_forty_hours_of_silence_cost_next_to_nothing(
     await asyncio.to_thread(subprocess.run, run, check=True)
     assert path.stat().st_size < 1_000_000
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    assert len(await heard(decoder(path, ffmpeg, clip=Clip(39 * hour, 39 * hour + 2)))) == 2 * RATE
+    assert (
+        len(await samples_of(decoder(path, ffmpeg, clip=Clip(39 * hour, 39 * hour + 2))))
+        == 2 * RATE
+    )
     for start in (40.5 * hour, 70 * hour, 99e6):
         assert isinstance(await refusal(path, ffmpeg, clip=Clip(start)), ClipOutside)
     # Of processor time; to decode all of it takes ten times as much.

@@ -34,21 +34,21 @@ def known_demuxers(ffmpeg: Path) -> set[str]:
     listed = subprocess.run(
         [str(ffmpeg), "-hide_banner", "-demuxers"], capture_output=True, text=True, check=True
     ).stdout
-    found = re.findall(r"^ ?D ?[d ]? +(\S+)", listed.partition("--\n")[2], re.MULTILINE)
-    assert len(found) > 100
-    return set(found) - {"="}
+    result = re.findall(r"^ ?D ?[d ]? +(\S+)", listed.partition("--\n")[2], re.MULTILINE)
+    assert len(result) > 100
+    return set(result) - {"="}
 
 
-async def heard(path: Path, ffmpeg: Path, said: str | None = None) -> np.ndarray:
+async def samples_of(path: Path, ffmpeg: Path, message: str | None = None) -> np.ndarray:
     run = Decoding(
-        path, ffmpeg=ffmpeg, max_seconds=100.0, timeout_seconds=60.0, headerless=headerless(said)
+        path, ffmpeg=ffmpeg, max_seconds=100.0, timeout_seconds=60.0, headerless=headerless(message)
     )
-    return np.concatenate([stretch async for stretch in run.samples()])
+    return np.concatenate([block async for block in run.samples()])
 
 
 async def refusal(path: Path, ffmpeg: Path) -> ParakeetError:
     with pytest.raises(ParakeetError) as caught:
-        await heard(path, ffmpeg)
+        await samples_of(path, ffmpeg)
     return caught.value
 
 
@@ -61,7 +61,7 @@ def test_every_demuxer_is_in_exactly_one_group(ffmpeg: Path) -> None:
         assert len(groups) == 1, f"{name} is in {groups or 'no group'}: look at what it opens"
 
 
-def test_no_group_shares_a_name_with_what_is_allowed() -> None:
+def test_no_excluded_group_contains_an_allowed_demuxer() -> None:
     allowed = {part for name in demuxers.ALLOWED for part in name.split(",")}
     for group, names in GROUPS.items():
         if group != "allowed":
@@ -70,17 +70,17 @@ def test_no_group_shares_a_name_with_what_is_allowed() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(demuxers.OPENS_OTHERS))
-def test_what_opens_other_files_is_refused_by_name_also_when_it_is_asked_for(
+def test_demuxers_that_open_other_files_are_refused_even_on_request(
     name: str, ffmpeg: Path, tmp_path: Path
 ) -> None:
     """A job cannot name a demuxer; here one is named in spite of that."""
     (tmp_path / "precious.wav").write_bytes(wav(TONE))
-    (tmp_path / "asked").write_text("ffconcat version 1.0\nfile 'precious.wav'\n")
+    (tmp_path / "list").write_text("ffconcat version 1.0\nfile 'precious.wav'\n")
     assert headerless(name) is None
     ran = subprocess.run(
         [
             str(ffmpeg), "-nostdin", "-hide_banner", "-protocol_whitelist", "file",
-            "-format_whitelist", demuxers.WHITELIST, "-f", name, "-i", f"file:{tmp_path}/asked",
+            "-format_whitelist", demuxers.WHITELIST, "-f", name, "-i", f"file:{tmp_path}/list",
             "-f", "null", "-",
         ],
         capture_output=True, text=True, check=False,
@@ -100,8 +100,8 @@ async def test_uncommon_formats_are_read(ending: str, ffmpeg: Path, tmp_path: Pa
         encode(path, *options, samples=TONE)
     except subprocess.CalledProcessError:
         pytest.skip(f"this ffmpeg has no encoder for {ending}")
-    found = await heard(path, ffmpeg)
-    assert pitch(found[1600:-1600]) == pytest.approx(440, abs=5)
+    result = await samples_of(path, ffmpeg)
+    assert pitch(result[1600:-1600]) == pytest.approx(440, abs=5)
 
 
 async def test_sphere_is_read(ffmpeg: Path, tmp_path: Path) -> None:
@@ -113,14 +113,14 @@ async def test_sphere_is_read(ffmpeg: Path, tmp_path: Path) -> None:
     )
     path = tmp_path / "talk.sph"
     path.write_bytes(fields.encode().ljust(1024) + samples.tobytes())
-    assert pitch(await heard(path, ffmpeg)) == pytest.approx(440, abs=5)
+    assert pitch(await samples_of(path, ffmpeg)) == pytest.approx(440, abs=5)
 
 
 # Headerless formats
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"),
+    ("message", "meant"),
     [
         ("ulaw", Headerless("mulaw", 8000, 1)),
         ("pcmu", Headerless("mulaw", 8000, 1)),
@@ -133,12 +133,12 @@ async def test_sphere_is_read(ffmpeg: Path, tmp_path: Path) -> None:
         (None, None),
     ],
 )
-def test_a_headerless_format_is_named_with_rate_and_channels(said, meant) -> None:
-    assert headerless(said) == meant
+def test_a_headerless_format_is_named_with_rate_and_channels(message, meant) -> None:
+    assert headerless(message) == meant
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         "s16le",
         "s16le:10",
@@ -150,15 +150,15 @@ def test_a_headerless_format_is_named_with_rate_and_channels(said, meant) -> Non
         "concat:16000",
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_by_the_name_of_the_field(said: str) -> None:
+def test_what_cannot_be_is_refused_by_the_name_of_the_field(message: str) -> None:
     (request,) = parse(
-        {"inputs": [{"audio_url": "http://a.test/a", "audio_format": said}]}
+        {"inputs": [{"audio_url": "http://a.test/a", "audio_format": message}]}
     ).requests
     assert isinstance(request, InvalidRequest)
     assert request.facts["field"] == "inputs[0].audio_format"
 
 
-def test_a_request_says_how_samples_lie() -> None:
+def test_a_request_declares_the_sample_layout() -> None:
     (request,) = parse({"audio_url": "http://a.test/a", "audio_format": "S16LE:22050:2"}).requests
     assert isinstance(request, Request)
     assert request.headerless == Headerless("s16le", 22050, 2)
@@ -166,7 +166,7 @@ def test_a_request_says_how_samples_lie() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "muxer", "options"),
+    ("message", "muxer", "options"),
     [
         ("ulaw", "mulaw", ("-ar", "8000")),
         ("alaw:16000", "alaw", ("-ar", "16000")),
@@ -176,21 +176,21 @@ def test_a_request_says_how_samples_lie() -> None:
         ("g722", "g722", ()),
     ],
 )
-async def test_headerless_audio_is_heard_at_its_own_rate(
-    said: str, muxer: str, options: tuple[str, ...], ffmpeg: Path, tmp_path: Path
+async def test_headerless_audio_is_decoded_at_its_own_rate(
+    message: str, muxer: str, options: tuple[str, ...], ffmpeg: Path, tmp_path: Path
 ) -> None:
     path = encode(tmp_path / "audio", *options, "-f", muxer, samples=TONE)
-    found = await heard(path, ffmpeg, said)
-    assert len(found) == pytest.approx(len(TONE), abs=800)
-    assert pitch(found) == pytest.approx(440, abs=5)
+    result = await samples_of(path, ffmpeg, message)
+    assert len(result) == pytest.approx(len(TONE), abs=800)
+    assert pitch(result) == pytest.approx(440, abs=5)
 
 
-async def test_a_file_with_a_header_is_read_by_it_whatever_is_said(
-    ffmpeg: Path, tmp_path: Path
-) -> None:
+async def test_a_file_with_a_header_is_decoded_by_its_header(ffmpeg: Path, tmp_path: Path) -> None:
     path = tmp_path / "talk.wav"
     path.write_bytes(wav(TONE))
-    assert np.array_equal(await heard(path, ffmpeg, "s16le:8000"), await heard(path, ffmpeg))
+    assert np.array_equal(
+        await samples_of(path, ffmpeg, "s16le:8000"), await samples_of(path, ffmpeg)
+    )
 
 
 # Reasons
@@ -209,7 +209,7 @@ CONTENTS = {
 
 
 @pytest.mark.parametrize("name", CONTENTS)
-async def test_what_was_sent_in_place_of_a_recording_is_named(
+async def test_files_that_are_not_recordings_are_identified(
     name: str, ffmpeg: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "talk.mp3"
@@ -219,7 +219,7 @@ async def test_what_was_sent_in_place_of_a_recording_is_named(
     assert name in str(error)
 
 
-async def test_an_encrypted_file_says_so(ffmpeg: Path, tmp_path: Path) -> None:
+async def test_an_encrypted_file_is_identified(ffmpeg: Path, tmp_path: Path) -> None:
     path = encode(
         tmp_path / "talk.mp4", "-c:a", "aac", "-encryption_scheme", "cenc-aes-ctr",
         "-encryption_key", "0" * 31 + "1", "-encryption_kid", "0" * 31 + "2", samples=TONE,
@@ -239,7 +239,7 @@ async def test_an_unknown_codec_is_named(ffmpeg: Path, tmp_path: Path) -> None:
     assert "codec none" not in str(error)
 
 
-async def test_the_reason_is_never_one_that_says_nothing(ffmpeg: Path, tmp_path: Path) -> None:
+async def test_the_reason_is_never_uninformative(ffmpeg: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     whole = encode(tmp_path / "whole.mp4", samples=TONE).read_bytes()
     reasons = []
@@ -250,7 +250,7 @@ async def test_the_reason_is_never_one_that_says_nothing(ffmpeg: Path, tmp_path:
         path = tmp_path / f"{number}.mp4"
         path.write_bytes(content)
         with suppress(ParakeetError):
-            await heard(path, ffmpeg)
+            await samples_of(path, ffmpeg)
             continue
         reasons.append(str(await refusal(path, ffmpeg)))
     assert len(reasons) > 3

@@ -81,7 +81,7 @@ def test_a_line_without_an_end_is_not_kept_whole() -> None:
     assert len(read(b"x" * 10_000_000, 1 << 16).text()) <= 1 << 17
 
 
-def test_what_is_said_of_each_frame_after_a_reset_is_not_kept() -> None:
+def test_log_lines_of_frames_after_a_reset_are_dropped() -> None:
     noise = b"[f32le @ 0x1] Application provided invalid, non monotonically increasing dts to muxer"
     assert read(b"first\n" + (noise + b"\n") * 10_000 + b"last\n").text() == "first\nlast\n"
 

@@ -28,8 +28,8 @@ def test_a_whole_wav_needs_nothing(tmp_path) -> None:
 
 @pytest.mark.parametrize("declared", [0, 36])
 def test_a_wav_that_declares_next_to_nothing_is_read_to_its_end(declared, tmp_path) -> None:
-    found = of(tmp_path / "a.wav", riff(TONE, declared=declared))
-    assert found == Lengths(IGNORED, unknown=True)
+    result = of(tmp_path / "a.wav", riff(TONE, declared=declared))
+    assert result == Lengths(IGNORED, unknown=True)
 
 
 @pytest.mark.parametrize(
@@ -40,21 +40,21 @@ def test_a_placeholder_is_no_length(declared, tmp_path) -> None:
 
 
 def test_a_wav_that_is_cut_declares_how_long_it_was(tmp_path) -> None:
-    found = of(tmp_path / "a.wav", riff(TONE)[: -BYTES // 2])
-    assert found == Lengths(declared_seconds=pytest.approx(2.0))
+    result = of(tmp_path / "a.wav", riff(TONE)[: -BYTES // 2])
+    assert result == Lengths(declared_seconds=pytest.approx(2.0))
 
 
-def test_a_wav_that_goes_on_after_its_length_is_read_to_its_end_with_a_warning(tmp_path) -> None:
-    found = of(tmp_path / "a.wav", riff(TONE, declared=BYTES // 2))
-    (notice,) = found.notices
-    assert (found.options, found.unknown) == (IGNORED, True)
+def test_a_wav_longer_than_declared_is_decoded_to_its_end_with_a_warning(tmp_path) -> None:
+    result = of(tmp_path / "a.wav", riff(TONE, declared=BYTES // 2))
+    (notice,) = result.notices
+    assert (result.options, result.unknown) == (IGNORED, True)
     assert (notice.code, notice.start_seconds, notice.end_seconds) == ("length_wrong", 1.0, 2.0)
 
 
 def test_two_wav_in_one_file_are_read_to_the_end(tmp_path) -> None:
-    found = of(tmp_path / "a.wav", riff(TONE) * 2)
-    assert found.options == IGNORED
-    assert [notice.code for notice in found.notices] == ["length_wrong"]
+    result = of(tmp_path / "a.wav", riff(TONE) * 2)
+    assert result.options == IGNORED
+    assert [notice.code for notice in result.notices] == ["length_wrong"]
 
 
 @pytest.mark.parametrize("length", [7, 8, 4000])
@@ -138,9 +138,9 @@ def test_the_headers_of_chained_ogg_are_counted_not_those_of_streams_side_by_sid
     chained = tmp_path / "chained.ogg"
     chained.write_bytes(one.read_bytes() * 3)
     assert inner_headers(chained) == 4  # a head and tags each
-    beside = tmp_path / "beside.ogg"
-    run_ffmpeg("-i", one, "-i", one, "-map", "0", "-map", "1", "-c", "copy", beside)
-    assert inner_headers(beside) <= 1
+    other = tmp_path / "other.ogg"
+    run_ffmpeg("-i", one, "-i", one, "-map", "0", "-map", "1", "-c", "copy", other)
+    assert inner_headers(other) <= 1
 
 
 def test_a_length_is_in_seconds_of_the_files_own_rate(tmp_path) -> None:

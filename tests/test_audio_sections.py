@@ -1,4 +1,4 @@
-"""Long recordings, decoded in several places at once: the samples are those of one ffmpeg."""
+"""Long recordings, decoded in concurrent sections: the samples equal those of one ffmpeg."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ SECTION_SECONDS = 60
 SECONDS = 132
 Children = Callable[[], list[psutil.Process]]
 
-# What is divided, and what is not: AAC may hold noise from a generator, Opus never forgets, and
+# Divisible formats, and others: AAC may contain generated noise, Opus has unbounded state, and
 # the clock of Matroska counts milliseconds.
 DIVIDED: dict[str, tuple[str, ...]] = {
     "44100.wav": ("-ar", "44100", "-ac", "2"),
@@ -136,23 +136,23 @@ def test_what_cannot_be_entered_in_the_middle_is_decoded_by_one_ffmpeg(
     assert run.sections == 1
 
 
-def test_where_the_clock_jumps_the_first_ffmpeg_goes_on(
+def test_at_a_clock_jump_the_first_ffmpeg_continues(
     ffmpeg: Path, spoken: Samples, tmp_path: Path
 ) -> None:
     """What lies behind a gap in the timestamps is elsewhere for who looks for it by time."""
     shift = ("-af", "asetpts='PTS+if(gt(T,20),0.7/TB,0)'", "-c:a", "alac", "-ar", "44100")
     path = encode(tmp_path / "gap.m4a", *shift, samples=spoken)
     run = decoding(path, ffmpeg)
-    found, plain = all_of(run), by_one(path, ffmpeg)
+    result, plain = all_of(run), by_one(path, ffmpeg)
     assert run.sections == 1
     (gap,) = run.warnings
     assert (gap.start_seconds, gap.end_seconds) == pytest.approx((20, 20.7), abs=0.1)
     first = round((gap.start_seconds or 0) * SAMPLE_RATE)
-    length = len(found) - len(plain)
+    length = len(result) - len(plain)
     assert length == pytest.approx(0.7 * SAMPLE_RATE, abs=2)
-    assert np.array_equal(found[:first], plain[:first])
-    assert not found[first : first + length].any()
-    assert np.array_equal(found[first + length :], plain[first:])
+    assert np.array_equal(result[:first], plain[:first])
+    assert not result[first : first + length].any()
+    assert np.array_equal(result[first + length :], plain[first:])
 
 
 def test_digital_silence_at_a_bound_proves_nothing_and_the_next_bound_counts(
@@ -178,14 +178,14 @@ def test_an_ffmpeg_ahead_that_is_killed_costs_no_sample(
 ) -> None:
     ffmpeg = find_ffmpeg()
     run = decoding_by_default(eleven_minutes, ffmpeg)
-    with closing(run.blocks()) as stretches:
-        found = [next(stretches), next(stretches)]
+    with closing(run.blocks()) as blocks:
+        result = [next(blocks), next(blocks)]
         _first, *ahead = sorted(children(), key=lambda child: child.create_time())
-        assert ahead, "it has begun with the second section"
+        assert ahead, "the second section has started"
         for child in ahead:
             child.kill()
-        found += [*stretches]
-    assert np.array_equal(np.concatenate(found), by_one(eleven_minutes, ffmpeg))
+        result += [*blocks]
+    assert np.array_equal(np.concatenate(result), by_one(eleven_minutes, ffmpeg))
     assert run.sections == 1
 
 
@@ -193,11 +193,11 @@ def test_who_stops_listening_leaves_no_ffmpeg_and_no_core_taken(
     eleven_minutes: Path, children: Children
 ) -> None:
     run = decoding_by_default(eleven_minutes, find_ffmpeg())
-    stretches = run.blocks()
+    blocks = run.blocks()
     for _ in range(3):
-        next(stretches)
+        next(blocks)
     assert len(children()) == 2
-    stretches.close()
+    blocks.close()
     assert children() == []
 
 
@@ -211,7 +211,7 @@ def test_a_clip_is_exact_over_a_bound(
     assert run.sections == 2
 
 
-def test_a_file_that_ends_before_it_says_so_is_told_by_its_last_section(
+def test_a_file_that_ends_early_is_reported_by_its_last_section(
     shelf: Callable[[str, tuple[str, ...]], Path], tmp_path: Path
 ) -> None:
     broken = cut(shelf("16000.wav", ()), tmp_path / "cut.wav", 0.8)
@@ -240,7 +240,7 @@ def test_a_short_recording_is_not_divided(tmp_path: Path, children: Children) ->
 
 
 def counted(run: Decoding, children: Children) -> Iterator[int]:
-    """How many ffmpegs there are at each stretch."""
+    """The number of ffmpeg processes at each block."""
     for _ in run.blocks():
         yield len(children())
 
@@ -249,16 +249,16 @@ def test_cores_are_taken_while_there_are_free_ones() -> None:
     cores = Cores(2, memory_bytes=100)
     with cores.recording():
         assert [cores.taken(10), cores.taken(10), cores.taken(10)] == [True, True, False]
-        cores.given()
+        cores.release()
         assert cores.taken(10)
     with cores.recording(), cores.recording(), cores.recording():
         assert not cores.taken(10), "as many recordings as there are cores have them"
 
 
-def test_what_was_decoded_ahead_takes_its_room_until_it_is_dropped() -> None:
+def test_sections_decoded_ahead_reserve_memory_until_dropped() -> None:
     cores = Cores(4, memory_bytes=100)
     assert [cores.taken(60), cores.taken(60), cores.taken(40)] == [True, False, True]
-    cores.given()
+    cores.release()
     assert not cores.taken(60), "it is decoded, but not read yet"
     cores.dropped(60)
     assert cores.taken(60)

@@ -47,13 +47,13 @@ def arranged(
     timeline = Timeline(longest_seconds, declared_seconds)
     places = list(Clock().places(events, start_seconds))
     samples = np.arange(1, round(seconds * SAMPLE_RATE) + 1, dtype=np.float32)
-    found: list[Samples] = []
+    result: list[Samples] = []
     for first in range(0, len(samples), block_samples):
         end = first + block_samples
         timeline.add(place for place in places if first <= place.at < end)
-        found.extend(timeline.arranged(samples[first:end]))
-    found.extend(timeline.rest())
-    whole = np.concatenate(found)
+        result.extend(timeline.arranged(samples[first:end]))
+    result.extend(timeline.rest())
+    whole = np.concatenate(result)
     # Whatever is inserted: every sample comes once, in its order.
     assert np.array_equal(whole[whole > 0], samples)
     return whole, timeline.notices()
@@ -158,7 +158,7 @@ def test_a_long_gap_has_to_fit_the_declared_duration(declared_seconds, kept) -> 
 
 
 def test_a_jump_that_only_the_end_of_the_file_has_means_nothing() -> None:
-    """ffmpeg 5 evaluates its filters once more after the last frame."""
+    """ffmpeg 5 evaluates its filters again after the last frame."""
     samples, notices = arranged([*steady(6), mark(6.0 - 0.001, 500.0)], 6.0)
     assert (silences(samples), notices) == ([], [])
 
@@ -173,8 +173,8 @@ def test_what_could_not_be_decoded_is_named_unless_a_gap_names_it() -> None:
     broken = DecodeError("Error while decoding")
     events = [*steady(2), broken, *steady(9)[2:], broken, *jump(8.5, 2.0), mark(10, 12)]
     _, notices = arranged(events, 11.0)
-    found = [(notice.code, notice.start_seconds) for notice in notices]
-    assert found == [("audio_damaged", 1.0), ("audio_gap", 8.5)]
+    result = [(notice.code, notice.start_seconds) for notice in notices]
+    assert result == [("audio_damaged", 1.0), ("audio_gap", 8.5)]
 
 
 def test_marks_before_the_place_that_is_entered_do_not_count() -> None:
@@ -182,8 +182,8 @@ def test_marks_before_the_place_that_is_entered_do_not_count() -> None:
     timeline.begin(100 * SAMPLE_RATE)
     marks = [mark(0, 103), mark(1, 104), mark(2, 100), mark(2.5, 100.5)]
     timeline.add(Clock(98 * SAMPLE_RATE).places(marks, 0.0))
-    found = [*timeline.arranged(np.ones(SAMPLE_RATE, dtype=np.float32)), *timeline.rest()]
-    assert (sum(map(len, found)), timeline.notices()) == (SAMPLE_RATE, [])
+    result = [*timeline.arranged(np.ones(SAMPLE_RATE, dtype=np.float32)), *timeline.rest()]
+    assert (sum(map(len, result)), timeline.notices()) == (SAMPLE_RATE, [])
 
 
 # with both ffmpegs

@@ -161,7 +161,7 @@ async def test_a_file_that_is_cut_off_is_found_out_before_it_is_encoded_again(
     flac = encode(tmp_path / "whole.flac", samples=MELODY)
     broken = cut(flac, tmp_path / "broken.flac")
     (warning,) = (await prepare(broken, limited(60_000))).warnings
-    assert "before it says it does" in warning
+    assert "before its declared end" in warning
     with pytest.raises(AudioTruncated):
         await prepare(broken, limited(60_000), on_damage="refuse")
     stored = await prepare(broken, limited(60_000), on_damage="refuse", store=store)

@@ -1,30 +1,15 @@
 """The project is written in standard technical English: `english.py` finds idioms."""
 
-from pathlib import Path
-
 import pytest
 
 from english import ALLOWED, EXCLUDED, IDIOMS, NAME_PARTS, NAMES, ROOT, check_file, files
 from english import check_python as python
 from english import check_text as text
 
-PENDING = (
-    "src/parakeet_worker/audio/*.py",
-    "tests/test_audio_*.py",
-    "tests/test_client_payload.py",
-)
-"""Files that still contain idioms. The list only shrinks: remove a file once it has none."""
-
 
 def test_the_project_has_no_idioms():
-    findings = [
-        finding for file in files([ROOT]) if not _is_pending(file) for finding in check_file(file)
-    ]
+    findings = [finding for file in files([ROOT]) for finding in check_file(file)]
     assert not findings, "\n".join(map(str, findings))
-
-
-def _is_pending(file: Path) -> bool:
-    return any(file.match(pattern) for pattern in PENDING)
 
 
 @pytest.mark.parametrize(

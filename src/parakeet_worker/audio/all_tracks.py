@@ -10,7 +10,7 @@ import numpy as np
 
 from parakeet_worker import threads
 from parakeet_worker.audio.decoding import SAMPLE_RATE, Decoding, Origin
-from parakeet_worker.audio.tracks import MOST_TRACKS, AudioTrack, skipped
+from parakeet_worker.audio.tracks import MAX_TRACKS, AudioTrack, skipped
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import (
     AudioEmpty,
@@ -51,8 +51,8 @@ class AllTracks:
 
     @property
     def warnings(self) -> tuple[Notice, ...]:
-        """Those of all tracks, each with its number, and tracks that could not be decoded."""
-        found = [
+        """Warnings of all tracks with their numbers, and tracks that could not be decoded."""
+        warnings = [
             replace(notice, message=f"track {number}: {notice.message}")
             for number, decoding in zip(self._numbers, self._decodings, strict=False)
             for notice in decoding.warnings
@@ -61,7 +61,7 @@ class AllTracks:
             Notice("track_skipped", f"track {number}: {error}", damage=True)
             for number, error in self._failures.items()
         ]
-        return (*skipped(self._tracks), *found, *failed)
+        return (*skipped(self._tracks), *warnings, *failed)
 
     @property
     def origin(self) -> Origin:
@@ -71,20 +71,20 @@ class AllTracks:
         return Origin(track=0, tracks=count, channels=count, gap_seconds=max(gaps))
 
     def stop(self) -> None:
-        """From any thread: end `blocks` at once, without an error."""
+        """End `blocks` without an error; callable from any thread."""
         self._stopped = True
         for decoding in self._decodings:
             decoding.stop()
 
     async def samples(self) -> AsyncGenerator[Samples, None]:
-        """What `blocks` yields, from a thread."""
+        """Run `blocks` in a thread."""
         produced = threads.produced(self.blocks(), self.stop)
         async with aclosing(produced) as blocks:
             async for block in blocks:
                 yield block
 
     def blocks(self) -> Generator[Samples, None, None]:
-        """(N, tracks); raises what `Decoding.blocks` raises where every track fails so."""
+        """Yield (N, tracks); raises as `Decoding.blocks` does if every track fails."""
         self._find()
         with ExitStack() as stack:
             running = {
@@ -98,18 +98,18 @@ class AllTracks:
             raise next(iter(self._failures.values()))
 
     def _find(self) -> None:
-        """Learn what tracks there are, from the one that is usually played."""
+        """List the tracks, using the decoding of the default one."""
         (usual,) = self._decodings
         try:
             with closing(usual.blocks()) as blocks:
                 next(blocks, None)
         except _OF_ONE_TRACK:
-            # It may end before the clip begins, or hold nothing, where another does not.
+            # It may end before the clip or be empty, while another track is not.
             if not any(track.decodable for track in usual.tracks):
                 raise
         count = len(usual.tracks)
-        if count > MOST_TRACKS:
-            reason = f"the recording has {count} tracks, at most {MOST_TRACKS} allowed"
+        if count > MAX_TRACKS:
+            reason = f"the recording has {count} tracks, at most {MAX_TRACKS} allowed"
             raise InvalidRequest("track", reason)
         self._tracks = usual.tracks
         self._numbers = [track.number for track in usual.tracks if track.decodable]
@@ -154,7 +154,7 @@ Audio: TypeAlias = Decoding | AllTracks
 
 
 def decoding(path: Path, *, track: int | str | None = None, **options: Any) -> Audio:
-    """The decoding of the track that is wanted, or of all."""
+    """The decoding of the requested track, or of all."""
     if track != ALL_TRACKS:
         return Decoding(path, track=track, **options)
 

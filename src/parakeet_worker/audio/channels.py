@@ -7,27 +7,27 @@ from parakeet_worker.engine.base import SAMPLE_RATE, Samples
 from parakeet_worker.notices import Notice
 
 MAX_CHANNELS = 64
-"""Of one recording, which is what ffmpeg resamples."""
+"""Limit per recording: ffmpeg's resampler supports no more."""
 
 # Full scale is 1; files of floats that were scaled like integers reach 32,768.
 _LARGEST = 1e5
-_MOST_PLACES = 1000
+_MAX_POSITIONS = 1000
 
 # A channel quieter than the loudest by more than 60 dB is not counted in the mix.
 _SILENT_POWER = 1e-6
-# Correlated with the loudest channel below this, a channel is turned over; it is turned back above
-# the opposite, so that it does not go to and fro.
+# A channel whose correlation with the loudest one is below the negative of this is inverted; above
+# it, the inversion ends. The hysteresis avoids toggling.
 _OPPOSITE = 0.2
 _BLOCK_SAMPLES = 1 << 15
 
-# Cross-talk is looked for four times a second, in windows of half a second at 4 kHz.
+# Cross-talk is searched four times per second, in windows of 0.5 s at 4 kHz.
 _HOP_SAMPLES = SAMPLE_RATE // 4
 _DECIMATION = 4
 _COARSE_HOP = _HOP_SAMPLES // _DECIMATION
 _COARSE_WINDOW = 2 * _COARSE_HOP
 _COARSE_LAG = SAMPLE_RATE // _DECIMATION // 20
 _CROSSTALK_POWER = 10 ** (-20 / 10)
-# Two voices that have nothing to do with each other may reach 0.4 at some delay.
+# Independent voices reach 0.4 at some delay.
 _CROSSTALK_CORRELATION = 0.5
 _WINDOWS_PER_STEP = 256
 
@@ -37,24 +37,24 @@ Indices = npt.NDArray[np.intp]
 
 
 class Cleaner:
-    """Replaces samples that are no numbers, or out of all bounds, by silence."""
+    """Replaces NaN, infinite and out-of-range samples by silence."""
 
     def __init__(self) -> None:
         self._at = 0
         self._count = 0
-        self._places: list[float] = []
+        self._positions: list[float] = []
 
     def clean(self, samples: Samples) -> Samples:
-        """(N,) or (N, channels); the same array where nothing is wrong."""
+        """(N,) or (N, channels); returns the same array if all samples are valid."""
         at, self._at = self._at, self._at + len(samples)
-        # Without a copy, as the absolute values would be. NaN fails the comparison too.
+        # No copy, unlike np.abs. NaN fails the comparison too.
         if not len(samples) or (samples.max() <= _LARGEST and samples.min() >= -_LARGEST):
             return samples
         good = np.abs(samples) <= _LARGEST
         rows = ~(good if good.ndim == 1 else good.all(axis=1))
         self._count += int(rows.sum())
-        room = _MOST_PLACES - len(self._places)
-        self._places += [(at + int(row)) / SAMPLE_RATE for row in np.flatnonzero(rows)[:room]]
+        room = _MAX_POSITIONS - len(self._positions)
+        self._positions += [(at + int(row)) / SAMPLE_RATE for row in np.flatnonzero(rows)[:room]]
         return np.where(good, samples, np.float32(0))
 
     def notices(self) -> list[Notice]:
@@ -62,8 +62,8 @@ class Cleaner:
         if not self._count:
             return []
         message = f"{self._count} samples are no numbers or out of bounds; they became silence"
-        end_seconds = self._places[-1] + 1 / SAMPLE_RATE
-        return [Notice("samples_invalid", message, self._places[0], end_seconds, damage=True)]
+        end_seconds = self._positions[-1] + 1 / SAMPLE_RATE
+        return [Notice("samples_invalid", message, self._positions[0], end_seconds, damage=True)]
 
 
 class Mixer:
@@ -124,7 +124,7 @@ class Mixer:
         signs[:] = np.where(np.abs(relative) > _OPPOSITE, np.sign(relative), signs)
         self.opposite |= {int(channel) + 1 for channel in np.flatnonzero(active & (signs < 0))}
         self.silent -= {int(channel) + 1 for channel in np.flatnonzero(active)}
-        # Those that were heard once count, or a speaker would grow louder as another falls silent.
+        # Once active, a channel keeps counting: no speaker gets louder when another is silent.
         self._active_once |= active
         weights = signs * self._active_once / np.float32(self._active_once.sum())
         mixed: Samples = block @ weights.astype(np.float32)
@@ -132,14 +132,14 @@ class Mixer:
 
 
 class CrossTalk:
-    """Silences a channel where it has another channel's sound alone, and that much quieter."""
+    """Mutes a channel where it contains only another channel's signal, 20 dB quieter."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        """How much was silenced, of all channels added up."""
+        """Muted seconds, summed over channels."""
 
     def removed(self, samples: Samples) -> Samples:
-        """(N, channels); the same array where there is none."""
+        """(N, channels); returns the same array without cross-talk."""
         hops = len(samples) // _HOP_SAMPLES
         if samples.shape[1] < 2 or hops < 2:
             return samples
@@ -149,32 +149,32 @@ class CrossTalk:
         loudest = powers.argmax(axis=1)
         quiet = (powers > 0) & (powers < powers.max(axis=1, keepdims=True) * _CROSSTALK_POWER)
         places = np.argwhere(quiet)
-        found = np.zeros(quiet.shape, dtype=np.bool_)
+        crosstalk = np.zeros(quiet.shape, dtype=np.bool_)
         for first in range(0, len(places), _WINDOWS_PER_STEP):
             window, channel = places[first : first + _WINDOWS_PER_STEP].T
             pairs = (_windows(coarse, window, each) for each in (channel, loudest[window]))
-            found[window, channel] = _similarity(*pairs) > _CROSSTALK_CORRELATION
-        if not found.any():
+            crosstalk[window, channel] = _similarity(*pairs) > _CROSSTALK_CORRELATION
+        if not crosstalk.any():
             return samples
-        kept = ~_in_both(found)
+        kept = ~_in_both(crosstalk)
         self.seconds += float((~kept).sum()) * _HOP_SAMPLES / SAMPLE_RATE
         return samples * _faded(kept, len(samples))
 
 
 def _coarse(samples: Samples) -> Samples:
-    """(hops, samples of one, channels) at a quarter of the rate, where voices have their power."""
+    """(hops, samples per hop, channels) at a quarter of the rate, which contains the voice band."""
     shape = (-1, _COARSE_HOP, _DECIMATION, samples.shape[1])
     mean: Samples = samples.reshape(shape).mean(axis=2)
     return mean
 
 
 def _windows(coarse: Samples, first: Indices, channel: Indices) -> Samples:
-    """Two hops each, of a channel each."""
+    """Windows of two hops, each of one channel."""
     return np.concatenate((coarse[first, :, channel], coarse[first + 1, :, channel]), axis=1)
 
 
 def _similarity(quiet: Samples, loud: Samples) -> Matrix:
-    """Of each row, the largest correlation of the two at any delay of up to 50 ms."""
+    """Per row, the maximum correlation at delays of up to 50 ms."""
     size = 2 * _COARSE_WINDOW
     spectrum = np.fft.rfft(quiet, size) * np.conj(np.fft.rfft(loud, size))
     products = np.fft.irfft(spectrum, size)
@@ -184,15 +184,15 @@ def _similarity(quiet: Samples, loud: Samples) -> Matrix:
     return similarity
 
 
-def _in_both(found: Mask) -> Mask:
-    """Hops from windows of two: those of which every window says it."""
-    edge = np.ones((1, found.shape[1]), dtype=np.bool_)
-    both: Mask = np.concatenate((found, edge)) & np.concatenate((edge, found))
+def _in_both(crosstalk: Mask) -> Mask:
+    """Convert windows of two hops to hops: true if both windows of the hop are."""
+    edge = np.ones((1, crosstalk.shape[1]), dtype=np.bool_)
+    both: Mask = np.concatenate((crosstalk, edge)) & np.concatenate((edge, crosstalk))
     return both
 
 
 def _faded(kept: Mask, length: int) -> Samples:
-    """One for each sample that is kept, zero for the others, and a slope of a hop between."""
+    """1 for kept samples, 0 for muted ones, with linear fades of one hop."""
     middles = (np.arange(len(kept)) + 0.5) * _HOP_SAMPLES
     at = np.arange(length)
     columns = [np.interp(at, middles, column.astype(np.float64)) for column in kept.T]

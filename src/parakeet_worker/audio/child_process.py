@@ -21,21 +21,21 @@ from parakeet_worker.errors import FfmpegMissing
 Content: TypeAlias = bytes | bytearray | memoryview
 
 _REPORT_BYTES = 1 << 15
-# How long one wait in the kernel lasts: in between, what the child says is read, of which 64 KiB
-# fit into a pipe, and the time limit is looked at.
+# Timeout of one blocking receive. Between receives the child's log is read, whose pipe holds
+# 64 KiB, and the time limit is checked.
 _WAIT_SECONDS = 0.25
 _SOCKET_BYTES = 1 << 20
-# What is added to a child's niceness. 5 is a third of the worker's share of a core that both want,
-# 15 a ninth of that: a thread of the worker that waits for a core may hold the interpreter's lock,
-# and the event loop would wait with it, in a crowd of ffmpegs for 100 ms and more.
+# Increase of a child's niceness. On a contended core 5 gives a third of the worker's share, 15 a
+# ninth of that. A worker thread waiting for a core may hold the GIL and block the event loop,
+# with many ffmpegs for 100 ms and more.
 _STEPS_BACK = 5
 _LONG_STEPS_BACK = 15
 
 
 def _environment() -> dict[str, str]:
-    """Ours, but for the character sets of the C library.
+    """The environment without the machine's character set modules.
 
-    A static ffmpeg dies when it loads those of the machine, as it does for names in MPEG-TS.
+    A static ffmpeg crashes when it loads them, as it does for names in MPEG-TS.
     """
     return {**os.environ, "GCONV_PATH": "/nonexistent"}
 
@@ -45,24 +45,24 @@ class Stopped(Exception):
 
 
 class Child:
-    """A process that writes to us; for one thread, but for `kill`.
+    """A child process with its output; used by one thread, except `kill`.
 
-    Its output comes through a socket and not a pipe: a thread can wait there in the kernel until
-    megabytes have come, where a pipe wakes it for every 32 KiB that ffmpeg writes.
+    The output is a socket instead of a pipe: a thread can wait in the kernel for megabytes, while
+    a pipe wakes it for every 32 KiB that ffmpeg writes.
     """
 
     def __init__(self, command: Sequence[str], memory_bytes: int | None = None) -> None:
-        """With at most so much memory of its own; raises `FfmpegMissing`."""
-        self._output, theirs = socket.socketpair()
-        with theirs:
+        """Start the process with a memory limit; raises `FfmpegMissing`."""
+        self._output, child_socket = socket.socketpair()
+        with child_socket:
             wait = struct.pack("ll", 0, round(_WAIT_SECONDS * 1_000_000))
             self._output.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
+            child_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
             try:
                 self._process: subprocess.Popen[bytes] = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
-                    stdout=theirs.fileno(),
+                    stdout=child_socket.fileno(),
                     stderr=subprocess.PIPE,
                     # A signal to the worker's process group (Ctrl-C, systemd) must not cut a
                     # recording short that the worker is going to finish. A session would do so
@@ -80,11 +80,11 @@ class Child:
         self._errors = self._process.stderr.fileno()
         os.set_blocking(self._errors, False)
         self.log = Log()
-        """What it wrote to its standard error, as far as that was read."""
+        """Standard error as far as it was read."""
 
     def read(self, size: int, timeout_seconds: float) -> Content | None:
-        """`size` bytes, fewer at the end, none after it; None where they take too long."""
-        # Not a bytearray, which is written with zeros first.
+        """Read `size` bytes, fewer at the end, none after it; None on timeout."""
+        # Not a bytearray, which would be zeroed first.
         view, count = np.empty(size, dtype=np.uint8).data, 0
         ends = time.monotonic() + timeout_seconds
         while count < size:
@@ -93,24 +93,24 @@ class Child:
             except BlockingIOError:
                 got = None
             except ConnectionResetError:
-                got = 0  # it ended with input unread, of which it was given none
+                got = 0  # it exited with unread input, although there is none
             if got == 0:
                 break
             count += got or 0
-            self._listen()
+            self._read_log()
             if count < size and time.monotonic() > ends:
                 return None
         return view[:count]
 
-    def _listen(self) -> None:
-        """Take what it says without waiting for more."""
+    def _read_log(self) -> None:
+        """Read the available log without blocking."""
         with suppress(BlockingIOError):
             while content := os.read(self._errors, _REPORT_BYTES):
                 self.log.feed(content)
 
     def log_text(self) -> str:
         """Its log so far."""
-        self._listen()
+        self._read_log()
         return self.log.text()
 
     def report(self) -> str:

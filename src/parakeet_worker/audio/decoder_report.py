@@ -19,22 +19,22 @@ from parakeet_worker.notices import Notice
 _DECLARED_SLACK_SECONDS = 0.5
 _KILOBITS_OF_CHANNEL = 512
 
-# Of these the samples are the same wherever ffmpeg begins: their positions are exact, and the
-# decoder remembers no more than a frame or two. Not so AAC, which may hold noise from a generator,
-# Opus, whose memory fades without an end, and Matroska, whose clock counts milliseconds.
+# Decoding these gives the same samples from any start: positions are exact and the decoder's state
+# spans one or two frames. Not AAC, whose noise substitution uses a generator, Opus, whose state
+# decays without an end, and Matroska, whose timestamps are in milliseconds.
 _EXACT_CONTAINER = re.compile(
     r"^Input #0, (?:wav|w64|aiff|caf|au|flac|mp3|ogg|mov,\S*), from ", re.MULTILINE
 )
 _EXACT_CODEC = re.compile(r"(?:pcm_\w+|flac|mp3|alac|vorbis)\b")
-# Their last timestamp is their duration: nothing declares more than is there.
+# The duration is the last timestamp, so that nothing is declared beyond the content.
 _UNDECLARED_CONTAINER = re.compile(r"^Input #0, (?:ogg|mpegts|mpeg), from ", re.MULTILINE)
-# Their duration is the time of their end: they count from zero, wherever their audio begins.
+# The duration is the end time, counted from zero, wherever the audio starts.
 _DECLARES_END = re.compile(r"^Input #0, (?:matroska,\S*|nut|asf), from ", re.MULTILINE)
 _GAPLESS = re.compile(r"^Input #0, (?:wav|w64|aiff|caf|au|flac|mp3), from ", re.MULTILINE)
 # ffmpeg seeks in these by an index or by bisection, and each frame has a timestamp. Matroska rounds
 # it to milliseconds.
 _SEEKABLE = re.compile(r"^Input #0, (matroska|ogg|mov),", re.MULTILINE)
-# Decoders that forget what was more than some frames ago, but for generators of noise.
+# Decoders whose state spans a few frames, except for noise generators.
 _SEEKABLE_CODEC = re.compile(r"(?:pcm_\w+|flac|alac|mp[23]|aac|e?ac3|opus|vorbis)\b")
 # Of the first audio stream. Telephones have 8,000 Hz, instruments for bats 500,000, and a bit
 # stream of DSD is shown as up to 2,822,400.
@@ -80,15 +80,15 @@ class Report:
 
     @classmethod
     def read(cls, text: str) -> "Report":
-        """From all that was written, or from the head of it."""
+        """Parse the whole log, or its head."""
         head = text.partition("\nStream mapping:")[0].partition("\nOutput #0")[0]
         estimated = "Estimating duration from bitrate" in head
-        found, duration, start = _DURATION.search(head), None, None
-        if found is not None:
-            hours, minutes, seconds, began = found.groups()
+        match, duration, start = _DURATION.search(head), None, None
+        if match is not None:
+            hours, minutes, seconds, begin = match.groups()
             if hours is not None:
                 duration = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-            start = None if began is None else float(began)
+            start = None if begin is None else float(begin)
         if duration is not None and start is not None and _DECLARES_END.search(head):
             duration = max(0.0, duration - start)
         streams = [each for each in _STREAM.finditer(head) if "(attached pic)" not in each[5]]
@@ -102,8 +102,8 @@ class Report:
     @property
     def channels(self) -> int:
         """Of what ffmpeg writes."""
-        found = _OUTPUT.findall(self.text)
-        return max(1, int(found[-1]) // _KILOBITS_OF_CHANNEL) if found else 1
+        rates = _OUTPUT.findall(self.text)
+        return max(1, int(rates[-1]) // _KILOBITS_OF_CHANNEL) if rates else 1
 
     def divisible(self, stream: int) -> bool:
         """Whether ffmpeg may begin in the middle of it."""
@@ -125,8 +125,8 @@ class Report:
     @property
     def rounds_timestamps(self) -> bool:
         """Whether a timestamp may be off by some samples."""
-        found = _SEEKABLE.search(self.text)
-        return found is not None and found[1] == "matroska"
+        container = _SEEKABLE.search(self.text)
+        return container is not None and container[1] == "matroska"
 
     def codec(self, stream: int) -> str:
         """ffmpeg's name of it."""
@@ -134,9 +134,9 @@ class Report:
 
     def check_rate(self) -> None:
         """Raise `AudioUndecodable` for a sample rate that no recording has."""
-        found = _RATE.search(self.text)
-        if found is not None and not _MIN_RATE <= int(found[1]) <= _MAX_RATE:
-            reason = f"its sample rate of {found[1]} Hz is not from {_MIN_RATE} to {_MAX_RATE}"
+        rate = _RATE.search(self.text)
+        if rate is not None and not _MIN_RATE <= int(rate[1]) <= _MAX_RATE:
+            reason = f"its sample rate of {rate[1]} Hz is not from {_MIN_RATE} to {_MAX_RATE}"
             raise AudioUndecodable(reason)
 
     def refusal(self, status: int) -> ParakeetError:
@@ -149,22 +149,22 @@ class Report:
         return AudioUndecodable(f"ffmpeg cannot read it as audio: {reason}")
 
     def corrupt_seconds(self, stream: int) -> list[float]:
-        """When packets of a stream came damaged, on the recording's clock."""
+        """Times of damaged packets of a stream, on the recording's clock."""
         if not _MPEG.search(self.text):
             return []
-        found = [int(dts) for number, dts in _CORRUPT.findall(self.text) if int(number) == stream]
-        return [max(0.0, dts / _MPEG_TICKS - (self.start_seconds or 0.0)) for dts in found]
+        ticks = [int(dts) for number, dts in _CORRUPT.findall(self.text) if int(number) == stream]
+        return [max(0.0, dts / _MPEG_TICKS - (self.start_seconds or 0.0)) for dts in ticks]
 
     def cut(
         self, seconds: float, status: int, declared_seconds: float | None = None
     ) -> Notice | None:
         """Evidence that the file continues after the decoded part.
 
-        `declared_seconds` is what the file's own header says, where ffmpeg does not show that.
+        `declared_seconds` is the length in the file's header, if ffmpeg does not report it.
         """
         missing = (declared_seconds or self.declared_seconds or 0.0) - seconds
         if missing > _DECLARED_SLACK_SECONDS:
-            reason = f"the file ends {missing:.2f} s before it says it does"
+            reason = f"the file ends {missing:.2f} s before its declared end"
         elif _CUT.search(self.text) and not _MPEG.search(self.text):
             reason = "the last part of the file is cut off"
         elif status != 0:
@@ -176,7 +176,7 @@ class Report:
 
     @property
     def undecodable_headers(self) -> int:
-        """How many packets could not be decoded that may be the headers of appended files."""
+        """Number of undecodable packets that may be headers of appended files."""
         if "Input #0, mp3," in self.text:
             return self.text.count("Header missing")
         if "Input #0, ogg," in self.text:
@@ -197,14 +197,14 @@ def _track(number: int, stream: re.Match[str], text: str) -> AudioTrack:
 
 
 def _last(text: str) -> str | None:
-    """The last line that is a last_error, without what it is about."""
+    """The last error in the log, without its subject."""
     lines = [_PREFIX.sub("", line) for line in text.splitlines() if not _NOISE.match(line)]
-    telling = demuxers.telling([line for line in lines if line.strip()])
-    return None if telling is None else echo(telling.rpartition(": ")[2] or telling)
+    informative = demuxers.informative([line for line in lines if line.strip()])
+    return None if informative is None else echo(informative.rpartition(": ")[2] or informative)
 
 
 def clearer(refusal: ParakeetError, text: str, path: Path) -> ParakeetError:
-    """The same refusal, with what is known of the file in place of ffmpeg's words."""
+    """The same error with a clear reason in place of ffmpeg's message, if known."""
     if isinstance(refusal, AudioUndecodable | AudioMissing | AudioEmpty):
         reason = demuxers.clear_reason(text, path)
         if reason is not None:

@@ -144,8 +144,8 @@ class Decoding:
         headerless: Headerless | None = None,
         section_seconds: int = _SECTION_SECONDS,
     ) -> None:
-        """`memory_bytes` is what each ffmpeg may allocate, `headerless` how samples lie in a file
-        that does not say it, `section_seconds` how much one decodes of less than an hour."""
+        """`memory_bytes` is what each ffmpeg may allocate, `headerless` the layout of
+        headerless samples, `section_seconds` the section length below one hour."""
         # A file with a header is read by its header, whatever the hint.
         fits = headerless is not None and headerless.fits(path)
         self._headerless = headerless if fits else None
@@ -441,7 +441,7 @@ class Decoding:
             reading.divide(self._plan(bounds, str(chosen.stream)))
 
     def _plan(self, bounds: range, stream: str) -> Plan:
-        """The plan that divides a recording at these bounds."""
+        """A plan with sections at these bounds."""
         second_bytes = _SECOND_BYTES * self._channels
 
         def command(begin: int) -> list[str]:

@@ -73,15 +73,15 @@ _PCM = frozenset(
 )
 _TELEPHONY = {"ulaw": "mulaw", "mulaw": "mulaw", "pcmu": "mulaw", "alaw": "alaw", "pcma": "alaw"}
 _TELEPHONY_RATE = 8_000
-# Of these the rate is part of the format.
+# Formats with a fixed rate.
 _FIXED = frozenset({"g722"})
 _HEADER = re.compile(rb"RIFF|RF64|FORM|OggS|fLaC|ID3|\.snd|\x1aE\xdf\xa3|....ftyp|caff", re.DOTALL)
-_SAID = re.compile(r"([a-z0-9]+)(?::(\d+))?(?::(\d+))?")
+_HEADERLESS = re.compile(r"([a-z0-9]+)(?::(\d+))?(?::(\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Headerless:
-    """How samples lie in a file that does not say it."""
+    """Sample layout of a file without a header."""
 
     demuxer: str
     rate: int | None = None
@@ -100,26 +100,26 @@ class Headerless:
         return ("-f", self.demuxer, *rate, *channels)
 
 
-def headerless(said: str | None, field: str = "audio_format") -> Headerless | None:
-    """What `ulaw`, `alaw:16000` or `s16le:44100:2` means; None for a format with a header.
+def headerless(text: str | None, field: str = "audio_format") -> Headerless | None:
+    """Parse `ulaw`, `alaw:16000` or `s16le:44100:2`; None for a format with a header.
 
     Raises `InvalidRequest` for samples without a rate, and for rates and channels out of bounds.
     """
-    parts = _SAID.fullmatch(said or "")
+    parts = _HEADERLESS.fullmatch(text or "")
     if parts is None:
         return None
     name = parts[1]
     if name not in _PCM and name not in _TELEPHONY and name not in _FIXED:
         if parts[2] is not None:
-            raise InvalidRequest(field, f"{name} says its rate itself; leave it out")
+            raise InvalidRequest(field, f"{name} has the rate in its header; omit it")
         return None
     rate, channels = (None if each is None else int(each[:9]) for each in parts.groups()[1:])
     if name in _FIXED:
         if rate is not None:
-            raise InvalidRequest(field, f"{name} has one rate; leave it out")
+            raise InvalidRequest(field, f"{name} has a fixed rate; omit it")
         return Headerless(name)
     if rate is None and name in _PCM:
-        raise InvalidRequest(field, f"{name} needs a rate, such as {name}:16000")
+        raise InvalidRequest(field, f"{name} requires a rate, such as {name}:16000")
     rate = rate or _TELEPHONY_RATE
     if not _MIN_RATE <= rate <= _MAX_RATE:
         raise InvalidRequest(field, f"the rate must be from {_MIN_RATE} to {_MAX_RATE}")
@@ -135,7 +135,7 @@ _ENCRYPTED = re.compile(
 )
 _UNKNOWN_CODEC = re.compile(r"Audio: none|codec none|Unsupported codec|no decoder", re.IGNORECASE)
 _HEAD_BYTES = 512
-# What people send in place of a recording, by how it begins.
+# Files often sent instead of a recording, by their first bytes.
 _OTHERS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), name)
     for pattern, name in (
@@ -150,7 +150,7 @@ _OTHERS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
         (rb"7z\xbc\xaf", "a 7z archive"),
         (rb"Rar!", "a RAR archive"),
         (rb"%PDF", "a PDF document"),
-        (rb"MThd", "a MIDI file, which holds notes and no sound"),
+        (rb"MThd", "a MIDI file, which contains notes but no audio"),
         (rb"\xff\xd8\xff|\x89PNG|GIF8", "a picture"),
         (rb"\s*[{\[]\s*[\"{\[]", "a JSON document"),
     )
@@ -158,14 +158,14 @@ _OTHERS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
 
 
 def clear_reason(text: str, path: Path) -> str | None:
-    """Why ffmpeg, which said `text`, could not read the file, where that is known for certain."""
+    """A clear reason why ffmpeg, with the log `text`, could not read the file; None if unknown."""
     other = _other(path)
     if other is not None:
         return f"the file is {other}"
     if _ENCRYPTED.search(text):
         return "the file is encrypted (DRM); only an unencrypted copy can be decoded"
     if _UNKNOWN_CODEC.search(text):
-        return "ffmpeg does not know the codec of its audio"
+        return "ffmpeg does not support the codec of its audio"
     return None
 
 
@@ -176,10 +176,10 @@ def _other(path: Path) -> str | None:
     except OSError:
         return None
     head = head.removeprefix(b"\xef\xbb\xbf")
-    found = next((name for pattern, name in _OTHERS if pattern.match(head)), None)
-    if found is None and head and not head.strip(b"\0"):
-        return "empty: it holds zeros alone" if _is_zero(path) else None
-    return found
+    kind = next((name for pattern, name in _OTHERS if pattern.match(head)), None)
+    if kind is None and head and not head.strip(b"\0"):
+        return "empty: it contains only zeros" if _is_zero(path) else None
+    return kind
 
 
 def _is_zero(path: Path) -> bool:
@@ -187,15 +187,15 @@ def _is_zero(path: Path) -> bool:
         return not any(block.strip(b"\0") for block in iter(lambda: file.read(1 << 20), b""))
 
 
-# Last lines of ffmpeg that say nothing of the file.
-_EMPTY_WORDS = re.compile(
+# Last lines of ffmpeg's log without information about the file.
+_UNINFORMATIVE = re.compile(
     r"Conversion failed!|Invalid argument|Error opening (?:input|output)|Error splitting"
     r"|Nothing was written|Invalid data found|Exiting normally|Error opening filters"
     r"|Error initializing|Cannot determine format|Output file",
 )
 
 
-def telling(lines: list[str]) -> str | None:
-    """The last of ffmpeg's lines that says something of the file, else the last one."""
-    full = [line for line in lines if not _EMPTY_WORDS.search(line)] or lines
+def informative(lines: list[str]) -> str | None:
+    """The last informative line of ffmpeg's log, otherwise the last one."""
+    full = [line for line in lines if not _UNINFORMATIVE.search(line)] or lines
     return full[-1] if full else None

@@ -97,7 +97,7 @@ class Log:
         room = max(0, _KEPT_BYTES - len(self._head))
         self._head += line[:room]
         self._tail = (self._tail + line[room:])[-_KEPT_BYTES:]
-        found = _DECODE_ERROR.search(line)
+        match = _DECODE_ERROR.search(line)
         # One per mark is enough: a broken file causes any number of them.
-        if found and not (self._events and isinstance(self._events[-1], DecodeError)):
-            self._events.append(DecodeError(found[0].decode()))
+        if match and not (self._events and isinstance(self._events[-1], DecodeError)):
+            self._events.append(DecodeError(match[0].decode()))

@@ -1,4 +1,4 @@
-"""Lengths and ends that containers declare, where ffmpeg follows them too closely or not at all."""
+"""Declared lengths of containers, where ffmpeg trusts them too much or ignores them."""
 
 import mmap
 import struct
@@ -10,7 +10,7 @@ from typing import BinaryIO
 from parakeet_worker.notices import Notice
 
 _MOST_CHUNKS = 1024
-# Writers that do not know the length put one of these, or one near 2 or 4 GiB.
+# Lengths written by streaming writers; others are near 2 or 4 GiB.
 _UNKNOWN_WAV_BYTES = (0, 36)
 _UNKNOWN_WAV_FROM_BYTES = 1_900_000_000
 _PAD_BYTES = 2
@@ -90,12 +90,12 @@ def _wav(file: BinaryIO, size: int) -> Lengths:
 
 
 def _behind(length: int, there: int, second: int) -> Notice:
-    declared, found = f"{length} bytes", f"{there} bytes"
+    declared, present = f"{length} bytes", f"{there} bytes"
     if second:
-        declared, found = f"{length / second:.2f} s", f"{there / second:.2f} s"
+        declared, present = f"{length / second:.2f} s", f"{there / second:.2f} s"
     return Notice(
         "length_wrong",
-        f"the header declares {declared} of audio, {found} are there; all of it was transcribed",
+        f"the header declares {declared} of audio, {present} exist; all of it was transcribed",
         length / second if second else None,
         there / second if second else None,
     )
@@ -111,7 +111,7 @@ def _are_chunks(file: BinaryIO, at: int, size: int) -> bool:
 
 
 def _mp4(file: BinaryIO, size: int) -> Lengths:
-    """Whether a second file follows the first, which ffmpeg would not look for."""
+    """Detect a second file after the first, which ffmpeg ignores."""
     at, complete = 0, set[bytes]()
     for _ in range(_MOST_CHUNKS):
         file.seek(at)
@@ -132,7 +132,7 @@ def _mp4(file: BinaryIO, size: int) -> Lengths:
 
 
 def ogg_cut(path: Path, seconds: float) -> Notice | None:
-    """Ogg has no length in front; all that tells a cut file is the mark on its last page."""
+    """A warning if the last page lacks the end mark: Ogg declares no length."""
     if not path.is_file():
         return None
     with path.open("rb") as file:

@@ -68,7 +68,7 @@ class Cores:
             self._left_bytes -= size_bytes * free
             return free
 
-    def given(self) -> None:
+    def release(self) -> None:
         """Release a core; its memory stays reserved until `dropped`."""
         with self._changing:
             self._busy -= 1
@@ -86,7 +86,7 @@ class Cores:
         try:
             yield
         finally:
-            self.given()
+            self.release()
 
 
 CORES = Cores(Container.read().threads, _KEPT_BYTES)
@@ -163,7 +163,7 @@ class _Ahead(Source):
                     self._queue.put(content)
         finally:
             self._queue.put(None)
-            CORES.given()
+            CORES.release()
 
     def close(self) -> None:
         """Discard its remaining output; call once, after its decoder has ended."""
@@ -275,7 +275,7 @@ class Sections:
             try:
                 ahead = _Ahead(self._children, plan, begin, self._timeout_seconds)
             except BaseException:
-                CORES.given()
+                CORES.release()
                 CORES.dropped(size)
                 raise
             self._ahead[begin] = ahead

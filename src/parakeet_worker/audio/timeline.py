@@ -263,8 +263,8 @@ class Timeline:
             for span in self._damages
             if not any(_touch(span, gap) for gap in self._gaps)
         ]
-        found = [*gaps, *damages, *self._resets]
-        return sorted(found, key=lambda notice: notice.start_seconds or 0.0)
+        notices = [*gaps, *damages, *self._resets]
+        return sorted(notices, key=lambda notice: notice.start_seconds or 0.0)
 
     @property
     def inserted(self) -> int:
@@ -273,14 +273,14 @@ class Timeline:
 
     @property
     def gap_seconds(self) -> float:
-        """How much silence stands for what is missing."""
+        """Seconds of inserted silence for missing audio."""
         return sum((gap.seconds for gap in self._gaps), 0.0)
 
 
 def _gap_message(gap: _Span) -> str:
     places = f"in {gap.count} places from {gap.start_seconds:.2f} s" * (gap.count > 1)
     place = places or f"at {gap.start_seconds:.2f} s"
-    return f"{gap.seconds:.2f} s of audio are missing {place}; silence stands for them"
+    return f"{gap.seconds:.2f} s of audio are missing {place}; replaced by silence"
 
 
 def _reset(at_seconds: float, by_seconds: float) -> Notice:

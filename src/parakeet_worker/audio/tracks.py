@@ -9,10 +9,10 @@ from parakeet_worker.errors import InvalidRequest
 from parakeet_worker.notices import Notice
 
 Track: TypeAlias = int | str | None
-"""A track that a request names by number, from 1, or by language; none where it names none."""
+"""A requested track by number, from 1, or by language; None for the default."""
 
-MOST_TRACKS = 32
-"""Of one recording, transcribed side by side."""
+MAX_TRACKS = 32
+"""Limit of tracks per recording with `all`."""
 
 _UNDECODABLE = ("none", "unknown")
 
@@ -31,65 +31,65 @@ class AudioTrack:
     language: str | None = None
     flags: frozenset[str] = frozenset()
     many_channels: int | None = None
-    """How many there are, if they have no layout with a name."""
+    """Number of channels without a named layout."""
 
     @property
     def decodable(self) -> bool:
-        """Whether ffmpeg knows the codec."""
+        """Whether ffmpeg supports the codec."""
         return self.codec not in _UNDECODABLE
 
     @property
-    def aside(self) -> bool:
-        """Whether it is made for others than most listeners."""
+    def secondary(self) -> bool:
+        """Whether it is a comment or audio description."""
         return not self.flags.isdisjoint(("comment", "visual impaired"))
 
     def __str__(self) -> str:
         return f"{self.number} ({self.language})" if self.language else f"{self.number}"
 
 
-def choose(tracks: Sequence[AudioTrack], wanted: Track) -> AudioTrack:
-    """The track that is wanted, else the one that a player would play.
+def choose(tracks: Sequence[AudioTrack], requested: Track) -> AudioTrack:
+    """The requested track, otherwise the one that a player would play.
 
     That is the one flagged as default, else the first that is neither a comment nor a description
     for the visually impaired. Raises `InvalidRequest`.
     """
-    if wanted is not None:
-        return _named(tracks, wanted)
+    if requested is not None:
+        return _named(tracks, requested)
     known = [track for track in tracks if track.decodable] or tracks
-    usual = [track for track in known if not track.aside] or known
+    usual = [track for track in known if not track.secondary] or known
     flagged = [track for track in usual if "default" in track.flags]
     return (flagged or usual)[0]
 
 
-def _named(tracks: Sequence[AudioTrack], wanted: int | str) -> AudioTrack:
-    if isinstance(wanted, int):
-        found = [track for track in tracks if track.number == wanted]
+def _named(tracks: Sequence[AudioTrack], requested: int | str) -> AudioTrack:
+    if isinstance(requested, int):
+        matches = [track for track in tracks if track.number == requested]
     else:
-        found = [track for track in tracks if _code(track.language) == _code(wanted)]
-    if found:
-        return found[0]
-    listed = ", ".join(str(track) for track in tracks[:MOST_TRACKS])
-    raise InvalidRequest("track", f"the recording has no such track; there are: {listed}")
+        matches = [track for track in tracks if _code(track.language) == _code(requested)]
+    if matches:
+        return matches[0]
+    listed = ", ".join(str(track) for track in tracks[:MAX_TRACKS])
+    raise InvalidRequest("track", f"no such track; the recording has: {listed}")
 
 
 def _code(tag: str | None) -> str | None:
-    """A language of the model's by its code; another as it is written."""
+    """The code of a supported language, otherwise the tag itself."""
     return tag and (language.code(tag) or tag.strip().casefold())
 
 
-def notices(tracks: Sequence[AudioTrack], chosen: AudioTrack, wanted: Track) -> list[Notice]:
-    """What the caller should know of the other tracks, if no track is named."""
-    if wanted is not None:
+def notices(tracks: Sequence[AudioTrack], chosen: AudioTrack, requested: Track) -> list[Notice]:
+    """Warnings about other tracks if none was requested."""
+    if requested is not None:
         return []
-    found = skipped(tracks)
+    result = skipped(tracks)
     if len(tracks) > 1:
         message = f"the recording has {len(tracks)} audio tracks; track {chosen} was transcribed"
-        found.append(Notice("several_tracks", message))
-    return found
+        result.append(Notice("several_tracks", message))
+    return result
 
 
 def skipped(tracks: Sequence[AudioTrack]) -> list[Notice]:
-    """Those that cannot be decoded."""
+    """Warnings for tracks that cannot be decoded."""
     return [
         Notice("track_skipped", f"the codec of audio track {track} is unknown")
         for track in tracks
