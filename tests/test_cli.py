@@ -204,8 +204,8 @@ def test_a_closed_pipe_causes_no_traceback(folder, environment):
         ([], "Missing argument 'INPUT...'"),
         (["a.wav", "--format", "jsn"], "Invalid value for '--format'"),
         (["a.wav", "--fromat", "json"], "--fromat"),
-        (["a.wav", "--timestamps", "--format", "text"], "--timestamps requires --format json"),
-        (["a.wav", "--timestamps", "--format", "srt"], "--timestamps requires --format json"),
+        (["a.wav", "--timestamps", "--format", "text"], "--timestamp requires --format json"),
+        (["a.wav", "--timestamps", "--format", "srt"], "--timestamp requires --format json"),
         (["a.wav", "--overwrite"], "--overwrite requires --output"),
         (["a.wav", "-o", __file__], "Directory"),
     ],
@@ -535,7 +535,7 @@ def test_the_installed_command_prints_version_and_options():
     short = subprocess.run([parakeet, "-h"], capture_output=True, text=True, check=True)
     assert "..." not in short.stdout.replace("COMMAND [ARGS]...", "")
     usage = CliRunner().invoke(main, ["transcribe", "--help"])
-    for option in ("--format", "--timestamps", "--model", "--output", "--overwrite"):
+    for option in ("--format", "--timestamp", "--model", "--output", "--overwrite"):
         assert option in usage.stdout
 
 

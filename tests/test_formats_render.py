@@ -253,7 +253,7 @@ def test_json_with_times_has_nemos_keys():
 
 
 def test_times_in_a_file_are_those_of_the_answer():
-    content = render.render(SHORT, "json", timestamps=True)
+    content = render.render(SHORT, "json", timestamp=True)
     assert json.loads(content) == render.document(SHORT, "json", timestamp=True)
 
 

@@ -13,9 +13,8 @@ from parakeet_worker.wire import native
 from parakeet_worker.wire.validation import choices
 
 SHARED = ("attention", "channels", "language", "on_damage", "track", "vad")
-# A clip is an object in JSON; the flag of the command line applies to several formats.
+# A clip is an object in JSON.
 WIRE_NAMES = {"start_seconds": "clip", "end_seconds": "clip"}
-CLI_NAMES = {"timestamp": "timestamps"}
 # Samples in memory exist in Python only.
 PYTHON_ONLY = {"sample_rate"}
 
@@ -49,8 +48,7 @@ def test_options_of_python_and_of_clients_are_fields_of_a_request() -> None:
 
 
 def test_options_of_clients_that_the_command_line_has_are_named_alike() -> None:
-    named = {CLI_NAMES.get(name, name) for name in client()}
-    assert {"timestamps", *SHARED} <= named & set(command_line())
+    assert {"timestamp", *SHARED} <= set(client()) & set(command_line())
 
 
 @pytest.mark.parametrize("option", SHARED)

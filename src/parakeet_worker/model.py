@@ -38,9 +38,9 @@ Value = TypeVar("Value")
 class Transcript(transcript.Transcript):
     """The words of a recording, with times."""
 
-    def to(self, format: Format, *, timestamps: bool = False) -> str:  # noqa: A002  # as elsewhere
-        """The content of a file in `format`; `timestamps` adds times to `json`."""
-        return render.render(self, format, timestamps=timestamps)
+    def to(self, format: Format, *, timestamp: bool = False) -> str:  # noqa: A002  # as elsewhere
+        """The content of a file in `format`; `timestamp` adds times to `json`."""
+        return render.render(self, format, timestamp=timestamp)
 
 
 class Model:

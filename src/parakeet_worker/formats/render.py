@@ -62,12 +62,12 @@ def _without_words(transcript: Transcript) -> list[Notice]:
     ]
 
 
-def render(transcript: Transcript, format: Format, *, timestamps: bool = False) -> str:  # noqa: A002  # the wire's name
+def render(transcript: Transcript, format: Format, *, timestamp: bool = False) -> str:  # noqa: A002  # the wire's name
     """The answer as the content of a file."""
     writer = _WRITERS.get(format)
     if writer is not None:
         return writer(transcript)
-    answer = document(transcript, format, timestamp=timestamps)
+    answer = document(transcript, format, timestamp=timestamp)
     return json.dumps(answer, ensure_ascii=False, indent=2) + "\n"
 
 

@@ -91,9 +91,11 @@ class _Plan:
 @click.option(
     "--format", "-f", "formats", multiple=True, type=_FormatChoice(),
     help="Output format; repeatable with --output or --alongside.  "
-    "[default: text, or json with --timestamps]",
+    "[default: text, or json with --timestamp]",
 )  # fmt: skip
-@click.option("--timestamps", is_flag=True, help="Word, segment and token times in 'json'.")
+@click.option(
+    "--timestamp", "--timestamps", is_flag=True, help="Word, segment and token times in 'json'."
+)
 @click.option("--language", help="Spoken language, as a code or in English; a hint.")
 @click.option(
     "--channels", type=click.Choice(get_args(Channels)), default="mix", show_default=True,
@@ -138,7 +140,7 @@ class _Plan:
 def transcribe(  # one parameter for each option
     inputs: tuple[str, ...],
     formats: tuple[Format, ...],
-    timestamps: bool,
+    timestamp: bool,
     language: str | None,
     channels: Channels,
     track: str | None,
@@ -165,10 +167,10 @@ def transcribe(  # one parameter for each option
     Exit status: 0 if all succeeded, 1 if some files failed, 2 for wrong usage or if nothing could
     be done, 130 if interrupted.
     """
-    chosen = tuple(dict.fromkeys(formats)) or (("json",) if timestamps else ("text",))
+    chosen = tuple(dict.fromkeys(formats)) or (("json",) if timestamp else ("text",))
     folder = None if output == Path(STDIN) else output
     alongside = alongside or (endpoint is not None and output is None)
-    _check_usage(chosen, folder, alongside=alongside, timestamps=timestamps, overwrite=overwrite)
+    _check_usage(chosen, folder, alongside=alongside, timestamp=timestamp, overwrite=overwrite)
     if alongside and output is not None:
         raise click.UsageError("--beside cannot be combined with --output")
     if endpoint and model:
@@ -177,7 +179,7 @@ def transcribe(  # one parameter for each option
         raise click.UsageError("--wait requires --endpoint")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     options: Options = {
-        "timestamp": timestamps, "language": language, "channels": channels, "track": track,
+        "timestamp": timestamp, "language": language, "channels": channels, "track": track,
         "on_damage": on_damage,
     }  # fmt: skip
     if speakers is not None or "rttm" in chosen:
@@ -201,11 +203,11 @@ def _check_usage(
     folder: Path | None,
     *,
     alongside: bool,
-    timestamps: bool,
+    timestamp: bool,
     overwrite: bool,
 ) -> None:
-    if timestamps and "json" not in formats:
-        raise click.UsageError("--timestamps requires --format json; other formats have times")
+    if timestamp and "json" not in formats:
+        raise click.UsageError("--timestamp requires --format json; other formats have times")
     if "json" in formats and "verbose_json" in formats:
         raise click.UsageError("json and verbose_json would be written to the same file")
     if len(formats) > 1 and folder is None and not alongside:
