@@ -552,8 +552,8 @@ def test_a_worker_without_a_working_ffmpeg_takes_no_job(tmp_path: Path) -> None:
         (reported,) = api.unhealthy
         assert api.requests["job-take"] == 0
     assert reported["check"] == "check_ffmpeg"
-    assert reported["reason"] == f"FitnessError: {broken} ends with status 7"
-    assert "ends with status 7" in printed
+    assert reported["reason"] == f"FitnessError: {broken} exits with status 7"
+    assert "exits with status 7" in printed
 
 
 def test_a_worker_whose_model_transcribes_nothing_takes_no_job(tmp_path: Path) -> None:

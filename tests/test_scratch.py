@@ -64,7 +64,7 @@ async def test_a_jobs_folder_is_removed_after_the_block(tmp_path: Path) -> None:
         (folder / "audio").write_bytes(b"a")
         assert list(tmp_path.iterdir()) == [folder]
     assert list(tmp_path.iterdir()) == []
-    assert open_files() == before
+    assert open_files() <= before
 
 
 @pytest.mark.parametrize("kind", ["missing", "a file"])
@@ -214,10 +214,10 @@ async def test_a_folder_is_removed_of_a_request_that_is_cancelled_while_it_is_ma
     assert making[str(tmp_path)]
     await emptied(tmp_path)
     for _ in range(2000):
-        if open_files() == before:
+        if open_files() <= before:
             return
         await asyncio.sleep(0.01)
-    assert open_files() == before
+    assert open_files() <= before
 
 
 async def emptied(folder: Path) -> None:
