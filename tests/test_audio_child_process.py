@@ -76,14 +76,14 @@ def test_all_are_dead_and_closed_after_the_block(
         several.end(several.start(shell("exec yes")))
         assert len(children()) == 3
     assert children() == []
-    assert open_files() == before
+    assert open_files() <= before
 
 
 def test_a_program_that_is_not_there_leaves_nothing_open(tmp_path: Path) -> None:
     before = open_files()
     with pytest.raises(FfmpegMissing):
         Child([str(tmp_path / "none")])
-    assert open_files() == before
+    assert open_files() <= before
 
 
 def test_the_worker_s_own_threads_come_before_all_threads_of_its_children() -> None:
