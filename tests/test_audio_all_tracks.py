@@ -154,7 +154,7 @@ async def test_unknown_codecs_alone_are_an_error(track, pipeline, tmp_path) -> N
 @pytest.mark.parametrize("track", [4, "eng"])
 async def test_a_track_that_is_not_there_is_named(track, pipeline, tmp_path) -> None:
     path = of_tracks(tmp_path, "a.mka", "-c:a", "libopus")
-    with pytest.raises(InvalidRequest, match="there are: 1, 2, 3"):
+    with pytest.raises(InvalidRequest, match="the recording has: 1, 2, 3"):
         await answered(pipeline, path, track=track)
 
 
