@@ -4,7 +4,7 @@ import asyncio
 import gzip
 from collections.abc import Sequence
 
-from parakeet_worker import json_text, threads
+from parakeet_worker import json_encoding, threads
 from parakeet_worker.errors import ResultTooLarge
 from parakeet_worker.formats.render import Document
 from parakeet_worker.outputs import s3, url
@@ -37,7 +37,7 @@ async def check_size(answer: Document | str, settings: Settings) -> None:
 
 def encoded(answer: Document | Sequence[Document] | str) -> bytes:
     """JSON as sent; raises ValueError for values that JSON cannot represent, such as NaN."""
-    return json_text.encoded(answer).encode()
+    return json_encoding.encoded(answer).encode()
 
 
 async def _write(body: bytes, output: Output, settings: Settings) -> Document:

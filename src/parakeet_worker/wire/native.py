@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Discriminator, Field, Tag, ValidationError
 
-from parakeet_worker import bounded_json, language
+from parakeet_worker import json_parsing, language
 from parakeet_worker.audio.demuxers import headerless
 from parakeet_worker.errors import (
     InvalidRequest,
@@ -233,8 +233,8 @@ def _form_value(name: str, text: str) -> object:
     if name not in _OBJECTS:
         return text
     try:
-        return bounded_json.parse(text)
-    except bounded_json.NotParsed as failure:
+        return json_parsing.parse(text)
+    except json_parsing.NotParsed as failure:
         raise InvalidRequest(name, str(failure)) from failure
 
 

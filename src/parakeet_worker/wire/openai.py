@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from parakeet_worker import answers, bounded_json, outputs
+from parakeet_worker import answers, json_parsing, outputs
 from parakeet_worker.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -273,8 +273,8 @@ def _strategy(value: str | dict[str, Any] | None) -> str:
     """`auto` or `server_vad`, from a name, an object or its JSON. Raises `InvalidRequest`."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
-            parsed = bounded_json.parse(value)
-        except bounded_json.NotParsed as failure:
+            parsed = json_parsing.parse(value)
+        except json_parsing.NotParsed as failure:
             raise InvalidRequest("chunking_strategy", str(failure)) from failure
         value = parsed if isinstance(parsed, dict) else None
     name = value.get("type") if isinstance(value, dict) else value or "auto"

@@ -9,8 +9,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from parakeet_worker import json_text
 from parakeet_worker.errors import ParakeetError, TransientError
+from parakeet_worker.json_encoding import encoded, encoded_in_thread, has_long_list
 from parakeet_worker.wire import openai
 
 Value = TypeVar("Value")
@@ -115,7 +115,7 @@ async def first_event(
 
 async def json_response(document: object) -> Response:
     """A JSON response, serialised in a thread."""
-    content = (await json_text.encoded_in_thread(document)).encode(errors="backslashreplace")
+    content = (await encoded_in_thread(document)).encode(errors="backslashreplace")
     return Response(content, media_type="application/json")
 
 
@@ -171,7 +171,7 @@ async def _encoded(event: Event | None) -> bytes:
     if event is None:
         return b": keep-alive\n\n"
     name, document = event
-    in_thread = json_text.has_long_list(document)  # true for the final result, not for a segment
-    data = await json_text.encoded_in_thread(document) if in_thread else json_text.encoded(document)
+    in_thread = has_long_list(document)  # true for the final result, not for a segment
+    data = await encoded_in_thread(document) if in_thread else encoded(document)
     head = f"event: {name}\n" if name else ""
     return f"{head}data: {data}\n\n".encode(errors="backslashreplace")

@@ -12,7 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
-from parakeet_worker import bounded_json
+from parakeet_worker import json_parsing
 from parakeet_worker.errors import AudioTooLarge, InvalidRequest, UploadTimeout
 from parakeet_worker.request import FileSource, InlineSource
 from parakeet_worker.request import Request as Transcription
@@ -77,8 +77,8 @@ def parse_json(path: Path) -> object:
     content = path.read_bytes()
     path.unlink()
     try:
-        return bounded_json.parse(content)
-    except bounded_json.NotParsed as failure:
+        return json_parsing.parse(content)
+    except json_parsing.NotParsed as failure:
         raise InvalidRequest("body", str(failure)) from failure
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import stamina
 
-from parakeet_worker import json_text
+from parakeet_worker import json_encoding
 from parakeet_worker.entrypoints.queue.sdk import Sdk
 from parakeet_worker.remote import url_guard
 from parakeet_worker.remote.retries import DEADLINE, is_transient
@@ -49,7 +49,7 @@ class Delivery:
     async def done(self, job: str, body: dict[str, Any], *, streamed: bool) -> bool:
         """Post the answer of a job; returns whether it was delivered."""
         url = _address(self._sdk.done_url, job, streamed=streamed)
-        text = await json_text.encoded_in_thread(body)
+        text = await json_encoding.encoded_in_thread(body)
         try:
             await self._post(url, text, self._timeout_seconds)
         except _Rejected as rejection:

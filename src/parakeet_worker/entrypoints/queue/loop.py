@@ -14,7 +14,7 @@ from typing import Any
 
 import aiohttp
 
-from parakeet_worker import bounded_json, threads
+from parakeet_worker import json_parsing, threads
 from parakeet_worker.entrypoints.queue.delivery import Delivery
 from parakeet_worker.entrypoints.queue.sdk import Sdk
 from parakeet_worker.errors import InvalidRequest, ParakeetError, without_trace
@@ -282,7 +282,7 @@ async def _jobs_in(response: aiohttp.ClientResponse) -> list[Job]:
     if response.status != 200:
         raise PollError(f"the platform answered {response.status}")
     content = await response.read()
-    if len(content) > bounded_json.SMALL_BYTES:
+    if len(content) > json_parsing.SMALL_BYTES:
         return await threads.computed(parse_jobs, content)
     return parse_jobs(content)
 
@@ -291,14 +291,14 @@ def parse_jobs(content: bytes) -> list[Job]:
     """Parse the jobs of a response.
 
     If the body is invalid as a whole, jobs are parsed one by one; an invalid job gets an
-    `InvalidRequest` as its input. Raises `bounded_json.NotParsed` if no job is items.
+    `InvalidRequest` as its input. Raises `json_parsing.NotParsed` if no job is items.
     """
     try:
-        body = bounded_json.parse(content or b"[]")
+        body = json_parsing.parse(content or b"[]")
         items = body if isinstance(body, list) else [body]
-    except bounded_json.NotParsed as failure:
+    except json_parsing.NotParsed as failure:
         text = content.decode(errors="replace")
-        items = [_parse_job(item) for item in bounded_json.items(text)]
+        items = [_parse_job(item) for item in json_parsing.items(text)]
         if not items:
             raise
         log.warning("parsing jobs one by one: %s", failure)
@@ -310,7 +310,7 @@ def parse_jobs(content: bytes) -> list[Job]:
 
 def _parse_job(text: str) -> object:
     try:
-        return bounded_json.parse(text)
-    except bounded_json.NotParsed as failure:
+        return json_parsing.parse(text)
+    except json_parsing.NotParsed as failure:
         reason = without_trace(InvalidRequest("input", str(failure)))
-        return {"id": bounded_json.string_field(text, "id"), "input": reason}
+        return {"id": json_parsing.string_field(text, "id"), "input": reason}

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from parakeet_worker import bounded_json
-from parakeet_worker.bounded_json import MAX_DEPTH, MAX_VALUES, NotParsed, items, string_field
+from parakeet_worker import json_parsing
+from parakeet_worker.json_parsing import MAX_DEPTH, MAX_VALUES, NotParsed, items, string_field
 
 
 def nested(depth: int) -> str:
@@ -17,9 +17,9 @@ def nested(depth: int) -> str:
 )
 def test_values_are_those_of_the_standard_library(value):
     text = json.dumps(value)
-    assert bounded_json.parse(text) == value
+    assert json_parsing.parse(text) == value
     for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
-        assert bounded_json.parse(text.encode(encoding)) == value
+        assert json_parsing.parse(text.encode(encoding)) == value
 
 
 @pytest.mark.parametrize(
@@ -38,14 +38,14 @@ def test_values_are_those_of_the_standard_library(value):
 )
 def test_what_is_no_json_or_beyond_the_bounds_is_refused_in_one_short_sentence(text, reason):
     with pytest.raises(NotParsed, match=reason) as raised:
-        bounded_json.parse(text)
+        json_parsing.parse(text)
     assert len(str(raised.value)) < 200
     assert "\n" not in str(raised.value)
 
 
 def test_the_bounds_themselves_are_within():
-    bounded_json.parse(nested(MAX_DEPTH))
-    bounded_json.parse("[" + "0," * (MAX_VALUES - 1) + "0]")
+    json_parsing.parse(nested(MAX_DEPTH))
+    json_parsing.parse("[" + "0," * (MAX_VALUES - 1) + "0]")
 
 
 ODD = [

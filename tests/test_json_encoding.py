@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from parakeet_worker import json_text
+from parakeet_worker import json_encoding
 
 
 def words(count: int) -> list[dict[str, object]]:
@@ -26,15 +26,15 @@ DOCUMENTS: list[object] = [
 @pytest.mark.parametrize("document", DOCUMENTS, ids=range(len(DOCUMENTS)))
 async def test_the_text_equals_that_of_the_library(document: object) -> None:
     expected = json.dumps(document, ensure_ascii=False)
-    assert json_text.encoded(document) == expected
-    assert await json_text.encoded_in_thread(document) == expected
+    assert json_encoding.encoded(document) == expected
+    assert await json_encoding.encoded_in_thread(document) == expected
 
 
 @pytest.mark.parametrize("count", [1, 100])
 def test_what_json_has_no_word_for_is_an_error(count: int) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        json_text.encoded({"words": [*words(count), {"start": float("nan")}]})
+        json_encoding.encoded({"words": [*words(count), {"start": float("nan")}]})
 
 
 def test_a_long_list_is_written_in_parts() -> None:
-    assert len([*json_text._parts({"words": words(1000)})]) > 30
+    assert len([*json_encoding._parts({"words": words(1000)})]) > 30
