@@ -42,9 +42,27 @@ def test_the_sections_of_the_settings_start_at_fields() -> None:
     assert set(generator()["_SECTIONS"]) <= set(Settings.model_fields)
 
 
-@pytest.mark.parametrize("name", ["configuration.md", "errors.md", "cli.md"])
-def test_a_generated_page_is_current(name: str) -> None:
-    assert (ROOT / "docs" / name).read_text() == generated_pages()[name], "run scripts/docs"
+@pytest.mark.parametrize("name", PAGES)
+def test_generated_pages_and_tables_are_current(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text()
+    assert page == generated_pages().get(name, page), "run scripts/docs"
+
+
+def test_every_table_is_in_one_page() -> None:
+    pages = "".join(generated_pages().values())
+    assert sorted(re.findall(r"^<!-- generated: (.*) -->$", pages, re.MULTILINE)) == sorted(
+        generator()["TABLES"]
+    )
+
+
+def test_every_row_of_a_generated_table_has_a_meaning() -> None:
+    for name, table in generator()["TABLES"].items():
+        head, _, *rows = table().splitlines()
+        assert rows, name
+        for row in rows:
+            cells = row.replace(r"\|", "").split("|")
+            assert len(cells) == len(head.split("|")), row
+            assert cells[-2].strip(), row
 
 
 def examples() -> Iterator[tuple[Any, dict[str, Any]]]:

@@ -14,7 +14,6 @@ import pytest
 from http_server import Process, running_server
 from loopback import WebServer, sends
 from parakeet_worker.settings import Settings, variable
-from parakeet_worker.wire import openai
 from speech import SAMPLES, all_samples
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "serving.md").read_text()
@@ -62,11 +61,8 @@ def test_there_are_examples_of_both_apis() -> None:
     assert [language for language, _ in EXAMPLES] == ["sh", "sh", "sh", "python"]
 
 
-def test_every_documented_setting_and_parameter_exists() -> None:
+def test_every_documented_setting_exists() -> None:
     named = set(re.findall(r"PARAKEET_[A-Z_]+", PAGE))
     known = {variable(field) for field in Settings.model_fields}
     assert len(named) > 8
     assert named <= known
-    table = PAGE.partition("| parameter | support |")[2].partition("\n\n")[0]
-    accepted = [name for name in openai._Wire.model_fields if f"`{name}" in table]
-    assert accepted == list(openai._Wire.model_fields)

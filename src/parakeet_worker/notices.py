@@ -12,9 +12,13 @@ class Notice:
     """One warning: a stable code, one sentence, and the part of the recording that it concerns."""
 
     code: str
+    """Stable identifier."""
     message: str
+    """One sentence."""
     start_seconds: float | None = None
+    """Start of the part, if the warning concerns one."""
     end_seconds: float | None = None
+    """End of the part."""
     damage: bool = False
     """Whether audio is missing or damaged, an error with `on_damage: refuse`."""
 

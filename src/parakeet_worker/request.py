@@ -49,7 +49,9 @@ class SamplesSource:
     """Mono samples in memory, at `sample_rate` Hz; from Python only."""
 
     samples: "Samples"
+    """Float32, from -1 to 1."""
     sample_rate: int
+    """Samples per second."""
 
 
 Source: TypeAlias = InlineSource | UrlSource | S3Source | FileSource | SamplesSource
@@ -79,10 +81,12 @@ Output: TypeAlias = UrlOutput | S3Output
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """The part of the recording to transcribe, in seconds from its start."""
+    """The part of the recording to transcribe."""
 
     start_seconds: float = 0.0
+    """Start of the part to transcribe, in seconds from the start of the recording."""
     end_seconds: float | None = None
+    """End of the part, in seconds from the start of the recording; None is its end."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_seconds < MAX_CLIP_SECONDS:

@@ -30,9 +30,13 @@ class TimedToken:
     """A token's part of a word, on the recording's clock."""
 
     text: str
+    """The token's letters."""
     start_seconds: float
+    """Seconds from the start of the recording."""
     end_seconds: float
+    """Seconds from the start of the recording."""
     logprob: float
+    """Natural logarithm of the token's probability."""
     ids: tuple[int, ...] = ()
     """Vocabulary indices; several for a letter that consists of byte tokens."""
 
@@ -66,9 +70,11 @@ class Word:
     """A word, including the punctuation that follows it."""
 
     text: str
+    """Its letters and punctuation."""
     tokens: tuple[TimedToken, ...]
+    """At least one."""
     channel: int | None = None
-    """Number of the channel, if channels are transcribed separately."""
+    """Number of the channel or track, from 1, if they are transcribed separately."""
     speech_probability: float | None = field(default=None, compare=False)
     """Mean probability of speech over the word, from the detector; None without one."""
     speaker: "SpeakerLabel | None" = None
@@ -76,10 +82,12 @@ class Word:
 
     @property
     def start_seconds(self) -> float:
+        """Seconds from the start of the recording."""
         return self.tokens[0].start_seconds
 
     @property
     def end_seconds(self) -> float:
+        """Seconds from the start of the recording."""
         return self.tokens[-1].end_seconds
 
     @property
@@ -96,25 +104,31 @@ class Sentence:
     """
 
     words: tuple[Word, ...]
+    """At least one."""
 
     @property
     def text(self) -> str:
+        """Its words."""
         return " ".join(word.text for word in self.words)
 
     @property
     def channel(self) -> int | None:
+        """That of its words."""
         return self.words[0].channel
 
     @property
     def speaker(self) -> str | None:
+        """Name of the speaker of its words."""
         return _speaker(self.words[0])
 
     @property
     def start_seconds(self) -> float:
+        """Start of its first word."""
         return self.words[0].start_seconds
 
     @property
     def end_seconds(self) -> float:
+        """End of its last word."""
         return self.words[-1].end_seconds
 
 
@@ -143,18 +157,21 @@ class Transcript:
     """The words of a recording, or a partial: those of one chunk."""
 
     words: tuple[Word, ...]
+    """Ordered by start time."""
     seconds: float = 0.0
     """Length of the recording or its clip; of all partials, the last one contains it."""
     frame_seconds: float = 0.08
+    """Unit of the offsets of `json` with `timestamp`."""
     warnings: tuple[Notice, ...] = ()
     """Parts of the recording that are missing or damaged."""
     uncovered: tuple[Span, ...] = ()
     """Detected speech without words after two attempts."""
     stats: DecodingStats = DecodingStats()
+    """Numbers of chunks, cuts in speech and gaps decoded again."""
     origin: Origin | None = None
     """How the samples were decoded; of all partials, the last one contains it."""
     turns: tuple[SpeakerTurn, ...] = ()
-    """Of a diarized recording; of all partials, the last one contains them."""
+    """Turns of speakers in a diarized recording; of all partials, the last one contains them."""
 
     @property
     def text(self) -> str:
@@ -183,7 +200,7 @@ class Transcript:
 
     @property
     def sentences(self) -> tuple[Sentence, ...]:
-        """Ordered by start time."""
+        """The words by sentence and speaker, ordered by start time."""
         sentences = [
             sentence
             for channel in self.channels or (None,)

@@ -46,21 +46,24 @@ class OpenAISegment(WireModel):
     id: int
     """Number of the segment, from 0."""
     seek: int
-    """Start in units of 10 ms."""
+    """`start` in units of 10 ms."""
     start: float
     """Seconds from the start of the recording."""
     end: float
+    """Seconds from the start of the recording."""
     text: str
+    """The sentence."""
     tokens: list[int]
-    """Indices in the model's vocabulary."""
+    """Indices of the tokens in the model's own vocabulary, which is not Whisper's."""
     temperature: float
-    """Always 0: decoding is greedy."""
+    """0: decoding is greedy."""
     avg_logprob: float
     """Mean log-probability of the tokens."""
     compression_ratio: float
-    """Bytes of the text per byte after zlib compression."""
+    """Bytes of the text divided by its bytes after zlib compression, as Whisper defines it."""
     no_speech_prob: float | None = None
-    """1 minus the mean speech probability over the words; absent without a speech detector."""
+    """1 minus the mean speech probability, from voice activity detection, over the words of the
+    segment; absent without a speech detector."""
 
 
 class Segment(OpenAISegment):

@@ -59,9 +59,9 @@ _CONTENT_TYPE = r"^([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *;[ -~]*)?)?$"
 
 class _ClipWire(WireModel):
     start: Annotated[float, Field(ge=0, lt=MAX_CLIP_SECONDS)] | None = None
-    """Seconds from the start of the recording."""
+    """Seconds from the start of the recording; its start if absent."""
     end: Annotated[float, Field(gt=0)] | None = None
-    """Seconds from the start of the recording."""
+    """Seconds from the start of the recording; its end if absent."""
 
 
 # With any constraint on the length, pydantic rejects lone surrogates.
@@ -70,7 +70,9 @@ _Url: TypeAlias = Annotated[str, Field(max_length=MAX_URL_CHARACTERS)]
 
 class _S3Wire(WireModel):
     key: Annotated[str, Field(min_length=1, max_length=_MAX_KEY_CHARACTERS)]
+    """The object's key."""
     bucket: Annotated[str, Field(min_length=1, max_length=_MAX_BUCKET_CHARACTERS)] | None = None
+    """The bucket; the worker's `S3_BUCKET` if absent."""
 
 
 _Speakers: TypeAlias = Annotated[int, Field(ge=1, le=MAX_SPEAKERS)]
@@ -78,11 +80,11 @@ _Speakers: TypeAlias = Annotated[int, Field(ge=1, le=MAX_SPEAKERS)]
 
 class _SpeakersWire(WireModel):
     min: _Speakers | None = None
-    """The fewest speakers."""
+    """The minimum number of speakers."""
     max: _Speakers | None = None
-    """The most speakers."""
+    """The maximum number of speakers."""
     exact: _Speakers | None = None
-    """The number of speakers, if it is known."""
+    """The number of speakers, instead of `min` and `max`."""
 
 
 def _kind_of_speakers(value: object) -> str:
@@ -97,50 +99,66 @@ _SpeakersOption: TypeAlias = Annotated[
 
 
 class _RequestWire(WireModel):
+    """The fields of a request. Their descriptions are those of OpenAPI and of docs/calling.md."""
+
     audio_base64: str | None = None
-    """The audio as base64 or as a data URI."""
+    """The audio as base64, plain or as a data URI (`data:audio/mp3;base64,...`), in the standard
+    or the URL-safe alphabet; line breaks are allowed."""
     audio_url: _Url | None = None
-    """An http or https URL, or s3://bucket/key."""
+    """An `http` or `https` URL, including pre-signed ones, or `s3://bucket/key`."""
     audio_s3: _S3Wire | None = None
-    """An object in a bucket; the default bucket is the worker's."""
+    """An object in a bucket."""
     audio_format: Annotated[str, Field(pattern=_FORMAT)] | None = None
-    """The type of the file: mp3 as a hint, s16le:16000 for samples without a header."""
+    """The type of the file (`mp3`), a hint for ffmpeg's detection that is never trusted; or the
+    format of samples without a header (`s16le:16000`)."""
     clip: _ClipWire | None = None
     """The part of the recording to transcribe."""
     format: Format = "json"
-    """The format of the result."""
+    """The format of the result; `rttm` has the turns of `speakers`, which it implies."""
     timestamp: bool = False
-    """Add word, segment and token times to the format json."""
+    """Add word, segment and token times to `json`."""
     debug: bool = False
     """Add details of the recognition and the seconds of each stage."""
     vad: Vad = "auto"
-    """auto skips silence and looks for missing words in speech; off decodes everything."""
+    """`auto` skips silence, cuts in pauses and checks for missing words in detected speech; `off`
+    decodes everything and cuts by loudness."""
     attention: Attention = "pieces"
-    """full decodes a recording of up to 24 minutes in one piece."""
+    """`full` decodes a recording of up to 24 minutes in one piece instead of chunks of 30 s; this
+    needs more memory and is usually less accurate."""
     channels: Channels = "mix"
-    """separate transcribes each channel on its own."""
+    """`separate` transcribes each channel on its own (calls with one speaker per channel): every
+    word, sentence and cue has its `channel`, from 1, and `text` has a line per turn."""
     track: (
         Annotated[int, Field(ge=1, le=MAX_TRACK_NUMBER)]
         | Annotated[str, Field(min_length=1, max_length=_MAX_NAME_CHARACTERS)]
         | None
     ) = None
-    """The audio track, by number from 1 or by language; all transcribes each on its own."""
+    """The audio track to transcribe, by number from 1 or by language (`eng`, `en`); `all`
+    transcribes each on its own, with its number as the `channel` of a word. By default the track
+    flagged as default, else the first that is neither a commentary nor an audio description; if
+    there are several, a warning states how many."""
     on_damage: OnDamage = "warn"
-    """refuse makes missing or damaged audio an error instead of a warning."""
+    """What happens if audio is missing or damaged: with `warn` everything that can be decoded is
+    transcribed and the rest is listed in `warnings`; with `refuse` it is the error
+    `audio_truncated` or `audio_damaged`."""
     language: Annotated[str, Field(max_length=_MAX_NAME_CHARACTERS)] | None = None
-    """The spoken language, as a code or an English name; auto equals no value."""
+    """The spoken language, as a code (`pt`, `pt-BR`, `por`) or a name (`Portuguese`, `português`);
+    `auto` equals no value: the language is detected."""
     speakers: _SpeakersOption | None = None
-    """Label the speaker of each word; an object limits their number."""
+    """`true` labels the speaker of each word; an object limits their number."""
     stream: bool = False
-    """Send each segment as soon as it is complete, the whole result last."""
+    """Send each segment as soon as it and all earlier ones are complete, and the whole result
+    last."""
     progress: bool = False
     """Report the progress of the job."""
     output_url: _Url | None = None
-    """Where to PUT a result that exceeds the transport's limit."""
+    """Where to store a result that exceeds the limit: an `http` or `https` URL that accepts `PUT`,
+    such as a pre-signed one, or `s3://bucket/key`."""
     output_s3: _S3Wire | None = None
-    """An object to store such a result in."""
+    """The object to store such a result in."""
     output_content_type: Annotated[str, Field(pattern=_CONTENT_TYPE, max_length=200)] | None = None
-    """The Content-Type to send with it; empty sends none."""
+    """The `Content-Type` to send with it; an empty string sends none. By default
+    `application/json`, or `application/gzip` if the name ends in `.gz`."""
 
 
 _OBJECTS = ("clip", "audio_s3", "output_s3", "speakers")

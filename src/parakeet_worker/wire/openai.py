@@ -106,33 +106,39 @@ class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     file: str | None = None
-    """The audio: a file in a form; base64, a data URI or a URL in JSON."""
+    """Required: the audio, in any format that ffmpeg reads. A file in a form; base64, a data URI or
+    a URL in JSON."""
     model: _Name | None = None
-    """The served model or one of its aliases."""
+    """The name at `/v1/models`, with or without its owner, or one of its aliases; any other is
+    `model_not_found`. Results contain the name of the model used."""
     language: _Name | None = None
-    """The spoken language, as a code or an English name; auto equals no value."""
+    """The spoken language, as a code or a name; `auto` equals no value."""
     response_format: ResponseFormat = "json"
-    """The format of the result."""
+    """The format of the result; `diarized_json` labels speakers."""
     temperature: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """A hint without effect: decoding is greedy."""
+    """A hint: decoding is greedy."""
     timestamp_granularities: list[Granularity] | None = None
-    """The lists with times in verbose_json."""
+    """`segment` (the default), `word` or both: the lists with times in `verbose_json`. A hint with
+    other formats."""
     chunking_strategy: str | dict[str, Any] | None = None
-    """A hint without effect, except auto."""
+    """`auto`; a hint with `server_vad`."""
     stream: bool = False
-    """Send transcript.text.delta events, then transcript.text.done."""
+    """With `json` or `text`: send events `transcript.text.delta`, then `transcript.text.done` with
+    `usage`."""
     prompt: Annotated[str, Field(max_length=_MAX_PROMPT_CHARACTERS)] | None = None
-    """A hint without effect."""
+    """A hint: the model does not support prompts."""
     include: list[_Name] | None = None
-    """logprobs adds log-probabilities of the tokens to json; others are hints without effect."""
+    """`logprobs` with `json`, also in a stream: each token with its log-probability; otherwise a
+    hint."""
     keywords: list[_Name] | None = None
-    """A hint without effect."""
+    """A hint: the model does not support keywords."""
     languages: list[_Name] | None = None
-    """A hint without effect."""
+    """A hint: the model identifies the language."""
     track: _Name | int | None = None
-    """The audio track, by number from 1 or by language; all transcribes each on its own."""
+    """An extension: the audio track, by number from 1 or by language; `all` transcribes each on its
+    own."""
     on_damage: OnDamage = "warn"
-    """refuse makes missing or damaged audio an error instead of a warning."""
+    """An extension: `refuse` makes missing or damaged audio an error instead of a warning."""
 
 
 _FIELDS = list(_Wire.model_fields)
