@@ -18,6 +18,7 @@ from aiohttp import web
 from job_api import JobApi
 
 KEY = "rpa_loopback"
+_LATE_SECONDS = 0.3
 
 
 @dataclass(slots=True)
@@ -93,7 +94,9 @@ class EndpointApi(JobApi):
         answer: web.StreamResponse = web.Response()
         if fault != "drop":
             answer = await handler(request)
-        if fault is not None:
+        if fault == "late":
+            await asyncio.sleep(_LATE_SECONDS)
+        elif fault is not None:
             assert request.transport is not None
             request.transport.abort()
         return answer

@@ -52,21 +52,30 @@ def figure(page: str, name: str) -> float:
 
 @asynccontextmanager
 async def serving(
-    scratch: Path, engine: FaultyEngine | None = None, *, warm: bool = True, **limits: object
+    scratch: Path,
+    engine: FaultyEngine | None = None,
+    *,
+    warm: bool = True,
+    on_lost: Callable[[], None] = lambda: None,
+    **limits: object,
 ) -> AsyncIterator[Serving]:
     """All of the server around an engine that a test may break, on a port of its own."""
     settings = Settings.of({"engine": "tones", "scratch": scratch, **limits})
     with faulty_pipeline(settings, engine or FaultyEngine(0)) as pipeline:
-        async with serving_pipeline(pipeline, settings, warm=warm) as running:
+        async with serving_pipeline(pipeline, settings, warm=warm, on_lost=on_lost) as running:
             yield running
 
 
 @asynccontextmanager
 async def serving_pipeline(
-    pipeline: Pipeline, settings: Settings, *, warm: bool = True
+    pipeline: Pipeline,
+    settings: Settings,
+    *,
+    warm: bool = True,
+    on_lost: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Serving]:
     """All of the server around a pipeline that is open, on a port of its own."""
-    service = Service(settings)
+    service = Service(settings, on_lost)
     server = connections.server(routes.application(service), settings)
     bound = socket.create_server(("127.0.0.1", 0), backlog=2048)
     port = bound.getsockname()[1]

@@ -3,21 +3,19 @@
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from math import inf
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from loopback import S3Server, WebServer, answers
 from parakeet_worker.checks import doctor
 from parakeet_worker.checks.doctor import Check, examine
 from parakeet_worker.engine.kernel_report import KernelReport
-from parakeet_worker.entrypoints import cli
-from parakeet_worker.entrypoints.cli import operate
-from wheelhouse import Site
+from wheelhouse import ROOT, Site
 
 QUIET = {"PARAKEET_ENGINE": "tones", "PARAKEET_INDEX_URL": "none", "PATH": os.environ["PATH"]}
 
@@ -157,29 +155,33 @@ def test_a_read_only_volume_is_reported(tmp_path):
     assert "is not writable" in ran.stdout
 
 
-def test_bootstrap_installs_what_doctor_finds_complete(tmp_path, monkeypatch):
+def test_bootstrap_installs_what_doctor_finds_complete(tmp_path):
     site = Site.at(tmp_path)
-    monkeypatch.setattr(operate, "_ROOT", site.root)
-    for name, value in {**QUIET, **site.environment}.items():
-        if name.startswith("PARAKEET_"):
-            monkeypatch.setenv(name, value)
-    before = CliRunner().invoke(cli.main, ["doctor"])
-    assert before.exit_code == 0
+    # The command of this copy installs the packages that are locked next to its source.
+    shutil.copytree(ROOT / "src", site.root / "src", dirs_exist_ok=True)
+    environment = {**QUIET, **site.environment, "PYTHONPATH": str(site.root / "src")}
+
+    def parakeet(command, **variables):
+        return subprocess.run(
+            [sys.executable, "-m", "parakeet_worker.entrypoints.cli", command],
+            env=environment | variables, cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    before = parakeet("doctor")
+    assert before.returncode == 0, before.stdout
     assert not site.volume.exists()
-    installed = CliRunner().invoke(cli.main, ["bootstrap"])
-    assert installed.exit_code == 0, installed.output
-    (environment,) = site.environments()
-    assert installed.stdout.splitlines()[-1] == str(environment / "bin" / "python")
-    after = CliRunner().invoke(cli.main, ["doctor"])
-    assert after.exit_code == 0, after.output
-    assert f"{environment.name}: complete" in after.output
+    installed = parakeet("bootstrap")
+    assert installed.returncode == 0, installed.stderr
+    (made,) = site.environments()
+    assert installed.stdout.splitlines()[-1] == str(made / "bin" / "python")
+    after = parakeet("doctor")
+    assert after.returncode == 0, after.stdout
+    assert f"{made.name}: complete" in after.stdout
     (site.volume / ".installation_complete").unlink()
-    unmarked = CliRunner().invoke(cli.main, ["doctor"])
-    assert "there is no .installation_complete" in unmarked.output
-    assert CliRunner().invoke(cli.main, ["bootstrap"]).exit_code == 0
-    assert f"name {environment.name}" in after.output
-    monkeypatch.setenv("PARAKEET_FFMPEG", "/none/ffmpeg")
-    assert CliRunner().invoke(cli.main, ["doctor"]).exit_code == 1
+    assert "there is no .installation_complete" in parakeet("doctor").stdout
+    assert parakeet("bootstrap").returncode == 0
+    assert f"name {made.name}" in after.stdout
+    assert parakeet("doctor", PARAKEET_FFMPEG="/none/ffmpeg").returncode == 1
 
 
 def test_versions_for_a_bug_report_include_nemo():

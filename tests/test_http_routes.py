@@ -210,8 +210,8 @@ async def test_a_lost_engine_shows_on_every_route(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lost: list[bool] = []
-    async with serving(tmp_path, FaultyEngine(0, batches=0)) as server:
-        server.service._on_lost = lambda: lost.append(True)
+    engine = FaultyEngine(0, batches=0)
+    async with serving(tmp_path, engine, on_lost=lambda: lost.append(True)) as server:
         first = await upload(server)
         assert (first.status_code, first.json()["code"]) == (500, "engine_lost")
         assert "illegal memory access" not in first.text

@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
+from observed import arguments_of
 from parakeet_worker.engine.base import Hypothesis, Samples
 from parakeet_worker.engine.native import NativeEngine
-from parakeet_worker.engine.native.decoder import Emission, GreedyDecoder
+from parakeet_worker.engine.native.decoder import GreedyDecoder
 from parakeet_worker.engine.native.engine import open_within_range
 from parakeet_worker.engine.native.precision import Precision
 from parakeet_worker.errors import (
@@ -66,20 +66,6 @@ def test_every_chunk_has_a_result_even_without_a_single_frame(tmp_path: Path) ->
     assert hypotheses[2].tokens == ()
 
 
-class RecordingDecoder(GreedyDecoder):
-    """The decoder of an engine, which records the lengths of the rows."""
-
-    def __init__(self, decoder: GreedyDecoder) -> None:
-        vars(self).update(vars(decoder))
-        self.lengths: list[list[int]] = []
-
-    def decode(
-        self, states: Tensor, lengths: Tensor, bias: Tensor | None = None
-    ) -> list[tuple[Emission, ...]]:
-        self.lengths.append(lengths.tolist())
-        return super().decode(states, lengths, bias)
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_chunk_whose_states_are_not_finite_fails_alone(
     tmp_path: Path, batch: list[Samples], bad: float
@@ -88,9 +74,10 @@ def test_a_chunk_whose_states_are_not_finite_fails_alone(
     expected = engine.transcribe(batch)
     broken = batch[2].copy()
     broken[len(broken) // 2] = bad
-    engine._decoder = recorder = RecordingDecoder(engine._decoder)
-    outcomes = engine.transcribe([*batch[:2], broken, *batch[3:]])
-    assert [frames > 0 for frames in recorder.lengths[0]] == [True, True, False, True, True]
+    with arguments_of(GreedyDecoder.decode) as decoded:
+        outcomes = engine.transcribe([*batch[:2], broken, *batch[3:]])
+    (searched,) = decoded
+    assert (searched["lengths"] > 0).tolist() == [True, True, False, True, True]
     assert isinstance(outcomes[2], NotFinite)
     assert outcomes[2].facts == {"seconds": 1.7}
     assert [*outcomes[:2], *outcomes[3:]] == [*expected[:2], *expected[3:]]
@@ -101,14 +88,11 @@ def test_out_of_memory_has_the_length_of_the_longest_chunk(
     tmp_path: Path, batch: list[Samples]
 ) -> None:
     engine = NativeEngine.open(write_nemo(tmp_path / "tiny.nemo"), "cpu", "fp32")
-
-    def encoder(*_: object) -> object:
-        return torch.empty(1 << 60)
-
-    engine._encoder = encoder
+    # One sample of memory, and an exabyte for the copy.
+    endless = np.broadcast_to(np.float32(0), 1 << 58)
     with pytest.raises(OutOfMemory) as raised:
-        engine.transcribe(batch)
-    assert raised.value.facts == {"seconds": 4.2}
+        engine.transcribe([*batch, endless])
+    assert raised.value.facts == {"seconds": round((1 << 58) / 16_000, 1)}
     assert "DefaultCPUAllocator" in str(raised.value.__cause__)
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from observed import arguments_of
 from parakeet_worker.options import SpeakerCount
-from parakeet_worker.speakers import clustering
 from parakeet_worker.speakers.clustering import centroids, tree, unit
 
 
@@ -78,19 +78,12 @@ def test_a_voice_of_one_second_is_no_speaker_next_to_longer_ones():
     assert len(centroids(vectors, weighted(vectors), SpeakerCount())) == 2
 
 
-def test_many_embeddings_are_reduced_in_blocks(monkeypatch):
-    sizes = []
-    whole = tree
-
-    def measured(vectors, weights):
-        sizes.append(len(vectors))
-        return whole(vectors, weights)
-
-    monkeypatch.setattr(clustering, "MAX_LEAVES", 100)
-    monkeypatch.setattr(clustering, "tree", measured)
+def test_many_embeddings_are_reduced_in_blocks():
     vectors, labels = voices(3, 400, spread=0.5)
     order = np.random.default_rng(2).permutation(len(labels))
-    means = centroids(vectors[order], weighted(vectors), SpeakerCount())
-    assert max(sizes) <= 100
+    with arguments_of(tree) as trees:
+        means = centroids(vectors[order], weighted(vectors), SpeakerCount(), max_leaves=100)
+    assert len(trees) > 12
+    assert max(len(each["vectors"]) for each in trees) <= 100
     assert len(means) == 3
     assert len(np.unique(np.argmax(vectors @ means.T, axis=1))) == 3

@@ -25,6 +25,7 @@ from parakeet_worker.weights.hub import LEASE_SECONDS
 
 _FIND = """
 import json, sys
+from pathlib import Path
 import stamina
 from parakeet_worker import weights
 from parakeet_worker.weights.hub import ATTEMPTS
@@ -178,13 +179,12 @@ async def test_of_several_processes_one_downloads_and_a_killed_one_is_replaced(h
     assert len(gets) <= 2
 
 
-async def test_runpods_cache_is_searched_first_and_not_written_to(hub, tmp_path, monkeypatch):
+async def test_runpods_cache_is_searched_first_and_not_written_to(hub, tmp_path):
     snapshot = complete(await find(tmp_path, hub), hub)
     shutil.rmtree(snapshot.parent.parent / ".parakeet")
     before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr(weights, "RUNPOD_CACHE", tmp_path)
-    assert weights.find(MODEL) == snapshot
-    assert weights.find(f"{MODEL}@{hub.commit}") == snapshot
+    assert weights.find(MODEL, platform_cache=tmp_path) == snapshot
+    assert weights.find(f"{MODEL}@{hub.commit}", platform_cache=tmp_path) == snapshot
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -247,7 +247,7 @@ async def test_retry_after_of_the_hub_is_honoured(hub, tmp_path):
 # Incomplete caches
 
 
-async def test_a_dangling_link_is_not_a_checkpoint(hub, tmp_path, monkeypatch):
+async def test_a_dangling_link_is_not_a_checkpoint(hub, tmp_path):
     folder = tmp_path / f"models--{MODEL.replace('/', '--')}"
     snapshot = folder / "snapshots" / hub.commit
     snapshot.mkdir(parents=True)
@@ -255,7 +255,6 @@ async def test_a_dangling_link_is_not_a_checkpoint(hub, tmp_path, monkeypatch):
     (folder / "refs" / "main").write_text(hub.commit)
     (snapshot / "tiny.nemo").symlink_to(folder / "blobs" / "missing")
     assert code(await find(tmp_path, None)) == "weights_missing"
-    monkeypatch.setattr(weights, "RUNPOD_CACHE", tmp_path)
     assert not list(filter(None, (checkpoint_in(one, ["nemo"]) for one in [snapshot])))
 
 
@@ -288,10 +287,8 @@ async def test_a_truncated_blob_in_runpods_cache_is_skipped(hub, tmp_path):
     content = written(snapshot / "model.safetensors")
     for name in ("config.json", "tokenizer.json"):
         (snapshot / name).write_text("{}")
-    chosen = (
-        f"from pathlib import Path\nweights.RUNPOD_CACHE = Path({str(tmp_path / 'runpod')!r})\n"
-    )
-    program = _FIND.replace("from parakeet_worker.errors", f"{chosen}from parakeet_worker.errors")
+    cache = f"platform_cache=Path({str(tmp_path / 'runpod')!r})"
+    program = _FIND.replace("revision=revision", cache)
     assert await find(tmp_path / "cache", hub, program=program) == str(snapshot)
     (snapshot / "model.safetensors").write_bytes(content[:-1])
     complete(await find(tmp_path / "cache", hub, program=program), hub)

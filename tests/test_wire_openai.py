@@ -225,9 +225,7 @@ async def test_what_cannot_be_honoured_is_refused_by_name(
     assert param in refused.value.message
 
 
-async def test_every_failure_is_the_clients_own_exception(
-    client: openai.AsyncOpenAI, server: Serving
-) -> None:
+async def test_every_failure_is_the_clients_own_exception(client: openai.AsyncOpenAI) -> None:
     with pytest.raises(openai.APIStatusError) as undecodable:
         await transcription(client, file=("a.wav", b"no sound"))
     assert (undecodable.value.status_code, undecodable.value.code) == (415, "audio_undecodable")
@@ -242,10 +240,16 @@ async def test_every_failure_is_the_clients_own_exception(
     with pytest.raises(openai.NotFoundError) as route:
         await client.chat.completions.create(model="x", messages=[])
     assert route.value.code == "unknown_route"
-    server.service._pipeline = None
-    with pytest.raises(openai.InternalServerError) as warming:
-        await transcription(client)
-    assert (warming.value.status_code, warming.value.code) == (503, "warming")
+
+
+async def test_a_server_that_loads_its_model_is_the_clients_own_exception(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path, warm=False) as server,
+        openai.AsyncOpenAI(api_key="x", base_url=f"{server.url}/v1", max_retries=0) as client,
+    ):
+        with pytest.raises(openai.InternalServerError) as warming:
+            await transcription(client)
+        assert (warming.value.status_code, warming.value.code) == (503, "warming")
 
 
 async def test_a_failure_amid_a_stream_is_the_clients_own_exception(tmp_path: Path) -> None:

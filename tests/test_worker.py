@@ -22,7 +22,15 @@ from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import FileSource, Request
 from parakeet_worker.settings import Settings
 from parakeet_worker.vad import backends, silero
-from parakeet_worker.worker import _losing, batch_capacity, open_engine, open_pipeline
+from parakeet_worker.worker import (
+    DetectorOf,
+    _losing,
+    batch_capacity,
+    open_detectors,
+    open_engine,
+    open_pipeline,
+    pipeline_around,
+)
 from speech import sample
 
 # torch starts its second thread pool at the first `set_num_threads`, in any thread.
@@ -55,9 +63,7 @@ def test_loading_leaves_no_compute_thread_except_the_engine() -> None:
     assert int(opened.stdout) == 1, "the engine's thread alone may be new"
 
 
-def on_a_failing_device(
-    _device: str, on_device_failure: Callable[[str], None]
-) -> backends.VadBackend:
+def on_a_failing_device(_: Settings, on_device_failure: Callable[[str], None]) -> DetectorOf:
     """Detection as on a GPU on which every batch fails with a CUDA error."""
 
     def fail(*_: Any) -> None:
@@ -65,7 +71,18 @@ def on_a_failing_device(
 
     network = silero.load()
     network.register_forward_pre_hook(fail)
-    return backends.BatchedVad(network, backends.PerThreadVad(silero.load()), on_device_failure)
+    on_cpu = backends.PerThreadVad(silero.load())
+    batched = backends.BatchedVad(network, on_cpu, on_device_failure)
+    return lambda _: backends.SileroDetector(batched)
+
+
+class ClosableEngine(ToneEngine):
+    """Records that it was closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def transcribe(pipeline: Pipeline) -> str:
@@ -73,12 +90,11 @@ def transcribe(pipeline: Pipeline) -> str:
 
 
 def test_a_device_failure_in_detection_loses_the_engine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(backends, "open_backend", on_a_failing_device)
-    closed: list[str] = []
-    with open_pipeline(Settings(model="demo", scratch=tmp_path)) as pipeline:
-        monkeypatch.setattr(pipeline.batcher.engine, "close", lambda: closed.append("engine"))
+    engine = ClosableEngine()
+    settings = Settings(engine="tones", scratch=tmp_path)
+    with pipeline_around(engine, settings, on_a_failing_device) as pipeline:
         assert not pipeline.batcher.lost
         with (
             caplog.at_level(logging.ERROR),
@@ -89,14 +105,14 @@ def test_a_device_failure_in_detection_loses_the_engine(
         assert "runs on the CPU from now on" in caplog.text
         with pytest.raises(EngineLost):
             transcribe(pipeline)
-    assert closed == [], "a failed device is not used again"
+    assert not engine.closed, "a failed device is not used again"
 
 
-def test_a_working_engine_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    closed: list[str] = []
-    with open_pipeline(Settings(engine="tones")) as pipeline:
-        monkeypatch.setattr(pipeline.batcher.engine, "close", lambda: closed.append("engine"))
-    assert closed == ["engine"]
+def test_a_working_engine_is_closed(tmp_path: Path) -> None:
+    engine = ClosableEngine()
+    with pipeline_around(engine, Settings(scratch=tmp_path), open_detectors):
+        assert not engine.closed
+    assert engine.closed
 
 
 def test_a_device_may_fail_before_the_batcher_exists() -> None:

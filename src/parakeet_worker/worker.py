@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from parakeet_worker import language, weights
 from parakeet_worker.audio import decoding
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
+
+DetectorOf: TypeAlias = Callable[[Vad], Detector]
+"""A new speech detector for a request's `vad` option."""
+OpenDetectors: TypeAlias = Callable[[Settings, Callable[[str], None]], DetectorOf]
+"""Loads what detectors share; the callback is for a reason why the device is unusable."""
 
 _M_ARENA_MAX = -8  # from malloc.h
 
@@ -55,12 +60,28 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     _limit_malloc_arenas()
     settings = fitted(settings, Container.read())
     scratch_of(settings).prepare()
-    ffmpeg = decoding.find_ffmpeg(settings.ffmpeg)
+    decoding.find_ffmpeg(settings.ffmpeg)
     s3.check(settings)
     # Takes 0.5 s; needed by the first answer that names a language.
     identifier = Thread(target=language.load, name="language", daemon=True)
     identifier.start()
     engine = _in_temporary_thread(lambda: open_engine(settings))
+    with pipeline_around(engine, settings, open_detectors) as pipeline:
+        identifier.join()
+        seconds = time.monotonic() - started
+        log.info("ready after %.1f s: %s from %s", seconds, engine, settings.model)
+        with gc_frozen():
+            yield pipeline
+
+
+@contextmanager
+def pipeline_around(
+    engine: Engine, settings: Settings, open_detectors: OpenDetectors
+) -> Iterator[Pipeline]:
+    """A pipeline around a loaded engine, which is warmed up first and closed at the end.
+
+    A lost engine is not closed: its device may block forever.
+    """
     created: Future[Batcher] = Future()
     try:
         # Before the capacity is measured, since detectors use memory of the same device.
@@ -68,6 +89,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
         _in_temporary_thread(lambda: engine.warm_up(settings.segment_seconds))
         capacity = _in_temporary_thread(lambda: batch_capacity(engine, settings))
         networks = speaker_networks(settings, _losing(created))
+        log.info("batches of %.0f s", capacity.seconds)
         with Batcher(
             engine,
             capacity=capacity,
@@ -75,16 +97,9 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             timeout_seconds=settings.engine_timeout_seconds,
         ) as batcher:
             created.set_result(batcher)
-            identifier.join()
-            seconds = time.monotonic() - started
-            log.info(
-                "ready after %.1f s: %s from %s, batches of %.0f s",
-                seconds, engine, settings.model, capacity.seconds,
-            )  # fmt: skip
-            with gc_frozen():
-                yield Pipeline(settings, batcher, ffmpeg, detectors, networks)
+            ffmpeg = decoding.find_ffmpeg(settings.ffmpeg)
+            yield Pipeline(settings, batcher, ffmpeg, detectors, networks)
     finally:
-        # A lost engine is not closed: its device may block forever.
         if not created.done() or not created.result().lost:
             engine.close()
 
@@ -158,7 +173,7 @@ def trim_heap() -> None:
 
 def open_detectors(
     settings: Settings, on_device_failure: Callable[[str], None] | None = None
-) -> Callable[[Vad], Detector]:
+) -> DetectorOf:
     """Return a factory of speech detectors for a request's `vad` option.
 
     `on_device_failure` is called with the reason if the GPU of the detector fails. The tones

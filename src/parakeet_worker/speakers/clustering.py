@@ -87,14 +87,21 @@ def unit(vectors: Vectors) -> Vectors:
     return np.asarray(vectors / np.maximum(length, 1e-12), dtype=np.float32)
 
 
-def centroids(vectors: Vectors, seconds: npt.NDArray[np.float32], allowed: SpeakerCount) -> Vectors:
+def centroids(
+    vectors: Vectors,
+    seconds: npt.NDArray[np.float32],
+    allowed: SpeakerCount,
+    *,
+    max_leaves: int = MAX_LEAVES,
+) -> Vectors:
     """(K, D) unit centroids of the speakers that (N, D) embeddings of `seconds` each come from.
 
-    K is within `allowed` unless there are fewer embeddings. Deterministic.
+    K is within `allowed` unless there are fewer embeddings. Deterministic. More than `max_leaves`
+    embeddings are first reduced in blocks of that number.
     """
     if not len(vectors):
         return np.zeros((0, vectors.shape[-1]), dtype=np.float32)
-    leaves, weights = _reduced(vectors, seconds)
+    leaves, weights = _reduced(vectors, seconds, max_leaves)
     merged = tree(leaves, weights)
     natural = merged.clusters_above(SAME_SPEAKER_SIMILARITY)
     clusters = min(max(natural, allowed.min), len(leaves))
@@ -124,13 +131,13 @@ def _means(
 
 
 def _reduced(
-    vectors: Vectors, weights: npt.NDArray[np.float32]
+    vectors: Vectors, weights: npt.NDArray[np.float32], limit: int
 ) -> tuple[Vectors, npt.NDArray[np.float32]]:
-    """At most `MAX_LEAVES` centroids, each of embeddings that lie close together."""
-    while len(vectors) > MAX_LEAVES:
+    """At most `limit` centroids, each of embeddings that lie close together."""
+    while len(vectors) > limit:
         parts = []
-        for begin in range(0, len(vectors), MAX_LEAVES):
-            part = slice(begin, begin + MAX_LEAVES)
+        for begin in range(0, len(vectors), limit):
+            part = slice(begin, begin + limit)
             block, of_block = vectors[part], weights[part]
             merged = tree(block, of_block)
             clusters = min(merged.clusters_above(_BLOCK_SIMILARITY), max(1, len(block) // 4))

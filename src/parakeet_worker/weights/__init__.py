@@ -30,12 +30,13 @@ def find(
     *,
     revision: str | None = None,
     timeout_seconds: float = FETCH_TIMEOUT_SECONDS,
+    platform_cache: Path = RUNPOD_CACHE,
 ) -> Path:
     """Find a checkpoint of one of `kinds`, in order of preference; raises `SetupError`.
 
     `model` is `demo`, a path, or a Hugging Face name with an optional `@revision`. A name is
-    searched in RunPod's model cache and in the Hugging Face cache, then downloaded within
-    `timeout_seconds`.
+    searched in `platform_cache`, which is only read, and in the Hugging Face cache, then downloaded
+    within `timeout_seconds`.
     """
     if model == DEMO:
         return Path(str(files("parakeet_worker") / "checkpoints" / "demo.nemo"))
@@ -49,7 +50,7 @@ def find(
         reason = f"is {revision}, but PARAKEET_MODEL names {suffix}; remove one of the two"
         raise InvalidSetting("PARAKEET_MODEL_REVISION", reason)
     chosen = suffix or revision
-    for snapshot in snapshots(RUNPOD_CACHE, name, chosen):
+    for snapshot in snapshots(platform_cache, name, chosen):
         checkpoint = checkpoint_in(snapshot, kinds)
         if checkpoint is None:
             continue
