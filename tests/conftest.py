@@ -1,7 +1,6 @@
 """Fixtures that several test files use."""
 
 import os
-import shutil
 import signal
 import ssl
 from collections import Counter
@@ -14,6 +13,7 @@ import pytest
 import stamina
 
 from loopback import Listener, S3Server, WebServer, self_signed_certificate
+from programs import require
 
 # As scripts/test does; before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -58,10 +58,7 @@ def ffmpeg(request: pytest.FixtureRequest) -> Path:
     """The ffmpegs that a worker may use."""
     if request.param == "packaged":
         return Path(imageio_ffmpeg.get_ffmpeg_exe())
-    on_path = shutil.which("ffmpeg")
-    if on_path is None:
-        pytest.skip("no system ffmpeg")
-    return Path(on_path)
+    return require("ffmpeg")
 
 
 @pytest.fixture

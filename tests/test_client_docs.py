@@ -22,6 +22,7 @@ import pytest
 from endpoint_api import KEY, EndpointApi
 from job_api import running_worker
 from parakeet_worker.entrypoints.cli import main
+from programs import require
 from recordings import encode, tone
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,9 +150,7 @@ def test_the_page_was_read():
 )
 def test_every_example_prints_the_transcript(places, folder, kind, code):
     if kind == "javascript":
-        node = shutil.which("node")
-        if node is None:
-            pytest.skip("this machine has no node to run JavaScript with")
+        node = str(require("node"))
         (folder / "example.mjs").write_text(settled(code, places))
         command = [node, "example.mjs"]
     else:

@@ -1,9 +1,7 @@
 """The page in a real Chromium, before the real server."""
 
 import json
-import os
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +30,7 @@ from http_server import Process, running_server
 from parakeet_worker import errors
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.language import LANGUAGES
+from programs import require
 from recordings import encode, silence, tone, wav
 from speech import SAMPLES, sample
 
@@ -47,10 +46,7 @@ expect.set_options(timeout=30_000)
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    path = shutil.which("chromium")
-    if path is None and not os.environ.get("CI"):
-        pytest.skip("this machine has no chromium")
-    assert path, "chromium is missing; .ci/run installs it"
+    path = require("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=path,
