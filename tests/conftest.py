@@ -1,5 +1,6 @@
 """Fixtures that several test files use."""
 
+import gc
 import os
 import signal
 import ssl
@@ -7,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import imageio_ffmpeg
 import psutil
 import pytest
@@ -17,6 +19,16 @@ from programs import require
 
 # As scripts/test does; before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples in every run, and no limit of time on a machine under load.
+hypothesis.settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,6 +48,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         chosen = {item for item in first.values() if not item.get_closest_marker("slow")}
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = [item for item in items if item in chosen]
+
+
+def pytest_collection_finish() -> None:
+    """Exclude modules and tests, a million objects, from the collections of garbage that follow."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

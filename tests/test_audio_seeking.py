@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet_worker.audio.ffmpeg_log import Mark
@@ -38,7 +38,6 @@ def located(head: Sequence[Mark], frames: Sequence[Mark], **chosen: object) -> f
 errors = st.floats(min_value=-0.0005, max_value=0.0005)
 
 
-@settings(deadline=None)
 @given(st.sampled_from([576, 960, 1024, 1152, 4096]), errors, errors)
 def test_rounded_timestamps_are_corrected_by_counting_whole_frames(
     size: int, of_head: float, of_frames: float

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet_worker.audio.decoding import SAMPLE_RATE
@@ -272,7 +272,6 @@ def computed_seconds(seconds, *, packed):
     return sum(seconds) if packed else max(seconds) * len(seconds)
 
 
-@settings(deadline=None)
 @given(
     waiting=st.lists(st.floats(0.1, 30), min_size=1, max_size=60),
     capacity=st.builds(

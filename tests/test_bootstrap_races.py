@@ -23,7 +23,7 @@ _KILLS = st.tuples(
 
 
 # Without shrinking: the result also depends on the scheduler, so a smaller example proves nothing.
-@settings(max_examples=8, deadline=None, phases=(Phase.generate,))
+@settings(max_examples=8, phases=(Phase.generate,))
 @given(kills=_KILLS)
 def test_processes_that_are_not_killed_run_the_same_complete_environment(
     kills: tuple[Sequence[int], Sequence[float]],

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 
 from loopback import WebServer, sends
 from parakeet_worker.client import manifest
@@ -324,20 +325,20 @@ def test_results_are_named_after_their_files(files, names):
     assert [task.path for task in tasks] == [Path(file) for file in files]
 
 
-def test_no_two_files_share_a_result():
-    parts = ["a", "A", "a.b", "a.b-2", "a.b-3", "b", ".b", "a-2", "a.b.b"]
-    for seed in range(200):
-        generator = np.random.default_rng(seed)
-        count = int(generator.integers(2, 12))
-        files = [
-            Path(f"{generator.integers(3)}")
-            / "".join(generator.choice(parts, generator.integers(1, 3)))
-            for _ in range(count)
-        ]
-        tasks = plan_tasks([Recording(file) for file in files], ["text", "srt"], Path("out"))
-        targets = [target for task in tasks for target in task.targets.values()]
-        assert len({str(target).casefold() for target in targets}) == 2 * count, seed
-        assert all(target.parent == Path("out") for target in targets), seed
+PARTS = st.sampled_from(["a", "A", "a.b", "a.b-2", "a.b-3", "b", ".b", "a-2", "a.b.b"])
+FILES = st.builds(
+    lambda folder, parts: Path(folder) / "".join(parts),
+    st.sampled_from("012"),
+    st.lists(PARTS, min_size=1, max_size=2),
+)
+
+
+@given(st.lists(FILES, min_size=2, max_size=12))
+def test_no_two_files_share_a_result(files):
+    tasks = plan_tasks([Recording(file) for file in files], ["text", "srt"], Path("out"))
+    targets = [target for task in tasks for target in task.targets.values()]
+    assert len({str(target).casefold() for target in targets}) == 2 * len(files)
+    assert all(target.parent == Path("out") for target in targets)
 
 
 def test_without_a_folder_results_go_to_standard_output():

@@ -46,7 +46,7 @@ def test_consecutive_batches_of_several_sizes_equal_the_greedy_decoder(seed):
     assert tokens > 50, "the networks must emit tokens"
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     lengths=st.lists(st.integers(0, 24), max_size=20),
     max_symbols=st.integers(1, 4),

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -11,6 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher
@@ -237,19 +240,28 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def chatter(generator: np.random.Generator, seconds: float) -> list[tuple[float, int]]:
     """Words that follow each other closely, on no grid, and none twice."""
-    result: list[tuple[float, int]] = []
-    at = float(generator.uniform(0, 0.3))
-    while at + 0.4 < seconds:
-        result.append((at, len(result) + 1))
-        at += 0.4 + float(generator.choice([0.01, 0.1, 0.4]))
-    return result
+    first = float(generator.uniform(0, 0.3))
+    return spaced(first, (float(generator.choice(PAUSES)) for _ in itertools.count()), seconds)
 
 
-@pytest.mark.parametrize("seed", range(12))
-async def test_across_cuts_every_word_occurs_once_and_whole(seed):
-    generator = np.random.default_rng(seed)
-    words = chatter(generator, 70)
-    max_seconds = float(generator.choice([5, 10, 30]))
+def spaced(first: float, pauses: Iterable[float], seconds: float) -> list[tuple[float, int]]:
+    """Words of 0.4 s with these pauses, as far as they fit into `seconds`."""
+    starts = itertools.accumulate(pauses, lambda at, pause: at + 0.4 + pause, initial=first)
+    fitting = itertools.takewhile(lambda at: at + 0.4 < seconds, starts)
+    return [(at, number) for number, at in enumerate(fitting, start=1)]
+
+
+PAUSES = (0.01, 0.1, 0.4)
+
+
+@settings(max_examples=12)
+@given(
+    first=st.floats(0, 0.3),
+    pauses=st.lists(st.sampled_from(PAUSES), min_size=20, max_size=20),
+    max_seconds=st.sampled_from([5.0, 10.0, 30.0]),
+)
+async def test_across_cuts_every_word_occurs_once_and_whole(first, pauses, max_seconds):
+    words = spaced(first, itertools.cycle(pauses), 70)
     pieces = split([recording(70, *words)], Talk, max_seconds=max_seconds)
     result = await transcribed(Reader(), [*pieces])
     assert is_reported(result, words)

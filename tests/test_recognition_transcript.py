@@ -111,7 +111,7 @@ def test_pieces_become_words(pieces, words):
     assert stitch(chunk(), spoken(*pieces)).text == " ".join(words)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=SEEDS)
 def test_words_hold_all_letters_in_order_and_join_to_the_text(seed):
     generator = np.random.default_rng(seed)
@@ -173,7 +173,7 @@ def _is_letter(encoded: bytes) -> bool:
         return False
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=SEEDS)
 def test_the_text_is_sentencepieces_own(seed):
     pieces = ["▁Go", *np.random.default_rng(seed).choice(KINDS, 60).tolist()]
@@ -253,7 +253,7 @@ def test_nothing_ends_after_the_segment(length):
         assert 8.0 <= start <= end <= round(8.0 + length, 3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=SEEDS)
 def test_times_rise_and_lie_inside_the_recording_across_segments(seed):
     generator = np.random.default_rng(seed)
@@ -326,7 +326,7 @@ def test_confidence_is_the_geometric_mean_of_the_models_probabilities():
     )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=SEEDS)
 def test_confidence_follows_the_probabilities_and_stays_between_0_and_1(seed):
     probabilities = np.random.default_rng(seed).uniform(1e-6, 1, 20).tolist()
@@ -402,7 +402,7 @@ def streamed(partials: list[Transcript]) -> list[Sentence]:
 
 
 @pytest.mark.parametrize("channels", [None, 2])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=SEEDS)
 def test_streamed_sentences_are_those_of_the_whole(seed, channels):
     chance = random.Random(seed)  # noqa: S311  # the same every time

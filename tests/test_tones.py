@@ -64,7 +64,7 @@ SOUNDS = st.builds(
 CHUNKS = st.lists(SOUNDS, max_size=3).map(lambda sounds: np.concatenate((*sounds, silence(0.1))))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(batch=st.lists(CHUNKS, min_size=1, max_size=10), data=st.data())
 def test_results_do_not_depend_on_the_batch_or_its_order(batch, data):
     order = data.draw(st.permutations(range(len(batch))))

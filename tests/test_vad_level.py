@@ -55,7 +55,7 @@ def test_a_recording_that_is_shorter_than_the_window_has_its_own_level(count):
     assert np.array_equal(sustained(np.full(count, -30.0), 16), np.full(count, -30.0))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(min_value=FRAME_SAMPLES // 2, max_value=6 * FRAME_SAMPLES + 100))
 def test_speech_of_any_length_is_amplified(count):
     samples = noise(0.3, -70)[:count]
@@ -64,7 +64,7 @@ def test_speech_of_any_length_is_amplified(count):
     assert 20 < 20 * np.log10(np.max(raised / samples)) < decibels + 0.1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(min_value=64 * FRAME_SAMPLES, max_value=70 * FRAME_SAMPLES))
 def test_gains_apply_at_frame_centres_and_are_interpolated_between_them(count):
     samples = np.concatenate([noise(0.7, -20, 1), noise(0.7, -44, 2), noise(1, -20, 3)])[:count]

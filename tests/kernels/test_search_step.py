@@ -51,7 +51,7 @@ def run_both(
     return tuple(results)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     lengths=st.lists(st.sampled_from([0, 1, 3, 5, 9, 30]), min_size=1, max_size=36),
     blocks=st.sampled_from([1, 5, 8]),
