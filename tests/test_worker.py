@@ -63,6 +63,33 @@ def test_loading_leaves_no_compute_thread_except_the_engine() -> None:
     assert int(opened.stdout) == 1, "the engine's thread alone may be new"
 
 
+_TRANSCRIBED = """
+import sys
+import torch
+from parakeet_worker import open_model
+
+with open_model("demo", threads=int(sys.argv[2])) as model:
+    print(model.transcribe(sys.argv[1]).text)
+print(torch.get_num_threads())
+"""
+
+
+def transcribed_with_threads(number: int) -> tuple[str, int]:
+    """The text of a sample, and the number of OpenMP threads it was computed with."""
+    ran = subprocess.run(
+        [sys.executable, "-c", _TRANSCRIBED, str(sample("en").path), str(number)],
+        env=os.environ | {"OMP_NUM_THREADS": str(number)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    text, threads = ran.stdout.splitlines()
+    return text, int(threads)
+
+
+def test_several_threads_find_the_words_of_one() -> None:
+    assert transcribed_with_threads(1) == (sample("en").text, 1)
+    assert transcribed_with_threads(2) == (sample("en").text, 2)
+
+
 def on_a_failing_device(_: Settings, on_device_failure: Callable[[str], None]) -> DetectorOf:
     """Detection as on a GPU on which every batch fails with a CUDA error."""
 
