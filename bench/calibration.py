@@ -122,7 +122,7 @@ def _mels(parts: Parts, pieces: Sequence[Samples]) -> tuple[Tensor, Tensor]:
 def _standardise(layer: nn.Linear, run: Callable[[], object]) -> None:
     """Scale a layer so that what it gives while `run` has no mean and a deviation of one.
 
-    Random networks answer nearly the same to everything: what their frames share would drown what
+    Random networks answer nearly the same to everything: what their frames share would hide what
     separates them, above all in few bits.
     """
     seen: list[Tensor] = []

@@ -122,7 +122,7 @@ def without_waits() -> Iterator[None]:
 
 @pytest.fixture
 def children() -> Iterator[Callable[[], list[psutil.Process]]]:
-    """What a test has started and is not dead and buried yet; at its end, that must be nothing."""
+    """Child processes that a test started and that have not ended; none may remain at its end."""
     me = psutil.Process()
     before = set(me.children(recursive=True))
 

@@ -85,6 +85,16 @@ IDIOMS = {
     r"in its place|in their stead|instead of it": "instead; replace",
     r"over and over|time and again|once more": "repeatedly, again",
     r"nowhere( else)?": "not ... anywhere",
+    r"dead and buried|buried|zombies and|ghosts?": "ended, removed",
+    r"a way in|(the|every|each|larger) ways? in|lets? in|on the way":
+        "entry point, route; accept; in transit, as it arrives",
+    r"odds and ends|drawers?|crumbs?|grab bags?": "name the parts",
+    r"(takes?|took|taking) (a|its|their) seats?|sits?|sat|sitting": "is, are; occupy a slot",
+    r"drown(s|ed|ing)?|flood(s|ed|ing)?|thundering herd": "hide, exceed; many requests at a time",
+    r"(un)?lucky|by luck|with luck": "random, by chance; state why",
+    r"letter by letter|word for word|to the letter": "literally, unchanged",
+    r"dares?|afraid|fears?|surpris(es?|ed|ing)|suffers?|suffered|rescue[ds]?": "state the fact",
+    r"(we|let)'\w+|we (use|need|have|can|must|should|do|expect|assume|want)": _SUBJECT,
     r"however (long|loud|short|much|many|often|small|large|big|fast|slow)": "of any length, size",
     r"what (is|was|are|were|has|had|have) (not |to be |still |now |also )*"
     r"(\w+ed|sent|known|built|kept|left|lost|read|written|found|given|taken|put|done|spoken|meant)":

@@ -46,8 +46,8 @@ class FaultyEngine(ToneEngine):
         self._left = self._left and self._left - 1
         result = super().transcribe(batch, scripts)
         impossible = any(is_too_high(hypothesis) for hypothesis in result)
-        unlucky = len(batch) > 1 and self._random.random() < _OUT_OF_MEMORY_SHARE
-        if impossible or unlucky:
+        random_fault = len(batch) > 1 and self._random.random() < _OUT_OF_MEMORY_SHARE
+        if impossible or random_fault:
             self.faults += 1
             raise OutOfMemory(max(len(piece) for piece in batch) / SAMPLE_RATE)
         self.transcribed += len(batch)

@@ -116,7 +116,7 @@ async def test_the_options_reach_the_worker(client, tmp_path):
 
 
 def limited(url: str, max_audio_bytes: int) -> Endpoint:
-    """The endpoint, known to take no larger files than that on its larger way in."""
+    """The endpoint, with a maximum size of files for its route with the larger limit."""
     most = max_audio_bytes * 4 // 3 + 4096 + 8
     return Endpoint.queue(url, most // 2, most)
 

@@ -31,7 +31,7 @@ MELODY = np.concatenate([tone(440, 4.0), silence(1.0), noise(1.0, level=0.1), to
 
 
 def limited(max_audio_bytes: int) -> Endpoint:
-    """A queue endpoint whose larger way in has room for so many bytes of audio."""
+    """A queue endpoint whose larger limit is this number of bytes of audio."""
     most = max_audio_bytes * 4 // 3 + 4096 + 8
     return Endpoint.queue("http://127.0.0.1/v2/loopback", most // 2, most)
 

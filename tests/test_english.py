@@ -24,6 +24,9 @@ def test_the_project_has_no_idioms():
         ("x = 1\ntold = x", 2, "told [told]"),
         ("class Hearing:\n    pass", 1, "Hearing [hearing]"),
         ("given_seconds = 1\nfound = 2", 2, "found"),
+        ("# Here we use a lock.", 1, "we use"),
+        ("# Requests of\n# every way in.", 2, "every way in"),
+        ('"""One chunk is always let in."""', 1, "let in"),
     ],
 )
 def test_idioms_in_a_module_are_found_with_their_line(source, line, finding):

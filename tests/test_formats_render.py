@@ -355,13 +355,13 @@ def test_verbose_json_has_the_types_of_openais(transcript):
 # subtitles
 
 
-def test_srt_to_the_letter():
+def test_srt_is_exactly_this_text():
     assert render.render(SHORT, "srt") == (
         "1\n00:00:00,160 --> 00:00:01,160\nHello.\n\n2\n00:00:01,600 --> 00:00:02,600\nYou?\n\n"
     )
 
 
-def test_vtt_to_the_letter():
+def test_vtt_is_exactly_this_text():
     assert render.render(SHORT, "vtt") == (
         "WEBVTT\n\n00:00:00.160 --> 00:00:01.160\nHello.\n\n00:00:01.600 --> 00:00:02.600\nYou?\n\n"
     )

@@ -1,4 +1,4 @@
-"""The import graph is the drawing of the flow, and what crosses it is frozen."""
+"""Imports follow the order of ARCHITECTURE.md, and types that stages exchange are frozen."""
 
 import ast
 import json
@@ -226,7 +226,7 @@ def test_imports_point_upstream():
     assert downstream == []
 
 
-def test_the_graph_was_looked_at():
+def test_the_graph_has_edges():
     edges = [own(module) for tree in modules().values() for module in imported(tree)]
     assert len([edge for edge in edges if edge]) > 100
     assert {"sources", "batcher", "recognition.recognizer"} <= {
@@ -262,20 +262,20 @@ def loaded_after(*names: str) -> set[str]:
     return {name.partition(".")[0] for name in json.loads(ran.stdout)}
 
 
-def test_importing_the_package_loads_nothing_foreign():
+def test_importing_the_package_loads_no_library():
     loaded = loaded_after(PACKAGE)
     assert PACKAGE in loaded
     assert not loaded & set(OWNERS)
 
 
-def test_importing_every_way_in_loads_nothing_heavy():
-    ways_in = ("model", "client.clients", "entrypoints.cli", "entrypoints.queue.main")
-    loaded = loaded_after(*(f"{PACKAGE}.{name}" for name in ways_in))
+def test_importing_an_entry_point_loads_no_heavy_library():
+    entry_points = ("model", "client.clients", "entrypoints.cli", "entrypoints.queue.main")
+    loaded = loaded_after(*(f"{PACKAGE}.{name}" for name in entry_points))
     assert {"aiohttp", "click", "numpy", "pydantic"} <= loaded
     assert not loaded & set(LAZY)
 
 
-def test_the_environment_is_read_by_the_ways_in_only():
+def test_the_environment_is_read_by_entry_points_only():
     readers = [
         name
         for name, tree in modules().items()
@@ -287,7 +287,7 @@ def test_the_environment_is_read_by_the_ways_in_only():
     assert sorted(others) == ["audio.child_process", "model"]
 
 
-def test_logging_is_configured_by_the_ways_in_only():
+def test_logging_is_configured_by_entry_points_only():
     configuring = [name for name, tree in modules().items() if mentions(tree, "basicConfig")]
     assert configuring
     assert [name for name in configuring if not name.startswith("entrypoints.")] == []
@@ -363,6 +363,6 @@ def test_no_dict_crosses_between_the_inner_stages(name):
             }, function.name
 
 
-def test_no_module_is_a_drawer_for_odds_and_ends():
-    drawers = {"utils", "util", "common", "helpers", "misc", "config", "constants", "core"}
-    assert not drawers & {part for name in modules() for part in name.split(".")}
+def test_no_module_has_a_name_without_a_subject():
+    vague = {"utils", "util", "common", "helpers", "misc", "config", "constants", "core"}
+    assert not vague & {part for name in modules() for part in name.split(".")}

@@ -141,7 +141,7 @@ async def test_what_json_has_no_word_for_is_never_sent(
 
 
 @pytest.mark.usefixtures("without_waits")
-async def test_segments_arrive_in_their_order_whatever_happens_on_the_way(
+async def test_segments_arrive_in_order_after_any_fault(
     delivering: Delivering,
 ) -> None:
     async with delivering() as (delivery, api):

@@ -318,8 +318,8 @@ def test_a_cut_falls_into_the_middle_of_the_last_pause(seed, max_seconds, drops_
     probabilities[40:60] = 0.2
     begin = int(generator.integers(70, limit - length))
     probabilities[begin : begin + length] = generator.choice([0.0, 0.2, 0.34])
-    for crumb in range(begin + length + 3, limit, 20):
-        probabilities[crumb : min(crumb + 6, limit)] = 0.2
+    for blip in range(begin + length + 3, limit, 20):
+        probabilities[blip : min(blip + 6, limit)] = 0.2
     first, second, *_ = cut(
         recorded(probabilities), probabilities, max_seconds=max_seconds, drops_silence=drops_silence
     )

@@ -225,7 +225,7 @@ async def test_at_the_limit_of_audio_the_next_partial_is_awaited(whose):
         engine.released.set()
         assert (await recognizer.next_partial()).text == "1"
         assert memory.held_bytes == 15 * 64_000
-        assert AudioShare(memory, samples=1).full is False, "one piece is always let in"
+        assert AudioShare(memory, samples=1).full is False, "one chunk is always accepted"
     assert memory.held_bytes == 0
 
 

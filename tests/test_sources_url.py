@@ -112,9 +112,7 @@ async def test_the_url_is_requested_without_re_encoding(
         "there.wav?relative",
     ],
 )
-async def test_a_redirect_is_followed_to_the_letter(
-    to: str, web: WebServer, tmp_path: Path
-) -> None:
+async def test_a_redirect_is_followed_literally(to: str, web: WebServer, tmp_path: Path) -> None:
     for absolute in (False, True):
         web.received.clear()
         location = web.address + to if absolute and to.startswith("/") else to

@@ -62,7 +62,7 @@ def test_every_started_frame_has_one_probability(detector, length):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_how_a_recording_is_cut_on_the_way_changes_nothing(detector, seed):
+def test_the_sizes_of_blocks_do_not_change_the_result(detector, seed):
     recording = minute()
     generator = np.random.default_rng(seed)
     at = generator.integers(0, len(recording) + 1, generator.integers(1, 300))
@@ -73,9 +73,10 @@ def test_how_a_recording_is_cut_on_the_way_changes_nothing(detector, seed):
 
 def test_small_inputs_give_the_probabilities_of_the_whole(detector):
     recording = decode(sample("en").path)[:3000]
-    crumbs = range(1, len(recording))
+    singles = range(1, len(recording))
     assert np.array_equal(
-        probabilities_of(detector(), recording, crumbs), probabilities_of(detector(), recording)
+        probabilities_of(detector(), recording, singles),
+        probabilities_of(detector(), recording),
     )
 
 
@@ -151,7 +152,7 @@ def drawn(picture: str) -> Probabilities:
         ("####.....####", [(0, 13)]),
         ("####......####", [(0, 4), (10, 14)]),
         (".###......####", [(10, 14)]),
-        # crumbs are joined before short ones are dropped
+        # short spans are joined before short ones are dropped
         ("#.#.#", [(0, 5)]),
         ("#......#......#", []),
     ],

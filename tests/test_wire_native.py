@@ -87,7 +87,7 @@ def test_each_kind_of_source_is_read(source, expected):
      "/twice.mp3", "a//b.mp3", "s3://nested/x.mp3", "tab\tnew\nline.mp3", " ", "a.mp3?versionId=1"],
 )  # fmt: skip
 @pytest.mark.parametrize("scheme", ["s3", "S3"])
-def test_the_key_of_an_s3_address_is_taken_letter_by_letter(scheme, key):
+def test_the_key_of_an_s3_address_is_used_literally(scheme, key):
     assert only({"audio_url": f"{scheme}://talks.2024/{key}"}).source == S3Source(key, "talks.2024")
 
 

@@ -165,7 +165,7 @@ def checked_key(api_key: str | None, url: str, *, insecure: bool) -> str | None:
     if parts.scheme != "https" and not is_loopback(url) and not insecure:
         reason = (
             f"{parts.scheme}://{parts.netloc.rpartition('@')[2]} is plain http, over which a key "
-            "can be read on the way; use https, leave the key out, or set "
+            "can be read in transit; use https, leave the key out, or set "
             "PARAKEET_ALLOW_INSECURE_KEYS=true"
         )
         raise InvalidRequest("endpoint", reason)

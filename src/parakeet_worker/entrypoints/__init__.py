@@ -1,1 +1,1 @@
-"""One thin module per way in."""
+"""One folder per kind of process."""

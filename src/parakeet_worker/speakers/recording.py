@@ -27,7 +27,7 @@ class RecordingDiarization:
         self.warnings: tuple[Notice, ...] = ()
 
     def observed(self, blocks: Iterable[Samples]) -> Generator[Samples, None, None]:
-        """The same blocks, (N,) or (N, channels), diarized on the way; at the end all turns."""
+        """The same blocks, (N,) or (N, channels), diarized as they pass; at the end all turns."""
         try:
             for block in blocks:
                 self._feed(block)
