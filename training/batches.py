@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,18 @@ from training import oracle
 from training.architecture import MELS
 from training.corpus import Example, read_shard
 from training.pieces import Pieces
+from training.utterances import SpokenWord
 from training.words import word_types
 
 SUBSAMPLING = 8
 SHARDS_MIXED = 2
 MOST_NODES = 3600
 SHARE_MISREMEMBERED = 0.04
+SHARE_WITH_HISTORY = 0.6
+SHARE_UNBROKEN_HISTORY = 0.7
+LONGEST_HISTORY_WORDS = 90
+LATEST_CONTINUATION_SECONDS = 0.4
+"""An utterance continues the sentence of its history only if it starts this early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +89,47 @@ def altered(example: Example, randomness: np.random.Generator) -> NDArray[np.flo
     return masked(mels, randomness)
 
 
+def history(
+    examples: list[Example], share: float, randomness: np.random.Generator
+) -> tuple[SpokenWord, ...]:
+    """Draw words that the prediction network reads before an utterance; none in `1 - share`.
+
+    They do not occur in the audio. With them, its states after up to 90 words are trained with
+    the audio of a short utterance, and must not depend on words long past.
+    """
+    spoken = [example.words for example in examples if example.words]
+    if not spoken or randomness.random() >= share:
+        return ()
+    count = int(randomness.integers(1, LONGEST_HISTORY_WORDS + 1))
+    words: list[SpokenWord] = []
+    while len(words) < count:
+        words += spoken[int(randomness.integers(len(spoken)))]
+    words = words[:count]
+    if randomness.random() < SHARE_UNBROKEN_HISTORY:
+        return tuple(
+            replace(word, opens_sentence=index == 0, closes_sentence=False)
+            for index, word in enumerate(words)
+        )
+    return tuple(words)
+
+
+def connected(
+    before: tuple[SpokenWord, ...], words: tuple[SpokenWord, ...]
+) -> tuple[tuple[SpokenWord, ...], tuple[SpokenWord, ...]]:
+    """Continue the history's last sentence with the utterance, or end it."""
+    if not before or before[-1].closes_sentence:
+        return before, words
+    if words and words[0].start < LATEST_CONTINUATION_SECONDS:
+        return before, (replace(words[0], opens_sentence=False), *words[1:])
+    return (*before[:-1], replace(before[-1], closes_sentence=True)), words
+
+
 class Collator:
     """Builds a `Batch` from examples."""
 
-    def __init__(self, pieces: Pieces) -> None:
+    def __init__(self, pieces: Pieces, history_share: float = SHARE_WITH_HISTORY) -> None:
         self._pieces = pieces
+        self._history_share = history_share
         self._classes = {word: index + 1 for index, word in enumerate(word_types())}
 
     def batch(self, examples: list[Example], randomness: np.random.Generator) -> Batch:
@@ -95,18 +137,22 @@ class Collator:
         lengths = [len(example.mels) for example in examples]
         mels = np.zeros((len(examples), max(lengths), MELS), np.float32)
         labels = np.full((len(examples), encoder_frames(max(lengths))), -100)
-        schedules, states = [], []
+        entered, states = [], []
         for row, example in enumerate(examples):
             mels[row, : lengths[row]] = altered(example, randomness)
             frames = encoder_frames(lengths[row])
             labels[row, :frames] = oracle.frame_labels(example.words, frames, self._classes)
-            schedules.append(oracle.schedule(example.words, frames, self._pieces))
-            states.append(oracle.nodes(schedules[-1], frames, len(self._pieces)))
-        tokens = np.zeros((len(examples), max(len(one.tokens) for one in schedules)), np.int64)
-        for row, planned in enumerate(schedules):
-            tokens[row, : len(planned.tokens)] = misremembered(
-                planned.tokens, len(self._pieces), randomness
+            before, words = connected(
+                history(examples, self._history_share, randomness), example.words
             )
+            planned = oracle.schedule(words, frames, self._pieces)
+            past = oracle.schedule(before, frames, self._pieces).tokens
+            entered.append(np.concatenate((past, planned.tokens)))
+            own = oracle.nodes(planned, frames, len(self._pieces))
+            states.append(replace(own, emitted=own.emitted + len(past)))
+        tokens = np.zeros((len(examples), max(map(len, entered))), np.int64)
+        for row, one in enumerate(entered):
+            tokens[row, : len(one)] = misremembered(one, len(self._pieces), randomness)
         return Batch(
             torch.from_numpy(mels).transpose(1, 2),
             torch.tensor(lengths),

@@ -14,6 +14,7 @@ from training.pieces import Pieces
 from training.words import word_types
 
 JOINT_DROPOUT = 0.05
+SHORTEST_SKIP_FRAMES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,12 @@ class Losses:
     words: Tensor
     tokens: Tensor
     durations: Tensor
+    skips: Tensor
+    """Of not skipping a token that is due."""
 
     def total(self, words_weight: float) -> Tensor:
         """The training objective."""
-        return self.words * words_weight + self.tokens + 0.5 * self.durations
+        return self.words * words_weight + self.tokens + 0.5 * (self.durations + self.skips)
 
 
 class Network(nn.Module):
@@ -88,7 +91,24 @@ class Network(nn.Module):
             words,
             functional.cross_entropy(tokens, batch.right_tokens),
             functional.cross_entropy(durations, batch.right_durations),
+            skips(tokens, durations, batch.right_tokens),
         )
+
+
+def skips(tokens: Tensor, durations: Tensor, right_tokens: Tensor) -> Tensor:
+    """Return the mean cost of the blank with a long duration where a token is due.
+
+    The two outputs are independent: where the blank and the token are about equally probable, the
+    blank may win with the token's duration, and the token is emitted late or never.
+    """
+    blank = tokens.shape[1] - 1
+    skipped = (
+        tokens.log_softmax(1)[:, blank]
+        + durations.log_softmax(1)[:, SHORTEST_SKIP_FRAMES:].logsumexp(1)
+    ).exp()
+    due = right_tokens != blank
+    cost = -torch.log1p(-skipped.clamp(max=0.999))
+    return (cost * due).sum() / due.sum().clamp(min=1)
 
 
 def parameters_count(network: nn.Module) -> int:

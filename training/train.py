@@ -21,7 +21,7 @@ from training.pieces import Pieces
 log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 200
-SAVE_EVERY_STEPS = 500
+SAVE_EVERY_STEPS = 250
 AVERAGE_DECAY = 0.999
 LARGEST_GRADIENT = 2.0
 CHECKED = 100
@@ -37,6 +37,8 @@ class Run:
     batch_seconds: float
     words_weight: float
     seed: int
+    encoder_share: float
+    """Of the learning rate, for the encoder."""
 
 
 def learning_rate(step: int, run: Run) -> float:
@@ -45,11 +47,19 @@ def learning_rate(step: int, run: Run) -> float:
     return run.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / run.steps)))
 
 
-def optimiser(network: nn.Module) -> torch.optim.AdamW:
-    """Create AdamW without weight decay for vectors (norms and biases)."""
-    matrices = [one for one in network.parameters() if one.ndim > 1]
-    vectors = [one for one in network.parameters() if one.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}]
+def optimiser(network: Network, encoder_share: float) -> torch.optim.AdamW:
+    """Create AdamW without weight decay for vectors (norms and biases).
+
+    `share` of each group is its part of the learning rate.
+    """
+    own = {id(one) for one in network.encoder.parameters()}
+    groups = []
+    for share, inside in ((encoder_share, True), (1.0, False)):
+        those = [one for one in network.parameters() if (id(one) in own) is inside]
+        matrices = [one for one in those if one.ndim > 1]
+        vectors = [one for one in those if one.ndim <= 1]
+        groups.append({"params": matrices, "weight_decay": 0.02, "share": share})
+        groups.append({"params": vectors, "weight_decay": 0.0, "share": share})
     return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 
 
@@ -100,22 +110,22 @@ def train(
     network: Network, pieces: Pieces, shards: Path, into: Path, check: list[Example], run: Run
 ) -> None:
     """Run all steps, periodically saving and validating the averaged weights."""
-    adam = optimiser(network)
+    adam = optimiser(network, run.encoder_share)
     average = WeightsAverage(network, AVERAGE_DECAY)
     averaged = Network(pieces)
     batches = ahead(endless(shards, pieces, int(run.batch_seconds * 100), run.seed))
     started = time.monotonic()
     for step in range(run.steps):
         for group in adam.param_groups:
-            group["lr"] = learning_rate(step, run)
+            group["lr"] = learning_rate(step, run) * group["share"]
         losses = network.losses(next(batches))
         one_step(network, adam, losses, run)
         average.update(network)
         if step % 50 == 0:
             log.info(
-                "%5d %6.0f s  words %.3f  tokens %.3f  durations %.3f", step,
+                "%5d %6.0f s  words %.3f  tokens %.3f  durations %.3f  skips %.3f", step,
                 time.monotonic() - started, losses.words.item(), losses.tokens.item(),
-                losses.durations.item(),
+                losses.durations.item(), losses.skips.item(),
             )  # fmt: skip
         if (step + 1) % SAVE_EVERY_STEPS == 0 or step + 1 == run.steps:
             save(into / "latest.pt", network, average, step + 1)
@@ -133,6 +143,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path)
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--encoder-share", type=float, default=1.0, help="of the learning rate")
     parser.add_argument("--batch-seconds", type=float, default=110)
     parser.add_argument("--words-weight", type=float, default=1.0)
     parser.add_argument("--decoder-only", action="store_true", help="freeze the encoder")
@@ -153,7 +164,7 @@ def main() -> None:
     arguments.into.mkdir(parents=True, exist_ok=True)
     run = Run(
         arguments.steps, arguments.learning_rate, arguments.batch_seconds,
-        arguments.words_weight, arguments.seed,
+        arguments.words_weight, arguments.seed, arguments.encoder_share,
     )  # fmt: skip
     check = read_shard(arguments.check)[:CHECKED]
     train(network, pieces, arguments.shards, arguments.into, check, run)
