@@ -109,6 +109,17 @@ class Chunk:
     def end_seconds(self) -> float:
         return self.start_seconds + self.seconds
 
+    def after(self, seconds: float) -> "Chunk":
+        """The same samples with the speech from this time on."""
+        if not self.speech or seconds <= self.speech[0].start_seconds:
+            return self
+        speech = (
+            Span(max(span.start_seconds, seconds), span.end_seconds)
+            for span in self.speech
+            if span.end_seconds > seconds
+        )
+        return replace(self, speech=tuple(speech))
+
     def part(self, span: Span) -> "Chunk":
         """The samples of a span, limited to the chunk."""
         first = max(0, round((span.start_seconds - self.start_seconds) * SAMPLE_RATE))

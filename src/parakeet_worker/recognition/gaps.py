@@ -5,17 +5,19 @@ from dataclasses import dataclass, replace
 
 from parakeet_worker.recognition.chunks import Chunk, Span
 from parakeet_worker.recognition.transcript import Word, bare
+from parakeet_worker.vad.base import FRAME_SECONDS, MIN_SPEECH_FRAMES
 from parakeet_worker.vad.level import stationary_seconds
 
-GAP_SECONDS = 0.9
-"""Speech between two words, in one span or several, that is decoded again."""
-SHORT_GAP_SECONDS = 0.7
-"""Gaps of at least this length are decoded again if their sum within a chunk ..."""
-SHORT_GAPS_SECONDS = 2.0
-"""... reaches this."""
+GAP_SECONDS = 0.65
+"""Speech between two words, in one span or several, that is decoded again.
+
+The detector recognises about two thirds of a second of speech: it omits fricatives and closures.
+"""
 REPORTED_SECONDS = 0.5
 """Shorter gaps in a chunk without words are decoded again but not reported: often a cough."""
 _MAX_PART_SECONDS = 10.0
+# What a word leaves of a span: its onset before the first token, or its release.
+_MIN_REST_SECONDS = MIN_SPEECH_FRAMES * FRAME_SECONDS
 # Words below it in a gap are usually noise.
 _MIN_CONFIDENCE = 0.5
 # The end of the word before a gap is decoded again with it, and may yield the same word.
@@ -49,18 +51,16 @@ class Gap:
 
 
 def uncovered(speech: Sequence[Span], words: Sequence[Word]) -> list[Gap]:
-    """Gaps of at least 0.9 s of speech, in order of time.
+    """Gaps of at least 0.65 s of speech, in order of time; without `words`, of any length.
 
-    Gaps of at least 0.7 s count if they add up to 2 s; without `words`, gaps of any length do.
     `words` are in order; a word covers the time from its first token to the end of its last.
     """
     gaps = [*_gaps(speech, words)]
-    if not words:
-        return gaps
-    short = [gap for gap in gaps if SHORT_GAP_SECONDS <= gap.seconds < GAP_SECONDS]
-    adds_up = sum(gap.seconds for gap in short) >= SHORT_GAPS_SECONDS
-    minimum = SHORT_GAP_SECONDS if adds_up else GAP_SECONDS
-    return [gap for gap in gaps if gap.seconds >= minimum]
+    return _long_enough(gaps) if words else gaps
+
+
+def _long_enough(gaps: Iterable[Gap]) -> list[Gap]:
+    return [gap for gap in gaps if gap.seconds >= GAP_SECONDS]
 
 
 def reported_spans(gaps: Iterable[Gap]) -> tuple[Span, ...]:
@@ -72,7 +72,7 @@ def reported_spans(gaps: Iterable[Gap]) -> tuple[Span, ...]:
 def find_gaps(chunk: Chunk, words: Sequence[Word]) -> list[Gap]:
     """Gaps in a chunk's speech, without sustained vowels."""
     gaps = uncovered(chunk.speech, words)
-    return without_sustained_sound(gaps, chunk) if words else gaps
+    return _long_enough(without_sustained_sound(gaps, chunk)) if words else gaps
 
 
 def _gaps(speech: Sequence[Span], words: Sequence[Word]) -> Iterator[Gap]:
@@ -87,7 +87,8 @@ def _gaps(speech: Sequence[Span], words: Sequence[Word]) -> Iterator[Gap]:
             if span.start_seconds >= end:
                 break
             left = Span(max(span.start_seconds, start), min(span.end_seconds, end))
-            if left.seconds > 0:
+            whole = left == span
+            if left.seconds > 0 and (whole or left.seconds >= _MIN_REST_SECONDS):
                 spans.append(left)
         if spans:
             yield Gap(tuple(spans))
@@ -143,8 +144,7 @@ def _after_sustained_sound(gap: Gap, chunk: Chunk) -> Gap | None:
     first, *others = gap.speech
     start = first.start_seconds + stationary_seconds(chunk.part(first).samples)
     speech = [Span(start, first.end_seconds)] if start < first.end_seconds else []
-    left = Gap((*speech, *others))
-    return left if left.speech and left.seconds >= GAP_SECONDS else None
+    return Gap((*speech, *others)) if speech or others else None
 
 
 def _middle(word: Word) -> float:

@@ -120,6 +120,8 @@ class Recognizer:
         self._admitted = False
         self._previous: dict[int | None, Chunk] = {}
         """The chunk before the first pending one, by channel."""
+        self._covered_until: dict[int | None, float] = {}
+        """End of the last word before the first pending chunk, by channel."""
 
     def submit(self, chunk: Chunk) -> None:
         """Queue a chunk and its overlap.
@@ -190,11 +192,17 @@ class Recognizer:
         following = self._following()
         if chunk.cut_in_speech and following is not None:
             partial = await self._merge_overlap(partial, following)
+        own = chunk
+        if chunk.overlap is not None:
+            # The previous chunk's last word may end after the cut.
+            own = chunk.after(self._covered_until.get(chunk.channel, chunk.start_seconds))
         gaps = pending.gaps
-        if gaps is None or partial is not pending.unmerged:
-            gaps = await threads.computed(find_gaps, chunk, partial.words)
+        if gaps is None or partial is not pending.unmerged or own is not chunk:
+            gaps = await threads.computed(find_gaps, own, partial.words)
+        if partial.words:
+            self._covered_until[chunk.channel] = partial.words[-1].end_seconds
         self._pending.popleft()
-        self._results.append(_Result(chunk, self._without_gaps(chunk, partial, gaps)))
+        self._results.append(_Result(chunk, self._without_gaps(own, partial, gaps)))
 
     def _without_gaps(
         self, chunk: Chunk, partial: Transcript, gaps: Sequence[Gap]
