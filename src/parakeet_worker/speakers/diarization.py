@@ -37,8 +37,11 @@ _FIRST_CENTRE_SECONDS = 495 / SAMPLE_RATE
 _MIN_TRAINING_SECONDS = 0.8
 # What of a window is used: its outer quarters serve as context, except at both ends.
 _MARGIN_FRAMES = (WINDOW_FRAMES - HOP_FRAMES) // 2
-MERGED_SIMILARITY = 0.7
+MERGED_SIMILARITY = 0.68
 """Speakers whose refined means are more similar are one."""
+# A speaker with fewer pieces of 1.5 s, and with a smaller share of the mean of all speakers, is a
+# part of the others.
+_MIN_SPEAKER_PIECES, _MIN_SPEAKER_SHARE = 6.0, 0.3
 # That a piece has the speaker of the piece before: in one run, of one local speaker, of another.
 _STAY_IN_RUN, _STAY_LOCAL, _STAY_OTHER = 0.95, 0.7, 0.3
 
@@ -210,17 +213,24 @@ def _merged(
     means: npt.NDArray[np.float32],
     count: SpeakerCount,
 ) -> tuple[Posteriors, npt.NDArray[np.float32]]:
-    """Posteriors and means after refinement; speakers that have become alike are merged."""
+    """Posteriors and means after refinement, without speakers who have become small or alike."""
     while True:
         posteriors, means = refined(vectors, weights, stay, means)
+        sizes = posteriors.T @ weights
+        if len(means) > max(1, count.min) and sizes.min() < _least(sizes):
+            means = np.delete(means, int(sizes.argmin()), axis=0)
+            continue
         similar = np.triu(means @ means.T, 1)
         if len(means) <= count.min or similar.max(initial=0.0) < MERGED_SIMILARITY:
             return posteriors, means
         first, second = np.unravel_index(int(np.argmax(similar)), similar.shape)
-        sizes = posteriors.T @ weights
         both = sizes[first] * means[first] + sizes[second] * means[second]
         means = np.delete(means, second, axis=0)
         means[first] = unit(both)
+
+
+def _least(sizes: npt.NDArray[np.float32]) -> float:
+    return min(_MIN_SPEAKER_PIECES, _MIN_SPEAKER_SHARE * float(sizes.mean()))
 
 
 def _stay(pieces: Sequence[_Located]) -> npt.NDArray[np.float32]:

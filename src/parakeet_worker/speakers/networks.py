@@ -150,5 +150,12 @@ class Networks:
         return results
 
     def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """Cancel queued windows, and let the thread end after its batch without waiting for it.
+
+        A lost device may block a batch forever.
+        """
+        with self._lock:
+            queued, self._queue = self._queue, []
+        for each in queued:
+            each.result.cancel()
+        self._thread.shutdown(wait=False, cancel_futures=True)

