@@ -254,6 +254,14 @@ class ClipOutside(RequestError):
         )
 
 
+class SpeakerReferenceUnusable(RequestError):
+    """A known speaker's reference is no recording of one person's voice, or a foreign embedding."""
+
+    def __init__(self, field: str, name: str, reason: str) -> None:
+        field, name = echo(field), echo(name)
+        super().__init__(f"{field} ({name}): {reason}", field=field, name=name)
+
+
 class InvalidApiKey(RequestError):
     """The server requires an API key; it is missing or wrong."""
 

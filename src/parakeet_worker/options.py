@@ -25,6 +25,18 @@ class TrackOptions:
 MAX_SPEAKERS = 20
 """Speakers of one recording."""
 
+MAX_KNOWN_SPEAKERS = 50
+"""Known speakers of one request."""
+
+MIN_REFERENCE_SECONDS = 2.0
+"""Shortest recording of a known speaker's voice."""
+
+MAX_REFERENCE_SECONDS = 30.0
+"""Longest recording of a known speaker's voice."""
+
+MAX_REFERENCE_BYTES = 16 << 20
+"""Largest recording of a known speaker's voice: 30 s without compression at 96 kHz, 24 bit."""
+
 
 @dataclass(frozen=True, slots=True)
 class SpeakerCount:

@@ -2,7 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, aclosing, closing, contextmanager
+from contextlib import (
+    AsyncExitStack,
+    ExitStack,
+    aclosing,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+)
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,6 +34,7 @@ from parakeet_worker.vad.base import Detector
 
 if TYPE_CHECKING:
     from parakeet_worker.speakers.diarization import WindowQueue
+    from parakeet_worker.speakers.known import Voice
     from parakeet_worker.speakers.recording import RecordingDiarization
 
 MAX_FULL_ATTENTION_SECONDS = 24 * 60.0
@@ -53,9 +61,13 @@ class Pipeline:
     """Disk space for all recordings' files."""
     decoders: asyncio.Semaphore = field(init=False)
     """Limits the recordings that are decoded concurrently."""
+    reference_decoders: asyncio.Semaphore = field(init=False)
+    """Limits the references of known speakers that are decoded concurrently."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoders", asyncio.Semaphore(self.settings.decoders))
+        limit = asyncio.Semaphore(self.settings.decoders)
+        object.__setattr__(self, "reference_decoders", limit)
         object.__setattr__(self, "scratch", scratch_of(self.settings))
         object.__setattr__(self, "audio_budget", AudioBudget(self.settings.audio_memory_bytes))
 
@@ -69,33 +81,41 @@ class Pipeline:
         async with self.scratch.made() as folder:
             path = await watch.timed("fetch", self._fetched(request, folder))
             with _memory_errors_translated(request):
-                async with aclosing(self._transcribed(path, request, watch)) as partials:
+                transcribed = self._transcribed(path, request, watch, folder)
+                async with aclosing(transcribed) as partials:
                     async for partial in partials:
                         yield partial
 
     async def _transcribed(
-        self, path: Path, request: Request, watch: Stopwatch
+        self, path: Path, request: Request, watch: Stopwatch, folder: Path
     ) -> AsyncGenerator[Transcript, None]:
         """The partials of a file; the last one has no words, but the facts of the recording."""
         decoded = self._decoding(path, request)
-        diarization = await self._diarization(request)
-        async with aclosing(self._chunks(decoded, request, diarization)) as chunks:
+        networks = await self._networks(request)
+        diarization = _diarization(networks, request)
+        async with AsyncExitStack() as stack:
+            voices = await stack.enter_async_context(self._voices(networks, request, folder))
+            chunks = await stack.enter_async_context(
+                aclosing(self._chunks(decoded, request, diarization))
+            )
             share = self._audio_share()
             recognizer = Recognizer(self.batcher, watch, request.language, share=share)
-            with closing(recognizer):
-                while chunk := await watch.timed("decode", anext(chunks, None)):
-                    recognizer.submit(chunk)
-                    await recognizer.advance()
-                    while recognizer.ready:
-                        yield await recognizer.next_partial()
-                while recognizer:
+            stack.enter_context(closing(recognizer))
+            while chunk := await watch.timed("decode", anext(chunks, None)):
+                if voices.done():
+                    voices.result()  # raises, for an unusable reference
+                recognizer.submit(chunk)
+                await recognizer.advance()
+                while recognizer.ready:
                     yield await recognizer.next_partial()
+            while recognizer:
+                yield await recognizer.next_partial()
             yield Transcript(
                 (),
                 seconds=decoded.yielded_seconds,
                 warnings=(*decoded.warnings, *(diarization.warnings if diarization else ())),
                 origin=decoded.origin,
-                turns=diarization.turns if diarization else (),
+                turns=diarization.identified(await voices) if diarization else (),
             )
 
     async def _fetched(self, request: Request, folder: Path) -> Path:
@@ -104,20 +124,40 @@ class Pipeline:
         async with self.scratch.reserved(size):
             return await sources.fetch(request, folder, self.settings)
 
-    async def _diarization(self, request: Request) -> "RecordingDiarization | None":
-        """Created if the request requests speakers. Raises `InvalidRequest`."""
+    async def _networks(self, request: Request) -> "WindowQueue | None":
+        """The networks if the request requests speakers. Raises `InvalidRequest`."""
         if request.speakers is None:
             return None
-        from parakeet_worker.speakers.recording import RecordingDiarization
-
         if self.speaker_networks is None:
             raise InvalidRequest("speakers", "this worker does not label speakers")
         try:
-            networks = await threads.computed(self.speaker_networks)
+            return await threads.computed(self.speaker_networks)
         except SetupError as failure:
             reason = f"this worker cannot label speakers: {failure.sentence}"
             raise InvalidRequest("speakers", reason) from failure
-        return RecordingDiarization(networks, request.speakers, request.clip.start_seconds)
+
+    @asynccontextmanager
+    async def _voices(
+        self, networks: "WindowQueue | None", request: Request, folder: Path
+    ) -> "AsyncGenerator[asyncio.Task[tuple[Voice, ...]], None]":
+        """The known speakers' voices, computed while the recording is transcribed."""
+
+        async def compute() -> "tuple[Voice, ...]":
+            if networks is None or not request.known_speakers:
+                return ()
+            from parakeet_worker.speakers.references import References
+
+            references = References(networks, self.ffmpeg, self.settings, self.scratch)
+            return await references.voices(request.known_speakers, folder, self.reference_decoders)
+
+        task = asyncio.create_task(compute())
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # marks it as seen
 
     async def _chunks(
         self, decoded: Audio, request: Request, diarization: "RecordingDiarization | None"
@@ -174,6 +214,16 @@ class Pipeline:
         async with aclosing(self.partials(request, watch or Stopwatch())) as partials:
             collected = [partial async for partial in partials]
         return await threads.computed(joined, collected)
+
+
+def _diarization(
+    networks: "WindowQueue | None", request: Request
+) -> "RecordingDiarization | None":
+    if networks is None or request.speakers is None:
+        return None
+    from parakeet_worker.speakers.recording import RecordingDiarization
+
+    return RecordingDiarization(networks, request.speakers, request.clip.start_seconds)
 
 
 def joined(partials: Sequence[Transcript]) -> Transcript:

@@ -58,6 +58,27 @@ Source: TypeAlias = InlineSource | UrlSource | S3Source | FileSource | SamplesSo
 
 
 @dataclass(frozen=True, slots=True)
+class VoiceEmbedding:
+    """An embedding of a voice that was computed before."""
+
+    model: str
+    """The embedding network and its weights."""
+    values: bytes
+    """Numbers in float32, little-endian."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSpeaker:
+    """A person who may speak in the recording."""
+
+    name: str
+    voice: Source | VoiceEmbedding
+    """A recording of the person alone, or its embedding."""
+    field: str
+    """Where in the request it is."""
+
+
+@dataclass(frozen=True, slots=True)
 class UrlOutput:
     """A URL to PUT the answer to, such as a pre-signed one."""
 
@@ -123,6 +144,8 @@ class Request:
     """One of `language.LANGUAGES`; suppresses tokens of other scripts."""
     speakers: SpeakerCount | None = None
     """How many speakers to label; None labels none."""
+    known_speakers: tuple[KnownSpeaker, ...] = ()
+    """Only with `speakers`."""
     headerless: Headerless | None = None
     """Sample format of a file without a header."""
 

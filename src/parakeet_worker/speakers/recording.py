@@ -1,6 +1,7 @@
 """All channels of a recording: blocks of samples to speaker turns."""
 
-from collections.abc import Generator, Iterable
+import itertools
+from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
 
@@ -8,7 +9,9 @@ from parakeet_worker.engine.base import Samples
 from parakeet_worker.notices import Notice
 from parakeet_worker.options import SpeakerCount
 from parakeet_worker.recognition.transcript import SpeakerTurn
-from parakeet_worker.speakers.diarization import Diarization, WindowQueue
+from parakeet_worker.speakers import known as known_voices
+from parakeet_worker.speakers.diarization import Activity, Diarization, WindowQueue
+from parakeet_worker.speakers.known import Voice
 
 
 class RecordingDiarization:
@@ -23,11 +26,11 @@ class RecordingDiarization:
         self._start_seconds = start_seconds
         self._channels: list[Diarization] = []
         self._separate = False
-        self.turns: tuple[SpeakerTurn, ...] = ()
+        self._activities: list[Activity] = []
         self.warnings: tuple[Notice, ...] = ()
 
     def observed(self, blocks: Iterable[Samples]) -> Generator[Samples, None, None]:
-        """The same blocks, (N,) or (N, channels), diarized as they pass; at the end all turns."""
+        """The same blocks, (N,) or (N, channels), diarized as they pass."""
         try:
             for block in blocks:
                 self._feed(block)
@@ -46,27 +49,39 @@ class RecordingDiarization:
             channel.feed(np.ascontiguousarray(column))
 
     def _finish(self) -> None:
-        turns: list[SpeakerTurn] = []
         warnings: list[Notice] = []
-        named = 0
         for number, channel in enumerate(self._channels, start=1):
             activity = channel.finish(self._count, self._start_seconds)
-            place = number if self._separate else None
+            self._activities.append(activity)
+            if activity.speakers < self._count.min and self._count.min > 1:
+                place = number if self._separate else None
+                warnings.append(_fewer(activity.speakers, self._count.min, place))
+        self.warnings = tuple(warnings)
+
+    @property
+    def turns(self) -> tuple[SpeakerTurn, ...]:
+        """Turns of numbered speakers, at the end of the recording."""
+        return self.identified(())
+
+    def identified(self, voices: Sequence[Voice]) -> tuple[SpeakerTurn, ...]:
+        """The turns with the names of known speakers; unknown ones are numbered."""
+        turns: list[SpeakerTurn] = []
+        unknown = itertools.count(1)
+        for number, activity in enumerate(self._activities, start=1):
+            known = known_voices.identified(activity.centroids, voices)
+            labels = [each.name if each else f"Speaker {next(unknown)}" for each in known]
+            certain = [each.confidence if each else 1.0 for each in known]
             turns += [
                 SpeakerTurn(
                     turn.start_seconds,
                     turn.end_seconds,
-                    f"Speaker {named + turn.speaker + 1}",
-                    turn.confidence,
-                    place,
+                    labels[turn.speaker],
+                    round(turn.confidence * certain[turn.speaker], 4),
+                    number if self._separate else None,
                 )
                 for turn in activity.turns()
             ]
-            named += activity.speakers
-            if activity.speakers < self._count.min and self._count.min > 1:
-                warnings.append(_fewer(activity.speakers, self._count.min, place))
-        self.turns = tuple(sorted(turns, key=lambda turn: turn.start_seconds))
-        self.warnings = tuple(warnings)
+        return tuple(sorted(turns, key=lambda turn: turn.start_seconds))
 
 
 def _fewer(speakers: int, least: int, channel: int | None) -> Notice:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
-from urllib.parse import urlsplit
 
 from pydantic import Discriminator, Field, Tag, ValidationError
 
@@ -19,6 +18,7 @@ from parakeet_worker.errors import (
 )
 from parakeet_worker.options import (
     ALL_TRACKS,
+    MAX_KNOWN_SPEAKERS,
     MAX_SPEAKERS,
     Attention,
     Channels,
@@ -39,16 +39,14 @@ from parakeet_worker.request import (
     S3Source,
     Source,
     UrlOutput,
-    UrlSource,
 )
+from parakeet_worker.wire.addresses import S3Wire, Url, source_at
+from parakeet_worker.wire.known_speakers import KnownSpeakerWire, known_speakers
 from parakeet_worker.wire.validation import MAX_FIELDS, WireModel, first_problem, kind, too_many
 
 MAX_TRACK_NUMBER = 1000
 MAX_INPUTS = 1000
 """Recordings of one job."""
-MAX_URL_CHARACTERS = 32 << 10
-_MAX_KEY_CHARACTERS = 1024
-_MAX_BUCKET_CHARACTERS = 255
 _MAX_NAME_CHARACTERS = 100
 
 # A file name extension, or a headerless format with rate and channels.
@@ -62,17 +60,6 @@ class _ClipWire(WireModel):
     """Seconds from the start of the recording; its start if absent."""
     end: Annotated[float, Field(gt=0)] | None = None
     """Seconds from the start of the recording; its end if absent."""
-
-
-# With any constraint on the length, pydantic rejects lone surrogates.
-_Url: TypeAlias = Annotated[str, Field(max_length=MAX_URL_CHARACTERS)]
-
-
-class _S3Wire(WireModel):
-    key: Annotated[str, Field(min_length=1, max_length=_MAX_KEY_CHARACTERS)]
-    """The object's key."""
-    bucket: Annotated[str, Field(min_length=1, max_length=_MAX_BUCKET_CHARACTERS)] | None = None
-    """The bucket; the worker's `S3_BUCKET` if absent."""
 
 
 _Speakers: TypeAlias = Annotated[int, Field(ge=1, le=MAX_SPEAKERS)]
@@ -104,9 +91,9 @@ class _RequestWire(WireModel):
     audio_base64: str | None = None
     """The audio as base64, plain or as a data URI (`data:audio/mp3;base64,...`), in the standard
     or the URL-safe alphabet; line breaks are allowed."""
-    audio_url: _Url | None = None
+    audio_url: Url | None = None
     """An `http` or `https` URL, including pre-signed ones, or `s3://bucket/key`."""
-    audio_s3: _S3Wire | None = None
+    audio_s3: S3Wire | None = None
     """An object in a bucket."""
     audio_format: Annotated[str, Field(pattern=_FORMAT)] | None = None
     """The type of the file (`mp3`), a hint for ffmpeg's detection that is never trusted; or the
@@ -146,22 +133,26 @@ class _RequestWire(WireModel):
     `auto` equals no value: the language is detected."""
     speakers: _SpeakersOption | None = None
     """`true` labels the speaker of each word; an object limits their number."""
+    known_speakers: (
+        Annotated[list[KnownSpeakerWire], Field(min_length=1, max_length=MAX_KNOWN_SPEAKERS)] | None
+    ) = None
+    """People who may speak, each with a name and a voice; implies `speakers`."""
     stream: bool = False
     """Send each segment as soon as it and all earlier ones are complete, and the whole result
     last."""
     progress: bool = False
     """Report the progress of the job."""
-    output_url: _Url | None = None
+    output_url: Url | None = None
     """Where to store a result that exceeds the limit: an `http` or `https` URL that accepts `PUT`,
     such as a pre-signed one, or `s3://bucket/key`."""
-    output_s3: _S3Wire | None = None
+    output_s3: S3Wire | None = None
     """The object to store such a result in."""
     output_content_type: Annotated[str, Field(pattern=_CONTENT_TYPE, max_length=200)] | None = None
     """The `Content-Type` to send with it; an empty string sends none. By default
     `application/json`, or `application/gzip` if the name ends in `.gz`."""
 
 
-_OBJECTS = ("clip", "audio_s3", "output_s3", "speakers")
+_OBJECTS = ("clip", "audio_s3", "output_s3", "speakers", "known_speakers")
 _SOURCES = ("audio_base64", "audio_url", "audio_s3")
 _FIELDS = list(_RequestWire.model_fields)
 # In a form, booleans are the words below; any other text is rejected.
@@ -301,11 +292,7 @@ def _options(wire: _RequestWire, prefix: str) -> Callable[[Source], Request]:
     if track == ALL_TRACKS and wire.channels == "separate":
         reason = "'all' cannot be combined with channels 'separate'"
         raise InvalidRequest(f"{prefix}track", reason)
-    speakers = _speakers(wire.speakers, f"{prefix}speakers")
-    if wire.format == "rttm" and speakers is None:
-        if wire.speakers is False:
-            raise InvalidRequest(f"{prefix}speakers", "must not be false with the format 'rttm'")
-        speakers = SpeakerCount()
+    known = known_speakers(wire.known_speakers or (), f"{prefix}known_speakers")
     named = wire.audio_format.lstrip(".").lower() if wire.audio_format else None
     return partial(
         Request,
@@ -321,7 +308,8 @@ def _options(wire: _RequestWire, prefix: str) -> Callable[[Source], Request]:
         track=track,
         on_damage=wire.on_damage,
         language=language_code(wire.language, f"{prefix}language"),
-        speakers=speakers,
+        speakers=_speakers(wire, prefix),
+        known_speakers=known,
     )
 
 
@@ -354,29 +342,6 @@ def _source(wire: _RequestWire, prefix: str) -> Source:
     return source_at(wire.audio_url, f"{prefix}audio_url")
 
 
-def source_at(url: str, field: str) -> UrlSource | S3Source:
-    """The source at a URL. Raises `InvalidRequest` for `field`."""
-    if len(url) > MAX_URL_CHARACTERS:
-        raise InvalidRequest(field, too_many("characters", len(url), MAX_URL_CHARACTERS))
-    scheme, _, rest = url.partition("://")
-    if scheme.lower() == "s3":
-        # A key is used literally: it may contain `?`, `#` and `%`.
-        bucket, _, key = rest.partition("/")
-        if not bucket or not key:
-            raise InvalidRequest(field, "must be of the form s3://bucket/key")
-        return S3Source(key, bucket)
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as failure:
-        raise InvalidRequest(field, f"not a URL: {echo(str(failure))}") from failure
-    if parts.scheme not in ("http", "https") or not host:
-        raise InvalidRequest(field, "must be an http, https or s3 URL")
-    if url != url.strip() or not url.isprintable():
-        raise InvalidRequest(field, "contains whitespace or non-printable characters")
-    return UrlSource(url)
-
-
 def track_of(value: int | str | None, field: str) -> int | str | None:
     """A track's number, language or `all`; a number may be text. Raises `InvalidRequest`."""
     if not isinstance(value, str):
@@ -392,8 +357,20 @@ def track_of(value: int | str | None, field: str) -> int | str | None:
     return number
 
 
-def _speakers(wire: bool | _SpeakersWire | None, field: str) -> SpeakerCount | None:
-    """The allowed numbers of speakers. Raises `InvalidRequest`."""
+def _speakers(wire: _RequestWire, prefix: str) -> SpeakerCount | None:
+    """The allowed numbers of speakers, None without labels. Raises `InvalidRequest`."""
+    for field, implies in (
+        ("the format 'rttm'", wire.format == "rttm"),
+        ("'known_speakers'", wire.known_speakers is not None),
+    ):
+        if implies and wire.speakers is False:
+            raise InvalidRequest(f"{prefix}speakers", f"must not be false with {field}")
+        if implies and wire.speakers is None:
+            return SpeakerCount()
+    return _count(wire.speakers, f"{prefix}speakers")
+
+
+def _count(wire: bool | _SpeakersWire | None, field: str) -> SpeakerCount | None:
     if wire is None or wire is False:
         return None
     if wire is True:

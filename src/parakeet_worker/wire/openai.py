@@ -42,6 +42,7 @@ from parakeet_worker.recognition.transcript import Transcript, Word
 from parakeet_worker.request import FileSource, InlineSource, JobInput, Request, Source
 from parakeet_worker.settings import Settings
 from parakeet_worker.wire import native
+from parakeet_worker.wire.addresses import source_at
 from parakeet_worker.wire.validation import MAX_FIELDS, first_problem, too_many
 
 Document: TypeAlias = dict[str, object]
@@ -209,7 +210,7 @@ def parse_json(payload: object, settings: Settings) -> OpenAIRequest:
     if not isinstance(file, str) or not file:
         raise InvalidRequest("file", "is required: base64, a data URI or a URL")
     is_url = "://" in file[:16]
-    source = native.source_at(file, "file") if is_url else InlineSource(file)
+    source = source_at(file, "file") if is_url else InlineSource(file)
     return _request(payload, source, settings)
 
 

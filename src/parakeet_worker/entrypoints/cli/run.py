@@ -18,7 +18,8 @@ from parakeet_worker.notices import messages
 from parakeet_worker.options import Format
 from parakeet_worker.request import FileSource, Request
 from parakeet_worker.stopwatch import Stopwatch
-from parakeet_worker.wire.native import request_options, source_at
+from parakeet_worker.wire.addresses import source_at
+from parakeet_worker.wire.native import request_options
 
 if TYPE_CHECKING:
     from parakeet_worker.pipeline import Pipeline
