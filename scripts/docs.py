@@ -219,12 +219,14 @@ _SEE = {
     "audio_format": "See [Audio without a header](#audio-without-a-header)",
     "language": "See [Language](#language)",
     "speakers": "See [speakers.md](speakers.md)",
+    "known_speakers": "See [speakers.md](speakers.md#known-speakers)",
     "stream": "See [Streaming](#streaming)",
     "progress": "See [Streaming](#streaming)",
 }
 _SEE_OPENAI = {
     "language": "See [calling.md](calling.md#language)",
     "response_format": "See [speakers.md](speakers.md)",
+    "known_speaker_names": "See [speakers.md](speakers.md#known-speakers)",
     "track": "See [calling.md](calling.md#options)",
     "on_damage": "See [calling.md](calling.md#options)",
 }
@@ -265,12 +267,8 @@ def _openai() -> str:
     aliases = ", ".join(f"`{alias}`" for alias in openai.ALIASES)
     see = {**_SEE_OPENAI, "model": f"Aliases: {aliases}"}
     rows = _fields(_OPENAI, _OPENAI.model_fields, see)
-    refused = (
-        f"| `{name}` | | | Rejected: {reason}. |\n"
-        for name, reason in openai._REFUSED.items()  # noqa: SLF001
-    )
     head = "| parameter | type | default | support |\n|---|---|---|---|\n"
-    return "".join([head, *rows, *refused])
+    return "".join([head, *rows])
 
 
 def _segment() -> str:

@@ -82,8 +82,10 @@ OWNERS = {
         "sources.memory",
         "speakers.clustering",
         "speakers.diarization",
+        "speakers.known",
         "speakers.networks",
         "speakers.recording",
+        "speakers.references",
         "speakers.sequence",
         "speakers.windows",
         "vad.base",
@@ -97,7 +99,9 @@ OWNERS = {
     "pydantic": (
         "formats.reformat",
         "settings",
+        "wire.addresses",
         "wire.documents",
+        "wire.known_speakers",
         "wire.native",
         "wire.openai",
         "wire.validation",
@@ -113,6 +117,7 @@ OWNERS = {
         "remote.retries",
         "weights",
     ),
+    "scipy": ("speakers.known",),
     "starlette": (
         "entrypoints.http.access",
         "entrypoints.http.connections",

@@ -135,6 +135,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"response_format": "srt", "stream": True}, "stream"),
     ({"chunking_strategy": {"type": "client_vad"}}, "chunking_strategy"),
     ({"extra_body": {"known_speaker_names": ["Ada"]}}, "known_speaker_names"),
+    ({"response_format": "diarized_json", "known_speaker_names": ["Ada"]}, "known_speaker_names"),
     ({"extra_body": {"temprature": 0}}, "temprature"),
 ]  # fmt: skip
 

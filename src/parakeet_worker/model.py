@@ -26,6 +26,7 @@ from parakeet_worker.recognition import transcript
 from parakeet_worker.request import FileSource, Request, SamplesSource
 from parakeet_worker.settings import Settings
 from parakeet_worker.settings_keywords import SettingsKeywords
+from parakeet_worker.wire.known_speakers import Entries, Voices, entries
 from parakeet_worker.wire.native import request_options
 from parakeet_worker.worker import open_pipeline
 
@@ -73,7 +74,8 @@ class Model:
         vad: Vad = "auto",
         attention: Attention = "pieces",
         on_damage: OnDamage = "warn",
-        speakers: bool | Mapping[str, int] = False,
+        speakers: bool | Mapping[str, int] | None = None,
+        known_speakers: Voices | Entries = (),
     ) -> Transcript:
         """Transcribe a file, the bytes of a file, or mono float32 samples at `sample_rate` Hz.
 
@@ -89,7 +91,8 @@ class Model:
             "vad": vad,
             "attention": attention,
             "on_damage": on_damage,
-            "speakers": speakers if isinstance(speakers, bool) else dict(speakers),
+            "speakers": dict(speakers) if isinstance(speakers, Mapping) else speakers,
+            "known_speakers": entries(known_speakers) or None,
         }
         request_for = request_options(options)
         if sample_rate <= 0:

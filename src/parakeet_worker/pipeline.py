@@ -81,20 +81,19 @@ class Pipeline:
         async with self.scratch.made() as folder:
             path = await watch.timed("fetch", self._fetched(request, folder))
             with _memory_errors_translated(request):
-                transcribed = self._transcribed(path, request, watch, folder)
-                async with aclosing(transcribed) as partials:
+                async with aclosing(self._transcribed(path, request, watch)) as partials:
                     async for partial in partials:
                         yield partial
 
     async def _transcribed(
-        self, path: Path, request: Request, watch: Stopwatch, folder: Path
+        self, path: Path, request: Request, watch: Stopwatch
     ) -> AsyncGenerator[Transcript, None]:
         """The partials of a file; the last one has no words, but the facts of the recording."""
         decoded = self._decoding(path, request)
         networks = await self._networks(request)
         diarization = _diarization(networks, request)
         async with AsyncExitStack() as stack:
-            voices = await stack.enter_async_context(self._voices(networks, request, folder))
+            voices = await stack.enter_async_context(self._voices(networks, request))
             chunks = await stack.enter_async_context(
                 aclosing(self._chunks(decoded, request, diarization))
             )
@@ -138,7 +137,7 @@ class Pipeline:
 
     @asynccontextmanager
     async def _voices(
-        self, networks: "WindowQueue | None", request: Request, folder: Path
+        self, networks: "WindowQueue | None", request: Request
     ) -> "AsyncGenerator[asyncio.Task[tuple[Voice, ...]], None]":
         """The known speakers' voices, computed while the recording is transcribed."""
 
@@ -147,8 +146,10 @@ class Pipeline:
                 return ()
             from parakeet_worker.speakers.references import References
 
-            references = References(networks, self.ffmpeg, self.settings, self.scratch)
-            return await references.voices(request.known_speakers, folder, self.reference_decoders)
+            references = References(networks, self.ffmpeg, self.settings)
+            return await references.voices(
+                request.known_speakers, self.scratch, self.reference_decoders
+            )
 
         task = asyncio.create_task(compute())
         try:
@@ -216,9 +217,7 @@ class Pipeline:
         return await threads.computed(joined, collected)
 
 
-def _diarization(
-    networks: "WindowQueue | None", request: Request
-) -> "RecordingDiarization | None":
+def _diarization(networks: "WindowQueue | None", request: Request) -> "RecordingDiarization | None":
     if networks is None or request.speakers is None:
         return None
     from parakeet_worker.speakers.recording import RecordingDiarization

@@ -25,6 +25,7 @@ from parakeet_worker.client.transports import (
     ProgressCallbacks,
     QueuedJob,
     QueueTransport,
+    size_of,
 )
 from parakeet_worker.errors import (
     AudioTooLarge,
@@ -42,6 +43,7 @@ from parakeet_worker.errors import (
 from parakeet_worker.notices import messages
 from parakeet_worker.options import ALL_TRACKS, Attention, Channels, Format, OnDamage, Vad
 from parakeet_worker.settings import Settings
+from parakeet_worker.wire.known_speakers import Entries, Voices, entries
 from parakeet_worker.wire.native import check_options
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ class Options(TypedDict, total=False):
     on_damage: OnDamage
     language: str | None
     speakers: bool | Mapping[str, int] | None
+    known_speakers: Voices | Entries | None
     start_seconds: float
     end_seconds: float | None
 
@@ -146,7 +149,7 @@ class AsyncClient:
         job that they reported before, whose answer is fetched if the endpoint still has it.
         Raises `RequestError`, `TransientError`, `EngineError`, or `EndpointDenied`.
         """
-        fields = _fields(options)
+        fields = await asyncio.to_thread(_fields, options)
         if resume is not None and self.endpoint.kind == "queue":
             with suppress(EndpointRefused, JobCancelled, JobExpired):
                 document, usage = await self._resume(resume, callbacks)
@@ -163,7 +166,8 @@ class AsyncClient:
     async def _send_file(
         self, path: Path, fields: Fields, callbacks: ProgressCallbacks, options: Options
     ) -> Answer:
-        payload = await self._prepared(path, self.endpoint, options, self._store, callbacks)
+        endpoint = self.endpoint.reserving(await asyncio.to_thread(size_of, fields))
+        payload = await self._prepared(path, endpoint, options, self._store, callbacks)
         try:
             return await self._send(payload, _fields_of(payload, fields), callbacks, options)
         except AudioTooLarge as refusal:
@@ -368,6 +372,8 @@ def _fields(options: Options) -> Fields:
         if f"{name}_seconds" in fields
     }
     fields |= {"clip": clip} if clip else {}
+    known = options.get("known_speakers")
+    fields |= {"known_speakers": entries(known)} if known is not None else {}
     check_options(fields)
     # Always: `debug` has the seconds of audio.
     return {**fields, "debug": True}

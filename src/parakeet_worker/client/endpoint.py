@@ -95,6 +95,17 @@ class Endpoint:
         routes = tuple(Route(route.path, max_audio_bytes + _AROUND_BYTES) for route in self.routes)
         return Endpoint(self.url, self.kind, routes)
 
+    def reserving(self, fields_bytes: int) -> "Endpoint":
+        """The same with less room for a file, next to fields of that size."""
+        routes = tuple(
+            Route(
+                route.path,
+                None if route.max_bytes is None else max(0, route.max_bytes - fields_bytes),
+            )
+            for route in self.routes
+        )
+        return Endpoint(self.url, self.kind, routes)
+
     def route(self, audio_bytes: int) -> Route | None:
         """The first route that a file of that size fits into."""
         for route in self.routes:

@@ -83,7 +83,7 @@ class QueueTransport:
         if payload.url is not None:
             path, source = self._endpoint.routes[0].path, {"audio_url": payload.url}
         else:
-            route = self._endpoint.route(payload.size)
+            route = self._endpoint.reserving(size_of(fields)).route(payload.size)
             assert route is not None
             encoded = await asyncio.to_thread(lambda: b64encode(payload.content).decode())
             path, source = route.path, {"audio_base64": encoded}
@@ -169,6 +169,11 @@ class HttpTransport:
         }
         with payload.open() as file:
             yield {"data": parts, "files": {"file": (payload.name, file)}}
+
+
+def size_of(fields: Fields) -> int:
+    """Bytes of the known speakers' references; other fields are small."""
+    return len(json.dumps(fields.get("known_speakers", "")).encode())
 
 
 def _denied(refused: EndpointRefused, url: str) -> ParakeetError:

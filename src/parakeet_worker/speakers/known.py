@@ -8,10 +8,10 @@ from scipy.optimize import linear_sum_assignment
 
 from parakeet_worker.speakers.clustering import Vectors
 
-SAME_PERSON_SIMILARITY = 0.5
+SAME_PERSON_SIMILARITY = 0.65
 """A speaker whose centroid is less similar to a reference is not that person."""
 
-SLOPE = 12.0
+SLOPE = 20.0
 """Of the log-odds of the same person, per unit of similarity."""
 
 

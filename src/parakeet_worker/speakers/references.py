@@ -32,7 +32,7 @@ from parakeet_worker.scratch import Scratch
 from parakeet_worker.settings import Settings
 from parakeet_worker.speakers.clustering import Vectors, unit
 from parakeet_worker.speakers.diarization import FRAME_SECONDS, Diarization, WindowQueue
-from parakeet_worker.speakers.known import SAME_PERSON_SIMILARITY, Voice
+from parakeet_worker.speakers.known import Voice
 from parakeet_worker.speakers.weights import EMBEDDING
 from parakeet_worker.speakers.windows import EMBEDDING_SIZE
 
@@ -44,6 +44,8 @@ MIN_SPEECH_SECONDS = 1.0
 
 _OTHER_PERSON_SECONDS = 1.0
 _OTHER_PERSON_SHARE = 0.15
+# Short recordings of one person are often less similar than a speaker and a reference.
+_JOINED_SIMILARITY = 0.5
 _UNUSABLE = (
     AudioEmpty,
     AudioMissing,
@@ -67,19 +69,16 @@ class Reference:
 class References:
     """Computes the voices of one request's known speakers."""
 
-    def __init__(
-        self, networks: WindowQueue, ffmpeg: Path, settings: Settings, scratch: Scratch
-    ) -> None:
+    def __init__(self, networks: WindowQueue, ffmpeg: Path, settings: Settings) -> None:
         self._networks = networks
         self._ffmpeg = ffmpeg
         limit = min(settings.max_audio_bytes, MAX_REFERENCE_BYTES)
         self._settings = settings.model_copy(update={"max_audio_bytes": limit})
-        self._scratch = scratch
 
     async def voices(
-        self, known: Sequence[KnownSpeaker], folder: Path, decoders: asyncio.Semaphore
+        self, known: Sequence[KnownSpeaker], scratch: Scratch, decoders: asyncio.Semaphore
     ) -> tuple[Voice, ...]:
-        """The voices in their order; recordings are fetched into `folder`.
+        """The voices in their order; recordings are fetched into `scratch`, one at a time.
 
         Raises `SpeakerReferenceUnusable`, errors of the sources, and what the networks raise.
         """
@@ -89,18 +88,17 @@ class References:
                 found.append(Voice(speaker.name, _checked(speaker, speaker.voice)))
                 continue
             async with decoders:
-                found.append(await self._voice(speaker, speaker.voice, folder))
+                found.append(await self._voice(speaker, speaker.voice, scratch))
         return tuple(found)
 
-    async def _voice(self, speaker: KnownSpeaker, source: Source, folder: Path) -> Voice:
+    async def _voice(self, speaker: KnownSpeaker, source: Source, scratch: Scratch) -> Voice:
         request = Request(source)
         size = sources.max_bytes(request, self._settings.max_audio_bytes)
-        target = folder / "reference"
-        target.mkdir(exist_ok=True)
         try:
-            async with self._scratch.reserved(size):
-                path = await sources.fetch(request, target, self._settings)
-            reference = await self.of_file(path)
+            async with scratch.made() as folder:
+                async with scratch.reserved(size):
+                    path = await sources.fetch(request, folder, self._settings)
+                reference = await self.of_file(path)
         except _UNUSABLE as failure:
             raise SpeakerReferenceUnusable(
                 speaker.field, speaker.name, failure.sentence
@@ -152,7 +150,7 @@ def joined(references: Sequence[Reference]) -> VoiceEmbedding:
     vectors = np.stack([each.embedding for each in references])
     seconds = np.array([each.speech_seconds for each in references], dtype=np.float32)
     mean = unit((vectors * seconds[:, None]).sum(axis=0))
-    if (vectors @ mean).min() < SAME_PERSON_SIMILARITY:
+    if (vectors @ vectors.T).min() < _JOINED_SIMILARITY:
         raise Unusable("the recordings are of different people")
     return VoiceEmbedding(EMBEDDING_MODEL, mean.astype("<f4").tobytes())
 

@@ -39,10 +39,18 @@ from parakeet_worker.options import OnDamage, SpeakerCount
 from parakeet_worker.outcome import Observe, ignore_outcome
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.recognition.transcript import Transcript, Word
-from parakeet_worker.request import FileSource, InlineSource, JobInput, Request, Source
+from parakeet_worker.request import (
+    FileSource,
+    InlineSource,
+    JobInput,
+    KnownSpeaker,
+    Request,
+    Source,
+)
 from parakeet_worker.settings import Settings
 from parakeet_worker.wire import native
 from parakeet_worker.wire.addresses import source_at
+from parakeet_worker.wire.known_speakers import check_names
 from parakeet_worker.wire.validation import MAX_FIELDS, first_problem, too_many
 
 Document: TypeAlias = dict[str, object]
@@ -74,11 +82,6 @@ TEXT_TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/
 DELTA = "transcript.text.delta"
 DONE = "transcript.text.done"
 
-# Fields of OpenAI's API that would change the content of an answer, and why they are rejected.
-_REFUSED = {
-    "known_speaker_names": "speakers are numbered, known ones are not identified",
-    "known_speaker_references": "speakers are numbered, known ones are not identified",
-}
 _MAX_PROMPT_CHARACTERS = 32 << 10
 
 
@@ -135,6 +138,10 @@ class _Wire(BaseModel):
     """A hint: the model does not support keywords."""
     languages: list[_Name] | None = None
     """A hint: the model identifies the language."""
+    known_speaker_names: list[_Name] | None = None
+    """With `diarized_json`: names of people who may speak, one for each reference."""
+    known_speaker_references: list[str] | None = None
+    """A recording of each of these people alone, 2 to 30 s: a data URI, base64 or a URL."""
     track: _Name | int | None = None
     """An extension: the audio track, by number from 1 or by language; `all` transcribes each on its
     own."""
@@ -143,7 +150,14 @@ class _Wire(BaseModel):
 
 
 _FIELDS = list(_Wire.model_fields)
-_LISTS = ("timestamp_granularities", "include", "keywords", "languages")
+_LISTS = (
+    "timestamp_granularities",
+    "include",
+    "keywords",
+    "languages",
+    "known_speaker_names",
+    "known_speaker_references",
+)
 
 
 def model_name(settings: Settings) -> str:
@@ -209,9 +223,12 @@ def parse_json(payload: object, settings: Settings) -> OpenAIRequest:
     file = payload.get("file")
     if not isinstance(file, str) or not file:
         raise InvalidRequest("file", "is required: base64, a data URI or a URL")
-    is_url = "://" in file[:16]
-    source = source_at(file, "file") if is_url else InlineSource(file)
-    return _request(payload, source, settings)
+    return _request(payload, _source(file, "file"), settings)
+
+
+def _source(text: str, field: str) -> Source:
+    """Base64, a data URI or a URL."""
+    return source_at(text, field) if "://" in text[:16] else InlineSource(text)
 
 
 def _request(payload: Mapping[str, Any], source: Source, settings: Settings) -> OpenAIRequest:
@@ -230,6 +247,7 @@ def _request(payload: Mapping[str, Any], source: Source, settings: Settings) -> 
             track=native.track_of(wire.track, "track"),
             on_damage=wire.on_damage,
             speakers=SpeakerCount() if wire.response_format == "diarized_json" else None,
+            known_speakers=_known_speakers(wire),
         ),
         response_format=wire.response_format,
         granularities=frozenset(wire.timestamp_granularities or ("segment",)),
@@ -237,6 +255,25 @@ def _request(payload: Mapping[str, Any], source: Source, settings: Settings) -> 
         model=model_name(settings),
         logprobs=_includes_logprobs(wire),
         hints=tuple(hint.notice() for hint in hints),
+    )
+
+
+def _known_speakers(wire: _Wire) -> tuple[KnownSpeaker, ...]:
+    """Raises `InvalidRequest`."""
+    names, references = wire.known_speaker_names or [], wire.known_speaker_references or []
+    if not names and not references:
+        return ()
+    field = "known_speaker_names" if names else "known_speaker_references"
+    if wire.response_format != "diarized_json":
+        raise InvalidRequest(field, "requires the response_format 'diarized_json'")
+    if len(names) != len(references):
+        reason = f"{len(names)} names and {len(references)} references; each needs the other"
+        raise InvalidRequest(field, reason)
+    check_names(names, lambda _: "known_speaker_names")
+    field = "known_speaker_references"
+    return tuple(
+        KnownSpeaker(name, _source(reference, field), field)
+        for name, reference in zip(names, references, strict=True)
     )
 
 
@@ -300,8 +337,6 @@ def _validated(payload: Mapping[str, Any]) -> _Wire:
     # An empty field of a form counts as absent.
     present = {name: value for name, value in payload.items() if value not in (None, "", [""], [])}
     for name in present:
-        if name in _REFUSED:
-            raise InvalidRequest(name, f"{_REFUSED[name]}; omit it")
         if name not in _FIELDS:
             raise InvalidRequest(str(name), "no such field", nearest(str(name), _FIELDS))
     try:

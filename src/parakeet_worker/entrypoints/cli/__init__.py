@@ -9,7 +9,7 @@ import os
 import click
 
 from parakeet_worker.bootstrap import variables
-from parakeet_worker.entrypoints.cli import completion, costs, operate, transcribe
+from parakeet_worker.entrypoints.cli import completion, costs, operate, speakers, transcribe
 from parakeet_worker.version import __version__
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -25,6 +25,7 @@ def main() -> None:
 
 for command in (
     transcribe.transcribe,
+    speakers.speakers,
     costs.cost,
     operate.serve,
     operate.doctor,

@@ -1,5 +1,6 @@
 """`parakeet transcribe`."""
 
+import json
 import logging
 import os
 import sys
@@ -8,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, get_args
@@ -18,10 +20,12 @@ from parakeet_worker.client.answer import LOCAL
 from parakeet_worker.client.files import STDIN, Task, gather, plan_tasks
 from parakeet_worker.entrypoints.cli import exits
 from parakeet_worker.entrypoints.cli.operate import model_option, settings_from_environment
+from parakeet_worker.entrypoints.cli.speakers import NamedFile
 from parakeet_worker.errors import (
     AudioTooLarge,
     InvalidRequest,
     ParakeetError,
+    RequestError,
     SetupError,
     SourceNotFound,
 )
@@ -80,6 +84,15 @@ class _Plan:
         """The request's fields except audio and format."""
         return {name: value for name, value in self.options.items() if value is not None}
 
+    @property
+    def recorded(self) -> dict[str, object]:
+        """The fields for a manifest, with a digest of voices instead of them."""
+        known = self.fields.get("known_speakers")
+        if known is None:
+            return self.fields
+        digest = sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+        return {**self.fields, "known_speakers": digest}
+
     def fields_for(self, format_: Format) -> dict[str, object]:
         """The same for one format; only `json` has `timestamp`."""
         timestamp = format_ == "json" and self.options.get("timestamp", False)
@@ -112,6 +125,15 @@ class _Plan:
 @click.option(
     "--speakers", is_flag=False, flag_value="any", metavar="[N|MIN-MAX]", type=_SpeakersChoice(),
     help="Label the speaker of each word; N speakers, or from MIN to MAX.",
+)  # fmt: skip
+@click.option(
+    "--known-speaker", "references", multiple=True, metavar="NAME=FILE", type=NamedFile(),
+    help="A person who may speak, and a recording of the voice; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--known-speakers", "enrolled", metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="People who may speak, as written by 'parakeet speakers enroll'.",
 )  # fmt: skip
 @click.option("--vad", type=click.Choice(get_args(Vad)), help="Voice activity detection.")
 @click.option("--attention", type=click.Choice(get_args(Attention)), help="'full' for one chunk.")
@@ -146,6 +168,8 @@ def transcribe(  # one parameter for each option
     track: str | None,
     on_damage: OnDamage,
     speakers: bool | dict[str, int] | None,
+    references: tuple[tuple[str, Path], ...],
+    enrolled: Path | None,
     vad: Vad | None,
     attention: Attention | None,
     model: str | None,
@@ -182,7 +206,10 @@ def transcribe(  # one parameter for each option
         "timestamp": timestamp, "language": language, "channels": channels, "track": track,
         "on_damage": on_damage,
     }  # fmt: skip
-    if speakers is not None or "rttm" in chosen:
+    known = _known_speakers(references, enrolled)
+    if known:
+        options["known_speakers"] = known
+    if speakers is not None or known or "rttm" in chosen:
         options["speakers"] = True if speakers is None else speakers
     if endpoint and "rttm" in chosen and len(chosen) > 1:
         raise click.UsageError("rttm cannot be combined with other formats at an endpoint")
@@ -196,6 +223,21 @@ def transcribe(  # one parameter for each option
         tasks = plan_tasks(gather(inputs), chosen, folder, alongside=alongside)
         plan = _Plan(tasks, chosen, options, overwrite, concurrency, wait)
         sys.exit(_finish(_run(plan, endpoint, settings), started, quiet=quiet))
+
+
+def _known_speakers(
+    references: Sequence[tuple[str, Path]], enrolled: Path | None
+) -> list[dict[str, object]]:
+    """The request's field. Raises `UsageError`."""
+    from parakeet_worker.wire.known_speakers import entries, read_enrolled
+
+    try:
+        known = [] if enrolled is None else read_enrolled(enrolled)
+        for name, path in references:
+            known += entries({name: path})
+    except ParakeetError as error:
+        raise click.UsageError(str(error)) from error
+    return known
 
 
 def _check_usage(
@@ -254,7 +296,7 @@ def _check_request(plan: _Plan) -> None:
     try:
         for format_ in plan.formats:
             check_options(plan.fields_for(format_))
-    except InvalidRequest as error:
+    except RequestError as error:
         raise click.UsageError(str(error)) from error
 
 
@@ -292,7 +334,7 @@ def _run_local(plan: _Plan, tasks: Sequence[Task], settings: "Settings") -> "Tal
             tasks=tasks,
             formats=plan.formats,
             transcribe=runs.local(pipeline, plan.fields, plan.formats),
-            options={**plan.fields, "model": settings.model},
+            options={**plan.recorded, "model": settings.model},
             where=LOCAL,
             concurrency=plan.concurrency or settings.concurrency,
             overwrite=plan.overwrite,
@@ -324,7 +366,7 @@ def _run_remote(plan: _Plan, tasks: Sequence[Task], endpoint: str, settings: "Se
                 tasks=tasks,
                 formats=plan.formats,
                 transcribe=runs.remote(client, plan.options, plan.formats),
-                options=plan.fields,
+                options=plan.recorded,
                 where=place.url,
                 concurrency=plan.concurrency or _REMOTE_CONCURRENCY,
                 overwrite=plan.overwrite,

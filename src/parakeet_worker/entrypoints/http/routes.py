@@ -202,9 +202,8 @@ class TranscriptionRoutes:
         return pipeline, await resources.enter_async_context(self._service.scratch.made())
 
     async def _form(self, request: Request, folder: Path) -> uploads.Form:
-        async with self._service.scratch.reserved(
-            uploads.max_bytes(request, self._settings.max_audio_bytes)
-        ):
+        limit = self._settings.max_audio_bytes + self._settings.max_json_bytes
+        async with self._service.scratch.reserved(uploads.max_bytes(request, limit)):
             return await uploads.receive_form(request, folder, self._settings)
 
     async def _body(self, request: Request, folder: Path) -> Path:
@@ -216,45 +215,56 @@ class TranscriptionRoutes:
     async def _job(self, request: Request, folder: Path) -> JobInput:
         if _is_form(request):
             form = await self._form(request, folder)
-            return parse_form([*_query(request), *form.fields], form.file)
+            query = _query(request)
+            async with self._parsing:
+                return await asyncio.to_thread(self._parse_form, query, form)
         _reject_query(request)
         path = await self._body(request, folder)
         async with self._parsing:
             return await asyncio.to_thread(self._parse_job, path)
 
-    def _parse_job(self, path: Path) -> JobInput:
-        job = parse(uploads.parse_json(path))
-        requests = tuple(
-            self._spool(request, path.with_name(f"audio{number}"))
-            for number, request in enumerate(job.requests)
-        )
-        return replace(job, requests=requests)
+    def _parse_form(self, query: Sequence[tuple[str, str]], form: uploads.Form) -> JobInput:
+        return self._spooled(parse_form([*query, *form.read()], form.file), form.file.parent)
 
-    def _spool(
-        self, request: Transcription | RequestError, target: Path
-    ) -> Transcription | RequestError:
-        if isinstance(request, RequestError):
-            return request
-        try:
-            return uploads.spool_to_disk(request, target, self._settings)
-        except RequestError as error:
-            return error
+    def _parse_job(self, path: Path) -> JobInput:
+        return self._spooled(parse(uploads.parse_json(path)), path.parent)
+
+    def _spooled(self, job: JobInput, folder: Path) -> JobInput:
+        spool = uploads.Spool(folder, self._settings)
+
+        def spooled(request: Transcription | RequestError) -> Transcription | RequestError:
+            if isinstance(request, RequestError):
+                return request
+            try:
+                return spool.spooled(request)
+            except RequestError as error:
+                return error
+
+        return replace(job, requests=tuple(map(spooled, job.requests)))
 
     async def _openai_request(self, request: Request, folder: Path) -> openai.OpenAIRequest:
         if _is_form(request):
             form = await self._form(request, folder)
-            fields = [*_query(request), *form.fields]
-            return openai.parse_form(fields, form.file, self._settings)
+            query = _query(request)
+            async with self._parsing:
+                return await asyncio.to_thread(self._parse_openai_form, query, form)
         _reject_query(request)
         path = await self._body(request, folder)
         async with self._parsing:
             return await asyncio.to_thread(self._parse_openai, path)
 
+    def _parse_openai_form(
+        self, query: Sequence[tuple[str, str]], form: uploads.Form
+    ) -> openai.OpenAIRequest:
+        parsed = openai.parse_form([*query, *form.read()], form.file, self._settings)
+        return self._spooled_openai(parsed, form.file.parent)
+
     def _parse_openai(self, path: Path) -> openai.OpenAIRequest:
         parsed = openai.parse_json(uploads.parse_json(path), self._settings)
-        spooled = uploads.spool_to_disk(
-            parsed.transcription, path.with_name("audio"), self._settings
-        )
+        return self._spooled_openai(parsed, path.parent)
+
+    def _spooled_openai(self, parsed: openai.OpenAIRequest, folder: Path) -> openai.OpenAIRequest:
+        spooled = uploads.Spool(folder, self._settings).spooled(parsed.transcription)
         return replace(parsed, transcription=spooled)
 
     def _observe(self, request: Request) -> Observe:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -13,8 +13,15 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from parakeet_worker import json_parsing
-from parakeet_worker.errors import AudioTooLarge, InvalidRequest, UploadTimeout
-from parakeet_worker.request import FileSource, InlineSource
+from parakeet_worker.errors import (
+    AudioTooLarge,
+    InvalidRequest,
+    RequestError,
+    SpeakerReferenceUnusable,
+    UploadTimeout,
+)
+from parakeet_worker.options import MAX_REFERENCE_BYTES
+from parakeet_worker.request import FileSource, InlineSource, KnownSpeaker
 from parakeet_worker.request import Request as Transcription
 from parakeet_worker.settings import Settings
 from parakeet_worker.sources import inline
@@ -26,7 +33,9 @@ _MAX_HEADER_BYTES = 16 << 10
 _MAX_FIELD_BYTES = 64 << 10
 """Limit for all fields together, which are kept in memory."""
 _FORM_SLACK_BYTES = 1 << 20
-"""Allowance for the parts of a form other than its file."""
+"""Allowance for the small parts of a form."""
+_LARGE_FIELDS = ("known_speakers", "known_speaker_references", "known_speaker_references[]")
+"""Fields that may contain audio: spooled to disk, together limited like a JSON body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,19 @@ class Form:
     fields: tuple[tuple[str, str], ...]
     """Names and values in order of arrival."""
     file: Path
+    large_fields: tuple[tuple[str, Path], ...] = ()
+    """Names and files of fields that may contain audio, after the others."""
+
+    def read(self) -> list[tuple[str, str]]:
+        """All fields; files of large ones are deleted. Raises `InvalidRequest`."""
+        texts = []
+        for name, path in self.large_fields:
+            try:
+                texts.append((name, path.read_text(encoding="utf-8")))
+            except UnicodeDecodeError as failure:
+                raise InvalidRequest(name, "is not UTF-8") from failure
+            path.unlink()
+        return [*self.fields, *texts]
 
 
 async def receive_form(request: Request, folder: Path, settings: Settings) -> Form:
@@ -44,16 +66,18 @@ async def receive_form(request: Request, folder: Path, settings: Settings) -> Fo
     Raises `InvalidRequest`, `AudioTooLarge`, `UploadTimeout` or starlette's `ClientDisconnect`.
     """
     limit = settings.max_audio_bytes
-    if _declared_bytes(request) > limit + _FORM_SLACK_BYTES:
+    if _declared_bytes(request) > limit + _FORM_SLACK_BYTES + settings.max_json_bytes:
         raise AudioTooLarge(limit)
     _, options = parse_options_header(request.headers.get("content-type"))
     if not (boundary := options.get(b"boundary")):
         raise InvalidRequest("content-type", "the multipart boundary is missing")
     with (folder / "upload").open("wb") as file:
-        parser = _FormParser(boundary, file, limit)
-        await _receive(request, parser.write, settings)
+        large = _LargeFields(folder, settings.max_json_bytes)
+        parser = _FormParser(boundary, file, limit, large)
+        with closing(large):
+            await _receive(request, parser.write, settings)
         fields = parser.end()
-    return Form(fields, folder / "upload")
+    return Form(fields, folder / "upload", tuple(large.files))
 
 
 async def receive_body(request: Request, folder: Path, settings: Settings) -> Path:
@@ -82,17 +106,44 @@ def parse_json(path: Path) -> object:
         raise InvalidRequest("body", str(failure)) from failure
 
 
-def spool_to_disk(request: Transcription, target: Path, settings: Settings) -> Transcription:
-    """Move inline audio to a file, so that queued requests hold no recording in memory.
+class Spool:
+    """Moves inline audio to files, so that queued requests hold no recording in memory."""
 
-    Raises as `inline.write` does.
-    """
-    if not isinstance(request.source, InlineSource):
-        return request
-    ending = f".{request.audio_format}" if request.audio_format else ""
-    path = target.with_name(target.name + ending)
-    inline.write(request.source, path, settings.max_audio_bytes)
-    return replace(request, source=FileSource(path))
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self._folder = folder
+        self._settings = settings
+        # References that all recordings of a list share are written once.
+        self._references: dict[str, FileSource] = {}
+        self._written = 0
+
+    def spooled(self, request: Transcription) -> Transcription:
+        """The request with audio in files. Raises as `inline.write` does."""
+        known = tuple(self._spooled_reference(speaker) for speaker in request.known_speakers)
+        if isinstance(request.source, InlineSource):
+            ending = f".{request.audio_format}" if request.audio_format else ""
+            path = self._next("audio", ending)
+            inline.write(request.source, path, self._settings.max_audio_bytes)
+            request = replace(request, source=FileSource(path))
+        return replace(request, known_speakers=known)
+
+    def _spooled_reference(self, speaker: KnownSpeaker) -> KnownSpeaker:
+        if not isinstance(speaker.voice, InlineSource):
+            return speaker
+        content = speaker.voice.base64
+        if content not in self._references:
+            path = self._next("voice")
+            try:
+                inline.write(speaker.voice, path, MAX_REFERENCE_BYTES)
+            except RequestError as error:
+                raise SpeakerReferenceUnusable(
+                    speaker.field, speaker.name, error.sentence
+                ) from error
+            self._references[content] = FileSource(path)
+        return replace(speaker, voice=self._references[content])
+
+    def _next(self, stem: str, ending: str = "") -> Path:
+        self._written += 1
+        return self._folder / f"{stem}{self._written}{ending}"
 
 
 def _json_too_large(limit: int) -> InvalidRequest:
@@ -132,11 +183,44 @@ async def _within(limit_seconds: float) -> AsyncGenerator[None, None]:
         raise UploadTimeout(limit_seconds) from failure
 
 
+class _LargeFields:
+    """Writes fields that may contain audio to files."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._file: BinaryIO | None = None
+        self.files: list[tuple[str, Path]] = []
+
+    def begin(self, name: str) -> None:
+        self.close()
+        path = self._folder / f"field{len(self.files)}"
+        self._file = path.open("wb")
+        self.files.append((name, path))
+
+    def take(self, content: bytes) -> None:
+        """Raises `InvalidRequest`."""
+        self._bytes += len(content)
+        if self._bytes > self._max_bytes:
+            reason = f"all references together exceed {self._max_bytes} bytes"
+            raise InvalidRequest(self.files[-1][0], reason)
+        assert self._file is not None
+        self._file.write(content)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
 class _FormParser:
     """Incremental form parser: the file goes to disk, fields to memory."""
 
-    def __init__(self, boundary: bytes, file: BinaryIO, max_file_bytes: int) -> None:
+    def __init__(
+        self, boundary: bytes, file: BinaryIO, max_file_bytes: int, large: _LargeFields
+    ) -> None:
         self._file = file
+        self._large = large
         self._max_file_bytes = max_file_bytes
         self._fields: list[tuple[str, str]] = []
         self._field_bytes = self._file_bytes = self._parts = 0
@@ -201,6 +285,8 @@ class _FormParser:
             if b"filename" in self._disposition:
                 reason = "is not a file field; send the audio as the part 'file'"
                 raise InvalidRequest(self._name, reason)
+            if self._name in _LARGE_FIELDS:
+                self._large.begin(self._name)
         elif self._has_file:
             raise InvalidRequest(_FILE, "occurs more than once")
         else:
@@ -213,13 +299,16 @@ class _FormParser:
                 raise AudioTooLarge(self._max_file_bytes)
             self._file.write(content)
             return
+        if self._name in _LARGE_FIELDS:
+            self._large.take(content)
+            return
         self._field_bytes += len(content)
         if self._field_bytes > _MAX_FIELD_BYTES:
             raise InvalidRequest(self._name, f"all fields together exceed {_MAX_FIELD_BYTES} bytes")
         self._value += content
 
     def _end(self) -> None:
-        if self._name == _FILE:
+        if self._name == _FILE or self._name in _LARGE_FIELDS:
             return
         try:
             self._fields.append((self._name, self._value.decode()))
