@@ -107,7 +107,7 @@ def trials(networks: Networks, voices: Voices, arguments: argparse.Namespace) ->
                 activity = diarized(networks, spoken(voices, speaker, seconds, chance))
                 main = int(activity.active.sum(axis=0).argmax())
                 references.append((speaker, seconds, activity.centroids[main]))
-    found = [
+    pure = [
         each
         for pair in combinations(voices.speakers, 2)
         for seed in range(arguments.conversations)
@@ -116,7 +116,7 @@ def trials(networks: Networks, voices: Voices, arguments: argparse.Namespace) ->
     return [
         Trial(referenced, speaking, seconds, float(reference @ centroid))
         for referenced, seconds, reference in references
-        for speaking, centroid in found
+        for speaking, centroid in pure
     ]
 
 

@@ -198,16 +198,19 @@ def _leaves(family: type[ParakeetError]) -> Iterator[tuple[type[ParakeetError], 
 def _cli() -> str:
     parts = ["# Command line\n\n[client.md](client.md) explains the commands for callers.\n"]
     context = click.Context(cli.main, info_name="parakeet", **cli.CONTEXT)
-    for name in [None, *sorted(cli.main.commands)]:
-        command: click.Command = cli.main if name is None else cli.main.commands[name]
-        at = (
-            context
-            if name is None
-            else click.Context(command, info_name=name, parent=context, **cli.CONTEXT)
-        )
-        title = "parakeet" if name is None else f"parakeet {name}"
-        parts.append(f"\n## {title}\n\n```text\n{command.get_help(at)}\n```\n")
+    for at in _contexts(context):
+        parts.append(f"\n## {at.command_path}\n\n```text\n{at.command.get_help(at)}\n```\n")
     return "".join(parts)
+
+
+def _contexts(context: click.Context) -> Iterator[click.Context]:
+    """A command and those inside it."""
+    yield context
+    if isinstance(context.command, click.Group):
+        for name, command in sorted(context.command.commands.items()):
+            yield from _contexts(
+                click.Context(command, info_name=name, parent=context, **cli.CONTEXT)
+            )
 
 
 _REQUEST = native._RequestWire  # noqa: SLF001  # the module's tests use it likewise

@@ -158,12 +158,12 @@ def test_openai_clients_learn_what_is_wrong(
 
 
 def test_an_unusable_reference_is_an_error_that_names_it(server: Process, talk: Path) -> None:
-    voiceless = {"name": "Nobody", "audio_base64": base64(wav(silence(4)))}
+    voiceless = {"name": "Silence", "audio_base64": base64(wav(silence(4)))}
     answer = posted(server, talk, known_speakers=json.dumps([*entries("Ada"), voiceless]))
     assert answer.status_code == 400
     document = answer.json()
     assert document["code"] == "speaker_reference_unusable"
-    assert (document["field"], document["name"]) == ("known_speakers.1", "Nobody")
+    assert (document["field"], document["name"]) == ("known_speakers.1", "Silence")
 
 
 def test_references_in_a_form_are_limited_together(server: Process, talk: Path) -> None:

@@ -41,18 +41,18 @@ def test_the_assignment_is_the_best_of_all_pairs():
 
 def test_the_confidence_grows_with_the_margin_to_an_unknown_and_to_other_voices():
     def confidence(similarity: float, *voices: Voice) -> float:
-        (found,) = identified(towards(ADA, similarity)[None], voices)
-        assert found is not None
-        return found.confidence
+        (person,) = identified(towards(ADA, similarity)[None], voices)
+        assert person is not None
+        return person.confidence
 
     alone = [confidence(similarity, KNOWN[0]) for similarity in (0.66, 0.7, 0.8, 0.95)]
     assert alone == sorted(alone)
     assert alone[0] == pytest.approx(0.55, abs=0.02)
     assert alone[-1] > 0.99
-    twin = Voice("Twin", towards(ADA, 0.9, 8))
-    assert confidence(0.8, KNOWN[0], twin) < alone[2]
+    similar = Voice("Ben", towards(ADA, 0.9, 8))
+    assert confidence(0.8, KNOWN[0], similar) < alone[2]
 
 
-def test_nobody_is_identified_without_speakers_or_voices():
+def test_without_speakers_or_voices_there_is_no_identity():
     assert identified(np.zeros((0, 192), np.float32), KNOWN) == ()
     assert identified(np.stack([ADA]), ()) == (None,)

@@ -64,11 +64,11 @@ def inline(content: bytes) -> InlineSource:
 async def test_two_parts_of_a_reading_are_one_voice_and_another_reader_is_not(
     references: References, settings: Settings
 ) -> None:
-    her, again, him = await voices(
+    ada_1, ada_2, other = await voices(
         references, settings, inline(ada()), inline(wav(part(0, 8))), inline(ben())
     )
-    assert her.embedding @ again.embedding > SAME_PERSON_SIMILARITY
-    assert her.embedding @ him.embedding < SAME_PERSON_SIMILARITY - 0.2
+    assert ada_1.embedding @ ada_2.embedding > SAME_PERSON_SIMILARITY
+    assert ada_1.embedding @ other.embedding < SAME_PERSON_SIMILARITY - 0.2
     assert list(settings.scratch.iterdir()) == []
 
 
@@ -126,12 +126,12 @@ async def test_recordings_of_one_person_join_and_those_of_two_do_not(
         encode(tmp_path / f"{index}.flac", samples=part(*span))
         for index, span in enumerate(((0, 8), (47.3, 57.3), (17, 24.2)))
     ]
-    her, again, him = [await references.of_file(file) for file in files]
-    embedding = joined([her, again])
+    ada_1, ada_2, other = [await references.of_file(file) for file in files]
+    embedding = joined([ada_1, ada_2])
     (voice,) = await voices(references, settings, embedding)
-    assert voice.embedding @ her.embedding > her.embedding @ again.embedding
+    assert voice.embedding @ ada_1.embedding > ada_1.embedding @ ada_2.embedding
     with pytest.raises(Unusable, match="different people"):
-        joined([her, him])
+        joined([ada_1, other])
 
 
 GOOD = np.eye(192, dtype="<f4")[0].tobytes()

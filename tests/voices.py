@@ -25,12 +25,12 @@ def conversation() -> Samples:
 
 
 def ada() -> bytes:
-    """10 s of her voice."""
+    """10 s of Ada's voice."""
     return wav(part(47.3, 57.3))
 
 
 def ben() -> bytes:
-    """3.3 s of his voice."""
+    """3.3 s of Ben's voice."""
     return wav(part(20.9, 24.2))
 
 

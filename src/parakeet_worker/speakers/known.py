@@ -43,9 +43,9 @@ def identified(centroids: Vectors, voices: Sequence[Voice]) -> tuple[Identity | 
     the threshold's similarity, so that the confidence is that of a logistic regression on the
     similarity, less what other known voices take.
     """
-    found: list[Identity | None] = [None] * len(centroids)
+    people: list[Identity | None] = [None] * len(centroids)
     if not len(centroids) or not voices:
-        return tuple(found)
+        return tuple(people)
     similar = centroids @ np.stack([voice.embedding for voice in voices]).T
     above = np.maximum(similar - SAME_PERSON_SIMILARITY, 0.0)
     odds = np.exp(SLOPE * (similar - SAME_PERSON_SIMILARITY))
@@ -53,5 +53,5 @@ def identified(centroids: Vectors, voices: Sequence[Voice]) -> tuple[Identity | 
     for row, column in zip(*linear_sum_assignment(above, maximize=True), strict=True):
         if above[row, column] > 0:
             similarity, confidence = float(similar[row, column]), float(shares[row, column])
-            found[row] = Identity(voices[column].name, similarity, confidence)
-    return tuple(found)
+            people[row] = Identity(voices[column].name, similarity, confidence)
+    return tuple(people)

@@ -82,14 +82,14 @@ class References:
 
         Raises `SpeakerReferenceUnusable`, errors of the sources, and what the networks raise.
         """
-        found = []
+        voices = []
         for speaker in known:
             if isinstance(speaker.voice, VoiceEmbedding):
-                found.append(Voice(speaker.name, _checked(speaker, speaker.voice)))
+                voices.append(Voice(speaker.name, _checked(speaker, speaker.voice)))
                 continue
             async with decoders:
-                found.append(await self._voice(speaker, speaker.voice, scratch))
-        return tuple(found)
+                voices.append(await self._voice(speaker, speaker.voice, scratch))
+        return tuple(voices)
 
     async def _voice(self, speaker: KnownSpeaker, source: Source, scratch: Scratch) -> Voice:
         request = Request(source)

@@ -148,9 +148,9 @@ def read_enrolled(path: Path) -> list[dict[str, object]]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as failure:
         raise InvalidRequest(field, f"{path} cannot be read: {echo(str(failure))}") from failure
-    found = document.get(field) if isinstance(document, dict) else None
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+    listed = document.get(field) if isinstance(document, dict) else None
+    if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
         raise InvalidRequest(field, f"{path} has no list '{field}'")
-    if len(found) > MAX_KNOWN_SPEAKERS:
-        raise InvalidRequest(field, too_many("items", len(found), MAX_KNOWN_SPEAKERS))
-    return found
+    if len(listed) > MAX_KNOWN_SPEAKERS:
+        raise InvalidRequest(field, too_many("items", len(listed), MAX_KNOWN_SPEAKERS))
+    return listed

@@ -139,7 +139,7 @@ class _Wire(BaseModel):
     languages: list[_Name] | None = None
     """A hint: the model identifies the language."""
     known_speaker_names: list[_Name] | None = None
-    """With `diarized_json`: names of people who may speak, one for each reference."""
+    """Names of people who may speak, one for each reference; requires `diarized_json`."""
     known_speaker_references: list[str] | None = None
     """A recording of each of these people alone, 2 to 30 s: a data URI, base64 or a URL."""
     track: _Name | int | None = None

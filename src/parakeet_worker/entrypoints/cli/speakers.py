@@ -66,13 +66,13 @@ def enroll(recordings: tuple[tuple[str, Path], ...], output: Path) -> None:
         raise click.UsageError(str(error)) from error
     with setup_errors(), required("speakers"):
         settings = settings_from_environment(None)
-        found = asyncio.run(_enrolled(by_name, settings))
+        voices = asyncio.run(_enrolled(by_name, settings))
     # Readable by its owner only.
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"known_speakers": found}, file, ensure_ascii=False, indent=2)
+        json.dump({"known_speakers": voices}, file, ensure_ascii=False, indent=2)
         file.write("\n")
-    click.echo(f"parakeet: {len(found)} voices in {output}", err=True)
+    click.echo(f"parakeet: {len(voices)} voices in {output}", err=True)
 
 
 async def _enrolled(
@@ -88,14 +88,14 @@ async def _enrolled(
         references = References(networks, find_ffmpeg(settings.ffmpeg), settings)
         entries = []
         for name, paths in by_name.items():
-            found = []
+            of_person = []
             for path in paths:
                 try:
-                    found.append(await references.of_file(path))
+                    of_person.append(await references.of_file(path))
                 except (ParakeetError, Unusable) as error:
                     raise click.ClickException(f"{path}: {error}") from error
             try:
-                entries.append(entry(name, joined(found)))
+                entries.append(entry(name, joined(of_person)))
             except Unusable as error:
                 raise click.ClickException(f"{name}: {error}") from error
         return entries
