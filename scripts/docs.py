@@ -198,9 +198,11 @@ def _leaves(family: type[ParakeetError]) -> Iterator[tuple[type[ParakeetError], 
 def _cli() -> str:
     parts = ["# Command line\n\n[client.md](client.md) explains the commands for callers.\n"]
     context = click.Context(cli.main, info_name="parakeet", **cli.CONTEXT)
-    for at in _contexts(context):
-        parts.append(f"\n## {at.command_path}\n\n```text\n{at.command.get_help(at)}\n```\n")
-    return "".join(parts)
+    commands = (
+        f"\n## {at.command_path}\n\n```text\n{at.command.get_help(at)}\n```\n"
+        for at in _contexts(context)
+    )
+    return "".join([*parts, *commands])
 
 
 def _contexts(context: click.Context) -> Iterator[click.Context]:

@@ -259,7 +259,7 @@ class SpeakerReferenceUnusable(RequestError):
 
     def __init__(self, field: str, name: str, reason: str) -> None:
         field, name = echo(field), echo(name)
-        super().__init__(f"{field} ({name}): {reason}", field=field, name=name)
+        super().__init__(f"{field} ({name}): {echo(reason)}", field=field, name=name)
 
 
 class InvalidApiKey(RequestError):

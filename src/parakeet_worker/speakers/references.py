@@ -158,8 +158,8 @@ def joined(references: Sequence[Reference]) -> VoiceEmbedding:
 def _checked(speaker: KnownSpeaker, embedding: VoiceEmbedding) -> Vectors:
     """(192,) of length one. Raises `SpeakerReferenceUnusable`."""
     if embedding.model != EMBEDDING_MODEL:
-        reason = f"the embedding is of another model; this worker has {EMBEDDING_MODEL}"
-        raise SpeakerReferenceUnusable(speaker.field, speaker.name, f"{reason}, enroll again")
+        reason = f"the embedding is of another model; enroll again for {EMBEDDING_MODEL}"
+        raise SpeakerReferenceUnusable(speaker.field, speaker.name, reason)
     if len(embedding.values) != 4 * EMBEDDING_SIZE:
         reason = f"the embedding has {len(embedding.values)} bytes, not {4 * EMBEDDING_SIZE}"
         raise SpeakerReferenceUnusable(speaker.field, speaker.name, reason)
