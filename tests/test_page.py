@@ -33,6 +33,7 @@ from parakeet_worker.language import LANGUAGES
 from programs import require
 from recordings import encode, silence, tone, wav
 from speech import SAMPLES, sample
+from voices import conversation
 
 PACKAGE = Path(parakeet_worker.__file__).parent
 PAGE = PACKAGE / "entrypoints" / "http" / "page"
@@ -351,6 +352,88 @@ def test_channels_are_transcribed_separately_if_selected(chromium, scripted, tmp
         assert b"[Channel 2] 520." in there.saved("SRT: download as subtitles")
 
 
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("talk") / "talk.wav"
+    path.write_bytes(wav(conversation()))
+    return path
+
+
+def test_speakers_are_coloured_renamed_and_filtered(chromium, demo, talk):
+    with visit(chromium, demo) as there:
+        there.page.get_by_text("Options").click()
+        there.page.get_by_label("Speakers", exact=True).select_option("2 speakers")
+        there.transcribe_whole(talk)
+        names = there.page.locator("#speakers input")
+        expect(names).to_have_count(2)
+        labels = there.page.locator("#transcript .speaker:not(.spoken)")
+        expect(labels).to_have_text(["Speaker 1", "Speaker 2"])
+        colours = [
+            labels.nth(index).evaluate("(label) => getComputedStyle(label).color")
+            for index in range(2)
+        ]
+        assert len(set(colours)) == 2
+
+        names.nth(1).fill("  Ben   B. ")
+        names.nth(1).press("Enter")
+        expect(labels).to_have_text(["Speaker 1", "Ben B."])
+        expect(there["announcement"]).to_have_text("Renamed.")
+        text = there.saved("TXT: download as plain text").decode()
+        assert [line.partition(": ")[0] for line in text.splitlines()] == ["Speaker 1", "Ben B."]
+        assert b"<v Ben B.>" in there.saved("VTT: download as WebVTT subtitles")
+        assert b"[Ben B.] " in there.saved("SRT: download as subtitles")
+        answer = json.loads(there.saved("JSON: download with times"))
+        assert {each["speaker"] for each in answer["words"]} == {"Speaker 1", "Ben B."}
+        assert {each["speaker"] for each in answer["segments"]} == {"Speaker 1", "Ben B."}
+        names.nth(1).fill("")
+        names.nth(1).press("Enter")
+        expect(names.nth(1)).to_have_value("Speaker 2")
+
+        every = there.page.locator("#transcript li:visible").count()
+        only = there.page.get_by_role("button", name="Only Speaker 2")
+        only.click()
+        expect(only).to_have_attribute("aria-pressed", "true")
+        visible = there.page.locator("#transcript li:visible")
+        assert 0 < visible.count() < every
+        assert {line.get_attribute("data-speaker") for line in visible.all()} == {"Speaker 2"}
+        expect(there["announcement"]).to_have_text("1 speaker shown: Speaker 2.")
+        # Keys and search pass over what is hidden.
+        there.page.locator(".word:visible").first.focus()
+        there.page.keyboard.press("End")
+        there.page.keyboard.press("Home")
+        expect(there.page.locator(".word:visible").first).to_be_focused()
+        hidden = there.page.locator(".word").first.inner_text()
+        hits = sum(hidden in word for word in there.page.locator(".word:visible").all_inner_texts())
+        there["query"].fill(hidden)
+        expect(there["hits"]).to_have_text(f"1 of {hits}" if hits else "no hits")
+        only.click()
+        assert there.page.locator("#transcript li:visible").count() == every
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_speaker_colour_can_be_read(chromium, faulty, scheme):
+    words = [
+        {"word": f"w{index}.", "start": index + 0.0, "end": index + 0.5, "confidence": 0.9,
+         "speaker": f"Speaker {index + 1}"}
+        for index in range(9)
+    ]  # fmt: skip
+    segments = [
+        {**SEGMENT, "id": index, "start": word["start"], "end": word["end"], "text": word["word"],
+         "speaker": word["speaker"]}
+        for index, word in enumerate(words)
+    ]  # fmt: skip
+    whole = {**WHOLE, "words": words, "segments": segments, "warnings": []}
+    faulty.body = event("result", whole)
+    with visit(chromium, faulty.address, color_scheme=scheme, reduced_motion="reduce") as there:
+        there.transcribe_whole(sample("en").path)
+        for index in range(8):
+            selector = f'#transcript [data-colour="{index}"] .speaker'
+            text, ground = there.page.evaluate(LUMINANCE, selector)
+            lighter, darker = max(text, ground), min(text, ground)
+            assert (lighter + 0.05) / (darker + 0.05) > 4.5, selector
+        expect(there.page.locator("#transcript li").nth(8)).to_have_attribute("data-colour", "0")
+
+
 def test_several_files_are_transcribed_in_order_and_each_can_be_shown(chromium, demo):
     with visit(chromium, demo, refused=True) as there:
         files = [
@@ -445,6 +528,20 @@ def test_axe_finds_nothing_in_any_state(chromium, demo):
         expect(there["working"]).to_be_visible()
         assert violations(there.page) == []
         there["cancel"].click()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_a_transcript_with_speakers(chromium, demo, talk, scheme):
+    options = {"color_scheme": scheme, "reduced_motion": "reduce"}
+    with visit(chromium, demo, **options, **PHONE) as there:
+        there.page.get_by_text("Options").click()
+        there.page.get_by_label("Speakers", exact=True).select_option("2 speakers")
+        there.transcribe_whole(talk)
+        expect(there.page.locator("#speakers li")).to_have_count(2)
+        assert violations(there.page) == []
+        there.page.get_by_role("button", name="Only Speaker 1").click()
+        assert violations(there.page) == []
+        assert width(there.page) == PHONE["viewport"]["width"]
 
 
 def test_the_reference_is_accessible_dark_and_fits_a_phone(chromium, demo):

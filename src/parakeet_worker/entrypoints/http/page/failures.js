@@ -67,6 +67,10 @@ export const MEANINGS = {
     title: "The server did not accept the request",
     advice: "Check the options, or choose another recording.",
   },
+  speaker_reference_unusable: {
+    title: "A known speaker's voice cannot be used",
+    advice: "Send 2 to 30 s in which that person speaks alone.",
+  },
   audio_too_large: {
     title: "The file is too large",
     advice: "Send a shorter part of it, or a compressed form such as MP3 or Opus.",

@@ -7,6 +7,7 @@ import { Queue } from "./queue.js";
 import { servedModel, untilReady } from "./readiness.js";
 import { Recorder } from "./recorder.js";
 import { Search } from "./search.js";
+import { filterText, speakersOf, SpeakersView, withNames } from "./speakers.js";
 import { factsOf, isMixed, partialOf, segmentsOf, SURE, TranscriptView } from "./transcript.js";
 import { transcribe } from "./transcription.js";
 
@@ -36,8 +37,19 @@ const player = new Player(at("player"), {
   onUnplayable: unplayable,
 });
 const search = new Search(at("search"), {
-  words: () => transcript.words,
+  words: () => transcript.visible,
   onHit: (word) => transcript.show(word),
+});
+const speakers = new SpeakersView(at("speakers"), {
+  onRename: (names) => {
+    transcript.rename(names);
+    announce("Renamed.");
+  },
+  onFilter: (labels) => {
+    transcript.filter(labels);
+    search.refresh();
+    announce(filterText(labels, speakersOf(shown.answer), shown.names));
+  },
 });
 const queue = new Queue(at("queue"), at("files"), { onChoose: choose });
 
@@ -69,6 +81,7 @@ function clear() {
   shown = undefined;
   player.unload();
   transcript.clear();
+  speakers.clear();
   search.clear();
   for (const name of ["words", "downloads", "unsure", "unplayable", "warnings"]) at(name).hidden = true;
   at("file").value = "";
@@ -246,6 +259,7 @@ function options() {
     language: at("language").value,
     channels: at("separate").checked ? "separate" : "",
     track: at("track").value,
+    speakers: at("speakers-option").value,
   };
 }
 
@@ -314,6 +328,9 @@ function conclude(entry) {
   const { answer, file, own } = entry;
   transcript.replace(segmentsOf(answer));
   transcript.speaks(codeOf(answer));
+  entry.names ??= new Map();
+  speakers.show(speakersOf(answer), entry.names);
+  transcript.rename(entry.names);
   player.lasts(answer.duration);
   search.refresh();
   at("outcome-title").textContent = file.name;
@@ -379,7 +396,8 @@ function unplayable() {
 for (const button of at("downloads").querySelectorAll("[data-format]")) {
   button.onclick = async () => {
     try {
-      save(await fileOf(shown.answer, button.dataset.format, shown.file.name, key()));
+      const answer = withNames(shown.answer, shown.names);
+      save(await fileOf(answer, button.dataset.format, shown.file.name, key()));
       queue.saved(shown);
       announce(`${button.textContent} file saved.`);
     } catch (failure) {
@@ -389,7 +407,7 @@ for (const button of at("downloads").querySelectorAll("[data-format]")) {
   };
 }
 at("copy").onclick = async () => {
-  await copy(shown.answer.text);
+  await copy(withNames(shown.answer, shown.names).text);
   queue.saved(shown);
   announce("Copied.");
 };

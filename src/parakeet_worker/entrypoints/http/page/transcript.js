@@ -1,4 +1,5 @@
 import { counted, spoken, written } from "./clock.js";
+import { colourOf, speakersOf } from "./speakers.js";
 
 /** Words below this confidence are marked. */
 export const SURE = 0.6;
@@ -41,6 +42,11 @@ export class TranscriptView {
     return this.#words;
   }
 
+  /** The words that the filter shows. */
+  get visible() {
+    return this.#words.filter((word) => !hidden(word));
+  }
+
   get sentences() {
     return this.#list.childElementCount;
   }
@@ -69,6 +75,14 @@ export class TranscriptView {
     time.setAttribute("aria-label", `${written(segment.start)}, play from ${spoken(segment.start)}`);
     const text = document.createElement("p");
     if (segment.channel) text.append(element("b", "channel", `Channel ${segment.channel}`), " ");
+    if (segment.speaker) {
+      sentence.dataset.speaker = segment.speaker;
+      const label = element("b", "speaker", segment.speaker);
+      // Repeated for each sentence: hidden from sight, not from screen readers, within a turn.
+      const before = this.#list.lastElementChild?.dataset.speaker;
+      if (before === segment.speaker) label.classList.add("spoken");
+      text.append(label, " ");
+    }
     for (const word of segment.words) text.append(this.#placed(word), " ");
     sentence.append(time, text);
     this.#list.append(sentence);
@@ -79,9 +93,32 @@ export class TranscriptView {
   replace(segments) {
     const shown = this.#words.map((word) => word.text).join(" ");
     const whole = segments.flatMap((segment) => segment.words.map((word) => word.word)).join(" ");
-    if (shown === whole && this.sentences === segments.length) return;
+    const labelled = segments.some((segment) => segment.speaker);
+    if (shown === whole && this.sentences === segments.length && !labelled) return;
     this.clear();
     for (const segment of segments) this.append(segment);
+    const labels = speakersOf({ words: segments.flatMap((segment) => segment.words) });
+    for (const line of this.#list.children) {
+      const index = labels.indexOf(line.dataset.speaker);
+      if (index >= 0) line.dataset.colour = colourOf(index);
+    }
+  }
+
+  /** Show `names` (a Map) in place of labels. */
+  rename(names) {
+    for (const line of this.#list.children) {
+      const { speaker } = line.dataset;
+      if (speaker) line.querySelector(".speaker").textContent = names.get(speaker) ?? speaker;
+    }
+  }
+
+  /** Show the sentences of some speakers (a Set of labels); of all, if it is empty. */
+  filter(shown) {
+    for (const line of this.#list.children) {
+      line.hidden = shown.size > 0 && !shown.has(line.dataset.speaker);
+    }
+    const [first] = this.visible;
+    if (first && this.#stop && hidden(this.#stop)) this.#stopAt(first);
   }
 
   /** Set the language for screen readers. */
@@ -101,13 +138,17 @@ export class TranscriptView {
     if (this.following) reveal(word.element);
   }
 
-  #placed({ word: text, start, end, confidence }) {
+  #placed({ word: text, start, end, confidence, overlap }) {
     const span = element("span", "word", text);
     const word = { element: span, text, start, end, confidence };
     span.dataset.index = this.#words.length;
     if (confidence < SURE) {
       span.classList.add("unsure");
       span.title = `${Math.round(confidence * 100)} % sure`;
+    }
+    if (overlap) {
+      span.classList.add("overlap");
+      span.title = [span.title, "several people speak"].filter(Boolean).join("; ");
     }
     this.#words.push(word);
     this.#order.push(word);
@@ -159,16 +200,18 @@ export class TranscriptView {
   }
 
   #reached(word, key) {
-    const index = Number(word.element.dataset.index);
+    const words = this.visible;
+    const index = words.indexOf(word);
+    const lines = [...this.#list.children].filter((line) => !line.hidden);
+    const at = lines.indexOf(word.element.closest("li"));
     const first = (line) => this.#words[line?.querySelector(".word")?.dataset.index];
-    const line = word.element.closest("li");
     return {
-      ArrowRight: () => this.#words[index + 1] ?? word,
-      ArrowLeft: () => this.#words[index - 1] ?? word,
-      ArrowDown: () => first(line.nextElementSibling) ?? word,
-      ArrowUp: () => first(line.previousElementSibling) ?? word,
-      Home: () => this.#words[0],
-      End: () => this.#words.at(-1),
+      ArrowRight: () => words[index + 1] ?? word,
+      ArrowLeft: () => words[index - 1] ?? word,
+      ArrowDown: () => first(lines[at + 1]) ?? word,
+      ArrowUp: () => first(lines[at - 1]) ?? word,
+      Home: () => words[0],
+      End: () => words.at(-1),
     }[key]?.();
   }
 
@@ -201,6 +244,10 @@ export class TranscriptView {
     word.element.setAttribute("role", "button");
     word.element.setAttribute("aria-label", `${word.text}, at ${spoken(word.start)}${doubt}`);
   }
+}
+
+function hidden(word) {
+  return word.element.closest("li").hidden;
 }
 
 /** The segments of an answer, each with its words; the answer has them in separate lists. */
