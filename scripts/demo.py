@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "samples"
 SHOWN = ("en", "de", "fr", "el", "uk", "pl", "es", "mt")
 START_SECONDS = 120
+TWO_SPEAKERS_SECONDS = (9.0, 24.2)
+"""A part of the sample `minute` with two readers."""
 
 
 def main() -> None:
@@ -31,7 +33,8 @@ def main() -> None:
         print(f"... ready after {time.monotonic() - started:.1f} s\n")
         wrong = sum(_show(url, entry) for entry in shown)
         _show_times(url, shown[0])
-    print(f"\n{len(shown) - wrong} of {len(shown)} transcripts equal the reference.")
+        wrong += _show_speakers(url, samples["minute"])
+    print(f"\n{len(shown) + 1 - wrong} of {len(shown) + 1} transcripts are as expected.")
     sys.exit(1 if wrong else 0)
 
 
@@ -58,6 +61,20 @@ def _show_times(url: str, entry: dict[str, Any]) -> None:
     print(f'\n{entry["file"]} again, with "timestamp": true:')
     for word in output["timestamps"]["word"]:
         print(f"  {word['start']:6.2f} - {word['end']:5.2f}  {word['word']}")
+
+
+def _show_speakers(url: str, entry: dict[str, Any]) -> bool:
+    """Print a conversation with its speakers; return whether there are not two."""
+    clip = dict(zip(("start", "end"), TWO_SPEAKERS_SECONDS, strict=True))
+    job = {"audio_base64": _content(entry), "clip": clip, "speakers": True}
+    output = _transcribe(url, job)
+    lines = str(output.get("text", output.get("error"))).splitlines()
+    place = "{start:g} s to {end:g} s".format(**clip)
+    print(f'\n{entry["file"]}, {place}, with "speakers": true:')
+    for line in lines:
+        print(f"  {line}")
+    speakers = {line.partition(":")[0] for line in lines}
+    return speakers != {"Speaker 1", "Speaker 2"}
 
 
 def _content(entry: dict[str, Any]) -> str:
