@@ -77,7 +77,7 @@ export class SpeakersView {
   }
 }
 
-/** What screen readers hear after a change of the filter. */
+/** The announcement for screen readers after a change of the filter. */
 export function filterText(shown, labels, names) {
   if (!shown.size) return "All speakers are shown.";
   const spoken = labels.filter((label) => shown.has(label)).map((label) => names.get(label) ?? label);
@@ -97,7 +97,7 @@ export function withNames(answer, names) {
   };
 }
 
-/** A line of the text: a channel, a label and a colon before what was said. */
+/** A line of the text: a channel, a label and a colon before the words. */
 function lineWithName(line, names) {
   const channel = /^Channel \d+, /.exec(line)?.[0] ?? "";
   const rest = line.slice(channel.length);
