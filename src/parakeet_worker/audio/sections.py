@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
@@ -21,6 +22,9 @@ _READY_AHEAD = 8
 
 _KEPT_BYTES = 512 << 20
 """Limit of the sections decoded ahead, over all recordings."""
+
+_POLL_SECONDS = 0.02
+"""Interval of checks for an available core while the current section has no output."""
 
 
 class DecodingTooSlow(Exception):
@@ -103,6 +107,10 @@ class Source:
         self.valid_from = 0
         """Marks before this sample are ignored."""
 
+    def wait(self, timeout_seconds: float) -> bool:  # noqa: ARG002
+        """Wait for output that another thread reads; whether `read` need not wait for that."""
+        return True
+
     def places(self, start_seconds: float | None) -> list[Place]:
         """Clock changes and damage reported since the last call."""
         places = self._clock.places(self.child.log.take(), start_seconds)
@@ -172,16 +180,22 @@ class _Ahead(Source):
         finally:
             CORES.dropped(self._size)
 
+    def wait(self, timeout_seconds: float) -> bool:
+        if self.kept or self._ended:
+            return True
+        try:
+            content = self._queue.get(timeout=timeout_seconds)
+        except queue.Empty:
+            return False
+        if content is None:
+            self._ended = True
+        else:
+            self.kept.append(content)
+        return True
+
     def read(self, size: int, timeout_seconds: float) -> Content:
-        while not self.kept and not self._ended:
-            try:
-                content = self._queue.get(timeout=timeout_seconds)
-            except queue.Empty:
-                raise DecodingTooSlow from None
-            if content is None:
-                self._ended = True
-            else:
-                self.kept.append(content)
+        if not self.wait(timeout_seconds):
+            raise DecodingTooSlow
         return Source.read(self, size, timeout_seconds)
 
 
@@ -253,6 +267,7 @@ class Sections:
             self._look_ahead(self._plan)
             if self._at in self._ahead:
                 self._switch(self._plan, timeout_seconds)
+            self._start_while_waiting(self._plan, timeout_seconds)
             size = min([size, *(bound - self._at for bound in self._ahead)])
         content = self._source.read(size, timeout_seconds)
         self._at += len(content)
@@ -279,6 +294,14 @@ class Sections:
                 CORES.dropped(size)
                 raise
             self._ahead[begin] = ahead
+
+    def _start_while_waiting(self, plan: Plan, timeout_seconds: float) -> None:
+        """Start sections until the current one has output: a core may be available first."""
+        ends = time.monotonic() + timeout_seconds
+        while self._unstarted and not self._source.wait(_POLL_SECONDS):
+            if time.monotonic() > ends:
+                raise DecodingTooSlow
+            self._look_ahead(plan)
 
     def _switch(self, plan: Plan, timeout_seconds: float) -> None:
         """Switch to the section that starts here, if both decoders agree after the bound."""
