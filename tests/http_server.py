@@ -109,7 +109,7 @@ class Process:
 
     def wait_until_ready(self) -> None:
         ends = time.monotonic() + PATIENCE_SECONDS
-        while httpx.get(f"{self.url}/ping").status_code != 200:
+        while httpx.get(f"{self.url}/ping", timeout=PATIENCE_SECONDS).status_code != 200:
             assert time.monotonic() < ends, self.log.read_text()
             time.sleep(0.05)
 

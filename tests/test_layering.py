@@ -141,6 +141,7 @@ OWNERS = {
     "triton": ("engine.native.kernels",),
     "tqdm": ("entrypoints.cli",),
     "uvicorn": ("entrypoints.http.connections",),
+    "wyoming": ("entrypoints.wyoming",),
     "yaml": ("engine.native.checkpoint", "engine.nemo"),
     "yarl": ("remote.url_guard", "remote.objects", "sources.url"),
 }

@@ -23,6 +23,7 @@ EXTRAS = {
     "starlette": "server",
     "torch": "engine",
     "uvicorn": "server",
+    "wyoming": "wyoming",
     "yaml": "engine",
 }
 """By top-level module; what is not here is installed with the package."""

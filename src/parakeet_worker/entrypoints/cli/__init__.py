@@ -28,6 +28,7 @@ for command in (
     speakers.speakers,
     costs.cost,
     operate.serve,
+    operate.wyoming,
     operate.doctor,
     operate.verify,
     operate.convert,

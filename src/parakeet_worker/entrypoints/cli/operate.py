@@ -1,4 +1,4 @@
-"""The operator's commands: serve, doctor, verify, convert, compile-kernels, bootstrap."""
+"""The operator's commands: serve, wyoming, doctor, verify, convert, compile-kernels, bootstrap."""
 
 import logging
 import os
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from parakeet_worker.entrypoints.cli.exits import FAILED, USAGE, setup_errors
+from parakeet_worker.errors import InvalidRequest
 from parakeet_worker.extras import required
 
 if TYPE_CHECKING:
@@ -48,6 +49,34 @@ def serve(host: str, port: int | None, model: str | None) -> None:
         from parakeet_worker.entrypoints.http import main
 
     main.main(host, port=port, model=model)
+
+
+@click.command(short_help="Serve the Wyoming protocol, for Home Assistant.")
+@click.option(
+    "--uri", default="tcp://127.0.0.1:10300", show_default=True, metavar="URI",
+    help="tcp://HOST:PORT or unix://PATH; the host 0.0.0.0 accepts other machines.",
+)  # fmt: skip
+@model_option
+@click.option(
+    "--endpoint", "-e", metavar="ID|URL",
+    help="Use a RunPod endpoint or a `parakeet serve`, as in `parakeet transcribe`.",
+)  # fmt: skip
+def wyoming(uri: str, model: str | None, endpoint: str | None) -> None:
+    """Serve the Wyoming protocol, which Home Assistant uses for speech to text.
+
+    Recordings are transcribed by a model in this process, or at an endpoint.
+    Exit status: 0 after a signal, 2 if the model cannot be loaded or the address is in use.
+    """
+    if endpoint and model:
+        raise click.UsageError("--model cannot be combined with --endpoint, which has its own")
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+    with setup_errors():
+        with required("wyoming"):
+            from parakeet_worker.entrypoints.wyoming import main
+        try:
+            main.main(uri, settings_from_environment(model), endpoint)
+        except InvalidRequest as error:
+            raise click.UsageError(str(error)) from error
 
 
 @click.command(short_help="Check volume, environment, model, ffmpeg, GPU and settings.")

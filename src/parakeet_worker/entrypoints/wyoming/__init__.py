@@ -1,0 +1,1 @@
+"""An adapter for the Wyoming protocol, which Home Assistant's voice assistants use."""
