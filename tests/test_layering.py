@@ -109,7 +109,7 @@ OWNERS = {
     "safetensors": ("engine.native.checkpoint", "engine.native.prepacked"),
     "prometheus_client": ("entrypoints.http.metrics",),
     "python_multipart": ("entrypoints.http.uploads",),
-    "runpod": ("entrypoints.queue.main", "entrypoints.queue.sdk"),
+    "runpod": ("entrypoints.queue.local_api", "entrypoints.queue.main", "entrypoints.queue.sdk"),
     "stamina": (
         "client.clients",
         "client.http_client",

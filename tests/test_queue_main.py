@@ -160,6 +160,46 @@ def test_the_local_api_returns_errors_and_continues(local_api: str) -> None:
     assert good["output"] == {"text": "500."}
 
 
+def local_job(local_api: str, job_input: dict[str, Any]) -> str:
+    accepted = post(f"{local_api}/run", {"input": job_input})
+    return str(accepted["id"])
+
+
+def test_the_local_api_streams_segments_and_keeps_the_answer_for_status(local_api: str) -> None:
+    job = local_job(local_api, {"audio_base64": tone(600), "stream": True})
+    streamed = post(f"{local_api}/stream/{job}", {})
+    assert streamed["status"] == "COMPLETED"
+    (part,) = streamed["stream"]
+    assert part["output"]["segment"]["text"] == "600."
+    assert post(f"{local_api}/status/{job}", {}) == {
+        "id": job,
+        "status": "COMPLETED",
+        "output": {"text": "600."},
+    }
+
+
+def test_the_local_api_streams_nothing_of_a_job_without_a_stream(local_api: str) -> None:
+    job = local_job(local_api, {"audio_base64": tone(600)})
+    assert post(f"{local_api}/stream/{job}", {}) == {
+        "id": job,
+        "status": "COMPLETED",
+        "stream": [],
+    }
+
+
+def test_the_local_api_reports_the_error_of_a_stream(local_api: str) -> None:
+    job = local_job(local_api, {"audio_base64": "?", "stream": True})
+    failed = post(f"{local_api}/stream/{job}", {})
+    assert failed["status"] == "FAILED"
+    assert failed["error"].startswith("invalid_request: audio_base64")
+    assert post(f"{local_api}/stream/unknown", {})["error"] == "Job ID not found"
+
+
+def test_runsync_of_the_local_api_answers_a_stream_with_the_whole_answer(local_api: str) -> None:
+    body = {"input": {"audio_base64": tone(600), "stream": True}}
+    assert post(f"{local_api}/runsync", body)["output"] == {"text": "600."}
+
+
 def test_the_job_loop_answers_every_job_with_its_own_words(tmp_path: Path) -> None:
     pitches = list(range(300, 1300, 50))
     with JobApi() as api:

@@ -11,9 +11,9 @@ from typing import Any
 
 from parakeet_worker.bootstrap import variables
 from parakeet_worker.checks import fitness
-from parakeet_worker.entrypoints.queue import sdk
+from parakeet_worker.entrypoints.queue import local_api, sdk
 from parakeet_worker.entrypoints.queue.delivery import Delivery
-from parakeet_worker.entrypoints.queue.handler import JobLog, answer_input, answer_job
+from parakeet_worker.entrypoints.queue.handler import JobLog, Segment, answer_input, answer_job
 from parakeet_worker.entrypoints.queue.loop import Job, JobLoop
 from parakeet_worker.errors import SetupError
 from parakeet_worker.logs import JsonLines, NonBlockingHandler, PlainLines
@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[dict[str, Any]], Awaitable[object]]
 
-_LOCAL = ("--test_input", "--rp_serve_api")
+_LOCAL_API = "--rp_serve_api"
+_LOCAL = ("--test_input", _LOCAL_API)
 
 
 def handler_of(pipeline: Pipeline) -> Handler:
@@ -53,7 +54,19 @@ def serve_public(pipeline: Pipeline) -> None:
         return answer
 
     options["handler"] = handle_or_end
+    if _LOCAL_API in sys.argv:
+        _stream_locally(pipeline)
     runpod.serverless.start(options)
+
+
+def _stream_locally(pipeline: Pipeline) -> None:
+    async def handle(payload: object, segment: Segment) -> object:
+        return await answer_input(pipeline, payload, JobLog(), segment)
+
+    try:
+        local_api.install(handle)
+    except sdk.SdkChanged as change:
+        log.warning("unsupported SDK version, its local API does not stream: %s", change)
 
 
 async def serve_queue(pipeline: Pipeline, parts: sdk.Sdk) -> None:
