@@ -72,11 +72,11 @@ def running_adapter(
 
 def _bound(process: "subprocess.Popen[str]", log: Path) -> str:
     ends = time.monotonic() + PATIENCE_SECONDS
-    while (found := re.search(r"listening on (\S+://\S+)", log.read_text())) is None:
+    while (match := re.search(r"listening on (\S+://\S+)", log.read_text())) is None:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < ends
         time.sleep(0.02)
-    return found[1]
+    return match[1]
 
 
 @pytest.fixture(scope="module")
@@ -271,8 +271,8 @@ async def test_a_signal_ends_it_after_the_answers_in_progress(tmp_path: Path) ->
     with running_adapter(tmp_path / "home") as adapter:
         async with connected(adapter) as idle, connected(adapter) as client:
             await answer(idle, [Describe().event()])
-            *begun, stop = spoken(ENGLISH.path, tmp_path)
-            for event in begun:
+            *first, stop = spoken(ENGLISH.path, tmp_path)
+            for event in first:
                 await client.write_event(event)
             pong = await answer(client, [Ping("a").event()])
             assert Pong.is_type(pong.type)
