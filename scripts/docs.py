@@ -215,8 +215,8 @@ def _contexts(context: click.Context) -> Iterator[click.Context]:
             )
 
 
-_REQUEST = native._RequestWire  # noqa: SLF001  # the module's tests use it likewise
-_OPENAI = openai._Wire  # noqa: SLF001
+_REQUEST = native.REQUEST
+_OPENAI = openai.REQUEST
 _SOURCES = ("audio_base64", "audio_url", "audio_s3")
 _OUTPUTS = ("output_url", "output_s3", "output_content_type")
 _OPTIONS = [name for name in _REQUEST.model_fields if name not in (*_SOURCES, *_OUTPUTS)]

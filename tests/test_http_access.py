@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from http_server import Serving, serving
-from test_http_routes import TONE
+from test_http_routes import TONE, encoded
 
 
 @pytest.fixture
@@ -64,5 +64,47 @@ async def test_fields_in_the_address_count_with_a_form_and_are_refused_with_json
     assert (twice.status_code, twice.json()["field"]) == (400, "format")
     refused = await server.client.post("/transcribe?format=srt", json={"audio_base64": "UklGRg=="})
     assert (refused.status_code, refused.json()["field"]) == (400, "format")
-    version = await server.client.post("/v1/audio/transcriptions?api-version=2025", files=files)
-    assert version.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body", [{"files": {"file": ("a.wav", TONE)}}, {"json": {"file": encoded(TONE)}}]
+)
+async def test_the_version_of_azures_api_is_a_hint(server, tmp_path_factory, body):
+    route = "/v1/audio/transcriptions?api-version=2025"
+    (warning,) = (await server.client.post(route, **body)).json()["warnings"]
+    assert warning["message"].startswith("'api-version' has no effect")
+    assert (await server.client.get("/v1/models?api-version=2025")).status_code == 200
+    async with serving(tmp_path_factory.mktemp("strict"), strict=True) as strict:
+        refused = await strict.client.post(route, **body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "api-version")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/transcribe"), ("POST", "/render"), ("POST", "/v1/audio/transcriptions"),
+        ("GET", "/v1/models"), ("GET", "/v1/models/tones"), ("GET", "/metrics"),
+    ],
+)  # fmt: skip
+async def test_no_query_parameter_is_ignored(server, method, path):
+    answer = await server.client.request(
+        method, f"{path}?verbosity=1", json={} if method == "POST" else None
+    )
+    assert answer.status_code == 400
+    assert "verbosity" in answer.text
+    if method == "POST" and path != "/render":
+        form = await server.client.post(f"{path}?verbosity=1", files={"file": ("a.wav", TONE)})
+        field = await server.client.post(
+            path, files={"file": ("a.wav", TONE)}, data={"verbosity": "1"}
+        )
+        assert (form.status_code, field.status_code) == (400, 400)
+        assert "verbosity" in form.text
+        assert "verbosity" in field.text
+
+
+@pytest.mark.parametrize("path", ["/ping", "/health", "/ready"])
+async def test_a_probe_names_the_parameters_without_an_effect(server, path):
+    answer = await server.client.get(f"{path}?cache=1")
+    assert answer.status_code == 200
+    assert answer.headers["x-warnings"] == "hint_ignored: 'cache' has no effect"
+    assert "x-warnings" not in (await server.client.get(path)).headers

@@ -137,6 +137,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"extra_body": {"known_speaker_names": ["Ada"]}}, "known_speaker_names"),
     ({"response_format": "diarized_json", "known_speaker_names": ["Ada"]}, "known_speaker_names"),
     ({"extra_body": {"temprature": 0}}, "temprature"),
+    ({"languages": ["en", "tlh"]}, "languages"),
 ]  # fmt: skip
 
 
@@ -150,6 +151,7 @@ HINTS: list[tuple[dict[str, Any], str]] = [
     ({"extra_body": {"chunking_strategy": '{"type": "server_vad"}'}}, "chunking_strategy"),
     ({"extra_body": {"keywords": ["Ada"]}}, "keywords"),
     ({"extra_body": {"languages": ["en", "de"]}}, "languages"),
+    ({"languages": ["en"], "language": "de"}, "languages"),
 ]
 
 
@@ -174,6 +176,13 @@ async def test_strict_refuses_hints(tmp_path: Path, options: dict[str, Any], par
             await transcription(client, **options)
         assert refused.value.param == param
         assert (await transcription(client, chunking_strategy="auto", temperature=0)).text == TEXT
+
+
+def test_one_language_is_the_same_as_the_language_of_a_request(tmp_path: Path) -> None:
+    settings = Settings.of({"engine": "tones"})
+    for fields in ([("languages[]", "German")], [("language", "de")]):
+        parsed = spelling.parse_form(fields, tmp_path / "a.wav", settings)
+        assert (parsed.transcription.language, parsed.hints) == ("de", ())
 
 
 async def test_a_text_has_its_warnings_in_a_header(server: Serving) -> None:
@@ -208,6 +217,7 @@ async def test_an_answer_names_the_model_whatever_it_was_called(client: openai.A
     assert (done.model, done.usage.type, done.usage.seconds) == ("tones", "duration", 2)
 
 
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 async def test_a_translation_is_refused_with_its_reason(client: openai.AsyncOpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="the model does not translate"):
         await client.audio.translations.create(file=FILE, model="whisper-1")

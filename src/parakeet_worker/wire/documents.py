@@ -1,10 +1,12 @@
 """Types of the JSON answers, from which the OpenAPI document is generated."""
 
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pydantic import ConfigDict, TypeAdapter
 
 from parakeet_worker.wire.validation import WireModel
+
+REFERENCE = "#/components/schemas/{model}"
 
 
 class Warning(WireModel):  # noqa: A001  # the name in the OpenAPI document
@@ -166,29 +168,105 @@ class OpenAIVerboseTranscript(WireModel):
     warnings: list[Warning] | None = None
 
 
+class DiarizedSegment(WireModel):
+    """A sentence of one speaker."""
+
+    type: str
+    """Always transcript.text.segment."""
+    id: str
+    start: float
+    end: float
+    text: str
+    speaker: str | None
+
+
+class OpenAIDiarizedTranscript(WireModel):
+    """The format diarized_json of OpenAI's API."""
+
+    task: str
+    duration: float
+    text: str
+    segments: list[DiarizedSegment]
+    model: str
+    usage: Usage
+    warnings: list[Warning] | None = None
+
+
+class OpenAIError(WireModel):
+    """What failed."""
+
+    message: str
+    type: str
+    """invalid_request_error, service_unavailable_error or server_error."""
+    param: str | None
+    """The field to change, if there is one."""
+    code: str
+    """Stable identifier; see docs/errors.md."""
+
+
+class OpenAIFailure(WireModel):
+    """An error in the structure of OpenAI's API."""
+
+    error: OpenAIError
+
+
+class Model(WireModel):
+    """The served model."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(WireModel):
+    """All models: the served one."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Ready(WireModel):
+    """State of a worker that accepts requests."""
+
+    status: str
+
+
+class Health(WireModel):
+    """State of the worker."""
+
+    status: Literal["warming", "ready", "full", "lost"]
+    model: str
+    kernels: dict[str, Any] | None = None
+    """On a GPU: the number of compared kernels, and those replaced by plain PyTorch."""
+
+
 Native: TypeAlias = (
     Transcript | VerboseTranscript | StoredResult | list[Transcript | VerboseTranscript | Failure]
 )
-OpenAI: TypeAlias = OpenAITranscript | OpenAIVerboseTranscript
+OpenAI: TypeAlias = OpenAITranscript | OpenAIVerboseTranscript | OpenAIDiarizedTranscript
 NATIVE: TypeAdapter[Native] = TypeAdapter(Native)
 OPENAI: TypeAdapter[OpenAI] = TypeAdapter(OpenAI)
 
 
-def schemas() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The JSON schemas of native and OpenAI answers, and those they refer to by name."""
-    both = [
-        adapter.json_schema(ref_template="#/components/schemas/{model}")
-        for adapter in (NATIVE, OPENAI)
-    ]
-    named = {name: _optional(each) for one in both for name, each in one.pop("$defs").items()}
-    return both[0], both[1], named
+def schemas(**types: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The JSON schema of each type by its keyword, and the schemas they refer to by name."""
+    by_type, named = TypeAdapter.json_schemas(
+        [(name, "validation", TypeAdapter[Any](each)) for name, each in types.items()],
+        ref_template=REFERENCE,
+    )
+    return (
+        {name: schema for (name, _), schema in by_type.items()},
+        {name: _optional(schema) for name, schema in named["$defs"].items()},
+    )
 
 
 def _optional(schema: dict[str, Any]) -> dict[str, Any]:
     """A field that may be absent is never null."""
     for name, field in schema["properties"].items():
         if field.get("default", 0) is None:
-            (kind,) = (each for each in field["anyOf"] if each.get("type") != "null")
+            kinds = [each for each in field["anyOf"] if each.get("type") != "null"]
             described = {key: field[key] for key in ("title", "description") if key in field}
+            kind = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
             schema["properties"][name] = {**kind, **described}
     return schema

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, ValidationError
 
@@ -406,6 +406,5 @@ def language_code(value: str | None, field: str) -> str | None:
     return code
 
 
-def schema() -> dict[str, Any]:
-    """JSON schema of the request for one recording."""
-    return _RequestWire.model_json_schema()
+REQUEST = _RequestWire
+"""The type of a request for one recording, for its schema."""

@@ -137,7 +137,7 @@ class _Wire(BaseModel):
     keywords: list[_Name] | None = None
     """A hint: the model does not support keywords."""
     languages: list[_Name] | None = None
-    """A hint: the model identifies the language."""
+    """One is the same as `language`; several are a hint: the model identifies the language."""
     known_speaker_names: list[_Name] | None = None
     """Names of people who may speak, one for each reference; requires `diarized_json`."""
     known_speaker_references: list[str] | None = None
@@ -237,13 +237,10 @@ def _request(payload: Mapping[str, Any], source: Source, settings: Settings) -> 
         _check_model(wire.model, settings)
     if wire.stream and wire.response_format not in ("json", "text"):
         raise InvalidRequest("stream", "requires the response_format 'json' or 'text'")
-    hints = tuple(_hints(wire))
-    if settings.strict and hints:
-        raise InvalidRequest(hints[0].field, f"{hints[0].reason}; omit it")
     return OpenAIRequest(
         Request(
             source=source,
-            language=native.language_code(wire.language, "language"),
+            language=_language(wire),
             track=native.track_of(wire.track, "track"),
             on_damage=wire.on_damage,
             speakers=SpeakerCount() if wire.response_format == "diarized_json" else None,
@@ -254,7 +251,7 @@ def _request(payload: Mapping[str, Any], source: Source, settings: Settings) -> 
         stream=wire.stream,
         model=model_name(settings),
         logprobs=_includes_logprobs(wire),
-        hints=tuple(hint.notice() for hint in hints),
+        hints=tuple(_accepted(hint, settings) for hint in _hints(wire)),
     )
 
 
@@ -277,6 +274,23 @@ def _known_speakers(wire: _Wire) -> tuple[KnownSpeaker, ...]:
     )
 
 
+def with_api_version(request: OpenAIRequest, settings: Settings) -> OpenAIRequest:
+    """A request with the query parameter `api-version`, a hint of clients for Azure.
+
+    Raises `InvalidRequest` with `PARAKEET_STRICT`.
+    """
+    hint = _Hint("api-version", "the API has one version")
+    return replace(request, hints=(*request.hints, _accepted(hint, settings)))
+
+
+def _language(wire: _Wire) -> str | None:
+    """The code of the only language that a request names. Raises `InvalidRequest`."""
+    codes = [native.language_code(each, "languages") for each in wire.languages or ()]
+    if wire.language is None and len(codes) == 1:
+        return codes[0]
+    return native.language_code(wire.language, "language")
+
+
 @dataclass(frozen=True, slots=True)
 class _Hint:
     """An option without an effect, and the reason."""
@@ -288,13 +302,20 @@ class _Hint:
         return Notice("hint_ignored", f"'{self.field}' has no effect: {self.reason}")
 
 
+def _accepted(hint: _Hint, settings: Settings) -> Notice:
+    """The warning of a hint. Raises `InvalidRequest` with `PARAKEET_STRICT`."""
+    if settings.strict:
+        raise InvalidRequest(hint.field, f"{hint.reason}; omit it")
+    return hint.notice()
+
+
 def _hints(wire: _Wire) -> Iterator[_Hint]:
     if wire.prompt:
         yield _Hint("prompt", "the model does not support prompts")
     if wire.keywords:
         yield _Hint("keywords", "the model does not support keywords")
-    if wire.languages:
-        yield _Hint("languages", "the model identifies the language; 'language' is its hint")
+    if wire.languages and (wire.language is not None or len(wire.languages) > 1):
+        yield _Hint("languages", "the model takes at most one language, or identifies it")
     if wire.temperature != 0:
         yield _Hint("temperature", "decoding is greedy")
     if _strategy(wire.chunking_strategy) != "auto":
@@ -536,6 +557,5 @@ def parse_job(settings: Settings, payload: Mapping[str, object]) -> OpenAIReques
     return parse_json(payload.get("openai_input"), settings)
 
 
-def schema() -> dict[str, Any]:
-    """JSON schema of the request."""
-    return _Wire.model_json_schema()
+REQUEST = _Wire
+"""The type of a request, for its schema."""

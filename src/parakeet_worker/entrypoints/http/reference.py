@@ -1,10 +1,12 @@
 """The OpenAPI document of all routes, and an HTML page that needs no network."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import Any, TypeAlias
 
+from parakeet_worker import errors
 from parakeet_worker.formats.reformat import Rewriting
 from parakeet_worker.version import __version__
 from parakeet_worker.wire import documents, native, openai
@@ -12,182 +14,158 @@ from parakeet_worker.wire import documents, native, openai
 Operation: TypeAlias = dict[str, Any]
 """An OpenAPI operation object."""
 
-_JSON = "application/json"
-_FORM = "multipart/form-data"
+_JSON, _FORM = "application/json", "multipart/form-data"
+_TEXT, _EVENTS = "text/plain", "text/event-stream"
+# Types that validate requests have private names.
+_WIRE_NAME = re.compile(r"\b_(\w*)Wire\b")
+_PUBLIC_NAMES = {"_Wire": "OpenAIInput", "_RequestWire": "Input"}
+_STRING = {"type": "string"}
+_SOURCES = ("audio_base64", "audio_url", "audio_s3")
 
-_FILE = {"type": "string", "format": "binary", "description": "The audio file."}
-
-
-def _own(*, form: bool) -> dict[str, Any]:
-    """The schema of a native request, as JSON or as a form."""
-    schema = native.schema()
-    kinds = schema.get("$defs", {})
-    properties = {
-        name: _plain(kind, kinds)
-        for name, kind in schema["properties"].items()
-        if not (form and name in ("audio_base64", "audio_url", "audio_s3"))
-    }
-    if form:
-        return {
-            "type": "object",
-            "properties": {"file": _FILE, **properties},
-            "required": ["file"],
-            "additionalProperties": False,
-        }
-    inputs = {
-        "type": "array", "items": {"type": "object"},
-        "description": "Several recordings, one object each.",
-    }  # fmt: skip
-    return {
-        "type": "object",
-        "properties": {**properties, "inputs": inputs},
-        "additionalProperties": False,
-    }
-
-
-_KEYWORDS = (
-    "type", "enum", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
-    "maxLength", "additionalProperties",
+_TYPES, _SCHEMAS = documents.schemas(
+    job=native.REQUEST, openai_job=openai.REQUEST, words=Rewriting,
+    answer=documents.Native, openai_answer=documents.OpenAI,
+    failure=documents.Failure, openai_failure=documents.OpenAIFailure,
+    models=documents.ModelList, model=documents.Model,
+    health=documents.Health, ready=documents.Ready,
 )  # fmt: skip
 
 
-def _plain(kind: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any]:
-    """A field without null, which means its absence, and without references."""
-    options = [option for option in kind.get("anyOf", [kind]) if option.get("type") != "null"]
-    plain = [_plain_option(option, kinds) for option in options]
-    described = {name: kind[name] for name in ("description", "default")
-                 if kind.get(name) is not None}  # fmt: skip
-    return {**(plain[0] if len(plain) == 1 else {"anyOf": plain}), **described}
-
-
-def _plain_option(option: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any]:
-    if "oneOf" in option:
-        return {"oneOf": [_plain_option(each, kinds) for each in option["oneOf"]]}
-    if "$ref" in option:
-        option = kinds[option["$ref"].rpartition("/")[2]]
-        inner = {name: _plain(each, kinds) for name, each in option["properties"].items()}
-        return {"type": "object", "properties": inner}
-    keywords = {name: option[name] for name in _KEYWORDS if name in option}
-    if "items" in option:
-        keywords["items"] = _plain_option(option["items"], kinds)
-    return keywords
-
-
-def _openai(*, form: bool) -> dict[str, Any]:
-    """The schema of an OpenAI request; lists of a form end in `[]`."""
-    schema = openai.schema()
-    plain = {
-        name: _plain(kind, schema.get("$defs", {})) for name, kind in schema["properties"].items()
+def _form(schema: Mapping[str, Any], *, lists: str = "") -> dict[str, Any]:
+    """The form of a JSON request: the audio as a file; names of lists end in `lists`."""
+    fields = {
+        name + lists * (field.get("type") == "array"): field
+        for name, field in schema["properties"].items()
+        if name not in _SOURCES
     }
-    if form:
-        plain = {
-            f"{name}[]" if kind.get("type") == "array" else name: kind
-            for name, kind in plain.items()
-        } | {"file": _FILE}
-    plain["model"]["description"] = f"The served model, or {', '.join(openai.ALIASES)}."
+    file = {**_STRING, "format": "binary", "description": "The audio file."}
+    return {**schema, "properties": {**fields, "file": file}, "required": ["file"]}
+
+
+def _add_derived_schemas() -> None:
+    """The schemas that are not those of a type."""
+    job, openai_job = _SCHEMAS["_RequestWire"], _SCHEMAS["_Wire"]
+    _SCHEMAS["Form"] = _form(job)
+    openai_job["properties"]["model"]["description"] = (
+        f"The served model, or {', '.join(openai.ALIASES)}."
+    )
+    _SCHEMAS["OpenAIForm"] = _form(openai_job, lists="[]")
+    openai_job["required"] = ["file"]
+    job["properties"]["inputs"] = {
+        "type": "array", "items": _TYPES["job"],
+        "description": "Several recordings, one object each; other fields are their defaults.",
+    }  # fmt: skip
+
+
+_add_derived_schemas()
+
+
+def _leaves(family: type[errors.ParakeetError]) -> Iterator[type[errors.ParakeetError]]:
+    for kind in family.__subclasses__():
+        yield kind
+        yield from _leaves(kind)
+
+
+def _failures(type_: str) -> dict[int, tuple[str, ...]]:
+    """The error responses of a route that transcribes, with their codes."""
+    codes: dict[int, list[str]] = {}
+    for family in (errors.RequestError, errors.TransientError, errors.EngineError):
+        for kind in _leaves(family):
+            codes.setdefault(kind.http_status, []).append(kind.code)
+    return {status: (", ".join(codes[status]), type_) for status in sorted(codes)}
+
+
+def _content(kinds: Iterable[str]) -> dict[str, Any]:
+    """Bodies: types of JSON by name, or media types of text."""
     return {
-        "type": "object",
-        "properties": plain,
-        "required": ["file"],
-        "additionalProperties": False,
+        kind if "/" in kind else _JSON: {"schema": _STRING if "/" in kind else _TYPES[kind]}
+        for kind in kinds
     }
 
 
-def _body(**kinds: Any) -> dict[str, Any]:
-    content = {
-        {"form": _FORM, "document": _JSON}[kind]: {"schema": schema}
-        for kind, schema in kinds.items()
+def _operation(
+    name: str,
+    summary: str,
+    responses: Mapping[int, tuple[str, ...]],
+    body: str | None = None,
+    form: str | None = None,
+) -> Operation:
+    """`responses` has the meaning and the kinds of content by status."""
+    operation: Operation = {"operationId": name, "summary": summary}
+    if body is not None:
+        content = _content([body])
+        if form is not None:
+            reference = {"$ref": documents.REFERENCE.format(model=form)}
+            content = {_FORM: {"schema": reference}, **content}
+        operation["requestBody"] = {"required": True, "content": content}
+    operation["responses"] = {
+        str(status): {"description": meaning, **({"content": _content(kinds)} if kinds else {})}
+        for status, (meaning, *kinds) in responses.items()
     }
-    return {"requestBody": {"required": True, "content": content}}
+    return operation
 
 
-def _responses(**meanings: str) -> Operation:
-    return {code[1:]: {"description": meaning} for code, meaning in meanings.items()}
+_INVALID = {400: ("invalid_request", "failure")}
+_OPENAI_INVALID = {400: ("invalid_request", "openai_failure")}
 
-
-_FAILURES = {
-    "_400": "Invalid request; `field` names the field.",
-    "_401": "API key missing or wrong.",
-    "_408": "The upload was idle or too slow.",
-    "_413": "Too large, or too long.",
-    "_415": "Not decodable as audio.",
-    "_500": "Worker error.",
-    "_503": "Busy or warming; retry after `Retry-After`.",
-}
-
-_NATIVE_ANSWER, _OPENAI_ANSWER, _SCHEMAS = documents.schemas()
-_TEXT = {"schema": {"type": "string"}}
-
-
-def _transcripts(schema: Mapping[str, Any], texts: Iterable[str] = ()) -> Operation:
-    """The responses of a transcription: JSON, events, or text."""
-    content = {
-        _JSON: {"schema": schema},
-        **dict.fromkeys(("text/event-stream", *texts), _TEXT),
-    }
-    success = {"description": "The transcript, or events.", "content": content}
-    return {"200": success, **_responses(**_FAILURES)}
-
-
-TRANSCRIBE: Operation = {
-    "summary": "Transcribe (native API)",
-    "description": "The input of a queue job as JSON, or a form with the audio as `file`.",
-    **_body(form=_own(form=True), document=_own(form=False)),
-    "responses": _transcripts(_NATIVE_ANSWER),
-}
-TRANSCRIPTIONS: Operation = {
-    "summary": "Transcribe (OpenAI-compatible)",
-    "description": "Accepts OpenAI clients' requests; other parameters are rejected by name.",
-    **_body(form=_openai(form=True), document=_openai(form=False)),
-    "responses": _transcripts(_OPENAI_ANSWER, openai.TEXT_TYPES.values()),
-}
-TRANSLATIONS: Operation = {
-    "summary": "Not supported: the model does not translate",
-    "responses": _responses(_404="The model does not translate."),
-}
-
-
-def _rewriting() -> dict[str, Any]:
-    schema = Rewriting.model_json_schema()
-    kinds = schema.pop("$defs")
-    properties = {name: _plain(kind, kinds) for name, kind in schema["properties"].items()}
-    return {**schema, "properties": properties}
-
-
-RENDER: Operation = {
-    "summary": "Convert the words of an earlier answer to text, srt, vtt or tsv",
-    "description": "`words` as in verbose_json, and the `format`.",
-    **_body(document=_rewriting()),
-    "responses": _responses(_200="The file's content.", _400="Invalid request."),
-}  # fmt: skip
-MODELS: Operation = {
-    "summary": "List models (OpenAI-compatible)",
-    "responses": _responses(_200="List of models."),
-}
-MODEL: Operation = {
-    "summary": "Get a model (OpenAI-compatible)",
-    "responses": _responses(_200="The model.", _404="Unknown model."),
-}
-PING: Operation = {
-    "summary": "Health check of RunPod's load balancer",
-    "responses": _responses(_200="Ready.", _204="Warming.", _500="The engine is lost."),
-}
-HEALTH: Operation = {
-    "summary": "Liveness and state",
-    "responses": _responses(
-        _200="Warming or ready; on a GPU, `kernels` has the number of kernels compared with plain "
-        "PyTorch and those replaced by it.",
-        _500="The engine is lost.",
-    ),
-}
-READY: Operation = {
-    "summary": "Readiness",
-    "responses": _responses(_200="Ready.", _500="The engine is lost.", _503="Warming."),
-}
-METRICS: Operation = {
-    "summary": "Prometheus metrics",
-    "responses": _responses(_200="Prometheus text format."),
-}
+TRANSCRIBE = _operation(
+    "transcribe",
+    "Transcribe (native API): the input of a queue job as JSON, or a form",
+    {200: ("The result, or events.", "answer", _EVENTS), **_failures("failure")},
+    body="job",
+    form="Form",
+)
+TRANSCRIPTIONS = _operation(
+    "createTranscription",
+    "Transcribe (OpenAI-compatible)",
+    {
+        200: ("The transcript, or events.", "openai_answer", _EVENTS, *openai.TEXT_TYPES.values()),
+        **_failures("openai_failure"),
+    },
+    body="openai_job",
+    form="OpenAIForm",
+)
+TRANSLATIONS = _operation(
+    "createTranslation",
+    "Not supported: the model does not translate",
+    {404: ("unknown_route", "openai_failure")},
+)
+RENDER = _operation(
+    "render",
+    "Convert the words of an earlier answer to text, srt, vtt or tsv",
+    {200: ("The file's content.", _TEXT), **_INVALID},
+    body="words",
+)
+MODELS = _operation(
+    "listModels",
+    "List models (OpenAI-compatible)",
+    {200: ("The served model.", "models"), **_OPENAI_INVALID},
+)
+MODEL = _operation(
+    "retrieveModel",
+    "Get a model (OpenAI-compatible)",
+    {200: ("The served model.", "model"), **_OPENAI_INVALID,
+     404: ("model_not_found", "openai_failure")},
+)  # fmt: skip
+PING = _operation(
+    "ping",
+    "Health check of RunPod's load balancer",
+    {200: ("Ready.",), 204: ("Warming.",), 500: ("The engine is lost.",), 503: ("Full.",)},
+)
+HEALTH = _operation(
+    "health",
+    "Liveness and state",
+    {200: ("Warming or ready.", "health"), 500: ("The engine is lost.", "health"),
+     503: ("Full.", "health")},
+)  # fmt: skip
+READY = _operation(
+    "ready",
+    "Readiness",
+    {200: ("Ready.", "ready"), 500: ("engine_lost", "failure"), 503: ("warming", "failure")},
+)
+METRICS = _operation(
+    "metrics", "Prometheus metrics", {200: ("Prometheus text format.", _TEXT), **_INVALID}
+)
 
 _STYLE = (
     ":root{color-scheme:light dark}html{background:Canvas;color:CanvasText}"
@@ -209,9 +187,10 @@ def document(operations: Mapping[tuple[str, str], Operation]) -> dict[str, Any]:
         ]
         operation = {**described, **({"parameters": parameters} if parameters else {})}
         paths.setdefault(path.replace(":path", ""), {})[method.lower()] = operation
-    return {
+    whole = {
         "openapi": "3.1.0",
         "info": {"title": "Parakeet", "version": __version__},
+        "servers": [{"url": ".", "description": "The server of this document."}],
         "paths": paths,
         "components": {
             "schemas": _SCHEMAS,
@@ -219,6 +198,12 @@ def document(operations: Mapping[tuple[str, str], Operation]) -> dict[str, Any]:
         },
         "security": [{"key": []}, {}],
     }
+    renamed: dict[str, Any] = json.loads(_WIRE_NAME.sub(_public_name, json.dumps(whole)))
+    return renamed
+
+
+def _public_name(match: re.Match[str]) -> str:
+    return _PUBLIC_NAMES.get(match[0], f"{match[1]}Input")
 
 
 def page(document: Mapping[str, Any]) -> str:
@@ -240,20 +225,20 @@ def _routes(document: Mapping[str, Any]) -> Iterator[str]:
     for path, methods in document["paths"].items():
         for method, route in methods.items():
             yield f"<h2><code>{method.upper()} {escape(path)}</code></h2>"
-            text = f"{route.get('summary', '')}. {route.get('description', '')}"
-            yield f"<p>{escape(text)}</p>"
+            yield f"<p>{escape(route['summary'])}.</p>"
             for kind, content in route.get("requestBody", {}).get("content", {}).items():
                 yield f"<h3><code>{kind}</code></h3>"
-                yield _table(_field(*each) for each in content["schema"]["properties"].items())
-            responses = route.get("responses", {}).items()
+                schema = document["components"]["schemas"][content["schema"]["$ref"].split("/")[-1]]
+                yield _table(_field(*each) for each in schema["properties"].items())
             yield "<h3>Responses</h3>"
-            yield _table((code, escape(each.get("description", ""))) for code, each in responses)
+            responses = route["responses"].items()
+            yield _table((code, escape(each["description"])) for code, each in responses)
 
 
 def _field(name: str, kind: Mapping[str, Any]) -> tuple[str, str]:
     choices = kind.get("enum") or kind.get("items", {}).get("enum")
     values = " or ".join(f"<code>{escape(str(choice))}</code>" for choice in choices or ())
-    types = [each.get("type", "") for each in kind.get("anyOf", [kind])]
+    types = [each.get("type", "object") for each in kind.get("anyOf") or kind.get("oneOf", [kind])]
     return name, f"{values or ' or '.join(types)}. {escape(kind.get('description', ''))}"
 
 

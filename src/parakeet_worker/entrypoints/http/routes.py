@@ -69,6 +69,8 @@ _PAGE_HEADERS = {
 }
 _PING = {"warming": 204, "ready": 200, "full": 503, "lost": 500}
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+_API_VERSION = "api-version"
+"""Query parameter that clients for Azure send with every request to OpenAI's API."""
 _MAX_HEADER_CHARACTERS = 1000
 _READERS = 2
 """Concurrent parses of JSON bodies: each takes several times the size of its body in memory."""
@@ -243,12 +245,18 @@ class TranscriptionRoutes:
         return replace(job, requests=tuple(map(spooled, job.requests)))
 
     async def _openai_request(self, request: Request, folder: Path) -> openai.OpenAIRequest:
+        parsed = await self._without_api_version(request, folder)
+        if _API_VERSION in request.query_params:
+            return openai.with_api_version(parsed, self._settings)
+        return parsed
+
+    async def _without_api_version(self, request: Request, folder: Path) -> openai.OpenAIRequest:
         if _is_form(request):
             form = await self._form(request, folder)
-            query = _query(request)
+            query = _query(request, _API_VERSION)
             async with self._parsing:
                 return await asyncio.to_thread(self._parse_openai_form, query, form)
-        _reject_query(request)
+        _reject_query(request, _API_VERSION)
         path = await self._body(request, folder)
         async with self._parsing:
             return await asyncio.to_thread(self._parse_openai, path)
@@ -317,10 +325,13 @@ async def _unnamed(
 
 def _fact_headers(model: str, warnings: Sequence[Notice]) -> dict[str, str]:
     """Fields of a JSON answer, as headers of a text answer."""
-    headers = {"X-Model": _header(model)}
-    if warnings:
-        headers["X-Warnings"] = _header("; ".join(f"{each.code}: {each}" for each in warnings))
-    return headers
+    return {"X-Model": _header(model), **_warning_headers(warnings)}
+
+
+def _warning_headers(warnings: Sequence[Notice]) -> dict[str, str]:
+    if not warnings:
+        return {}
+    return {"X-Warnings": _header("; ".join(f"{each.code}: {each}" for each in warnings))}
 
 
 def _header(text: str) -> str:
@@ -329,14 +340,22 @@ def _header(text: str) -> str:
     return line[:_MAX_HEADER_CHARACTERS]
 
 
-def _query(request: Request) -> list[tuple[str, str]]:
-    """Form fields given as query parameters; `api-version` is ignored."""
-    return [item for item in request.query_params.multi_items() if item[0] != "api-version"]
+def _query(request: Request, *hints: str) -> list[tuple[str, str]]:
+    """The query parameters, without hints."""
+    return [item for item in request.query_params.multi_items() if item[0] not in hints]
 
 
-def _reject_query(request: Request) -> None:
-    for name, _ in _query(request):
-        raise InvalidRequest(name, "is a query parameter; send it in the JSON body")
+def _reject_query(request: Request, *hints: str) -> None:
+    for name, _ in _query(request, *hints):
+        where = "send it in the JSON body" if request.method == "POST" else "omit it"
+        raise InvalidRequest(name, f"is a query parameter; {where}")
+
+
+def _probe_headers(request: Request) -> dict[str, str]:
+    """The warning of a probe's query parameters: rejecting them could stop a healthy worker."""
+    names = dict.fromkeys(request.query_params)
+    warnings = [Notice("hint_ignored", f"'{name}' has no effect") for name in names]
+    return _warning_headers(warnings)
 
 
 def _is_form(request: Request) -> bool:
@@ -355,10 +374,10 @@ class OpsRoutes:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    async def ping(self, _: Request) -> Response:
-        return Response(status_code=_PING[self._service.state])
+    async def ping(self, request: Request) -> Response:
+        return Response(status_code=_PING[self._service.state], headers=_probe_headers(request))
 
-    async def health(self, _: Request) -> Response:
+    async def health(self, request: Request) -> Response:
         state = self._service.state
         document: dict[str, Any] = {
             "status": state,
@@ -367,9 +386,10 @@ class OpsRoutes:
         if reports := self._service.kernels:
             replaced = [report.document() for report in reports if report.replaced]
             document["kernels"] = {"compared": len(reports), "replaced": replaced}
-        return JSONResponse(document, {"lost": 500, "full": 503}.get(state, 200))
+        status = {"lost": 500, "full": 503}.get(state, 200)
+        return JSONResponse(document, status, _probe_headers(request))
 
-    async def ready(self, _: Request) -> Response:
+    async def ready(self, request: Request) -> Response:
         state = self._service.state
         if state == "warming":
             raise Warming
@@ -377,18 +397,21 @@ class OpsRoutes:
             raise EngineLost("the worker is being replaced")
         if (shortage := self._service.scratch.shortage()) is not None:
             raise shortage
-        return JSONResponse({"status": state})
+        return JSONResponse({"status": state}, headers=_probe_headers(request))
 
     async def models(self, request: Request) -> Response:
         self._service.api_keys.check(request.headers.get("authorization"))
+        _reject_query(request, _API_VERSION)
         return JSONResponse(openai.models(self._service.settings))
 
     async def model(self, request: Request) -> Response:
         self._service.api_keys.check(request.headers.get("authorization"))
+        _reject_query(request, _API_VERSION)
         return JSONResponse(openai.model(self._service.settings, request.path_params["name"]))
 
     async def metrics(self, request: Request) -> Response:
         self._service.api_keys.check(request.headers.get("authorization"))
+        _reject_query(request)
         return Response(self._service.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
 
