@@ -36,7 +36,9 @@ def test_quick_runs_the_first_case_of_each_test_and_no_slow_test(pytester: pytes
         if isinstance(node, ast.FunctionDef) and node.name.startswith("pytest_")
     ]
     pytester.makeini("[pytest]\nmarkers = slow: takes long")
-    pytester.makeconftest("\n".join(["from collections import Counter", "import pytest", *hooks]))
+    pytester.makeconftest(
+        "\n".join(["import gc", "from collections import Counter", "import pytest", *hooks])
+    )
     pytester.makepyfile(
         test_many="""
             import pytest

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 import pytest
 from relay import Exchange, Relay
 
-from speech import SAMPLES, all_samples
+from speech import SAMPLES, all_samples, sample
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -138,6 +138,10 @@ def speakers(result: Any, text: str) -> bool:
     return joined == text and all(segment["speaker"] for segment in result["segments"])
 
 
+def known(result: Any, text: str) -> bool:
+    return speakers(result, text) and result["segments"][0]["speaker"] == "Ada"
+
+
 def listed(result: Any, _: str) -> bool:
     return [each["id"] for each in result] == ["demo"]
 
@@ -211,7 +215,8 @@ def _openai(*, gpt_transcribe: bool) -> tuple[Case, ...]:
         Case('stream=True with response_format="srt"', {"stream": True, "response_format": "srt"}),
         Case("known_speaker_names and known_speaker_references",
              {**SPEAKERS, "known_speaker_names": ["Ada"],
-              "known_speaker_references": ["data:audio/wav;base64,UklGRg=="]}),
+              "known_speaker_references": [f"data:audio/ogg;base64,{sample('en').base64}"]},
+             known, "segments with names"),
         *(hints if gpt_transcribe else ()),
     )  # fmt: skip
 
