@@ -54,6 +54,7 @@ def test_the_base_has_the_client_and_the_command_line():
     [
         ("from parakeet_worker import open_model", "engine"),
         ("from parakeet_worker.entrypoints.cli import main; main(['serve'])", "server"),
+        ("from parakeet_worker.entrypoints.cli import main; main(['wyoming'])", "wyoming"),
         ("from parakeet_worker.entrypoints.cli import main; main(['doctor'])", "engine"),
         (
             "from parakeet_worker.entrypoints.cli import main\n"

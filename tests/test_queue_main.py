@@ -27,6 +27,7 @@ import pytest
 import recordings
 from confined import held_ffmpeg, mounted
 from endpoint_api import KEY, EndpointApi
+from http_server import PATIENCE_SECONDS
 from job_api import JobApi, running_worker
 from loopback import WebServer, sends, trickles
 from parakeet_worker.entrypoints.queue.main import handler_of
@@ -116,8 +117,10 @@ def local_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while True:
             assert server.poll() is None, (home / "log").read_text()
+            assert time.monotonic() < ends, (home / "log").read_text()
             try:
                 urllib.request.urlopen(f"{url}/docs", timeout=5).close()
                 break
