@@ -430,9 +430,23 @@ def test_several_formats_are_written_from_one_transcription(invoke, tmp_path):
     assert files_in(tmp_path / "out") == expected
 
 
+def test_limits_of_subtitles_apply_to_the_formats_that_have_cues(invoke, tmp_path):
+    limits = ("--max-line-length", "10", "--max-lines", "1", "--max-cps", "20", "--max-duration", 1)
+    ran = invoke("b.wav", "-f", "srt", "-f", "text", *limits, "-o", tmp_path / "out")
+    assert (ran.stderr, ran.exit_code) == ("", 0)
+    written = files_in(tmp_path / "out")
+    assert written["b.txt"] == invoke("b.wav", "-f", "text").stdout
+    blocks = [block.splitlines() for block in written["b.srt"].strip().split("\n\n")]
+    assert all(len(block) == 3 and len(block[2]) <= 10 for block in blocks)
+    assert "--> 00:00:01,000" in written["b.srt"]
+    assert written["b.srt"] == invoke("b.wav", "-f", "srt", *limits).stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
+        (["--max-lines", "1"], "limits of subtitles require --format srt or vtt"),
+        (["-f", "srt", "--max-lines", "9"], "max_lines"),
         (["-f", "srt", "-f", "vtt"], "several formats require --output or --beside"),
         (["-f", "json", "-f", "verbose_json", "--beside"], "to the same file"),
         (["--wait"], "--wait requires --endpoint"),

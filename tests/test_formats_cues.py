@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from parakeet_worker.formats import cues
 from parakeet_worker.formats.cues import Cue
+from parakeet_worker.options import CueLimits
 from parakeet_worker.recognition.transcript import TimedToken, Word
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -77,59 +78,77 @@ def seconds(cue: Cue) -> float:
     return cue.end_seconds - cue.start_seconds
 
 
-CASES = [pytest.param(random_words(seed), id=f"random {seed}") for seed in range(80)] + [
-    pytest.param(timed(STORY), id="story"),
-    pytest.param(timed(STORY, seconds_per_letter=0.04), id="hurried story"),
-    pytest.param(timed(STORY, seconds_per_letter=0.12), id="slow story"),
-    pytest.param(timed(STORY.lower().replace(".", "").replace(",", "")), id="without marks"),
-    pytest.param([word("w" * 500, 1.0, 9.0)], id="endless word"),
-    pytest.param([word("still", 1.0, 30.0)], id="one word of 29 s"),
-    pytest.param([word("a", 1.0, 1.0)] * 300, id="all at one time"),
-]
+EXTREMES = {
+    "story": timed(STORY),
+    "hurried story": timed(STORY, seconds_per_letter=0.04),
+    "slow story": timed(STORY, seconds_per_letter=0.12),
+    "without marks": timed(STORY.lower().replace(".", "").replace(",", "")),
+    "endless word": [word("w" * 500, 1.0, 9.0)],
+    "one word of 29 s": [word("still", 1.0, 30.0)],
+    "all at one time": [word("a", 1.0, 1.0)] * 300,
+}
+WORDS = st.builds(random_words, SEEDS) | st.sampled_from(list(EXTREMES.values()))
+LIMITS = st.just(CueLimits()) | st.builds(
+    CueLimits,
+    max_line_characters=st.integers(10, 100),
+    max_lines=st.integers(1, 4),
+    max_characters_per_second=st.floats(5, 100),
+    max_cue_seconds=st.floats(1, 30),
+)
 
-every_case = pytest.mark.parametrize("words", CASES)
 
-
-@every_case
-def test_no_cue_has_more_than_two_lines_of_42_characters(words):
-    shown = cues.cut(words)
+@given(words=WORDS, limits=LIMITS)
+def test_cues_are_within_the_limits(words: list[Word], limits: CueLimits) -> None:
+    shown = cues.cut(words, limits)
     assert shown
     for cue in shown:
-        assert 1 <= len(cue.lines) <= 2
-        assert all(0 < len(line) <= 42 for line in cue.lines)
+        assert 1 <= len(cue.lines) <= limits.max_lines
+        assert all(0 < len(line) <= limits.max_line_characters for line in cue.lines)
+        assert 0 < seconds(cue) <= limits.max_cue_seconds + MILLISECOND
 
 
-@every_case
-def test_no_cue_stays_longer_than_seven_seconds_and_each_is_shown(words):
-    for cue in cues.cut(words):
-        assert 0 < seconds(cue) <= 7 + MILLISECOND
-
-
-@every_case
-def test_cues_follow_each_other_and_never_overlap(words):
-    shown = cues.cut(words)
+@given(words=WORDS, limits=LIMITS)
+def test_cues_follow_each_other_and_never_overlap(words: list[Word], limits: CueLimits) -> None:
+    shown = cues.cut(words, limits)
     assert shown[0].start_seconds == words[0].start_seconds
     for cue, following in pairwise(shown):
         assert cue.start_seconds < cue.end_seconds <= following.start_seconds
 
 
-@every_case
-def test_no_word_is_lost_doubled_or_moved(words):
+@given(words=WORDS, limits=LIMITS)
+def test_no_word_is_lost_doubled_or_moved(words: list[Word], limits: CueLimits) -> None:
     # A word longer than a line is divided, so blanks are left out of the comparison.
     letters = "".join(word.text for word in words)
-    assert spoken_text(cues.cut(words)).replace(" ", "") == letters
+    assert spoken_text(cues.cut(words, limits)).replace(" ", "") == letters
 
 
-@every_case
-def test_a_cue_can_be_read_at_17_characters_a_second_where_the_next_leaves_room(words):
-    shown = cues.cut(words)
+@given(words=WORDS, limits=LIMITS)
+def test_a_cue_can_be_read_where_the_next_leaves_room(words: list[Word], limits: CueLimits) -> None:
+    shown = cues.cut(words, limits)
+    longest = limits.max_cue_seconds
     for cue, following in zip(shown, [*shown[1:], None], strict=True):
-        left = 7.0 if following is None else following.start_seconds - cue.start_seconds
-        required = max(1.0, characters(cue) / 17)
-        assert seconds(cue) >= min(required, left, 7.0) - MILLISECOND
+        left = longest if following is None else following.start_seconds - cue.start_seconds
+        required = max(1.0, characters(cue) / limits.max_characters_per_second)
+        assert seconds(cue) >= min(required, left, longest) - MILLISECOND
 
 
-@settings(max_examples=10, deadline=None)
+@pytest.mark.parametrize("words", EXTREMES.values(), ids=EXTREMES)
+def test_the_default_is_two_lines_of_42_characters_and_seven_seconds(words: list[Word]) -> None:
+    shown = cues.cut(words)
+    assert max(len(cue.lines) for cue in shown) <= 2
+    assert max(len(line) for cue in shown for line in cue.lines) <= 42
+    assert max(map(seconds, shown)) <= 7 + MILLISECOND
+
+
+def test_more_lines_are_of_similar_length() -> None:
+    (cue,) = cues.cut(
+        [word(text, 0.0, 1.0) for text in ["aaaa", "bbbb", "cccc", "dddd", "eeee", "ffff"]],
+        CueLimits(max_line_characters=10, max_lines=3),
+    )
+    assert cue.lines == ("aaaa bbbb", "cccc dddd", "eeee ffff")
+
+
+@settings(max_examples=10)
 @given(seed=SEEDS)
 @pytest.mark.parametrize(("pace", "rate"), [(0.055, 23), (0.07, 18), (0.09, 17)])
 def test_a_story_is_cut_into_sentences_and_clauses_that_can_be_read(pace, rate, seed):
@@ -266,5 +285,5 @@ class Counted(list[cues._Piece]):
 @pytest.mark.parametrize("count", [300, 3000])
 def test_the_work_grows_with_the_words_and_no_faster(count):
     pieces = Counted([cues._Piece("a", 0.0, 0.0)] * count)
-    cues._groups(pieces)
+    cues._groups(pieces, CueLimits())
     assert count < pieces.looks <= 130 * count

@@ -65,6 +65,8 @@ GOOD: dict[str, Any] = {"word": "Hello.", "start": 1.0, "end": 1.5}
     ("broken", "field"),
     [
         ([], "body"),
+        ({"format": "text", "words": [], "max_lines": 1}, "max_lines"),
+        ({"format": "srt", "words": [], "max_lines": 9}, "max_lines"),
         ({"words": []}, "format"),
         ({"format": "srt"}, "words"),
         ({"format": "json", "words": []}, "format"),
@@ -85,6 +87,12 @@ def test_what_is_wrong_is_named(broken, field):
     with pytest.raises(InvalidRequest) as caught:
         rewrite(broken)
     assert caught.value.facts["field"] == field
+
+
+def test_subtitles_are_written_within_limits():
+    words = [{"word": "word", "start": 0.5 * at, "end": 0.5 * at + 0.4} for at in range(12)]
+    short = rewrite({"format": "srt", "words": words, "max_cue_seconds": 1, "max_lines": 1})
+    assert short.count("-->") == 6
 
 
 def test_the_transcript_that_is_written_needs_nothing_but_words():

@@ -104,6 +104,7 @@ OWNERS = {
         "wire.known_speakers",
         "wire.native",
         "wire.openai",
+        "wire.subtitles",
         "wire.validation",
     ),
     "safetensors": ("engine.native.checkpoint", "engine.native.prepacked"),

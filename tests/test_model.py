@@ -216,6 +216,9 @@ def test_environment_variables_are_ignored():
 def test_a_transcript_is_rendered_in_any_format(model):
     transcript = model.transcribe(TALK)
     assert transcript.to("srt").startswith("1\n00:00:00,000 --> ")
+    assert "440.\n\n2\n" in transcript.to("srt", max_line_characters=10, max_cue_seconds=1)
+    with pytest.raises(ParakeetError, match="max_lines"):
+        transcript.to("text", max_lines=1)
     assert transcript.to("text") == "440. 880.\n"
 
 

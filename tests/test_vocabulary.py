@@ -8,8 +8,10 @@ import pytest
 
 from parakeet_worker.client.clients import AsyncClient, Client, Options
 from parakeet_worker.entrypoints import cli
+from parakeet_worker.formats import reformat
 from parakeet_worker.model import Model
-from parakeet_worker.wire import native
+from parakeet_worker.options import CUE_LIMITS, CueLimitKeywords, CueLimits
+from parakeet_worker.wire import native, openai
 from parakeet_worker.wire.validation import choices
 
 SHARED = ("attention", "channels", "language", "on_damage", "track", "vad")
@@ -49,6 +51,17 @@ def test_options_of_python_and_of_clients_are_fields_of_a_request() -> None:
 
 def test_options_of_clients_that_the_command_line_has_are_named_alike() -> None:
     assert {"timestamp", *SHARED} <= set(client()) & set(command_line())
+
+
+@pytest.mark.parametrize("limit", CUE_LIMITS)
+def test_a_limit_of_subtitles_is_a_field_on_every_surface(limit: str) -> None:
+    default = getattr(CueLimits(), limit)
+    for fields in (native._RequestWire.model_fields, openai._Wire.model_fields):
+        assert fields[limit].default == default
+    assert reformat.Rewriting.model_fields[limit].default == default
+    assert limit in client()
+    assert limit in command_line()
+    assert limit in get_type_hints(CueLimitKeywords)
 
 
 @pytest.mark.parametrize("option", SHARED)

@@ -6,9 +6,10 @@ from typing import get_args
 import pytest
 
 from parakeet_worker.errors import InvalidRequest
-from parakeet_worker.options import SpeakerCount
+from parakeet_worker.options import CueLimits, SpeakerCount
 from parakeet_worker.request import (
     Clip,
+    FileSource,
     Format,
     InlineSource,
     JobInput,
@@ -321,6 +322,46 @@ def test_a_list_is_read_in_order_each_with_its_own_source():
     assert job == JobInput(
         tuple(Request(source=UrlSource(f"{URL}?{number}")) for number in range(5)), listed=True
     )
+
+
+LIMITS = {
+    "max_line_characters": 30, "max_lines": 1, "max_characters_per_second": 20.5,
+    "max_cue_seconds": 3,
+}  # fmt: skip
+
+
+def test_limits_of_subtitles_are_fields():
+    request = only({"audio_url": URL, "format": "vtt", **LIMITS})
+    assert request.cue_limits == CueLimits(30, 1, 20.5, 3.0)
+    assert only({"audio_url": URL, "format": "vtt"}).cue_limits == CueLimits()
+
+
+def test_limits_of_subtitles_are_fields_of_a_form(tmp_path):
+    fields = [("format", "srt"), *((name, str(value)) for name, value in LIMITS.items())]
+    (request,) = parse_form(fields, FileSource(tmp_path / "a")).requests
+    assert isinstance(request, Request)
+    assert request.cue_limits == CueLimits(30, 1, 20.5, 3.0)
+    with pytest.raises(InvalidRequest) as caught:
+        parse_form([("format", "srt"), ("max_lines", "two")], FileSource(tmp_path / "a"))
+    assert caught.value.facts["field"] == "max_lines"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"max_lines": 1}, "max_lines"),
+        ({"format": "verbose_json", "max_cue_seconds": 3}, "max_cue_seconds"),
+        ({"format": "srt", "max_line_characters": 9}, "max_line_characters"),
+        ({"format": "srt", "max_line_characters": 101}, "max_line_characters"),
+        ({"format": "srt", "max_lines": 0}, "max_lines"),
+        ({"format": "srt", "max_lines": 5}, "max_lines"),
+        ({"format": "srt", "max_characters_per_second": 4}, "max_characters_per_second"),
+        ({"format": "srt", "max_cue_seconds": 31}, "max_cue_seconds"),
+        ({"format": "srt", "max_cue_seconds": "3"}, "max_cue_seconds"),
+    ],
+)
+def test_limits_of_subtitles_are_bounded_and_require_subtitles(fields, field):
+    assert refusal({"audio_url": URL, **fields}).facts["field"] == field
 
 
 def test_a_list_of_one_is_still_a_list():

@@ -26,6 +26,7 @@ from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.settings import Settings
 from parakeet_worker.wire import openai as spelling
 from parakeet_worker.worker import open_pipeline
+from recordings import tone, wav
 from test_http_routes import TEXT, TONE, encoded, events
 from test_load import melody
 from test_speaker_labels import TWO
@@ -127,12 +128,24 @@ async def test_thirty_two_clients_stream_concurrently(client: openai.AsyncOpenAI
     assert texts == [f"{hertz}. {hertz + 10}." for hertz in pitches]
 
 
+async def test_subtitles_have_the_limits_of_the_form(client: openai.AsyncOpenAI) -> None:
+    file = ("a.wav", wav(tone(440, 3.0)))
+    whole = await transcription(client, file=file, response_format="srt")
+    short = await transcription(
+        client, file=file, response_format="srt", extra_body={"max_cue_seconds": "1"}
+    )
+    assert "--> 00:00:02,9" in str(whole)
+    assert "--> 00:00:01,000" in str(short)
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"temperature": 1.5}, "temperature"),
     ({"language": "tlh"}, "language"),
     ({"response_format": "verbose_json", "timestamp_granularities": ["letter"]},
      "timestamp_granularities"),
     ({"response_format": "srt", "stream": True}, "stream"),
+    ({"extra_body": {"max_lines": "1"}}, "max_lines"),
+    ({"response_format": "srt", "extra_body": {"max_lines": "9"}}, "max_lines"),
     ({"chunking_strategy": {"type": "client_vad"}}, "chunking_strategy"),
     ({"extra_body": {"known_speaker_names": ["Ada"]}}, "known_speaker_names"),
     ({"response_format": "diarized_json", "known_speaker_names": ["Ada"]}, "known_speaker_names"),

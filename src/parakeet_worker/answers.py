@@ -184,7 +184,11 @@ async def _rendered(request: Request, observation: Observation) -> Document:
     assert observation.transcript is not None
     # In a thread: identifying the languages of a long transcript takes a while.
     document = await threads.computed(
-        render.document, observation.transcript, request.format, timestamp=request.timestamp
+        render.document,
+        observation.transcript,
+        request.format,
+        timestamp=request.timestamp,
+        limits=request.cue_limits,
     )
     if request.debug:
         document["debug"] = {

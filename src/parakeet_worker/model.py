@@ -20,14 +20,22 @@ from parakeet_worker.engine.base import Samples
 from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.errors import InvalidRequest
 from parakeet_worker.formats import render
-from parakeet_worker.options import Attention, Channels, Format, OnDamage, Vad
+from parakeet_worker.options import (
+    Attention,
+    Channels,
+    CueLimitKeywords,
+    CueLimits,
+    Format,
+    OnDamage,
+    Vad,
+)
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.recognition import transcript
 from parakeet_worker.request import FileSource, Request, SamplesSource
 from parakeet_worker.settings import Settings
 from parakeet_worker.settings_keywords import SettingsKeywords
 from parakeet_worker.wire.known_speakers import Entries, Voices, entries
-from parakeet_worker.wire.native import request_options
+from parakeet_worker.wire.native import check_options, request_options
 from parakeet_worker.worker import open_pipeline
 
 log = logging.getLogger(__name__)
@@ -39,9 +47,21 @@ Value = TypeVar("Value")
 class Transcript(transcript.Transcript):
     """The words of a recording, with times."""
 
-    def to(self, format: Format, *, timestamp: bool = False) -> str:  # noqa: A002  # as elsewhere
-        """The content of a file in `format`; `timestamp` adds times to `json`."""
-        return render.render(self, format, timestamp=timestamp)
+    def to(
+        self,
+        format: Format,  # noqa: A002  # as elsewhere
+        *,
+        timestamp: bool = False,
+        **limits: Unpack[CueLimitKeywords],
+    ) -> str:
+        """The content of a file in `format`; `timestamp` adds times to `json`.
+
+        `limits` are those of the cues of `srt` and `vtt`; see docs/calling.md. Raises
+        `InvalidRequest`.
+        """
+        given: dict[str, Any] = {name: each for name, each in limits.items() if each is not None}
+        check_options({"format": format, **given})
+        return render.render(self, format, timestamp=timestamp, limits=CueLimits(**given))
 
 
 class Model:

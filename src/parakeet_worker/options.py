@@ -1,13 +1,16 @@
 """The values that the options of a request may have, for every surface that offers them."""
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, fields
+from typing import Literal, TypeAlias, TypedDict
 
 Format: TypeAlias = Literal["json", "verbose_json", "text", "srt", "vtt", "tsv", "rttm"]
 Vad: TypeAlias = Literal["auto", "off"]
 Attention: TypeAlias = Literal["pieces", "full"]
 Channels: TypeAlias = Literal["mix", "separate"]
 OnDamage: TypeAlias = Literal["warn", "refuse"]
+
+CUE_FORMATS: tuple[Format, ...] = ("srt", "vtt")
+"""The formats that are subtitles."""
 
 ALL_TRACKS = "all"
 """Value of `track` that transcribes every track."""
@@ -44,3 +47,26 @@ class SpeakerCount:
 
     min: int = 1
     max: int = MAX_SPEAKERS
+
+
+@dataclass(frozen=True, slots=True)
+class CueLimits:
+    """Limits of each cue of `srt` and `vtt`."""
+
+    max_line_characters: int = 42
+    max_lines: int = 2
+    max_characters_per_second: float = 17.0
+    """A cue that exceeds it is shown longer, up to `max_cue_seconds` or the next cue."""
+    max_cue_seconds: float = 7.0
+
+
+CUE_LIMITS = tuple(field.name for field in fields(CueLimits))
+
+
+class CueLimitKeywords(TypedDict, total=False):
+    """`CueLimits` as keyword arguments; None is the default."""
+
+    max_line_characters: int | None
+    max_lines: int | None
+    max_characters_per_second: float | None
+    max_cue_seconds: float | None

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from parakeet_worker.audio.demuxers import Headerless
 from parakeet_worker.errors import InvalidRequest, RequestError
-from parakeet_worker.options import Attention, Channels, Format, OnDamage, SpeakerCount, Vad
+from parakeet_worker.options import (
+    Attention,
+    Channels,
+    CueLimits,
+    Format,
+    OnDamage,
+    SpeakerCount,
+    Vad,
+)
 
 if TYPE_CHECKING:
     from parakeet_worker.engine.base import Samples  # numpy is not a dependency of the client
@@ -148,6 +156,8 @@ class Request:
     """Only with `speakers`."""
     headerless: Headerless | None = None
     """Sample format of a file without a header."""
+    cue_limits: CueLimits = CueLimits()  # noqa: RUF009  # frozen
+    """Limits of the cues of `srt` and `vtt`."""
 
 
 @dataclass(frozen=True, slots=True)

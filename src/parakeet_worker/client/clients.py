@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import stamina
 
@@ -41,7 +41,15 @@ from parakeet_worker.errors import (
     SourceUnreachable,
 )
 from parakeet_worker.notices import messages
-from parakeet_worker.options import ALL_TRACKS, Attention, Channels, Format, OnDamage, Vad
+from parakeet_worker.options import (
+    ALL_TRACKS,
+    Attention,
+    Channels,
+    CueLimitKeywords,
+    Format,
+    OnDamage,
+    Vad,
+)
 from parakeet_worker.settings import Settings
 from parakeet_worker.wire.known_speakers import Entries, Voices, entries
 from parakeet_worker.wire.native import check_options
@@ -61,7 +69,7 @@ _END_SECONDS = 15.0
 _ADDRESSES = ("http://", "https://", "s3://")
 
 
-class Options(TypedDict, total=False):
+class Options(CueLimitKeywords, total=False):
     """Options of a request; see docs/calling.md."""
 
     format: Format

@@ -5,12 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from parakeet_worker.options import CueLimits
 from parakeet_worker.recognition.transcript import Word
 
-MAX_LINES = 2
-MAX_LINE_CHARACTERS = 42
-MAX_CHARACTERS_PER_SECOND = 17.0
-MAX_CUE_SECONDS = 7.0
 MIN_CUE_SECONDS = 1.0
 
 # Costs of a break inside a unit of the text, and of no break, in units of one character over the
@@ -30,7 +27,7 @@ _MILLISECOND = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """One subtitle: one or two lines, with start and end."""
+    """One subtitle: its lines, with start and end."""
 
     start_seconds: float
     end_seconds: float
@@ -46,53 +43,52 @@ class _Piece:
     end_seconds: float
 
 
-def cut(words: Sequence[Word]) -> list[Cue]:
-    """Divide `words` into cues of at most two lines of 42 characters and 7 s.
+def cut(words: Sequence[Word], limits: CueLimits = CueLimits()) -> list[Cue]:  # noqa: B008  # frozen
+    """Divide `words` into cues within `limits`.
 
     Dynamic programming over all positions minimizes the cost of breaks: ends of sentences and
     pauses are preferred, then commas. A cue is shown longer than its words if it could not be
-    read at 17 characters per second otherwise, up to the start of the next one.
+    read at the limit of characters per second otherwise, up to the start of the next one.
     """
-    groups = _groups([piece for word in words for piece in _pieces(word)])
+    width = limits.max_line_characters
+    groups = _groups([piece for word in words for piece in _pieces(word, width)], limits)
     cues: list[Cue] = []
     for index, group in enumerate(groups):
         following = groups[index + 1][0].start_seconds if index + 1 < len(groups) else math.inf
-        lines = _lines([piece.text for piece in group])
+        lines = _lines([piece.text for piece in group], width)
         start = max(group[0].start_seconds, cues[-1].end_seconds if cues else 0.0)
-        readable = max(group[-1].end_seconds, start + _reading_seconds(lines))
-        end = min(readable, following, start + MAX_CUE_SECONDS)
+        readable = max(group[-1].end_seconds, start + _reading_seconds(lines, limits))
+        end = min(readable, following, start + limits.max_cue_seconds)
         cues.append(Cue(start, round(max(end, start + _MILLISECOND), 3), lines))
     return cues
 
 
-def _pieces(word: Word) -> Iterator[_Piece]:
-    texts = [
-        word.text[at : at + MAX_LINE_CHARACTERS]
-        for at in range(0, len(word.text), MAX_LINE_CHARACTERS)
-    ]
+def _pieces(word: Word, width: int) -> Iterator[_Piece]:
+    texts = [word.text[at : at + width] for at in range(0, len(word.text), width)]
     step = (word.end_seconds - word.start_seconds) / len(texts)
     for index, text in enumerate(texts):
         start = word.start_seconds + index * step
         yield _Piece(text, round(start, 3), round(start + step, 3))
 
 
-def _reading_seconds(lines: Sequence[str]) -> float:
-    characters = sum(len(line) for line in lines)
-    return max(MIN_CUE_SECONDS, math.ceil(1000 * characters / MAX_CHARACTERS_PER_SECOND) / 1000)
+def _reading_seconds(lines: Sequence[str], limits: CueLimits) -> float:
+    seconds = sum(len(line) for line in lines) / limits.max_characters_per_second
+    return max(MIN_CUE_SECONDS, math.ceil(1000 * seconds) / 1000)
 
 
-def _groups(pieces: Sequence[_Piece]) -> list[Sequence[_Piece]]:
+def _groups(pieces: Sequence[_Piece], limits: CueLimits) -> list[Sequence[_Piece]]:
     """The division of least cost: best[i] is the cost before piece i, came_from[i] the last cut."""
     breaking = [0.0, *(_cost_of_break(*pair) for pair in pairwise(pieces)), 0.0]
     keeping = [0.0, *(_cost_of_none(*pair) for pair in pairwise(pieces))]
     starts = [*(piece.start_seconds for piece in pieces), math.inf]
+    speed = limits.max_characters_per_second
     best = [0.0] + [math.inf] * len(pieces)
     came_from = [0] * (len(pieces) + 1)
     for first in range(len(pieces)):
         inside = best[first] + _COST_PER_CUE
-        for after, characters in _fitting(pieces, first):
+        for after, characters in _fitting(pieces, first, limits):
             inside += keeping[after - 1] if after - first > 1 else 0.0
-            excess = characters - MAX_CHARACTERS_PER_SECOND * (starts[after] - starts[first])
+            excess = characters - speed * (starts[after] - starts[first])
             cost = inside + breaking[after] + max(0.0, excess)
             if cost < best[after]:
                 best[after], came_from[after] = cost, first
@@ -104,7 +100,7 @@ def _groups(pieces: Sequence[_Piece]) -> list[Sequence[_Piece]]:
     return groups[::-1]
 
 
-def _fitting(pieces: Sequence[_Piece], first: int) -> Iterator[tuple[int, int]]:
+def _fitting(pieces: Sequence[_Piece], first: int, limits: CueLimits) -> Iterator[tuple[int, int]]:
     """Every possible end of a cue that starts at `first`, with its number of characters."""
     line, lines, characters = 0, 1, -1
     for after in range(first + 1, len(pieces) + 1):
@@ -112,10 +108,11 @@ def _fitting(pieces: Sequence[_Piece], first: int) -> Iterator[tuple[int, int]]:
         width = len(piece.text)
         characters += 1 + width
         line += width + 1 if line else width
-        if line > MAX_LINE_CHARACTERS:
+        if line > limits.max_line_characters:
             line, lines = width, lines + 1
         spoken = piece.end_seconds - pieces[first].start_seconds
-        if lines > MAX_LINES or (spoken > MAX_CUE_SECONDS and after - first > 1):
+        too_long = spoken > limits.max_cue_seconds and after - first > 1
+        if lines > limits.max_lines or too_long:
             return
         yield after, characters
 
@@ -141,17 +138,42 @@ def _ends(text: str, marks: tuple[str, ...]) -> bool:
     return text.rstrip(_QUOTES).endswith(marks)
 
 
-def _lines(texts: Sequence[str]) -> tuple[str, ...]:
-    """One line if the text fits, else two of similar length, preferably broken after a comma."""
-    whole = " ".join(texts)
-    if len(whole) <= MAX_LINE_CHARACTERS:
-        return (whole,)
-    halves = [(" ".join(texts[:at]), " ".join(texts[at:])) for at in range(1, len(texts))]
-    fitting = [pair for pair in halves if max(map(len, pair)) <= MAX_LINE_CHARACTERS]
-    return min(fitting, key=_unevenness)
+def _lines(texts: Sequence[str], width: int) -> tuple[str, ...]:
+    """As few lines as possible, of similar length, preferably broken after a clause."""
+    whole = sum(map(len, texts)) + len(texts) - 1
+    if whole <= width:
+        return (" ".join(texts),)
+    count = _count_of_lines(texts, width)
+    mean = (whole - count + 1) / count
+    # For each number of texts the least cost of lines of them, and the lines.
+    best: dict[int, tuple[float, tuple[str, ...]]] = {0: (0.0, ())}
+    for remaining in range(count, 0, -1):
+        longer: dict[int, tuple[float, tuple[str, ...]]] = {}
+        for first, (spent, lines) in best.items():
+            for after, line in _possible(texts, first, width):
+                cost = spent + abs(len(line) - mean)
+                if remaining > 1 and _ends(line, _CLAUSE_ENDS):
+                    cost -= _GAIN_LINE_ENDS_WITH_CLAUSE
+                if after not in longer or cost < longer[after][0]:
+                    longer[after] = cost, (*lines, line)
+        best = longer
+    return best[len(texts)][1]
 
 
-def _unevenness(halves: tuple[str, str]) -> int:
-    upper, lower = halves
-    gain = _GAIN_LINE_ENDS_WITH_CLAUSE if _ends(upper, _CLAUSE_ENDS) else 0
-    return abs(len(upper) - len(lower)) - gain
+def _count_of_lines(texts: Sequence[str], width: int) -> int:
+    lines, line = 1, -1
+    for text in texts:
+        line += 1 + len(text)
+        if line > width:
+            lines, line = lines + 1, len(text)
+    return lines
+
+
+def _possible(texts: Sequence[str], first: int, width: int) -> Iterator[tuple[int, str]]:
+    """Every line that starts with the text at `first`, with the index after its last text."""
+    line = ""
+    for after, text in enumerate(texts[first:], start=first + 1):
+        line = f"{line} {text}" if line else text
+        if len(line) > width:
+            return
+        yield after, line

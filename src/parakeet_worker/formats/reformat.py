@@ -10,6 +10,14 @@ from pydantic import Field, TypeAdapter, ValidationError
 from parakeet_worker.errors import InvalidRequest
 from parakeet_worker.formats import render
 from parakeet_worker.recognition.transcript import SpeakerLabel, TimedToken, Transcript, Word
+from parakeet_worker.wire.subtitles import (
+    DEFAULTS,
+    MaxCharactersPerSecond,
+    MaxCueSeconds,
+    MaxLineCharacters,
+    MaxLines,
+    cue_limits,
+)
 from parakeet_worker.wire.validation import MAX_FIELDS, WireModel, first_problem, too_many
 
 TextFormat: TypeAlias = Literal["text", "srt", "vtt", "tsv"]
@@ -44,15 +52,26 @@ class _WordWire(WireModel):
     overlap: bool = False
 
 
-class Rewriting(WireModel):
+class _Target(WireModel):
+    format: TextFormat
+    max_line_characters: MaxLineCharacters = DEFAULTS.max_line_characters
+    """The longest line of a cue of `srt` or `vtt`, in characters; a longer word is divided."""
+    max_lines: MaxLines = DEFAULTS.max_lines
+    """The most lines of a cue."""
+    max_characters_per_second: MaxCharactersPerSecond = DEFAULTS.max_characters_per_second
+    """The reading speed: a cue with more characters per second is shown longer, up to
+    `max_cue_seconds` or the next cue."""
+    max_cue_seconds: MaxCueSeconds = DEFAULTS.max_cue_seconds
+    """The longest time a cue is shown, in seconds."""
+
+
+class Rewriting(_Target):
     """`words` of `verbose_json`, and the format to write them in."""
 
-    format: TextFormat
     words: Annotated[list[_WordWire], Field(max_length=MAX_WORDS)]
 
 
-class _Outer(WireModel):
-    format: TextFormat
+class _Outer(_Target):
     words: list[Any]
 
 
@@ -67,13 +86,14 @@ def rewrite(payload: object) -> str:
         outer = _Outer.model_validate(payload)
     except ValidationError as failure:
         raise first_problem(failure, _Outer).error() from failure
+    limits = cue_limits(outer)
     if len(outer.words) > MAX_WORDS:
         raise InvalidRequest("words", too_many("items", len(outer.words), MAX_WORDS))
     wires = [wire for at in range(0, len(outer.words), _WORDS_PER_BATCH)
              for wire in _validated(outer.words, at)]  # fmt: skip
     _check_times(wires)
     words = tuple(_word(word) for word in wires)
-    return render.render(Transcript(words), outer.format)
+    return render.render(Transcript(words), outer.format, limits=limits)
 
 
 def _validated(words: Sequence[Any], first: int) -> list[_WordWire]:

@@ -12,7 +12,7 @@ from parakeet_worker.audio.decoding import Origin
 from parakeet_worker.formats import cues
 from parakeet_worker.formats.cues import Cue
 from parakeet_worker.notices import Notice, limited
-from parakeet_worker.options import Format
+from parakeet_worker.options import CueLimits, Format
 from parakeet_worker.recognition.transcript import (
     Sentence,
     TimedToken,
@@ -27,7 +27,13 @@ Document: TypeAlias = dict[str, object]
 _NO_WORDS = Cue(0.0, 0.001, ("\N{ZERO WIDTH SPACE}",))
 
 
-def document(transcript: Transcript, format: Format, *, timestamp: bool = False) -> Document:  # noqa: A002  # the wire's name
+def document(
+    transcript: Transcript,
+    format: Format,  # noqa: A002  # the wire's name
+    *,
+    timestamp: bool = False,
+    limits: CueLimits = CueLimits(),  # noqa: B008  # frozen
+) -> Document:
     """The answer as a JSON object, which always contains `text`.
 
     A format that is not JSON is one string, in a field with the name of the format.
@@ -39,7 +45,7 @@ def document(transcript: Transcript, format: Format, *, timestamp: bool = False)
     elif format == "text":
         answer = {"text": transcript.text}
     else:
-        answer = {"text": transcript.text, format: _WRITERS[format](transcript)}
+        answer = {"text": transcript.text, format: _content(transcript, format, limits)}
     if notices := warnings(transcript):
         answer["warnings"] = [notice.document() for notice in notices]
     return answer
@@ -62,13 +68,24 @@ def _without_words(transcript: Transcript) -> list[Notice]:
     ]
 
 
-def render(transcript: Transcript, format: Format, *, timestamp: bool = False) -> str:  # noqa: A002  # the wire's name
+def render(
+    transcript: Transcript,
+    format: Format,  # noqa: A002  # the wire's name
+    *,
+    timestamp: bool = False,
+    limits: CueLimits = CueLimits(),  # noqa: B008  # frozen
+) -> str:
     """The answer as the content of a file."""
-    writer = _WRITERS.get(format)
-    if writer is not None:
-        return writer(transcript)
+    if format in _SUBTITLES or format in _WRITERS:
+        return _content(transcript, format, limits)
     answer = document(transcript, format, timestamp=timestamp)
     return json.dumps(answer, ensure_ascii=False, indent=2) + "\n"
+
+
+def _content(transcript: Transcript, format_: Format, limits: CueLimits) -> str:
+    if format_ in _SUBTITLES:
+        return _SUBTITLES[format_](transcript, limits)
+    return _WRITERS[format_](transcript)
 
 
 def json_document(transcript: Transcript, *, timestamp: bool) -> Document:
@@ -239,35 +256,35 @@ def text(transcript: Transcript) -> str:
     return transcript.text + "\n"
 
 
-def srt(transcript: Transcript) -> str:
+def srt(transcript: Transcript, limits: CueLimits = CueLimits()) -> str:  # noqa: B008  # frozen
     """SubRip subtitles."""
     blocks = [
         f"{number}\n{_clock(cue.start_seconds, ',')} --> {_clock(cue.end_seconds, ',')}\n"
         + _label(label, "[{}] ")
         + "\n".join(cue.lines)
-        for number, (label, cue) in enumerate(_cues(transcript), start=1)
+        for number, (label, cue) in enumerate(_cues(transcript, limits), start=1)
     ]
     return "".join(block + "\n\n" for block in blocks)
 
 
-def vtt(transcript: Transcript) -> str:
+def vtt(transcript: Transcript, limits: CueLimits = CueLimits()) -> str:  # noqa: B008  # frozen
     """WebVTT subtitles."""
     blocks = [
         f"{_clock(cue.start_seconds, '.')} --> {_clock(cue.end_seconds, '.')}\n"
         + _label(_escaped(label), "<v {}>")
         + "\n".join(_escaped(line) for line in cue.lines)
-        for label, cue in _cues(transcript)
+        for label, cue in _cues(transcript, limits)
     ]
     return "WEBVTT\n\n" + "".join(block + "\n\n" for block in blocks)
 
 
-def _cues(transcript: Transcript) -> list[tuple[str, Cue]]:
+def _cues(transcript: Transcript, limits: CueLimits) -> list[tuple[str, Cue]]:
     """Labels and cues, in order of time."""
     shown = [
         (label, cue)
         for channel in transcript.channels or (None,)
         for label, words in groupby(transcript.of_channel(channel), key=spoken_by)
-        for cue in cues.cut(list(words))
+        for cue in cues.cut(list(words), limits)
     ]
     # Players do not recognize a file without cues as subtitles.
     return sorted(shown, key=lambda each: each[1].start_seconds) or [("", _NO_WORDS)]
@@ -315,10 +332,9 @@ def _on_one_line(text: str) -> str:
 _TSV_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
+_SUBTITLES: dict[str, Callable[[Transcript, CueLimits], str]] = {"srt": srt, "vtt": vtt}
 _WRITERS: dict[str, Callable[[Transcript], str]] = {
     "text": text,
-    "srt": srt,
-    "vtt": vtt,
     "tsv": tsv,
     "rttm": rttm,
 }

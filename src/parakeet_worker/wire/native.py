@@ -18,6 +18,7 @@ from parakeet_worker.errors import (
 )
 from parakeet_worker.options import (
     ALL_TRACKS,
+    CUE_LIMITS,
     MAX_KNOWN_SPEAKERS,
     MAX_SPEAKERS,
     Attention,
@@ -42,6 +43,14 @@ from parakeet_worker.request import (
 )
 from parakeet_worker.wire.addresses import S3Wire, Url, source_at
 from parakeet_worker.wire.known_speakers import KnownSpeakerWire, known_speakers
+from parakeet_worker.wire.subtitles import (
+    DEFAULTS,
+    MaxCharactersPerSecond,
+    MaxCueSeconds,
+    MaxLineCharacters,
+    MaxLines,
+    cue_limits,
+)
 from parakeet_worker.wire.validation import MAX_FIELDS, WireModel, first_problem, kind, too_many
 
 MAX_TRACK_NUMBER = 1000
@@ -104,6 +113,15 @@ class _RequestWire(WireModel):
     """The format of the result; `rttm` has the turns of `speakers`, which it implies."""
     timestamp: bool = False
     """Add word, segment and token times to `json`."""
+    max_line_characters: MaxLineCharacters = DEFAULTS.max_line_characters
+    """The longest line of a cue of `srt` or `vtt`, in characters; a longer word is divided."""
+    max_lines: MaxLines = DEFAULTS.max_lines
+    """The most lines of a cue."""
+    max_characters_per_second: MaxCharactersPerSecond = DEFAULTS.max_characters_per_second
+    """The reading speed: a cue with more characters per second is shown longer, up to
+    `max_cue_seconds` or the next cue."""
+    max_cue_seconds: MaxCueSeconds = DEFAULTS.max_cue_seconds
+    """The longest time a cue is shown, in seconds."""
     debug: bool = False
     """Add details of the recognition and the seconds of each stage."""
     vad: Vad = "auto"
@@ -155,6 +173,7 @@ class _RequestWire(WireModel):
 _OBJECTS = ("clip", "audio_s3", "output_s3", "speakers", "known_speakers")
 _SOURCES = ("audio_base64", "audio_url", "audio_s3")
 _FIELDS = list(_RequestWire.model_fields)
+_NUMBERS = CUE_LIMITS
 # In a form, booleans are the words below; any other text is rejected.
 _FLAGS = [
     *(name for name, field in _RequestWire.model_fields.items() if field.annotation is bool),
@@ -239,11 +258,13 @@ def _form_value(name: str, text: str) -> object:
         return None
     if name in _FLAGS and text in _BOOLEANS:
         return _BOOLEANS[text]
-    if name not in _OBJECTS:
+    if name not in (*_OBJECTS, *_NUMBERS):
         return text
     try:
         return json_parsing.parse(text)
     except json_parsing.NotParsed as failure:
+        if name in _NUMBERS:
+            return text  # rejected as not being a number
         raise InvalidRequest(name, str(failure)) from failure
 
 
@@ -310,6 +331,7 @@ def _options(wire: _RequestWire, prefix: str) -> Callable[[Source], Request]:
         language=language_code(wire.language, f"{prefix}language"),
         speakers=_speakers(wire, prefix),
         known_speakers=known,
+        cue_limits=cue_limits(wire, "format", prefix),
     )
 
 

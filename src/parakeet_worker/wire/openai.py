@@ -51,6 +51,14 @@ from parakeet_worker.settings import Settings
 from parakeet_worker.wire import native
 from parakeet_worker.wire.addresses import source_at
 from parakeet_worker.wire.known_speakers import check_names
+from parakeet_worker.wire.subtitles import (
+    DEFAULTS,
+    MaxCharactersPerSecond,
+    MaxCueSeconds,
+    MaxLineCharacters,
+    MaxLines,
+    cue_limits,
+)
 from parakeet_worker.wire.validation import MAX_FIELDS, first_problem, too_many
 
 Document: TypeAlias = dict[str, object]
@@ -147,6 +155,16 @@ class _Wire(BaseModel):
     own."""
     on_damage: OnDamage = "warn"
     """An extension: `refuse` makes missing or damaged audio an error instead of a warning."""
+    max_line_characters: MaxLineCharacters = DEFAULTS.max_line_characters
+    """An extension: the longest line of a cue of `srt` or `vtt`, in characters; a longer word is
+    divided."""
+    max_lines: MaxLines = DEFAULTS.max_lines
+    """An extension: the most lines of a cue."""
+    max_characters_per_second: MaxCharactersPerSecond = DEFAULTS.max_characters_per_second
+    """An extension: the reading speed: a cue with more characters per second is shown longer, up to
+    `max_cue_seconds` or the next cue."""
+    max_cue_seconds: MaxCueSeconds = DEFAULTS.max_cue_seconds
+    """An extension: the longest time a cue is shown, in seconds."""
 
 
 _FIELDS = list(_Wire.model_fields)
@@ -245,6 +263,7 @@ def _request(payload: Mapping[str, Any], source: Source, settings: Settings) -> 
             on_damage=wire.on_damage,
             speakers=SpeakerCount() if wire.response_format == "diarized_json" else None,
             known_speakers=_known_speakers(wire),
+            cue_limits=cue_limits(wire, "response_format"),
         ),
         response_format=wire.response_format,
         granularities=frozenset(wire.timestamp_granularities or ("segment",)),
@@ -379,7 +398,8 @@ def body(transcript: Transcript, request: OpenAIRequest) -> Document | str:
         return {**_verbose(transcript, request.granularities), **_facts(transcript, request)}
     if request.response_format == "diarized_json":
         return {**_diarized(transcript), **_facts(transcript, request)}
-    return render.render(transcript, request.response_format)
+    limits = request.transcription.cue_limits
+    return render.render(transcript, request.response_format, limits=limits)
 
 
 def _diarized(transcript: Transcript) -> Document:

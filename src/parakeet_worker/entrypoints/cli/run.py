@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from parakeet_worker.client.answer import LOCAL, Answer, Usage
 from parakeet_worker.client.clients import AsyncClient, Options
@@ -15,7 +15,7 @@ from parakeet_worker.entrypoints.cli.progress import Progress
 from parakeet_worker.entrypoints.cli.results import Answers, Results, Run, Transcribe
 from parakeet_worker.errors import ParakeetError
 from parakeet_worker.notices import messages
-from parakeet_worker.options import Format
+from parakeet_worker.options import CUE_FORMATS, CUE_LIMITS, CueLimits, Format
 from parakeet_worker.request import FileSource, Request
 from parakeet_worker.stopwatch import Stopwatch
 from parakeet_worker.wire.addresses import source_at
@@ -35,16 +35,23 @@ def local(
     """Transcribe in this process, with `fields` as in a request."""
     from parakeet_worker.formats import render
 
+    given: dict[str, Any] = {name: fields[name] for name in CUE_LIMITS if name in fields}
+    limits = CueLimits(**given)
+    recognition = {name: value for name, value in fields.items() if name not in CUE_LIMITS}
+
     async def transcribe(task: Task, callbacks: ProgressCallbacks, _: QueuedJob | None) -> Answers:
         callbacks.stage("transcribing")
         watch, started = Stopwatch(), time.time()
-        request = _request(task, fields)
+        request = _request(task, recognition)
         transcript = await pipeline.transcribe(request, watch)
 
         def rendered() -> dict[Format, Mapping[str, Any]]:
             return {
                 name: render.document(
-                    transcript, name, timestamp=request.timestamp and name == "json"
+                    transcript,
+                    name,
+                    timestamp=request.timestamp and name == "json",
+                    limits=limits,
                 )
                 for name in formats
             }
@@ -70,7 +77,9 @@ def remote(client: AsyncClient, options: Options, formats: Sequence[Format]) -> 
     """Transcribe at an endpoint: one job, from whose words the other formats are written."""
     single = formats[0] if len(formats) == 1 else None
     wire: Format = single or ("json" if "json" in formats else "verbose_json")
-    sent: Options = {**options, "format": wire}
+    absent = () if wire in CUE_FORMATS else CUE_LIMITS
+    kept = {name: value for name, value in options.items() if name not in absent}
+    sent = cast("Options", {**kept, "format": wire})
     if single is None and wire == "json":
         sent["timestamp"] = True
 
@@ -102,13 +111,18 @@ def _rewritten(answer: Answer, formats: Sequence[Format], options: Options) -> A
     def in_format(name: Format) -> Answer:
         if name == answer.format:
             return replace(answer, document=document)
-        content = reformat.rewrite({"format": name, "words": fields})
+        content = reformat.rewrite({"format": name, "words": fields, **_limits(options, name)})
         other: dict[str, Any] = {"text": answer.text}
         if name != "text":
             other[name] = content
         return replace(answer, document=other, format=name)
 
     return {name: in_format(name) for name in formats}
+
+
+def _limits(options: Options, format_: Format) -> dict[str, object]:
+    given = {name: value for name, value in options.items() if name in CUE_LIMITS}
+    return given if format_ in CUE_FORMATS else {}
 
 
 async def transcribe_all(run: Run, results: Results) -> None:

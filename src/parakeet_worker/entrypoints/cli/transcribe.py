@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Unpack, cast, get_args
 
 import click
 
@@ -30,7 +30,16 @@ from parakeet_worker.errors import (
     SourceNotFound,
 )
 from parakeet_worker.extras import required
-from parakeet_worker.options import Attention, Channels, Format, OnDamage, Vad
+from parakeet_worker.options import (
+    CUE_FORMATS,
+    CUE_LIMITS,
+    Attention,
+    Channels,
+    CueLimitKeywords,
+    Format,
+    OnDamage,
+    Vad,
+)
 
 if TYPE_CHECKING:
     from parakeet_worker.client.clients import Options
@@ -94,9 +103,11 @@ class _Plan:
         return {**self.fields, "known_speakers": digest}
 
     def fields_for(self, format_: Format) -> dict[str, object]:
-        """The same for one format; only `json` has `timestamp`."""
+        """The same for one format; only `json` has `timestamp`, only subtitles have cues."""
         timestamp = format_ == "json" and self.options.get("timestamp", False)
-        return {**self.fields, "format": format_, "timestamp": timestamp}
+        absent = () if format_ in CUE_FORMATS else CUE_LIMITS
+        fields = {name: value for name, value in self.fields.items() if name not in absent}
+        return {**fields, "format": format_, "timestamp": timestamp}
 
 
 @click.command(short_help="Transcribe files, folders, pipes and URLs.")
@@ -109,6 +120,21 @@ class _Plan:
 @click.option(
     "--timestamp", "--timestamps", is_flag=True, help="Word, segment and token times in 'json'."
 )
+@click.option(
+    "--max-line-length", "max_line_characters", type=int, metavar="CHARACTERS",
+    help="Longest line of a subtitle, from 10 to 100.  [default: 42]",
+)  # fmt: skip
+@click.option(
+    "--max-lines", type=int, metavar="N", help="Lines of a subtitle, from 1 to 4.  [default: 2]"
+)
+@click.option(
+    "--max-cps", "max_characters_per_second", type=float, metavar="CHARACTERS",
+    help="Reading speed of subtitles, per second, from 5 to 100.  [default: 17]",
+)  # fmt: skip
+@click.option(
+    "--max-duration", "max_cue_seconds", type=float, metavar="SECONDS",
+    help="Longest time a subtitle is shown, from 1 to 30 s.  [default: 7]",
+)  # fmt: skip
 @click.option("--language", help="Spoken language, as a code or in English; a hint.")
 @click.option(
     "--channels", type=click.Choice(get_args(Channels)), default="mix", show_default=True,
@@ -180,6 +206,7 @@ def transcribe(  # one parameter for each option
     overwrite: bool,
     concurrency: int | None,
     quiet: bool,
+    **limits: Unpack[CueLimitKeywords],
 ) -> None:
     """Transcribe each INPUT: a file, a folder, a quoted pattern ('talks/**/*.mp3'), a URL, or '-'
     for standard input.
@@ -217,6 +244,7 @@ def transcribe(  # one parameter for each option
         options["vad"] = vad
     if attention is not None:
         options["attention"] = attention
+    options.update(_given(limits, chosen))
     started = time.monotonic()
     with exits.setup_errors(), exits.interrupts():
         settings = settings_from_environment(model)
@@ -238,6 +266,14 @@ def _known_speakers(
     except ParakeetError as error:
         raise click.UsageError(str(error)) from error
     return known
+
+
+def _given(limits: CueLimitKeywords, formats: Sequence[Format]) -> "Options":
+    """The limits of cues that were given. Raises `UsageError` if no format has cues."""
+    given = {name: value for name, value in limits.items() if value is not None}
+    if given and not set(CUE_FORMATS) & set(formats):
+        raise click.UsageError("limits of subtitles require --format srt or vtt")
+    return cast("Options", given)
 
 
 def _check_usage(
