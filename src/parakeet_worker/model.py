@@ -59,9 +59,9 @@ class Transcript(transcript.Transcript):
         `limits` are those of the cues of `srt` and `vtt`; see docs/calling.md. Raises
         `InvalidRequest`.
         """
-        given: dict[str, Any] = {name: each for name, each in limits.items() if each is not None}
-        check_options({"format": format, **given})
-        return render.render(self, format, timestamp=timestamp, limits=CueLimits(**given))
+        values: dict[str, Any] = {name: each for name, each in limits.items() if each is not None}
+        check_options({"format": format, **values})
+        return render.render(self, format, timestamp=timestamp, limits=CueLimits(**values))
 
 
 class Model:

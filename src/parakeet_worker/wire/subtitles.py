@@ -18,8 +18,8 @@ MaxCueSeconds: TypeAlias = Annotated[float, Field(ge=1, le=30)]
 
 def cue_limits(wire: BaseModel, format_field: str = "format", prefix: str = "") -> CueLimits:
     """The limits in a validated request. Raises `InvalidRequest` if its format has no cues."""
-    given = [name for name in CUE_LIMITS if name in wire.model_fields_set]
-    if given and getattr(wire, format_field) not in CUE_FORMATS:
+    present = [name for name in CUE_LIMITS if name in wire.model_fields_set]
+    if present and getattr(wire, format_field) not in CUE_FORMATS:
         formats = " or ".join(f"'{each}'" for each in CUE_FORMATS)
-        raise InvalidRequest(f"{prefix}{given[0]}", f"requires the {format_field} {formats}")
+        raise InvalidRequest(f"{prefix}{present[0]}", f"requires the {format_field} {formats}")
     return CueLimits(**{name: getattr(wire, name) for name in CUE_LIMITS})

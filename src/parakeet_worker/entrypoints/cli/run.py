@@ -35,8 +35,8 @@ def local(
     """Transcribe in this process, with `fields` as in a request."""
     from parakeet_worker.formats import render
 
-    given: dict[str, Any] = {name: fields[name] for name in CUE_LIMITS if name in fields}
-    limits = CueLimits(**given)
+    values: dict[str, Any] = {name: fields[name] for name in CUE_LIMITS if name in fields}
+    limits = CueLimits(**values)
     recognition = {name: value for name, value in fields.items() if name not in CUE_LIMITS}
 
     async def transcribe(task: Task, callbacks: ProgressCallbacks, _: QueuedJob | None) -> Answers:
@@ -121,8 +121,8 @@ def _rewritten(answer: Answer, formats: Sequence[Format], options: Options) -> A
 
 
 def _limits(options: Options, format_: Format) -> dict[str, object]:
-    given = {name: value for name, value in options.items() if name in CUE_LIMITS}
-    return given if format_ in CUE_FORMATS else {}
+    limits = {name: value for name, value in options.items() if name in CUE_LIMITS}
+    return limits if format_ in CUE_FORMATS else {}
 
 
 async def transcribe_all(run: Run, results: Results) -> None:

@@ -244,7 +244,7 @@ def transcribe(  # one parameter for each option
         options["vad"] = vad
     if attention is not None:
         options["attention"] = attention
-    options.update(_given(limits, chosen))
+    options.update(_cue_limits(limits, chosen))
     started = time.monotonic()
     with exits.setup_errors(), exits.interrupts():
         settings = settings_from_environment(model)
@@ -268,12 +268,12 @@ def _known_speakers(
     return known
 
 
-def _given(limits: CueLimitKeywords, formats: Sequence[Format]) -> "Options":
-    """The limits of cues that were given. Raises `UsageError` if no format has cues."""
-    given = {name: value for name, value in limits.items() if value is not None}
-    if given and not set(CUE_FORMATS) & set(formats):
+def _cue_limits(limits: CueLimitKeywords, formats: Sequence[Format]) -> "Options":
+    """The limits of cues other than the defaults. Raises `UsageError` if no format has cues."""
+    values = {name: value for name, value in limits.items() if value is not None}
+    if values and not set(CUE_FORMATS) & set(formats):
         raise click.UsageError("limits of subtitles require --format srt or vtt")
-    return cast("Options", given)
+    return cast("Options", values)
 
 
 def _check_usage(
