@@ -384,6 +384,9 @@ async def test_the_page_and_the_reference_come_with_the_server(server: Serving) 
     links = re.findall(r'\b(?:href|src)="([^"]*)"', page)
     assert links
     assert not [link for link in links if link.startswith("/") or ":" in link]
+    # Descriptions are Markdown: code is code, and of links to the documentation the text remains.
+    assert "<code>diarized_json</code>" in page
+    assert not re.search(r"`|\]\(", page)
 
 
 async def test_metrics_count_requests(server: Serving) -> None:

@@ -239,7 +239,13 @@ def _field(name: str, kind: Mapping[str, Any]) -> tuple[str, str]:
     choices = kind.get("enum") or kind.get("items", {}).get("enum")
     values = " or ".join(f"<code>{escape(str(choice))}</code>" for choice in choices or ())
     types = [each.get("type", "object") for each in kind.get("anyOf") or kind.get("oneOf", [kind])]
-    return name, f"{values or ' or '.join(types)}. {escape(kind.get('description', ''))}"
+    return name, f"{values or ' or '.join(types)}. {_inline(kind.get('description', ''))}"
+
+
+def _inline(markdown: str) -> str:
+    """Markdown of one line as HTML; of links to the documentation only the text."""
+    text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", escape(markdown))
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
 
 
 def _table(rows: Iterator[tuple[str, str]]) -> str:
