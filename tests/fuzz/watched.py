@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
+import imageio_ffmpeg
 import psutil
 
 from job_api import JobApi
@@ -243,7 +244,11 @@ async def _serve(
 def watched(scratch: Path) -> Iterator[Watched]:
     """Run one worker for many inputs; leftovers of one are detected with the next."""
     settings = Settings(
-        engine="tones", scratch=scratch, decode_timeout_seconds=60, download_timeout_seconds=5
+        engine="tones",
+        scratch=scratch,
+        decode_timeout_seconds=60,
+        download_timeout_seconds=5,
+        ffmpeg=Path(imageio_ffmpeg.get_ffmpeg_exe()),  # wrote the containers; others read fewer
     )
     watch, stop = LoopWatch(), threading.Event()
     bound = socket.create_server(("127.0.0.1", 0))

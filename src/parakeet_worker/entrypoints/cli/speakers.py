@@ -1,6 +1,5 @@
 """`parakeet speakers`."""
 
-import asyncio
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -66,6 +65,8 @@ def enroll(recordings: tuple[tuple[str, Path], ...], output: Path) -> None:
         raise click.UsageError(str(error)) from error
     with setup_errors(), required("speakers"):
         settings = settings_from_environment(None)
+        import asyncio
+
         voices = asyncio.run(_enrolled(by_name, settings))
     # Readable by its owner only.
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -16,8 +16,8 @@ Operation: TypeAlias = dict[str, Any]
 
 _JSON, _FORM = "application/json", "multipart/form-data"
 _TEXT, _EVENTS = "text/plain", "text/event-stream"
-# Types that validate requests have private names.
-_WIRE_NAME = re.compile(r"\b_(\w*)Wire\b")
+# Types that validate requests have other names than their schemas.
+_WIRE_NAME = re.compile(r"\b(?:_|(?=[A-Z]))(\w*)Wire\b")
 _PUBLIC_NAMES = {"_Wire": "OpenAIInput", "_RequestWire": "Input"}
 _STRING = {"type": "string"}
 _SOURCES = ("audio_base64", "audio_url", "audio_s3")
