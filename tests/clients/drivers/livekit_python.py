@@ -1,5 +1,7 @@
 """Calls of LiveKit's OpenAI plugin: frames of one utterance."""
 
+import os
+import sys
 import wave
 from typing import Any
 
@@ -35,3 +37,6 @@ serve(
     call,
     parameters(openai.STT.__init__, "api_key", "base_url", "client", "vad"),
 )
+# A thread of its native library sometimes panics while the interpreter ends.
+sys.stdout.flush()
+os._exit(0)
