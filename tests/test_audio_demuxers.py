@@ -204,6 +204,7 @@ CONTENTS = {
     "a MIDI file": b"MThd\x00\x00\x00\x06" + bytes(100),
     "a JSON document": b'{"error": "expired"}',
     "a git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+    "text": b"This is no audio.\n",
     "only zeros": bytes(100_000),
 }
 

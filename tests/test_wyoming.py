@@ -23,10 +23,13 @@ from wyoming.event import Event
 from wyoming.info import Describe, Info
 from wyoming.ping import Ping, Pong
 
-from http_server import running_server
-from parakeet_worker.entrypoints.wyoming.main import Address
+from faulty_worker import FaultyEngine, faulty_pipeline
+from http_server import running_server, until
+from parakeet_worker.entrypoints.wyoming.main import Address, OnLost, recognizing, serve
+from parakeet_worker.entrypoints.wyoming.session import Recognize
 from parakeet_worker.errors import InvalidRequest
 from parakeet_worker.language import LANGUAGES
+from parakeet_worker.settings import Settings
 from recordings import decode, wav
 from speech import sample
 
@@ -52,7 +55,7 @@ def running_adapter(
 ) -> Iterator[Adapter]:
     """`parakeet wyoming` with these variables and nothing else."""
     scratch = home / "scratch"
-    scratch.mkdir(parents=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     log = home / "log"
     command = [sys.executable, "-m", "parakeet_worker.entrypoints.cli", "wyoming", "--uri", uri]
     environment = {
@@ -121,7 +124,7 @@ async def test_a_recording_becomes_its_words(adapter: Adapter, tmp_path: Path) -
         assert Transcript.from_event(ended).text == ENGLISH.text
         again = await answer(client, spoken(ENGLISH.path, tmp_path))
         assert Transcript.from_event(again).text == ENGLISH.text
-    assert not list(adapter.scratch.iterdir())
+    await until(lambda: not list(adapter.scratch.iterdir()))
 
 
 async def test_the_description_names_the_model_and_its_languages(adapter: Adapter) -> None:
@@ -173,6 +176,7 @@ async def test_chunks_may_differ_from_the_start(adapter: Adapter, tmp_path: Path
     [
         b"GET / HTTP/1.1\r\n\r\n",
         b"[1]\n",
+        b"no line",
         b"null\n",
         b'{"data": {}}\n',
         b'{"type": "describe", "data_length": "many"}\n',
@@ -181,6 +185,7 @@ async def test_chunks_may_differ_from_the_start(adapter: Adapter, tmp_path: Path
         b"[" * 60_000 + b"\n",
         b"x" * 200_000,
         bytes(range(256)),
+        b"more than the buffers hold\n" + bytes(1 << 23),
     ],
     ids=lambda sent: sent[:12].decode("latin-1"),
 )
@@ -237,6 +242,49 @@ async def test_an_unknown_language_is_an_error(adapter: Adapter, tmp_path: Path)
     async with connected(adapter) as client:
         events = [Transcribe(language="xx").event(), *spoken(ENGLISH.path, tmp_path)]
         assert error(await answer(client, events)).code == "invalid_request"
+        ended = await answer(client, spoken(ENGLISH.path, tmp_path))
+        assert Transcript.from_event(ended).text == ENGLISH.text
+
+
+async def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
+    least = {"PARAKEET_ENGINE": "tones", "PARAKEET_SCRATCH_LEAST_BYTES": str(1 << 60)}
+    with running_adapter(tmp_path, **least) as adapter:
+        async with connected(adapter) as client:
+            event = await answer(client, [AudioStart(16_000, 2, 1).event()])
+            assert error(event).code == "scratch_full"
+
+
+async def test_recordings_of_a_killed_process_are_removed_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    elsewhere = ("--endpoint", "http://127.0.0.1:9")
+    with running_adapter(tmp_path, *elsewhere) as adapter:
+        async with connected(adapter) as client:
+            start = AudioStart(16_000, 2, 1).event()
+            await answer(client, [start, Ping("a").event()])
+            (folder,) = adapter.scratch.iterdir()
+            adapter.process.kill()
+            adapter.process.wait()
+    assert (folder / "recording.wav").exists()
+    with running_adapter(tmp_path, *elsewhere):
+        assert not folder.exists()
+
+
+async def test_a_lost_engine_ends_the_process(tmp_path: Path) -> None:
+    settings = Settings.of({"engine": "tones", "scratch": tmp_path})
+    path = tmp_path / "socket"
+
+    @asynccontextmanager
+    async def opening(settings: Settings, on_lost: OnLost) -> AsyncIterator[Recognize]:
+        with faulty_pipeline(settings, FaultyEngine(0, batches=0)) as pipeline:
+            yield recognizing(pipeline, on_lost)
+
+    serving = asyncio.create_task(serve(Address.read(f"unix://{path}"), settings, opening))
+    await until(path.exists)
+    async with AsyncClient.from_uri(f"unix://{path}") as client:
+        ended = await answer(client, spoken(ENGLISH.path, tmp_path))
+        assert error(ended).code == "engine_lost"
+        assert not await serving
 
 
 async def test_a_dropped_connection_leaves_nothing(adapter: Adapter, tmp_path: Path) -> None:
@@ -244,9 +292,7 @@ async def test_a_dropped_connection_leaves_nothing(adapter: Adapter, tmp_path: P
         async with connected(adapter) as client:
             for event in spoken(ENGLISH.path, tmp_path)[:number]:
                 await client.write_event(event)
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while list(adapter.scratch.iterdir()):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    await until(lambda: not list(adapter.scratch.iterdir()))
     assert "Traceback" not in adapter.log.read_text()
 
 

@@ -153,6 +153,7 @@ _OTHERS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
         (rb"MThd", "a MIDI file, which contains notes but no audio"),
         (rb"\xff\xd8\xff|\x89PNG|GIF8", "a picture"),
         (rb"\s*[{\[]\s*[\"{\[]", "a JSON document"),
+        (rb"[\t\n\r\x20-\x7e]+\Z", "text"),
     )
 )
 
@@ -191,7 +192,7 @@ def _is_zero(path: Path) -> bool:
 _UNINFORMATIVE = re.compile(
     r"Conversion failed!|Invalid argument|Error opening (?:input|output)|Error splitting"
     r"|Nothing was written|Invalid data found|Exiting normally|Error opening filters"
-    r"|Error initializing|Cannot determine format|Output file",
+    r"|Error initializing|Cannot determine format|Output file|Could not seek",
 )
 
 

@@ -65,7 +65,8 @@ def wyoming(uri: str, model: str | None, endpoint: str | None) -> None:
     """Serve the Wyoming protocol, which Home Assistant uses for speech to text.
 
     Recordings are transcribed by a model in this process, or at an endpoint.
-    Exit status: 0 after a signal, 2 if the model cannot be loaded or the address is in use.
+    Exit status: 0 after a signal, 1 if the engine is lost, 2 if the model cannot be loaded or the
+    address is in use.
     """
     if endpoint and model:
         raise click.UsageError("--model cannot be combined with --endpoint, which has its own")

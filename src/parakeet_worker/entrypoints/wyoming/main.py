@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 from wyoming.error import Error
@@ -21,34 +22,49 @@ from parakeet_worker.entrypoints.wyoming.session import Limits, Recognize, Sessi
 from parakeet_worker.errors import Busy, InvalidRequest, InvalidSetting
 from parakeet_worker.extras import required
 from parakeet_worker.language import LANGUAGES
+from parakeet_worker.request import FileSource
+from parakeet_worker.scratch import scratch_of
 from parakeet_worker.settings import Settings
 from parakeet_worker.version import __version__
+from parakeet_worker.wire.native import request_options
+
+if TYPE_CHECKING:
+    from parakeet_worker.pipeline import Pipeline  # requires the extra `engine`
 
 log = logging.getLogger(__name__)
 
-Open: TypeAlias = Callable[[Settings], AbstractAsyncContextManager[Recognize]]
+OnLost: TypeAlias = Callable[[], None]
+Open: TypeAlias = Callable[[Settings, OnLost], AbstractAsyncContextManager[Recognize]]
+"""`OnLost` is called when the engine has failed permanently."""
 
 
 @asynccontextmanager
-async def local(settings: Settings) -> AsyncGenerator[Recognize]:
+async def local(settings: Settings, on_lost: OnLost) -> AsyncGenerator[Recognize]:
     """Recognize in this process. Raises `SetupError`."""
     with required("engine"):
-        from parakeet_worker.request import FileSource
-        from parakeet_worker.wire.native import request_options
         from parakeet_worker.worker import open_pipeline
 
     # Opened in this thread: there are no clients yet.
     with open_pipeline(settings) as pipeline:
+        yield recognizing(pipeline, on_lost)
 
-        async def recognize(path: Path, language: str | None) -> str:
-            request = request_options({"language": language})(FileSource(path))
+
+def recognizing(pipeline: "Pipeline", on_lost: OnLost) -> Recognize:
+    """Recognize with an open pipeline."""
+
+    async def recognize(path: Path, language: str | None) -> str:
+        request = request_options({"language": language})(FileSource(path))
+        try:
             return (await pipeline.transcribe(request)).text
+        finally:
+            if pipeline.batcher.lost:
+                on_lost()
 
-        yield recognize
+    return recognize
 
 
 @asynccontextmanager
-async def remote(endpoint: Endpoint, settings: Settings) -> AsyncGenerator[Recognize]:
+async def remote(endpoint: Endpoint, settings: Settings, _: OnLost) -> AsyncGenerator[Recognize]:
     """Recognize at a RunPod endpoint or a `parakeet serve`."""
     key = settings.runpod_api_key if endpoint.runpod else settings.api_key
     async with AsyncClient(endpoint, key, settings=settings) as client:
@@ -97,7 +113,8 @@ class _Server:
         """Serve one connection."""
         if len(self._sessions) >= self._max_sessions:
             error = Busy(self._max_sessions)
-            await async_write_event(Error(text=error.sentence, code=error.code).event(), writer)
+            with suppress(OSError):  # the client may have disconnected
+                await async_write_event(Error(text=error.sentence, code=error.code).event(), writer)
             writer.close()
             return
         session = self._make(reader, writer)
@@ -117,9 +134,17 @@ class _Server:
                 task.cancel()
 
 
-async def serve(address: Address, settings: Settings, opening: Open) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `SetupError`."""
-    stopping = asyncio.Event()
+async def serve(address: Address, settings: Settings, opening: Open) -> bool:
+    """Serve until SIGTERM or SIGINT, or until the engine is lost, which returns False.
+
+    Raises `SetupError`.
+    """
+    stopping, lost = asyncio.Event(), asyncio.Event()
+
+    def on_lost() -> None:
+        lost.set()
+        stopping.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
@@ -127,16 +152,20 @@ async def serve(address: Address, settings: Settings, opening: Open) -> None:
         max_audio_seconds=settings.max_audio_seconds,
         max_audio_bytes=settings.max_audio_bytes,
         idle_seconds=settings.idle_timeout_seconds,
-        scratch=settings.scratch,
     )
-    async with opening(settings) as recognize:
-        make = partial(Session, recognize=recognize, info=_info(settings.model), limits=limits)
+    scratch = scratch_of(settings)
+    scratch.prepare()
+    async with opening(settings, on_lost) as recognize:
+        make = partial(
+            Session, recognize=recognize, info=_info(settings.model), limits=limits, scratch=scratch
+        )
         server = _Server(make, settings.max_requests)
         listener = await _listen(address, server)
         log.info("listening on %s", _bound(address, listener))
         await stopping.wait()
         listener.close()
         await server.drain(settings.stop_timeout_seconds)
+    return not lost.is_set()
 
 
 async def _listen(address: Address, server: _Server) -> asyncio.Server:
@@ -180,8 +209,8 @@ def _info(model: str) -> Info:
 def main(uri: str, settings: Settings, endpoint: str | None) -> None:
     """Run until a signal. Raises `InvalidRequest` for wrong arguments, and `SetupError`."""
     address = Address.read(uri)
-    if endpoint is None:
-        asyncio.run(serve(address, settings, local))
-        return
-    place = Endpoint.read(endpoint, settings.runpod_endpoint_base_url)
-    asyncio.run(serve(address, settings, partial(remote, place)))
+    opening: Open = local
+    if endpoint is not None:
+        opening = partial(remote, Endpoint.read(endpoint, settings.runpod_endpoint_base_url))
+    if not asyncio.run(serve(address, settings, opening)):
+        sys.exit("parakeet: the engine is lost; exiting so that the process is replaced")
