@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 
 from http_server import Process, running_server
+from job_api import JobApi, running_worker
 from parakeet_worker import Client
 from parakeet_worker.errors import SpeakerReferenceUnusable
 from parakeet_worker.model import Model, open_model
-from recordings import encode, silence, wav
+from recordings import RATE, encode, silence, wav
 from voices import ada, ben, carla, conversation, part
 
 KNOWN = {"Ada": ada(), "Carla": carla(), "Ben": ben()}
@@ -114,6 +116,88 @@ def test_every_format_has_the_names(
     answer = posted(server, talk, format=format_, known_speakers=json.dumps(entries())).json()
     assert expected in answer[format_]
     assert "Speaker" not in answer[format_]
+
+
+def call_of(folder: Path) -> Path:
+    """Ada and then Ben in the first channel, Ada alone in the second."""
+    left, right = conversation(), part(47.3, 57.3)
+    both = np.stack((left, np.pad(right, (0, len(left) - len(right)))), axis=1)
+    return encode(folder / "call.wav", samples=both.reshape(-1), channels=2)
+
+
+def test_separate_channels_have_speakers_of_their_own(server: Process, tmp_path: Path) -> None:
+    call = call_of(tmp_path)
+    fields = {"channels": "separate", "format": "verbose_json"}
+
+    def labels(**speakers: Any) -> dict[int, list[str]]:
+        answer = posted(server, call, **fields, **speakers).json()
+        return {
+            channel: speakers_of([each for each in answer["words"] if each["channel"] == channel])
+            for channel in (1, 2)
+        }
+
+    # Ada is in both channels: nothing of the first one is known in the second.
+    assert labels(speakers="true") == {1: ["Speaker 1", "Speaker 2"], 2: ["Speaker 3"]}
+    known = labels(known_speakers=json.dumps(entries("Ada")))
+    assert known == {1: ["Ada", "Speaker 1"], 2: ["Ada"]}
+
+
+def test_words_that_two_people_speak_over_are_marked(server: Process, tmp_path: Path) -> None:
+    talk, begins = part(17.0, 24.0), round(3.5 * RATE)
+    over = part(0.0, 8.5)
+    samples = np.pad(talk, (0, begins + len(over) - len(talk)))
+    samples[begins:] += over
+    path = tmp_path / "over.wav"
+    path.write_bytes(wav(samples))
+    answer = posted(server, path, speakers="true", format="verbose_json").json()
+    assert set(speakers_of(answer["words"])) == {"Speaker 1", "Speaker 2"}
+    marked = [word for word in answer["words"] if word.get("overlap")]
+    assert len(marked) >= 3
+    assert all(word["start"] > 3.3 and word["end"] < 7.2 for word in marked)
+    timed = posted(server, path, speakers="true", timestamp="true").json()["timestamps"]
+    assert [word["start"] for word in timed["word"] if word.get("overlap")] == [
+        word["start"] for word in marked
+    ]
+
+
+def test_a_stream_labels_its_last_message_only(server: Process, talk: Path) -> None:
+    fields = {"format": "verbose_json", "known_speakers": json.dumps(entries())}
+    whole = posted(server, talk, **fields).json()
+    events = posted(server, talk, **fields, stream="true").text.strip().split("\n\n")
+    kinds, documents = zip(*(event.split("\ndata: ") for event in events), strict=True)
+    assert kinds == (*["event: segment"] * (len(events) - 1), "event: result")
+    *segments, result = map(json.loads, documents)
+    assert speakers_of(result["words"]) == SPEAKERS
+    assert result["words"] == whole["words"]
+    assert len(segments) >= 2
+    assert all("speaker" not in each for each in segments)
+    assert all("speaker" not in word for each in segments for word in each["words"])
+    # The partials have the same words, before their speakers are known.
+    assert [word["word"] for each in segments for word in each["words"]] == [
+        word["word"] for word in result["words"]
+    ]
+
+
+def test_the_queue_names_known_people(talk: Path, tmp_path: Path) -> None:
+    audio = {"audio_base64": base64(talk.read_bytes()), "format": "verbose_json"}
+    voiceless = [{"name": "Silence", "audio_base64": base64(wav(silence(4)))}]
+    with JobApi() as api:
+        api.submit("whole", {**audio, "known_speakers": entries()})
+        api.submit("streamed", {**audio, "known_speakers": entries(), "stream": True})
+        api.submit("failing", {**audio, "known_speakers": voiceless})
+        variables = {"PARAKEET_MODEL": "demo", "PARAKEET_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+        with running_worker(api, tmp_path, variables):
+            whole = api.result("whole")["output"]
+            streamed = api.result("streamed")["output"]
+            failing = api.result("failing")
+    assert speakers_of(whole["words"]) == speakers_of(whole["segments"]) == SPEAKERS
+    assert streamed["words"] == whole["words"]
+    delivery = api.deliveries["streamed"]
+    assert delivery.order == [*["chunk"] * len(delivery.chunks), "done"]
+    assert len(delivery.chunks) >= 2
+    assert all("speaker" not in chunk["segment"] for chunk in delivery.chunks)
+    assert failing["error"].startswith("speaker_reference_unusable: ")
+    assert failing["output"]["field"] == "known_speakers.0"
 
 
 def test_openai_clients_name_known_people(server: Process, talk: Path) -> None:
