@@ -72,6 +72,8 @@ class JobApi:
         `job-stream`, and `progress`, which shares the route of results."""
         self.wire_open = True
         """If false, assigned jobs stay in transit."""
+        self.results_open = True
+        """If false, posted results stay in transit."""
         self.progress_delay_seconds = 0.0
         """Duration of a progress request."""
         self.pinged: set[str] = set()
@@ -330,6 +332,8 @@ class JobApi:
         text = await request.text()
         body = json.loads(text, parse_constant=_no_json)
         kind = "progress" if body.get("status") == "IN_PROGRESS" else "done"
+        while kind == "done" and not self.results_open:  # noqa: ASYNC110  # as above
+            await asyncio.sleep(_LOOK_SECONDS)
         fault = self._fault("progress" if kind == "progress" else "job-done")
         if fault is not None and fault != "lose":
             return _faulty(request, fault)

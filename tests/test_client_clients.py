@@ -9,13 +9,16 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from endpoint_api import KEY, EndpointApi
 from job_api import running_worker
-from parakeet_worker import Answer, AsyncClient, Client
+from loopback import WebServer, answers, in_turn
+from parakeet_worker import Answer, AsyncClient, Client, Segment
 from parakeet_worker.client.endpoint import Endpoint
 from parakeet_worker.client.transports import ProgressCallbacks, QueuedJob
 from parakeet_worker.errors import (
@@ -316,7 +319,146 @@ async def test_a_missing_job_is_sent_again(client, api, talk, ending):
     assert (await client.transcribe(talk, resume=jobs[0])).text == "440."
 
 
+# streams
+
+
+@pytest.fixture
+def sentences(tmp_path: Path) -> Path:
+    """A recording of three sentences."""
+    path = tmp_path / "sentences.wav"
+    tones = [np.concatenate([tone(hertz, 1.0), silence(1.0)]) for hertz in (440, 550, 660)]
+    path.write_bytes(wav(np.concatenate(tones)))
+    return path
+
+
+@pytest.fixture
+def held_results(api: EndpointApi) -> Iterator[None]:
+    """No job ends: its results stay in transit."""
+    api.results_open = False
+    yield
+    api.results_open = True
+
+
+@pytest.mark.usefixtures("held_results")
+async def test_a_stream_has_each_sentence_before_the_job_ends_and_then_its_answer(
+    client, api, sentences
+):
+    parts: list[Segment | Answer] = []
+    async with aclosing(client.stream(sentences, format="srt")) as stream:
+        async for part in stream:
+            parts.append(part)
+            if len(parts) == 3:
+                assert not api.deliveries[list(api.posted)[-1]].bodies
+                api.results_open = True
+    *segments, answer = parts
+    assert [segment.text for segment in segments] == ["440.", "550.", "660."]
+    assert [segment.document["id"] for segment in segments] == [0, 1, 2]
+    assert segments[1].start_seconds == pytest.approx(2.0, abs=0.1)
+    assert segments[1].end_seconds > segments[1].start_seconds
+    assert segments[1].document["words"][0]["word"] == "550."
+    whole = await client.transcribe(sentences, format="srt")
+    assert (answer.document, answer.format) == (whole.document, "srt")
+    assert answer.usage.worker == "worker-1"
+
+
+async def test_a_segment_that_was_delivered_twice_is_yielded_once(client, api, sentences):
+    api.faults["job-stream"].append("lose")
+    parts = [part async for part in client.stream(sentences)]
+    assert len(api.deliveries[list(api.posted)[-1]].chunks) == 4
+    assert [part.text for part in parts] == ["440.", "550.", "660.", "440. 550. 660."]
+
+
+async def test_a_stream_has_no_gap_after_a_lost_segment(web: WebServer, talk):
+    def part(number: int) -> dict[str, object]:
+        segment = {"id": number, "start": 0.0, "end": 1.0, "text": f"{number}."}
+        return {"output": {"segment": segment}}
+
+    def status(**facts: object) -> str:
+        return json.dumps({"id": "1", "status": "IN_PROGRESS", **facts})
+
+    url = web.at("/v2/loopback/run", answers(200, status())).removesuffix("/run")
+    arriving = [[part(0)], [], [part(2)], [part(3)]]
+    ended = {"status": "COMPLETED", "output": {"text": "0. 1. 2. 3."}}
+    web.at(
+        "/v2/loopback/stream/1",
+        in_turn(
+            *(answers(200, status(stream=each)) for each in arriving), answers(200, status(**ended))
+        ),
+    )
+    web.at("/v2/loopback/status/1", answers(200, status(**ended)))
+    async with AsyncClient(url, KEY) as client:
+        texts = [part.text async for part in client.stream(talk)]
+    assert texts == ["0.", "0. 1. 2. 3."]
+
+
+async def test_a_stream_continues_after_a_job_that_failed_for_the_workers_sake(
+    client, api, sentences
+):
+    api.endings.append({"status": "FAILED", "error": "engine_lost: the engine failed"})
+    parts = [part async for part in client.stream(sentences)]
+    assert [part.text for part in parts] == ["440.", "550.", "660.", "440. 550. 660."]
+
+
+async def test_a_stream_raises_what_transcribe_raises(client, api, tmp_path):
+    path = tmp_path / "noise.mp3"
+    path.write_text("no audio at all" * 100)
+    with pytest.raises(AudioUndecodable):
+        await anext(client.stream(path))
+    with pytest.raises(SourceNotFound):
+        await anext(client.stream(tmp_path / "none.wav"))
+    before = sum(api.received.values())
+    with pytest.raises(InvalidRequest):
+        await anext(client.stream(path, language="xx"))
+    assert sum(api.received.values()) == before
+
+
+@pytest.mark.usefixtures("held_results")
+async def test_closing_a_stream_or_its_client_cancels_the_job(api, sentences):
+    async with AsyncClient(api.url, KEY) as client:
+        stream = client.stream(sentences)
+        assert isinstance(await anext(stream), Segment)
+        await stream.aclose()
+        assert api.cancelled[-1] == list(api.posted)[-1]
+        stream = client.stream(sentences)
+        assert isinstance(await anext(stream), Segment)
+    assert api.cancelled[-1] == list(api.posted)[-1]
+    assert len(set(api.cancelled[-2:])) == 2
+
+
+async def test_cancelling_the_reader_of_a_stream_cancels_the_job(client, api, talk):
+    api.endings.append({"status": "IN_QUEUE"})
+    before = len(api.posted)
+    reader = asyncio.ensure_future(anext(client.stream(talk)))
+    while len(api.posted) == before:  # noqa: ASYNC110  # the server runs in another thread
+        await asyncio.sleep(0.01)
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert api.cancelled[-1] == list(api.posted)[-1]
+
+
 # without async
+
+
+def test_a_stream_without_async_is_the_same(api, sentences):
+    with Client(api.url, KEY) as client:
+        parts = list(client.stream(sentences))
+        assert [part.text for part in parts] == ["440.", "550.", "660.", "440. 550. 660."]
+        with pytest.raises(SourceNotFound):
+            next(client.stream(sentences.with_name("none.wav")))
+
+
+@pytest.mark.usefixtures("held_results")
+def test_a_stream_that_is_left_early_without_async_cancels_the_job(api, sentences):
+    with Client(api.url, KEY) as client:
+        for part in client.stream(sentences):
+            assert part.text == "440."
+            break
+        assert api.cancelled[-1] == list(api.posted)[-1]
+        stream = client.stream(sentences)
+        next(stream)
+    assert api.cancelled[-1] == list(api.posted)[-1]
+    stream.close()
 
 
 def test_threads_share_a_client_and_get_their_own_answers(api):
@@ -350,7 +492,7 @@ def test_ctrl_c_in_a_program_cancels_its_job(api, talk):
 
 
 def test_the_two_clients_take_the_same_options():
-    for name in ("__init__", "transcribe"):
+    for name in ("__init__", "transcribe", "stream"):
         plain = inspect.signature(getattr(Client, name)).parameters
         with_async = inspect.signature(getattr(AsyncClient, name)).parameters
         extra = {"callbacks", "resume"} if name == "transcribe" else set()

@@ -138,7 +138,7 @@ def settled(code: str, places: dict[str, str]) -> str:
 def test_the_page_was_read():
     kinds = [kind for kind, _ in BLOCKS]
     assert {kind: kinds.count(kind) for kind in kinds} == {
-        "text": 2, "python": 2, "bash": 2, "javascript": 2,
+        "text": 2, "python": 3, "bash": 2, "javascript": 2,
     }  # fmt: skip
     assert len(CURL) == 3
 

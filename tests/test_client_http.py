@@ -1,6 +1,7 @@
 """The client and the command line against a real `parakeet serve`."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -11,11 +12,15 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp.web
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from loopback import WebServer, answers, drops, in_turn, sends
-from parakeet_worker import AsyncClient, Client
+from faulty_worker import FaultyEngine, HeldEngine
+from http_server import serving, until
+from loopback import Behaviour, WebServer, answers, drops, in_turn, sends
+from parakeet_worker import AsyncClient, Client, Segment
 from parakeet_worker.client.http_client import Retry
 from parakeet_worker.client.transports import ProgressCallbacks
 from parakeet_worker.entrypoints.cli import main
@@ -29,7 +34,7 @@ from parakeet_worker.errors import (
     OutOfMemory,
     Overloaded,
 )
-from recordings import noise, tone, wav
+from recordings import noise, silence, tone, wav
 
 KEY = "sesame"
 MAX_AUDIO_BYTES = 60_000
@@ -129,6 +134,111 @@ async def test_who_is_cancelled_hangs_up(web: WebServer, talk):
         with pytest.raises(asyncio.CancelledError):
             await task
         await asyncio.wait_for(web.left.wait(), 10)
+
+
+# streams
+
+
+def test_a_stream_has_the_sentences_and_the_answer_of_a_server(server, tmp_path):
+    path = tmp_path / "three.wav"
+    tones = [np.concatenate([tone(hertz, 0.4), silence(0.2)]) for hertz in (440, 550, 660)]
+    path.write_bytes(wav(np.concatenate(tones)))
+    with Client(server, KEY) as client:
+        *segments, answer = client.stream(path, format="vtt")
+        whole = client.transcribe(path, format="vtt")
+        with pytest.raises(AudioUndecodable):
+            next(client.stream(b"no audio\n" * 100))
+    assert all(isinstance(segment, Segment) for segment in segments)
+    assert [segment.text for segment in segments] == ["440.", "550.", "660."]
+    assert answer.document == whole.document
+    assert answer.usage.audio_seconds == whole.usage.audio_seconds
+
+
+async def test_a_stream_has_sentences_during_the_transcription_and_closing_it_cancels_that(
+    tmp_path,
+):
+    engine = HeldEngine(batches=1)
+    recording = wav(tone(440, 60.0))
+    async with serving(tmp_path, engine) as running, AsyncClient(running.url) as client:
+        try:
+            stream = client.stream(recording)
+            assert isinstance(await anext(stream), Segment)
+            assert await asyncio.to_thread(engine.held.wait, 60)
+            await stream.aclose()
+            await until(lambda: running.inside == 0)
+            assert await running.metric('parakeet_recordings_total{outcome="cancelled"}') == 1
+        finally:
+            engine.released.set()
+
+
+@pytest.mark.usefixtures("without_waits")
+async def test_a_stream_raises_what_its_transcription_ends_with(tmp_path):
+    # No more than 16 chunks are at the engine at a time, and each is a batch: by the 21st the first
+    # sentence was sent.
+    engine = FaultyEngine(0, batches=20)
+    recording = wav(tone(440, 60.0))
+    async with (
+        serving(tmp_path, engine, segment_seconds=2, batch_seconds=2) as running,
+        AsyncClient(running.url) as client,
+    ):
+        stream = client.stream(recording)
+        assert isinstance(await anext(stream), Segment)
+        with pytest.raises(EngineLost):
+            _ = [part async for part in stream]
+
+
+def event(name: str, **document: object) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(document, ensure_ascii=False)}\n\n".encode()
+
+
+def sentence(number: int) -> bytes:
+    return event("segment", id=number, start=0.0, end=1.0, text=f"{number}\u2028.")
+
+
+def stream_of(*events: bytes, whole: bool = True) -> Behaviour:
+    """Server-sent events in small packets; then the connection is closed, or broken."""
+
+    async def behave(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        response = aiohttp.web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        content = b"".join([b": keep-alive\n\n", *events])
+        for start in range(0, len(content), 7):
+            await response.write(content[start : start + 7])
+        if not whole:
+            assert request.transport is not None
+            request.transport.close()
+        return response
+
+    return behave
+
+
+@pytest.mark.usefixtures("without_waits")
+@pytest.mark.parametrize(
+    "end",
+    [
+        stream_of(sentence(0), sentence(1), whole=False),
+        stream_of(sentence(0), sentence(1)),
+        stream_of(sentence(0), event("error", error="engine_lost: x", code="engine_lost")),
+    ],
+)
+async def test_a_stream_continues_after_a_broken_one(web: WebServer, talk, end):
+    whole = stream_of(*map(sentence, range(3)), event("result", text="all"))
+    web.at("/transcribe", in_turn(end, whole))
+    async with AsyncClient(web.address) as client:
+        parts = [part.text async for part in client.stream(talk)]
+    assert parts == ["0\u2028.", "1\u2028.", "2\u2028.", "all"]
+    assert len(web.received) == 2
+
+
+@pytest.mark.parametrize(
+    "end", [b"event: result\ndata: {\n\n", event("error", error="odd: x"), event("result", a=1)]
+)
+async def test_a_stream_that_ends_with_something_else_is_refused(web: WebServer, talk, end):
+    web.at("/transcribe", stream_of(sentence(0), end))
+    async with AsyncClient(web.address) as client:
+        with pytest.raises(EndpointRefused):
+            _ = [part async for part in client.stream(talk)]
+    assert len(web.received) == 1
 
 
 ANSWER = b'{"text": "440."}'

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from parakeet_worker.version import __version__
 
 if TYPE_CHECKING:
-    from parakeet_worker.client.answer import Answer
+    from parakeet_worker.client.answer import Answer, Segment
     from parakeet_worker.client.clients import AsyncClient, Client
     from parakeet_worker.errors import ParakeetError
     from parakeet_worker.model import Model, Transcript, open_model
@@ -26,6 +26,7 @@ _HOMES = {
     "Client": "client.clients",
     "Model": "model",
     "ParakeetError": "errors",
+    "Segment": "client.answer",
     "Sentence": "recognition.transcript",
     "Settings": "settings",
     "TimedToken": "recognition.transcript",
@@ -40,6 +41,7 @@ __all__ = [
     "Client",
     "Model",
     "ParakeetError",
+    "Segment",
     "Sentence",
     "Settings",
     "TimedToken",

@@ -47,6 +47,29 @@ class Answer:
         return content(self.document, self.format)
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A sentence of a recording that is still being transcribed."""
+
+    document: Mapping[str, Any]
+    """The segment as in `verbose_json`, with its words; see docs/calling.md."""
+
+    @property
+    def text(self) -> str:
+        """Its words."""
+        return str(self.document["text"])
+
+    @property
+    def start_seconds(self) -> float:
+        """Seconds from the start of the recording."""
+        return float(self.document["start"])
+
+    @property
+    def end_seconds(self) -> float:
+        """Seconds from the start of the recording."""
+        return float(self.document["end"])
+
+
 def content(document: Mapping[str, Any], format_: Format) -> str:
     """A document as the content of a file, identical to `render.render`."""
     if format_ in ("json", "verbose_json"):

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import asynccontextmanager, suppress
 from os import PathLike
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 import stamina
 
-from parakeet_worker.client.answer import Answer, Usage
+from parakeet_worker.client.answer import Answer, Segment, Usage
 from parakeet_worker.client.endpoint import RUNPOD, Endpoint
 from parakeet_worker.client.http_client import RETRY_SECONDS, HttpClient, checked_key
 from parakeet_worker.client.payload import Payload, prepare
@@ -127,6 +127,7 @@ class AsyncClient:
         # Encoded recordings and requests are in memory, with their base64.
         self._packing = asyncio.Semaphore(_CONCURRENCY)
         self._sending = asyncio.Semaphore(_CONCURRENCY)
+        self._streams: set[asyncio.Task[Answer]] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -140,7 +141,8 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Cancel the jobs of open streams, and close all connections."""
+        await _cancelled(*self._streams)
         await self._client.close()
 
     async def transcribe(
@@ -158,6 +160,7 @@ class AsyncClient:
         Raises `RequestError`, `TransientError`, `EngineError`, or `EndpointDenied`.
         """
         fields = await asyncio.to_thread(_fields, options)
+        fields = {**fields, "stream": True} if callbacks.segment is not None else fields
         if resume is not None and self.endpoint.kind == "queue":
             with suppress(EndpointRefused, JobCancelled, JobExpired):
                 document, usage = await self._resume(resume, callbacks)
@@ -170,6 +173,31 @@ class AsyncClient:
             path = Path(folder) / "audio"
             await asyncio.to_thread(path.write_bytes, audio)
             return await self._send_file(path, fields, callbacks, options)
+
+    async def stream(
+        self, audio: str | PathLike[str] | bytes, **options: Unpack[Options]
+    ) -> AsyncGenerator[Segment | Answer, None]:
+        """Yield each sentence as soon as it and all earlier ones are transcribed, then the answer.
+
+        The same as `transcribe` otherwise. When this is closed or cancelled, so is the job.
+        Sentences have no gaps: if one is lost in transit, only the answer follows.
+        """
+        arrived: asyncio.Queue[Segment | None] = asyncio.Queue()
+        callbacks = ProgressCallbacks(segment=arrived.put_nowait)
+        work = asyncio.create_task(self.transcribe(audio, callbacks=callbacks, **options))
+        work.add_done_callback(lambda _: arrived.put_nowait(None))
+        self._streams.add(work)
+        try:
+            yielded = 0
+            while (segment := await arrived.get()) is not None:
+                # A retry repeats earlier segments.
+                if segment.document["id"] == yielded:
+                    yielded += 1
+                    yield segment
+            yield await work
+        finally:
+            self._streams.discard(work)
+            await _cancelled(work)
 
     async def _send_file(
         self, path: Path, fields: Fields, callbacks: ProgressCallbacks, options: Options
@@ -337,6 +365,22 @@ class Client:
         """
         return self._run(self._client.transcribe(audio, **options))
 
+    def stream(
+        self, audio: str | PathLike[str] | bytes, **options: Unpack[Options]
+    ) -> Generator[Segment | Answer, None, None]:
+        """Yield each sentence as soon as it and all earlier ones are transcribed, then the answer.
+
+        The same as `transcribe` otherwise. When this is closed, the job is cancelled.
+        Sentences have no gaps: if one is lost in transit, only the answer follows.
+        """
+        parts = self._client.stream(audio, **options)
+        try:
+            while (part := self._run(_next(parts))) is not None:
+                yield part
+        finally:
+            if not self._loop.is_closed():
+                self._run(parts.aclose())
+
     def _run(self, work: Coroutine[Any, Any, Value]) -> Value:
         ended = Event()
 
@@ -355,6 +399,16 @@ class Client:
                 future.cancel()
                 ended.wait(_END_SECONDS)
             raise
+
+
+async def _next(parts: AsyncGenerator[Value, None]) -> Value | None:
+    return await anext(parts, None)
+
+
+async def _cancelled(*tasks: asyncio.Task[Answer]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _with_retries(

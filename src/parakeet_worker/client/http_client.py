@@ -1,9 +1,10 @@
 """HTTP calls to an endpoint, with retries of transient failures."""
 
+import json
 import socket
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, TypeAlias
@@ -53,6 +54,9 @@ class Retry:
 
 
 OnRetry: TypeAlias = Callable[[Retry], None]
+
+OnEvent: TypeAlias = Callable[[str, Any], None]
+"""Called with the name and the JSON of a server-sent event."""
 
 Body: TypeAlias = Callable[[], AbstractContextManager[Mapping[str, Any]]]
 """Opens the body as arguments for httpx, once per attempt."""
@@ -104,8 +108,11 @@ class HttpClient:
         retry_seconds: float | None = None,
         answer_seconds: float | None = _STALL_SECONDS,
         on_retry: OnRetry = lambda _: None,
+        on_event: OnEvent = lambda _name, _document: None,
     ) -> Any:
         """The answer's JSON. Retries 408, 425, 429, 5xx and connection errors.
+
+        Of a stream of events, `result` is the answer, and `on_event` is called with those before.
 
         Raises `EndpointDenied`, `EndpointRefused`, `EndpointUnreachable`, or the error that the
         answer carries.
@@ -121,19 +128,27 @@ class HttpClient:
                 wait_max=_WAIT_MAX_SECONDS,
             ):
                 with attempt, body() as opened:
-                    return await self._attempt(method, url, opened, answer_seconds)
+                    return await self._attempt(method, url, opened, answer_seconds, on_event)
         except _Transient as passing:
             raise passing.error from passing
         raise AssertionError
 
     async def _attempt(
-        self, method: str, url: str, body: Mapping[str, Any], answer_seconds: float | None
+        self,
+        method: str,
+        url: str,
+        body: Mapping[str, Any],
+        answer_seconds: float | None,
+        on_event: OnEvent,
     ) -> Any:
         timeout = httpx.Timeout(
             _STALL_SECONDS, connect=_CONNECT_SECONDS, read=answer_seconds, pool=None
         )
         try:
-            response = await self._http.request(method, url, timeout=timeout, **body)
+            async with self._http.stream(method, url, timeout=timeout, **body) as response:
+                if response.headers.get("content-type", "").startswith("text/event-stream"):
+                    return await _result(response, url, on_event)
+                await response.aread()
         except httpx.TimeoutException as failure:
             raise _Transient(
                 EndpointUnreachable(url, "no answer within the time limit")
@@ -261,11 +276,7 @@ def _judged(response: httpx.Response, url: str) -> Any:
     answer = _document(response)
     if 200 <= status < 300 and answer is not None:
         return answer
-    error = errors.read(answer) if isinstance(answer, dict) else None
-    if error is not None and error.code not in _OF_THE_ENDPOINT:
-        if isinstance(error, TransientError | EngineLost):
-            raise _Transient(error, _retry_after(response))
-        raise error
+    _raise_error(answer, _retry_after(response))
     reason = _reason(response, answer)
     if status in (401, 403):
         raise EndpointDenied(url, status)
@@ -273,6 +284,57 @@ def _judged(response: httpx.Response, url: str) -> Any:
         message = f"status {status}" + (f": {reason}" if reason else "")
         raise _Transient(EndpointUnreachable(url, message), _retry_after(response))
     raise EndpointRefused(url, status, reason)
+
+
+def _raise_error(answer: Any, wait_seconds: float | None = None) -> None:
+    """Raise the error of a recording or a worker that an answer carries."""
+    error = errors.read(answer) if isinstance(answer, dict) else None
+    if error is None or error.code in _OF_THE_ENDPOINT:
+        return
+    if isinstance(error, TransientError | EngineLost):
+        raise _Transient(error, wait_seconds)
+    raise error
+
+
+async def _result(response: httpx.Response, url: str, on_event: OnEvent) -> Any:
+    """The last event of a stream, or the error that it carries."""
+    async with aclosing(_events(response, url)) as events:
+        async for name, document in events:
+            if name == "result":
+                return document
+            if name == "error":
+                _raise_error(document)
+                raise EndpointRefused(url, response.status_code, one_line(str(document)))
+            on_event(name, document)
+    raise _Transient(EndpointUnreachable(url, "the stream ended without a result"))
+
+
+async def _events(response: httpx.Response, url: str) -> AsyncGenerator[tuple[str, Any], None]:
+    name = ""
+    async with aclosing(_lines(response)) as lines:
+        async for line in lines:
+            field, _, value = line.partition(b": ")
+            if field == b"event":
+                name = value.decode(errors="replace")
+            elif field == b"data":
+                try:
+                    document = json.loads(value)
+                except ValueError as failure:
+                    raise EndpointRefused(
+                        url, response.status_code, "an event is not JSON"
+                    ) from failure
+                yield name, document
+
+
+async def _lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """Lines that end with a line feed; httpx's also end within JSON, such as at U+2028."""
+    parts: list[bytes] = []
+    async for content in response.aiter_bytes():
+        *ended, rest = content.split(b"\n")
+        for line in ended:
+            yield b"".join([*parts, line])
+            parts = []
+        parts.append(rest)
 
 
 def _document(response: httpx.Response) -> Any:

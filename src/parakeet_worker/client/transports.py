@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from parakeet_worker import errors
-from parakeet_worker.client.answer import Usage
+from parakeet_worker.client.answer import Segment, Usage
 from parakeet_worker.client.endpoint import Endpoint
 from parakeet_worker.client.http_client import HttpClient, OnRetry, json_body
 from parakeet_worker.client.payload import Payload
@@ -34,6 +34,8 @@ _POLL_MAX_SECONDS = 5.0
 _POLL_GROWTH = 1.5
 _CANCEL_SECONDS = 10.0
 _MAX_REASON_CHARACTERS = 300
+_OPEN: Mapping[object, Stage] = {"IN_QUEUE": "queued", "IN_PROGRESS": "transcribing"}
+"""Statuses of a job that has not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,13 @@ class ProgressCallbacks:
     stage: Callable[[Stage], None] = lambda _: None
     sent: Callable[[QueuedJob], None] = lambda _: None
     retrying: OnRetry = lambda _: None
+    segment: Callable[[Segment], None] | None = None
+    """Sentences as soon as each and all earlier ones are transcribed. A retry repeats them."""
+
+    def received(self, document: object) -> None:
+        """Report a segment, if the document is one."""
+        if self.segment is not None and isinstance(document, dict) and "id" in document:
+            self.segment(Segment(document))
 
 
 class QueueTransport:
@@ -105,19 +114,41 @@ class QueueTransport:
 
         Raises what it failed with, or `EndpointRefused` if the endpoint has no such job.
         """
-        url = f"{self._endpoint.url}/status/{job.id}"
+        if callbacks.segment is not None:
+            await self._segments(job, callbacks)
         pause = _POLL_FIRST_SECONDS
         while True:
-            answer = await self._client.call("GET", url, on_retry=callbacks.retrying)
-            status = answer.get("status") if isinstance(answer, dict) else None
-            if status == "IN_QUEUE":
-                callbacks.stage("queued")
-            elif status == "IN_PROGRESS":
-                callbacks.stage("transcribing")
-            else:
+            answer = await self._job_answer("status", job, callbacks)
+            if not _is_open(answer):
                 return _ended(job, answer), _queue_usage(job, answer)
             await asyncio.sleep(pause)
             pause = min(pause * _POLL_GROWTH, _POLL_MAX_SECONDS)
+
+    async def _segments(self, job: QueuedJob, callbacks: ProgressCallbacks) -> None:
+        """Report the job's segments until it has ended; the platform returns each once."""
+        pause = _POLL_FIRST_SECONDS
+        while True:
+            answer = await self._job_answer("stream", job, callbacks)
+            parts = answer.get("stream") or ()
+            for part in parts:
+                match part:
+                    case {"output": {"segment": document}}:
+                        callbacks.received(document)
+            if not parts and not _is_open(answer):
+                return
+            pause = _POLL_FIRST_SECONDS if parts else min(pause * _POLL_GROWTH, _POLL_MAX_SECONDS)
+            await asyncio.sleep(pause)
+
+    async def _job_answer(
+        self, route: str, job: QueuedJob, callbacks: ProgressCallbacks
+    ) -> Mapping[str, Any]:
+        """What the endpoint answers about a job."""
+        url = f"{self._endpoint.url}/{route}/{job.id}"
+        answer = await self._client.call("GET", url, on_retry=callbacks.retrying)
+        document = answer if isinstance(answer, dict) else {}
+        if _is_open(document):
+            callbacks.stage(_OPEN[document["status"]])
+        return document
 
     async def cancel(self, job: QueuedJob) -> None:
         """Cancel a job; a no-op if it has ended or is unknown."""
@@ -149,6 +180,7 @@ class HttpTransport:
                 partial(self._body, payload, fields),
                 answer_seconds=self._answer_seconds,
                 on_retry=callbacks.retrying,
+                on_event=lambda _, document: callbacks.received(document),
             )
         except EndpointRefused as refused:
             raise _denied(refused, url) from refused
@@ -182,9 +214,12 @@ def _denied(refused: EndpointRefused, url: str) -> ParakeetError:
     return EndpointDenied(url, 404) if status == 404 else refused
 
 
-def _ended(job: QueuedJob, answer: object) -> Document:
+def _is_open(answer: Mapping[str, Any]) -> bool:
+    return answer.get("status") in _OPEN
+
+
+def _ended(job: QueuedJob, response: Mapping[str, Any]) -> Document:
     """The document of a job that has ended."""
-    response = answer if isinstance(answer, dict) else {}
     status, output, error = response.get("status"), response.get("output"), response.get("error")
     facts = output if isinstance(output, dict) else {}
     if status == "CANCELLED":
