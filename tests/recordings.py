@@ -56,6 +56,11 @@ def encode(
     return target
 
 
+def headerless(samples: Samples) -> bytes:
+    """The content of a file of 16-bit samples without a header."""
+    return (np.clip(samples, -1.0, 1.0) * 32_767).astype("<i2").tobytes()
+
+
 def repeat(path: Path, target: Path, times: int) -> Path:
     """Repeat the recording without encoding it again."""
     command = [

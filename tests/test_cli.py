@@ -113,6 +113,15 @@ def test_several_files_are_labelled_in_the_requested_order(invoke):
     assert (ran.stderr, ran.exit_code) == ("", 0)
 
 
+def test_audio_without_a_header_is_transcribed_with_its_format(invoke, folder):
+    encode(folder / "call.ul", "-ar", "8000", "-f", "mulaw", samples=tone(440, 1))
+    ran = invoke("call.ul", "b.wav", "--audio-format", "ulaw")
+    assert ran.stdout == "==> call.ul <==\n440.\n==> b.wav <==\n880.\n"
+    ran = invoke("call.ul", "--audio-format", "s16le")
+    assert "audio_format: s16le requires a rate" in ran.stderr
+    assert ran.exit_code == 2
+
+
 def test_each_failed_file_is_one_line_and_the_others_are_transcribed(parakeet, folder):
     (folder / "text.mp3").write_text("this is no audio at all\n" * 100)
     (folder / "empty.wav").touch()

@@ -33,7 +33,7 @@ from parakeet_worker.errors import (
     SourceNotFound,
 )
 from parakeet_worker.settings import Settings
-from recordings import silence, tone, wav
+from recordings import headerless, silence, tone, wav
 
 pytestmark = pytest.mark.usefixtures("without_waits")
 
@@ -138,6 +138,19 @@ async def test_a_too_large_file_is_sent_re_encoded(api, talk):
     assert answer.text == "440."
     assert answer.usage.audio_seconds == pytest.approx(0.8, abs=0.02)
     assert len(api.inputs()[-1]["audio_base64"]) < 20_000
+
+
+@pytest.mark.parametrize(("limit", "sent"), [(30_000, "S16LE:16000"), (15_000, None)])
+async def test_a_format_without_a_header_is_sent_only_with_the_unchanged_file(
+    api, tmp_path, limit, sent
+):
+    path = tmp_path / "talk.raw"
+    path.write_bytes(headerless(tone(440, 0.8)))
+    async with AsyncClient(limited(api.url, limit), KEY) as client:
+        answer = await client.transcribe(path, audio_format="S16LE:16000")
+    assert answer.text == "440."
+    assert answer.usage.audio_seconds == pytest.approx(0.8, abs=0.02)
+    assert api.inputs()[-1].get("audio_format") == sent
 
 
 async def test_a_file_too_large_in_every_encoding_goes_through_the_bucket(api, talk, s3):

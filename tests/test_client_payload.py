@@ -24,7 +24,7 @@ from parakeet_worker.errors import (
     SourceUnreachable,
 )
 from parakeet_worker.settings import Settings
-from recordings import cut, decode, encode, noise, pitch, silence, tone, wav
+from recordings import cut, decode, encode, headerless, noise, pitch, silence, tone, wav
 
 MELODY = np.concatenate([tone(440, 4.0), silence(1.0), noise(1.0, level=0.1), tone(880, 4.0)])
 """As 16-bit WAV 320 kB, as FLAC half of that or so, as Opus some 40 kB."""
@@ -81,6 +81,16 @@ async def test_a_recording_takes_the_first_form_that_fits(
     assert pitch(again[: 4 * 16000]) == pytest.approx(440, abs=5)
     assert pitch(again[-4 * 16000 :]) == pytest.approx(880, abs=5)
     assert children() == []
+
+
+async def test_a_recording_without_a_header_is_encoded_with_its_format(tmp_path):
+    path = tmp_path / "talk.raw"
+    path.write_bytes(headerless(MELODY))
+    for audio_format, expected in (("s16le:16000", 440), ("s16le:32000", 880)):
+        payload = await prepare(path, limited(60_000), audio_format=audio_format)
+        assert payload.encoding != "as it is"
+        again = decode(await pack_to(payload, tmp_path))
+        assert pitch(again[: 4 * 16000]) == pytest.approx(expected, abs=5)
 
 
 async def test_what_fits_in_no_form_goes_through_the_bucket_and_can_be_read_there(talk, store):

@@ -70,6 +70,13 @@ def test_bytes_may_be_of_any_format(model, tmp_path):
     assert model.transcribe(content).text == "440. 880."
 
 
+def test_audio_without_a_header_is_transcribed_with_its_format(model, tmp_path):
+    path = tmp_path / "talk.ul"
+    encode(path, "-ar", "8000", "-f", "mulaw", samples=TALK)
+    assert model.transcribe(path, audio_format="ulaw").text == "440. 880."
+    assert model.transcribe(path.read_bytes(), audio_format="ulaw:4000").text == "220. 440."
+
+
 def test_an_array_is_transcribed_exactly(model):
     transcript = model.transcribe(TALK)
     assert transcript.text == "440. 880."
@@ -150,6 +157,8 @@ def test_concurrent_threads_get_their_own_transcripts(model, tmp_path):
         ((TALK * 32_767).astype(np.int16), {}, InvalidRequest),
         ([0.0, 0.1], {}, InvalidRequest),
         (TALK, {"sample_rate": 0}, InvalidRequest),
+        (TALK, {"audio_format": "f32le:16000"}, InvalidRequest),
+        (wav(TALK), {"audio_format": "s16le"}, InvalidRequest),
         (TALK, {"start_seconds": -1.0}, InvalidRequest),
         (TALK, {"start_seconds": float("nan")}, InvalidRequest),
         (TALK, {"start_seconds": 2.0, "end_seconds": 1.0}, InvalidRequest),

@@ -14,7 +14,7 @@ from parakeet_worker.options import CUE_LIMITS, CueLimitKeywords, CueLimits
 from parakeet_worker.wire import native, openai
 from parakeet_worker.wire.validation import choices
 
-SHARED = ("attention", "channels", "language", "on_damage", "track", "vad")
+SHARED = ("attention", "audio_format", "channels", "language", "on_damage", "track", "vad")
 # A clip is an object in JSON.
 WIRE_NAMES = {"start_seconds": "clip", "end_seconds": "clip"}
 # Samples in memory exist in Python only.

@@ -88,6 +88,7 @@ class Model:
         sample_rate: int = SAMPLE_RATE,
         start_seconds: float = 0.0,
         end_seconds: float | None = None,
+        audio_format: str | None = None,
         language: str | None = None,
         channels: Channels = "mix",
         track: int | str | None = None,
@@ -105,6 +106,7 @@ class Model:
         """
         options: dict[str, object] = {
             "clip": {"start": start_seconds, "end": end_seconds},
+            "audio_format": audio_format,
             "language": language,
             "channels": channels,
             "track": track,
@@ -127,6 +129,8 @@ class Model:
             return self._transcribe(request_for(FileSource(Path(audio))))
         if not isinstance(audio, np.ndarray):
             raise InvalidRequest("audio", "must be a path, bytes or an array of samples")
+        if audio_format is not None:
+            raise InvalidRequest("audio_format", "is for files; samples have a 'sample_rate'")
         return self._transcribe(request_for(SamplesSource(audio, sample_rate)))
 
     def _transcribe(self, request: Request) -> Transcript:

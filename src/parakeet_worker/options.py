@@ -17,9 +17,10 @@ ALL_TRACKS = "all"
 
 
 @dataclass(frozen=True, slots=True)
-class TrackOptions:
-    """Selection of tracks and channels, for decoding before upload."""
+class DecodingOptions:
+    """Options of a request that concern decoding, for decoding before upload."""
 
+    audio_format: str | None = None
     channels: Channels = "mix"
     track: int | str | None = None
     on_damage: OnDamage = "warn"

@@ -105,7 +105,7 @@ def headerless(text: str | None, field: str = "audio_format") -> Headerless | No
 
     Raises `InvalidRequest` for samples without a rate, and for rates and channels out of bounds.
     """
-    parts = _HEADERLESS.fullmatch(text or "")
+    parts = _HEADERLESS.fullmatch((text or "").lstrip(".").lower())
     if parts is None:
         return None
     name = parts[1]

@@ -77,6 +77,7 @@ class Options(CueLimitKeywords, total=False):
     debug: bool
     vad: Vad
     attention: Attention
+    audio_format: str | None
     channels: Channels
     track: int | str | None
     on_damage: OnDamage
@@ -232,6 +233,7 @@ class AsyncClient:
             return await prepare(
                 path,
                 endpoint,
+                audio_format=options.get("audio_format"),
                 channels=options.get("channels", "mix"),
                 track=options.get("track"),
                 on_damage=options.get("on_damage", "warn"),
@@ -442,11 +444,12 @@ def _fields(options: Options) -> Fields:
 
 
 def _fields_of(payload: Payload, fields: Fields) -> Fields:
-    """The fields to send with it: a re-encoded recording contains only the selected track."""
-    if payload.recoded is None or fields.get("track") is None:
+    """The fields to send with it: a re-encoded one has a header and only the selected track."""
+    if payload.recoded is None:
         return fields
-    separate = {"channels": "separate"} if fields["track"] == ALL_TRACKS else {}
-    return {**{name: value for name, value in fields.items() if name != "track"}, **separate}
+    separate = {"channels": "separate"} if fields.get("track") == ALL_TRACKS else {}
+    applied = ("audio_format", "track")
+    return {**{name: value for name, value in fields.items() if name not in applied}, **separate}
 
 
 def _answer(

@@ -16,7 +16,7 @@ from parakeet_worker.errors import (
     SourceNotFound,
 )
 from parakeet_worker.extras import required
-from parakeet_worker.options import Channels, OnDamage, TrackOptions
+from parakeet_worker.options import Channels, DecodingOptions, OnDamage
 from parakeet_worker.wire.native import track_of
 
 SMALLER_FORMS = ("FLAC", "Opus")
@@ -61,6 +61,7 @@ async def prepare(
     path: Path,
     endpoint: Endpoint,
     *,
+    audio_format: str | None = None,
     channels: Channels = "mix",
     track: int | str | None = None,
     on_damage: OnDamage = "warn",
@@ -78,8 +79,8 @@ async def prepare(
     limit = endpoint.max_audio_bytes
     assert limit is not None
     try:
-        track_options = TrackOptions(channels, track_of(track, "track"), on_damage)
-        smaller = await _smaller(path, limit, track_options, ffmpeg)
+        options = DecodingOptions(audio_format, channels, track_of(track, "track"), on_damage)
+        smaller = await _smaller(path, limit, options, ffmpeg)
     except (RequestError, FfmpegMissing, ExtraMissing):
         # The worker reports what is wrong with a recording that cannot be decoded here.
         if store is None:
@@ -106,11 +107,11 @@ def _size(path: Path) -> int:
 
 
 async def _smaller(
-    path: Path, limit: int, track_options: TrackOptions, ffmpeg: Path | None
+    path: Path, limit: int, options: DecodingOptions, ffmpeg: Path | None
 ) -> Payload | None:
     with required("audio"):
         from parakeet_worker.client import recode
-    smaller = await recode.smaller(path, limit, track_options, ffmpeg)
+    smaller = await recode.smaller(path, limit, options, ffmpeg)
     if smaller is None:
         return None
     return Payload(

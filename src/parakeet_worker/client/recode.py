@@ -9,10 +9,11 @@ from pathlib import Path
 
 from parakeet_worker.audio.all_tracks import Audio, decoding
 from parakeet_worker.audio.decoding import SAMPLE_RATE, find_ffmpeg
+from parakeet_worker.audio.demuxers import headerless
 from parakeet_worker.client.store import sent_name
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import FfmpegMissing
-from parakeet_worker.options import TrackOptions
+from parakeet_worker.options import DecodingOptions
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ OPUS = Codec("Opus", "ogg", ("-c:a", "libopus", "-b:a", "32k", "-f", "ogg"))
 
 
 async def smaller(
-    path: Path, limit: int, track_options: TrackOptions, ffmpeg: Path | None
+    path: Path, limit: int, options: DecodingOptions, ffmpeg: Path | None
 ) -> Recoded | None:
     """The file in the first form of at most `limit` bytes, or None.
 
@@ -58,9 +59,10 @@ async def smaller(
             ffmpeg=program,
             max_seconds=_MAX_SECONDS,
             timeout_seconds=_DECODE_TIMEOUT_SECONDS,
-            channels=track_options.channels,
-            track=track_options.track,
-            on_damage=track_options.on_damage,
+            channels=options.channels,
+            track=options.track,
+            on_damage=options.on_damage,
+            headerless=headerless(options.audio_format),
         )
         content = await _encoded(decoded, codec, limit, program)
         if content is not None:

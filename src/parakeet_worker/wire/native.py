@@ -314,11 +314,10 @@ def _options(wire: _RequestWire, prefix: str) -> Callable[[Source], Request]:
         reason = "'all' cannot be combined with channels 'separate'"
         raise InvalidRequest(f"{prefix}track", reason)
     known = known_speakers(wire.known_speakers or (), f"{prefix}known_speakers")
-    named = wire.audio_format.lstrip(".").lower() if wire.audio_format else None
     return partial(
         Request,
-        audio_format=None if named is None else named.partition(":")[0],
-        headerless=headerless(named, f"{prefix}audio_format"),
+        audio_format=_ending(wire.audio_format),
+        headerless=headerless(wire.audio_format, f"{prefix}audio_format"),
         clip=_clip(wire.clip, prefix),
         format=wire.format,
         timestamp=wire.timestamp,
@@ -333,6 +332,10 @@ def _options(wire: _RequestWire, prefix: str) -> Callable[[Source], Request]:
         known_speakers=known,
         cue_limits=cue_limits(wire, "format", prefix),
     )
+
+
+def _ending(audio_format: str | None) -> str | None:
+    return audio_format and audio_format.lstrip(".").lower().partition(":")[0]
 
 
 def _validated(payload: Mapping[str, object], prefix: str, known: list[str]) -> _RequestWire:

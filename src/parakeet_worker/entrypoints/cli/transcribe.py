@@ -137,6 +137,10 @@ class _Plan:
 )  # fmt: skip
 @click.option("--language", help="Spoken language, as a code or in English; a hint.")
 @click.option(
+    "--audio-format", metavar="NAME[:RATE[:CHANNELS]]",
+    help="The format of audio without a header, such as 'ulaw' or 's16le:16000'.",
+)  # fmt: skip
+@click.option(
     "--channels", type=click.Choice(get_args(Channels)), default="mix", show_default=True,
     help="'separate' transcribes each channel on its own.",
 )  # fmt: skip
@@ -190,6 +194,7 @@ def transcribe(  # one parameter for each option
     formats: tuple[Format, ...],
     timestamp: bool,
     language: str | None,
+    audio_format: str | None,
     channels: Channels,
     track: str | None,
     on_damage: OnDamage,
@@ -230,8 +235,8 @@ def transcribe(  # one parameter for each option
         raise click.UsageError("--wait requires --endpoint")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     options: Options = {
-        "timestamp": timestamp, "language": language, "channels": channels, "track": track,
-        "on_damage": on_damage,
+        "timestamp": timestamp, "language": language, "audio_format": audio_format,
+        "channels": channels, "track": track, "on_damage": on_damage,
     }  # fmt: skip
     known = _known_speakers(references, enrolled)
     if known:
