@@ -201,6 +201,21 @@ def test_a_run_killed_after_half_of_a_hundred_files_resumes_without_repetition(
     assert sum(api.received.values()) == before
 
 
+@pytest.mark.usefixtures("without_waits")
+def test_each_lost_answer_of_run_costs_one_more_job_with_the_same_result(parakeet, folder, api):
+    since = len(api.posted)
+    api.faults["run"].extend(["lose", "lose"])
+    arguments = ("transcribe", ".", "-e", "loopback", "-j", "1")
+    assert parakeet(*arguments).returncode == 0
+    jobs = list(api.posted)[since:]
+    assert [api.result(job)["output"]["text"] for job in jobs] == ["440.", "440.", "440.", "880."]
+    assert events(folder) == events(folder / "below") == {"sent": 1, "done": 1}
+    assert results(folder) == {"a.txt": "440.\n", "below/b.txt": "880.\n"}
+    assert re.search(r"results +2\n", parakeet("cost").stdout)
+    assert parakeet(*arguments).returncode == 0
+    assert len(api.posted) == since + len(jobs)
+
+
 def test_a_job_that_an_earlier_run_has_sent_is_fetched(parakeet, environment, folder, api):
     api.endings.append({"status": "IN_QUEUE"})
     with subprocess.Popen(
