@@ -4,18 +4,23 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import yaml
 
 from hub import MODEL, Hub
 from loopback import WebServer
+from parakeet_worker.client.clients import AsyncClient
+from parakeet_worker.entrypoints.cli import main
+from parakeet_worker.entrypoints.wyoming.main import Address
 from parakeet_worker.settings import Settings, variable
 from parakeet_worker.weights.checkpoints import EXTRACTOR, SAFETENSORS
 
@@ -259,8 +264,13 @@ async def test_the_build_downloads_exactly_the_files_of_the_model(
     }
 
 
+def compose(service: str) -> dict[str, Any]:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    return cast("dict[str, Any]", services[service])
+
+
 def test_compose_starts_the_http_server_on_one_gpu():
-    service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["parakeet"]
+    service = compose("parakeet")
     assert service["build"]["target"] in TARGETS
     known = {variable(name) for name in Settings.model_fields}
     assert set(service["environment"]) <= known | {"PORT"}
@@ -271,3 +281,23 @@ def test_compose_starts_the_http_server_on_one_gpu():
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
     grace_minutes = int(service["stop_grace_period"].removesuffix("m"))
     assert 60 * grace_minutes > Settings().stop_timeout_seconds
+
+
+def test_the_wyoming_profile_of_compose_serves_the_http_server_of_the_same_image():
+    server, service = compose("parakeet"), compose("wyoming")
+    assert service["profiles"] == ["wyoming"]
+    assert "profiles" not in server
+    assert service["build"] == server["build"]
+    assert service["depends_on"] == {"parakeet": {"condition": "service_healthy"}}
+    assert service["stop_grace_period"] == server["stop_grace_period"]
+    program, name, *arguments = shlex.split(service["command"])
+    assert program == "parakeet"
+    chosen = main.commands[name].make_context(name, arguments).params
+    assert chosen["endpoint"] == f"http://parakeet:{server['environment']['PORT']}"
+    assert service["ports"] == [":".join([str(Address.read(chosen["uri"]).port)] * 2)]
+    # The image has the package, and the client accepts the key and the address.
+    assert re.search(r"^wyoming==", (ROOT / "requirements/runtime.txt").read_text(), re.MULTILINE)
+    image = {"PARAKEET_MODEL": "/opt/model", "PARAKEET_MODEL_NAME": "any"}
+    settings = Settings.from_environment({**image, **service["environment"]})
+    assert settings.api_key
+    AsyncClient(chosen["endpoint"], settings.api_key, settings=settings)

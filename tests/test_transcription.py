@@ -1,5 +1,6 @@
 """`parakeet transcribe` over many files: killed, resumed, repeated, cancelled."""
 
+import asyncio
 import json
 import os
 import re
@@ -17,10 +18,17 @@ import pytest
 from click.testing import CliRunner
 
 from endpoint_api import KEY, EndpointApi
+from faulty_worker import HeldEngine, faulty_pipeline
+from http_server import until
 from job_api import running_worker
 from parakeet_worker.client import manifest
+from parakeet_worker.client.answer import LOCAL
+from parakeet_worker.client.files import gather, plan_tasks
 from parakeet_worker.entrypoints.cli import main
+from parakeet_worker.entrypoints.cli import run as runs
+from parakeet_worker.entrypoints.cli.results import Results, Run
 from parakeet_worker.options import Format
+from parakeet_worker.settings import Settings
 from recordings import tone, wav
 
 Parakeet = Callable[..., "Ran"]
@@ -167,6 +175,36 @@ def test_the_local_engine_supports_folders_and_resuming(parakeet, folder, api):
     assert parakeet("transcribe", ".", "--beside", **tones).returncode == 0
     assert (folder / "a.txt").stat().st_mtime_ns == written
     assert sum(api.received.values()) == before
+
+
+async def test_files_of_the_local_engine_share_batches(tmp_path, capsys):
+    pitches = range(300, 700, 50)
+    for hertz in pitches:
+        (tmp_path / f"{hertz}.wav").write_bytes(wav(tone(hertz, 0.8)))
+    engine, settings = HeldEngine(), Settings(engine="tones", scratch=tmp_path)
+    with faulty_pipeline(settings, engine) as pipeline:
+        run = Run(
+            tasks=plan_tasks(gather([str(tmp_path)]), ["text"], None, alongside=False),
+            formats=["text"],
+            transcribe=runs.local(pipeline, {}, ["text"]),
+            options={},
+            where=LOCAL,
+            concurrency=settings.concurrency,
+            overwrite=False,
+        )
+        with Results(run) as results:
+            running = asyncio.create_task(runs.transcribe_all(run, results))
+            # While the engine computes the first files, the rest arrives.
+            assert await asyncio.to_thread(engine.held.wait, 60)
+            rest = 0.8 * (len(pitches) - len(engine.batches[0]))
+            await until(lambda: pipeline.batcher.load.waiting_seconds > rest - 0.1)
+            engine.released.set()
+            await running
+        load = pipeline.batcher.load
+    assert (load.chunks, load.batches) == (len(pitches), 2)
+    assert re.findall(r"\d+\.$", capsys.readouterr().out, re.MULTILINE) == [
+        f"{hertz}." for hertz in pitches
+    ]
 
 
 def test_a_run_killed_after_half_of_a_hundred_files_resumes_without_repetition(
