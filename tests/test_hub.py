@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from parakeet_worker.options import Format
 from parakeet_worker.settings import Settings, variable
 from parakeet_worker.wire import native
 from speech import named
@@ -110,6 +111,15 @@ def test_both_files_have_the_documented_fields_and_no_others() -> None:
 def test_files_required_by_the_hub_exist() -> None:
     for name in ("handler.py", "Dockerfile", "README.md", ".runpod/README.md"):
         assert (ROOT / name).is_file()
+
+
+def test_the_page_of_the_hub_names_fields_of_a_request_and_all_formats() -> None:
+    page = (ROOT / ".runpod" / "README.md").read_text()
+    rows = dict(re.findall(r"^\| (`.+?`) \| (.+) \|$", page, re.MULTILINE))
+    named_ = {name for cell in rows for name in re.findall(r"`(\w+)`", cell)}
+    assert named_
+    assert named_ <= {"inputs", *native._RequestWire.model_fields}
+    assert re.findall(r"`(\w+)`", rows["`format`"]) == list(get_args(Format))
 
 
 def test_cuda_versions_are_contiguous_from_that_of_the_image() -> None:

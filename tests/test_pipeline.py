@@ -184,6 +184,8 @@ async def test_a_minute_has_the_same_words_in_chunks_of_any_length(
         assert word.start_seconds <= following.start_seconds
     assert transcript.words[-1].end_seconds <= transcript.seconds
     assert transcript.uncovered == ()
+    # Also of the words around a cut, which were decoded a second time.
+    assert {word.speech_probability is None for word in transcript.words} == {vad == "off"}
 
 
 async def test_very_quiet_speech_is_raised(demo: Pipeline) -> None:

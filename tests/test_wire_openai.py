@@ -107,6 +107,13 @@ async def test_verbose_json_contains_the_requested_granularities(
     assert len(both.words) == len(both.segments) == 2
 
 
+def test_no_parameter_turns_the_detector_off_that_measures_no_speech() -> None:
+    # The AI SDK rejects segments without its figure.
+    content = {"file": encoded(TONE), "model": "whisper-1"}
+    assert "vad" not in spelling._Wire.model_fields
+    assert spelling.parse_json(content, Settings()).transcription.vad == "auto"
+
+
 async def test_deltas_join_to_the_text(client: openai.AsyncOpenAI) -> None:
     stream = await transcription(client, stream=True)
     *deltas, done = [event async for event in stream]

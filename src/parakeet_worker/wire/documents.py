@@ -65,7 +65,8 @@ class OpenAISegment(WireModel):
     """Bytes of the text divided by its bytes after zlib compression, as Whisper defines it."""
     no_speech_prob: float | None = None
     """1 minus the mean speech probability, from voice activity detection, over the words of the
-    segment; absent without a speech detector."""
+    segment. Absent with the native option `vad: off`, which OpenAI's API does not have, and with
+    the engine `tones`."""
 
 
 class Segment(OpenAISegment):
