@@ -76,6 +76,21 @@ def run(script: str, home: Path, **environment: str) -> str:
     return ended.stdout.strip().rpartition("\n")[2]
 
 
+STARTED = """
+import sys
+started = []
+sys.addaudithook(lambda event, its: event == "subprocess.Popen" and started.append(its[0]))
+from parakeet_worker.entrypoints.queue import sdk
+runpod = sdk.import_sdk()
+import cpuinfo
+print(started.count(sys.executable), runpod.__name__, cpuinfo.get_cpu_info.__module__)
+"""
+
+
+def test_the_import_starts_no_interpreter_to_describe_the_processor(tmp_path: Path) -> None:
+    assert run(STARTED, tmp_path) == "0 runpod cpuinfo.cpuinfo"
+
+
 def test_the_addresses_are_those_of_the_platform(tmp_path: Path) -> None:
     reported = json.loads(
         run(

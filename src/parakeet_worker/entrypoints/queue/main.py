@@ -41,8 +41,7 @@ def handler_of(pipeline: Pipeline) -> Handler:
 
 def serve_public(pipeline: Pipeline) -> None:
     """Serve through the SDK's public `start`: for its local modes and for unknown SDK versions."""
-    import runpod
-
+    runpod = sdk.import_sdk()
     handle = handler_of(pipeline)
     options: dict[str, Any] = {"concurrency_modifier": lambda _: pipeline.settings.concurrency}
 
@@ -103,8 +102,7 @@ async def serve_queue(pipeline: Pipeline, parts: sdk.Sdk) -> None:
 
 
 def _register(*checks: Callable[[], Awaitable[None]]) -> None:
-    import runpod
-
+    runpod = sdk.import_sdk()
     for check in checks:
 
         async def named(check: Callable[[], Awaitable[None]] = check) -> None:

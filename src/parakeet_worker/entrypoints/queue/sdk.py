@@ -17,6 +17,27 @@ _MIRROR_BYTES = 1 << 16
 _LENGTH = struct.Struct("I")
 
 
+def import_sdk() -> Any:
+    """Import `runpod` without its description of the processor.
+
+    `rp_debugger` reads the processor's name at import through py-cpuinfo, which starts a Python
+    process and computes for a second: a third of a worker's start. Without a name the SDK uses a
+    default text.
+    """
+    try:
+        import cpuinfo  # type: ignore[import-untyped]
+    except ImportError:  # the SDK no longer needs it
+        import runpod
+
+        return runpod
+    describe, cpuinfo.get_cpu_info = cpuinfo.get_cpu_info, dict
+    try:
+        import runpod
+    finally:
+        cpuinfo.get_cpu_info = describe
+    return runpod
+
+
 class SdkChanged(Exception):
     """The SDK's private API differs from the supported version; its public API still works."""
 
@@ -50,6 +71,7 @@ class Sdk:
 def load() -> Sdk:
     """Look up all parts; raises `SdkChanged`."""
     try:
+        import_sdk()
         from runpod.http_client import AsyncClientSession
         from runpod.serverless.modules import rp_fitness, rp_http, rp_job, rp_ping, worker_state
 
