@@ -18,6 +18,7 @@ import tokenize
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -173,17 +174,31 @@ class Finding:
         return f"{self.path}:{self.line}: {self.text} (write: {self.advice})"
 
 
-def _compiled(table: dict[str, str], *, whole: bool = False) -> list[tuple[re.Pattern[str], str]]:
-    edges = ("^(?:", ")$") if whole else (r"(?<![\w'])(?:", r")(?![\w])")
-    return [
-        (re.compile(edges[0] + pattern.replace(" ", r"\s+") + edges[1], re.IGNORECASE), advice)
-        for pattern, advice in table.items()
-    ]
+class _Patterns:
+    """The expressions of a table; one that unites them finds their matches in a tenth of the time.
+
+    It stops at the first alternative, so advice comes from the single ones.
+    """
+
+    def __init__(self, table: dict[str, str], *, whole: bool = False) -> None:
+        edges = ("^(?:", ")$") if whole else (r"(?<![\w'])(?=\w)(?:", r")(?![\w])")
+
+        def compiled(pattern: str) -> re.Pattern[str]:
+            return re.compile(edges[0] + pattern.replace(" ", r"\s+") + edges[1], re.IGNORECASE)
+
+        self._any = compiled("|".join(table))
+        self._each = [(compiled(pattern), advice) for pattern, advice in table.items()]
+
+    def matches(self, text: str) -> Iterator[tuple[re.Match[str], str]]:
+        if self._any.search(text):
+            for pattern, advice in self._each:
+                for match in pattern.finditer(text):
+                    yield match, advice
 
 
-_IDIOMS = _compiled(IDIOMS)
-_IN_NAMES = _IDIOMS + _compiled(NAME_PARTS)
-_NAMES = _compiled(NAMES, whole=True)
+_IDIOMS = _Patterns(IDIOMS)
+_IN_NAMES = _Patterns(IDIOMS | NAME_PARTS)
+_NAMES = _Patterns(NAMES, whole=True)
 _ALLOWED = [
     re.compile(re.escape(phrase).replace(r"\ ", r"\s+"))
     for phrase in sorted(ALLOWED, key=len, reverse=True)
@@ -193,10 +208,9 @@ _ALLOWED = [
 def check_text(text: str, path: str) -> Iterator[Finding]:
     """Findings in prose; the line numbers are those of `text`."""
     text = _without_allowed(text)
-    for pattern, advice in _IDIOMS:
-        for match in pattern.finditer(text):
-            shown = " ".join(match[0].split())
-            yield Finding(path, text.count("\n", 0, match.start()) + 1, shown, advice)
+    for match, advice in _IDIOMS.matches(text):
+        shown = " ".join(match[0].split())
+        yield Finding(path, text.count("\n", 0, match.start()) + 1, shown, advice)
 
 
 def check_python(source: str, path: str) -> Iterator[Finding]:
@@ -204,15 +218,16 @@ def check_python(source: str, path: str) -> Iterator[Finding]:
     prose, names = _split(source)
     yield from check_text(prose, path)
     for name, line in names.items():
-        words = _without_allowed(_words(name))
-        for pattern, advice in _IN_NAMES:
-            if match := pattern.search(words):
-                yield Finding(path, line, f"{name} [{match[0]}]", advice)
-                break
-        else:
-            for pattern, advice in _NAMES:
-                if pattern.match(name):
-                    yield Finding(path, line, name, advice)
+        for shown, advice in _in_name(name):
+            yield Finding(path, line, shown, advice)
+
+
+@cache
+def _in_name(name: str) -> list[tuple[str, str]]:
+    """What to report of a name, with advice."""
+    for match, advice in _IN_NAMES.matches(_without_allowed(_words(name))):
+        return [(f"{name} [{match[0]}]", advice)]
+    return [(name, advice) for _, advice in _NAMES.matches(name)]
 
 
 def check_file(path: Path) -> list[Finding]:
