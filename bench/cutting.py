@@ -91,13 +91,12 @@ def run(request: RunRequest) -> Run:
     with open_pipeline(Settings.of(request.settings)) as pipeline:
         # Mapped weights become resident on first use.
         pipeline.batcher.submit([np.zeros(2 * SAMPLE_RATE, np.float32)])[0].result()
-        idle = _resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")
+        idle = harness.reset_peak()
         started, cpu_started = time.perf_counter(), _processor_seconds()
         output = strategy.transcribe(pipeline, request.path, request.recording)
         wall_seconds = time.perf_counter() - started
         processor_seconds = _processor_seconds() - cpu_started
-        over_idle = _resident("VmHWM") - idle
+        over_idle = harness.resident_mebibytes("VmHWM") - idle
         cuts = strategy.cuts(pipeline, request.path, request.recording)
     return Run(output, cuts, wall_seconds, processor_seconds, idle, over_idle)
 
@@ -106,12 +105,6 @@ def _processor_seconds() -> float:
     own = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-
-
-def _resident(field: str) -> float:
-    """A field of /proc/self/status, in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field + ":"))
 
 
 def _plain(words: Iterable[Word]) -> Words:

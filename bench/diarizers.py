@@ -38,8 +38,8 @@ def windows(samples: Samples, device: str) -> list[Window]:
     submitted: list[Future[Window]] = []
 
     class Recording:
-        def submit(self, samples: Samples) -> Future[Window]:
-            submitted.append(networks.submit(samples))
+        def submit(self, samples: Samples, used: tuple[int, int]) -> Future[Window]:
+            submitted.append(networks.submit(samples, used))
             return submitted[-1]
 
     diarization = Diarization(Recording())

@@ -66,6 +66,19 @@ def die_first() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
+def reset_peak() -> float:
+    """Start this process's peak of resident memory anew; the MiB resident now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident_mebibytes("VmRSS")
+
+
+def resident_mebibytes(field: str) -> float:
+    """`VmRSS`, or `VmHWM` since `reset_peak`, from the kernel's account of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(field + ":"))
+    return int(line.split()[1]) / 1024
+
+
 def _cpu_facts() -> dict[str, str]:
     """The first processor's entry in `/proc/cpuinfo`."""
     try:

@@ -329,7 +329,7 @@ def measured(pipeline: Pipeline, case: Case, detector: str, at_a_time: int) -> F
     """One case, and what ffmpeg alone does before it."""
     alone = _ffmpeg_alone(pipeline.ffmpeg, case)
     loop = Loop()
-    idle_mebibytes = _reset_peak()
+    idle_mebibytes = harness.reset_peak()
 
     async def run() -> tuple[list[float], float, float]:
         ticking = asyncio.create_task(loop.tick())
@@ -367,22 +367,10 @@ def measured(pipeline: Pipeline, case: Case, detector: str, at_a_time: int) -> F
         longest_late_milliseconds=1000 * loop.longest_late_seconds,
         longest_late_elsewhere_milliseconds=1000 * late_elsewhere,
         longest_callback_milliseconds=1000 * loop.longest_callback_seconds,
-        peak_mebibytes=_status("VmHWM") - idle_mebibytes,
+        peak_mebibytes=harness.resident_mebibytes("VmHWM") - idle_mebibytes,
         p50_seconds=harness.percentile(took, 0.5),
         p95_seconds=harness.percentile(took, 0.95),
     )
-
-
-def _reset_peak() -> float:
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _status(field: str) -> float:
-    """MiB, from the kernel's own account of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(field + ":"))
-    return int(line.split()[1]) / 1024
 
 
 def _warming(cases: Sequence[Case]) -> Case:

@@ -9,11 +9,12 @@ The recordings (Free Spoken Digit Dataset, CC BY-SA 4.0) are not part of the pro
 import argparse
 import math
 import os
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ _VARIANTS = {
 _FLITE = {"tuning": ("awb", "slt"), "held-out": ("rms", "kal16")}
 _FIRST_SEED = {"tuning": 1000, "held-out": 3000}
 _HOUR_SECONDS = 3600.0
+_MEMORY_SPEAKERS = 20
 _HOP_SECONDS = HOP_FRAMES * FRAME_SECONDS
 
 
@@ -344,35 +346,37 @@ class Memory:
 
 def measured_memory(arguments: argparse.Namespace) -> Memory:
     """The networks compute a conversation of 20 voices; the clustering sees copies of it."""
-    chosen = _VARIANTS["tuning"] + _VARIANTS["held-out"]
-    voices = dialogues.Synthesised(chosen, tuple(flite.VOICES), 7)
-    dialogue = dialogues.made(Kind("synthesised", 20, arguments.memory_minutes, 0.0, 6), voices, 3)
-    computed = diarizers.windows(dialogue.samples, arguments.device)
+    # In a process of its own: what the networks release would hide what the clustering takes.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+        computed = apart.submit(_computed, arguments.memory_minutes, arguments.device).result()
     repeats = math.ceil(arguments.hours * _HOUR_SECONDS / (len(computed) * _HOP_SECONDS))
-    before, begin = _peak(), time.perf_counter()
+    before, begin = harness.reset_peak(), time.perf_counter()
     many = [_copied(window) for _ in range(repeats) for window in computed]
-    held = _peak()
+    held = harness.resident_mebibytes("VmRSS")
     frames = HOP_FRAMES * (len(many) - 1) + WINDOW_FRAMES
     counted = activity(many, SpeakerCount(), frames).speakers
     return Memory(
         hours=len(many) * _HOP_SECONDS / _HOUR_SECONDS,
-        speakers=20,
+        speakers=_MEMORY_SPEAKERS,
         counted=counted,
         windows=len(many),
         held_mebibytes=held - before,
-        peak_mebibytes=_peak() - before,
+        peak_mebibytes=harness.resident_mebibytes("VmHWM") - before,
         seconds=time.perf_counter() - begin,
     )
+
+
+def _computed(minutes: float, device: str) -> list[Window]:
+    chosen = _VARIANTS["tuning"] + _VARIANTS["held-out"]
+    voices = dialogues.Synthesised(chosen, tuple(flite.VOICES), 7)
+    kind = Kind("synthesised", _MEMORY_SPEAKERS, minutes, 0.0, 6)
+    return diarizers.windows(dialogues.made(kind, voices, 3).samples, device)
 
 
 def _copied(window: Window) -> Window:
     """A window with memory of its own."""
     pieces = tuple(replace(piece) for piece in window.pieces)
-    return Window(window.active.copy(), pieces, window.embeddings.copy())
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Window(window.active.copy(), pieces, window.embeddings.copy(), window.used)
 
 
 def main(command_line: Sequence[str] | None = None) -> None:
@@ -381,7 +385,6 @@ def main(command_line: Sequence[str] | None = None) -> None:
     torch.set_num_threads(arguments.threads)
     figures: list[Any] = []
     if "memory" in arguments.parts:
-        # First, while the process is small.
         memory = measured_memory(arguments)
         harness.table(tuple(asdict(memory)), [tuple(asdict(memory).values())])
         figures.append(memory)

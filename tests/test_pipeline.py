@@ -441,7 +441,7 @@ async def test_networks_are_closed_with_the_pipeline(tmp_path: Path) -> None:
         assert opened.speaker_networks is not None
         networks = opened.speaker_networks()
     with pytest.raises(RuntimeError, match="shutdown"):
-        networks.submit(np.zeros(160_000, np.float32))
+        networks.submit(np.zeros(160_000, np.float32), (0, 589))
 
 
 async def test_speakers_without_their_weights_are_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """From samples to turns, with the real networks and with made windows."""
 
+import itertools
 import tracemalloc
 from concurrent.futures import Future
 from dataclasses import replace
@@ -18,6 +19,7 @@ from speech import named
 
 RATE = 16_000
 ANY = SpeakerCount()
+ALL = (0, WINDOW_FRAMES)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +137,7 @@ def test_a_recording_that_ends_early_cancels_its_windows():
     submitted = []
 
     class Never:
-        def submit(self, _):
+        def submit(self, *_):
             submitted.append(Future())
             return submitted[-1]
 
@@ -150,39 +152,74 @@ def test_recordings_in_flight_share_batches(several):
     sizes = []
 
     class Counting(networks.Networks):
-        def windows(self, batch):
+        def _windows(self, batch):
             sizes.append(len(batch))
-            return super().windows(batch)
+            return super()._windows(batch)
 
     counting = Counting()
     window = np.pad(several[: 8 * RATE], (0, 2 * RATE))
-    futures = [counting.submit(window) for _ in range(6)]
+    futures = [counting.submit(window, ALL) for _ in range(6)]
     results = [future.result() for future in futures]
     counting.close()
     assert max(sizes) > 1
     assert all(np.array_equal(each.active, results[0].active) for each in results)
 
 
+def test_only_pieces_of_the_used_frames_are_embedded(both, several):
+    window = several[: 10 * RATE]
+    whole = both.submit(window, ALL).result()
+    middle = both.submit(window, (200, 400)).result()
+    assert np.array_equal(middle.active, whole.active)
+    kept = [each.after > 200 and each.first < 400 for each in whole.pieces]
+    assert 0 < sum(kept) < len(kept)
+    assert middle.pieces == tuple(itertools.compress(whole.pieces, kept))
+    assert middle.embeddings == pytest.approx(whole.embeddings[kept], abs=1e-4)
+
+
+def test_every_frame_is_used_in_one_window():
+    submitted = []
+
+    class Listed:
+        def submit(self, _, used):
+            submitted.append(used)
+            done = Future()
+            active = np.zeros((WINDOW_FRAMES, 3), dtype=bool)
+            done.set_result(Window(active, (), np.zeros((0, 192), np.float32), used))
+            return done
+
+    for samples in (1, 160_000, 160_001, 160_000 + 296 * 270, 400_000):
+        submitted.clear()
+        diarization = Diarization(Listed())
+        diarization.feed(np.zeros(samples, np.float32))
+        frames = len(diarization.finish(ANY).active)
+        spans = [
+            (row * HOP_FRAMES + a, row * HOP_FRAMES + b) for row, (a, b) in enumerate(submitted)
+        ]
+        assert spans[0][0] == 0
+        assert min(frames, spans[-1][0] + WINDOW_FRAMES) >= spans[-1][1] >= frames - 4
+        assert all(one[1] == other[0] for one, other in itertools.pairwise(spans))
+
+
 def test_closed_networks_cancel_windows_that_no_batch_contains(several):
     started, proceed = Event(), Event()
 
     class Waiting(networks.Networks):
-        def windows(self, batch):
+        def _windows(self, batch):
             started.set()
             proceed.wait(60)
-            return super().windows(batch)
+            return super()._windows(batch)
 
     waiting = Waiting()
     window = np.pad(several[: 8 * RATE], (0, 2 * RATE))
-    first = waiting.submit(window)
+    first = waiting.submit(window, ALL)
     started.wait(60)
-    second = waiting.submit(window)
+    second = waiting.submit(window, ALL)
     waiting.close()
     proceed.set()
     assert second.cancelled()
     assert first.result().active.any()
     with pytest.raises(RuntimeError):
-        waiting.submit(window)
+        waiting.submit(window, ALL)
 
 
 def made_windows(speakers, windows):
@@ -195,11 +232,12 @@ def made_windows(speakers, windows):
         local = who[row * HOP_FRAMES :][:WINDOW_FRAMES]
         active = np.zeros((WINDOW_FRAMES, 3), dtype=bool)
         active[np.arange(WINDOW_FRAMES), local % 3] = True
-        pieces = cut(active)
+        used = (0 if row == 0 else 146, WINDOW_FRAMES if row == windows - 1 else 442)
+        pieces = cut(active, used)
         vectors = np.zeros((len(pieces), 192), dtype=np.float32)
         for index, piece in enumerate(pieces):
             vectors[index, local[int(piece.centre)]] = 1.0
-        windows_made.append(Window(active, pieces, vectors))
+        windows_made.append(Window(active, pieces, vectors, used))
     return windows_made, who
 
 
@@ -237,7 +275,7 @@ def test_windows_queued_ahead_are_limited():
             self.waiting = 0
             self.most = 0
 
-        def submit(self, _):
+        def submit(self, *_):
             self.waiting += 1
             self.most = max(self.most, self.waiting)
             outer = self

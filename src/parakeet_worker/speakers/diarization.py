@@ -1,7 +1,7 @@
 """One recording: samples in, who was active when out."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import pairwise
@@ -49,8 +49,8 @@ _STAY_IN_RUN, _STAY_LOCAL, _STAY_OTHER = 0.95, 0.7, 0.3
 class WindowQueue(Protocol):
     """Computes windows of many recordings."""
 
-    def submit(self, samples: Samples) -> "Future[Window]":
-        """Queue 160,000 samples."""
+    def submit(self, samples: Samples, used: tuple[int, int]) -> "Future[Window]":
+        """Queue 160,000 samples, of which the frames `used` are needed."""
         ...
 
 
@@ -109,26 +109,31 @@ class Diarization:
         """The next samples of the recording; raises what the networks raise."""
         self._samples += len(samples)
         self._held = np.concatenate((self._held, samples))
-        while len(self._held) >= WINDOW_SAMPLES:
-            self._submit(self._held[:WINDOW_SAMPLES])
+        # The last window is used to its end: it is submitted when the recording has ended.
+        while len(self._held) > WINDOW_SAMPLES:
+            self._submit(self._held[:WINDOW_SAMPLES], _MARGIN_FRAMES + HOP_FRAMES)
             self._held = self._held[_HOP_SAMPLES:]
 
-    def _submit(self, samples: Samples) -> None:
+    def _submit(self, samples: Samples, after: int) -> None:
         cleaned = np.nan_to_num(samples, posinf=0.0, neginf=0.0)
-        self._queued.append(self._networks.submit(cleaned))
+        first = _MARGIN_FRAMES if self._submitted else 0
+        self._queued.append(self._networks.submit(cleaned, (first, after)))
         while len(self._queued) > _MAX_WINDOWS_AHEAD or (self._queued and self._queued[0].done()):
             self._windows.append(self._queued.popleft().result())
 
     def finish(self, count: SpeakerCount, start_seconds: float = 0.0) -> Activity:
         """Cluster all windows; `start_seconds` is the time of the first sample."""
-        overlap = WINDOW_SAMPLES - _HOP_SAMPLES
-        new = self._samples if not self._windows and not self._queued else len(self._held) - overlap
-        if new > 0:
-            self._submit(np.pad(self._held, (0, WINDOW_SAMPLES - len(self._held))))
+        frames = -(-self._samples // FRAME_SAMPLES)
+        if frames:
+            padded = np.pad(self._held, (0, WINDOW_SAMPLES - len(self._held)))
+            self._submit(padded, min(frames - self._submitted * HOP_FRAMES, WINDOW_FRAMES))
         while self._queued:
             self._windows.append(self._queued.popleft().result())
-        frames = -(-self._samples // FRAME_SAMPLES)
         return activity(self._windows, count, frames, start_seconds)
+
+    @property
+    def _submitted(self) -> int:
+        return len(self._windows) + len(self._queued)
 
     def close(self) -> None:
         """Cancel windows that are queued."""
@@ -153,7 +158,11 @@ def activity(
     windows: Sequence[Window], count: SpeakerCount, frames: int, start_seconds: float = 0.0
 ) -> Activity:
     """Pieces of all windows to speakers of the recording, numbered by their first frame."""
-    pieces = [each for row in range(len(windows)) for each in _used(windows, row, frames)]
+    pieces = [
+        _Located(piece, row, vector)
+        for row, window in enumerate(windows)
+        for piece, vector in zip(window.pieces, window.embeddings, strict=True)
+    ]
     vectors = np.stack([each.embedding for each in pieces]) if pieces else _NO_VECTORS
     seconds = np.array([each.piece.seconds for each in pieces], dtype=np.float32)
     means = centroids(*_training(pieces, vectors, seconds, count), count)
@@ -166,22 +175,6 @@ def activity(
 
 
 _NO_VECTORS = np.zeros((0, EMBEDDING_SIZE), dtype=np.float32)
-
-
-def _range(windows: int, row: int, frames: int) -> tuple[int, int]:
-    """The frames of a window that are used, numbered within it."""
-    first = 0 if row == 0 else _MARGIN_FRAMES
-    last = row == windows - 1
-    after = frames - row * HOP_FRAMES if last else _MARGIN_FRAMES + HOP_FRAMES
-    return first, min(after, WINDOW_FRAMES)
-
-
-def _used(windows: Sequence[Window], row: int, frames: int) -> Iterator[_Located]:
-    first, after = _range(len(windows), row, frames)
-    window = windows[row]
-    for piece, vector in zip(window.pieces, window.embeddings, strict=True):
-        if piece.first < after and piece.after > first:
-            yield _Located(piece, row, vector)
 
 
 def _training(
@@ -255,7 +248,7 @@ def _painted(
     for index, each in enumerate(pieces):
         by_local.setdefault((each.window, each.piece.local), []).append(index)
     for row, window in enumerate(windows):
-        first, after = _range(len(windows), row, frames)
+        first, after = window.used
         for local in range(LOCAL_SPEAKERS):
             spoken = first + np.flatnonzero(window.active[first:after, local])
             near = by_local.get((row, local))

@@ -48,8 +48,8 @@ class Filterbank(nn.Module):
         frames = frames - frames.mean(dim=-1, keepdim=True)
         before = functional.pad(frames, (1, 0), mode="replicate")[..., :-1]
         frames = (frames - _PREEMPHASIS * before) * self.window
-        power = torch.fft.rfft(frames, n=_FFT_SAMPLES).abs().square()
-        mels: Tensor = power @ self.mels
+        spectrum = torch.view_as_real(torch.fft.rfft(frames, n=_FFT_SAMPLES))
+        mels: Tensor = spectrum.square().sum(dim=-1) @ self.mels
         return mels.clamp_min(_FLOOR).log()
 
 
@@ -70,7 +70,8 @@ def _mel(hertz: float) -> float:
 class Embedding(nn.Module):
     """CAM++: two-dimensional convolutions, dense blocks with masks by context, and statistics.
 
-    Modules are named as in the checkpoint; `fused` folds norms into the convolutions before them.
+    Modules are named as in the checkpoint; `fuse` replaces them by faster ones that compute the
+    same.
     """
 
     def __init__(self) -> None:
@@ -92,6 +93,17 @@ class Embedding(nn.Module):
         centred = features - features.mean(dim=1, keepdim=True)
         result: Tensor = self.xvector(self.head(centred.transpose(1, 2)[:, None]))
         return result
+
+    def fuse(self) -> None:
+        for module in self.modules():
+            if isinstance(module, _Residual | _Head | _Stem | _DenseLayer):
+                module.fuse()
+        self.head = self.head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for name, module in self.xvector.named_children():
+            if isinstance(module, _DenseBlock):
+                self.xvector.set_submodule(name, _FusedBlock(module))
+            elif isinstance(module, _Transition):
+                self.xvector.set_submodule(name, _FusedTransition(module))
 
 
 class _Norm(nn.Module):
@@ -118,8 +130,9 @@ class _Residual(nn.Module):
             self.shortcut = nn.Sequential(narrow, nn.BatchNorm2d(_WIDTH))
 
     def forward(self, states: Tensor) -> Tensor:
-        inner = functional.relu(self.bn1(self.conv1(states)))
-        return functional.relu(self.bn2(self.conv2(inner)) + self.shortcut(states))
+        inner = functional.relu(self.bn1(self.conv1(states)), inplace=True)
+        sums = self.bn2(self.conv2(inner)) + self.shortcut(states)
+        return functional.relu(sums, inplace=True)
 
     def fuse(self) -> None:
         _fold(self, "conv1", "bn1")
@@ -140,9 +153,9 @@ class _Head(nn.Module):
         self.conv2, self.bn2 = _convolution(_WIDTH, 2), nn.BatchNorm2d(_WIDTH)
 
     def forward(self, features: Tensor) -> Tensor:
-        states = functional.relu(self.bn1(self.conv1(features)))
-        states = self.layer2(self.layer1(states))
-        return functional.relu(self.bn2(self.conv2(states))).flatten(1, 2)
+        states = functional.relu(self.bn1(self.conv1(features)), inplace=True)
+        states = self.bn2(self.conv2(self.layer2(self.layer1(states))))
+        return functional.relu(states, inplace=True).flatten(1, 2)
 
     def fuse(self) -> None:
         _fold(self, "conv1", "bn1")
@@ -246,6 +259,105 @@ class _Output(nn.Module):
         return result
 
 
+class _ClampedLinear(nn.Module):
+    """A batch norm, a rectifier and a convolution over one frame, on (B, T, C).
+
+    max(0, a x + b) is a clamp(x) + b with one limit of -b / a, above or below by the sign of a; the
+    convolution absorbs a and b, so that one pass over the states is left.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, norm: nn.BatchNorm1d, convolution: nn.Conv1d) -> None:
+        super().__init__()
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        shift = norm.bias - norm.running_mean * scale
+        limit = -shift / scale
+        self.register_buffer("low", limit.where(scale > 0, -torch.inf))
+        self.register_buffer("high", limit.where(scale < 0, torch.inf))
+        self.linear = _linear(convolution)
+        bias = 0.0 if convolution.bias is None else convolution.bias
+        self.linear.bias = nn.Parameter(bias + self.linear.weight @ shift)
+        self.linear.weight = nn.Parameter(self.linear.weight * scale)
+
+    def forward(self, states: Tensor) -> Tensor:
+        result: Tensor = self.linear(states.clamp(self.low, self.high))
+        return result
+
+
+class _FusedLayer(nn.Module):
+    """A dense layer on (B, T, C), in products of matrices."""
+
+    taps: Tensor
+
+    def __init__(self, layer: _DenseLayer) -> None:
+        super().__init__()
+        local = layer.cam_layer.linear_local
+        self.dilation = local.dilation[0]
+        self.narrow = _ClampedLinear(layer.nonlinear1.batchnorm, layer.linear1)
+        self.register_buffer("taps", local.weight.permute(2, 0, 1).flatten(0, 1).contiguous())
+        self.linear1 = _linear(layer.cam_layer.linear1)
+        self.linear2 = _linear(layer.cam_layer.linear2)
+
+    def forward(self, states: Tensor) -> Tensor:
+        inner = functional.relu(self.narrow(states), inplace=True)
+        # The three taps of the convolution in one product.
+        before, result, after = functional.linear(inner, self.taps).chunk(3, dim=-1)
+        result[:, self.dilation :] += before[:, : -self.dilation]
+        result[:, : -self.dilation] += after[:, self.dilation :]
+        return result * self._mask(inner)
+
+    def _mask(self, states: Tensor) -> Tensor:
+        parts = [each.mean(dim=1) for each in states.split(_CONTEXT_FRAMES, dim=1)]
+        context = torch.stack(parts, dim=1) + states.mean(dim=1, keepdim=True)
+        mask = torch.sigmoid(self.linear2(functional.relu(self.linear1(context))))
+        if len(parts) == 1:
+            return mask
+        return mask.repeat_interleave(_CONTEXT_FRAMES, dim=1)[:, : states.shape[1]]
+
+
+class _FusedBlock(nn.Module):
+    """A dense block whose layers write to one tensor."""
+
+    def __init__(self, block: _DenseBlock) -> None:
+        super().__init__()
+        layers = [layer for layer in block.children() if isinstance(layer, _DenseLayer)]
+        self.layers = nn.ModuleList(_FusedLayer(layer) for layer in layers)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(B, C, T) states -> (B, C + 32 layers, T)."""
+        batch, channels, frames = states.shape
+        wide = states.new_empty(batch, frames, channels + len(self.layers) * _WIDTH)
+        wide[..., :channels] = states.transpose(1, 2)
+        for layer in self.layers:
+            wide[..., channels : channels + _WIDTH] = layer(wide[..., :channels])
+            channels += _WIDTH
+        return wide.transpose(1, 2)
+
+
+class _FusedTransition(nn.Module):
+    def __init__(self, transition: _Transition) -> None:
+        super().__init__()
+        self.narrow = _ClampedLinear(transition.nonlinear.batchnorm, transition.linear)
+
+    def forward(self, states: Tensor) -> Tensor:
+        result: Tensor = self.narrow(states.transpose(1, 2)).transpose(1, 2)
+        return result
+
+
+def _linear(convolution: nn.Conv1d) -> nn.Linear:
+    """A convolution over one frame as a layer on (B, T, C)."""
+    weight = convolution.weight[..., 0]
+    result = nn.Linear(weight.shape[1], weight.shape[0], bias=convolution.bias is not None)
+    result.weight = nn.Parameter(weight.contiguous())
+    if convolution.bias is not None:
+        result.bias = nn.Parameter(convolution.bias)
+    return result
+
+
 def _convolution(channels: int, stride: int) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, 3, stride=(stride, 1), padding=1, bias=False)
 
@@ -268,8 +380,7 @@ def load(device: str = "cpu", folder: Path | None = None) -> Embedding:
     except RuntimeError as failure:
         path = str(weights.EMBEDDING.path)
         raise WeightsCorrupt(path, f"{type(failure).__name__}: {failure}") from failure
-    network.eval().requires_grad_(requires_grad=False)
-    for module in network.modules():
-        if isinstance(module, _Residual | _Head | _Stem | _DenseLayer):
-            module.fuse()
-    return network.to(device)
+    network.eval()
+    with torch.no_grad():
+        network.fuse()
+    return network.requires_grad_(requires_grad=False).to(device)

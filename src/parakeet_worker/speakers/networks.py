@@ -32,7 +32,8 @@ MAX_WINDOWS = 16
 """Windows in one batch."""
 
 _CLASSES = np.array(CLASSES, dtype=bool)
-_MAX_EMBEDDED = 64
+# Pieces in one batch; on a processor as many as stay in its caches.
+_MAX_EMBEDDED = {"cpu": 16, "cuda": 64}
 
 
 def default_device(device: str) -> str:
@@ -43,6 +44,7 @@ def default_device(device: str) -> str:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Submitted:
     samples: Samples
+    used: tuple[int, int]
     result: "Future[Window]" = field(default_factory=Future)
 
 
@@ -71,9 +73,9 @@ class Networks:
         if self._stream is not None:
             torch.cuda.synchronize()  # the weights were copied in another stream
 
-    def submit(self, samples: Samples) -> "Future[Window]":
-        """Queue a window of 160,000 samples."""
-        submitted = _Submitted(samples)
+    def submit(self, samples: Samples, used: tuple[int, int]) -> "Future[Window]":
+        """Queue a window of 160,000 samples; pieces outside the frames `used` are not embedded."""
+        submitted = _Submitted(samples, used)
         with self._lock:
             self._queue.append(submitted)
         self._thread.submit(self._run)
@@ -87,7 +89,7 @@ class Networks:
         if not batch:
             return
         try:
-            results = self._fitting([each.samples for each in batch])
+            results = self._fitting(batch)
         except Exception as failure:  # noqa: BLE001  # passed to all that wait for the batch
             for each in batch:
                 each.result.set_exception(failure)
@@ -95,17 +97,17 @@ class Networks:
             for each, result in zip(batch, results, strict=True):
                 each.result.set_result(result)
 
-    def _fitting(self, batch: Sequence[Samples]) -> list[Window]:
+    def _fitting(self, batch: Sequence[_Submitted]) -> list[Window]:
         """The windows of a batch, in halves if the device has no memory for all of them.
 
         Raises `OutOfMemory` or `EngineLost`.
         """
         try:
-            return self.windows(batch)
+            return self._windows(batch)
         except (RuntimeError, MemoryError) as failure:
             if failures.is_out_of_memory(failure):
                 if len(batch) == 1:
-                    raise OutOfMemory(len(batch[0]) / SAMPLE_RATE) from failure
+                    raise OutOfMemory(len(batch[0].samples) / SAMPLE_RATE) from failure
                 failures.clear_tracebacks(failure)
             elif failures.is_device_failure(failure):
                 reason = f"in speaker diarization: {failure}"
@@ -118,29 +120,31 @@ class Networks:
         return [*self._fitting(batch[:half]), *self._fitting(batch[half:])]
 
     @torch.inference_mode()
-    def windows(self, batch: Sequence[Samples]) -> list[Window]:
-        """The windows of a batch, computed in the calling thread."""
+    def _windows(self, batch: Sequence[_Submitted]) -> list[Window]:
         with torch.cuda.stream(self._stream):
-            samples = torch.from_numpy(np.stack(batch)).to(self._device)
+            stacked = np.stack([each.samples for each in batch])
+            samples = torch.from_numpy(stacked).to(self._device)
             classes = self._segmentation(samples).argmax(dim=-1).cpu().numpy()
             active = _CLASSES[classes]
-            pieces = [cut(frames) for frames in active]
+            pieces = [cut(frames, each.used) for frames, each in zip(active, batch, strict=True)]
             embeddings = self._embedded(self._filterbank(samples), pieces)
-        return [Window(*parts) for parts in zip(active, pieces, embeddings, strict=True)]
+        used = [each.used for each in batch]
+        return [Window(*parts) for parts in zip(active, pieces, embeddings, used, strict=True)]
 
     def _embedded(
         self, features: Tensor, pieces: Sequence[Sequence[Piece]]
     ) -> list[npt.NDArray[np.float32]]:
         """One embedding per piece of each window."""
         results = [np.zeros((len(each), EMBEDDING_SIZE), dtype=np.float32) for each in pieces]
+        limit = _MAX_EMBEDDED[features.device.type]
         by_length: dict[int, list[tuple[int, int, int]]] = {}
         for row, of_window in enumerate(pieces):
             for index, piece in enumerate(of_window):
                 first, length = feature_span(piece, features.shape[1])
                 by_length.setdefault(length, []).append((row, index, first))
         for length, spans in by_length.items():
-            for begin in range(0, len(spans), _MAX_EMBEDDED):
-                part = spans[begin : begin + _MAX_EMBEDDED]
+            for begin in range(0, len(spans), limit):
+                part = spans[begin : begin + limit]
                 spoken = torch.stack(
                     [features[row, first : first + length] for row, _, first in part]
                 )

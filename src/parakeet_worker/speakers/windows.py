@@ -61,10 +61,14 @@ class Window:
     pieces: tuple[Piece, ...]
     embeddings: npt.NDArray[np.float32]
     """(P, 192): of each piece, of length one."""
+    used: tuple[int, int] = (0, WINDOW_FRAMES)
+    """First frame that is used, and the one after the last; the others are of adjacent windows."""
 
 
-def cut(active: npt.NDArray[np.bool_]) -> tuple[Piece, ...]:
-    """Pieces of a window's (589, 3) activity, in the order of their centres."""
+def cut(
+    active: npt.NDArray[np.bool_], used: tuple[int, int] = (0, WINDOW_FRAMES)
+) -> tuple[Piece, ...]:
+    """Pieces of a window's (589, 3) activity with a frame in `used`, ordered by their centres."""
     alone = active & (active.sum(axis=1, keepdims=True) == 1)
     pieces: list[Piece] = []
     run = 0
@@ -72,6 +76,7 @@ def cut(active: npt.NDArray[np.bool_]) -> tuple[Piece, ...]:
         for first, after in _runs(alone[:, local], np.logical_or.reduce(active, axis=1)):
             pieces += [Piece(*span, local, run) for span in _spread(first, after)]
             run += 1
+    pieces = [piece for piece in pieces if piece.first < used[1] and piece.after > used[0]]
     return tuple(sorted(pieces, key=lambda piece: piece.centre))
 
 
