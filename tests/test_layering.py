@@ -58,6 +58,7 @@ OWNERS = {
     "boto3": ("remote.s3", "client.store"),
     "botocore": ("checks.doctor", "client.store", "remote.s3"),
     "click": ("entrypoints.cli",),
+    "cpuinfo": ("entrypoints.queue.sdk",),
     "httpx": ("client.http_client", "weights"),
     "huggingface_hub": ("weights",),
     "hydra": ("engine.nemo",),
@@ -110,7 +111,7 @@ OWNERS = {
     "safetensors": ("engine.native.checkpoint", "engine.native.prepacked"),
     "prometheus_client": ("entrypoints.http.metrics",),
     "python_multipart": ("entrypoints.http.uploads",),
-    "runpod": ("entrypoints.queue.local_api", "entrypoints.queue.main", "entrypoints.queue.sdk"),
+    "runpod": ("entrypoints.queue.local_api", "entrypoints.queue.sdk"),
     "stamina": (
         "client.clients",
         "client.http_client",
