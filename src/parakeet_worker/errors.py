@@ -395,8 +395,8 @@ class EndpointUnreachable(TransientError):
     """The endpoint did not respond within all retries."""
 
     def __init__(self, endpoint: str, reason: str) -> None:
-        endpoint = echo(endpoint)
-        super().__init__(f"{endpoint}: {echo(reason)}", endpoint=endpoint)
+        endpoint, reason = echo(endpoint), echo(reason)
+        super().__init__(f"{endpoint}: {reason}", endpoint=endpoint, reason=reason)
 
 
 class ResultNotWritten(TransientError):
