@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from http_server import Serving, serving
+from parakeet_worker.logs import PlainLines
 from test_http_routes import TONE, encoded
 
 
@@ -19,7 +20,8 @@ async def server(tmp_path: Path) -> AsyncIterator[Serving]:
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [each.getMessage() for each in caplog.records if each.name.endswith("http.access")]
+    written = [each for each in caplog.records if each.name.endswith("http.access")]
+    return [PlainLines().format(each).partition("access: ")[2] for each in written]
 
 
 async def test_a_request_has_the_callers_id_or_a_new_one(server, caplog):
@@ -29,8 +31,8 @@ async def test_a_request_has_the_callers_id_or_a_new_one(server, caplog):
     bad = await server.client.get("/unknown", headers={"x-request-id": "a b\tc"})
     assert re.fullmatch(r"[0-9a-f]{32}", bad.headers["x-request-id"])
     first, second = lines(caplog)
-    assert re.fullmatch(r"abc-123 GET /v1/models status=200 seconds=[\d.]+", first)
-    assert second.startswith(f"{bad.headers['x-request-id']} GET /unknown status=404 ")
+    assert re.fullmatch(r'abc-123: GET /v1/models \{"status": 200, "seconds": [\d.]+\}', first)
+    assert second.startswith(f'{bad.headers["x-request-id"]}: GET /unknown {{"status": 404, ')
 
 
 @pytest.mark.parametrize("stream", ["false", "true"])
@@ -43,7 +45,8 @@ async def test_a_transcription_is_one_line_with_its_seconds_of_audio(server, cap
     while not lines(caplog):  # noqa: ASYNC110  # written after the end of the stream
         await asyncio.sleep(0.01)
     (line,) = lines(caplog)
-    assert re.search(r"POST /transcribe status=200 seconds=[\d.]+ audio_seconds=1.\d+ rtfx=", line)
+    facts = r'\{"status": 200, "seconds": [\d.]+, "audio_seconds": 1.\d+, "rtfx": [\d.]+\}'
+    assert re.fullmatch(rf"[0-9a-f]{{32}}: POST /transcribe {facts}", line)
 
 
 async def test_checks_of_a_load_balancer_are_logged_only_where_they_fail(server, caplog, tmp_path):

@@ -67,9 +67,5 @@ def _log(
             "audio_seconds": round(audio_seconds, 3),
             "rtfx": round(audio_seconds / max(seconds, 1e-6), 1),
         }
-    text = " ".join(f"{name}={value}" for name, value in facts.items())
     path = scope["path"][:200].encode(errors="backslashreplace").decode()
-    log.info(
-        "%s %s %s %s", request_id, scope["method"], path, text,
-        extra={"job": request_id, "facts": facts},
-    )  # fmt: skip
+    log.info("%s %s", scope["method"], path, extra={"job": request_id, "facts": facts})
