@@ -21,6 +21,7 @@ from parakeet_worker.audio.decoder_report import Report, clearer
 from parakeet_worker.audio.demuxers import Headerless
 from parakeet_worker.audio.ffmpeg_log import CLOCK_FILTER, FRAME_FILTER, Mark
 from parakeet_worker.audio.file_lengths import Lengths, chained_ogg, inner_headers, lengths, ogg_cut
+from parakeet_worker.audio.holes import holes
 from parakeet_worker.audio.sections import CORES, DecodingTooSlow, Plan, Sections
 from parakeet_worker.audio.seeking import FROM_START, SeekPoint, steady, timestamp_of
 from parakeet_worker.audio.timeline import Clock, Timeline
@@ -261,7 +262,9 @@ class Decoding:
             raise AudioUndecodable(f"{count} channels, of which {MAX_CHANNELS} can be decoded")
         self._channels = report.channels
         declared = None if report.estimated else report.duration_seconds
-        self._timeline = Timeline(self._end_seconds, declared)
+        ends, stream_index = self._end_seconds, self._chosen.stream
+        missing = () if self._headerless else holes(self._path, stream_index, ends)
+        self._timeline = Timeline(ends, declared, missing)
 
     @property
     def _end_seconds(self) -> float:
@@ -326,6 +329,8 @@ class Decoding:
         """
         start, declared = self._clip.start_seconds, report.declared_seconds
         if self._lengths.unknown or self._headerless or self._chosen is None:
+            return 0
+        if self._timeline.holes:
             return 0
         if declared is not None and start > _DECLARED_AT_MOST * declared + _SEEK_SECONDS:
             raise ClipOutside(start, declared)

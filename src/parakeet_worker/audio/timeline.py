@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parakeet_worker.audio.ffmpeg_log import JUMP_SECONDS, Event, Mark
+from parakeet_worker.audio.holes import Hole
 from parakeet_worker.engine.base import SAMPLE_RATE, Samples
 from parakeet_worker.notices import Notice
 
@@ -112,8 +113,18 @@ class _Span:
 class Timeline:
     """Samples as they are decoded, to samples as a player would play them."""
 
-    def __init__(self, longest_seconds: float, declared_seconds: float | None) -> None:
-        """Gaps beyond `longest_seconds`, or far beyond the declared duration, are ignored."""
+    def __init__(
+        self,
+        longest_seconds: float,
+        declared_seconds: float | None,
+        holes: Iterable[Hole] = (),
+    ) -> None:
+        """Gaps beyond `longest_seconds`, or far beyond the declared duration, are ignored.
+
+        `holes` are gaps that have no mark.
+        """
+        self.holes = deque(holes)
+        """Those that lie ahead."""
         self._longest_seconds = longest_seconds
         self._declared_seconds = declared_seconds
         self._places: deque[Place] = deque()
@@ -173,13 +184,36 @@ class Timeline:
                 before = place.at - self._position
                 yield from self._advanced(samples[:before])
                 samples = samples[before:]
-                yield from self._silence(gap_seconds, samples)
+                # What comes before the first sample is not missing: the picture begins earlier.
+                yield from self._filled(gap_seconds, samples, missing=place.at > 0)
         yield from self._advanced(samples)
 
     def _advanced(self, samples: Samples) -> Iterator[Samples]:
+        while self.holes:
+            hole = self.holes[0]
+            before = max(0, round(hole.at_seconds * SAMPLE_RATE) - self._position)
+            if before >= len(samples):
+                break
+            self.holes.popleft()
+            yield from self._counted(samples[:before])
+            samples = samples[before:]
+            yield from self._filled(hole.seconds, samples, missing=True)
+        yield from self._counted(samples)
+
+    def _counted(self, samples: Samples) -> Iterator[Samples]:
         self._position += len(samples)
         if len(samples):
             yield samples
+
+    def _filled(self, gap_seconds: float, like: Samples, *, missing: bool) -> Iterator[Samples]:
+        """Silence of that length, unless it is implausible."""
+        begin_seconds = self._seconds(self._position)
+        if not self._fits(begin_seconds, gap_seconds):
+            self._resets.append(_reset(begin_seconds, gap_seconds))
+            return
+        if missing:
+            self._note(self._gaps, begin_seconds, gap_seconds)
+        yield from self._silence(gap_seconds, like)
 
     def _following(self, place: Place) -> Place | None:
         later = (each for each in self._places if each is not place and each.error is None)
@@ -201,13 +235,6 @@ class Timeline:
         if late_seconds <= _SHORTEST_GAP_SECONDS:
             return 0.0
         self._reference_seconds = offset_seconds
-        begin_seconds = self._seconds(place.at)
-        if not self._fits(begin_seconds, late_seconds):
-            self._resets.append(_reset(begin_seconds, late_seconds))
-            return 0.0
-        # What comes before the first sample is not missing: the picture begins earlier.
-        if place.at:
-            self._note(self._gaps, begin_seconds, late_seconds)
         return late_seconds
 
     def _fits(self, begin_seconds: float, gap_seconds: float) -> bool:
