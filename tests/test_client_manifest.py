@@ -151,16 +151,24 @@ def test_jobs_that_one_worker_did_side_by_side_are_billed_once(tmp_path):
     assert max(DOLLARS_PER_SECOND.values()) < 0.01
 
 
-def test_what_this_machine_transcribed_costs_nothing(tmp_path):
+@pytest.mark.parametrize("worker", [LOCAL, "http://localhost:8000", "https://gpu.example/v1"])
+def test_what_runpod_did_not_transcribe_has_no_price(tmp_path, worker):
     (tmp_path / manifest.NAME).write_text(
-        line(audio_seconds=3600, worker=LOCAL, started=1.0, executed_seconds=100.0)
+        line(audio_seconds=3600, worker=worker, started=1.0, executed_seconds=100.0)
         + line(target="b", audio_seconds=60, worker="one", started=1.0, executed_seconds=2.0)
         + line(target="c", same_job_as="b")
     )
     totals = account(find([tmp_path]))
-    assert (totals.results, totals.local, totals.unknown) == (2, 1, 0)
-    assert (totals.audio_seconds, totals.remote_audio_seconds) == (3660, 60)
+    assert (totals.results, totals.unbilled, totals.unknown) == (2, 1, 0)
+    assert (totals.audio_seconds, totals.billed_audio_seconds) == (3660, 60)
     assert totals.worker_seconds == totals.job_seconds == 2.0
+
+
+def test_a_load_balancing_endpoint_of_runpods_has_a_price(tmp_path):
+    (tmp_path / manifest.NAME).write_text(
+        line(audio_seconds=60, worker="https://abc.api.runpod.ai", executed_seconds=2.0)
+    )
+    assert account(find([tmp_path])).worker_seconds == 2.0
 
 
 def test_a_manifest_has_no_blank_lines(source, target):

@@ -1,4 +1,4 @@
-"""An endpoint's answer: a document and its usage."""
+"""An endpoint's answer: a document and its usage; and the sentences of a stream."""
 
 import json
 from collections.abc import Mapping

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parakeet_worker.client import manifest
-from parakeet_worker.client.answer import LOCAL
 from parakeet_worker.client.manifest import Line
-from parakeet_worker.client.prices import DOLLARS_PER_SECOND
+from parakeet_worker.client.prices import DOLLARS_PER_SECOND, is_billed
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +17,11 @@ class Account:
     results: int
     failures: int
     unfinished: int
-    local: int
-    """Results that were transcribed on the user's own machine, at no price."""
+    unbilled: int
+    """Results of this machine, and of servers that are not RunPod's."""
     audio_seconds: float
-    remote_audio_seconds: float
-    """Of that, what endpoints transcribed."""
+    billed_audio_seconds: float
+    """Of that, what RunPod's workers transcribed."""
     job_seconds: float
     """Sum over jobs, although a worker runs many at a time."""
     worker_seconds: float
@@ -53,17 +52,17 @@ def account(manifests: Iterable[Path]) -> Account:
                 done.append(line)
         failures += sum(event == "failed" for event in last.values())
         unfinished += sum(event == "sent" for event in last.values())
-    remote = [line for line in done if line.get("worker") != LOCAL]
+    billed = [line for line in done if is_billed(line.get("worker"))]
     return Account(
         results=len(done),
         failures=failures,
         unfinished=unfinished,
-        local=len(done) - len(remote),
+        unbilled=len(done) - len(billed),
         audio_seconds=_audio_seconds(done),
-        remote_audio_seconds=_audio_seconds(remote),
-        job_seconds=sum(line.get("executed_seconds") or 0.0 for line in remote),
-        worker_seconds=_busy(remote),
-        unknown=sum(line.get("executed_seconds") is None for line in remote),
+        billed_audio_seconds=_audio_seconds(billed),
+        job_seconds=sum(line.get("executed_seconds") or 0.0 for line in billed),
+        worker_seconds=_busy(billed),
+        unknown=sum(line.get("executed_seconds") is None for line in billed),
     )
 
 

@@ -23,7 +23,7 @@ MAX_BALANCED_BYTES = 30_000_000
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _QUEUE_PATH = re.compile(r"(/v2/[^/]+)(/run|/runsync|/health)?")
-_BALANCED_HOST = ".api.runpod.ai"
+BALANCED_HOST = ".api.runpod.ai"
 # The request around the audio: its fields, or the headers of a form's parts.
 _AROUND_BYTES = 4096
 
@@ -60,7 +60,7 @@ class Endpoint:
         root = f"{parts.scheme}://{parts.netloc}"
         if queue is not None:
             return cls.queue(root + queue[1])
-        limit = MAX_BALANCED_BYTES if host.endswith(_BALANCED_HOST) else None
+        limit = MAX_BALANCED_BYTES if host.endswith(BALANCED_HOST) else None
         url = root + parts.path.rstrip("/").removesuffix("/transcribe")
         return cls(url, "http", (Route("transcribe", limit),))
 
@@ -83,7 +83,7 @@ class Endpoint:
     def runpod(self) -> bool:
         """Whether it needs a RunPod API key."""
         host = urlsplit(self.url).hostname or ""
-        return self.kind == "queue" or host.endswith(_BALANCED_HOST)
+        return self.kind == "queue" or host.endswith(BALANCED_HOST)
 
     @property
     def max_audio_bytes(self) -> int | None:

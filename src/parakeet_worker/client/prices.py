@@ -1,4 +1,7 @@
-"""RunPod's prices."""
+"""RunPod's prices, and the workers that they apply to."""
+
+from parakeet_worker.client.answer import LOCAL
+from parakeet_worker.client.endpoint import BALANCED_HOST
 
 PRICED = "August 2026"
 """Date of these prices in RunPod's documentation; the console has today's."""
@@ -23,3 +26,10 @@ DOLLARS_PER_SECOND = {
     "B200": 0.00240,
 }
 """Serverless, flex workers."""
+
+
+def is_billed(worker: object) -> bool:
+    """Whether RunPod bills the seconds of a worker: not those of another server or this machine."""
+    if not isinstance(worker, str) or "://" not in worker:
+        return worker != LOCAL
+    return worker.partition("://")[2].partition("/")[0].endswith(BALANCED_HOST)

@@ -38,12 +38,12 @@ def _lines(account: "Account", gpus: Sequence[str]) -> Iterator[str]:
     counts = (
         (account.failures, "failed"),
         (account.unfinished, "unfinished"),
-        (account.local, "transcribed on this machine"),
+        (account.unbilled, "not transcribed at RunPod"),
     )
     results = [str(account.results), *(f"{count} {what}" for count, what in counts if count)]
     yield f"results    {', '.join(results)}"
     yield f"audio      {hours:.2f} hours"
-    if account.results == account.local:
+    if account.results == account.unbilled:
         return
     yield f"jobs       {account.job_seconds:.1f} s, summed"
     yield f"billed     {account.worker_seconds:.1f} s in which a worker had a job"
@@ -51,8 +51,8 @@ def _lines(account: "Account", gpus: Sequence[str]) -> Iterator[str]:
         yield f"unknown    {account.unknown} results without a reported duration"
     for gpu in gpus:
         dollars = account.dollars(gpu)
-        remote_hours = account.remote_audio_seconds / 3600
-        each = f", {dollars / remote_hours:.5f} per hour of audio" if remote_hours else ""
+        billed_hours = account.billed_audio_seconds / 3600
+        each = f", {dollars / billed_hours:.5f} per hour of audio" if billed_hours else ""
         yield f"price      {dollars:.4f} dollars on {gpu}{each}"
     yield f"           RunPod's flex workers, prices of {PRICED};"
     yield "           worker starts, idle time and failed jobs are billed on top"

@@ -10,9 +10,10 @@ from typing import TypeAlias
 
 from tqdm import tqdm
 
-from parakeet_worker.client.answer import LOCAL, Answer
+from parakeet_worker.client.answer import Answer
 from parakeet_worker.client.files import Task
 from parakeet_worker.client.manifest import Manifest, RequestOptions, Source
+from parakeet_worker.client.prices import is_billed
 from parakeet_worker.client.transports import ProgressCallbacks, QueuedJob
 from parakeet_worker.entrypoints.cli.progress import Progress
 from parakeet_worker.errors import (
@@ -57,7 +58,7 @@ class Tally:
         """What ends the whole run: access denied, or a disk that is full."""
         self.audio_seconds = 0.0
         self.worker_seconds: float | None = None
-        """Summed over an endpoint's answers."""
+        """Summed over the answers of RunPod's workers."""
 
     def summary(self, elapsed_seconds: float) -> str:
         """One line: files, audio, speed."""
@@ -174,7 +175,7 @@ class Results:
         tally, usage = self.tally, answer.usage
         tally.transcribed += 1
         tally.audio_seconds += usage.audio_seconds or 0.0
-        if usage.worker != LOCAL and usage.executed_seconds is not None:
+        if is_billed(usage.worker) and usage.executed_seconds is not None:
             tally.worker_seconds = (tally.worker_seconds or 0.0) + usage.executed_seconds
         for warning in answer.warnings:
             tqdm.write(f"{task.name}: warning: {warning}", file=sys.stderr)
