@@ -80,6 +80,11 @@ _LAST_PACKETS_SECONDS = 2.0
 _WIDEST_READ = 8
 
 
+# Since version 7 each stage of ffmpeg is a thread that passes single frames on. Frames of 16,384
+# samples reduce this to a tenth after the decoder; the samples are the same.
+_GATHER_FILTER = "asetnsamples=n=16384:p=0"
+
+
 def find_ffmpeg(chosen: Path | None = None) -> Path:
     """The ffmpeg to run: the chosen one, the system's, or the one that came as a package."""
     if chosen is not None:
@@ -168,6 +173,8 @@ class Decoding:
         self._cleaner, self._mixer, self._crosstalk = Cleaner(), Mixer(), CrossTalk()
         self._timeline = Timeline(0.0, None)
         self._channels = 1
+        self._point = FROM_START
+        self._gathers = True
         self.tracks: tuple[AudioTrack, ...] = ()
         """Audio tracks of the recording; available with the first samples."""
         self._chosen: AudioTrack | None = None
@@ -277,7 +284,8 @@ class Decoding:
     ) -> list[str]:
         headerless = self._headerless
         options = headerless.options if headerless else self._lengths.options
-        return _command(self._ffmpeg, self._path, stream, options, point, clock)
+        filters = (clock, _GATHER_FILTER) if self._gathers else (clock,)
+        return _command(self._ffmpeg, self._path, stream, options, point, filters)
 
     def _clipped(self, reading: Sections, first: Content) -> Generator[Samples, None, None]:
         begin = round(self._clip.start_seconds * SAMPLE_RATE)
@@ -311,7 +319,11 @@ class Decoding:
         for number in itertools.count(1):
             if number > 1:
                 content = self._read(reading, size * wide)
-            self._timeline.add(reading.places(report.start_seconds))
+            places = reading.places(report.start_seconds)
+            if reading.restarted and self._gathers:
+                content = self._read_again(reading, reading.at - len(content))
+                places = reading.places(report.start_seconds)
+            self._timeline.add(places)
             self.sections = reading.count
             if not content:
                 break
@@ -392,12 +404,26 @@ class Decoding:
 
     def _seek(self, reading: Sections, point: SeekPoint) -> Content:
         """Read from another ffmpeg, which begins there; what it wrote first."""
+        self._point = point
         child = self._children.start(self._command(self._stream, point))
         at = point.seconds * SAMPLE_RATE
         self._timeline.begin(at, point.late_seconds)
         self._decoded = at + self._timeline.inserted
         self.begin_seconds = self.seconds
         reading.restart(child, at * _SAMPLE_BYTES * self._channels, at)
+        return self._read(reading, _FIRST_READ_BYTES)
+
+    def _read_again(self, reading: Sections, at: int) -> Content:
+        """Decode again up to this byte, without gathering frames; what comes then.
+
+        Where the rate or the number of channels changes, ffmpeg discards the frames gathered.
+        """
+        self._gathers = False
+        child = self._children.start(self._command(self._stream, self._point))
+        first = self._point.seconds * SAMPLE_RATE
+        reading.restart(child, first * _SAMPLE_BYTES * self._channels, first)
+        while reading.at < at and self._read(reading, min(_READ_BYTES, at - reading.at)):
+            pass
         return self._read(reading, _FIRST_READ_BYTES)
 
     @property
@@ -521,7 +547,7 @@ def _command(
     stream: str = "a:0",
     options: Sequence[str] = (),
     point: SeekPoint = FROM_START,
-    clock: str = CLOCK_FILTER,
+    filters: Sequence[str] = (CLOCK_FILTER,),
 ) -> list[str]:
     return [
         str(ffmpeg),
@@ -538,9 +564,7 @@ def _command(
         # In double precision: near silence, single precision produces denormal numbers, which take
         # a processor 20 times as long.
         *("-ar", str(SAMPLE_RATE), "-internal_sample_fmt", "dblp"),
-        # Since version 7 each stage of ffmpeg is a thread that passes single frames on. Frames of
-        # 16,384 samples reduce this to a tenth after the decoder; the samples are the same.
-        *("-af", ",".join((*point.filters, clock, "asetnsamples=n=16384:p=0"))),
+        *("-af", ",".join((*point.filters, *filters))),
         # Write full buffers instead of single packets, which would be 14 writes for each.
         *("-f", "f32le", "-flush_packets", "0", "pipe:1"),
     ]

@@ -116,6 +116,11 @@ class Source:
         places = self._clock.places(self.child.log.take(), start_seconds)
         return [place for place in places if place.at >= self.valid_from]
 
+    @property
+    def restarted(self) -> bool:
+        """Whether its filters were set up anew, for another rate or number of channels."""
+        return self._clock.restarted
+
     def read(self, size: int, timeout_seconds: float) -> Content:
         """At most `size` bytes; none at the end."""
         if self.kept:
@@ -229,7 +234,8 @@ class Sections:
 
     def restart(self, child: Child, at: int, first_sample: int) -> None:
         """Read from another decoder, whose output starts at byte `at` of the recording."""
-        self._children.end(self._source.child)
+        self._stay()
+        self._end(self._source)
         self._source, self._at = Source(child, first_sample), at
 
     def divide(self, plan: Plan) -> None:
@@ -244,6 +250,16 @@ class Sections:
     def places(self, start_seconds: float | None) -> list[Place]:
         """Clock changes and damage reported by the current decoder."""
         return self._source.places(start_seconds)
+
+    @property
+    def at(self) -> int:
+        """The place of the next byte in the recording."""
+        return self._at
+
+    @property
+    def restarted(self) -> bool:
+        """Whether the filters of the current decoder were set up anew."""
+        return self._source.restarted
 
     def marks(self) -> list[Mark]:
         """Clock marks not yet returned as places."""

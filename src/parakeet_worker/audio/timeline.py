@@ -57,6 +57,8 @@ class Clock:
         self._last_seconds = 0.0
         self._reported_seconds = math.inf
         self._started = False
+        self.restarted = False
+        """Whether the filters were set up anew, for another rate or number of channels."""
 
     def places(self, events: Iterable[Event], start_seconds: float | None) -> Iterator[Place]:
         """Clock changes and decode errors.
@@ -89,11 +91,12 @@ class Clock:
         return Place(at, mark.seconds - self._origin - at / SAMPLE_RATE, jumps)
 
     def _restart(self, mark: Mark) -> None:
-        """The filters were set up anew, for another rate or number of channels: nothing is missing.
+        """The filters were set up anew; they passed on all samples before.
 
         The place is that of the mark before, and the time since; versions before 7 may give a time
         of another unit.
         """
+        self.restarted = True
         passed = min(max(mark.seconds - self._last_seconds, 0.0), 1.0)
         self._base = self._last.at + round(passed * SAMPLE_RATE)
         self._origin = mark.seconds - self._base / SAMPLE_RATE - self._last.offset_seconds
