@@ -66,7 +66,7 @@ def test_no_excluded_group_contains_an_allowed_demuxer() -> None:
     for group, names in GROUPS.items():
         if group != "allowed":
             assert not allowed & {part for name in names for part in name.split(",")}
-    assert set(demuxers.WHITELIST.split(",")) == allowed
+    assert set(demuxers.WHITELIST.split(",")) == allowed - demuxers._RAW
 
 
 @pytest.mark.parametrize("name", sorted(demuxers.OPENS_OTHERS))
@@ -258,6 +258,18 @@ async def test_the_reason_is_never_uninformative(ffmpeg: Path, tmp_path: Path) -
     for reason in reasons:
         for empty in ("Conversion failed", "Invalid argument", "codec none"):
             assert empty not in reason
+
+
+@pytest.mark.parametrize(
+    ("ending", "muxer", "audio_format"), [("ul", "mulaw", "ulaw"), ("sw", "s16le", "s16le:8000")]
+)
+async def test_no_rate_is_assumed_for_the_ending_of_a_name(
+    ffmpeg: Path, tmp_path: Path, ending: str, muxer: str, audio_format: str
+) -> None:
+    path = encode(tmp_path / f"call.{ending}", "-ar", "8000", "-f", muxer, samples=TONE)
+    assert "'audio_format' must name its format" in str(await refusal(path, ffmpeg))
+    samples = await samples_of(path, ffmpeg, audio_format)
+    assert pitch(samples[1600:-1600]) == pytest.approx(440, abs=5)
 
 
 async def test_a_job_names_a_headerless_format(tmp_path: Path) -> None:

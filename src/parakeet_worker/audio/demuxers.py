@@ -62,17 +62,19 @@ WITHOUT_AUDIO = _names(
 SYNTHESISED = _names("libgme libmodplug libopenmpt sbg ")
 """Music that is played by instruments of the library."""
 
-WHITELIST = ",".join(sorted(ALLOWED))
-"""For ffmpeg's `-format_whitelist`."""
-
 _MIN_RATE, _MAX_RATE = 4_000, 192_000
 _MAX_CHANNELS = 64
 _PCM = frozenset(
     {"s8", "u8", "f32be", "f32le", "f64be", "f64le"}
     | {f"{sign}{bits}{end}" for sign in "su" for bits in (16, 24, 32) for end in ("be", "le")}
 )
+_RAW = _PCM | {"alaw", "mulaw", "vidc"}
 _TELEPHONY = {"ulaw": "mulaw", "mulaw": "mulaw", "pcmu": "mulaw", "alaw": "alaw", "pcma": "alaw"}
 _TELEPHONY_RATE = 8_000
+
+WHITELIST = ",".join(sorted(ALLOWED - _RAW))
+"""For ffmpeg's `-format_whitelist`: by the name of a file alone, ffmpeg would assume a rate."""
+
 # Formats with a fixed rate.
 _FIXED = frozenset({"g722"})
 _HEADER = re.compile(rb"RIFF|RF64|FORM|OggS|fLaC|ID3|\.snd|\x1aE\xdf\xa3|....ftyp|caff", re.DOTALL)
@@ -97,7 +99,7 @@ class Headerless:
         """For ffmpeg, before the input."""
         rate = () if self.rate is None else ("-ar", str(self.rate))
         channels = () if self.channels is None else ("-ac", str(self.channels))
-        return ("-f", self.demuxer, *rate, *channels)
+        return ("-format_whitelist", self.demuxer, "-f", self.demuxer, *rate, *channels)
 
 
 def headerless(text: str | None, field: str = "audio_format") -> Headerless | None:
@@ -134,6 +136,7 @@ _ENCRYPTED = re.compile(
     r"|(?i:encrypted|decryption key|activation_bytes)",
 )
 _UNKNOWN_CODEC = re.compile(r"Audio: none|codec none|Unsupported codec|no decoder", re.IGNORECASE)
+_UNDESCRIBED = re.compile(r"\[(\w+) @ [^\]]*\] Format not on whitelist")
 _HEAD_BYTES = 512
 # Files often sent instead of a recording, by their first bytes.
 _OTHERS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
@@ -163,6 +166,10 @@ def clear_reason(text: str, path: Path) -> str | None:
     other = _other(path)
     if other is not None:
         return f"the file is {other}"
+    raw = _UNDESCRIBED.search(text)
+    if raw is not None and raw[1] in _RAW:
+        example = "such as 'ulaw' or 's16le:16000'"
+        return f"the file has no header; 'audio_format' must name its format, {example}"
     if _ENCRYPTED.search(text):
         return "the file is encrypted (DRM); only an unencrypted copy can be decoded"
     if _UNKNOWN_CODEC.search(text):
