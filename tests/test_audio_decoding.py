@@ -65,7 +65,7 @@ def codes(run: Decoding) -> list[str]:
     return [warning.code for warning in run.warnings]
 
 
-@pytest.mark.parametrize(("ending", "rate"), [("mp3", "48000"), ("aac", "44100"), ("ts", "48000")])
+@pytest.mark.parametrize(("ending", "rate"), [("mp3", "48000"), ("aac", "44100")])
 async def test_a_change_of_rate_and_channels_loses_nothing(
     ffmpeg: Path, tmp_path: Path, ending: str, rate: str
 ) -> None:
@@ -73,15 +73,15 @@ async def test_a_change_of_rate_and_channels_loses_nothing(
     first = np.concatenate([tone(440, 2.0), silence(0.5), tone(660, 1.5)])
     second = tone(880, 3.0)
     both = tmp_path / f"both.{ending}"
-    options = {"ts": ("-c:a", "aac", "-output_ts_offset", "4.0")}.get(ending, ())
+    codec = ("-c:a", "libmp3lame" if ending == "mp3" else "aac")
     parts = (
-        encode(tmp_path / f"first.{ending}", "-ar", "44100", samples=first),
-        encode(tmp_path / f"second.{ending}", "-ar", rate, "-ac", "2", *options, samples=second),
+        encode(tmp_path / f"first.{ending}", *codec, "-ar", "44100", samples=first),
+        encode(tmp_path / f"second.{ending}", *codec, "-ar", rate, "-ac", "2", samples=second),
     )
     both.write_bytes(b"".join(part.read_bytes() for part in parts))
     run = decoder(both, ffmpeg)
     samples = await samples_of(run)
-    assert "audio_gap" not in codes(run)
+    assert codes(run) == []
     assert len(samples) == pytest.approx(len(first) + len(second), abs=0.15 * RATE)
     assert pitch(samples[round(2.6 * RATE) : round(3.9 * RATE)]) == pytest.approx(660, abs=5)
     assert pitch(samples[round(4.1 * RATE) : round(6.8 * RATE)]) == pytest.approx(880, abs=5)
