@@ -2,7 +2,8 @@
 
 Conversations of recorded digits and of synthesised voices, split into a tuning set, on which
 thresholds were chosen, and a held-out set with other takes, voices, seeds, and one speaker who is
-in every conversation of recorded digits and in none of the tuning set.
+in every conversation of recorded digits and in none of the tuning set. A third set has long
+conversations of held-out digits.
 The recordings (Free Spoken Digit Dataset, CC BY-SA 4.0) are not part of the project.
 """
 
@@ -48,14 +49,16 @@ _VARIANTS = {
     "held-out": ("m7", "f3", "klatt4", "grandpa", "linda", "Nguyen", "rob", "steph3"),
 }
 _FLITE = {"tuning": ("awb", "slt"), "held-out": ("rms", "kal16")}
-_FIRST_SEED = {"tuning": 1000, "held-out": 3000}
+_FIRST_SEED = {"tuning": 1000, "held-out": 3000, "long": 4000}
 _HOUR_SECONDS = 3600.0
 _MEMORY_SPEAKERS = 20
 _HOP_SECONDS = HOP_FRAMES * FRAME_SECONDS
 
 
 def kinds(part: str) -> list[Kind]:
-    """The kinds of conversations in the tuning or the held-out set."""
+    """The kinds of conversations in a set."""
+    if part == "long":
+        return [Kind("human", 2, 10, 0.1, 6), Kind("human", 4, 30, 0.1, 6)]
     human = [
         Kind("human", speakers, minutes, overlap, decibels)
         for speakers, minutes, overlap, decibels in (
@@ -78,12 +81,13 @@ def kinds(part: str) -> list[Kind]:
 
 def composed(part: str, digits: Path) -> Iterator[Dialogue]:
     """Every conversation of a set."""
+    voices = "tuning" if part == "tuning" else "held-out"
     speakers = _TUNING_SPEAKERS if part == "tuning" else ()
-    human = dialogues.recorded(digits, _TAKES[part], speakers)
-    synthesised = dialogues.Synthesised(_VARIANTS[part], _FLITE[part], _FIRST_SEED[part])
+    human = dialogues.recorded(digits, _TAKES[voices], speakers)
+    synthesised = dialogues.Synthesised(_VARIANTS[voices], _FLITE[voices], _FIRST_SEED[part])
     for number, kind in enumerate(kinds(part)):
         source: Source = human if kind.source == "human" else synthesised
-        always = _HELD_OUT_SPEAKER if kind.source == "human" and part == "held-out" else None
+        always = _HELD_OUT_SPEAKER if kind.source == "human" and part != "tuning" else None
         yield dialogues.made(kind, source, _FIRST_SEED[part] + number, always)
 
 
@@ -409,7 +413,7 @@ def _arguments(command_line: Sequence[str] | None) -> argparse.Namespace:
 
     add("--digits", type=Path, required=True, metavar="FOLDER", help="{digit}_{speaker}_{take}.wav")
     add("--parts", type=several, default=["accuracy", "speed"], help="accuracy,speed,memory")
-    add("--sets", type=several, default=["held-out"], help="tuning,held-out")
+    add("--sets", type=several, default=["held-out"], help="tuning,held-out,long")
     add("--pipelines", type=several, default=["project", "pyannote", "pyannote tuned", "senko"])
     add("--model", default="demo", help="of the words")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")

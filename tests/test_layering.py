@@ -84,6 +84,7 @@ OWNERS = {
         "speakers.clustering",
         "speakers.diarization",
         "speakers.known",
+        "speakers.merging",
         "speakers.networks",
         "speakers.recording",
         "speakers.references",

@@ -19,6 +19,9 @@ Labels = npt.NDArray[np.int64]
 SAME_SPEAKER_SIMILARITY = 0.45
 """Clusters whose mean similarity is lower are different speakers."""
 
+_CLUSTER_SIMILARITY = 0.55
+"""Clusters that are less similar are kept until there is more evidence (`merging`)."""
+
 MAX_LEAVES = 2000
 """Embeddings in one tree; more are first reduced in blocks to centroids."""
 
@@ -94,10 +97,11 @@ def centroids(
     *,
     max_leaves: int = MAX_LEAVES,
 ) -> Vectors:
-    """(K, D) unit centroids of the speakers that (N, D) embeddings of `seconds` each come from.
+    """(K, D) unit centroids of clusters of (N, D) embeddings of `seconds` each.
 
-    K is within `allowed` unless there are fewer embeddings. Deterministic. More than `max_leaves`
-    embeddings are first reduced in blocks of that number.
+    Clusters are of one speaker; a speaker may have several, unless there are more speakers than
+    allowed. Deterministic. More than `max_leaves` embeddings are first reduced in blocks of that
+    number.
     """
     if not len(vectors):
         return np.zeros((0, vectors.shape[-1]), dtype=np.float32)
@@ -106,7 +110,8 @@ def centroids(
     natural = merged.clusters_above(SAME_SPEAKER_SIMILARITY)
     clusters = min(max(natural, allowed.min), len(leaves))
     while True:
-        means, totals = _means(leaves, weights, merged.cut(clusters))
+        labels = merged.cut(clusters)
+        means, totals = _means(leaves, weights, labels)
         large = totals >= _MIN_SPEAKER_SECONDS
         enough = max(1, min(allowed.min, len(leaves)))
         if large.sum() >= enough or clusters == len(leaves):
@@ -115,9 +120,15 @@ def centroids(
     if large.sum() > allowed.max or large.sum() < enough:
         clusters = min(allowed.max, len(leaves)) if large.sum() > allowed.max else enough
         means, _ = _means(leaves, weights, merged.cut(clusters))
-    else:
-        means = means[large]
-    return means
+        return means
+    finer = merged.cut(max(clusters, merged.clusters_above(_CLUSTER_SIMILARITY)))
+    means, _ = _means(leaves, weights, finer)
+    return means[large[_containing(finer, labels)]]
+
+
+def _containing(finer: Labels, labels: Labels) -> Labels:
+    """For each of the finer clusters, the label of the cluster that contains it."""
+    return labels[np.unique(finer, return_index=True)[1]]
 
 
 def _means(

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.options import SpeakerCount
 from parakeet_worker.speakers.clustering import centroids, unit
-from parakeet_worker.speakers.sequence import Posteriors, refined
+from parakeet_worker.speakers.merging import Evidence, merged
+from parakeet_worker.speakers.sequence import Posteriors
 from parakeet_worker.speakers.windows import (
     EMBEDDING_SIZE,
     FRAME_SAMPLES,
@@ -37,11 +38,6 @@ _FIRST_CENTRE_SECONDS = 495 / SAMPLE_RATE
 _MIN_TRAINING_SECONDS = 0.8
 # What of a window is used: its outer quarters serve as context, except at both ends.
 _MARGIN_FRAMES = (WINDOW_FRAMES - HOP_FRAMES) // 2
-MERGED_SIMILARITY = 0.68
-"""Speakers whose refined means are more similar are one."""
-# A speaker with fewer pieces of 1.5 s, and with a smaller share of the mean of all speakers, is a
-# part of the others.
-_MIN_SPEAKER_PIECES, _MIN_SPEAKER_SHARE = 6.0, 0.3
 # That a piece has the speaker of the piece before: in one run, of one local speaker, of another.
 _STAY_IN_RUN, _STAY_LOCAL, _STAY_OTHER = 0.95, 0.7, 0.3
 
@@ -165,9 +161,16 @@ def activity(
     ]
     vectors = np.stack([each.embedding for each in pieces]) if pieces else _NO_VECTORS
     seconds = np.array([each.piece.seconds for each in pieces], dtype=np.float32)
-    means = centroids(*_training(pieces, vectors, seconds, count), count)
-    weights = (np.minimum(seconds, 1.5) / 1.5).astype(np.float32)
-    posteriors, means = _merged(vectors, weights, _stay(pieces), means, count)
+    evidence = Evidence(
+        vectors,
+        _smooth(pieces, vectors),
+        (np.minimum(seconds, 1.5) / 1.5).astype(np.float32),
+        _long(seconds, count),
+        _stay(pieces),
+        np.array([each.window * LOCAL_SPEAKERS + each.piece.local for each in pieces], np.int64),
+    )
+    means = centroids(evidence.smooth[evidence.long], seconds[evidence.long], count)
+    posteriors, means = merged(evidence, means, count)
     active, confidence = _painted(windows, pieces, posteriors, frames)
     present = np.flatnonzero(active.any(axis=0))
     order = present[np.argsort(np.argmax(active[:, present], axis=0), kind="stable")]
@@ -177,53 +180,26 @@ def activity(
 _NO_VECTORS = np.zeros((0, EMBEDDING_SIZE), dtype=np.float32)
 
 
-def _training(
-    pieces: Sequence[_Located],
-    vectors: npt.NDArray[np.float32],
-    seconds: npt.NDArray[np.float32],
-    count: SpeakerCount,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Embeddings that define speakers: those of long pieces, averaged over neighbours in a run."""
+def _smooth(
+    pieces: Sequence[_Located], vectors: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Embeddings averaged over neighbours in a run."""
     smooth = vectors.copy()
     for index, (before, after) in enumerate(pairwise(pieces), start=1):
         if _same_run(before, after):
             smooth[index] += vectors[index - 1] / 2
             smooth[index - 1] += vectors[index] / 2
+    return unit(smooth)
+
+
+def _long(seconds: npt.NDArray[np.float32], count: SpeakerCount) -> npt.NDArray[np.bool_]:
+    """Which pieces are long enough to define a speaker; all, if otherwise there are too few."""
     chosen = seconds >= _MIN_TRAINING_SECONDS
-    if chosen.sum() < max(count.min, 1):
-        chosen = seconds > 0
-    return unit(smooth[chosen]), seconds[chosen]
+    return chosen if chosen.sum() >= max(count.min, 1) else seconds > 0
 
 
 def _same_run(before: _Located, after: _Located) -> bool:
     return before.window == after.window and before.piece.run == after.piece.run
-
-
-def _merged(
-    vectors: npt.NDArray[np.float32],
-    weights: npt.NDArray[np.float32],
-    stay: npt.NDArray[np.float32],
-    means: npt.NDArray[np.float32],
-    count: SpeakerCount,
-) -> tuple[Posteriors, npt.NDArray[np.float32]]:
-    """Posteriors and means after refinement, without speakers who have become small or alike."""
-    while True:
-        posteriors, means = refined(vectors, weights, stay, means)
-        sizes = posteriors.T @ weights
-        if len(means) > max(1, count.min) and sizes.min() < _least(sizes):
-            means = np.delete(means, int(sizes.argmin()), axis=0)
-            continue
-        similar = np.triu(means @ means.T, 1)
-        if len(means) <= count.min or similar.max(initial=0.0) < MERGED_SIMILARITY:
-            return posteriors, means
-        first, second = np.unravel_index(int(np.argmax(similar)), similar.shape)
-        both = sizes[first] * means[first] + sizes[second] * means[second]
-        means = np.delete(means, second, axis=0)
-        means[first] = unit(both)
-
-
-def _least(sizes: npt.NDArray[np.float32]) -> float:
-    return min(_MIN_SPEAKER_PIECES, _MIN_SPEAKER_SHARE * float(sizes.mean()))
 
 
 def _stay(pieces: Sequence[_Located]) -> npt.NDArray[np.float32]:
