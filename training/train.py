@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from training import greedy
+from training import greedy, weights
 from training.batches import ahead, endless
 from training.corpus import Example, read_shard
 from training.errors import WordErrors, compare, plain
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--check", type=Path, required=True, help="a shard to validate on")
     parser.add_argument("--into", type=Path, required=True)
-    parser.add_argument("--start", type=Path)
+    parser.add_argument("--start", type=Path, help="a run or a .nemo file")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--encoder-share", type=float, default=1.0, help="of the learning rate")
@@ -156,7 +156,7 @@ def main() -> None:
     pieces = Pieces(arguments.tokenizer)
     network = Network(pieces)
     if arguments.start:
-        network.resume(torch.load(arguments.start)["average"])
+        network.resume(weights.read(arguments.start))
     if arguments.decoder_only:
         network.freeze_encoder()
         network.train()
