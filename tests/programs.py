@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 
-def require(name: str) -> Path:
-    """The program's path; skips the test without it, but fails in CI, which installs it."""
-    path = shutil.which(name)
-    if path is None and not os.environ.get("CI"):
+def require(name: str, path: str | None = None) -> Path:
+    """Look up a program on `path`, by default that of the process.
+
+    Without it the test is skipped; in CI, which installs it, the test fails.
+    """
+    program = shutil.which(name, path=path)
+    if program is None and not os.environ.get("CI"):
         pytest.skip(f"this machine has no {name}")
-    assert path, f"{name} is missing; .ci/run installs it"
-    return Path(path)
+    assert program, f"{name} is missing; .ci/run installs it"
+    return Path(program)
