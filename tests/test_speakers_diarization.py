@@ -57,6 +57,16 @@ def test_two_readers_are_two_speakers_with_turns_of_their_own(both, several):
     assert all(0.5 < turn.confidence <= 1 for turn in recording.turns)
 
 
+def test_the_confidence_is_of_the_similarity_and_not_constant(both, several):
+    """A single speaker has no other to be confused with, and yet no certainty."""
+    alone = diarized(both, several[: 8 * RATE]).turns
+    forced = diarized(both, several, SpeakerCount(1, 1)).turns
+    assert all(0.5 < turn.confidence < 1 for turn in alone)
+    assert len({turn.confidence for turn in (*alone, *forced)}) > 2
+    # Two people under one label are less alike than one person.
+    assert min(turn.confidence for turn in forced) < min(turn.confidence for turn in alone)
+
+
 def test_blocks_of_any_length_give_the_same_turns(both, several):
     assert diarized(both, several, step=7_777).turns == diarized(both, several, step=10**6).turns
 

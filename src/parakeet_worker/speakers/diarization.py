@@ -14,7 +14,6 @@ from parakeet_worker.engine.base import Samples
 from parakeet_worker.options import SpeakerCount
 from parakeet_worker.speakers.clustering import centroids, unit
 from parakeet_worker.speakers.merging import Evidence, merged
-from parakeet_worker.speakers.sequence import Posteriors
 from parakeet_worker.speakers.windows import (
     EMBEDDING_SIZE,
     FRAME_SAMPLES,
@@ -38,6 +37,10 @@ _FIRST_CENTRE_SECONDS = 495 / SAMPLE_RATE
 _MIN_TRAINING_SECONDS = 0.8
 # What of a window is used: its outer quarters serve as context, except at both ends.
 _MARGIN_FRAMES = (WINDOW_FRAMES - HOP_FRAMES) // 2
+# Slope of a logistic function of the cosine similarity of piece and speaker, and where it is a half
+# for one speaker. On the tuning set 99 % of pieces are right, with a mean confidence of 94 %; two
+# thirds of the wrong ones are below 60 %.
+_SLOPE, _UNKNOWN_SIMILARITY = 12.0, 0.4
 # That a piece has the speaker of the piece before: in one run, of one local speaker, of another.
 _STAY_IN_RUN, _STAY_LOCAL, _STAY_OTHER = 0.95, 0.7, 0.3
 
@@ -58,7 +61,7 @@ class Turn:
     end_seconds: float
     speaker: int
     confidence: float
-    """Mean posterior probability of the speaker."""
+    """Mean over the frames."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +71,7 @@ class Activity:
     active: npt.NDArray[np.bool_]
     """(T, K): the decision."""
     confidence: npt.NDArray[np.float32]
-    """(T,): posterior probability of the speaker in a frame with one, zero in pauses."""
+    """(T,): probability of the speaker against the others and an unknown one; zero in pauses."""
     centroids: npt.NDArray[np.float32]
     """(K, 192), each of length one."""
     start_seconds: float = 0.0
@@ -171,7 +174,9 @@ def activity(
     )
     means = centroids(evidence.smooth[evidence.long], seconds[evidence.long], count)
     posteriors, means = merged(evidence, means, count)
-    active, confidence = _painted(windows, pieces, posteriors, frames)
+    chosen = posteriors.argmax(axis=1) if pieces else np.zeros(0, dtype=np.int64)
+    shares = _shares(evidence.smooth @ means.T, chosen)
+    active, confidence = _painted(windows, pieces, chosen, shares, (frames, len(means)))
     present = np.flatnonzero(active.any(axis=0))
     order = present[np.argsort(np.argmax(active[:, present], axis=0), kind="stable")]
     return Activity(active[:, order], confidence, means[order], start_seconds)
@@ -214,12 +219,30 @@ def _stay(pieces: Sequence[_Located]) -> npt.NDArray[np.float32]:
     return stay
 
 
+def _shares(
+    similar: npt.NDArray[np.float32], chosen: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """Probability of each piece's speaker, from its (N, K) similarities to all of them.
+
+    An unknown voice counts as one of `_UNKNOWN_SIMILARITY`, as in `known.identified`. The posterior
+    of the hidden Markov model is 1 for a single speaker, and nearly 1 for most others.
+    """
+    odds = np.exp(_SLOPE * (similar - _UNKNOWN_SIMILARITY))
+    own = np.take_along_axis(odds, chosen[:, None], axis=1)[:, 0]
+    shares: npt.NDArray[np.float32] = (own / (1.0 + odds.sum(axis=1))).astype(np.float32)
+    return shares
+
+
 def _painted(
-    windows: Sequence[Window], pieces: Sequence[_Located], posteriors: Posteriors, frames: int
+    windows: Sequence[Window],
+    pieces: Sequence[_Located],
+    chosen: npt.NDArray[np.int64],
+    shares: npt.NDArray[np.float32],
+    shape: tuple[int, int],
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
     """Each active frame of a local speaker has the speaker of the local speaker's nearest piece."""
-    active = np.zeros((frames, posteriors.shape[1]), dtype=bool)
-    confidence = np.zeros(frames, dtype=np.float32)
+    active = np.zeros(shape, dtype=bool)
+    confidence = np.zeros(len(active), dtype=np.float32)
     by_local: dict[tuple[int, int], list[int]] = {}
     for index, each in enumerate(pieces):
         by_local.setdefault((each.window, each.piece.local), []).append(index)
@@ -232,8 +255,8 @@ def _painted(
                 continue
             centres = np.array([pieces[index].piece.centre for index in near])
             edges = (centres[1:] + centres[:-1]) / 2
-            chosen = np.array(near)[np.searchsorted(edges, spoken)]
+            nearest = np.array(near)[np.searchsorted(edges, spoken)]
             at = row * HOP_FRAMES + spoken
-            active[at, posteriors[chosen].argmax(axis=1)] = True
-            confidence[at] = posteriors[chosen].max(axis=1)
+            active[at, chosen[nearest]] = True
+            confidence[at] = shares[nearest]
     return active, confidence
