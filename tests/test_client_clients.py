@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 
@@ -480,6 +480,18 @@ def test_threads_share_a_client_and_get_their_own_answers(api):
         message = callers.map(lambda hertz: client.transcribe(wav(tone(hertz, 0.8))).text, pitches)
         assert list(message) == [f"{hertz}." for hertz in pitches]
     client.close()
+
+
+def test_closing_a_client_ends_the_calls_of_other_threads_and_cancels_their_jobs(api, talk):
+    api.endings.append({"status": "IN_QUEUE"})
+    before = len(api.posted)
+    with ThreadPoolExecutor(1) as callers:
+        with Client(api.url, KEY) as client:
+            waiting = callers.submit(client.transcribe, talk)
+            api.wait_until(lambda: len(api.posted) > before)
+        with pytest.raises(CancelledError):
+            waiting.result(timeout=60)
+    assert api.cancelled[-1] == list(api.posted)[-1]
 
 
 def test_ctrl_c_in_a_program_cancels_its_job(api, talk):

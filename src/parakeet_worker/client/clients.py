@@ -351,10 +351,13 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close all connections; the client cannot be used afterwards."""
+        """Cancel the jobs of other threads, and close all connections.
+
+        These threads get a `CancelledError`. The client cannot be used afterwards.
+        """
         if self._loop.is_closed():
             return
-        self._run(self._client.close())
+        self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -383,6 +386,11 @@ class Client:
             if not self._loop.is_closed():
                 self._run(parts.aclose())
 
+    async def _end(self) -> None:
+        # With the loop stopped, their threads would wait forever.
+        await _cancelled(*(asyncio.all_tasks() - {asyncio.current_task()}))
+        await self._client.close()
+
     def _run(self, work: Coroutine[Any, Any, Value]) -> Value:
         ended = Event()
 
@@ -407,7 +415,7 @@ async def _next(parts: AsyncGenerator[Value, None]) -> Value | None:
     return await anext(parts, None)
 
 
-async def _cancelled(*tasks: asyncio.Task[Answer]) -> None:
+async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
