@@ -258,6 +258,8 @@ class Decoding:
         """Evaluate ffmpeg's report of the file; raises `_OtherTrack`."""
         self.tracks = report.tracks
         report.check_rate()
+        if demuxers.is_encrypted(self._path):
+            raise AudioUndecodable(demuxers.ENCRYPTED)
         if not report.tracks:
             return  # reported at the end
         self._chosen = choose(report.tracks, self._track)

@@ -161,6 +161,22 @@ _OTHERS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
 )
 
 
+ENCRYPTED = "the file is encrypted (DRM); only an unencrypted copy can be decoded"
+# The type of an encrypted track in the table of an MP4, which begins or ends the file.
+_ENCRYPTED_TRACK = re.compile(rb"stsd.{12}enca", re.DOTALL)
+_TABLE_BYTES = 1 << 20
+
+
+def is_encrypted(path: Path) -> bool:
+    """Whether an MP4 has an encrypted audio track. ffmpeg decodes a few of its frames as noise."""
+    with path.open("rb") as file:
+        head = file.read(_TABLE_BYTES)
+        if head[4:8] != b"ftyp":
+            return False
+        file.seek(max(len(head), path.stat().st_size - _TABLE_BYTES))
+        return _ENCRYPTED_TRACK.search(head + file.read(_TABLE_BYTES)) is not None
+
+
 def clear_reason(text: str, path: Path) -> str | None:
     """A clear reason why ffmpeg, with the log `text`, could not read the file; None if unknown."""
     other = _other(path)
@@ -171,7 +187,7 @@ def clear_reason(text: str, path: Path) -> str | None:
         example = "such as 'ulaw' or 's16le:16000'"
         return f"the file has no header; 'audio_format' must name its format, {example}"
     if _ENCRYPTED.search(text):
-        return "the file is encrypted (DRM); only an unencrypted copy can be decoded"
+        return ENCRYPTED
     if _UNKNOWN_CODEC.search(text):
         return "ffmpeg does not support the codec of its audio"
     return None
