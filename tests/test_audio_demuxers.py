@@ -228,6 +228,15 @@ async def test_an_encrypted_file_is_identified(ffmpeg: Path, tmp_path: Path) -> 
     error = await refusal(path, ffmpeg)
     assert isinstance(error, AudioUndecodable)
     assert "encrypted" in str(error)
+    # Its table, at the end or the beginning of the file: some frames may decode, as noise.
+    moved = encode(
+        tmp_path / "moved.mp4", "-c:a", "aac", "-encryption_scheme", "cenc-aes-ctr",
+        "-encryption_key", "0" * 31 + "1", "-encryption_kid", "0" * 31 + "2",
+        "-movflags", "+faststart", samples=TONE,
+    )  # fmt: skip
+    assert demuxers.is_encrypted(path)
+    assert demuxers.is_encrypted(moved)
+    assert not demuxers.is_encrypted(encode(tmp_path / "plain.mp4", "-c:a", "aac", samples=TONE))
 
 
 async def test_an_unknown_codec_is_named(ffmpeg: Path, tmp_path: Path) -> None:

@@ -170,11 +170,11 @@ _TABLE_BYTES = 1 << 20
 def is_encrypted(path: Path) -> bool:
     """Whether an MP4 has an encrypted audio track. ffmpeg decodes a few of its frames as noise."""
     with path.open("rb") as file:
-        head = file.read(_TABLE_BYTES)
-        if head[4:8] != b"ftyp":
+        if file.read(8)[4:] != b"ftyp":
             return False
-        file.seek(max(len(head), path.stat().st_size - _TABLE_BYTES))
-        return _ENCRYPTED_TRACK.search(head + file.read(_TABLE_BYTES)) is not None
+        head = file.read(_TABLE_BYTES)
+        file.seek(max(file.tell(), path.stat().st_size - _TABLE_BYTES))
+        return _ENCRYPTED_TRACK.search(head + file.read()) is not None
 
 
 def clear_reason(text: str, path: Path) -> str | None:

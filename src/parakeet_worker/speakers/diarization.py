@@ -38,8 +38,8 @@ _MIN_TRAINING_SECONDS = 0.8
 # What of a window is used: its outer quarters serve as context, except at both ends.
 _MARGIN_FRAMES = (WINDOW_FRAMES - HOP_FRAMES) // 2
 # Slope of a logistic function of the cosine similarity of piece and speaker, and where it is a half
-# for one speaker. On the tuning set 99 % of pieces are right, with a mean confidence of 94 %; two
-# thirds of the wrong ones are below 60 %.
+# for one speaker. On 1,188 pieces of the tuning set 99 % are right, with a mean confidence of 94 %;
+# 3 % of all and 8 of the 9 wrong ones are below 60 %.
 _SLOPE, _UNKNOWN_SIMILARITY = 12.0, 0.4
 # That a piece has the speaker of the piece before: in one run, of one local speaker, of another.
 _STAY_IN_RUN, _STAY_LOCAL, _STAY_OTHER = 0.95, 0.7, 0.3
