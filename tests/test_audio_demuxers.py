@@ -1,5 +1,6 @@
 """What ffmpeg may read and what it may not, headerless formats, and reasons in clear words."""
 
+import os
 import re
 import subprocess
 from base64 import b64encode
@@ -237,6 +238,17 @@ async def test_an_encrypted_file_is_identified(ffmpeg: Path, tmp_path: Path) -> 
     assert demuxers.is_encrypted(path)
     assert demuxers.is_encrypted(moved)
     assert not demuxers.is_encrypted(encode(tmp_path / "plain.mp4", "-c:a", "aac", samples=TONE))
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    """Opening it without a writer would block, also after ffmpeg was killed."""
+    pipe = tmp_path / "pipe.wav"
+    os.mkfifo(pipe)
+    assert not demuxers.is_encrypted(pipe)
+    assert demuxers.clear_reason("", pipe) is None
+    layout = headerless("s16le:16000")
+    assert layout is not None
+    assert layout.fits(pipe)
 
 
 async def test_an_unknown_codec_is_named(ffmpeg: Path, tmp_path: Path) -> None:

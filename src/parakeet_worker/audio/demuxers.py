@@ -81,6 +81,14 @@ _HEADER = re.compile(rb"RIFF|RF64|FORM|OggS|fLaC|ID3|\.snd|\x1aE\xdf\xa3|....fty
 _HEADERLESS = re.compile(r"([a-z0-9]+)(?::(\d+))?(?::(\d+))?")
 
 
+def _head(path: Path, size: int) -> bytes:
+    """The first bytes of a file; none of a pipe, where opening or reading it could block."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(size)
+
+
 @dataclass(frozen=True, slots=True)
 class Headerless:
     """Sample layout of a file without a header."""
@@ -91,8 +99,7 @@ class Headerless:
 
     def fits(self, path: Path) -> bool:
         """Whether the file has no header after all."""
-        with path.open("rb") as file:
-            return _HEADER.match(file.read(12)) is None
+        return _HEADER.match(_head(path, 12)) is None
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -169,9 +176,9 @@ _TABLE_BYTES = 1 << 20
 
 def is_encrypted(path: Path) -> bool:
     """Whether an MP4 has an encrypted audio track. ffmpeg decodes a few of its frames as noise."""
+    if _head(path, 8)[4:] != b"ftyp":
+        return False
     with path.open("rb") as file:
-        if file.read(8)[4:] != b"ftyp":
-            return False
         head = file.read(_TABLE_BYTES)
         file.seek(max(file.tell(), path.stat().st_size - _TABLE_BYTES))
         return _ENCRYPTED_TRACK.search(head + file.read()) is not None
@@ -195,8 +202,7 @@ def clear_reason(text: str, path: Path) -> str | None:
 
 def _other(path: Path) -> str | None:
     try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
+        head = _head(path, _HEAD_BYTES)
     except OSError:
         return None
     head = head.removeprefix(b"\xef\xbb\xbf")
