@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
+from parakeet_worker import threads
 from parakeet_worker.audio import decoding
 from parakeet_worker.audio.decoding import SAMPLE_RATE, Decoding
 from parakeet_worker.engine.base import Samples
@@ -671,6 +672,22 @@ async def test_cancelling_kills_ffmpeg_at_any_point(
         await asyncio.wait_for(task, PATIENCE_SECONDS)
     assert children() == []
     assert open_files() <= before
+
+
+async def test_decoders_without_output_do_not_keep_others_waiting(
+    ffmpeg: Path, tmp_path: Path, shelf: Callable[..., Path]
+) -> None:
+    pipe = tmp_path / "never.wav"
+    os.mkfifo(pipe)
+    count = threads.SLOTS.free + 1
+    stalled = [asyncio.create_task(samples_of(decoder(pipe, ffmpeg))) for _ in range(count)]
+    path = shelf("slow.wav", samples=tone(HERTZ, 60))
+    samples = await asyncio.wait_for(samples_of(decoder(path, ffmpeg)), PATIENCE_SECONDS)
+    assert len(samples) == 60 * SAMPLE_RATE
+    for task in stalled:
+        assert not task.done()
+        task.cancel()
+    await asyncio.wait(stalled)
 
 
 async def test_cancelling_at_any_moment_of_the_start_leaves_nothing(

@@ -1,7 +1,9 @@
 import asyncio
 import threading
-from collections.abc import Generator
-from contextlib import aclosing
+import time
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, aclosing
 
 import pytest
 
@@ -85,3 +87,122 @@ async def test_a_function_is_computed_in_another_thread_and_raises_here() -> Non
     assert await threads.computed(threading.get_ident) != threading.get_ident()
     with pytest.raises(ZeroDivisionError):
         await threads.computed(lambda: 1 // 0)
+
+
+class Line:
+    """Threads that hold a slot until released, and the order in which they got it."""
+
+    def __init__(self, slots: threads.Slots) -> None:
+        self.slots = slots
+        self.entered: list[str] = []
+        self.leave = {name: threading.Event() for name in "abcd"}
+        self.threads: list[threading.Thread] = []
+
+    def start(self, name: str, *, first: bool = False) -> None:
+        """Start a thread, and wait until it holds a slot or waits for one."""
+
+        def run() -> None:
+            with self.slots.held(first=first):
+                self.entered.append(name)
+                self.leave[name].wait(PATIENCE_SECONDS)
+
+        before = self.arrived
+        thread = threading.Thread(target=run)
+        self.threads.append(thread)
+        thread.start()
+        self.until(lambda: self.arrived > before)
+
+    @property
+    def arrived(self) -> int:
+        return len(self.entered) + self.slots.waiting
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            assert time.monotonic() < ends
+            time.sleep(0.001)
+
+    def end(self, name: str, then: list[str]) -> None:
+        """Release one; `then` are all that have got a slot afterwards."""
+        self.leave[name].set()
+        self.until(lambda: len(self.entered) >= len(then))
+        assert self.entered == then
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    line = Line(threads.Slots(1))
+    yield line
+    for event in line.leave.values():
+        event.set()
+    for thread in line.threads:
+        thread.join(PATIENCE_SECONDS)
+        assert not thread.is_alive()
+
+
+def test_a_slot_is_passed_on_in_order_of_arrival_to_first_values_first(line: Line) -> None:
+    line.start("a")
+    line.start("b")
+    line.start("c")
+    line.start("d", first=True)
+    assert line.entered == ["a"]
+    line.end("a", ["a", "d"])
+    line.end("d", ["a", "d", "b"])
+    line.end("b", ["a", "d", "b", "c"])
+
+
+def test_a_slot_is_released_during_a_wait_and_taken_again_after_it() -> None:
+    slots = threads.Slots(1)
+    with slots.held():
+        with slots.released(), slots.held():
+            pass
+        with ThreadPoolExecutor(1) as pool:
+            later = pool.submit(holding, slots)
+            with pytest.raises(TimeoutError):
+                later.result(0.1)
+            with slots.released():
+                assert later.result(PATIENCE_SECONDS)
+
+
+def holding(slots: threads.Slots) -> bool:
+    with slots.held():
+        return True
+
+
+def test_a_thread_without_a_slot_releases_none() -> None:
+    slots = threads.Slots(1)
+
+    def free_inside() -> int:
+        with slots.released():
+            return slots.free
+
+    with ThreadPoolExecutor(1) as pool, slots.held():
+        assert pool.submit(free_inside).result(PATIENCE_SECONDS) == 0
+
+
+async def test_a_value_is_produced_in_a_slot_and_a_finished_one_is_kept_without() -> None:
+    """As many iterators as there are slots wait for the reader; another one still runs."""
+    count = threads.SLOTS.free
+    entered: list[int] = []
+
+    def waiting(number: int) -> Generator[int, None, None]:
+        entered.append(threads.SLOTS.free)
+        yield number
+
+    async with AsyncExitStack() as stack:
+        for number in range(count + 1):
+            values = threads.produced(waiting(number), nothing)
+            await stack.enter_async_context(aclosing(values))
+            assert await anext(values) == number
+    assert set(entered) == {count - 1}
+    assert threads.SLOTS.free == count
+
+
+async def test_a_failing_iterator_releases_its_slot() -> None:
+    def failing() -> Generator[int, None, None]:
+        raise ValueError("broken")
+        yield 1
+
+    for _ in range(threads.SLOTS.free + 1):
+        with pytest.raises(ValueError, match="broken"):
+            await anext(threads.produced(failing(), nothing))

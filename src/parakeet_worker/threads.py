@@ -3,12 +3,15 @@
 import asyncio
 import contextvars
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, ParamSpec, TypeVar
+
+from parakeet_worker.container import Container
 
 Value = TypeVar("Value")
 Params = ParamSpec("Params")
@@ -17,6 +20,74 @@ _MOST_THREADS = 1024
 
 # Threads are kept: torch sets up each of them when it first computes there.
 _pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="ingest")
+
+
+class Slots:
+    """Limits how many threads produce concurrently; a first value has priority over later ones.
+
+    With more threads and decoders than processors, one of them that holds the interpreter's lock
+    waits for a processor behind all others, and the event loop waits with it.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.free = count
+        self._changing = threading.Lock()
+        self._first: deque[threading.Lock] = deque()
+        self._later: deque[threading.Lock] = deque()
+        self._held = threading.local()
+
+    @property
+    def waiting(self) -> int:
+        """Number of threads that wait for a slot."""
+        return len(self._first) + len(self._later)
+
+    @contextmanager
+    def held(self, *, first: bool = False) -> Iterator[None]:
+        """Hold a slot in this thread; waits until one is free."""
+        self._acquire(first=first)
+        self._held.by_thread = True
+        try:
+            yield
+        finally:
+            self._held.by_thread = False
+            self._release()
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Release this thread's slot, if it holds one, while it waits for something else."""
+        if not getattr(self._held, "by_thread", False):
+            yield
+            return
+        self._held.by_thread = False
+        self._release()
+        try:
+            yield
+        finally:
+            self._acquire(first=False)
+            self._held.by_thread = True
+
+    def _acquire(self, *, first: bool) -> None:
+        with self._changing:
+            if self.free > 0:
+                self.free -= 1
+                return
+            turn = threading.Lock()
+            turn.acquire()
+            (self._first if first else self._later).append(turn)
+        turn.acquire()
+
+    def _release(self) -> None:
+        """Pass the slot on, in order of arrival."""
+        with self._changing:
+            waiting = self._first or self._later
+            if waiting:
+                waiting.popleft().release()
+            else:
+                self.free += 1
+
+
+SLOTS = Slots(Container.read().threads + 1)
+"""Of all recordings: one more than processors, since a thread waits for its decoder's output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +110,8 @@ async def produced(
     values: Generator[Value, None, None], stop: Callable[[], None], *, ahead: int = 1
 ) -> AsyncGenerator[Value, None]:
     """Each of `values`, which are produced in a thread, at most `ahead` of them in advance.
+
+    Each is computed in one of the `SLOTS`, which `values` releases while it waits.
 
     `stop` is called from the loop when the iteration ends early; it must make a blocked `values`
     return or raise soon. When this generator is closed, `values` is closed and its thread is free.
@@ -83,9 +156,12 @@ class _Producer(Generic[Value]):
 
     def _run(self) -> None:
         failure: BaseException | None = None
+        first = True
         try:
             while self._room.acquire() and not self._stopped:
-                value = next(self._values)
+                with SLOTS.held(first=first):
+                    value = next(self._values)
+                first = False
                 self._notify(self._queue.put_nowait, value)
                 del value  # or it would be held while the next one is waited for
         except StopIteration:

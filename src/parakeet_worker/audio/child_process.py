@@ -8,13 +8,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
 import numpy as np
 
+from parakeet_worker import threads
 from parakeet_worker.audio.ffmpeg_log import Log
 from parakeet_worker.errors import FfmpegMissing
 
@@ -24,6 +25,8 @@ _REPORT_BYTES = 1 << 15
 # Timeout of one blocking receive. Between receives the child's log is read, whose pipe holds
 # 64 KiB, and the time limit is checked.
 _WAIT_SECONDS = 0.25
+# A decoder that needs longer for one read does not keep other recordings waiting.
+_SLOW_SECONDS = 1.0
 _SOCKET_BYTES = 1 << 20
 # Increase of a child's niceness. On a contended core 5 gives a third of the worker's share, 15 a
 # ninth of that. A worker thread waiting for a core may hold the GIL and block the event loop,
@@ -86,21 +89,30 @@ class Child:
         """Read `size` bytes, fewer at the end, none after it; None on timeout."""
         # Not a bytearray, which would be zeroed first.
         view, count = np.empty(size, dtype=np.uint8).data, 0
-        ends = time.monotonic() + timeout_seconds
-        while count < size:
-            try:
-                got = self._output.recv_into(view[count:], 0, socket.MSG_WAITALL)
-            except BlockingIOError:
-                got = None
-            except ConnectionResetError:
-                got = 0  # it exited with unread input, although there is none
-            if got == 0:
-                break
-            count += got or 0
-            self._read_log()
-            if count < size and time.monotonic() > ends:
-                return None
+        started = time.monotonic()
+        with ExitStack() as stack:
+            while count < size:
+                got = self._received(view[count:])
+                if got == 0:
+                    break
+                count += got or 0
+                waited_seconds = time.monotonic() - started
+                if count < size and waited_seconds > timeout_seconds:
+                    return None
+                if waited_seconds > _SLOW_SECONDS:
+                    stack.enter_context(threads.SLOTS.released())
         return view[:count]
+
+    def _received(self, view: memoryview) -> int | None:
+        """Receive up to its length for at most 0.25 s; 0 at the end, None if nothing came."""
+        try:
+            return self._output.recv_into(view, 0, socket.MSG_WAITALL)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            return 0  # it exited with unread input, although there is none
+        finally:
+            self._read_log()
 
     def _read_log(self) -> None:
         """Read the available log without blocking."""

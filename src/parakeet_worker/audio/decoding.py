@@ -57,11 +57,12 @@ _FIRST_READ_BYTES = 1 << 18
 _MAX_ALLOCATION_BYTES = 128 << 20
 _READ_BYTES = 1 << 21
 # A long recording is decoded in sections, where its samples are the same: long enough that the
-# start of ffmpeg and of its decoder count little, short enough to be kept in memory (19 MB). To
-# find the beginning of one, an MP3 is read up to there, so that of several hours they are longer.
+# start of ffmpeg and of its decoder count little, short enough to be kept in memory (115 MB at
+# most). To find the beginning of one, an MP3 is read up to there, so that of several hours there
+# are only enough of them to keep all processors busy.
 _SECTION_SECONDS = 300
-_LONG_SECTION_SECONDS = 600
-_LONG_SECONDS = 3600.0
+_LONGEST_SECTION_SECONDS = 1800
+_SECTIONS_PER_CORE = 3
 # Until a decoder and a resampler that begin in the middle are in the state of those that came
 # there from the beginning, and how long that is compared then.
 _LEAD_SECONDS = 2
@@ -151,7 +152,7 @@ class Decoding:
         section_seconds: int = _SECTION_SECONDS,
     ) -> None:
         """`memory_bytes` is what each ffmpeg may allocate, `headerless` the layout of
-        headerless samples, `section_seconds` the section length below one hour."""
+        headerless samples, `section_seconds` the shortest section."""
         # A file with a header is read by its header, whatever the hint.
         fits = headerless is not None and headerless.fits(path)
         self._headerless = headerless if fits else None
@@ -462,7 +463,8 @@ class Decoding:
         Without the lower priority, a clip takes several times as long during a long recording.
         """
         ends = min(report.duration_seconds or 0.0, self._end_seconds)
-        each = self._section_seconds if ends < _LONG_SECONDS else _LONG_SECTION_SECONDS
+        each = int(ends) // (_SECTIONS_PER_CORE * CORES.count)
+        each = max(self._section_seconds, min(each, _LONGEST_SECTION_SECONDS))
         bounds = range(each, int(ends) - each // 2, each)
         if not bounds:
             return

@@ -59,7 +59,8 @@ class Cores:
     """Budget of concurrent decoders and of memory, over all recordings."""
 
     def __init__(self, count: int, memory_bytes: int) -> None:
-        self._count = count
+        self.count = count
+        """Of processors."""
         self._busy = 0
         self._left_bytes = memory_bytes
         self._changing = threading.Lock()
@@ -67,7 +68,7 @@ class Cores:
     def taken(self, size_bytes: int) -> bool:
         """Reserve a core and memory for a section, if both are available."""
         with self._changing:
-            free = self._busy <= self._count and size_bytes <= self._left_bytes
+            free = self._busy <= self.count and size_bytes <= self._left_bytes
             self._busy += free
             self._left_bytes -= size_bytes * free
             return free
@@ -189,7 +190,8 @@ class _Ahead(Source):
         if self.kept or self._ended:
             return True
         try:
-            content = self._queue.get(timeout=timeout_seconds)
+            with threads.SLOTS.released():
+                content = self._queue.get(timeout=timeout_seconds)
         except queue.Empty:
             return False
         if content is None:

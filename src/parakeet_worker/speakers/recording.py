@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
 
+from parakeet_worker import threads
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.notices import Notice
 from parakeet_worker.options import SpeakerCount
@@ -33,9 +34,12 @@ class RecordingDiarization:
         """The same blocks, (N,) or (N, channels), diarized as they pass."""
         try:
             for block in blocks:
-                self._feed(block)
+                # The networks run in a thread of their own, and clustering may take seconds.
+                with threads.SLOTS.released():
+                    self._feed(block)
                 yield block
-            self._finish()
+            with threads.SLOTS.released():
+                self._finish()
         finally:
             for channel in self._channels:
                 channel.close()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from parakeet_worker import threads
 from parakeet_worker.container import Container
 from parakeet_worker.engine import failures
 from parakeet_worker.engine.base import Samples
@@ -212,10 +213,11 @@ class BatchedVad:
         request = _Request(block, state)
         with self._queue_lock:
             self._pending.append(request)
-        while not request.result.done():
-            with self._batch_lock:
-                if not request.result.done():
-                    self._compute_pending()
+        with threads.SLOTS.released():  # so that a batch is not limited to their number
+            while not request.result.done():
+                with self._batch_lock:
+                    if not request.result.done():
+                        self._compute_pending()
         return request.result.result()
 
     def _compute_pending(self) -> None:
