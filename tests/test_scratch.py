@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from confined import mounted
 from parakeet_worker.errors import InvalidSetting, ScratchFull, ScratchUnusable
 from parakeet_worker.scratch import Scratch
 from test_audio_child_process import open_files
@@ -111,6 +112,70 @@ async def test_a_full_disk_is_the_workers_state_and_nothing_is_taken_for_a_while
             (folder / "audio").write_bytes(bytes(2000))
     assert isinstance(disk.shortage(), ScratchFull)
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_after_a_failed_job_none_is_taken_until_a_file_can_be_written(tmp_path: Path) -> None:
+    # As with a quota, the free space of the disk shows nothing.
+    disk = Scratch(tmp_path, least_bytes=5000, timeout_seconds=1.0, pause_seconds=0.0)
+    with full_disk():
+        with pytest.raises(ScratchFull):
+            async with disk.made() as folder:
+                (folder / "audio").write_bytes(bytes(2000))
+        for _ in range(20):
+            assert isinstance(disk.shortage(), ScratchFull)
+            await asyncio.sleep(0.01)
+    while disk.shortage() is not None:  # noqa: ASYNC110  # a disk has no event
+        await asyncio.sleep(0.01)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_folder_that_cannot_be_made_is_the_workers_fault(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    disk = scratch(place)
+    with pytest.raises(ScratchUnusable):
+        async with disk.made():
+            pass
+    place.mkdir()
+    assert isinstance(disk.shortage(), ScratchUnusable)
+
+
+# On a disk of its own: jobs and shortages, before and after each change by the shell.
+CHANGING = """
+import asyncio, subprocess, sys
+from pathlib import Path
+from parakeet_worker.errors import ParakeetError
+from parakeet_worker.scratch import Scratch
+async def job(disk):
+    try:
+        async with disk.made() as folder:
+            (folder / "audio").write_bytes(b"a")
+    except ParakeetError as error:
+        return error.code
+def code(error):
+    return error and error.code
+async def main():
+    disk = Scratch(Path(sys.argv[1]), least_bytes=0, timeout_seconds=1.0)
+    for change in sys.argv[2:]:
+        subprocess.run(["sh", "-ec", change], cwd=disk.folder, check=False)
+        print(code(disk.shortage()), await job(disk), code(disk.shortage()))
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("mount -o remount,ro .", "scratch_unusable"),
+        ("while touch $((number = number + 1)) 2>/dev/null; do :; done", "scratch_full"),
+    ],
+)
+def test_a_disk_that_no_job_can_use_is_a_shortage_before_the_next_job(
+    tmp_path: Path, fault: str, code: str
+) -> None:
+    prefix = mounted(f"mount -t tmpfs -o size=1m,nr_inodes=20 none {tmp_path}")
+    command = [*prefix, sys.executable, "-c", CHANGING, str(tmp_path), "true", fault]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert ran.stdout.splitlines() == ["None None None", f"{code} {code} {code}"]
 
 
 async def test_other_failures_of_files_pass(tmp_path: Path) -> None:

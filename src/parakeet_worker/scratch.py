@@ -31,22 +31,35 @@ _NEW = ".parakeet-new-"
 """Before it is locked; a worker that is killed in between leaves it empty."""
 _NEW_SECONDS = 3600.0
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_UNUSABLE = frozenset({errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE})
+_UNUSABLE = frozenset({errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV})
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+"""The disk is not the cause: these pass when another job ends."""
 _POLL_SECONDS = 0.1
 _PAUSE_SECONDS = 30.0
-"""After a job that found no room: what comes next would find none either."""
+"""After a job that the disk failed: the next one would fail too. Then a file is written to find
+out, because a quota, a broken disk or lost permissions do not show in the free space."""
 
 
 class Scratch:
     """One folder on disk, and how much of what is free there is spoken for."""
 
-    def __init__(self, folder: Path, *, least_bytes: int, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        least_bytes: int,
+        timeout_seconds: float,
+        pause_seconds: float = _PAUSE_SECONDS,
+    ) -> None:
         self.folder = folder
+        self._pause_seconds = pause_seconds
         self._least_bytes = least_bytes
         self._timeout_seconds = timeout_seconds
         self._reserved_bytes = 0
         self._waiting: deque[object] = deque()
-        self._full_until = 0.0
+        self._fault: ScratchFull | ScratchUnusable | None = None
+        self._fault_until = 0.0
+        self._probe: Future[ScratchFull | ScratchUnusable | None] | None = None
 
     def prepare(self) -> None:
         """Prove that it can be written to, and remove what killed workers left.
@@ -72,8 +85,26 @@ class Scratch:
         free = self._free_bytes()
         if isinstance(free, ScratchUnusable):
             return free
-        if free < self._least_bytes or time.monotonic() < self._full_until:
-            return ScratchFull(free)
+        return ScratchFull(free) if free < max(1, self._least_bytes) else self._lasting_fault()
+
+    def _lasting_fault(self) -> ScratchFull | ScratchUnusable | None:
+        """The fault that a job met; ends with a probe, in a thread, that writes a file."""
+        if self._fault is None or time.monotonic() < self._fault_until:
+            return self._fault
+        if self._probe is None:
+            self._probe = threads.started(self._probed)
+        elif self._probe.done():
+            self._fault, self._probe = self._probe.result(), None
+            self._fault_until = time.monotonic() + self._pause_seconds
+        return self._fault
+
+    def _probed(self) -> ScratchFull | ScratchUnusable | None:
+        try:
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                os.posix_fallocate(file.fileno(), 0, max(1, self._least_bytes))
+        except OSError as failure:
+            unsupported = failure.errno in (errno.EOPNOTSUPP, errno.EINVAL)
+            return None if unsupported else self._fault_of(failure)
         return None
 
     @asynccontextmanager
@@ -81,8 +112,8 @@ class Scratch:
         """A new folder for one job, removed at the end of the block, also after cancellation.
 
         It is made and removed in threads: a disk mounted with `discard`
-        takes 100 ms for a file and more. An `OSError` of the disk inside the block becomes
-        `ScratchFull` or `ScratchUnusable`.
+        takes 100 ms for a file and more. An `OSError` of the disk inside the block, and any that
+        prevents the folder, becomes `ScratchFull` or `ScratchUnusable`.
         """
         with self.problems_translated():
             making = threads.started(self._locked_folder)
@@ -91,6 +122,8 @@ class Scratch:
             except asyncio.CancelledError:
                 making.add_done_callback(_remove_made)
                 raise
+            except OSError as failure:
+                raise self._noted(failure) from failure
             try:
                 yield path
             finally:
@@ -103,14 +136,23 @@ class Scratch:
         try:
             yield
         except OSError as failure:
-            if failure.errno in _FULL:
-                self._full_until = time.monotonic() + _PAUSE_SECONDS
-                free = self._free_bytes()
-                known = None if isinstance(free, ScratchUnusable) else free
-                raise ScratchFull(known) from failure
-            if failure.errno in _UNUSABLE:
-                raise ScratchUnusable(failure.strerror or "") from failure
+            if failure.errno in _FULL | _UNUSABLE | _NO_DESCRIPTORS:
+                raise self._noted(failure) from failure
             raise
+
+    def _noted(self, failure: OSError) -> ScratchFull | ScratchUnusable:
+        """Translate a failure of the disk, and take no jobs for a while."""
+        fault = self._fault_of(failure)
+        if failure.errno not in _NO_DESCRIPTORS:
+            self._fault, self._fault_until = fault, time.monotonic() + self._pause_seconds
+            self._probe = None  # an earlier result does not count
+        return fault
+
+    def _fault_of(self, failure: OSError) -> ScratchFull | ScratchUnusable:
+        if failure.errno not in _FULL:
+            return ScratchUnusable(failure.strerror or "")
+        free = self._free_bytes()
+        return ScratchFull(None if isinstance(free, ScratchUnusable) else free)
 
     @asynccontextmanager
     async def reserved(self, size: int) -> AsyncGenerator[None, None]:
@@ -142,10 +184,15 @@ class Scratch:
         return free - self._reserved_bytes >= size
 
     def _free_bytes(self) -> int | ScratchUnusable:
+        """The free bytes; none if there is no room for another file."""
         try:
-            return shutil.disk_usage(self.folder).free
+            disk = os.statvfs(self.folder)
         except OSError as failure:
             return ScratchUnusable(failure.strerror or "")
+        if disk.f_flag & os.ST_RDONLY:
+            return ScratchUnusable(os.strerror(errno.EROFS))
+        no_inodes = disk.f_files > 0 and disk.f_favail == 0  # some file systems count none
+        return 0 if no_inodes else disk.f_bavail * disk.f_frsize
 
     def _locked_folder(self) -> tuple[Path, int]:
         new = Path(tempfile.mkdtemp(prefix=_NEW, dir=self.folder))
