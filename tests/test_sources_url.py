@@ -233,7 +233,14 @@ async def test_an_operator_may_allow_private_addresses(
 
 @pytest.mark.parametrize(
     "to",
-    ["file:///etc/hostname", "ftp://127.0.0.1/a.wav", "data:audio/wav;base64,UklGRg==", "http://"],
+    [
+        "file:///etc/hostname",
+        "ftp://127.0.0.1/a.wav",
+        "data:audio/wav;base64,UklGRg==",
+        "http://",
+        "http://[",
+        "http://127.0.0.1:99999/",
+    ],
 )
 async def test_a_redirect_away_from_http_is_refused(
     to: str, web: WebServer, tmp_path: Path
@@ -295,9 +302,19 @@ def partly(message: str, body: bytes = CONTENT) -> Behaviour:
         (partly(f"bytes 1-{len(CONTENT)}/{len(CONTENT)}"), False),
         (partly(f"bytes 0-{len(CONTENT) - 1}/*"), False),
         (partly("nonsense"), False),
+        (partly(f"bytes 0-1/{'9' * 5000}"), False),
         (sends(CONTENT, 206), False),
     ],
-    ids=["203", "206 of the whole", "a part", "another part", "of unknown", "odd", "no range"],
+    ids=[
+        "203",
+        "206 of the whole",
+        "a part",
+        "another part",
+        "of unknown",
+        "odd",
+        "of 5,000 digits",
+        "no range",
+    ],
 )
 async def test_an_unusual_status_is_taken_where_it_means_the_whole(
     behaviour: Behaviour, taken: bool, web: WebServer, tmp_path: Path
@@ -333,6 +350,14 @@ async def test_every_5xx_is_retried(status: int, web: WebServer, tmp_path: Path)
     healing = web.at("/a.wav", in_turn(answers(status), answers(status), sends(CONTENT)))
     assert await fetched(healing, tmp_path) == CONTENT
     assert isinstance(await refusal(web.at("/b.wav", answers(status)), tmp_path), SourceUnreachable)
+
+
+@pytest.mark.parametrize("wait", ["-1", "soon", "Mon, 01 Jan 2020 00:00:00 +" + "9" * 30])
+async def test_a_retry_after_that_is_none_is_ignored(
+    wait: str, web: WebServer, tmp_path: Path
+) -> None:
+    busy = answers(503, headers={"Retry-After": wait})
+    assert await fetched(web.at("/a.wav", in_turn(busy, sends(CONTENT))), tmp_path) == CONTENT
 
 
 GARBLED = {

@@ -61,7 +61,7 @@ def retry_after_seconds(value: str | None) -> float | None:
         return float(text[:9])
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # also a day of 30 digits
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

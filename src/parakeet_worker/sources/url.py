@@ -26,6 +26,7 @@ from parakeet_worker.settings import Settings
 
 _ATTEMPTS = 5
 _MAX_REDIRECTS = 10
+_MAX_DIGITS = 20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MISSING = frozenset({404, 410})
 # All printable ASCII: a `Location` is requested exactly as the server wrote it.
@@ -89,8 +90,12 @@ async def _followed(
             if response.status not in _REDIRECTS or not location:
                 yield response
                 return
-        url = _next(url, location)
-        if not _same_origin(address, url, shown):
+        try:
+            url = _next(url, location)
+            same_origin = _same_origin(address, url, shown)
+        except ValueError as failure:
+            raise SourceForbidden(shown, "it redirects to an invalid URL") from failure
+        if not same_origin:
             headers = {}
     raise SourceForbidden(shown, f"it redirects more than {_MAX_REDIRECTS} times")
 
@@ -112,13 +117,13 @@ def _next(url: str, location: str) -> str:
 
 
 def _same_origin(before: URL, url: str, shown: str) -> bool:
-    """Whether a redirect has the same origin; raises `SourceForbidden` if it is not http(s)."""
-    try:
-        after = url_guard.to_url(url)
-        if after.scheme in ("http", "https") and after.host:
-            return after.origin() == before.origin()
-    except ValueError as failure:
-        raise SourceForbidden(shown, "it redirects to an invalid URL") from failure
+    """Whether a redirect has the same origin; raises `SourceForbidden` if it is not http(s).
+
+    Raises ValueError for an invalid URL.
+    """
+    after = url_guard.to_url(url)
+    if after.scheme in ("http", "https") and after.host:
+        return after.origin() == before.origin()
     raise SourceForbidden(shown, "it redirects to another scheme than http(s)")
 
 
@@ -138,7 +143,8 @@ def _is_whole(response: aiohttp.ClientResponse) -> bool:
     """Whether the range of a 206 is the whole file."""
     unit, _, content_range = response.headers.get("Content-Range", "").partition(" ")
     part, _, total = content_range.partition("/")
-    return unit == "bytes" and total.isdecimal() and part == f"0-{int(total) - 1}"
+    size = int(total) if total.isdecimal() and len(total) < _MAX_DIGITS else 0
+    return unit == "bytes" and part == f"0-{size - 1}"
 
 
 def _failed(failure: Exception, shown: str, settings: Settings) -> ParakeetError | Transient:
