@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
+from confined import process_one
 from loopback import WebServer, sends
 from parakeet_worker.client import manifest
 from parakeet_worker.client.files import Recording, gather, plan_tasks
@@ -30,6 +31,25 @@ Parakeet = Callable[..., Ran]
 Invoke = Callable[..., Result]
 
 PITCHES = {"a.wav": 440, "b.wav": 880, "c.wav": 220}
+
+
+# Prints whether SIGTERM has a handler when the first large module is about to be imported.
+EARLY = """
+import signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            print(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)
+sys.meta_path.insert(0, Finder())
+import parakeet_worker.entrypoints.cli
+"""
+
+
+def test_as_process_1_it_handles_sigterm_before_its_imports() -> None:
+    for prefix, handled in ((process_one(), "True\n"), ([], "False\n")):
+        command = [*prefix, sys.executable, "-c", EARLY]
+        ran = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert ran.stdout == handled
 
 
 @pytest.fixture

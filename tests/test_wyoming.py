@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -328,6 +329,23 @@ async def test_a_signal_ends_it_after_the_answers_in_progress(tmp_path: Path) ->
             assert Transcript.from_event(ended).text == ENGLISH.text
         assert await asyncio.to_thread(adapter.process.wait, PATIENCE_SECONDS) == 0
         assert not list(adapter.scratch.iterdir())
+
+
+def test_a_signal_ends_it_while_its_model_is_downloaded(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        command = [sys.executable, "-m", "parakeet_worker.entrypoints.cli", "wyoming"]
+        environment = {
+            "PATH": os.environ["PATH"], "HOME": str(tmp_path), "PARAKEET_MODEL": "none/none",
+            "HF_ENDPOINT": f"http://127.0.0.1:{hub.getsockname()[1]}",
+        }  # fmt: skip
+        with subprocess.Popen(command, env=environment) as process:
+            try:
+                hub.settimeout(PATIENCE_SECONDS)
+                with hub.accept()[0]:  # never answered
+                    process.send_signal(signal.SIGTERM)
+                    assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM
+            finally:
+                process.kill()
 
 
 async def test_an_endpoint_may_do_the_work(tmp_path: Path) -> None:

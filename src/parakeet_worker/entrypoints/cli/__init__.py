@@ -5,6 +5,12 @@ import time and everything else inside the commands, so that `parakeet --help` s
 """
 
 import os
+import signal
+
+if os.getpid() == 1:
+    # Process 1 of a container ignores a signal without a handler, and importing takes seconds from
+    # a slow volume. Servers install their own handlers later.
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
 import click
 

@@ -70,7 +70,6 @@ def wyoming(uri: str, model: str | None, endpoint: str | None) -> None:
     """
     if endpoint and model:
         raise click.UsageError("--model cannot be combined with --endpoint, which has its own")
-    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
     with setup_errors():
         with required("wyoming"):
             from parakeet_worker.entrypoints.wyoming import main

@@ -22,6 +22,8 @@ from parakeet_worker.entrypoints.wyoming.session import Limits, Recognize, Sessi
 from parakeet_worker.errors import Busy, InvalidRequest, InvalidSetting
 from parakeet_worker.extras import required
 from parakeet_worker.language import LANGUAGES
+from parakeet_worker.logs import NonBlockingHandler, PlainLines
+from parakeet_worker.remote import retries
 from parakeet_worker.request import FileSource
 from parakeet_worker.scratch import scratch_of
 from parakeet_worker.settings import Settings
@@ -145,9 +147,6 @@ async def serve(address: Address, settings: Settings, opening: Open) -> bool:
         lost.set()
         stopping.set()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
     limits = Limits(
         max_audio_seconds=settings.max_audio_seconds,
         max_audio_bytes=settings.max_audio_bytes,
@@ -156,6 +155,8 @@ async def serve(address: Address, settings: Settings, opening: Open) -> bool:
     scratch = scratch_of(settings)
     scratch.prepare()
     async with opening(settings, on_lost) as recognize:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         make = partial(
             Session, recognize=recognize, info=_info(settings.model), limits=limits, scratch=scratch
         )
@@ -208,6 +209,20 @@ def _info(model: str) -> Info:
 
 def main(uri: str, settings: Settings, endpoint: str | None) -> None:
     """Run until a signal. Raises `InvalidRequest` for wrong arguments, and `SetupError`."""
+    # While the model loads, which occupies the loop.
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda number, _: sys.exit(128 + number))
+    retries.log_retries()
+    lines = NonBlockingHandler(2)
+    lines.setFormatter(PlainLines())
+    logging.basicConfig(level=logging.INFO, handlers=[lines])
+    try:
+        _run(uri, settings, endpoint)
+    finally:
+        lines.close()  # before the exit message is printed
+
+
+def _run(uri: str, settings: Settings, endpoint: str | None) -> None:
     address = Address.read(uri)
     opening: Open = local
     if endpoint is not None:
