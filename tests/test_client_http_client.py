@@ -137,6 +137,14 @@ async def test_a_binary_answer_is_shown_as_one_printable_line(web: WebServer, ta
     assert len(str(raised.value)) < 350
 
 
+async def test_an_answer_that_is_nested_too_deeply_is_no_answer(web: WebServer, talk: Path) -> None:
+    web.at("/transcribe", answers(200, "[" * 100_000))
+    async with AsyncClient(web.address) as client:
+        with pytest.raises(ParakeetError) as raised:
+            await client.transcribe(talk)
+    assert len(str(raised.value)) < 350
+
+
 async def test_what_is_not_http_is_one_line(web: WebServer) -> None:
     web.at("/a", babbles(b"\x00\x01\n" * 20_000))
     wire = HttpClient(web.address, None, retry_seconds=0.1)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
+from pydantic import ValidationError
 
 from parakeet_worker.errors import InvalidRequest
 from parakeet_worker.formats import render
@@ -118,6 +119,13 @@ def test_every_length_count_and_number_has_a_bound(words, field):
     with pytest.raises(InvalidRequest) as raised:
         rewrite({"format": "srt", "words": words})
     assert raised.value.facts["field"] == field
+
+
+def test_validation_ends_with_the_first_wrong_word():
+    with pytest.raises(InvalidRequest) as raised:
+        rewrite({"format": "srt", "words": [{"word": 1}] * 500})
+    assert isinstance(raised.value.__cause__, ValidationError)
+    assert raised.value.__cause__.error_count() == 3
 
 
 def test_as_many_words_and_channels_as_are_allowed_are_written():

@@ -70,6 +70,24 @@ def test_jobs_that_are_broken_json(worker: Watched, job: object, rest: str) -> N
     worker.check(worker.job(as_text(job) + rest))
 
 
+# Each takes most of a second: the loop must not be what parses them.
+LARGE = {
+    "a thousand recordings with misspelt speakers": {
+        "inputs": [{"audio_url": "http://a/b", "known_speakers": [{"nme": "a"}] * 32}] * 1000
+    },
+    "more values than are parsed": {"inputs": [[]] * 300_000},
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_documents(worker: Watched, name: str) -> None:
+    text = as_text(LARGE[name])
+    worker.check(worker.job(text))
+    answer = worker.post("/transcribe", text.encode(), JSON)
+    assert answer.status_code in (200, 400), answer.text
+    worker.check(answer.json())
+
+
 @fuzzed(40)
 @given(jobs, st.sampled_from([JSON, JSON, "application/json; charset=x", "text/plain", None]))
 def test_bodies(worker: Watched, job: object, kind: str | None) -> None:

@@ -319,7 +319,7 @@ async def _events(response: httpx.Response, url: str) -> AsyncGenerator[tuple[st
             elif field == b"data":
                 try:
                     document = json.loads(value)
-                except ValueError as failure:
+                except (ValueError, RecursionError) as failure:
                     raise EndpointRefused(
                         url, response.status_code, "an event is not JSON"
                     ) from failure
@@ -340,7 +340,7 @@ async def _lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:
 def _document(response: httpx.Response) -> Any:
     try:
         return response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
