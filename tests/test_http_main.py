@@ -263,6 +263,13 @@ def test_a_startup_failure_is_reported_and_exits(
     assert "Traceback" not in ended.stderr
 
 
+def test_a_server_without_a_working_ffmpeg_does_not_serve(tmp_path: Path) -> None:
+    with running_server(tmp_path, {**SCRIPTED, "PARAKEET_FFMPEG": "/bin/false"}) as server:
+        assert server.ended() == 1
+        last = server.log.read_text().splitlines()[-1]
+        assert last == "parakeet: /bin/false exits with status 1"
+
+
 def test_a_clients_key_in_place_of_the_servers_is_noticed(tmp_path: Path) -> None:
     with running_server(tmp_path, {**SCRIPTED, "PARAKEET_API_KEY": "mine"}) as server:
         server.wait_until_ready()

@@ -3,6 +3,7 @@
 Exit status: 0 after a signal, 1 if the model cannot be loaded or the engine is lost.
 """
 
+import asyncio
 import logging
 import os
 import resource
@@ -45,6 +46,7 @@ class _Model(Thread):
     def run(self) -> None:
         try:
             with self._opening(self._service.settings) as pipeline:
+                _check(pipeline)
                 self._service.open(pipeline)
                 self._loaded.set()
                 self._closed.wait()
@@ -57,6 +59,16 @@ class _Model(Thread):
         self._closed.set()
         if self._loaded.is_set():
             self.join()
+
+
+def _check(pipeline: Pipeline) -> None:
+    """Exit if ffmpeg does not run: every request would fail, most as the caller's fault."""
+    from parakeet_worker.checks import fitness
+
+    try:
+        asyncio.run(fitness.check_ffmpeg(pipeline))
+    except fitness.FitnessError as failure:
+        sys.exit(f"parakeet: {failure}")
 
 
 def serve(settings: Settings, host: str, opening: Open = open_pipeline) -> None:
