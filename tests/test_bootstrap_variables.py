@@ -178,6 +178,29 @@ def test_without_a_temporary_folder_the_scratch_setting_is_used(scratch: str) ->
         assert last.startswith("parakeet: invalid_setting: PARAKEET_SCRATCH: there is no writable")
 
 
+def test_without_a_temporary_folder_other_programs_use_the_scratch_setting_too() -> None:
+    script = (
+        "import os, tempfile; from parakeet_worker.bootstrap import variables;"
+        "variables.clean(os.environ); print(os.environ['TMPDIR'], tempfile.gettempdir())"
+    )
+    variables = {"HOME": "/mnt", "PARAKEET_SCRATCH": "/mnt/scratch"}
+    ended = run(mounted(READ_ONLY), ["-c", script], Path("/"), variables)
+    assert ended.stdout == "/mnt/scratch /mnt/scratch\n", ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("RUNPOD_LOG_LEVEL", "loud"), ("RUNPOD_PING_INTERVAL", "often")]
+)
+def test_a_variable_that_the_sdk_cannot_read_is_named(
+    tmp_path: Path, name: str, value: str
+) -> None:
+    variables = {"HOME": str(tmp_path), "PARAKEET_ENGINE": "tones", name: value}
+    ended = run([], [str(ROOT / "handler.py"), "--test_input", "{}"], tmp_path, variables)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith(f"parakeet: invalid_setting: {name}: ")
+
+
 def answered(
     prefix: Sequence[str], folder: Path, variables: dict[str, str]
 ) -> "subprocess.CompletedProcess[str]":

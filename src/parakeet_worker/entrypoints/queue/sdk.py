@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from parakeet_worker.errors import InvalidSetting, one_line
 from parakeet_worker.volume.owner import die_with_parent
 
 log = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ _LENGTH = struct.Struct("I")
 
 
 def import_sdk() -> Any:
-    """Import `runpod` without its description of the processor.
+    """Import `runpod` without its description of the processor. Raises `InvalidSetting`.
 
     `rp_debugger` reads the processor's name at import through py-cpuinfo, which starts a Python
     process and computes for a second: a third of a worker's start. Without a name the SDK uses a
@@ -27,14 +28,23 @@ def import_sdk() -> Any:
     try:
         import cpuinfo  # type: ignore[import-untyped]
     except ImportError:  # the SDK no longer needs it
-        import runpod
-
-        return runpod
+        return _import()
     describe, cpuinfo.get_cpu_info = cpuinfo.get_cpu_info, dict
     try:
-        import runpod
+        return _import()
     finally:
         cpuinfo.get_cpu_info = describe
+
+
+def _import() -> Any:
+    try:
+        import runpod
+    except ValueError as failure:  # the SDK reads its variables at import
+        reason = str(failure)
+        values = {name: value for name, value in os.environ.items() if name.startswith("RUNPOD_")}
+        named = [name for name, value in values.items() if value.lower() in reason.lower()]
+        name = max(named, key=lambda name: len(values[name]), default="RUNPOD_*")
+        raise InvalidSetting(name, one_line(reason)) from failure
     return runpod
 
 
