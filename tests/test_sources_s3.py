@@ -127,6 +127,7 @@ async def test_an_impossible_bucket_is_the_mistake_of_the_caller(
 ) -> None:
     error = await refusal(S3Source("talk.wav", "not a bucket!"), tmp_path, settings(s3.endpoint))
     assert isinstance(error, InvalidRequest)
+    assert error.sentence.endswith("s3://not a bucket!/talk.wav is not a valid bucket and key")
 
 
 async def test_wrong_credentials_are_refused_and_not_repeated_in_the_error(
@@ -360,6 +361,35 @@ def test_settings_that_no_request_can_use_are_refused_at_the_start(
     with pytest.raises(InvalidSetting, match="AWS_CA_BUNDLE"):
         s3.check(settings("http://127.0.0.1:9", s3_bucket="authorities"))
     s3.check(Settings())  # without S3 settings nothing is looked at
+
+
+@pytest.mark.parametrize(
+    ("variables", "chosen", "named"),
+    [
+        ({}, {"s3_bucket": "not a bucket!"}, "S3_BUCKET"),
+        ({}, {"s3_secret_key": None}, "S3_SECRET_KEY"),
+        ({}, {"s3_access_key": None}, "S3_ACCESS_KEY"),
+        ({}, {"s3_region": "-"}, "S3_REGION"),
+        ({"AWS_DEFAULT_REGION": "x y"}, {"s3_endpoint": None}, "AWS_DEFAULT_REGION"),
+        ({"AWS_ENDPOINT_URL": "minio"}, {"s3_endpoint": None}, "AWS_ENDPOINT_URL"),
+        ({"AWS_DEFAULTS_MODE": "none"}, {}, "AWS_DEFAULTS_MODE"),
+        ({"AWS_CONFIG_FILE": "config"}, {}, "AWS_CONFIG_FILE"),
+    ],
+)
+def test_a_setting_that_boto3_rejects_is_named(
+    variables: dict[str, str],
+    chosen: dict[str, object],
+    named: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config").write_text("no configuration [[")
+    monkeypatch.chdir(tmp_path)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSetting) as raised:
+        s3.check(settings("http://127.0.0.1:9", **chosen))
+    assert raised.value.facts["setting"] == named
 
 
 def test_the_addressing_style_is_the_operators() -> None:

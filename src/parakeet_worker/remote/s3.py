@@ -46,6 +46,11 @@ def check(settings: Settings) -> None:
         return
     client(settings)
     tls_context()
+    if settings.s3_bucket is not None:
+        try:
+            presign("get_object", {"Bucket": settings.s3_bucket, "Key": "key"}, settings)
+        except InvalidObjectName as failure:
+            raise InvalidSetting(variable("s3_bucket"), "is not a valid bucket name") from failure
 
 
 def error_code(failure: "ClientError") -> tuple[str, int]:
@@ -121,10 +126,18 @@ def client(settings: Settings, region: str | None = None) -> "S3Client":
             config=config,
         )
     except (BotoCoreError, ValueError) as failure:
-        raise InvalidSetting(_variable_of(failure), one_line(str(failure))) from failure
+        raise InvalidSetting(_variable_of(failure, settings), one_line(str(failure))) from failure
 
 
-def _variable_of(failure: Exception) -> str:
+def _variable_of(failure: Exception, settings: Settings) -> str:
     """The environment variable that caused boto3's error."""
-    kinds = {"ProfileNotFound": "AWS_PROFILE", "InvalidRegionError": "S3_REGION"}
-    return kinds.get(type(failure).__name__, "S3_ENDPOINT")
+    missing_key = "s3_access_key" if settings.s3_access_key is None else "s3_secret_key"
+    kinds = {
+        "ConfigParseError": "AWS_CONFIG_FILE",
+        "InvalidDefaultsMode": "AWS_DEFAULTS_MODE",
+        "InvalidRegionError": variable("s3_region") if settings.s3_region else "AWS_DEFAULT_REGION",
+        "PartialCredentialsError": variable(missing_key),
+        "ProfileNotFound": "AWS_PROFILE",
+    }
+    endpoint = variable("s3_endpoint") if settings.s3_endpoint else "AWS_ENDPOINT_URL"
+    return kinds.get(type(failure).__name__, endpoint)
