@@ -154,6 +154,13 @@ def test_an_unknown_name_is_an_error_even_without_a_value():
         ("PARAKEET_SEGMENT_SECONDS", "nan"),
         ("PARAKEET_BATCH_SECONDS", "0"),
         ("PARAKEET_QUEUE_SECONDS", "0"),
+        ("PARAKEET_ENGINE_TIMEOUT_SECONDS", "1e10"),
+        ("PARAKEET_MAX_AUDIO_SECONDS", "1e308"),
+        ("PARAKEET_BATCH_SECONDS", "1e308"),
+        ("PARAKEET_DECODER_MEMORY_BYTES", "9" * 23),
+        ("PARAKEET_SCRATCH_LEAST_BYTES", "9" * 23),
+        ("PARAKEET_MAX_AUDIO_BYTES", "9" * 23),
+        ("S3_ENDPOINT", "http://minio:99999"),
     ],
 )
 def test_an_invalid_value_is_an_error_with_variable_and_value(name, text):
@@ -162,6 +169,18 @@ def test_an_invalid_value_is_an_error_with_variable_and_value(name, text):
     assert raised.value.facts["setting"] == name
     assert str(raised.value).startswith(f"invalid_setting: {name}: ")
     assert f"'{text}'" in str(raised.value)
+
+
+PATHS = ["MODEL", "CONVERTED", "KERNEL_CACHE", "SCRATCH", "FFMPEG"]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_in_a_home_folder_is_expanded_or_refused(name, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    settings = Settings.from_environment({f"PARAKEET_{name}": "~/folder"})
+    assert str(getattr(settings, name.lower())) == "/home/me/folder"
+    with pytest.raises(InvalidSetting, match=f"PARAKEET_{name}: .*no home folder"):
+        Settings.from_environment({f"PARAKEET_{name}": "~no-such-user/folder"})
 
 
 @pytest.mark.parametrize(
@@ -197,7 +216,8 @@ def test_the_defaults_can_be_written_as_variables():
         for field, value in Settings().model_dump().items()
         if value is not None
     }
-    assert Settings.from_environment(variables) == Settings()
+    in_home = Settings().converted.expanduser()
+    assert Settings.from_environment(variables) == Settings(converted=in_home)
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,13 @@ _PLAIN = {
     "port_health": "PORT_HEALTH",
 }
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0)]
+_MAX_SECONDS = 1e9
+"""Timers of threads and sockets accept little more."""
+_MAX_COUNT = 1 << 62
+"""Limits of processes and sizes of files are signed numbers of 64 bits."""
+_PATHS = ("model", "converted", "kernel_cache", "scratch", "ffmpeg")
+Seconds = Annotated[float, Field(gt=0, le=_MAX_SECONDS, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0, le=_MAX_COUNT)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -47,7 +52,7 @@ def _header_text(value: str) -> str:
 def _http_address(value: str) -> str:
     text = value.strip()
     parts = urlsplit(text)
-    valid = parts.scheme in ("http", "https") and parts.hostname
+    valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     if not valid or not text.isprintable() or " " in text:
         raise ValueError("must be a URL such as https://s3.example.com")
     return text
@@ -119,7 +124,7 @@ class Settings(BaseModel):
     decoders: Count = 32
     """Maximum number of recordings that are decoded concurrently. A long recording may use several
     ffmpeg processes while CPUs are idle."""
-    decoder_memory_bytes: Annotated[int, Field(ge=128 << 20)] = 512 << 20
+    decoder_memory_bytes: Annotated[int, Field(ge=128 << 20, lt=_MAX_COUNT)] = 512 << 20
     """Memory limit of one ffmpeg process, which needs about 90 MB as a rule; a file that needs more
     is `audio_undecodable`."""
     allow_private_addresses: bool = False
@@ -151,7 +156,7 @@ class Settings(BaseModel):
     """Maximum audio in the engine's queue; beyond it new requests are rejected."""
     scratch: Path = Field(default_factory=_temporary_folder)
     """Parent folder of the scratch folders of jobs."""
-    scratch_least_bytes: Annotated[int, Field(ge=0)] = 64 << 20
+    scratch_least_bytes: Annotated[int, Field(ge=0, lt=_MAX_COUNT)] = 64 << 20
     """Free bytes in that folder below which no jobs are taken."""
     ffmpeg: Path | None = None
     """Path of ffmpeg; by default the system's, else that of the package imageio-ffmpeg."""
@@ -227,10 +232,13 @@ class Settings(BaseModel):
                 names = [*known, *BOOTSTRAP_NAMES]
                 raise InvalidSetting(name, "no such setting", _nearest(name, names))
         variables.reject_line_breaks(environment)
-        values = {
-            field: variables.read_variable(environment, name) for name, field in known.items()
-        }
-        return cls.of({field: value for field, value in values.items() if value is not None})
+        values: dict[str, object] = {}
+        for name, field in known.items():
+            value = variables.read_variable(environment, name)
+            if value is not None:
+                in_home = field in _PATHS and value.startswith("~")
+                values[field] = str(variables.expand_home(value, name)) if in_home else value
+        return cls.of(values)
 
     @classmethod
     def of(cls, fields: Mapping[str, object]) -> "Settings":

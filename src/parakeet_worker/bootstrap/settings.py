@@ -1,6 +1,5 @@
 """Settings of the bootstrap: environment variables that are read before anything is installed."""
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from pathlib import Path
 from parakeet_worker.bootstrap.variables import expand_home, read_variable
 from parakeet_worker.errors import InvalidSetting
 
+_MAX_NUMBER = 1e9
+"""Timers of threads accept little more."""
 MOUNT = Path("/runpod-volume")
 """Mount point of a network volume on RunPod."""
 
@@ -136,6 +137,6 @@ def _number(values: Mapping[str, str | None], name: str, *, allow_zero: bool = F
         number = float(text)
     except ValueError:
         raise InvalidSetting(name, f"must be a number, got {text!r}") from None
-    if not math.isfinite(number) or number < 0 or (number == 0 and not allow_zero):
-        raise InvalidSetting(name, f"must be above zero, got {text!r}")
+    if not 0 <= number <= _MAX_NUMBER or (number == 0 and not allow_zero):
+        raise InvalidSetting(name, f"must be above zero and at most {_MAX_NUMBER:g}, got {text!r}")
     return number
