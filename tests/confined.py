@@ -1,7 +1,10 @@
-"""Processes in namespaces: other mounts, as process 1, without a user; and a slow ffmpeg."""
+"""Processes in namespaces and control groups, without flock, or with a slow ffmpeg."""
 
+import secrets
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,11 +28,64 @@ def without_user() -> list[str]:
     return _checked(["unshare", "--user", "--map-user=12345"], "true")
 
 
+@contextmanager
+def control_group(*, processors: float, memory_bytes: int) -> Iterator[list[str]]:
+    """A command prefix: a control group of the kernel, of version 1 or 2, with these limits."""
+    root, name = Path("/sys/fs/cgroup"), f"parakeet-test-{secrets.token_hex(4)}"
+    quota = str(round(100_000 * processors))
+    if (root / "cgroup.controllers").exists():
+        limits = {root / name: {"cpu.max": f"{quota} 100000", "memory.max": str(memory_bytes)}}
+    else:
+        limits = {
+            root / "cpu" / name: {"cpu.cfs_quota_us": quota, "cpu.cfs_period_us": "100000"},
+            root / "memory" / name: {"memory.limit_in_bytes": str(memory_bytes)},
+        }
+    made: list[Path] = []
+    try:
+        try:
+            for folder, files in limits.items():
+                folder.mkdir()
+                made.append(folder)
+                for file, content in files.items():
+                    (folder / file).write_text(content)
+        except OSError as failure:
+            pytest.skip(f"this machine forbids control groups: {failure}")
+        joined = "".join(f"echo $$ > {folder}/cgroup.procs\n" for folder in made)
+        yield ["sh", "-ec", f'{joined}exec "$@"', "sh"]
+    finally:
+        for folder in made:
+            folder.rmdir()
+
+
 def _checked(space: Sequence[str], script: str) -> list[str]:
     prefix = [*space, "sh", "-ec", f'{script}\nexec "$@"', "sh"]
     ran = subprocess.run([*prefix, "true"], check=False, capture_output=True, text=True)
     if ran.returncode != 0:
         pytest.skip(f"this machine forbids this namespace: {ran.stderr.strip()}")
+    return prefix
+
+
+_NO_FLOCK = """
+import ctypes, os, struct, sys
+SYSCALLS = {"x86_64": 73, "aarch64": 32}
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+# A filter of system calls: load the number; flock is ENOSYS, others are allowed.
+filter = struct.pack("HBBI" * 4, 0x20, 0, 0, 0, 0x15, 0, 1, SYSCALLS[os.uname().machine],
+                     0x06, 0, 0, 0x00050026, 0x06, 0, 0, 0x7FFF0000)
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.byref(Program(4, filter)), 0, 0):
+    sys.exit(os.strerror(ctypes.get_errno()))
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def without_flock() -> list[str]:
+    """A command prefix: the kernel answers ENOSYS to flock, as on some network file systems."""
+    prefix = [sys.executable, "-c", _NO_FLOCK]
+    ran = subprocess.run([*prefix, "true"], check=False, capture_output=True, text=True)
+    if ran.returncode != 0:
+        pytest.skip(f"this machine forbids filters of system calls: {ran.stderr.strip()}")
     return prefix
 
 

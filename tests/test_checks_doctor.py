@@ -14,6 +14,7 @@ import pytest
 from loopback import S3Server, WebServer, answers
 from parakeet_worker.checks import doctor
 from parakeet_worker.checks.doctor import Check, examine
+from parakeet_worker.container import Container
 from parakeet_worker.engine.kernel_report import KernelReport
 from parakeet_worker.speakers import weights
 from wheelhouse import ROOT, Site
@@ -50,6 +51,12 @@ def test_each_fault_is_reported_with_a_remedy(tmp_path, name, variables):
     check = results({**QUIET, **home, **variables}, site.root)[name]
     assert check.verdict == "failed"
     assert check.remedy
+
+
+def test_the_limits_of_the_container_are_shown(tmp_path):
+    limits = Container.read()
+    finding = results(QUIET, tmp_path)["container"].finding
+    assert finding.startswith(f"{limits}: {limits.threads} threads, 32 decoders, ")
 
 
 def test_weights_of_speaker_labels_are_compared_with_the_tested_ones(tmp_path):

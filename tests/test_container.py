@@ -1,10 +1,14 @@
 """Limits of containers, read from control group files, and the settings they lower."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from confined import control_group
 from parakeet_worker.container import Container, fitted
 from parakeet_worker.settings import Settings
 
@@ -99,8 +103,37 @@ def test_descriptors_bound_connections_and_requests() -> None:
 
 def test_values_of_the_operator_are_kept_except_connections() -> None:
     chosen = Settings(
-        threads=6, decoders=30, audio_memory_bytes=GIB, queue_seconds=9e9, max_requests=50,
+        threads=6, decoders=30, audio_memory_bytes=GIB, queue_seconds=9e8, max_requests=50,
         max_connections=1000,
     )  # fmt: skip
     narrow = fitted(chosen, container(processors=0.5, memory=GIB, descriptors=256))
     assert narrow == chosen.model_copy(update={"max_connections": 96})
+
+
+# Prints the limits, and the settings of a pipeline under them.
+OPENED = """
+import resource
+from parakeet_worker.container import Container
+from parakeet_worker.settings import Settings
+from parakeet_worker.worker import open_pipeline
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+limits = Container.read()
+with open_pipeline(Settings(engine="tones", device="cpu")) as pipeline:
+    used = pipeline.settings
+print(limits.processors, limits.memory_bytes)
+print(used.threads, used.decoders, used.max_requests)
+"""
+
+
+def opened(prefix: Sequence[str]) -> list[str]:
+    command = [*prefix, sys.executable, "-c", OPENED]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def test_a_pipeline_is_opened_within_the_limits() -> None:
+    assert opened([])[1].split()[2] == "12"
+
+
+def test_limits_of_the_kernel_are_those_of_the_settings() -> None:
+    with control_group(processors=0.5, memory_bytes=GIB) as prefix:
+        assert opened(prefix) == [f"0.5 {GIB}", "1 2 12"]

@@ -11,7 +11,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 import recordings
 from http_server import serving, until
-from parakeet_worker.entrypoints.http import connections
+from parakeet_worker.entrypoints.http import connections, routes
+from parakeet_worker.entrypoints.http.service import Service
+from parakeet_worker.settings import Settings
 from test_http_routes import TEXT, TONE
 
 IDLE = 1000
@@ -110,6 +112,25 @@ async def test_a_lack_of_descriptors_is_one_warning_and_any_other_failure_a_trac
     ]
     handler(loop, {"message": "a bug", "exception": ValueError("odd")})
     assert caplog.records[-1].exc_info is not None
+
+
+async def test_a_server_reports_a_lack_of_descriptors_once(caplog) -> None:
+    settings = Settings(engine="tones")
+    server = connections.server(routes.application(Service(settings)), settings)
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        running = asyncio.create_task(server.serve([bound]))
+        await until(lambda: server.started)
+        failure = OSError(errno.ENFILE, "Too many open files in system")
+        for _ in range(100):
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "socket.accept() out of system resource", "exception": failure}
+            )
+        server.should_exit = True
+        await running
+    warnings = [record for record in caplog.records if record.levelname != "INFO"]
+    assert [record.getMessage() for record in warnings] == [
+        "a connection was not accepted: Too many open files in system"
+    ]
 
 
 def test_the_private_names_of_uvicorn_are_those_in_use() -> None:

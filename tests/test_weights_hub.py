@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from confined import without_flock
 from hub import MODEL, Hub
 from loopback import WebServer, stalls
 from parakeet_worker import weights, worker
@@ -37,15 +38,6 @@ try:
 except ParakeetError as error:
     print(json.dumps(error.document()))
 """
-
-
-# A volume without flock: the hub's library falls back to lock files.
-_NO_FLOCK = """
-import errno, fcntl, os
-def flock(*_):
-    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-fcntl.flock = flock
-"""
 _WITH_TIMEOUT = _FIND.replace("revision=revision", "timeout_seconds=2.0")
 
 
@@ -58,7 +50,12 @@ async def hub() -> AsyncIterator[Hub]:
 
 
 async def starting(
-    cache: Path, hub: Hub | None, *arguments: str, program: str = _FIND, **variables: str
+    cache: Path,
+    hub: Hub | None,
+    *arguments: str,
+    program: str = _FIND,
+    prefix: Sequence[str] = (),
+    **variables: str,
 ):
     """Start a new process, since the hub's library reads its variables at import."""
     address = hub.server.address if hub else "http://127.0.0.1:9"
@@ -68,15 +65,22 @@ async def starting(
         **worker.VARIABLES, **variables,
     }  # fmt: skip
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, *arguments,
+        *prefix, sys.executable, "-c", program, *arguments,
         env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
 
 
 async def find(
-    cache: Path, hub: Hub | None, *arguments: str, program: str = _FIND, **variables: str
+    cache: Path,
+    hub: Hub | None,
+    *arguments: str,
+    program: str = _FIND,
+    prefix: Sequence[str] = (),
+    **variables: str,
 ) -> str:
-    process = await starting(cache, hub, *(arguments or (MODEL,)), program=program, **variables)
+    process = await starting(
+        cache, hub, *(arguments or (MODEL,)), program=program, prefix=prefix, **variables
+    )
     output, log = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 0, log.decode()
     return output.decode().strip()
@@ -333,7 +337,8 @@ async def test_a_stale_lock_on_a_volume_without_flock_is_removed(hub, tmp_path):
     for content in hub.files.values():
         for digest in (hashlib.sha256(content), git_digest(content)):
             (locks / f"{digest.hexdigest()}.lock").touch()
-    complete(await find(tmp_path, hub, program=_NO_FLOCK + _FIND), hub)
+    # The hub's library falls back to lock files, which its processes leave behind when killed.
+    complete(await find(tmp_path, hub, prefix=without_flock()), hub)
 
 
 def git_digest(content: bytes) -> "hashlib._Hash":
