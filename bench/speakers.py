@@ -3,7 +3,7 @@
 Conversations of recorded digits and of synthesised voices, split into a tuning set, on which
 thresholds were chosen, and a held-out set with other takes, voices, seeds, and one speaker who is
 in every conversation of recorded digits and in none of the tuning set. A third set has long
-conversations of held-out digits.
+conversations of held-out digits, a fourth twelve more of synthesised voices.
 The recordings (Free Spoken Digit Dataset, CC BY-SA 4.0) are not part of the project.
 """
 
@@ -48,8 +48,14 @@ _VARIANTS = {
     "tuning": ("m1", "f2", "klatt2", "croak", "Andrea", "grandma", "Denis", "belinda"),
     "held-out": ("m7", "f3", "klatt4", "grandpa", "linda", "Nguyen", "rob", "steph3"),
 }
+# One of each family of variants, drawn at random from those of no other set.
+_MORE_VARIANTS = (
+    ("Marco", "victor", "Gene", "caleb", "Lee", "pedro", "norbert", "boris"),
+    ("f4", "anika", "marcelo", "Jacky", "Diogo", "paul", "Alex", "quincy"),
+    ("aunty", "edward", "kaukovalta", "benjamin", "zac", "sandro", "miguel", "ed"),
+)
 _FLITE = {"tuning": ("awb", "slt"), "held-out": ("rms", "kal16")}
-_FIRST_SEED = {"tuning": 1000, "held-out": 3000, "long": 4000}
+_FIRST_SEED = {"tuning": 1000, "held-out": 3000, "long": 4000, "synthesised": 5000}
 _HOUR_SECONDS = 3600.0
 _MEMORY_SPEAKERS = 20
 _HOP_SECONDS = HOP_FRAMES * FRAME_SECONDS
@@ -76,6 +82,8 @@ def kinds(part: str) -> list[Kind]:
         Kind("synthesised", 3, 2, 0.2, 6, crowd_decibels=20),
         Kind("synthesised", 4, 3, 0.1, 6, crowd_decibels=25, room=True),
     ]
+    if part == "synthesised":
+        return synthesised * len(_MORE_VARIANTS)
     return [*human, *synthesised]
 
 
@@ -84,9 +92,16 @@ def composed(part: str, digits: Path) -> Iterator[Dialogue]:
     voices = "tuning" if part == "tuning" else "held-out"
     speakers = _TUNING_SPEAKERS if part == "tuning" else ()
     human = dialogues.recorded(digits, _TAKES[voices], speakers)
-    synthesised = dialogues.Synthesised(_VARIANTS[voices], _FLITE[voices], _FIRST_SEED[part])
-    for number, kind in enumerate(kinds(part)):
-        source: Source = human if kind.source == "human" else synthesised
+    variants = _MORE_VARIANTS if part == "synthesised" else (_VARIANTS[voices],)
+    synthesised = [
+        dialogues.Synthesised(each, _FLITE[voices], _FIRST_SEED[part] + number)
+        for number, each in enumerate(variants)
+    ]
+    every = kinds(part)
+    for number, kind in enumerate(every):
+        source: Source = human
+        if kind.source == "synthesised":
+            source = synthesised[number * len(variants) // len(every)]
         always = _HELD_OUT_SPEAKER if kind.source == "human" and part != "tuning" else None
         yield dialogues.made(kind, source, _FIRST_SEED[part] + number, always)
 
@@ -413,7 +428,7 @@ def _arguments(command_line: Sequence[str] | None) -> argparse.Namespace:
 
     add("--digits", type=Path, required=True, metavar="FOLDER", help="{digit}_{speaker}_{take}.wav")
     add("--parts", type=several, default=["accuracy", "speed"], help="accuracy,speed,memory")
-    add("--sets", type=several, default=["held-out"], help="tuning,held-out,long")
+    add("--sets", type=several, default=["held-out"], help="tuning,held-out,long,synthesised")
     add("--pipelines", type=several, default=["project", "pyannote", "pyannote tuned", "senko"])
     add("--model", default="demo", help="of the words")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
