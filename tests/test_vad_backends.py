@@ -219,7 +219,7 @@ def test_a_state_on_a_failed_device_is_replaced_by_the_initial_state(network, on
     """A tensor on the meta device, which cannot be copied from either."""
     batched = BatchedVad(network, on_cpu)
     block = recordings_of(1)[0][: 64 + 512 * 128]
-    lost = tuple(part.to("meta") for part in network.silence())
+    lost = tuple(part.to("meta") for part in network.initial_state())
     network.register_forward_pre_hook(lambda *_: raise_(RuntimeError(MISALIGNED)))
     with pytest.raises(NotImplementedError):
         on_cpu.probabilities(block, lost)

@@ -132,9 +132,9 @@ def test_rows_of_a_batch_have_their_own_state(network):
         np.stack([decode(named("minute").path)[at : at + length] for at in (0, 90_000, 700_000)])
     )
     with torch.inference_mode():
-        together, (hidden, cell) = network(rows, network.silence(3))
+        together, (hidden, cell) = network(rows, network.initial_state(3))
         for row, samples in enumerate(rows):
-            alone, (its_hidden, its_cell) = network(samples[None], network.silence())
+            alone, (its_hidden, its_cell) = network(samples[None], network.initial_state())
             assert together[row] == pytest.approx(alone[0], abs=1e-5)
             assert hidden[:, row] == pytest.approx(its_hidden[:, 0], abs=1e-5)
             assert cell[:, row] == pytest.approx(its_cell[:, 0], abs=1e-4)

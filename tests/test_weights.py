@@ -77,7 +77,7 @@ def test_a_file_outside_a_cache_is_unknown_with_its_digest(tmp_path: Path) -> No
     path = tmp_path / "talk.nemo"
     path.write_bytes(b"hello")
     (check,) = check_files(path)
-    assert check.verdict == "unknown"
+    assert check.status == "unknown"
     assert check.size_bytes == 5
     assert check.digest == sha256(b"hello").hexdigest()
 
@@ -88,8 +88,8 @@ def test_a_cached_file_is_compared_with_its_name(tmp_path: Path) -> None:
     cached(tmp_path, "model.safetensors", b"weights", large)
     cached(tmp_path, "config.json", b"{}", small)
     folder = cached(tmp_path, "tokenizer.json", b"half of i", "0" * 40)
-    verdicts = {check.path.name: check.verdict for check in check_files(folder)}
-    assert verdicts == {
+    statuses = {check.path.name: check.status for check in check_files(folder)}
+    assert statuses == {
         "model.safetensors": "as the cache names it",
         "config.json": "as the cache names it",
         "tokenizer.json": "corrupt",
@@ -99,6 +99,6 @@ def test_a_cached_file_is_compared_with_its_name(tmp_path: Path) -> None:
 def test_the_published_configuration_is_recognised(tmp_path: Path) -> None:
     folder = write_safetensors(tmp_path)
     (folder / "config.json").write_text(V3_CONFIG)
-    verdicts = {check.path.name: check.verdict for check in check_files(folder)}
-    assert verdicts["config.json"] == "published"
-    assert verdicts["tokenizer.json"] == "unknown"
+    statuses = {check.path.name: check.status for check in check_files(folder)}
+    assert statuses["config.json"] == "published"
+    assert statuses["tokenizer.json"] == "unknown"

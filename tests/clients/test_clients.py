@@ -79,14 +79,14 @@ def test_strict_refuses_every_hint(ran: Callable[[Client], Run], strict_server: 
     hinted = [
         case
         for case, exchanges in zip(OPENAI_PYTHON.cases, done.exchanges, strict=True)
-        if verdict(case, exchanges)[0] == "hint"
+        if classified(case, exchanges)[0] == "hint"
     ]
     assert len(hinted) > 6
     again = Client(OPENAI_PYTHON.name, OPENAI_PYTHON.package, OPENAI_PYTHON.command, tuple(hinted))
     with relaying(strict_server.url) as relay:
         strict = run(again, relay)
     for case, exchanges in zip(hinted, strict.exchanges, strict=True):
-        assert verdict(case, exchanges)[0] == "refused", case.option
+        assert classified(case, exchanges)[0] == "refused", case.option
 
 
 def test_the_page_is_current(ran: Callable[[Client], Run], pytestconfig: pytest.Config) -> None:
@@ -96,7 +96,7 @@ def test_the_page_is_current(ran: Callable[[Client], Run], pytestconfig: pytest.
     assert PAGE.read_text() == page, "run scripts/test --clients --update-page"
 
 
-def verdict(case: Case, exchanges: Sequence[Exchange]) -> tuple[str, str]:
+def classified(case: Case, exchanges: Sequence[Exchange]) -> tuple[str, str]:
     """What the server did with a call, and why."""
     if not exchanges:
         return "refused", "by the client"
@@ -127,7 +127,7 @@ def written(runs: list[Run]) -> str:
             "| option | sent as | result | why |\n|---|---|---|---|\n"
         )
         for case, exchanges in zip(done.client.cases, done.exchanges, strict=True):
-            result, why = verdict(case, exchanges)
+            result, why = classified(case, exchanges)
             parts.append(f"| {_name(case.option)} | {_sent(exchanges)} | {result} | {why} |\n")
         parts.extend(f"| `{name}` | | | {why} |\n" for name, why in done.client.unused.items())
     return "".join(parts)

@@ -38,7 +38,7 @@ class Check:
     """Result of one check."""
 
     name: str
-    verdict: Literal["ok", "warning", "failed"]
+    status: Literal["ok", "warning", "failed"]
     finding: str
     remedy: str = ""
 

@@ -160,7 +160,7 @@ class PerThreadVad:
 
     @torch.inference_mode()
     def _compute(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
-        hidden, cell = state or self.network.silence()
+        hidden, cell = state or self.network.initial_state()
         after = hidden.cpu(), cell.cpu()
         results: list[Probabilities] = []
         # Block by block: larger inputs exceed a core's cache and take longer, and the last bits of
@@ -280,8 +280,8 @@ class BatchedVad:
     def _compute(
         self, blocks: Sequence[Samples], states: Sequence[State | None]
     ) -> list[tuple[Probabilities, State]]:
-        device, silence = self._network.window.device, self._network.silence()
-        before = zip(*(state or silence for state in states), strict=True)
+        device, initial = self._network.window.device, self._network.initial_state()
+        before = zip(*(state or initial for state in states), strict=True)
         hidden, cell = (torch.cat([part.to(device) for part in parts], dim=1) for parts in before)
         rows = pad_sequence([torch.from_numpy(block) for block in blocks], batch_first=True)
         frames = [(len(block) - CONTEXT_SAMPLES) // FRAME_SAMPLES for block in blocks]

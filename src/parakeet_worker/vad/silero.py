@@ -76,7 +76,7 @@ class Silero(nn.Module):
         padded, _ = pad_packed_sequence(states, batch_first=True, total_length=encoded.shape[1])
         return padded, state
 
-    def silence(self, batch: int = 1) -> State:
+    def initial_state(self, batch: int = 1) -> State:
         """State at the start of a recording."""
         zeros = self.window.new_zeros(1, batch, _WIDTH)
         return zeros, zeros

@@ -28,7 +28,7 @@ class FileCheck:
     path: Path
     size_bytes: int
     digest: str
-    verdict: Literal["published", "as the cache names it", "unknown", "corrupt"]
+    status: Literal["published", "as the cache names it", "unknown", "corrupt"]
     """`published`: identical to NVIDIA's file. `unknown`: no digest to compare with.
     `corrupt`: the content differs from the digest that is its name in a cache."""
 
@@ -48,14 +48,14 @@ def _check_file(path: Path) -> FileCheck:
     is_blob = content.parent.name == "blobs" and _DIGEST.fullmatch(content.name)
     named = content.name if is_blob else None
     actual = digest(content, named or published)
-    verdict: Literal["published", "as the cache names it", "unknown", "corrupt"] = "unknown"
+    status: Literal["published", "as the cache names it", "unknown", "corrupt"] = "unknown"
     if named is not None and actual != named:
-        verdict = "corrupt"
+        status = "corrupt"
     elif actual == published:
-        verdict = "published"
+        status = "published"
     elif named is not None:
-        verdict = "as the cache names it"
-    return FileCheck(path, content.stat().st_size, actual, verdict)
+        status = "as the cache names it"
+    return FileCheck(path, content.stat().st_size, actual, status)
 
 
 def digest(path: Path, expected: str | None) -> str:

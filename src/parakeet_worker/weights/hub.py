@@ -123,7 +123,7 @@ def _unverified_snapshot(
     if checkpoint is None:
         raise failure
     for check in check_files(checkpoint):
-        if check.verdict == "corrupt":
+        if check.status == "corrupt":
             raise WeightsCorrupt(
                 str(check.path), "differs from the digest that is its name in the cache: delete it"
             )

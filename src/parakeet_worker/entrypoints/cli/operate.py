@@ -89,8 +89,8 @@ def doctor() -> None:
         from parakeet_worker.checks.doctor import examine
     failed = False
     for check in examine(os.environ, _ROOT):
-        failed = failed or check.verdict == "failed"
-        click.echo(f"{check.verdict:8}{check.name:12} {check.finding}")
+        failed = failed or check.status == "failed"
+        click.echo(f"{check.status:8}{check.name:12} {check.finding}")
         if check.remedy:
             click.echo(f"{'':20} -> {check.remedy}")
     sys.exit(FAILED if failed else 0)
@@ -118,7 +118,7 @@ def verify(model: str | None, device: str | None) -> None:
             settings = settings.model_copy(update={"device": device})
         checks = []
         for check in verification.check_weights(settings):
-            click.echo(f"file    {check.path}\n        {check.size_bytes:,} bytes, {check.verdict}")
+            click.echo(f"file    {check.path}\n        {check.size_bytes:,} bytes, {check.status}")
             click.echo(f"        {check.digest}")
             checks.append(check)
         clip = verification.transcribe_clip(settings)
@@ -144,7 +144,7 @@ def _report(
     click.echo(f"speed   {clip.clip_seconds:.1f} s of audio in {clip.transcribe_seconds:.2f} s")
     for line in () if measured is None else _performance_lines(measured):
         click.echo(line)
-    corrupt = [check for check in checks if check.verdict == "corrupt"]
+    corrupt = [check for check in checks if check.status == "corrupt"]
     for check in corrupt:
         click.echo(f"parakeet: {check.path} does not match its name: delete it", err=True)
     if not clip.text:
