@@ -22,6 +22,7 @@ _PAUSE_SECONDS = 1.7
 """A place between two words of the sample."""
 _OGG_HEADER_PAGES = 2
 _TS_PACKET_BYTES = 188
+_TS_AUDIO = 0x100
 Make = Callable[[Path, Samples], None]
 
 
@@ -170,14 +171,27 @@ def lossy(one_of: int) -> Make:
     return make
 
 
-def torn(path: Path, _: Samples) -> None:
-    """Without one packet of audio, in the pause."""
-    whole = path.with_name(f"whole-{path.name}")
-    ffmpeg("-i", SPEECH, "-c:a", "aac", whole)
-    content = whole.read_bytes()
-    packets = len(content) // _TS_PACKET_BYTES
-    at = round(packets * _PAUSE_SECONDS / SECONDS) * _TS_PACKET_BYTES
-    path.write_bytes(content[:at] + content[at + _TS_PACKET_BYTES :])
+def torn(block_starts: bool) -> Make:
+    """Without one packet of audio in the pause: the first of its block, or another one."""
+
+    def make(path: Path, _: Samples) -> None:
+        whole = path.with_name(f"whole-{path.name}")
+        ffmpeg("-i", SPEECH, "-c:a", "aac", whole)
+        content = whole.read_bytes()
+        starts = range(0, len(content), _TS_PACKET_BYTES)
+        packets = [content[start : start + _TS_PACKET_BYTES] for start in starts]
+        first = round(len(packets) * _PAUSE_SECONDS / SECONDS)
+        at = first + [starts_block(packet) for packet in packets[first:]].index(True)
+        at += 0 if block_starts else 1
+        path.write_bytes(b"".join(packets[:at] + packets[at + 1 :]))
+
+    return make
+
+
+def starts_block(packet: bytes) -> bool:
+    """Whether a packet of a transport stream with one track is the first of a block of audio."""
+    track = int.from_bytes(packet[1:3], "big") & 0x1FFF
+    return track == _TS_AUDIO and bool(packet[1] & 0x40)
 
 
 def ogg_pages(path: Path) -> list[bytes]:
@@ -271,12 +285,17 @@ CASES: Mapping[str, Case] = {
     ),
     "lossy-250.webm": Case(lossy(250), "one of 250 packets is lost: no warning, times are correct"),
     "lossy-50.webm": Case(
-        lossy(50), "one of 50 packets is lost: times are correct", codes=("audio_gap",)
+        lossy(50), "one of 50 packets is lost: times are correct", codes=("audio_gap", "audio_gap")
     ),
     "torn.ts": Case(
-        torn,
-        "a packet of a transport stream is lost: replaced by silence",
-        codes=("audio_damaged", "audio_gap"),
+        torn(block_starts=True),
+        "a packet of a transport stream is lost, the first of its block: replaced by silence",
+        codes=("audio_gap",),
+    ),
+    "damaged.ts": Case(
+        torn(block_starts=False),
+        "another packet of a block is lost: times are correct",
+        codes=("audio_damaged",),
     ),
     "page.ogg": Case(lost_page, "an Ogg page is lost: replaced by silence", codes=("audio_gap",)),
     "half.ogg": Case(

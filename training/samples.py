@@ -25,7 +25,7 @@ from training.voices import ACCENTS, HELD_OUT_VARIANTS
 from training.words import Lexicon, lexicons
 
 SEED = 20
-TAKES: dict[str, int] = {"de": 4}
+TAKES: dict[str, int] = {"de": 4, "en": 45}
 """Samples drawn again after an error in the first: name to number of the draw."""
 
 CHECKPOINTS = Path(parakeet_worker.__file__).parent / "checkpoints"
