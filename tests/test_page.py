@@ -202,7 +202,8 @@ def test_a_dropped_recording_is_transcribed_played_and_saved(chromium, demo):
         expect(there["outcome"]).to_be_visible()
         whole = answer_of(demo, english.path, format="verbose_json")
         assert there.text == whole["text"] == english.text
-        expect(there["facts"]).to_have_text(f"English · 0:05 · {len(whole['words'])} words")
+        facts = f"English · 0:{int(english.seconds):02} · {len(whole['words'])} words"
+        expect(there["facts"]).to_have_text(facts)
         expect(there["transcript"]).to_have_attribute("lang", "en")
 
         there.page.evaluate(LIT)
