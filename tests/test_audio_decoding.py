@@ -6,7 +6,7 @@ import resource
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -537,11 +537,11 @@ async def test_a_duration_estimated_from_a_quiet_start_is_ignored(
     ],
 )
 async def test_a_hole_in_the_middle_keeps_its_length_and_is_named(
-    name: str, options: tuple[str, ...], ffmpeg: Path, tmp_path: Path
+    name: str, options: tuple[str, ...], ffmpeg: Path, shelf: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Behind it, a higher tone begins when it does in the whole file."""
     samples = np.concatenate((tone(HERTZ, 40), tone(880, 20)))
-    content = bytearray(encode(tmp_path / name, *options, samples=samples).read_bytes())
+    content = bytearray(shelf(f"tones-{name}", *options, samples=samples).read_bytes())
     first = len(content) * 2 // 5
     content[first : first + 3000] = bytes(3000)
     path = tmp_path / f"hurt-{name}"
@@ -763,18 +763,21 @@ def with_rate(path: Path, rate: int) -> Path:
     return path
 
 
-def with_cover(path: Path, ffmpeg: Path) -> Path:
+@pytest.fixture(scope="module")
+def cover(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MP3 of 2 s with a picture of 16,000 by 16,000."""
+    path = tmp_path_factory.mktemp("cover") / "cover.mp3"
     picture = ("-f", "lavfi", "-i", "color=red:s=16000x16000:d=1:r=1")
-    subprocess.run([ffmpeg, "-v", "error", "-f", "lavfi", "-i", "sine=440:d=2", *picture,
-                    "-map", "0", "-map", "1", "-c:v", "png", "-frames:v", "1", path],
-                   check=True)  # fmt: skip
+    options = ("-map", "0", "-map", "1", "-c:v", "png", "-frames:v", "1")
+    run_ffmpeg("-f", "lavfi", "-i", "sine=440:d=2", *picture, *options, path)
     return path
 
 
-def test_no_header_makes_ffmpeg_take_more_than_its_memory(ffmpeg: Path, tmp_path: Path) -> None:
+def test_no_header_makes_ffmpeg_take_more_than_its_memory(
+    ffmpeg: Path, cover: Path, tmp_path: Path
+) -> None:
     odd = [with_rate(tmp_path / f"{rate}.wav", rate) for rate in (1, 2, 10, 10**8, 2 * 10**9)]
-    paths = [with_cover(tmp_path / "cover.mp3", ffmpeg), *odd]
+    paths = [cover, *odd]
     run = [sys.executable, "-c", _DECODE, str(ffmpeg), *map(str, paths)]
     log_text = subprocess.run(run, check=True, capture_output=True, text=True).stdout
     reported = {
@@ -797,17 +800,25 @@ async def test_a_transport_stream_with_the_name_of_a_service_is_decoded(
 FAR = 310.3
 
 
+def run_ffmpeg(*options: object) -> None:
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *map(str, options)], check=True)
+
+
 @pytest.fixture(scope="module")
-def far(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """More than five minutes in which no two seconds are the same."""
+def far(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """More than five minutes in which no two seconds are the same, encoded once."""
+    folder = tmp_path_factory.mktemp("far")
     clock = np.arange(320 * RATE) / RATE
     sweep = 0.3 * np.sin(2 * np.pi * (200 + 0.5 * clock) * clock) + noise(320, level=0.02)
-    return encode(tmp_path_factory.mktemp("far") / "far.wav", samples=sweep.astype(np.float32))
+    whole = encode(folder / "whole.wav", samples=sweep.astype(np.float32))
 
+    def get(name: str, *options: object, before: Sequence[object] = ()) -> Path:
+        path = folder / name
+        if not path.exists():
+            run_ffmpeg(*before, "-i", whole, *options, path)
+        return path
 
-async def run_ffmpeg(*options: object) -> None:
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *map(str, options)]
-    await asyncio.to_thread(subprocess.run, command, check=True)
+    return get
 
 
 async def far_clip(path: Path, ffmpeg: Path) -> tuple[Samples, Samples, float]:
@@ -818,7 +829,7 @@ async def far_clip(path: Path, ffmpeg: Path) -> tuple[Samples, Samples, float]:
     return samples, whole[round((FAR - 290) * RATE) :], clip.begin_seconds
 
 
-AAC = ("-c:a", "aac", "-aac_pns", "0", "-ar", "22050")
+AAC = ("-c:a", "aac", "-aac_pns", "0", "-aac_coder", "fast", "-ar", "22050")
 OPUS = ("-c:a", "libopus", "-compression_level", "0")
 VORBIS = ("-c:a", "libvorbis", "-ar", "22050")
 
@@ -842,34 +853,28 @@ VORBIS = ("-c:a", "libvorbis", "-ar", "22050")
     ],
 )
 async def test_a_clip_far_in_a_recording_is_decoded_from_there_with_the_same_samples(
-    ffmpeg: Path, far: Path, tmp_path: Path, name: str, options: tuple[str, ...]
+    ffmpeg: Path, far: Callable[..., Path], name: str, options: tuple[str, ...]
 ) -> None:
-    path = tmp_path / name
-    await run_ffmpeg("-i", far, *options, path)
-    samples, expected, begin_seconds = await far_clip(path, ffmpeg)
+    samples, expected, begin_seconds = await far_clip(far(name, *options), ffmpeg)
     assert begin_seconds == pytest.approx(FAR - 3, abs=2)
     assert np.array_equal(samples, expected)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
 async def test_a_far_clip_of_sound_that_begins_after_the_picture_keeps_its_place(
-    ffmpeg: Path, far: Path, tmp_path: Path, name: str
+    ffmpeg: Path, far: Callable[..., Path], name: str
 ) -> None:
-    path = tmp_path / name
-    shown = ("-g", "100", "-shortest", *AAC)
-    await run_ffmpeg(
-        *VIDEO[:3], VIDEO[3].format(320), "-itsoffset", "1.2345", "-i", far, *shown, path
-    )
+    picture = (*VIDEO[:3], VIDEO[3].format(320), "-itsoffset", "1.2345")
+    path = far(f"late-{name}", "-g", "100", "-shortest", *AAC, before=picture)
     samples, expected, begin_seconds = await far_clip(path, ffmpeg)
     assert begin_seconds == pytest.approx(FAR - 3, abs=2)
     assert np.array_equal(samples, expected)
 
 
 async def test_a_far_clip_of_aac_with_generated_noise_differs_in_that_noise_only(
-    ffmpeg: Path, far: Path, tmp_path: Path
+    ffmpeg: Path, far: Callable[..., Path]
 ) -> None:
-    path = tmp_path / "a.m4a"
-    await run_ffmpeg("-i", far, "-c:a", "aac", "-aac_pns", "1", "-b:a", "24k", path)
+    path = far("noise.m4a", "-c:a", "aac", "-aac_pns", "1", "-b:a", "24k")
     samples, expected, begin_seconds = await far_clip(path, ffmpeg)
     assert begin_seconds > 0
     assert 0 < np.abs(samples - expected).max() < 0.1
@@ -877,25 +882,31 @@ async def test_a_far_clip_of_aac_with_generated_noise_differs_in_that_noise_only
 
 
 async def test_a_far_clip_of_chained_ogg_is_decoded_from_the_start(
-    ffmpeg: Path, far: Path, tmp_path: Path
+    ffmpeg: Path, far: Callable[..., Path], tmp_path: Path
 ) -> None:
-    first, second, path = (tmp_path / name for name in ("first.ogg", "second.ogg", "both.ogg"))
-    await run_ffmpeg("-t", 200, "-i", far, *VORBIS, "-serial_offset", 1, first)
-    await run_ffmpeg("-ss", 200, "-i", far, *VORBIS, "-serial_offset", 9, second)
+    first = far("first.ogg", *VORBIS, "-serial_offset", 1, before=("-t", 200))
+    second = far("second.ogg", *VORBIS, "-serial_offset", 9, before=("-ss", 200))
+    path = tmp_path / "both.ogg"
     path.write_bytes(first.read_bytes() + second.read_bytes())
     samples, expected, begin_seconds = await far_clip(path, ffmpeg)
     assert begin_seconds == 0
     assert np.array_equal(samples, expected)
 
 
-async def test_far_clips_of_forty_hours_of_silence_cost_next_to_nothing(
-    ffmpeg: Path, tmp_path: Path
-) -> None:
-    path, hour = tmp_path / "silence.flac", 3600.0
-    made = ("-f", "lavfi", "-i", "anullsrc=r=1000:cl=mono", "-t", "144000", "-frame_size", "65535")
-    run = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *made, path]
-    await asyncio.to_thread(subprocess.run, run, check=True)
+@pytest.fixture(scope="module")
+def forty_hours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of silence, in less than a megabyte."""
+    path = tmp_path_factory.mktemp("hours") / "silence.flac"
+    source = ("-f", "lavfi", "-i", "anullsrc=r=1000:cl=mono", "-t", "144000")
+    run_ffmpeg(*source, "-frame_size", "65535", path)
     assert path.stat().st_size < 1_000_000
+    return path
+
+
+async def test_far_clips_of_forty_hours_of_silence_cost_next_to_nothing(
+    ffmpeg: Path, forty_hours: Path
+) -> None:
+    path, hour = forty_hours, 3600.0
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     assert (
         len(await samples_of(decoder(path, ffmpeg, clip=Clip(39 * hour, 39 * hour + 2))))

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import tarfile
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import torch
 import yaml
 
 from bench.gpu import comparing, stubs
+from bench.gpu.__main__ import options, selected
 from bench.gpu.figures import Figure, Report
 from bench.gpu.kernels import chunks_of, laid_out
-from bench.gpu.parts import PARTS
+from bench.gpu.parts import PARTS, Setup
+from bench.gpu.running import ABSENT
 from parakeet_worker.engine.native import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,34 +45,74 @@ def run(out: Path, work: Path, *options: str) -> tuple[int, str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the random model, which the first run creates."""
+    """The folder of the random model, which the first part creates."""
     return tmp_path_factory.mktemp("work")
 
 
-@pytest.mark.slow
-def test_every_part_runs_on_a_cpu_and_writes_its_figures(work: Path, tmp_path: Path) -> None:
-    """Results must be correct there as well; speed has no goal."""
-    status, table, document = run(tmp_path, work, "--minutes=60", "--limit=600")
+def test_a_run_writes_the_figures_of_every_part(work: Path, tmp_path: Path) -> None:
+    """Each part is a process."""
+    named = ("--part=latency", "--part=nemo")
+    status, table, document = run(tmp_path, work, *named, "--minutes=60", "--limit=600")
     assert status == 0, table
     assert document["passed"] is True
     assert document["hardware"]["cpu"]
     assert document["versions"]["torch"]
     assert document["versions"]["commit"]
+    names = ["model", "latency", "nemo"]
     assert document["arguments"] == {
-        "device": "cpu",
-        "size": "small",
-        "quick": False,
-        "parts": [part.name for part in PARTS],
-    }
-    for part in document["parts"]:
-        absent = part["name"] in OPTIONAL and part["status"] == "absent"
-        assert absent or part["status"] == "done", part
-        assert absent or part["figures"], part
-        for figure in part["figures"]:
+        "device": "cpu", "size": "small", "quick": False, "parts": names,
+    }  # fmt: skip
+    parts = {part["name"]: part for part in document["parts"]}
+    assert list(parts) == names
+    assert parts["nemo"]["status"] == ("done" if find_spec("nemo") else "absent")
+    assert [parts[name]["status"] for name in names[:2]] == ["done", "done"]
+    for name in names[:2]:
+        assert parts[name]["figures"]
+        for figure in parts[name]["figures"]:
             assert isinstance(figure["value"], int | float), figure
             assert figure["name"] in table
             assert figure["required"] or figure["goal"] is None, "a speed goal on a CPU"
     assert str(work) not in json.dumps(document)
+
+
+def test_all_parts_are_selected_if_none_is_named() -> None:
+    parse = options().parse_args
+    assert selected(parse([])) == list(PARTS)
+    assert selected(parse(["--quick"])) == [part for part in PARTS if part.quick]
+    assert [part.name for part in selected(parse(["--part=mix", "--part=crash"]))] == [
+        "model", "crash", "mix",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def setup(work: Path) -> Setup:
+    """The part `model` has run."""
+    small = Setup("cpu", "small", quick=False, work=work)
+    assert figures_of("model", small)
+    return small
+
+
+def figures_of(part: str, setup: Setup) -> list[Figure]:
+    """Run a part in this process."""
+    lines: list[str] = []
+    module = import_module(f"bench.gpu.{part}")
+    module.run(setup, Report(lines.append, judged=False))
+    return [Figure.read(json.loads(line)) for line in lines]
+
+
+@pytest.mark.parametrize("part", [part.name for part in PARTS[1:]])
+def test_each_part_runs_on_a_cpu(setup: Setup, part: str) -> None:
+    """Results must be correct there as well; speed has no goal."""
+    if part in OPTIONAL and find_spec(part) is None:
+        with pytest.raises(SystemExit) as ended:
+            figures_of(part, setup)
+        assert ended.value.code == ABSENT
+        return
+    figures = figures_of(part, setup)
+    assert figures
+    assert [figure for figure in figures if figure.value is None] == []
+    assert [figure for figure in figures if figure.required and figure.holds is False] == []
+    assert [figure for figure in figures if not figure.required and figure.goal] == []
 
 
 @pytest.mark.slow
@@ -76,8 +120,8 @@ def test_a_part_that_crashes_hangs_or_is_incorrect_does_not_end_the_others(
     work: Path, tmp_path: Path
 ) -> None:
     """Its earlier figures are preserved, it is named, and the exit status is 1."""
-    selected = ("--part=crash", "--part=hang", "--part=wrong", "--part=latency")
-    status, table, document = run(tmp_path, work, *selected, "--minutes=60")
+    named = ("--part=crash", "--part=hang", "--part=wrong", "--part=latency")
+    status, table, document = run(tmp_path, work, *named, "--minutes=60")
     assert status == 1
     assert document["passed"] is False
     parts = {part["name"]: part for part in document["parts"]}
