@@ -4,7 +4,6 @@ import gc
 import os
 import signal
 import ssl
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,13 @@ import stamina
 
 from loopback import Listener, S3Server, WebServer, self_signed_certificate
 from programs import require
+from selection import (  # noqa: F401  # hooks of pytest
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_runtest_makereport,
+    pytest_runtest_protocol,
+)
 
 # As scripts/test does; before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,25 +35,6 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("tests")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--quick",
-        action="store_true",
-        help="run the first case of each test only, and no test that is marked slow",
-    )
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Start the slowest files first, so that parallel processes end together; select `--quick`."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
-    if config.getoption("quick"):
-        first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
-        chosen = {item for item in first.values() if not item.get_closest_marker("slow")}
-        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-        items[:] = [item for item in items if item in chosen]
 
 
 def pytest_collection_finish() -> None:

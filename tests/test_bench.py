@@ -38,7 +38,6 @@ def measured(measurement: str, work: Path, *options: str) -> dict[str, Any]:
     return written
 
 
-@pytest.mark.slow
 def test_throughput_writes_its_hardware_and_every_repeat(work: Path) -> None:
     options = ("--engines=native-fp32", "--batches=1,2", "--repeats=2", "--seconds=10")
     written = measured("throughput", work, *options)

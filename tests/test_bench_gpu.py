@@ -115,7 +115,6 @@ def test_each_part_runs_on_a_cpu(setup: Setup, part: str) -> None:
     assert [figure for figure in figures if not figure.required and figure.goal] == []
 
 
-@pytest.mark.slow
 def test_a_part_that_crashes_hangs_or_is_incorrect_does_not_end_the_others(
     work: Path, tmp_path: Path
 ) -> None:

@@ -111,7 +111,6 @@ def test_a_span_is_read_as_it_was_written(tmp_path):
     assert (len(first), len(last)) == (2 * SAMPLE_RATE, SAMPLE_RATE)
 
 
-@pytest.mark.slow
 def test_every_strategy_is_measured(tmp_path, capsys):
     errors = tmp_path / "errors.jsonl"
     longform.main([

@@ -62,7 +62,6 @@ class Fickle(SynchronousEngine):
         return [Hypothesis((Token(piece, 0, 1, 0.0),), 0.08) for _ in batch]
 
 
-@pytest.mark.slow
 def test_the_command_measures_a_device_and_rejects_a_missing_one() -> None:
     done = CliRunner().invoke(main, ["verify", "--model", "demo", "--device", "cpu"])
     assert done.exit_code == 0, done.output

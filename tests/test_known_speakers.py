@@ -2,10 +2,8 @@
 
 import json
 import stat
-import subprocess
-import sys
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,12 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from click.testing import CliRunner, Result
 
 from http_server import Process, running_server
 from job_api import JobApi, running_worker
 from parakeet_worker import Client
+from parakeet_worker.entrypoints.cli import main
 from parakeet_worker.errors import SpeakerReferenceUnusable
 from parakeet_worker.model import Model, open_model
 from recordings import RATE, encode, silence, wav
@@ -289,22 +289,23 @@ def test_the_client_sends_files_of_voices(server: Process, talk: Path, tmp_path:
     assert speakers_of(answer.document["words"]) == SPEAKERS
 
 
-def parakeet(*arguments: str | Path, folder: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "parakeet_worker.entrypoints.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+@pytest.fixture
+def parakeet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs a command in this process, in the folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(main, [*map(str, arguments)])
 
 
 def test_enrolled_voices_are_named_on_the_command_line(
-    server: Process, talk: Path, tmp_path: Path
+    server: Process, talk: Path, tmp_path: Path, parakeet: Callable[..., Result]
 ) -> None:
     for name, content in KNOWN.items():
         (tmp_path / f"{name}.wav").write_bytes(content)
     (tmp_path / "more.wav").write_bytes(wav(part(65.0, 72.0)))
     enrolled = parakeet(
-        "speakers", "enroll", "Ada=Ada.wav", "Ada=more.wav", "Ben=Ben.wav", "-o", "voices.json",
-        folder=tmp_path,
-    )  # fmt: skip
-    assert enrolled.returncode == 0, enrolled.stderr
+        "speakers", "enroll", "Ada=Ada.wav", "Ada=more.wav", "Ben=Ben.wav", "-o", "voices.json"
+    )
+    assert enrolled.exit_code == 0, enrolled.stderr
     voices = tmp_path / "voices.json"
     assert stat.S_IMODE(voices.stat().st_mode) == 0o600
     listed = json.loads(voices.read_text())["known_speakers"]
@@ -313,15 +314,13 @@ def test_enrolled_voices_are_named_on_the_command_line(
     answer = posted(server, talk, format="verbose_json", known_speakers=json.dumps(listed)).json()
     assert speakers_of(answer["words"]) == SPEAKERS
     for options in (["--model", "demo"], ["--endpoint", server.url, "-o", "-"]):
-        ran = parakeet(
-            "transcribe", talk, "--known-speakers", "voices.json", *options, folder=tmp_path
-        )
+        ran = parakeet("transcribe", talk, "--known-speakers", "voices.json", *options)
         assert [line.partition(":")[0] for line in ran.stdout.splitlines()] == SPEAKERS, ran.stderr
     written = parakeet(
         "transcribe", talk, "--known-speaker", "Ada=Ada.wav", "--speakers=2", "--model", "demo",
-        "-o", "out", folder=tmp_path,
+        "-o", "out",
     )  # fmt: skip
-    assert written.returncode == 0, written.stderr
+    assert written.exit_code == 0, written.stderr
     assert (tmp_path / "out" / "talk.txt").read_text().startswith("Ada: ")
     # A manifest has no voices.
     manifest = (tmp_path / "out" / ".parakeet.jsonl").read_text()
@@ -340,23 +339,27 @@ def test_enrolled_voices_are_named_on_the_command_line(
     ],
 )
 def test_what_cannot_be_enrolled_writes_nothing(
-    tmp_path: Path, arguments: list[str], status: int, message: str
+    tmp_path: Path,
+    parakeet: Callable[..., Result],
+    arguments: list[str],
+    status: int,
+    message: str,
 ) -> None:
     (tmp_path / "ada.wav").write_bytes(ada())
     (tmp_path / "ben.wav").write_bytes(ben())
     (tmp_path / "silence.wav").write_bytes(wav(silence(4)))
-    ran = parakeet("speakers", "enroll", *arguments, "-o", "voices.json", folder=tmp_path)
-    assert ran.returncode == status
+    ran = parakeet("speakers", "enroll", *arguments, "-o", "voices.json")
+    assert ran.exit_code == status
     assert message in ran.stderr
     assert not (tmp_path / "voices.json").exists()
 
 
-def test_foreign_embeddings_are_refused_on_the_command_line(talk: Path, tmp_path: Path) -> None:
+def test_foreign_embeddings_are_refused_on_the_command_line(
+    talk: Path, tmp_path: Path, parakeet: Callable[..., Result]
+) -> None:
     foreign = {"name": "Ada", "embedding": "AAAA", "embedding_model": "other:1"}
     (tmp_path / "voices.json").write_text(json.dumps({"known_speakers": [foreign]}))
-    ran = parakeet(
-        "transcribe", talk, "--known-speakers", "voices.json", "--model", "demo", folder=tmp_path
-    )
-    assert ran.returncode == 1
+    ran = parakeet("transcribe", talk, "--known-speakers", "voices.json", "--model", "demo")
+    assert ran.exit_code == 1
     assert "speaker_reference_unusable" in ran.stderr
     assert "enroll again" in ran.stderr

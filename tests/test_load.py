@@ -37,7 +37,7 @@ from loopback import (
 from parakeet_worker.entrypoints.queue.main import handler_of
 from parakeet_worker.settings import Settings, variable
 
-JOBS = 3_000
+JOBS = 2_000
 JOBS_OF_THE_LOOP = 600
 IN_FLIGHT = 64
 PATIENCE_SECONDS = 240.0

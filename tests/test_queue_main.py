@@ -464,7 +464,6 @@ def test_a_worker_without_shared_memory_pings_with_its_jobs(
         assert api.result("job") == {"output": {"text": "440."}}
 
 
-@pytest.mark.slow
 def test_a_job_submitted_at_the_moment_of_sigterm_is_answered_or_stays_queued(
     tmp_path: Path,
 ) -> None:
