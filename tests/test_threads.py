@@ -95,7 +95,7 @@ class Line:
     def __init__(self, slots: threads.Slots) -> None:
         self.slots = slots
         self.entered: list[str] = []
-        self.leave = {name: threading.Event() for name in "abcd"}
+        self.leave = {name: threading.Event() for name in "abcdefg"}
         self.threads: list[threading.Thread] = []
 
     def start(self, name: str, *, first: bool = False) -> None:
@@ -149,6 +149,16 @@ def test_a_slot_is_passed_on_in_order_of_arrival_to_first_values_first(line: Lin
     line.end("a", ["a", "d"])
     line.end("d", ["a", "d", "b"])
     line.end("b", ["a", "d", "b", "c"])
+
+
+def test_first_values_do_not_stop_later_ones(line: Line) -> None:
+    line.start("a")
+    line.start("b")
+    for name in "cdefg":
+        line.start(name, first=True)
+    order = list("acdefbg")
+    for number, name in enumerate(order[:-1], start=2):
+        line.end(name, order[:number])
 
 
 def test_a_slot_is_released_during_a_wait_and_taken_again_after_it() -> None:

@@ -17,6 +17,9 @@ Value = TypeVar("Value")
 Params = ParamSpec("Params")
 
 _MOST_THREADS = 1024
+# First values that get a slot before a later one that waits: more short recordings than the
+# processors can decode must not stop the long ones.
+_MOST_IN_A_ROW = 4
 
 # Threads are kept: torch sets up each of them when it first computes there.
 _pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="ingest")
@@ -34,6 +37,7 @@ class Slots:
         self._changing = threading.Lock()
         self._first: deque[threading.Lock] = deque()
         self._later: deque[threading.Lock] = deque()
+        self._in_a_row = 0
         self._held = threading.local()
 
     @property
@@ -77,13 +81,14 @@ class Slots:
         turn.acquire()
 
     def _release(self) -> None:
-        """Pass the slot on, in order of arrival."""
+        """Pass the slot on: to a first value, but after four of them to a later one."""
         with self._changing:
-            waiting = self._first or self._later
-            if waiting:
-                waiting.popleft().release()
-            else:
+            if not self.waiting:
                 self.free += 1
+                return
+            later = self._later and (not self._first or self._in_a_row == _MOST_IN_A_ROW)
+            self._in_a_row = 0 if later else self._in_a_row + 1
+            (self._later if later else self._first).popleft().release()
 
 
 SLOTS = Slots(Container.read().threads + 1)
