@@ -98,11 +98,11 @@ class Line:
         self.leave = {name: threading.Event() for name in "abcdefg"}
         self.threads: list[threading.Thread] = []
 
-    def start(self, name: str, *, first: bool = False) -> None:
+    def start(self, name: str, *, early: bool = False) -> None:
         """Start a thread, and wait until it holds a slot or waits for one."""
 
         def run() -> None:
-            with self.slots.held(first=first):
+            with self.slots.held(early=early):
                 self.entered.append(name)
                 self.leave[name].wait(PATIENCE_SECONDS)
 
@@ -140,22 +140,22 @@ def line() -> Iterator[Line]:
         assert not thread.is_alive()
 
 
-def test_a_slot_is_passed_on_in_order_of_arrival_to_first_values_first(line: Line) -> None:
+def test_a_slot_is_passed_on_in_order_of_arrival_to_early_values_first(line: Line) -> None:
     line.start("a")
     line.start("b")
     line.start("c")
-    line.start("d", first=True)
+    line.start("d", early=True)
     assert line.entered == ["a"]
     line.end("a", ["a", "d"])
     line.end("d", ["a", "d", "b"])
     line.end("b", ["a", "d", "b", "c"])
 
 
-def test_first_values_do_not_stop_later_ones(line: Line) -> None:
+def test_early_values_do_not_stop_later_ones(line: Line) -> None:
     line.start("a")
     line.start("b")
     for name in "cdefg":
-        line.start(name, first=True)
+        line.start(name, early=True)
     order = list("acdefbg")
     for number, name in enumerate(order[:-1], start=2):
         line.end(name, order[:number])

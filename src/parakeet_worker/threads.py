@@ -17,7 +17,8 @@ Value = TypeVar("Value")
 Params = ParamSpec("Params")
 
 _MOST_THREADS = 1024
-# First values that get a slot before a later one that waits: more short recordings than the
+_EARLY_VALUES = 2
+# Early values that get a slot before a later one that waits: more short recordings than the
 # processors can decode must not stop the long ones.
 _MOST_IN_A_ROW = 4
 
@@ -26,7 +27,7 @@ _pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="ingest")
 
 
 class Slots:
-    """Limits how many threads produce concurrently; a first value has priority over later ones.
+    """Limits how many threads produce concurrently; early values have priority over later ones.
 
     With more threads and decoders than processors, one of them that holds the interpreter's lock
     waits for a processor behind all others, and the event loop waits with it.
@@ -35,7 +36,7 @@ class Slots:
     def __init__(self, count: int) -> None:
         self.free = count
         self._changing = threading.Lock()
-        self._first: deque[threading.Lock] = deque()
+        self._early: deque[threading.Lock] = deque()
         self._later: deque[threading.Lock] = deque()
         self._in_a_row = 0
         self._held = threading.local()
@@ -43,12 +44,12 @@ class Slots:
     @property
     def waiting(self) -> int:
         """Number of threads that wait for a slot."""
-        return len(self._first) + len(self._later)
+        return len(self._early) + len(self._later)
 
     @contextmanager
-    def held(self, *, first: bool = False) -> Iterator[None]:
+    def held(self, *, early: bool = False) -> Iterator[None]:
         """Hold a slot in this thread; waits until one is free."""
-        self._acquire(first=first)
+        self._acquire(early=early)
         self._held.by_thread = True
         try:
             yield
@@ -67,28 +68,28 @@ class Slots:
         try:
             yield
         finally:
-            self._acquire(first=False)
+            self._acquire(early=False)
             self._held.by_thread = True
 
-    def _acquire(self, *, first: bool) -> None:
+    def _acquire(self, *, early: bool) -> None:
         with self._changing:
             if self.free > 0:
                 self.free -= 1
                 return
             turn = threading.Lock()
             turn.acquire()
-            (self._first if first else self._later).append(turn)
+            (self._early if early else self._later).append(turn)
         turn.acquire()
 
     def _release(self) -> None:
-        """Pass the slot on: to a first value, but after four of them to a later one."""
+        """Pass the slot on: to an early value, but after four of them to a later one."""
         with self._changing:
             if not self.waiting:
                 self.free += 1
                 return
-            later = self._later and (not self._first or self._in_a_row == _MOST_IN_A_ROW)
+            later = self._later and (not self._early or self._in_a_row >= _MOST_IN_A_ROW)
             self._in_a_row = 0 if later else self._in_a_row + 1
-            (self._later if later else self._first).popleft().release()
+            (self._later if later else self._early).popleft().release()
 
 
 SLOTS = Slots(Container.read().threads + 1)
@@ -161,12 +162,13 @@ class _Producer(Generic[Value]):
 
     def _run(self) -> None:
         failure: BaseException | None = None
-        first = True
+        count = 0
         try:
             while self._room.acquire() and not self._stopped:
-                with SLOTS.held(first=first):
+                # The end of a recording with one chunk comes as early as the chunk.
+                with SLOTS.held(early=count < _EARLY_VALUES):
                     value = next(self._values)
-                first = False
+                count += 1
                 self._notify(self._queue.put_nowait, value)
                 del value  # or it would be held while the next one is waited for
         except StopIteration:
