@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from parakeet_worker.audio.decoding import find_ffmpeg
+from programs import require
 
 
 def mounted(script: str) -> list[str]:
@@ -87,6 +88,34 @@ def without_flock() -> list[str]:
     if ran.returncode != 0:
         pytest.skip(f"this machine forbids filters of system calls: {ran.stderr.strip()}")
     return prefix
+
+
+_FLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+int flock(int file, int operation) {
+    char link[64], path[4096] = "";
+    const char *volume = getenv("WITHOUT_FLOCK");
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    if (volume && readlink(link, path, sizeof path - 1) > 0
+        && !strncmp(path, volume, strlen(volume))) { errno = ENOSYS; return -1; }
+    return ((int (*)(int, int)) dlsym(RTLD_NEXT, "flock"))(file, operation);
+}
+"""
+
+
+def without_flock_below(volume: Path, folder: Path) -> dict[str, str]:
+    """Variables with which flock is ENOSYS below `volume` only, through a library in `folder`."""
+    source, library = folder / "flock.c", folder / "flock.so"
+    source.write_text(_FLOCK)
+    compiler = [require("gcc"), "-shared", "-fPIC", "-o", library, source, "-ldl"]
+    subprocess.run(compiler, check=True)
+    return {"LD_PRELOAD": str(library), "WITHOUT_FLOCK": str(volume)}
 
 
 def held_ffmpeg(folder: Path) -> Path:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from confined import without_flock_below
 from parakeet_worker.bootstrap.installer import (
     _run,
     classify_failure,
@@ -135,6 +136,14 @@ def test_a_second_start_installs_nothing_and_needs_neither_uv_nor_wheels(site):
     second = boot(site, PARAKEET_UV="/none/uv")
     assert second["python"] == first["python"]
     assert second["log"] == ""
+
+
+def test_on_a_volume_without_flock_downloads_are_cached_elsewhere(site, tmp_path):
+    worker = start(site, **without_flock_below(site.volume, tmp_path))
+    output, log = worker.communicate(timeout=120)
+    assert json.loads(output)["ear"] == "1.0", log
+    assert f"{site.volume} does not support flock" in log
+    assert not (site.volume / "uv_cache").exists()
 
 
 def test_folders_set_by_the_operator_are_kept(site):

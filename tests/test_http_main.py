@@ -1,6 +1,7 @@
 """The server as a process: start, transcription, shutdown."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -268,6 +269,19 @@ def test_a_server_without_a_working_ffmpeg_does_not_serve(tmp_path: Path) -> Non
         assert server.ended() == 1
         last = server.log.read_text().splitlines()[-1]
         assert last == "parakeet: /bin/false exits with status 1"
+
+
+def test_each_retry_of_a_source_is_a_line_with_the_time_left(tmp_path: Path) -> None:
+    private = {"PARAKEET_ALLOW_PRIVATE_ADDRESSES": "true"}
+    with running_server(tmp_path, {**SCRIPTED, **private}) as server:
+        server.wait_until_ready()
+        job = {"audio_url": "http://127.0.0.1:9/a.wav?key=secret"}
+        answer = httpx.post(f"{server.url}/transcribe", json=job, timeout=PATIENCE_SECONDS)
+        assert answer.json()["code"] == "source_unreachable"
+        log = server.log.read_text()
+        assert re.search(r"attempt 4 failed, .* s left: .*http://127.0.0.1:9/a.wav: Cannot", log)
+        assert "stamina" not in log
+        assert "secret" not in log
 
 
 def test_a_clients_key_in_place_of_the_servers_is_noticed(tmp_path: Path) -> None:

@@ -172,18 +172,19 @@ def _install(finder: _Finder, requirements: Path, lease: Lease) -> Environment:
     lease.set_step("looking for uv")
     uv = installer.find_uv(settings, volume, requirements, lease.check)
     log(f"installing the profile {profile.name} into {volume.home}")
-    installs = Installer(uv, settings, volume, lease.check, log)
-    had_cache = volume.uv_cache.exists()
-    try:
-        built = environments.build(volume, profile, installs, lease)
-    except (InstallFailed, PackageUntrusted) as failure:
-        if not had_cache:
-            raise
-        # Files may be hard links into the cache, so the cache may be damaged too.
-        lease.check()
-        log(f"retrying without the cached downloads of an earlier attempt: {failure}")
-        remove(volume.uv_cache)
-        built = environments.build(volume, profile, installs, lease)
+    with installer.download_cache(volume, log) as cache:
+        installs = Installer(uv, settings, volume, cache, lease.check, log)
+        had_cache = volume.uv_cache.exists()
+        try:
+            built = environments.build(volume, profile, installs, lease)
+        except (InstallFailed, PackageUntrusted) as failure:
+            if not had_cache:
+                raise
+            # Files may be hard links into the cache, so the cache may be damaged too.
+            lease.check()
+            log(f"retrying without the cached downloads of an earlier attempt: {failure}")
+            remove(volume.uv_cache)
+            built = environments.build(volume, profile, installs, lease)
     log(f"installed {profile.name} in {built.record['seconds']} s")
     with suppress(OSError):  # the next installation sweeps again
         environments.sweep(volume, built, lease, settings.keep_days)

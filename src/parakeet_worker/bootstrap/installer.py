@@ -6,11 +6,12 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -28,7 +29,7 @@ from parakeet_worker.errors import (
     VolumeFull,
     VolumeReadonly,
 )
-from parakeet_worker.volume.files import remove
+from parakeet_worker.volume.files import remove, supports_flock
 from parakeet_worker.volume.layout import Volume
 from parakeet_worker.volume.owner import die_with_parent
 
@@ -61,6 +62,8 @@ class Installer:
     uv: Path
     settings: BootstrapSettings
     volume: Volume
+    cache: Path
+    """Folder of downloads."""
     check_cancelled: Callable[[], None]
     """Called often; raises if the installation must stop."""
     log: Log
@@ -102,9 +105,23 @@ class Installer:
 
     def _run(self, arguments: Sequence[str], timeout_seconds: float | None = None) -> None:
         timeout = timeout_seconds or self.settings.install_timeout_seconds
-        options = ["--cache-dir", str(self.volume.uv_cache), "--no-python-downloads"]
+        options = ["--cache-dir", str(self.cache), "--no-python-downloads"]
         command = [str(self.uv), *arguments, *options]
         _run(command, timeout, self.check_cancelled, self.volume.home, log=self.log)
+
+
+@contextmanager
+def download_cache(volume: Volume, log: Log) -> Iterator[Path]:
+    """The cache on the volume, or a temporary one if the volume does not support flock.
+
+    uv locks files in its cache, and fails where it cannot.
+    """
+    if supports_flock(volume.home):
+        yield volume.uv_cache
+        return
+    with tempfile.TemporaryDirectory(prefix="parakeet-uv-") as folder:
+        log(f"warning: {volume.home} does not support flock; downloads go to {folder}")
+        yield Path(folder)
 
 
 def find_uv(

@@ -1,10 +1,12 @@
 """Files on a shared volume: atomic writes, atomic removal, and errors translated."""
 
 import errno
+import fcntl
 import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,6 +74,16 @@ def remove(folder: Path) -> None:
             folder.rename(doomed)
             folder = doomed
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def supports_flock(folder: Path) -> bool:
+    """Whether files in a folder can be locked; some network file systems have no locks."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
 
 
 def read_json(path: Path) -> dict[str, object] | None:
