@@ -5,7 +5,8 @@ import signal
 
 if __name__ == "__main__":
     # Before other imports: the kernel drops signals of process 1 that have no handler.
-    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+    for _early in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(_early, lambda number, _: os._exit(128 + number))
 
 import importlib.util
 import sys
@@ -56,7 +57,8 @@ def prepare_volume() -> tuple[str, dict[str, str]]:
         _log(f"warning: {warning}")
 
     # Raises SystemExit, so that the lease is released.
-    signal.signal(signal.SIGTERM, _exit)
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, _exit)
     try:
         prepared = prepare(os.environ, _ROOT, _log)
     except SetupError as error:

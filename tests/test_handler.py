@@ -78,8 +78,9 @@ case "$1" in --version) echo "uv 0" ;; *) exec sleep 60 ;; esac
 """
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_during_installation_ends_process_1_and_releases_the_lease(
-    tmp_path: Path,
+    tmp_path: Path, number: signal.Signals
 ) -> None:
     site = Site.at(tmp_path)
     uv = tmp_path / "uv"
@@ -97,9 +98,10 @@ def test_a_signal_during_installation_ends_process_1_and_releases_the_lease(
                 break
             time.sleep(0.1)
         (first,) = children(waiting.pid)
-        os.kill(first, signal.SIGTERM)
-        waiting.wait(timeout=30)
+        os.kill(first, number)
+        _, log = waiting.communicate(timeout=30)
         assert json.loads(lease.read_text())["released"] is True
+        assert "Traceback" not in log
     finally:
         waiting.kill()
         waiting.communicate()
