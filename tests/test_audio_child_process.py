@@ -41,6 +41,15 @@ def test_a_read_that_takes_too_long_is_none() -> None:
         assert child.read(10, 0.3) is None
 
 
+def test_a_long_log_does_not_wait_for_the_next_read():
+    child = Child(["sh", "-c", "head -c 800000 /dev/zero >&2"])
+    try:
+        child._process.wait(60)
+        assert len(child.report()) > 1000
+    finally:
+        child.end()
+
+
 def test_an_endless_log_keeps_its_head_and_tail() -> None:
     with Children() as children:
         script = "echo first >&2; yes noise | head -c 2000000 >&2; printf out; echo last >&2"

@@ -1,5 +1,6 @@
 """Child processes whose output is read in a thread, in few and large reads."""
 
+import fcntl
 import os
 import resource
 import socket
@@ -22,9 +23,11 @@ from parakeet_worker.errors import FfmpegMissing
 Content: TypeAlias = bytes | bytearray | memoryview
 
 _REPORT_BYTES = 1 << 15
-# Timeout of one blocking receive. Between receives the child's log is read, whose pipe holds
-# 64 KiB, and the time limit is checked.
+# Timeout of one blocking receive. Between receives the child's log is read, and the time limit is
+# checked.
 _WAIT_SECONDS = 0.25
+# Capacity of the log's pipe, 64 KiB by default; a user may have this much without privileges.
+_LOG_BYTES = 1 << 20
 # A decoder that needs longer for one read does not keep other recordings waiting.
 _SLOW_SECONDS = 1.0
 _SOCKET_BYTES = 1 << 20
@@ -82,6 +85,7 @@ class Child:
         assert self._process.stderr is not None
         self._errors = self._process.stderr.fileno()
         os.set_blocking(self._errors, False)
+        _enlarge(self._errors)
         self.log = Log()
         """Standard error as far as it was read."""
 
@@ -155,6 +159,15 @@ class Child:
         self._process.wait()
         assert self._process.stderr is not None
         self._process.stderr.close()
+
+
+def _enlarge(pipe: int) -> None:
+    """Give the log's pipe room for the lines between two reads, up to 0.25 s apart.
+
+    A file with an error in every packet has megabytes of log, for which ffmpeg would wait.
+    """
+    with suppress(OSError, AttributeError):  # beyond the user's limit, or not on Linux
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _LOG_BYTES)
 
 
 def _limit_memory(pid: int, limit_bytes: int) -> None:
