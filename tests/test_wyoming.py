@@ -187,6 +187,7 @@ async def test_chunks_may_differ_from_the_start(adapter: Adapter, tmp_path: Path
         b"x" * 200_000,
         bytes(range(256)),
         b"more than the buffers hold\n" + bytes(1 << 23),
+        b'{"type": "ping", "data": {"text": "\\ud800"}}\n',
     ],
     ids=lambda sent: sent[:12].decode("latin-1"),
 )
@@ -222,6 +223,14 @@ async def test_an_invalid_field_leaves_the_connection_usable(
         assert error(await answer(client, [event])).code == "invalid_request"
         ended = await answer(client, spoken(ENGLISH.path, tmp_path))
         assert Transcript.from_event(ended).text == ENGLISH.text
+
+
+async def test_a_chunk_is_bounded_as_it_is_converted(adapter: Adapter) -> None:
+    async with connected(adapter) as client:
+        start = AudioStart(rate=768_000, width=4, channels=64)
+        chunk = AudioChunk(rate=8000, width=1, channels=1, audio=bytes(100_000))
+        refused = error(await answer(client, [start.event(), chunk.event()]))
+        assert (refused.code, "exceeds" in refused.text) == ("invalid_request", True)
 
 
 async def test_an_unknown_event_is_ignored(adapter: Adapter) -> None:

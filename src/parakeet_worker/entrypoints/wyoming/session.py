@@ -33,6 +33,8 @@ _DISCARD_SECONDS = 2.0
 _DISCARD_BYTES = 1 << 16
 _MAX_CHANNELS = 64
 _MAX_RATE = 768_000
+_MAX_CHUNK_BYTES = 1 << 26
+"""Converted: 8 kHz of one byte in one channel may be declared as 768 kHz of four bytes in 64."""
 _MALFORMED = (AttributeError, KeyError, TypeError, ValueError, RecursionError)
 
 
@@ -141,7 +143,10 @@ class Session:
         if Describe.is_type(event.type):
             await self._write(self._info.event())
         elif Ping.is_type(event.type):
-            await self._write(Pong(text=event.data.get("text")).event())
+            text = event.data.get("text")
+            if isinstance(text, str) and not _is_encodable(text):
+                raise InvalidRequest("ping", "contains a lone surrogate")
+            await self._write(Pong(text=text).event())
         elif Transcribe.is_type(event.type):
             self._language = _parsed(Transcribe.from_event, event).language
         elif AudioStart.is_type(event.type):
@@ -202,6 +207,14 @@ def _parsed(parse: Callable[[Event], Parsed], event: Event) -> Parsed:
         raise InvalidRequest(event.type, "is missing fields or has invalid ones") from failure
 
 
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class _Recording:
     """PCM that is written to a WAV file while it arrives."""
 
@@ -224,15 +237,22 @@ class _Recording:
     def add(self, chunk: AudioChunk) -> None:
         """Append a chunk, in any format. Raises `AudioTooLong`, `AudioTooLarge`."""
         try:
-            audio = self._convert(chunk).audio
+            converted_bytes = self._converted_bytes(chunk)
+            audio = self._convert(chunk).audio if converted_bytes <= _MAX_CHUNK_BYTES else b""
         except Exception as failure:  # audioop has an error class of its own, or none
             raise InvalidRequest("audio-chunk", "cannot be converted") from failure
+        if converted_bytes > _MAX_CHUNK_BYTES:
+            raise InvalidRequest("audio-chunk", f"exceeds {_MAX_CHUNK_BYTES} bytes as declared")
         self._size += len(audio)
         if self._size > self._limits.max_audio_bytes:
             raise AudioTooLarge(self._limits.max_audio_bytes)
         if self._size > self._limits.max_audio_seconds * self._rate * self._frame_bytes:
             raise AudioTooLong(self._limits.max_audio_seconds)
         self._file.writeframesraw(audio[: len(audio) // self._frame_bytes * self._frame_bytes])
+
+    def _converted_bytes(self, chunk: AudioChunk) -> float:
+        frames = len(chunk.audio) / (chunk.width * chunk.channels)
+        return frames * self._rate / chunk.rate * self._frame_bytes
 
     def finished(self) -> Path:
         """The complete file."""
