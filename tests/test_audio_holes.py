@@ -125,6 +125,14 @@ def test_one_hole_is_measured_to_the_frame(
         assert len(samples) == pytest.approx(len(originals[name]), abs=0.06 * RATE)
 
 
+def test_a_header_without_a_frame_behind_a_run_of_frames_ends(tmp_path: Path) -> None:
+    frame = b"\xff\xfb\x10\0" + bytes(100)
+    reserved_rate = b"\xff\xfb\x1c\0"  # has the pattern of a header
+    path = tmp_path / "odd.mp3"
+    path.write_bytes(frame * 5 + reserved_rate + bytes(500) + frame * 5)
+    assert len(holes(path, 0, 60.0)) == 1
+
+
 @pytest.mark.parametrize("name", ["constant.mp3", "pcm.avi"])
 def test_any_bytes_are_survived(clean: dict[str, Path], tmp_path: Path, name: str) -> None:
     rng = np.random.default_rng(1)

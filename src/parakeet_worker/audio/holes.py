@@ -153,7 +153,9 @@ def _regions(content: mmap.mmap, at: int, places: "array[int]", most: int) -> It
         if run >= _CONFIRMING_FRAMES:
             begin, before = at, len(places)
         run = 0
-        at = _next_header(content, _after_tags(content, at + (at != begin)))
+        # Always behind `at`: a pattern of a header there is no frame, and would be found again.
+        behind = max(at + 1, _after_tags(content, at + (at != begin)))
+        at = _next_header(content, behind)
         if at < 0:
             return
 
