@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet_worker.audio.ffmpeg_log import Mark
-from parakeet_worker.audio.seeking import FROM_START, SeekPoint, steady, timestamp_of
+from parakeet_worker.audio.seeking import FROM_START, SeekPoint, before, steady, timestamp_of
 
 RATE = 44100
 SECOND = 400
@@ -52,6 +52,24 @@ def test_the_first_frame_may_be_cut() -> None:
     cut = [Mark(0, first.seconds, RATE)]
     cut += [Mark(mark.samples - 312, mark.seconds, RATE) for mark in rest]
     assert located(head(1024, 0.0), cut) == pytest.approx(SECOND, abs=0.1 / RATE)
+
+
+def test_the_mark_in_another_unit_at_the_end_of_a_file_is_no_frame() -> None:
+    """Of ffmpeg before version 7; whether it is in the log depends on how far ffmpeg was ahead."""
+    exact = frames(1024, 0.0)
+    last = exact[-1]
+    ended = [*exact, Mark(last.samples + 312, 8.33, RATE)]
+    assert located(head(1024, 0.0), ended) is None
+    kept = before(ended, SECOND + 100)
+    assert kept == exact
+    assert located(head(1024, 0.0), kept) == pytest.approx(SECOND, abs=0.1 / RATE)
+
+
+def test_frames_after_the_time_that_was_sought_are_not_used() -> None:
+    exact = frames(1024, 0.0)
+    kept = before(exact, SECOND + 1)
+    assert kept == exact[: len(kept)]
+    assert kept[-2].seconds <= SECOND + 1 < kept[-1].seconds
 
 
 def test_frames_that_are_not_where_whole_frames_can_be_give_no_timestamp() -> None:

@@ -23,7 +23,7 @@ from parakeet_worker.audio.ffmpeg_log import CLOCK_FILTER, FRAME_FILTER, Mark
 from parakeet_worker.audio.file_lengths import Lengths, chained_ogg, inner_headers, lengths, ogg_cut
 from parakeet_worker.audio.holes import holes
 from parakeet_worker.audio.sections import CORES, DecodingTooSlow, Plan, Sections
-from parakeet_worker.audio.seeking import FROM_START, SeekPoint, steady, timestamp_of
+from parakeet_worker.audio.seeking import FROM_START, SeekPoint, before, steady, timestamp_of
 from parakeet_worker.audio.timeline import Clock, Timeline
 from parakeet_worker.audio.tracks import AudioTrack, Track, choose
 from parakeet_worker.engine import base
@@ -403,7 +403,8 @@ class Decoding:
             if passed or (frames and frames[0].seconds < until_seconds - _MOST_LEAD_SECONDS):
                 break
         self._children.end(child)
-        return frames
+        # How many more there are depends on how far ffmpeg was ahead.
+        return before(frames, until_seconds + _LEAD_SECONDS)
 
     def _seek(self, reading: Sections, point: SeekPoint) -> Content:
         """Read from another ffmpeg, which begins there; what it wrote first."""

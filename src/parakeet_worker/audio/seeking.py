@@ -13,6 +13,7 @@ from parakeet_worker.audio.ffmpeg_log import Mark
 _MAX_ERROR_SECONDS = 0.0011
 _MAX_ERROR_OF_GRID = 0.25
 _MOSTLY = 0.75
+_MOST_SHIFT_SECONDS = 1.0
 # Blocks of Vorbis have two lengths, powers of two from 64 on, and overlap by halves: frames of the
 # usual lengths (256 and 2,048 samples, or longer) differ by multiples of this.
 _VORBIS_GRID = 64
@@ -54,6 +55,21 @@ def steady(marks: Sequence[Mark]) -> bool:
         return False
     offsets = [mark.seconds - mark.samples / mark.rate for mark in marks]
     return max(offsets) - min(offsets) <= _MAX_ERROR_SECONDS
+
+
+def before(frames: Sequence[Mark], seconds: float) -> list[Mark]:
+    """The frames up to the first one after this time.
+
+    ffmpeg before version 7 ends with a mark in another unit, which is not one of them.
+    """
+    result: list[Mark] = []
+    for frame in frames:
+        if result and frame.seconds < result[-1].seconds - _MOST_SHIFT_SECONDS:
+            break
+        result.append(frame)
+        if frame.seconds > seconds:
+            break
+    return result
 
 
 def timestamp_of(
