@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from parakeet_worker.audio.channels import Cleaner, CrossTalk
+from parakeet_worker.audio.channels import Cleaner, CrossTalk, Mixer
 from parakeet_worker.audio.tracks import AudioTrack, choose
 from parakeet_worker.errors import InvalidRequest
 from recordings import decode
@@ -32,6 +32,36 @@ def test_a_quiet_voice_of_the_channel_s_own_stays() -> None:
 def test_samples_that_are_fine_are_the_same_array() -> None:
     voice = decode(sample("en").path)
     assert Cleaner().clean(voice) is voice
+
+
+def test_float_samples_at_the_scale_of_integers_are_valid() -> None:
+    loud = decode(sample("en").path) * np.float32(32_768)
+    cleaner = Cleaner()
+    assert cleaner.clean(loud) is loud
+    assert cleaner.notices() == []
+
+
+@pytest.mark.parametrize("invalid", [np.nan, np.inf, -np.inf, 1e30, -2e5])
+def test_an_invalid_sample_of_one_channel_becomes_silence(invalid: float) -> None:
+    samples = np.full((1000, 2), 0.25, dtype=np.float32)
+    samples[500, 1] = invalid
+    cleaner = Cleaner()
+    cleaned = cleaner.clean(samples)
+    assert np.flatnonzero(cleaned != samples).tolist() == [1001]
+    assert cleaned[500, 1] == 0
+    assert [notice.start_seconds for notice in cleaner.notices()] == [500 / 16_000]
+
+
+@pytest.mark.parametrize("size", [1000, 32_768, 70_000])
+def test_a_mix_is_the_same_for_reads_of_any_size(size: int) -> None:
+    voice, other = decode(sample("en").path)[:75_000], decode(sample("de").path)[:75_000]
+    stereo = np.stack([voice, other * np.float32(0.05) - voice / 2], axis=1)
+    whole, mixer = Mixer(), Mixer()
+    expected = np.concatenate((whole.mix(stereo), whole.rest()))
+    parts = [mixer.mix(stereo[at : at + size]) for at in range(0, len(stereo), size)]
+    assert np.array_equal(np.concatenate((*parts, mixer.rest())), expected)
+    assert (mixer.opposite, mixer.silent) == ({2}, set())
+    assert np.allclose(expected, (stereo[:, 0] - stereo[:, 1]) / 2, atol=1e-7)
 
 
 def test_a_track_is_chosen_by_request_otherwise_by_its_flags() -> None:

@@ -1,5 +1,8 @@
 """Channels of a recording: cleaned, mixed so that none cancels another, freed of cross-talk."""
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -47,10 +50,11 @@ class Cleaner:
     def clean(self, samples: Samples) -> Samples:
         """(N,) or (N, channels); returns the same array if all samples are valid."""
         at, self._at = self._at, self._at + len(samples)
-        # No copy, unlike np.abs. NaN fails the comparison too.
-        if not len(samples) or (samples.max() <= _LARGEST and samples.min() >= -_LARGEST):
+        if _surely_valid(samples):
             return samples
         good = np.abs(samples) <= _LARGEST
+        if good.all():
+            return samples
         rows = ~(good if good.ndim == 1 else good.all(axis=1))
         self._count += int(rows.sum())
         room = _MAX_POSITIONS - len(self._positions)
@@ -66,6 +70,14 @@ class Cleaner:
         return [Notice("samples_invalid", message, self._positions[0], end_seconds, damage=True)]
 
 
+def _surely_valid(samples: Samples) -> bool:
+    """Whether no sample is invalid; false for some loud valid ones."""
+    flat = samples.reshape(-1)
+    # One pass without a copy. NaN fails the comparison too.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(flat @ flat <= _LARGEST**2)
+
+
 class Mixer:
     """Channels to one: the mean of those that have sound, none of which cancels another.
 
@@ -74,61 +86,74 @@ class Mixer:
     """
 
     def __init__(self) -> None:
-        self.channels = 0
         self.opposite: set[int] = set()
         """Channels, from 1, that were turned over."""
         self.silent: set[int] = set()
         """Channels, from 1, that had no sound."""
         self._held: Samples | None = None
-        self._signs: Samples | None = None
-        self._active_once: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+        self._signs: list[float] = []
 
     def mix(self, samples: Samples) -> Samples:
         """(N, channels) to (N,): all whole blocks of what has come so far.
 
         Blocks lie on a grid, so that how the samples are divided changes nothing.
         """
-        if self._held is not None:
-            samples, self._held = np.concatenate((self._held, samples)), None
+        if self._held is None:
+            self._held = self._begin(samples.shape[1])
+        missing = _BLOCK_SAMPLES - len(self._held)
+        first = np.concatenate((self._held, samples[:missing]))
+        if len(samples) < missing:
+            self._held = first
+            return np.zeros(0, dtype=np.float32)
+        samples = samples[missing:]
         whole = len(samples) - len(samples) % _BLOCK_SAMPLES
-        if whole < len(samples):
-            self._held = samples[whole:].copy()
-        return self._blocks(samples[:whole])
+        self._held = samples[whole:].copy()
+        return self._mixed([first, *samples[:whole].reshape(-1, *first.shape)])
 
     def rest(self) -> Samples:
         """The last block."""
         held, self._held = self._held, None
-        return np.zeros(0, dtype=np.float32) if held is None else self._blocks(held)
+        return self._mixed([] if held is None else [held])
 
-    def _blocks(self, samples: Samples) -> Samples:
-        if self._signs is None:
-            self.channels = samples.shape[1]
-            self._signs = np.ones(self.channels, dtype=np.float32)
-            self._active_once = np.zeros(self.channels, dtype=np.bool_)
-            self.silent = set(range(1, self.channels + 1))
-        mixed = [
-            self._mixed(samples[first : first + _BLOCK_SAMPLES], self._signs)
-            for first in range(0, len(samples), _BLOCK_SAMPLES)
-        ]
-        return np.concatenate([np.zeros(0, dtype=np.float32), *mixed])
+    def _begin(self, channels: int) -> Samples:
+        self._signs = [1.0] * channels
+        self.silent = set(range(1, channels + 1))
+        return np.zeros((0, channels), dtype=np.float32)
 
-    def _mixed(self, block: Samples, signs: Samples) -> Samples:
-        products = (block.T @ block).astype(np.float64)
-        powers = np.diagonal(products)
-        loudest = int(np.argmax(powers))
-        active = powers > powers[loudest] * _SILENT_POWER
-        if not powers[loudest]:
-            return block[:, 0]
-        scale = np.sqrt(np.maximum(powers, np.finfo(np.float64).tiny) * powers[loudest])
-        relative = np.where(active, products[loudest] / scale, 0.0) * signs[loudest]
-        signs[:] = np.where(np.abs(relative) > _OPPOSITE, np.sign(relative), signs)
-        self.opposite |= {int(channel) + 1 for channel in np.flatnonzero(active & (signs < 0))}
-        self.silent -= {int(channel) + 1 for channel in np.flatnonzero(active)}
-        # Once active, a channel keeps counting: no speaker gets louder when another is silent.
-        self._active_once |= active
-        weights = signs * self._active_once / np.float32(self._active_once.sum())
-        mixed: Samples = block @ weights.astype(np.float32)
+    def _mixed(self, blocks: Sequence[Samples]) -> Samples:
+        mixed = np.empty(sum(map(len, blocks)), dtype=np.float32)
+        at = 0
+        for block in blocks:
+            self._mix_block(block, mixed[at : at + len(block)])
+            at += len(block)
         return mixed
+
+    def _mix_block(self, block: Samples, mixed: Samples) -> None:
+        # Products of contiguous rows take a third of the time of those of columns.
+        rows = np.ascontiguousarray(block.T)
+        powers = [float(row @ row) for row in rows]
+        loudest = powers.index(max(powers))
+        if not powers[loudest]:
+            mixed[:] = 0
+            return
+        self._compare(powers, (rows @ rows[loudest]).tolist(), loudest)
+        # Once active, a channel keeps counting: no speaker gets louder when another is silent.
+        counting = [number not in self.silent for number in range(1, len(rows) + 1)]
+        weights = np.array(self._signs, dtype=np.float32) * counting / np.float32(sum(counting))
+        np.matmul(weights.astype(np.float32), rows, out=mixed)
+
+    def _compare(self, powers: Sequence[float], products: Sequence[float], loudest: int) -> None:
+        """Update signs and activity, by powers and by the products with the loudest channel."""
+        power, sign = powers[loudest], self._signs[loudest]
+        for channel, (own, product) in enumerate(zip(powers, products, strict=True)):
+            if own <= power * _SILENT_POWER:
+                continue
+            self.silent.discard(channel + 1)
+            correlation = sign * product / math.sqrt(own * power)
+            if abs(correlation) > _OPPOSITE:
+                self._signs[channel] = math.copysign(1.0, correlation)
+            if self._signs[channel] < 0:
+                self.opposite.add(channel + 1)
 
 
 class CrossTalk:

@@ -49,6 +49,8 @@ _CHUNK_FRAMES = 128
 _CHUNK_SAMPLES = _CHUNK_FRAMES * FRAME_SAMPLES
 _ROWS_PER_STEP = 64
 _BAND_EDGES_HERTZ = np.geomspace(100, 4000, 17)
+_MEAN = np.full(FRAME_SAMPLES, 1 / FRAME_SAMPLES, dtype=np.float32)
+_WITHIN_FRAME = np.arange(FRAME_SAMPLES, dtype=np.float32)
 
 Decibels = npt.NDArray[np.float64]
 """One number per frame."""
@@ -65,11 +67,17 @@ def _measured(samples: Samples) -> tuple[Decibels, float]:
     """The level of each frame, and the mean of all samples."""
     powers, means = [np.zeros(0)], [np.zeros(0, dtype=np.float32)]
     for frames in _chunks(samples):
-        mean = np.add.reduce(frames, axis=1, keepdims=True) * np.float32(1 / FRAME_SAMPLES)
-        # The variance, in a fifth of the time of `var`.
-        centred = frames - mean
-        powers.append(np.einsum("ij,ij->i", centred, centred).astype(np.float64) / FRAME_SAMPLES)
-        means.append(mean[:, 0])
+        mean = frames @ _MEAN
+        power = np.linalg.vecdot(frames, frames) * np.float32(1 / FRAME_SAMPLES)
+        direct = mean * mean
+        if (2 * direct > power).any():
+            # Of nearly equal numbers, the difference would be inexact.
+            centred = frames - mean[:, None]
+            power = np.linalg.vecdot(centred, centred) * np.float32(1 / FRAME_SAMPLES)
+        else:
+            power -= direct
+        powers.append(power.astype(np.float64))
+        means.append(mean)
     decibels = 10 * np.log10(np.maximum(np.concatenate(powers), _SILENCE_POWER))
     every = np.concatenate(means)
     return np.asarray(decibels), float(every.mean(dtype=np.float64)) if len(every) else 0.0
@@ -201,9 +209,8 @@ def _headroom(samples: Samples, gains: Decibels) -> Decibels:
     peaks = np.zeros(len(gains))
     for number, frames in enumerate(_chunks(samples)):
         part = slice(number * _CHUNK_FRAMES, (number + 1) * _CHUNK_FRAMES)
-        some = frames[near[part]]
-        if len(some):
-            peaks[part][near[part]] = np.maximum(some.max(axis=1), -some.min(axis=1))
+        if near[part].any():
+            peaks[part] = np.maximum(frames.max(axis=1), -frames.min(axis=1))
     adjacent = np.pad(np.maximum(peaks, 1e-9), 1)
     peaks = np.maximum(np.maximum(adjacent[:-2], adjacent[2:]), adjacent[1:-1])
     headroom = np.maximum(20 * np.log10(_HIGHEST_PEAK / peaks), 0.0)
@@ -215,28 +222,30 @@ def _amplified(samples: Samples, gains: Decibels, direct: float) -> Samples:
 
     The first gain is that of the frame before the samples. Direct current is removed.
     """
-    factors = 10 ** (gains / 20)
-    slopes = np.diff(factors, append=factors[-1]) / FRAME_SAMPLES
+    factors = (10 ** (gains / 20)).astype(np.float32)
+    slopes = np.diff(factors, append=factors[-1]) * np.float32(1 / FRAME_SAMPLES)
     raised = samples - np.float32(direct) if abs(direct) > _DIRECT_CURRENT else samples.copy()
     half = FRAME_SAMPLES // 2
-    raised[:half] *= _slope(factors[0], slopes[0])[half : half + len(samples)]
+    raised[:half] *= _slope(factors[:1], slopes[:1])[0, half : half + len(samples)]
     count = max(0, len(samples) - half) // FRAME_SAMPLES
     rows = raised[half : half + count * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
-    # Rows run from centre to centre; most of them need no gain.
-    changed = np.flatnonzero((factors != 1) | (slopes != 0))
-    changed = changed[(changed > 0) & (changed <= count)]
-    for first in range(0, len(changed), _ROWS_PER_STEP):
-        part = changed[first : first + _ROWS_PER_STEP]
-        rows[part - 1] *= _slope(factors[part, None], slopes[part, None])
+    # Rows run from centre to centre; many of them need no gain.
+    changed = (factors != 1) | (slopes != 0)
+    for first in range(0, count, _ROWS_PER_STEP):
+        part = slice(first + 1, min(first + _ROWS_PER_STEP, count) + 1)
+        if changed[part].any():
+            rows[first : first + _ROWS_PER_STEP] *= _slope(factors[part], slopes[part])
     end = raised[half + count * FRAME_SAMPLES :]
     if len(end):
-        end *= _slope(factors[count + 1], slopes[count + 1])[: len(end)]
+        end *= _slope(factors[count + 1 :], slopes[count + 1 :])[0, : len(end)]
     return raised
 
 
-def _slope(begins: Decibels, slopes: Decibels) -> Samples:
-    """Factors from one frame centre to the next."""
-    return np.asarray(slopes * np.arange(FRAME_SAMPLES) + begins, dtype=np.float32)
+def _slope(begins: Samples, slopes: Samples) -> Samples:
+    """(rows, 512) factors from one frame centre to the next."""
+    factors = slopes[:, None] * _WITHIN_FRAME
+    factors += begins[:, None]
+    return factors
 
 
 def stationary_seconds(samples: Samples) -> float:
