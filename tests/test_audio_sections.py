@@ -10,10 +10,11 @@ import numpy as np
 import psutil
 import pytest
 
+from parakeet_worker.audio import child_process
 from parakeet_worker.audio.channels import Mixer
 from parakeet_worker.audio.decoder_report import Report
 from parakeet_worker.audio.decoding import SAMPLE_RATE, Decoding, find_ffmpeg
-from parakeet_worker.audio.sections import CORES, Cores
+from parakeet_worker.audio.sections import CORES, Cores, Plan, Sections
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.request import Clip
 from recordings import cut, decode, encode, silence, tone, wav
@@ -260,3 +261,30 @@ def test_sections_decoded_ahead_reserve_memory_until_dropped() -> None:
     assert not cores.taken(60), "it is decoded, but not read yet"
     cores.dropped(60)
     assert cores.taken(60)
+
+
+def test_sections_for_all_cores_and_the_one_that_is_read_fit_into_the_memory() -> None:
+    cores = Cores(2, memory_bytes=90)
+    assert [cores.taken(cores.section_bytes) for _ in range(4)] == [True, True, True, False]
+
+
+def test_memory_of_a_section_is_released_while_it_is_read(tmp_path: Path) -> None:
+    content = np.random.default_rng(1).bytes(800)
+    path = tmp_path / "bytes"
+    path.write_bytes(content)
+
+    def command(begin: int) -> list[str]:
+        return ["tail", "-c", f"+{begin + 1}", str(path)]
+
+    left = [CORES._left_bytes]
+    with child_process.Children() as children:
+        sections = Sections(children, children.start(["cat", str(path)]), 60)
+        plan = Plan([400], 300, 100, command, skipped_bytes=0, sample_bytes=4)
+        with closing(sections):
+            sections.divide(plan)
+            read = bytearray()
+            while part := sections.read(100, 60):
+                read += part
+                left.append(CORES._left_bytes - left[0])
+    assert bytes(read) == content
+    assert left[1:] == [-400, -400, -400, -400, -200, -100, 0, 0]

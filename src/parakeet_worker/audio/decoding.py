@@ -57,9 +57,9 @@ _FIRST_READ_BYTES = 1 << 18
 _MAX_ALLOCATION_BYTES = 128 << 20
 _READ_BYTES = 1 << 21
 # A long recording is decoded in sections, where its samples are the same: long enough that the
-# start of ffmpeg and of its decoder count little, short enough to be kept in memory (115 MB at
-# most). To find the beginning of one, an MP3 is read up to there, so that of several hours there
-# are only enough of them to keep all processors busy.
+# start of ffmpeg and of its decoder count little, short enough to be kept in memory. To find the
+# beginning of one, an MP3 is read up to there, so that of several hours there are only enough of
+# them to keep all processors busy.
 _SECTION_SECONDS = 300
 _LONGEST_SECTION_SECONDS = 1800
 _SECTIONS_PER_CORE = 3
@@ -465,7 +465,8 @@ class Decoding:
         """
         ends = min(report.duration_seconds or 0.0, self._end_seconds)
         each = int(ends) // (_SECTIONS_PER_CORE * CORES.count)
-        each = max(self._section_seconds, min(each, _LONGEST_SECTION_SECONDS))
+        most = CORES.section_bytes // (_SECOND_BYTES * self._channels)
+        each = max(self._section_seconds, min(each, most, _LONGEST_SECTION_SECONDS))
         bounds = range(each, int(ends) - each // 2, each)
         if not bounds:
             return

@@ -61,6 +61,8 @@ class Cores:
     def __init__(self, count: int, memory_bytes: int) -> None:
         self.count = count
         """Of processors."""
+        self.section_bytes = memory_bytes // (count + 1)
+        """With sections of this size, one is read while all cores decode others."""
         self._busy = 0
         self._left_bytes = memory_bytes
         self._changing = threading.Lock()
@@ -74,7 +76,7 @@ class Cores:
             return free
 
     def release(self) -> None:
-        """Release a core; its memory stays reserved until `dropped`."""
+        """Release a core; the memory stays reserved until `dropped`."""
         with self._changing:
             self._busy -= 1
 
@@ -155,7 +157,7 @@ class _Ahead(Source):
         super().__init__(children.start(plan.command(begin)), first_sample)
         self.valid_from = begin // plan.sample_bytes
         self.child.step_back()
-        self._size = plan.kept_bytes
+        self._size = self._reserved_bytes = plan.kept_bytes
         self._skipped_bytes = plan.skipped_bytes
         self._timeout_seconds = timeout_seconds
         self._queue: queue.SimpleQueue[Content | None] = queue.SimpleQueue()
@@ -184,7 +186,13 @@ class _Ahead(Source):
         try:
             self.done.result()
         finally:
-            CORES.dropped(self._size)
+            self._drop(self._reserved_bytes)
+
+    def _drop(self, size: int) -> None:
+        """Release memory of what was read, once."""
+        size = min(size, self._reserved_bytes)
+        self._reserved_bytes -= size
+        CORES.dropped(size)
 
     def wait(self, timeout_seconds: float) -> bool:
         if self.kept or self._ended:
@@ -203,7 +211,9 @@ class _Ahead(Source):
     def read(self, size: int, timeout_seconds: float) -> Content:
         if not self.wait(timeout_seconds):
             raise DecodingTooSlow
-        return Source.read(self, size, timeout_seconds)
+        content = Source.read(self, size, timeout_seconds)
+        self._drop(len(content))
+        return content
 
 
 def _in_time(content: Content | None) -> Content:
