@@ -140,8 +140,9 @@ class FreeDetector(Detector):
     max_blocks: ClassVar[int] = 8
 
     def _detect(self, blocks: Samples) -> Probabilities:
-        levels = np.abs(blocks).reshape(-1, FRAME_SAMPLES).max(axis=1)
-        return np.where(levels > _LOUD, np.float32(0.9), np.float32(0.01))
+        frames = blocks.reshape(-1, FRAME_SAMPLES)
+        loud = (frames.max(axis=1) > _LOUD) | (frames.min(axis=1) < -_LOUD)
+        return np.where(loud, np.float32(0.9), np.float32(0.01))
 
 
 @dataclass(frozen=True, slots=True)
