@@ -6,6 +6,7 @@ Synthesised voices also have a room of their own and a crowd behind them (`train
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
@@ -87,11 +88,17 @@ class Source(Protocol):
     ) -> tuple[Samples, list[ReferenceWord]]: ...
 
 
+@cache
+def _synthesiser() -> Synthesiser:
+    """The only one of this process: a second one would receive all samples of the first."""
+    return Synthesiser()
+
+
 class Synthesised:
     """Voices of espeak-ng by variant, and of Flite; a fixed pitch and speed each."""
 
     def __init__(self, variants: Sequence[str], flite_voices: Sequence[str], seed: int) -> None:
-        self._synthesiser = Synthesiser()
+        self._synthesiser = _synthesiser()
         self._words = lexicons()["en"].words
         chance = np.random.default_rng(seed)
         self._settings = {

@@ -37,7 +37,8 @@ from parakeet_worker.options import SpeakerCount
 from parakeet_worker.recognition.speaker_labels import labelled
 from parakeet_worker.recognition.transcript import SpeakerTurn, Transcript
 from parakeet_worker.speakers.diarization import FRAME_SECONDS, HOP_FRAMES, activity
-from parakeet_worker.speakers.windows import WINDOW_FRAMES, Window
+from parakeet_worker.speakers.networks import default_device
+from parakeet_worker.speakers.windows import WINDOW_FRAMES, Embedded, Window
 from training import flite
 
 _COLLAR_SECONDS = 0.25
@@ -232,7 +233,7 @@ def distance(first: Sequence[str], second: Sequence[str]) -> int:
 def pipelines(arguments: argparse.Namespace) -> dict[str, Diarizer]:
     """The compared pipelines by name."""
     tuned, published = diarizers.TUNED_THRESHOLD, diarizers.PUBLISHED_THRESHOLD
-    device = arguments.device
+    device = default_device(arguments.device)
     reference = diarizers.Pyannote(device, published, cached=True)
 
     def with_threshold(threshold: float) -> Diarizer:
@@ -312,10 +313,11 @@ def measured_speed(arguments: argparse.Namespace) -> list[Speed]:
     """Every pipeline in turn on one conversation, after a short one that counts nothing."""
     human = dialogues.recorded(arguments.digits, _TAKES["tuning"])
     dialogue = dialogues.made(Kind("human", 4, arguments.speed_minutes, 0.1, 6), human, 1)
+    device = default_device(arguments.device)
     compared = {
-        "project": diarizers.Project(arguments.device),
-        "pyannote": diarizers.Pyannote(arguments.device, diarizers.PUBLISHED_THRESHOLD),
-        "senko": diarizers.Senko(arguments.device),
+        "project": diarizers.Project(device),
+        "pyannote": diarizers.Pyannote(device, diarizers.PUBLISHED_THRESHOLD),
+        "senko": diarizers.Senko(device),
     }
     for diarize in compared.values():
         diarize(dialogue.samples[: 30 * SAMPLE_RATE])
@@ -394,8 +396,11 @@ def _computed(minutes: float, device: str) -> list[Window]:
 
 def _copied(window: Window) -> Window:
     """A window with memory of its own."""
-    pieces = tuple(replace(piece) for piece in window.pieces)
-    return Window(window.active.copy(), pieces, window.embeddings.copy(), window.used)
+    long, short = (
+        Embedded(tuple(replace(piece) for piece in each.pieces), each.embeddings.copy())
+        for each in (window.long, window.short)
+    )
+    return Window(window.active.copy(), long, short, window.used)
 
 
 def main(command_line: Sequence[str] | None = None) -> None:

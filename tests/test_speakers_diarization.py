@@ -11,15 +11,25 @@ import pytest
 
 from parakeet_worker.options import SpeakerCount
 from parakeet_worker.speakers import networks
+from parakeet_worker.speakers.clustering import unit
 from parakeet_worker.speakers.diarization import HOP_FRAMES, Diarization, activity
 from parakeet_worker.speakers.recording import RecordingDiarization
-from parakeet_worker.speakers.windows import FRAME_SAMPLES, WINDOW_FRAMES, Window, cut
+from parakeet_worker.speakers.windows import (
+    FRAME_SAMPLES,
+    LONG,
+    SHORT,
+    WINDOW_FRAMES,
+    Embedded,
+    Window,
+    cut,
+)
 from recordings import decode, noise, silence, tone
 from speech import named
 
 RATE = 16_000
 ANY = SpeakerCount()
 ALL = (0, WINDOW_FRAMES)
+NOTHING = Embedded((), np.zeros((0, 192), np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -180,10 +190,11 @@ def test_only_pieces_of_the_used_frames_are_embedded(both, several):
     whole = both.submit(window, ALL).result()
     middle = both.submit(window, (200, 400)).result()
     assert np.array_equal(middle.active, whole.active)
-    kept = [each.after > 200 and each.first < 400 for each in whole.pieces]
-    assert 0 < sum(kept) < len(kept)
-    assert middle.pieces == tuple(itertools.compress(whole.pieces, kept))
-    assert middle.embeddings == pytest.approx(whole.embeddings[kept], abs=1e-4)
+    for part, of_whole in ((middle.long, whole.long), (middle.short, whole.short)):
+        kept = [each.after > 200 and each.first < 400 for each in of_whole.pieces]
+        assert 0 < sum(kept) < len(kept)
+        assert part.pieces == tuple(itertools.compress(of_whole.pieces, kept))
+        assert part.embeddings == pytest.approx(of_whole.embeddings[kept], abs=1e-4)
 
 
 def test_every_frame_is_used_in_one_window():
@@ -194,7 +205,7 @@ def test_every_frame_is_used_in_one_window():
             submitted.append(used)
             done = Future()
             active = np.zeros((WINDOW_FRAMES, 3), dtype=bool)
-            done.set_result(Window(active, (), np.zeros((0, 192), np.float32), used))
+            done.set_result(Window(active, NOTHING, NOTHING, used))
             return done
 
     for samples in (1, 160_000, 160_001, 160_000 + 296 * 270, 400_000):
@@ -243,12 +254,17 @@ def made_windows(speakers, windows):
         active = np.zeros((WINDOW_FRAMES, 3), dtype=bool)
         active[np.arange(WINDOW_FRAMES), local % 3] = True
         used = (0 if row == 0 else 146, WINDOW_FRAMES if row == windows - 1 else 442)
-        pieces = cut(active, used)
-        vectors = np.zeros((len(pieces), 192), dtype=np.float32)
-        for index, piece in enumerate(pieces):
-            vectors[index, local[int(piece.centre)]] = 1.0
-        windows_made.append(Window(active, pieces, vectors, used))
+        long, short = (embedded(cut(active, scale, used), local) for scale in (LONG, SHORT))
+        windows_made.append(Window(active, long, short, used))
     return windows_made, who
+
+
+def embedded(pieces, who):
+    """Pieces with the mean of the orthogonal embeddings of those who speak in them."""
+    vectors = np.zeros((len(pieces), 192), dtype=np.float32)
+    for vector, piece in zip(vectors, pieces, strict=True):
+        np.add.at(vector, who[piece.first : piece.after], 1.0)
+    return Embedded(pieces, unit(vectors))
 
 
 def test_twenty_speakers_are_distinguished():
@@ -261,10 +277,42 @@ def test_twenty_speakers_are_distinguished():
 
 def test_a_small_speaker_is_a_part_of_the_others_unless_that_many_are_required():
     windows, who = made_windows(2, 12)
-    few = [replace(each, embeddings=each.embeddings.copy()) for each in windows]
-    few[6].embeddings[3:7] = np.eye(192, dtype=np.float32)[100]
+    other = np.eye(192, dtype=np.float32)[100]
+    few = list(windows)
+    few[6] = replace(
+        few[6], long=spoken_by(other, few[6].long), short=spoken_by(other, few[6].short)
+    )
     assert activity(few, SpeakerCount(), len(who)).speakers == 2
     assert activity(few, SpeakerCount(3, 3), len(who)).speakers == 3
+
+
+def spoken_by(voice, embedded):
+    """The pieces around the middle of a window, with another voice."""
+    vectors = embedded.embeddings.copy()
+    vectors[[250 < piece.centre < 400 for piece in embedded.pieces]] = voice
+    return replace(embedded, embeddings=vectors)
+
+
+def test_a_change_of_speakers_within_a_run_is_where_the_voice_changes():
+    """The segmentation has both as one local speaker; long pieces contain both voices."""
+    windows, who = made_windows(2, 12)
+    turn = slice(300, 336)
+    merged = []
+    for row, window in enumerate(windows):
+        active = np.zeros_like(window.active)
+        active[:, 0] = True
+        voices = (np.arange(WINDOW_FRAMES) + row * HOP_FRAMES) // 600 % 2
+        if row == 5:
+            voices[turn] = 1 - voices[turn]
+        long, short = (embedded(cut(active, s, window.used), voices) for s in (LONG, SHORT))
+        merged.append(replace(window, active=active, long=long, short=short))
+    result = activity(merged, SpeakerCount(), len(who))
+    assert result.speakers == 2
+    row = 5 * HOP_FRAMES
+    inside = result.active[row + 300 : row + 336].argmax(axis=1)
+    around = result.active[row + 200 : row + 280].argmax(axis=1)
+    assert np.mean(inside != around[0]) > 0.6
+    assert np.all(around == around[0])
 
 
 def test_memory_of_an_hour_is_bounded():
@@ -294,7 +342,7 @@ def test_windows_queued_ahead_are_limited():
                 def result(self, _=None):
                     outer.waiting -= 1
                     active = np.zeros((WINDOW_FRAMES, 3), dtype=bool)
-                    return Window(active, (), np.zeros((0, 192), np.float32))
+                    return Window(active, NOTHING, NOTHING)
 
             return Result()
 

@@ -12,6 +12,7 @@ from parakeet_worker.speakers.sequence import refined
 def test_posteriors_are_those_of_all_paths():
     random = np.random.default_rng(1)
     similar = random.normal(size=(5, 3)).astype(np.float32)
+    weights = np.full(5, 1 / sequence.CONCENTRATION, np.float32)
     stay = random.uniform(0.1, 0.9, 5).astype(np.float32)
     expected = np.zeros((5, 3))
     for path in product(range(3), repeat=5):
@@ -21,7 +22,7 @@ def test_posteriors_are_those_of_all_paths():
         for i, s in enumerate(path):
             expected[i, s] += weight
     expected /= expected.sum(axis=1, keepdims=True)
-    assert sequence._posteriors(similar, stay) == pytest.approx(expected, abs=1e-5)
+    assert sequence.decoded(similar, weights, stay) == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_unclear_piece_has_the_speaker_of_its_run():

@@ -21,7 +21,10 @@ from parakeet_worker.speakers.segmentation import Segmentation
 from parakeet_worker.speakers.windows import (
     CLASSES,
     EMBEDDING_SIZE,
+    LONG,
     SAMPLE_RATE,
+    SHORT,
+    Embedded,
     Piece,
     Window,
     cut,
@@ -126,31 +129,45 @@ class Networks:
             samples = torch.from_numpy(stacked).to(self._device)
             classes = self._segmentation(samples).argmax(dim=-1).cpu().numpy()
             active = _CLASSES[classes]
-            pieces = [cut(frames, each.used) for frames, each in zip(active, batch, strict=True)]
-            embeddings = self._embedded(self._filterbank(samples), pieces)
-        used = [each.used for each in batch]
-        return [Window(*parts) for parts in zip(active, pieces, embeddings, used, strict=True)]
+            long, short = (
+                [cut(frames, scale, each.used) for frames, each in zip(active, batch, strict=True)]
+                for scale in (LONG, SHORT)
+            )
+            both = [(*one, *other) for one, other in zip(long, short, strict=True)]
+            embeddings = self._embedded(self._filterbank(samples), both)
+        return [
+            Window(
+                frames,
+                Embedded(pieces, vectors[: len(pieces)]),
+                Embedded(shorter, vectors[len(pieces) :]),
+                each.used,
+            )
+            for frames, pieces, shorter, vectors, each in zip(
+                active, long, short, embeddings, batch, strict=True
+            )
+        ]
 
     def _embedded(
         self, features: Tensor, pieces: Sequence[Sequence[Piece]]
     ) -> list[npt.NDArray[np.float32]]:
-        """One embedding per piece of each window."""
+        """One embedding per piece of each window; a span of several pieces is embedded once."""
         results = [np.zeros((len(each), EMBEDDING_SIZE), dtype=np.float32) for each in pieces]
         limit = _MAX_EMBEDDED[features.device.type]
-        by_length: dict[int, list[tuple[int, int, int]]] = {}
+        by_length: dict[int, dict[tuple[int, int], list[int]]] = {}
         for row, of_window in enumerate(pieces):
             for index, piece in enumerate(of_window):
                 first, length = feature_span(piece, features.shape[1])
-                by_length.setdefault(length, []).append((row, index, first))
+                by_length.setdefault(length, {}).setdefault((row, first), []).append(index)
         for length, spans in by_length.items():
-            for begin in range(0, len(spans), limit):
-                part = spans[begin : begin + limit]
+            ordered = list(spans.items())
+            for begin in range(0, len(ordered), limit):
+                part = ordered[begin : begin + limit]
                 spoken = torch.stack(
-                    [features[row, first : first + length] for row, _, first in part]
+                    [features[row, first : first + length] for (row, first), _ in part]
                 )
                 vectors = functional.normalize(self._embedding(spoken)).cpu().numpy()
-                for (row, index, _), vector in zip(part, vectors, strict=True):
-                    results[row][index] = vector
+                for ((row, _), indices), vector in zip(part, vectors, strict=True):
+                    results[row][indices] = vector
         return results
 
     def close(self) -> None:

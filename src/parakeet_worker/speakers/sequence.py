@@ -37,8 +37,7 @@ def refined(
         posteriors[:] = 1.0
         return posteriors, means
     for _ in range(_ITERATIONS):
-        similar = CONCENTRATION * weights[:, None] * (vectors @ means.T)
-        before, posteriors = posteriors, _posteriors(similar, stay)
+        before, posteriors = posteriors, decoded(vectors @ means.T, weights, stay)
         sums = posteriors.T @ (vectors * weights[:, None])
         if not np.linalg.norm(sums, axis=1).all():
             break
@@ -48,9 +47,17 @@ def refined(
     return posteriors, means
 
 
-def _posteriors(similar: npt.NDArray[np.float32], stay: npt.NDArray[np.float32]) -> Posteriors:
-    """Forward-backward; a change is equally probable to every speaker."""
-    emission = np.exp(similar - similar.max(axis=1, keepdims=True)).astype(np.float64)
+def decoded(
+    similar: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float32],
+    stay: npt.NDArray[np.float32],
+) -> Posteriors:
+    """(N, K) posteriors of pieces with these similarities to K speakers, by forward-backward.
+
+    A change is equally probable to every speaker.
+    """
+    scaled = CONCENTRATION * weights[:, None] * similar
+    emission = np.exp(scaled - scaled.max(axis=1, keepdims=True)).astype(np.float64)
     count, speakers = emission.shape
     change = (1.0 - stay) / speakers
     forward = np.empty_like(emission)

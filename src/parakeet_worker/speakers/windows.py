@@ -26,7 +26,6 @@ FEATURE_SAMPLES = 160
 
 # Pieces are cut to these numbers of feature frames (10 ms), so that many share a batch.
 _LENGTHS = (40, 60, 80, 100, 120, 150)
-_PIECE_HOP = 75
 # Shorter runs are embedded together with what is around them.
 _MIN_RUN = 15
 # A pause that is shorter does not end a run of the same local speaker.
@@ -34,8 +33,22 @@ _MAX_PAUSE_FRAMES = 12
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """How a run is cut into pieces, in frames of the window."""
+
+    longest: int
+    hop: float
+
+
+LONG = Scale(88, 75 * FEATURE_SAMPLES / FRAME_SAMPLES)
+"""1.5 s, every 0.75 s: pieces that define the speakers of the recording."""
+SHORT = Scale(36, 36)
+"""0.6 s: pieces that decide who speaks, where a long one may contain a change of speakers."""
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
-    """Up to 1.5 s in which one local speaker speaks alone, in frames of the window."""
+    """A span in which one local speaker speaks alone, in frames of the window."""
 
     first: int
     after: int
@@ -53,20 +66,28 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Embedded:
+    """Pieces of one scale, ordered by their centres."""
+
+    pieces: tuple[Piece, ...]
+    embeddings: npt.NDArray[np.float32]
+    """(P, 192): of each piece, of length one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Window:
     """What both networks computed for 10 s."""
 
     active: npt.NDArray[np.bool_]
     """(589, 3): whether each local speaker is active."""
-    pieces: tuple[Piece, ...]
-    embeddings: npt.NDArray[np.float32]
-    """(P, 192): of each piece, of length one."""
+    long: Embedded
+    short: Embedded
     used: tuple[int, int] = (0, WINDOW_FRAMES)
     """First frame that is used, and the one after the last; the others are of adjacent windows."""
 
 
 def cut(
-    active: npt.NDArray[np.bool_], used: tuple[int, int] = (0, WINDOW_FRAMES)
+    active: npt.NDArray[np.bool_], scale: Scale, used: tuple[int, int] = (0, WINDOW_FRAMES)
 ) -> tuple[Piece, ...]:
     """Pieces of a window's (589, 3) activity with a frame in `used`, ordered by their centres."""
     alone = active & (active.sum(axis=1, keepdims=True) == 1)
@@ -74,7 +95,7 @@ def cut(
     run = 0
     for local in range(LOCAL_SPEAKERS):
         for first, after in _runs(alone[:, local], np.logical_or.reduce(active, axis=1)):
-            pieces += [Piece(*span, local, run) for span in _spread(first, after)]
+            pieces += [Piece(*span, local, run) for span in _spread(first, after, scale)]
             run += 1
     pieces = [piece for piece in pieces if piece.first < used[1] and piece.after > used[0]]
     return tuple(sorted(pieces, key=lambda piece: piece.centre))
@@ -93,12 +114,10 @@ def _runs(alone: npt.NDArray[np.bool_], speech: npt.NDArray[np.bool_]) -> Iterat
             yield first, after
 
 
-def _spread(first: int, after: int) -> Iterator[tuple[int, int]]:
-    """A run as overlapping pieces of equal length."""
-    longest = _LENGTHS[-1] * FEATURE_SAMPLES // FRAME_SAMPLES
-    hop = _PIECE_HOP * FEATURE_SAMPLES / FRAME_SAMPLES
-    more = max(0, math.ceil((after - first - longest) / hop))
-    length = min(longest, after - first)
+def _spread(first: int, after: int, scale: Scale) -> Iterator[tuple[int, int]]:
+    """A run as pieces of equal length, which overlap."""
+    length = min(scale.longest, after - first)
+    more = math.ceil((after - first - length) / scale.hop)
     for index in range(more + 1):
         begin = first + round(index * (after - first - length) / max(more, 1))
         yield begin, begin + length
