@@ -28,8 +28,9 @@ from parakeet_worker.vad.backends import (
     _difference,
     open_backend,
 )
-from parakeet_worker.vad.base import BLOCK_SAMPLES, Probabilities
-from parakeet_worker.vad.silero import Silero
+from parakeet_worker.vad.base import BLOCK_SAMPLES, SPEECH_BEGINS, Probabilities, speech_spans
+from parakeet_worker.vad.level import sounds_like_speech
+from parakeet_worker.vad.silero import CONTEXT_SAMPLES, Silero, State
 from recordings import decode, silence
 from speech import named
 
@@ -84,6 +85,51 @@ def blocked(batched: BatchedVad, waiting: int) -> Iterator[None]:
         while len(batched._pending) < waiting:
             assert time.monotonic() < deadline, "requests are missing"
             time.sleep(0.001)
+
+
+class Drifting:
+    """Detects almost nothing, except in single blocks from the initial state.
+
+    Silero's network does so for some voices after ten seconds without a pause.
+    """
+
+    def __init__(self, network: VadBackend) -> None:
+        self._network = network
+
+    def probabilities(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
+        probabilities, after = self._network.probabilities(block, state)
+        hidden = state is not None or len(block) > CONTEXT_SAMPLES + BLOCK_SAMPLES
+        return probabilities * np.float32(0.01 if hidden else 1.0), after
+
+
+def speech_of(backend: VadBackend, samples: Samples) -> set[int]:
+    """Numbers of the frames with speech."""
+    return set(np.flatnonzero(probabilities_of(backend, samples) >= SPEECH_BEGINS).tolist())
+
+
+def test_speech_that_the_state_of_the_network_hides_is_detected(on_cpu):
+    minute = decode(named("minute").path)
+    expected, detected = speech_of(on_cpu, minute), speech_of(Drifting(on_cpu), minute)
+    assert len(expected & detected) > 0.97 * len(expected)
+    assert len(detected - expected) < 0.02 * len(expected)
+
+
+def test_hidden_speech_is_the_same_for_any_division_of_the_input(on_cpu):
+    minute = decode(named("minute").path)[: 40 * RATE]
+    whole, divided = SileroDetector(Drifting(on_cpu)), SileroDetector(Drifting(on_cpu))
+    parts = [divided.feed(part) for part in np.array_split(minute, 17)]
+    expected = np.concatenate((whole.feed(minute), whole.finish()))
+    assert np.array_equal(np.concatenate((*parts, divided.finish())), expected)
+
+
+def test_sounds_without_speech_stay_without(on_cpu):
+    chance, at = np.random.default_rng(1), np.arange(20 * RATE) / RATE
+    pulses = (1 + np.sin(2 * np.pi * 4 * at)) / 2
+    tones = np.sin(2 * np.pi * np.repeat(chance.uniform(200, 600, 40), RATE // 2) * at)
+    for sound in (chance.standard_normal(len(at)) * 0.1, tones * 0.3):
+        pulsing = (sound * pulses).astype(np.float32)
+        assert sounds_like_speech(pulsing).sum() > 300
+        assert speech_spans(probabilities_of(on_cpu, pulsing)) == []
 
 
 def batch_results(

@@ -10,7 +10,14 @@ from parakeet_worker.engine.base import Samples
 from parakeet_worker.vad import silero
 from parakeet_worker.vad.backends import PerThreadVad, SileroDetector
 from parakeet_worker.vad.base import BLOCK_SAMPLES, FRAME_SAMPLES, Probabilities, speech_spans
-from parakeet_worker.vad.level import Mask, QuietSpeechGain, even_levels, levels, sustained
+from parakeet_worker.vad.level import (
+    Mask,
+    QuietSpeechGain,
+    even_levels,
+    levels,
+    sounds_like_speech,
+    sustained,
+)
 from recordings import decode
 from speech import all_samples, named
 
@@ -184,3 +191,12 @@ def test_room_noise_is_unchanged():
     room_noise = noise(9, -60)[: 2 * BLOCK_SAMPLES]
     for block in np.split(room_noise, 2):
         assert raised.apply(block) is block
+
+
+def test_speech_and_other_changing_sounds_may_be_speech_and_room_noise_is_not(talk):
+    sounding = sounds_like_speech(talk)
+    assert np.array_equal(sounding, levels(talk) >= -44)
+    assert 0.3 < sounding.mean() < 0.9
+    assert not sounds_like_speech(talk * np.float32(0.001)).any()
+    assert not sounds_like_speech(noise(9, -30)).any()
+    assert not sounds_like_speech(np.zeros(5000, dtype=np.float32)).any()

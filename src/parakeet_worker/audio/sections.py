@@ -189,7 +189,7 @@ class _Ahead(Source):
             self._drop(self._reserved_bytes)
 
     def _drop(self, size: int) -> None:
-        """Release memory of what was read, once."""
+        """Release memory of bytes that were read, each once."""
         size = min(size, self._reserved_bytes)
         self._reserved_bytes -= size
         CORES.dropped(size)

@@ -8,10 +8,10 @@ from parakeet_worker.recognition.transcript import Word, bare
 from parakeet_worker.vad.base import FRAME_SECONDS, MIN_SPEECH_FRAMES
 from parakeet_worker.vad.level import stationary_seconds
 
-GAP_SECONDS = 0.65
+GAP_SECONDS = 0.55
 """Speech between two words, in one span or several, that is decoded again.
 
-The detector recognises about two thirds of a second of speech: it omits fricatives and closures.
+Two words have about 0.6 s of it, since the detector omits fricatives and closures.
 """
 REPORTED_SECONDS = 0.5
 """Shorter gaps in a chunk without words are decoded again but not reported: often a cough."""
@@ -51,7 +51,7 @@ class Gap:
 
 
 def uncovered(speech: Sequence[Span], words: Sequence[Word]) -> list[Gap]:
-    """Gaps of at least 0.65 s of speech, in order of time; without `words`, of any length.
+    """Gaps of at least 0.55 s of speech, in order of time; without `words`, of any length.
 
     `words` are in order; a word covers the time from its first token to the end of its last.
     """

@@ -18,8 +18,15 @@ from parakeet_worker.container import Container
 from parakeet_worker.engine import failures
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.vad import silero
-from parakeet_worker.vad.base import BLOCK_SAMPLES, FRAME_SAMPLES, Detector, Probabilities
-from parakeet_worker.vad.level import QuietSpeechGain
+from parakeet_worker.vad.base import (
+    BLOCK_SAMPLES,
+    FRAME_SAMPLES,
+    SPEECH_BEGINS,
+    SPEECH_ENDS,
+    Detector,
+    Probabilities,
+)
+from parakeet_worker.vad.level import QuietSpeechGain, sounds_like_speech
 from parakeet_worker.vad.silero import CONTEXT_SAMPLES, Silero, State
 
 log = logging.getLogger(__name__)
@@ -31,6 +38,9 @@ MAX_BLOCKS = 8
 """Blocks of one recording per inference: 33 s."""
 
 _MAX_DIFFERENCE = 1e-3
+_BLOCK_FRAMES = BLOCK_SAMPLES // FRAME_SAMPLES
+# 0.5 s of missed speech in a block.
+_MISSED_FRAMES = 16
 
 
 class VadBackend(Protocol):
@@ -45,7 +55,10 @@ class VadBackend(Protocol):
 
 
 class SileroDetector(Detector):
-    """Detects speech in one recording, with gain applied to very quiet speech."""
+    """Detects speech in one recording, with gain applied to very quiet speech.
+
+    Blocks with sound that may be missed speech are computed from the initial state too.
+    """
 
     trusts_silence = True
     max_blocks = MAX_BLOCKS
@@ -69,7 +82,24 @@ class SileroDetector(Detector):
 
     def _computed(self, samples: Samples) -> Probabilities:
         result, self._state = self._backend.probabilities(samples, self._state)
+        for begin in range(0, len(result), _BLOCK_FRAMES):
+            part = slice(begin, begin + _BLOCK_FRAMES)
+            first = begin * FRAME_SAMPLES
+            block = samples[first : first + CONTEXT_SAMPLES + BLOCK_SAMPLES]
+            result[part] = self._without_drift(block, result[part])
         return result
+
+    def _without_drift(self, block: Samples, found: Probabilities) -> Probabilities:
+        """The higher probabilities of both states, if the initial one detects missed speech.
+
+        After ten seconds of speech without a pause, the network may detect none until a pause.
+        """
+        unsure = (found < SPEECH_ENDS) & sounds_like_speech(block[CONTEXT_SAMPLES:])
+        if unsure.sum() < _MISSED_FRAMES:
+            return found
+        initial, _ = self._backend.probabilities(block, None)
+        missed = unsure & (initial >= SPEECH_BEGINS)
+        return np.maximum(found, initial) if missed.sum() >= _MISSED_FRAMES else found
 
 
 def open_backend(

@@ -248,6 +248,16 @@ def _slope(begins: Samples, slopes: Samples) -> Samples:
     return factors
 
 
+def sounds_like_speech(samples: Samples) -> Mask:
+    """The frames as loud as speech, if the level of these varies as that of speech does."""
+    decibels = levels(samples)
+    loud = decibels >= _DETECTED_DECIBELS
+    if not loud.any():
+        return loud
+    low, high = np.quantile(decibels[loud], (0.1, 0.9))
+    return loud if high - low >= _SPEECH_RANGE_DECIBELS else np.zeros_like(loud)
+
+
 def stationary_seconds(samples: Samples) -> float:
     """For how long the spectrum stays constant from the start."""
     if len(samples) < 3 * _SPECTRUM_WINDOW:
