@@ -8,11 +8,13 @@ from parakeet_worker.recognition.transcript import Word, bare
 from parakeet_worker.vad.base import FRAME_SECONDS, MIN_SPEECH_FRAMES
 from parakeet_worker.vad.level import stationary_seconds
 
-GAP_SECONDS = 0.55
+GAP_SECONDS = 0.65
 """Speech between two words, in one span or several, that is decoded again.
 
-Two words have about 0.6 s of it, since the detector omits fricatives and closures.
+The detector recognises about two thirds of a second of speech: it omits fricatives and closures.
 """
+WHOLE_SPAN_SECONDS = 0.35
+"""The same of one span without a word: no rest of the sound of a word next to it."""
 REPORTED_SECONDS = 0.5
 """Shorter gaps in a chunk without words are decoded again but not reported: often a cough."""
 _MAX_PART_SECONDS = 10.0
@@ -29,6 +31,8 @@ class Gap:
     """Speech without words between two words, in one or several spans."""
 
     speech: tuple[Span, ...]
+    whole_seconds: float = 0.0
+    """The longest of the spans of which no part has a word."""
 
     @property
     def span(self) -> Span:
@@ -51,7 +55,7 @@ class Gap:
 
 
 def uncovered(speech: Sequence[Span], words: Sequence[Word]) -> list[Gap]:
-    """Gaps of at least 0.55 s of speech, in order of time; without `words`, of any length.
+    """Gaps of at least 0.65 s, or with a span of 0.35 s; in order; without `words`, all.
 
     `words` are in order; a word covers the time from its first token to the end of its last.
     """
@@ -60,7 +64,11 @@ def uncovered(speech: Sequence[Span], words: Sequence[Word]) -> list[Gap]:
 
 
 def _long_enough(gaps: Iterable[Gap]) -> list[Gap]:
-    return [gap for gap in gaps if gap.seconds >= GAP_SECONDS]
+    return [
+        gap
+        for gap in gaps
+        if gap.seconds >= GAP_SECONDS or gap.whole_seconds >= WHOLE_SPAN_SECONDS
+    ]
 
 
 def reported_spans(gaps: Iterable[Gap]) -> tuple[Span, ...]:
@@ -82,7 +90,7 @@ def _gaps(speech: Sequence[Span], words: Sequence[Word]) -> Iterator[Gap]:
     for end, covered_until in [*((w.start_seconds, w.end_seconds) for w in words), _END]:
         while first < len(speech) and speech[first].end_seconds <= start:
             first += 1
-        spans = []
+        spans, whole_seconds = [], 0.0
         for span in speech[first:]:
             if span.start_seconds >= end:
                 break
@@ -90,8 +98,9 @@ def _gaps(speech: Sequence[Span], words: Sequence[Word]) -> Iterator[Gap]:
             whole = left == span
             if left.seconds > 0 and (whole or left.seconds >= _MIN_REST_SECONDS):
                 spans.append(left)
+                whole_seconds = max(whole_seconds, left.seconds * whole)
         if spans:
-            yield Gap(tuple(spans))
+            yield Gap(tuple(spans), whole_seconds)
         start = max(start, covered_until)
 
 
@@ -144,7 +153,10 @@ def _after_sustained_sound(gap: Gap, chunk: Chunk) -> Gap | None:
     first, *others = gap.speech
     start = first.start_seconds + stationary_seconds(chunk.part(first).samples)
     speech = [Span(start, first.end_seconds)] if start < first.end_seconds else []
-    return Gap((*speech, *others)) if speech or others else None
+    left = (*speech, *others)
+    if not left:
+        return None
+    return Gap(left, min(gap.whole_seconds, max(span.seconds for span in left)))
 
 
 def _middle(word: Word) -> float:
