@@ -43,7 +43,7 @@ RECORDED_WEIGHT = 10
 class Mixture:
     """Shares of the kinds of utterances; the rest is synthesised speech of one language."""
 
-    human: float = 0.45
+    human: float = 0.3
     nothing: float = 0.05
     two_languages: float = 0.04
     long: float = 0.1
@@ -51,7 +51,7 @@ class Mixture:
     english: float = 0.08
     """More of English than its share, through the full impairments: native accents, which none of
     the recorded humans that are trained on has."""
-    mild: float = 0.6
+    mild: float = 0.35
     """Of the synthesised, with mild impairments instead of the studio's."""
     conversation: float = 0.35
     """Several voices at unequal levels for up to 30 s, often without a pause."""
@@ -156,7 +156,7 @@ class Studio:
             speed=float(randomness.uniform(0.85, 1.18)),
             long_silence=bool(randomness.random() < 0.05),
         )
-        unbroken = 1.0 if randomness.random() < 0.4 else randomness.random()
+        unbroken = 1.0 if randomness.random() < 0.6 else randomness.random()
         assembly = converse(speakers, plan, unbroken, randomness)
         # The quietest voice must exceed the noise.
         strength = replace(MILD, lowest_snr_decibels=min(38.0, 12.0 + widest))

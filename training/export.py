@@ -88,7 +88,7 @@ def decoding(durations: list[int]) -> dict[str, Any]:
             "strategy": "greedy_batch",
             "model_type": "tdt",
             "durations": durations,
-            "greedy": {"max_symbols": 10},
+            "greedy": {"max_symbols": 2},
             "beam": {"beam_size": 2, "return_best_hypothesis": False, "score_norm": True},
         },
         "loss": {

@@ -65,9 +65,7 @@ def uncovered(speech: Sequence[Span], words: Sequence[Word]) -> list[Gap]:
 
 def _long_enough(gaps: Iterable[Gap]) -> list[Gap]:
     return [
-        gap
-        for gap in gaps
-        if gap.seconds >= GAP_SECONDS or gap.whole_seconds >= WHOLE_SPAN_SECONDS
+        gap for gap in gaps if gap.seconds >= GAP_SECONDS or gap.whole_seconds >= WHOLE_SPAN_SECONDS
     ]
 
 

@@ -86,20 +86,20 @@ class SileroDetector(Detector):
             part = slice(begin, begin + _BLOCK_FRAMES)
             first = begin * FRAME_SAMPLES
             block = samples[first : first + CONTEXT_SAMPLES + BLOCK_SAMPLES]
-            result[part] = self._without_drift(block, result[part])
+            result[part] = self._with_missed(block, result[part])
         return result
 
-    def _without_drift(self, block: Samples, found: Probabilities) -> Probabilities:
+    def _with_missed(self, block: Samples, detected: Probabilities) -> Probabilities:
         """The higher probabilities of both states, if the initial one detects missed speech.
 
         After ten seconds of speech without a pause, the network may detect none until a pause.
         """
-        unsure = (found < SPEECH_ENDS) & sounds_like_speech(block[CONTEXT_SAMPLES:])
+        unsure = (detected < SPEECH_ENDS) & sounds_like_speech(block[CONTEXT_SAMPLES:])
         if unsure.sum() < _MISSED_FRAMES:
-            return found
+            return detected
         initial, _ = self._backend.probabilities(block, None)
         missed = unsure & (initial >= SPEECH_BEGINS)
-        return np.maximum(found, initial) if missed.sum() >= _MISSED_FRAMES else found
+        return np.maximum(detected, initial) if missed.sum() >= _MISSED_FRAMES else detected
 
 
 def open_backend(
