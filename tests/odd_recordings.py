@@ -143,7 +143,8 @@ def subtitled(path: Path, _: Samples) -> None:
 
 def joined(path: Path, samples: Samples) -> None:
     one = encode(path.with_name(f"one-{path.name}"), "-id3v2_version", "3", samples=samples)
-    quiet = encode(path.with_name(f"two-{path.name}"), samples=np.zeros(RATE, dtype=np.float32))
+    silence = np.zeros(2 * RATE, dtype=np.float32)
+    quiet = encode(path.with_name(f"two-{path.name}"), samples=silence)
     path.write_bytes(one.read_bytes() + quiet.read_bytes())
 
 

@@ -400,7 +400,7 @@ async def test_audio_at_the_engine_is_bounded_for_all_recordings_together(tmp_pa
 
 def two_readers() -> Samples:
     whole = recordings.decode(named("minute").path)
-    return np.concatenate((whole[: 9 * SAMPLE_RATE], whole[18 * SAMPLE_RATE : 24 * SAMPLE_RATE]))
+    return np.concatenate((whole[: 9 * SAMPLE_RATE], whole[19 * SAMPLE_RATE : 25 * SAMPLE_RATE]))
 
 
 async def test_words_have_the_speakers_of_their_turns(tmp_path: Path) -> None:
