@@ -16,6 +16,7 @@ from parakeet_worker.audio.decoder_report import Report
 from parakeet_worker.audio.decoding import SAMPLE_RATE, Decoding, find_ffmpeg
 from parakeet_worker.audio.sections import CORES, Cores, Plan, Sections
 from parakeet_worker.engine.base import Samples
+from parakeet_worker.errors import DecoderKilled
 from parakeet_worker.request import Clip
 from recordings import cut, decode, encode, silence, tone, wav
 from speech import named
@@ -176,16 +177,23 @@ def test_an_ffmpeg_ahead_that_is_killed_costs_no_sample(
     eleven_minutes: Path, children: Children
 ) -> None:
     ffmpeg = find_ffmpeg()
-    run = decoding_by_default(eleven_minutes, ffmpeg)
-    with closing(run.blocks()) as blocks:
-        result = [next(blocks), next(blocks)]
-        ahead = [child for child in children() if "-ss" in child.cmdline()]
-        assert ahead, "the second section has started"
-        for child in ahead:
-            child.kill()
-        result += [*blocks]
-    assert np.array_equal(np.concatenate(result), by_one(eleven_minutes, ffmpeg))
-    assert run.sections == 1
+    expected = by_one(eleven_minutes, ffmpeg)
+    for _ in range(5):
+        run = decoding_by_default(eleven_minutes, ffmpeg)
+        with closing(run.blocks()) as blocks:
+            result = [next(blocks), next(blocks)]
+            ahead = [child for child in children() if "-ss" in child.cmdline()]
+            assert ahead, "the second section has started"
+            for child in ahead:
+                child.kill()
+            try:
+                result += [*blocks]
+            except DecoderKilled:
+                continue  # it had decoded enough to be the current one
+        assert np.array_equal(np.concatenate(result), expected)
+        if run.sections == 1:
+            return
+    raise AssertionError("it was never killed before it had decoded anything")
 
 
 def test_who_stops_listening_leaves_no_ffmpeg_and_no_core_taken(
