@@ -3,7 +3,7 @@
 import mmap
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +14,12 @@ _MOST_CHUNKS = 1024
 _UNKNOWN_WAV_BYTES = (0, 36)
 _UNKNOWN_WAV_FROM_BYTES = 1_900_000_000
 _PAD_BYTES = 2
+# PCM, floating point, A-law, mu-law, and PCM of more than two channels.
+_SAMPLE_TAGS = (1, 3, 6, 7, 0xFFFE)
+# ffmpeg reads a WAV header before this as ACT, the format of a voice recorder.
+_ACT_FROM, _ACT = 44, bytes(212) + b"\x84"
+# Larger packets leave the processor's cache.
+_LEAST_PACKET_BYTES, _MOST_PACKET_BYTES = 1 << 13, 1 << 15
 
 _OGG_PAGE = b"OggS"
 _OGG_HEADER_BYTES = 27
@@ -68,25 +74,43 @@ def _chunks(file: BinaryIO, at: int, size: int) -> Iterator[tuple[bytes, int, in
 
 
 def _wav(file: BinaryIO, size: int) -> Lengths:
-    second = 0
+    tag, second = 0, 0
     for name, at, length in _chunks(file, 12, size):
         if name == b"fmt " and length >= 16:
             file.seek(at)
-            (second,) = struct.unpack("<8xI", file.read(12).ljust(12, b"\0"))
-        if name != b"data":
-            continue
-        there = size - at
-        if length > there:
-            placeholder = length >= _UNKNOWN_WAV_FROM_BYTES and there < length // 2
-            declared = length / second if second and not placeholder else None
-            return Lengths(unknown=placeholder, declared_seconds=declared)
-        if there - length <= _PAD_BYTES or _are_chunks(file, at + length + length % 2, size):
-            return Lengths()
-        options = ("-f", "wav", "-ignore_length", "1")
-        if length in _UNKNOWN_WAV_BYTES:
-            return Lengths(options, unknown=True)
-        return Lengths(options, unknown=True, notices=(_behind(length, there, second),))
+            tag, second = struct.unpack("<H6xI", file.read(12).ljust(12, b"\0"))
+        if name == b"data":
+            wav = _wav_data(file, size, at, length, second)
+            options = (*_packets(file, tag, second), *wav.options)
+            return replace(wav, options=("-f", "wav", *options) if options else ())
     return Lengths()
+
+
+def _wav_data(file: BinaryIO, size: int, at: int, length: int, second: int) -> Lengths:
+    """What a data chunk declares, of `length` bytes from `at` on, `second` bytes per second."""
+    there = size - at
+    if length > there:
+        placeholder = length >= _UNKNOWN_WAV_FROM_BYTES and there < length // 2
+        declared = length / second if second and not placeholder else None
+        return Lengths(unknown=placeholder, declared_seconds=declared)
+    if there - length <= _PAD_BYTES or _are_chunks(file, at + length + length % 2, size):
+        return Lengths()
+    options = ("-ignore_length", "1")
+    if length in _UNKNOWN_WAV_BYTES:
+        return Lengths(options, unknown=True)
+    return Lengths(options, unknown=True, notices=(_behind(length, there, second),))
+
+
+def _packets(file: BinaryIO, tag: int, second: int) -> tuple[str, ...]:
+    """Options for packets of a quarter of a second of samples.
+
+    Since version 7 a packet has 40 ms, and each passes through several threads of ffmpeg.
+    """
+    file.seek(_ACT_FROM)
+    if tag not in _SAMPLE_TAGS or file.read(len(_ACT)) == _ACT:
+        return ()
+    size = min(max(second // 4, _LEAST_PACKET_BYTES), _MOST_PACKET_BYTES)
+    return ("-max_size", str(size))
 
 
 def _behind(length: int, there: int, second: int) -> Notice:
