@@ -87,3 +87,12 @@ def test_many_embeddings_are_reduced_in_blocks():
     assert max(len(each["vectors"]) for each in trees) <= 100
     assert len(means) == 3
     assert len(np.unique(np.argmax(vectors @ means.T, axis=1))) == 3
+
+
+@pytest.mark.parametrize(("similarity", "expected"), [(0.57, 2), (0.63, 1)])
+def test_clusters_that_are_not_quite_alike_are_left_to_the_merging(similarity, expected):
+    halves = np.zeros((2, 3), dtype=np.float32)
+    halves[0, 0] = 1.0
+    halves[1, :2] = similarity, np.sqrt(1 - similarity**2)
+    vectors = np.repeat(halves, 4, axis=0)
+    assert len(centroids(vectors, weighted(vectors), SpeakerCount())) == expected

@@ -5,7 +5,7 @@ import pytest
 
 from parakeet_worker.options import SpeakerCount
 from parakeet_worker.speakers.clustering import unit
-from parakeet_worker.speakers.merging import Evidence, merged
+from parakeet_worker.speakers.merging import Evidence, attenuation, merged
 
 
 def pieces_of(similarity, windows, apart, seed=0):
@@ -47,6 +47,24 @@ def test_similar_voices_are_one_speaker_unless_they_are_distinguished(similarity
     posteriors, means = merged(evidence, voices, SpeakerCount())
     assert len(means) == posteriors.shape[1] == speakers
     assert posteriors.sum(axis=1) == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(("windows", "speakers"), [(6, 1), (60, 2)])
+def test_the_larger_clusters_are_the_more_similar_those_of_one_voice_have_to_be(windows, speakers):
+    evidence, voices = pieces_of(0.74, windows, 0)
+    assert len(merged(evidence, voices, SpeakerCount())[1]) == speakers
+
+
+def test_means_of_few_pieces_of_one_voice_are_less_similar():
+    chance = np.random.default_rng(0)
+    sizes = np.array([3, 12, 300])
+    voice = np.zeros(192)
+    voice[0] = 1.0
+    noise = np.sqrt(3.5 / 192 / sizes[:, None]) * chance.standard_normal((1000, 3, 192))
+    means = unit((voice + noise).astype(np.float32))
+    # Independent pairs: the diagonal is of two clusters of equal size.
+    cosines = np.einsum("nid,njd->ij", means[:500], means[500:]) / 500
+    assert attenuation(sizes.astype(np.float64)) == pytest.approx(cosines, abs=0.02)
 
 
 def test_two_windows_do_not_distinguish_voices():

@@ -19,7 +19,7 @@ Labels = npt.NDArray[np.int64]
 SAME_SPEAKER_SIMILARITY = 0.45
 """Clusters whose mean similarity is lower are different speakers."""
 
-_CLUSTER_SIMILARITY = 0.55
+_CLUSTER_SIMILARITY = 0.6
 """Clusters that are less similar are kept until there is more evidence (`merging`)."""
 
 MAX_LEAVES = 2000

@@ -1,7 +1,8 @@
 """Which clusters of a recording are one speaker.
 
-Two clusters are one speaker if their embeddings are alike, unless the segmentation network
-distinguishes them: in most windows in which both are active, they are different local speakers.
+Two clusters are one speaker if they are as similar as clusters of one voice of these sizes, unless
+the segmentation network distinguishes them: in most windows in which both are active, they are
+different local speakers.
 An embedding is computed from one piece; the segmentation network compares the voices of 10 s.
 """
 
@@ -11,13 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from parakeet_worker.options import SpeakerCount
-from parakeet_worker.speakers.clustering import SAME_SPEAKER_SIMILARITY, Labels, Vectors, unit
+from parakeet_worker.speakers.clustering import Labels, Vectors, unit
 from parakeet_worker.speakers.sequence import Posteriors, refined
 from parakeet_worker.speakers.windows import LOCAL_SPEAKERS
 
-MERGED_SIMILARITY = 0.68
-"""Speakers whose refined means are more similar are one."""
+MERGED_SIMILARITY = 0.81
+"""Clusters whose means are more similar are one speaker, if both have many pieces."""
 _MERGED_DISTINGUISHED_SIMILARITY = 0.92
+# The variance of pieces of 1.5 s around the mean of their voice, relative to that mean's square. It
+# is about 0.7 for independent pieces of all of a voice; adjacent pieces overlap, and small clusters
+# consist of pieces with similar sounds. Chosen on the tuning set, as the similarity above.
+_PIECE_NOISE = 3.5
 # In how many windows two speakers have to be active, and in which share of them as different local
 # speakers, to be distinguished.
 _MIN_WINDOWS, _APART_SHARE = 3, 0.5
@@ -72,23 +77,33 @@ def _least(sizes: npt.NDArray[np.float32]) -> float:
 def _scores(evidence: Evidence, posteriors: Posteriors, means: Vectors) -> npt.NDArray[np.float64]:
     """(K, K): not negative for two speakers that are one; minus infinity below the diagonal."""
     labels = posteriors.argmax(axis=1)
-    similar = (means @ means.T).astype(np.float64)
-    linkage = _linkage(evidence, labels, means)
-    scores = np.maximum(similar - MERGED_SIMILARITY, linkage - SAME_SPEAKER_SIMILARITY)
+    sizes = (posteriors.T @ evidence.weights).astype(np.float64)
+    scores = _similarities(evidence, labels, means) - MERGED_SIMILARITY * attenuation(sizes)
     apart = _distinguished(evidence, labels, len(means))
-    scores[apart] = similar[apart] - _MERGED_DISTINGUISHED_SIMILARITY
+    scores[apart] = (means @ means.T)[apart] - _MERGED_DISTINGUISHED_SIMILARITY
     scores[np.tril_indices(len(means))] = -np.inf
     return scores
 
 
-def _linkage(evidence: Evidence, labels: Labels, means: Vectors) -> npt.NDArray[np.float64]:
-    """(K, K): the mean similarity of the long pieces of two speakers."""
+def attenuation(sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(K, K): the expected cosine of the means of two clusters of one voice, of (K,) pieces.
+
+    The mean of few pieces has more of their noise, so that clusters of one voice are less similar
+    if one of them is small (C. Spearman, "The proof and measurement of association between two
+    things", 1904).
+    """
+    reliability = 1.0 / np.sqrt(1.0 + _PIECE_NOISE / np.maximum(sizes, 1e-9))
+    return np.outer(reliability, reliability)
+
+
+def _similarities(evidence: Evidence, labels: Labels, means: Vectors) -> npt.NDArray[np.float64]:
+    """(K, K): the cosines of the means of the smooth long pieces of each speaker."""
     long = evidence.long
     sums = np.zeros(means.shape)
     np.add.at(sums, labels[long], evidence.smooth[long])
-    counts = np.bincount(labels[long], minlength=len(means))[:, None]
-    averages = np.where(counts, sums / np.maximum(counts, 1), means)
-    return np.asarray(averages @ averages.T)
+    present = np.bincount(labels[long], minlength=len(means)) > 0
+    averages = unit(np.where(present[:, None], sums, means).astype(np.float32))
+    return (averages @ averages.T).astype(np.float64)
 
 
 def _distinguished(evidence: Evidence, labels: Labels, count: int) -> npt.NDArray[np.bool_]:
