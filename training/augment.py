@@ -13,6 +13,9 @@ Wave = NDArray[np.float32]
 EQUALISER_HERTZ = np.array([0, 100, 250, 500, 1000, 2000, 4000, 8000])
 LONGEST_REVERBERATION_SECONDS = 0.4
 BED_SECONDS = 90
+LOST_SECONDS = (0.02, 0.15)
+LONGEST_SILENCE_SECONDS = 2.5
+SPEECH_EDGE_SAMPLES = SAMPLE_RATE // 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,25 @@ def levelled(wave: Wave, strength: Strength, randomness: np.random.Generator) ->
     if randomness.random() < strength.coarse_quantisation:
         return mu_law(wave)
     return np.round(wave * 32767).astype(np.float32) / np.float32(32767)
+
+
+def interrupted(wave: Wave, start: int, end: int, randomness: np.random.Generator) -> Wave:
+    """Replace parts of the wave by digital silence: lost packets, or what surrounds the speech.
+
+    `start` and `end` are the samples between which there is speech. Silence may follow the wave.
+    """
+    wave = wave.copy()
+    if randomness.random() < 0.5:
+        for _ in range(int(randomness.integers(1, 2 + len(wave) // SAMPLE_RATE))):
+            count = int(randomness.uniform(*LOST_SECONDS) * SAMPLE_RATE)
+            first = int(randomness.integers(max(1, len(wave) - count)))
+            wave[first : first + count] = 0
+        return wave
+    if randomness.random() < 0.5:
+        wave[: max(0, start - SPEECH_EDGE_SAMPLES)] = 0
+    wave = wave[: end + int(randomness.uniform(SPEECH_EDGE_SAMPLES, SAMPLE_RATE))]
+    silence = int(randomness.uniform(0, LONGEST_SILENCE_SECONDS) * SAMPLE_RATE)
+    return np.concatenate((wave, np.zeros(silence, np.float32)))
 
 
 def mu_law(wave: Wave) -> Wave:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from parakeet_worker.engine.native.features import Features
 from training import clips
 from training.architecture import PREPROCESSOR
-from training.augment import FULL, MILD, NoiseBeds, Strength
+from training.augment import FULL, MILD, NoiseBeds, Strength, interrupted
 from training.digits import LEFT_OUT_SPEAKER
 from training.utterances import (
     Plan,
@@ -55,6 +55,8 @@ class Mixture:
     """Of the synthesised, with mild impairments instead of the studio's."""
     conversation: float = 0.35
     """Several voices at unequal levels for up to 30 s, often without a pause."""
+    interrupted: float = 0.2
+    """Of all, with lost packets, or between digital silence."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +94,16 @@ class Studio:
     def utterance(self, index: int) -> Utterance:
         """Generate a random utterance of the mixture."""
         randomness = np.random.default_rng([self._seed, index])
+        utterance = self._whole_utterance(randomness)
+        if not utterance.words or randomness.random() >= self._mixture.interrupted:
+            return utterance
+        start, end = (
+            int(seconds * clips.SAMPLE_RATE)
+            for seconds in (utterance.words[0].start, utterance.words[-1].end)
+        )
+        return replace(utterance, samples=interrupted(utterance.samples, start, end, randomness))
+
+    def _whole_utterance(self, randomness: np.random.Generator) -> Utterance:
         mixture = self._mixture
         if mixture.conversation and randomness.random() < mixture.conversation:
             return self.conversation(randomness)
@@ -221,7 +233,9 @@ def held_out_studio(pools: Path, seed: int, strength: Strength = FULL) -> Studio
     """Voices outside the training data, and the held-out speaker."""
     synthesised = clips.load(pools / "held_out.pool")
     human = clips.load(pools / f"{LEFT_OUT_SPEAKER}.pool")
-    return Studio(synthesised, human, seed, strength, Mixture(long=0.0, conversation=0.0))
+    return Studio(
+        synthesised, human, seed, strength, Mixture(long=0.0, conversation=0.0, interrupted=0.0)
+    )
 
 
 def human_pools(pools: Path) -> list[clips.Session]:
