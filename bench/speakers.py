@@ -314,11 +314,12 @@ def measured_speed(arguments: argparse.Namespace) -> list[Speed]:
     human = dialogues.recorded(arguments.digits, _TAKES["tuning"])
     dialogue = dialogues.made(Kind("human", 4, arguments.speed_minutes, 0.1, 6), human, 1)
     device = default_device(arguments.device)
-    compared = {
-        "project": diarizers.Project(device),
-        "pyannote": diarizers.Pyannote(device, diarizers.PUBLISHED_THRESHOLD),
-        "senko": diarizers.Senko(device),
+    makers: dict[str, Callable[[], Diarizer]] = {
+        "project": lambda: diarizers.Project(device),
+        "pyannote": lambda: diarizers.Pyannote(device, diarizers.PUBLISHED_THRESHOLD),
+        "senko": lambda: diarizers.Senko(device),
     }
+    compared = {name: make() for name, make in makers.items() if name in arguments.pipelines}
     for diarize in compared.values():
         diarize(dialogue.samples[: 30 * SAMPLE_RATE])
     figures = {name: Speed(name, dialogue.seconds, [], []) for name in compared}
@@ -335,7 +336,7 @@ def show_speed(figures: Sequence[Speed]) -> None:
     def speed(figure: Speed, seconds: list[float]) -> float:
         return figure.audio_seconds / min(seconds)
 
-    reference = next(each for each in figures if each.pipeline == "pyannote")
+    reference = next((each for each in figures if each.pipeline == "pyannote"), figures[0])
     rows = [
         (
             each.pipeline,
