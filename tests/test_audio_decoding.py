@@ -615,6 +615,20 @@ async def test_an_ffmpeg_that_is_killed_fails_its_recording_alone(
     assert len(await other) == 60 * RATE
 
 
+async def test_an_ffmpeg_without_the_option_for_larger_packets_reads_a_wav(
+    tmp_path, ffmpeg
+) -> None:
+    old = tmp_path / "ffmpeg"
+    refusal = "case \"$*\" in *-max_size*) echo 'Option max_size not found.' >&2; exit 1;; esac"
+    old.write_text(f'#!/bin/sh\n{refusal}\nexec {ffmpeg} "$@"\n')
+    old.chmod(0o755)
+    path = tmp_path / "a.wav"
+    encode(path, samples=tone(HERTZ, SECONDS))
+    expected = await samples_of(decoder(path, ffmpeg))
+    assert np.array_equal(await samples_of(decoder(path, old)), expected)
+    assert len(expected) == SECONDS * SAMPLE_RATE
+
+
 async def test_an_endless_ffmpeg_log_neither_blocks_nor_fills_memory(
     tmp_path: Path,
 ) -> None:

@@ -85,6 +85,8 @@ _WIDEST_READ = 8
 # samples reduce this to a tenth after the decoder; the samples are the same.
 _GATHER_FILTER = "asetnsamples=n=16384:p=0"
 
+_UNKNOWN_OPTION = "Option max_size not found"
+
 
 def find_ffmpeg(chosen: Path | None = None) -> Path:
     """The ffmpeg to run: the chosen one, the system's, or the one that came as a package."""
@@ -247,6 +249,9 @@ class Decoding:
             reading = Sections(self._children, child, self._timeout_seconds)
             first = self._read(reading, _FIRST_READ_BYTES)
             text = reading.log_text() if first else reading.report()
+            if self._lengths.packets and not first and _UNKNOWN_OPTION in text:
+                self._lengths = replace(self._lengths, packets=())
+                continue
             try:
                 self._look(Report.read(text), stream)
             except _OtherTrack as other:
@@ -286,7 +291,8 @@ class Decoding:
         self, stream: str, point: SeekPoint = FROM_START, clock: str = CLOCK_FILTER
     ) -> list[str]:
         headerless = self._headerless
-        options = headerless.options if headerless else self._lengths.options
+        wanted = (*self._lengths.options, *self._lengths.packets)
+        options = headerless.options if headerless else wanted
         filters = (clock, _GATHER_FILTER) if self._gathers else (clock,)
         return _command(self._ffmpeg, self._path, stream, options, point, filters)
 

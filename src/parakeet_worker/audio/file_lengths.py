@@ -39,6 +39,8 @@ class Lengths:
 
     options: tuple[str, ...] = ()
     """For ffmpeg, before the input."""
+    packets: tuple[str, ...] = ()
+    """The same for larger packets; ffmpeg 4.2 does not know the option."""
     unknown: bool = False
     """Whether what the file declares is a placeholder."""
     declared_seconds: float | None = None
@@ -81,8 +83,7 @@ def _wav(file: BinaryIO, size: int) -> Lengths:
             tag, second = struct.unpack("<H6xI", file.read(12).ljust(12, b"\0"))
         if name == b"data":
             wav = _wav_data(file, size, at, length, second)
-            options = (*_packets(file, tag, second), *wav.options)
-            return replace(wav, options=("-f", "wav", *options) if options else ())
+            return replace(wav, packets=_packets(file, tag, second))
     return Lengths()
 
 
@@ -95,14 +96,14 @@ def _wav_data(file: BinaryIO, size: int, at: int, length: int, second: int) -> L
         return Lengths(unknown=placeholder, declared_seconds=declared)
     if there - length <= _PAD_BYTES or _are_chunks(file, at + length + length % 2, size):
         return Lengths()
-    options = ("-ignore_length", "1")
+    options = ("-f", "wav", "-ignore_length", "1")
     if length in _UNKNOWN_WAV_BYTES:
         return Lengths(options, unknown=True)
     return Lengths(options, unknown=True, notices=(_behind(length, there, second),))
 
 
 def _packets(file: BinaryIO, tag: int, second: int) -> tuple[str, ...]:
-    """Options for packets of a quarter of a second of samples.
+    """Packets of a quarter of a second of samples.
 
     Since version 7 a packet has 40 ms, and each passes through several threads of ffmpeg.
     """
@@ -110,7 +111,7 @@ def _packets(file: BinaryIO, tag: int, second: int) -> tuple[str, ...]:
     if tag not in _SAMPLE_TAGS or file.read(len(_ACT)) == _ACT:
         return ()
     size = min(max(second // 4, _LEAST_PACKET_BYTES), _MOST_PACKET_BYTES)
-    return ("-max_size", str(size))
+    return ("-f", "wav", "-max_size", str(size))
 
 
 def _behind(length: int, there: int, second: int) -> Notice:
