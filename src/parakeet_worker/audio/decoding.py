@@ -85,6 +85,7 @@ _WIDEST_READ = 8
 # samples reduce this to a tenth after the decoder; the samples are the same.
 _GATHER_FILTER = "asetnsamples=n=16384:p=0"
 
+# Of ffmpeg 4.2, about `Lengths.packets`.
 _UNKNOWN_OPTION = "Option max_size not found"
 
 
@@ -250,6 +251,7 @@ class Decoding:
             first = self._read(reading, _FIRST_READ_BYTES)
             text = reading.log_text() if first else reading.report()
             if self._lengths.packets and not first and _UNKNOWN_OPTION in text:
+                self._children.end(child)
                 self._lengths = replace(self._lengths, packets=())
                 continue
             try:
@@ -291,8 +293,8 @@ class Decoding:
         self, stream: str, point: SeekPoint = FROM_START, clock: str = CLOCK_FILTER
     ) -> list[str]:
         headerless = self._headerless
-        wanted = (*self._lengths.options, *self._lengths.packets)
-        options = headerless.options if headerless else wanted
+        of_file = (*self._lengths.options, *self._lengths.packets)
+        options = headerless.options if headerless else of_file
         filters = (clock, _GATHER_FILTER) if self._gathers else (clock,)
         return _command(self._ffmpeg, self._path, stream, options, point, filters)
 

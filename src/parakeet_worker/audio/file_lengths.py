@@ -40,7 +40,7 @@ class Lengths:
     options: tuple[str, ...] = ()
     """For ffmpeg, before the input."""
     packets: tuple[str, ...] = ()
-    """The same for larger packets; ffmpeg 4.2 does not know the option."""
+    """The same for larger packets; ffmpeg 4.2 lacks the option."""
     unknown: bool = False
     """Whether what the file declares is a placeholder."""
     declared_seconds: float | None = None
