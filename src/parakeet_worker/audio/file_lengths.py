@@ -1,4 +1,7 @@
-"""Declared lengths of containers, where ffmpeg trusts them too much or ignores them."""
+"""Declared lengths of containers, where ffmpeg trusts them too much or ignores them.
+
+The header of a WAV also decides the size of its packets.
+"""
 
 import mmap
 import struct
@@ -103,7 +106,7 @@ def _wav_data(file: BinaryIO, size: int, at: int, length: int, second: int) -> L
 
 
 def _packets(file: BinaryIO, tag: int, second: int) -> tuple[str, ...]:
-    """Packets of a quarter of a second of samples.
+    """Options for packets of a quarter of a second; none if the file is not a WAV of samples.
 
     Since version 7 a packet has 40 ms, and each passes through several threads of ffmpeg.
     """

@@ -16,7 +16,7 @@ from parakeet_worker.options import SpeakerCount
 Vectors = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
-SAME_SPEAKER_SIMILARITY = 0.45
+_SAME_SPEAKER_SIMILARITY = 0.45
 """Clusters whose mean similarity is lower are different speakers."""
 
 _CLUSTER_SIMILARITY = 0.6
@@ -107,7 +107,7 @@ def centroids(
         return np.zeros((0, vectors.shape[-1]), dtype=np.float32)
     leaves, weights = _reduced(vectors, seconds, max_leaves)
     merged = tree(leaves, weights)
-    natural = merged.clusters_above(SAME_SPEAKER_SIMILARITY)
+    natural = merged.clusters_above(_SAME_SPEAKER_SIMILARITY)
     clusters = min(max(natural, allowed.min), len(leaves))
     while True:
         labels = merged.cut(clusters)
