@@ -130,7 +130,7 @@ def test_a_signal_lets_what_runs_finish_and_nothing_begin(tmp_path: Path) -> Non
 
 
 def test_a_bucket_that_trickles_does_not_keep_the_process_alive(tmp_path: Path) -> None:
-    with trickling_bucket() as endpoint:
+    with trickling_bucket() as (endpoint, sent):
         bucket = {
             "S3_ENDPOINT": endpoint, "S3_BUCKET": "talks", "S3_ACCESS_KEY": "a",
             "S3_SECRET_KEY": "b", "PARAKEET_STOP_TIMEOUT_SECONDS": "1",
@@ -143,10 +143,7 @@ def test_a_bucket_that_trickles_does_not_keep_the_process_alive(tmp_path: Path) 
             payload = {"audio_s3": {"key": "talk.wav"}}
             for _ in range(3):
                 callers.submit(post, server, payload)
-            ends = time.monotonic() + PATIENCE_SECONDS
-            while not list(server.scratch.rglob("audio")):
-                assert time.monotonic() < ends
-                time.sleep(0.05)
+            assert sent.wait(PATIENCE_SECONDS)
             server.process.send_signal(signal.SIGTERM)
             server.process.wait(20)
 
@@ -157,9 +154,12 @@ def post(server: Process, payload: Mapping[str, object]) -> None:
 
 
 @contextmanager
-def trickling_bucket() -> Iterator[str]:
-    """An S3 service that sends a byte each 0.25 s, for longer than any test waits."""
-    ended = threading.Event()
+def trickling_bucket() -> Iterator[tuple[str, threading.Event]]:
+    """An S3 service that sends a byte each 0.25 s, for longer than any test waits.
+
+    Yields its address, and an event that is set when it has sent a byte.
+    """
+    sent, ended = threading.Event(), threading.Event()
 
     class Trickle(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -169,6 +169,7 @@ def trickling_bucket() -> Iterator[str]:
             with suppress(OSError):
                 while not ended.wait(0.25):
                     self.wfile.write(b"x")
+                    sent.set()
 
         def log_message(self, *_: object) -> None:
             pass
@@ -177,7 +178,7 @@ def trickling_bucket() -> Iterator[str]:
         serving = threading.Thread(target=bucket.serve_forever, daemon=True)
         serving.start()
         try:
-            yield f"http://127.0.0.1:{bucket.server_address[1]}"
+            yield f"http://127.0.0.1:{bucket.server_address[1]}", sent
         finally:
             ended.set()
             bucket.shutdown()
