@@ -91,6 +91,7 @@ OWNERS = {
         "speakers.sequence",
         "speakers.windows",
         "vad.base",
+        "vad.gain",
         "vad.level",
         "vad.energy",
         "vad.backends",

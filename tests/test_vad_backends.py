@@ -29,7 +29,7 @@ from parakeet_worker.vad.backends import (
     open_backend,
 )
 from parakeet_worker.vad.base import BLOCK_SAMPLES, SPEECH_BEGINS, Probabilities, speech_spans
-from parakeet_worker.vad.level import sounds_like_speech
+from parakeet_worker.vad.level import measured, sounds_like_speech
 from parakeet_worker.vad.silero import CONTEXT_SAMPLES, Silero, State
 from recordings import decode, silence
 from speech import named
@@ -128,7 +128,7 @@ def test_sounds_without_speech_stay_without(on_cpu):
     tones = np.sin(2 * np.pi * np.repeat(chance.uniform(200, 600, 40), RATE // 2) * at)
     for sound in (chance.standard_normal(len(at)) * 0.1, tones * 0.3):
         pulsing = (sound * pulses).astype(np.float32)
-        assert sounds_like_speech(pulsing).sum() > 300
+        assert sounds_like_speech(measured(pulsing).decibels).sum() > 300
         assert speech_spans(probabilities_of(on_cpu, pulsing)) == []
 
 

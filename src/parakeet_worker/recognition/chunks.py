@@ -17,7 +17,7 @@ from parakeet_worker.vad.base import (
     runs,
     speech_spans,
 )
-from parakeet_worker.vad.level import even_levels
+from parakeet_worker.vad.gain import even_levels
 
 # Cuts lie on encoder frames, so that frame numbers continue across chunks.
 _GRID_SAMPLES = 1280

@@ -26,7 +26,8 @@ from parakeet_worker.vad.base import (
     Detector,
     Probabilities,
 )
-from parakeet_worker.vad.level import QuietSpeechGain, sounds_like_speech
+from parakeet_worker.vad.gain import QuietSpeechGain
+from parakeet_worker.vad.level import Decibels, Levels, measured, sounds_like_speech
 from parakeet_worker.vad.silero import CONTEXT_SAMPLES, Silero, State
 
 log = logging.getLogger(__name__)
@@ -70,36 +71,54 @@ class SileroDetector(Detector):
         self._gain = QuietSpeechGain(CONTEXT_SAMPLES)
 
     def _detect(self, blocks: Samples) -> Probabilities:
-        whole = [
-            blocks[begin : begin + CONTEXT_SAMPLES + BLOCK_SAMPLES]
-            for begin in range(0, len(blocks) - CONTEXT_SAMPLES, BLOCK_SAMPLES)
-        ]
-        amplified = [self._gain.apply(block) for block in whole]
-        if not all(now is before for now, before in zip(amplified, whole, strict=True)):
-            parts = [amplified[0], *(block[CONTEXT_SAMPLES:] for block in amplified[1:])]
-            blocks = np.concatenate(parts)
-        return self._computed(blocks)
-
-    def _computed(self, samples: Samples) -> Probabilities:
-        result, self._state = self._backend.probabilities(samples, self._state)
-        for begin in range(0, len(result), _BLOCK_FRAMES):
-            part = slice(begin, begin + _BLOCK_FRAMES)
-            first = begin * FRAME_SAMPLES
-            block = samples[first : first + CONTEXT_SAMPLES + BLOCK_SAMPLES]
-            result[part] = self._with_missed(block, result[part])
+        levels = measured(blocks[CONTEXT_SAMPLES:])
+        blocks, changed = self._amplified(blocks, levels)
+        result, self._state = self._backend.probabilities(blocks, self._state)
+        for number, other in enumerate(changed):
+            part = slice(number * _BLOCK_FRAMES, (number + 1) * _BLOCK_FRAMES)
+            decibels = None if other else levels.decibels[part]
+            result[part] = self._with_missed(_block(blocks, number), result[part], decibels)
         return result
 
-    def _with_missed(self, block: Samples, detected: Probabilities) -> Probabilities:
+    def _amplified(self, blocks: Samples, levels: Levels) -> tuple[Samples, list[bool]]:
+        """The samples with gain, and which of their blocks it changed."""
+        count = -(-len(levels.decibels) // _BLOCK_FRAMES)
+        before = [_block(blocks, number) for number in range(count)]
+        after = [
+            self._gain.apply(block, levels.part(number * _BLOCK_FRAMES, _BLOCK_FRAMES))
+            for number, block in enumerate(before)
+        ]
+        changed = [now is not block for now, block in zip(after, before, strict=True)]
+        if any(changed):
+            parts = [after[0], *(block[CONTEXT_SAMPLES:] for block in after[1:])]
+            blocks = np.concatenate(parts)
+        return blocks, changed
+
+    def _with_missed(
+        self, block: Samples, detected: Probabilities, decibels: Decibels | None
+    ) -> Probabilities:
         """The higher probabilities of both states, if the initial one detects missed speech.
 
         After ten seconds of speech without a pause, the network may detect none until a pause.
+        `decibels` are the levels of the block, if they are known.
         """
-        unsure = (detected < SPEECH_ENDS) & sounds_like_speech(block[CONTEXT_SAMPLES:])
+        silent = detected < SPEECH_ENDS
+        if silent.sum() < _MISSED_FRAMES:
+            return detected
+        if decibels is None:
+            decibels = measured(block[CONTEXT_SAMPLES:]).decibels
+        unsure = silent & sounds_like_speech(decibels)
         if unsure.sum() < _MISSED_FRAMES:
             return detected
         initial, _ = self._backend.probabilities(block, None)
         missed = unsure & (initial >= SPEECH_BEGINS)
         return np.maximum(detected, initial) if missed.sum() >= _MISSED_FRAMES else detected
+
+
+def _block(blocks: Samples, number: int) -> Samples:
+    """One of them, with its context."""
+    begin = number * BLOCK_SAMPLES
+    return blocks[begin : begin + CONTEXT_SAMPLES + BLOCK_SAMPLES]
 
 
 def open_backend(
