@@ -1,6 +1,7 @@
 """Cuts a recording into chunks for the engine, in pauses where possible."""
 
 import sys
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -184,6 +185,41 @@ class _Channel:
         return replace(chunk, channel=self.number, overlap=overlap)
 
 
+class _Held:
+    """Samples in the blocks in which they arrived, joined when they are cut."""
+
+    def __init__(self) -> None:
+        self._blocks: deque[Samples] = deque()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, samples: Samples) -> None:
+        if len(samples):
+            self._blocks.append(samples)
+            self._count += len(samples)
+
+    def first(self, count: int) -> Samples:
+        """A copy of the first `count` samples."""
+        parts, missing = [], count
+        for block in self._blocks:
+            if not missing:
+                break
+            parts.append(block[:missing])
+            missing -= len(parts[-1])
+        return np.concatenate(parts)
+
+    def drop(self, count: int) -> None:
+        """Drop the first `count` samples."""
+        self._count -= count
+        while count:
+            block = self._blocks.popleft()
+            if len(block) > count:
+                self._blocks.appendleft(block[count:])
+            count -= min(count, len(block))
+
+
 class Splitter:
     """Buffers samples of a recording and cuts them.
 
@@ -206,8 +242,7 @@ class Splitter:
         self._has_spans = drops_silence
         self._drops_silence = drops_silence and not whole
         self._start_seconds = start_seconds
-        self._arrived: list[tuple[Samples, Probabilities]] = []
-        self._held: Samples = np.zeros(0, dtype=np.float32)
+        self._held = _Held()
         self._begin = 0  # index of the first held sample in the recording
         self._probabilities: Probabilities = np.zeros(0, dtype=np.float32)
         self._first_frame = 0  # index of its first frame
@@ -216,19 +251,16 @@ class Splitter:
 
     def add(self, samples: Samples, probabilities: Probabilities) -> None:
         """Append samples, and the speech probabilities of the next frames."""
-        self._arrived.append((samples, probabilities))
+        self._held.append(samples)
+        self._probabilities = np.concatenate((self._probabilities, probabilities))
 
     def cut(self, *, ended: bool = False) -> Iterator[Chunk]:
         """All chunks that are complete; with `ended`, the remaining samples too."""
-        if self._limit == sys.maxsize and not ended:
-            return  # concatenate a single chunk only once
-        self._join()
         while True:
             if self._drops_silence and self._before_cut is None:
                 self._drop_leading_silence()
             end, in_speech = self._next_cut(ended=ended)
             if end is None:
-                self._held = _compact(self._held, at_least=0.5)
                 return
             chunk = self._chunk(end, in_speech=in_speech)
             self._before_cut = chunk.samples[-_OVERLAP_SAMPLES:] if chunk and in_speech else None
@@ -236,14 +268,6 @@ class Splitter:
             self._drop(end)
             if chunk is not None:
                 yield chunk
-
-    def _join(self) -> None:
-        """Append the samples that arrived to those held."""
-        if self._arrived:
-            samples, probabilities = zip(*self._arrived, strict=True)
-            self._held = np.concatenate((self._held, *samples))
-            self._probabilities = np.concatenate((self._probabilities, *probabilities))
-            self._arrived.clear()
 
     def _drop_leading_silence(self) -> None:
         """Drop samples up to 0.2 s before the first frame that may be speech."""
@@ -304,11 +328,10 @@ class Splitter:
         if self._drops_silence and silent and not in_speech and self._before_cut is None:
             return None
         start_seconds = self._start_seconds + self._begin / SAMPLE_RATE
-        own, decibels, spans = self._held[:end], 0.0, list[tuple[int, int]]()
+        samples, decibels, spans = self._held.first(end), 0.0, list[tuple[int, int]]()
         if self._has_spans:
             spans = speech_spans(frames)
-            own, decibels = even_levels(own, _mask(spans, len(frames)))
-        samples = _compact(own)
+            samples, decibels = even_levels(samples, _mask(spans, len(frames)))
         speech_frames = self._speech_frames(frames)
         return Chunk(
             start_seconds,
@@ -359,7 +382,7 @@ class Splitter:
         return min(detected - self._begin, len(self._held))
 
     def _drop(self, count: int) -> None:
-        self._held = self._held[count:]
+        self._held.drop(count)
         self._begin += count
         passed = self._begin // FRAME_SAMPLES - self._first_frame
         self._probabilities = self._probabilities[passed:]
@@ -372,14 +395,6 @@ def _mask(spans: Iterable[tuple[int, int]], frames: int) -> Mask:
     for first, after in spans:
         speaks[first:after] = True
     return speaks
-
-
-def _compact(samples: Samples, at_least: float = 1.0) -> Samples:
-    """Copy a view that uses less than the share `at_least` of its array."""
-    whole = samples.base
-    if isinstance(whole, np.ndarray) and samples.size < at_least * whole.size:
-        return samples.copy()
-    return samples
 
 
 def _on_grid(samples: int) -> int:

@@ -25,7 +25,7 @@ SPEECH_RANGE_DECIBELS = 5.0
 CHUNK_FRAMES = 128
 """Sized so that a chunk and its temporaries fit into a core's cache."""
 
-_RANK = 3
+_RANK = 3  # as in `_Highest`
 _SILENCE_POWER = 1e-10
 # The spectrum of a sustained vowel changes less within 64 ms.
 _STATIONARY_DECIBELS = 4.0
@@ -47,6 +47,9 @@ Places = npt.NDArray[np.intp]
 """Numbers of frames."""
 
 Values = TypeVar("Values", Decibels, Mask)
+
+_Highest = tuple[Decibels, Decibels, Decibels]
+"""The highest, second and third highest of each window."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,9 +106,14 @@ def sustained(decibels: Decibels, frames: int, places: Places | None = None) -> 
     Near either end, the side with more frames decides.
     """
     count = len(decibels)
-    places = np.arange(count) if places is None else places
-    before = _third_highest(decibels, places - frames + 1, frames)
-    after = _third_highest(decibels, places, frames)
+    if places is None:
+        unknown = np.full(frames - 1, -np.inf)
+        padded = np.concatenate((unknown, decibels, unknown))
+        _, _, windows = _highest_of_windows(padded, frames)
+        places, before, after = np.arange(count), windows[:count], windows[frames - 1 :]
+    else:
+        before = _third_highest(decibels, places - frames + 1, frames)
+        after = _third_highest(decibels, places, frames)
     held = _by_side(before, after, np.minimum(before, after), places, count, frames)
     return np.where(np.isfinite(held), held, decibels[places])
 
@@ -126,6 +134,28 @@ def _third_highest(decibels: Decibels, starts: Places, frames: int) -> Decibels:
     windows.partition(-_RANK, axis=1)
     highest: Decibels = windows[:, -_RANK]
     return highest
+
+
+def _highest_of_windows(decibels: Decibels, frames: int) -> _Highest:
+    """The three highest of each window, from those of its halves."""
+    if frames == 1:
+        lowest = np.full(len(decibels), -np.inf)
+        return decibels, lowest, lowest
+    half = _highest_of_windows(decibels, frames // 2)
+    both = _merged(half, half, frames // 2)
+    if frames % 2 == 0:
+        return both
+    return _merged(both, _highest_of_windows(decibels, 1), frames - 1)
+
+
+def _merged(first: _Highest, second: _Highest, offset: int) -> _Highest:
+    """The three highest of each window of `first` and the one of `second` so far behind it."""
+    count = len(second[0]) - offset
+    highest, middle, lowest = (values[:count] for values in first)
+    other_highest, other_middle, other_lowest = (values[offset:] for values in second)
+    lesser, greater = np.minimum(highest, other_highest), np.maximum(middle, other_middle)
+    third = np.maximum(np.minimum(lesser, greater), np.maximum(lowest, other_lowest))
+    return np.maximum(highest, other_highest), np.maximum(lesser, greater), third
 
 
 def third_lowest_around(decibels: Decibels, frames: int, places: Places) -> Decibels:
