@@ -8,13 +8,16 @@ from hypothesis import strategies as st
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.vad import silero
-from parakeet_worker.vad.backends import PerThreadVad, SileroDetector
+from parakeet_worker.vad.backends import PerThreadVad, SileroDetector, VadBackend
 from parakeet_worker.vad.base import BLOCK_SAMPLES, FRAME_SAMPLES, speech_spans
 from parakeet_worker.vad.gain import QuietSpeechGain, even_levels
 from parakeet_worker.vad.level import Levels, Mask, measured
+from parakeet_worker.vad.silero import CONTEXT_SAMPLES
 from recordings import decode
 from speech import all_samples, named
 from test_vad_level import noise
+
+BLOCK_FRAMES = BLOCK_SAMPLES // FRAME_SAMPLES
 
 
 def speaks(samples: Samples) -> Mask:
@@ -98,11 +101,17 @@ def listener() -> PerThreadVad:
     return PerThreadVad(silero.load())
 
 
+class NoGain(QuietSpeechGain):
+    def apply(self, samples: Samples, levels: Levels) -> tuple[Samples, list[bool]]:
+        return samples, [False] * -(-len(levels.decibels) // BLOCK_FRAMES)
+
+
 class AsItIs(SileroDetector):
     """Raises nothing."""
 
-    def _amplified(self, blocks: Samples, levels: Levels) -> tuple[Samples, list[bool]]:
-        return blocks, [False] * -(-len(levels.decibels) // (BLOCK_SAMPLES // FRAME_SAMPLES))
+    def __init__(self, backend: VadBackend) -> None:
+        super().__init__(backend)
+        self._gain = NoGain(CONTEXT_SAMPLES, BLOCK_SAMPLES)
 
 
 def spoken(detector: SileroDetector, samples: Samples) -> Mask:
@@ -150,7 +159,27 @@ def test_a_quiet_voice_right_after_a_loud_one_is_detected_immediately(listener, 
 
 
 def test_room_noise_is_unchanged():
-    raised = QuietSpeechGain(0)
-    room_noise = noise(9, -60)[: 2 * BLOCK_SAMPLES]
-    for block in np.split(room_noise, 2):
-        assert raised.apply(block, measured(block)) is block
+    gain = QuietSpeechGain(0, BLOCK_SAMPLES)
+    for blocks in np.split(noise(13, -60)[: 3 * BLOCK_SAMPLES], [BLOCK_SAMPLES]):
+        raised, changed = gain.apply(blocks, measured(blocks))
+        assert raised is blocks
+        assert not any(changed)
+
+
+def test_only_the_blocks_with_quiet_speech_change_whatever_the_division_of_the_input(talk):
+    quiet = talk[: 2 * BLOCK_SAMPLES] * np.float32(0.02)
+    context = np.zeros(CONTEXT_SAMPLES, dtype=np.float32)
+    samples = np.concatenate((context, noise(13, -30)[: 3 * BLOCK_SAMPLES], quiet))
+    expected, changed = whole_gain(samples)
+    assert changed == [False, False, False, True, True]
+    assert level(expected[-BLOCK_SAMPLES:]) > level(samples[-BLOCK_SAMPLES:]) + 10
+    gain = QuietSpeechGain(CONTEXT_SAMPLES, BLOCK_SAMPLES)
+    for begin in range(0, 5 * BLOCK_SAMPLES, BLOCK_SAMPLES):
+        part = slice(begin, begin + CONTEXT_SAMPLES + BLOCK_SAMPLES)
+        raised, _ = gain.apply(samples[part], measured(samples[part][CONTEXT_SAMPLES:]))
+        assert np.array_equal(raised, expected[part])
+
+
+def whole_gain(samples: Samples) -> tuple[Samples, list[bool]]:
+    levels = measured(samples[CONTEXT_SAMPLES:])
+    return QuietSpeechGain(CONTEXT_SAMPLES, BLOCK_SAMPLES).apply(samples, levels)

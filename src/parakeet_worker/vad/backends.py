@@ -27,7 +27,7 @@ from parakeet_worker.vad.base import (
     Probabilities,
 )
 from parakeet_worker.vad.gain import QuietSpeechGain
-from parakeet_worker.vad.level import Decibels, Levels, measured, sounds_like_speech
+from parakeet_worker.vad.level import Decibels, measured, sounds_like_speech
 from parakeet_worker.vad.silero import CONTEXT_SAMPLES, Silero, State
 
 log = logging.getLogger(__name__)
@@ -68,31 +68,17 @@ class SileroDetector(Detector):
         super().__init__(CONTEXT_SAMPLES)
         self._backend = backend
         self._state: State | None = None
-        self._gain = QuietSpeechGain(CONTEXT_SAMPLES)
+        self._gain = QuietSpeechGain(CONTEXT_SAMPLES, BLOCK_SAMPLES)
 
     def _detect(self, blocks: Samples) -> Probabilities:
         levels = measured(blocks[CONTEXT_SAMPLES:])
-        blocks, changed = self._amplified(blocks, levels)
+        blocks, changed = self._gain.apply(blocks, levels)
         result, self._state = self._backend.probabilities(blocks, self._state)
         for number, other in enumerate(changed):
             part = slice(number * _BLOCK_FRAMES, (number + 1) * _BLOCK_FRAMES)
             decibels = None if other else levels.decibels[part]
             result[part] = self._with_missed(_block(blocks, number), result[part], decibels)
         return result
-
-    def _amplified(self, blocks: Samples, levels: Levels) -> tuple[Samples, list[bool]]:
-        """The samples with gain, and which of their blocks it changed."""
-        count = -(-len(levels.decibels) // _BLOCK_FRAMES)
-        before = [_block(blocks, number) for number in range(count)]
-        after = [
-            self._gain.apply(block, levels.part(number * _BLOCK_FRAMES, _BLOCK_FRAMES))
-            for number, block in enumerate(before)
-        ]
-        changed = [now is not block for now, block in zip(after, before, strict=True)]
-        if any(changed):
-            parts = [after[0], *(block[CONTEXT_SAMPLES:] for block in after[1:])]
-            blocks = np.concatenate(parts)
-        return blocks, changed
 
     def _with_missed(
         self, block: Samples, detected: Probabilities, decibels: Decibels | None

@@ -45,32 +45,48 @@ class QuietSpeechGain:
     Audio that is loud enough, or whose level varies too little for speech, is unchanged.
     """
 
-    def __init__(self, context_samples: int) -> None:
+    def __init__(self, context_samples: int, block_samples: int) -> None:
         self._context_samples = context_samples
+        self._block_samples = block_samples
         self._before = np.zeros(0)
         self._last_gain = 0.0
         self._context: Samples | None = None
 
-    def apply(self, samples: Samples, levels: Levels) -> Samples:
-        """Context (the unamplified end of the previous block) and whole frames, amplified.
+    def apply(self, samples: Samples, levels: Levels) -> tuple[Samples, list[bool]]:
+        """Context and blocks, amplified, and which of the blocks changed.
 
-        `levels` are those of the whole frames.
+        The context is the unamplified end of the previous block, `levels` are those of the blocks.
+        The last block of a recording may be shorter. If nothing changes, `samples` are returned.
         """
-        frames, direct = samples[self._context_samples :], levels.direct
+        raised, block_frames = samples, self._block_samples // FRAME_SAMPLES
+        if self._context is not None:
+            raised = samples.copy()
+            raised[: self._context_samples] = self._context
+        changed = []
+        for number in range(-(-len(levels.decibels) // block_frames)):
+            begin = self._context_samples + number * self._block_samples
+            part = slice(begin, begin + self._block_samples)
+            block_levels = levels.part(number * block_frames, block_frames)
+            gains = self._gains(samples[part], block_levels)
+            changed.append(gains is not None)
+            if gains is not None:
+                raised = samples.copy() if raised is samples else raised
+                _amplify(raised[part], gains, block_levels.direct)
+        end = raised[len(raised) - self._context_samples :]
+        self._context = end.copy() if changed[-1] else None
+        return raised, changed
+
+    def _gains(self, block: Samples, levels: Levels) -> Decibels | None:
+        """Gain of the frame before the block and of each of its own; None if it is unchanged."""
         known = np.concatenate((self._before, levels.decibels))
         gains = _gains_to_detect(known, len(self._before))
         self._before = known[1 - _DETECTION_FRAMES :]
         if gains.any():
-            gains = _headroom(frames, gains)
+            gains = _headroom(block, gains)
         last, self._last_gain = self._last_gain, float(gains[-1])
-        context, self._context = self._context, None
-        if abs(direct) > _DIRECT_CURRENT or last or gains.any():
-            frames = _amplified(frames, np.concatenate(([last], gains)), direct)
-            self._context = frames[len(frames) - self._context_samples :]
-        elif context is None:
-            return samples
-        before = samples[: self._context_samples] if context is None else context
-        return np.concatenate((before, frames))
+        if abs(levels.direct) > _DIRECT_CURRENT or last or gains.any():
+            return np.concatenate(([last], gains))
+        return None
 
 
 def _gains_to_detect(known: Decibels, first: int) -> Decibels:
@@ -98,7 +114,8 @@ def even_levels(samples: Samples, speaks: Mask) -> tuple[Samples, float]:
     if not gains.any():
         return samples, 0.0
     gains = _headroom(samples, gains)
-    raised = _amplified(samples, np.concatenate((gains[:1], gains)), levels.direct)
+    raised = samples.copy()
+    _amplify(raised, np.concatenate((gains[:1], gains)), levels.direct)
     return raised, round(float(gains.max()), 1)
 
 
@@ -155,29 +172,29 @@ def _rows(samples: Samples) -> Samples:
     return samples[: count * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
 
 
-def _amplified(samples: Samples, gains: Decibels, direct: float) -> Samples:
-    """Samples with gains that apply at frame centres and are interpolated between them.
+def _amplify(samples: Samples, gains: Decibels, direct: float) -> None:
+    """Apply gains at frame centres, interpolated between them, in place.
 
     The first gain is that of the frame before the samples. Direct current is removed.
     """
     factors = (10 ** (gains / 20)).astype(np.float32)
     slopes = np.zeros_like(factors)
     slopes[:-1] = (factors[1:] - factors[:-1]) * np.float32(1 / FRAME_SAMPLES)
-    raised = samples - np.float32(direct) if abs(direct) > _DIRECT_CURRENT else samples.copy()
+    if abs(direct) > _DIRECT_CURRENT:
+        samples -= np.float32(direct)
     half = FRAME_SAMPLES // 2
-    raised[:half] *= _slope(factors[:1], slopes[:1])[0, half : half + len(samples)]
+    samples[:half] *= _slope(factors[:1], slopes[:1])[0, half : half + len(samples)]
     # Rows run from centre to centre; many of them need no gain.
-    rows = _rows(raised[half:])
+    rows = _rows(samples[half:])
     changed = np.flatnonzero((factors != 1) | (slopes != 0)) - 1
     changed = changed[(changed >= 0) & (changed < len(rows))]
     for first in range(0, len(changed), _ROWS_PER_STEP):
         some = changed[first : first + _ROWS_PER_STEP]
         rows[some] *= _slope(factors[some + 1], slopes[some + 1])
-    end = raised[half + rows.size :]
+    end = samples[half + rows.size :]
     if len(end):
         last = len(rows) + 1
         end *= _slope(factors[last:], slopes[last:])[0, : len(end)]
-    return raised
 
 
 def _slope(begins: Samples, slopes: Samples) -> Samples:
