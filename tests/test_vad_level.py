@@ -16,6 +16,7 @@ from parakeet_worker.vad.level import (
     quiet_frames,
     sounds_like_speech,
     sustained,
+    sustained_at,
 )
 from recordings import decode
 from speech import named
@@ -67,13 +68,35 @@ def test_quiet_frames_are_those_below_the_limit_themselves_and_for_a_while(decib
     first = data.draw(st.integers(min_value=0, max_value=len(known) - 1))
     held = np.maximum(sustained(known, frames), known)
     expected = [place for place in range(first, len(known)) if held[place] < DETECTED_DECIBELS]
-    assert quiet_frames(known, frames, first).tolist() == expected
+    rows, columns = quiet_frames(np.stack((known, np.zeros_like(known), known)), frames, first)
+    assert rows.tolist() == [0] * len(expected) + [2] * len(expected)
+    assert columns.tolist() == 2 * expected
 
 
-def test_sustained_levels_of_some_frames_are_those_of_all():
-    known = np.random.default_rng(1).uniform(-60, 0, 100)
-    places = np.array([0, 7, 50, 98, 99])
-    assert np.array_equal(sustained(known, 16, places), sustained(known, 16)[places])
+@given(st.integers(min_value=1, max_value=80), st.sampled_from((3, 16, 31)))
+def test_sustained_levels_of_some_frames_of_blocks_are_those_of_all_of_each(count, frames):
+    blocks = np.random.default_rng(count).uniform(-60, 0, (3, count))
+    places = np.nonzero(blocks < -20)
+    expected = np.stack([sustained(block, frames) for block in blocks])
+    assert np.array_equal(sustained_at(blocks, frames, places), expected[places])
+
+
+@given(
+    st.lists(st.floats(min_value=-80, max_value=0), min_size=1, max_size=80),
+    st.integers(min_value=3, max_value=31),
+)
+def test_the_sustained_level_is_the_third_highest_of_the_quieter_or_only_complete_side(
+    decibels, frames
+):
+    def third_highest(part: list[float]) -> float:
+        return sorted(part)[-3]
+
+    for place, held in enumerate(sustained(np.array(decibels), frames)):
+        before = decibels[max(0, place + 1 - frames) : place + 1]
+        after = decibels[place : place + frames]
+        sides = [side for side in (before, after) if len(side) == max(len(before), len(after))]
+        expected = min(map(third_highest, sides)) if len(sides[0]) >= 3 else decibels[place]
+        assert held == expected
 
 
 @given(

@@ -15,6 +15,7 @@ from parakeet_worker.vad.level import (
     quantiles,
     quiet_frames,
     sustained,
+    sustained_at,
     third_lowest_around,
 )
 
@@ -47,57 +48,67 @@ class QuietSpeechGain:
 
     def __init__(self, context_samples: int, block_samples: int) -> None:
         self._context_samples = context_samples
-        self._block_samples = block_samples
+        self._block_frames = block_samples // FRAME_SAMPLES
         self._before = np.zeros(0)
         self._last_gain = 0.0
         self._context: Samples | None = None
 
-    def apply(self, samples: Samples, levels: Levels) -> tuple[Samples, list[bool]]:
+    def apply(self, samples: Samples, levels: Levels) -> tuple[Samples, Mask]:
         """Context and blocks, amplified, and which of the blocks changed.
 
         The context is the unamplified end of the previous block, `levels` are those of the blocks.
-        The last block of a recording may be shorter. If nothing changes, `samples` are returned.
+        A block that is shorter is the last one of the recording, and alone. If nothing changes,
+        `samples` itself is returned.
         """
-        raised, block_frames = samples, self._block_samples // FRAME_SAMPLES
-        if self._context is not None:
+        count = max(1, len(levels.decibels) // self._block_frames)
+        blocks = samples[self._context_samples :].reshape(count, -1)
+        direct = levels.means.reshape(count, -1).mean(axis=1, dtype=np.float64)
+        gains = self._gains(levels.decibels).reshape(count, -1)
+        if gains.any():
+            gains = _headroom(blocks, gains)
+        last = np.concatenate(([self._last_gain], gains[:-1, -1]))
+        changed = (np.abs(direct) > _DIRECT_CURRENT) | (last != 0) | gains.any(axis=1)
+        raised = samples
+        if changed.any() or self._context is not None:
             raised = samples.copy()
+            _amplify(
+                raised[self._context_samples :].reshape(count, -1),
+                np.concatenate((last[:, None], gains), axis=1),
+                direct,
+            )
+        if self._context is not None:
             raised[: self._context_samples] = self._context
-        changed = []
-        for number in range(-(-len(levels.decibels) // block_frames)):
-            begin = self._context_samples + number * self._block_samples
-            part = slice(begin, begin + self._block_samples)
-            block_levels = levels.part(number * block_frames, block_frames)
-            gains = self._gains(samples[part], block_levels)
-            changed.append(gains is not None)
-            if gains is not None:
-                raised = samples.copy() if raised is samples else raised
-                _amplify(raised[part], gains, block_levels.direct)
         end = raised[len(raised) - self._context_samples :]
         self._context = end.copy() if changed[-1] else None
+        self._last_gain = float(gains[-1, -1])
         return raised, changed
 
-    def _gains(self, block: Samples, levels: Levels) -> Decibels | None:
-        """Gain of the frame before the block and of each of its own; None if it is unchanged."""
-        known = np.concatenate((self._before, levels.decibels))
-        gains = _gains_to_detect(known, len(self._before))
-        self._before = known[1 - _DETECTION_FRAMES :]
-        if gains.any():
-            gains = _headroom(block, gains)
-        last, self._last_gain = self._last_gain, float(gains[-1])
-        if abs(levels.direct) > _DIRECT_CURRENT or last or gains.any():
-            return np.concatenate(([last], gains))
-        return None
+    def _gains(self, decibels: Decibels) -> Decibels:
+        """Gain of each frame. What follows a block does not count, since it may not be there."""
+        size, gains, done = self._block_frames, list[Decibels](), 0
+        while done < len(decibels):
+            first = len(self._before)
+            count = max(1, (len(decibels) - done) // size) if first else 1
+            known = np.concatenate((self._before, decibels[done : done + count * size]))
+            width = min(first + size, len(known))
+            blocks = known[size * np.arange(count)[:, None] + np.arange(width)]
+            gains.append(_gains_to_detect(blocks, first).ravel())
+            self._before = known[1 - _DETECTION_FRAMES :]
+            done += count * size
+        return np.concatenate(gains)
 
 
-def _gains_to_detect(known: Decibels, first: int) -> Decibels:
-    """Gain of each frame from `first` on."""
-    gains = np.zeros(len(known) - first)
-    quiet = quiet_frames(known, _DETECTION_FRAMES, first)
-    if len(quiet):
-        held = np.maximum(sustained(known, _DETECTION_FRAMES, quiet), known[quiet])
-        low = third_lowest_around(known, _DETECTION_FRAMES, quiet)
+def _gains_to_detect(blocks: Decibels, first: int) -> Decibels:
+    """Gain of each frame from `first` on, of each block (a row)."""
+    gains = np.zeros((len(blocks), blocks.shape[1] - first))
+    quiet = quiet_frames(blocks, _DETECTION_FRAMES, first)
+    rows, columns = quiet
+    if len(rows):
+        held = np.maximum(sustained_at(blocks, _DETECTION_FRAMES, quiet), blocks[quiet])
+        low = third_lowest_around(blocks, _DETECTION_FRAMES, quiet)
         needed = np.clip(DETECTED_DECIBELS - held, 0.0, HIGHEST_GAIN_DECIBELS)
-        gains[quiet - first] = np.where(held - low >= SPEECH_RANGE_DECIBELS, needed, 0.0)
+        moves = held - low >= SPEECH_RANGE_DECIBELS
+        gains[rows, columns - first] = np.where(moves, needed, 0.0)
     return gains
 
 
@@ -113,10 +124,12 @@ def even_levels(samples: Samples, speaks: Mask) -> tuple[Samples, float]:
     gains = _gains_of_voices(levels.decibels, known)
     if not gains.any():
         return samples, 0.0
-    gains = _headroom(samples, gains)
-    raised = samples.copy()
-    _amplify(raised, np.concatenate((gains[:1], gains)), levels.direct)
-    return raised, round(float(gains.max()), 1)
+    raised = np.zeros(len(gains) * FRAME_SAMPLES, dtype=np.float32)
+    raised[: len(samples)] = samples
+    gains = _headroom(raised[None], gains[None])
+    from_first = np.concatenate((gains[:, :1], gains), axis=1)
+    _amplify(raised[None], from_first, np.array([levels.mean]))
+    return raised[: len(samples)], round(float(gains.max()), 1)
 
 
 def _gains_of_voices(decibels: Decibels, speaks: Mask) -> Decibels:
@@ -147,54 +160,48 @@ def _filled_pauses(gains: Decibels, speaks: Mask) -> Decibels:
     return np.where(near, gains[nearest], np.minimum(gains[left], gains[right]))
 
 
-def _headroom(samples: Samples, gains: Decibels) -> Decibels:
-    """Gains limited so that neither their frame nor an adjacent one clips."""
-    raised = np.zeros(len(gains) + 2, dtype=bool)
-    raised[1:-1] = gains > 0
-    near = np.flatnonzero(raised[:-2] | raised[1:-1] | raised[2:])
-    peaks = np.zeros(len(gains) + 2)
-    rows = _rows(samples)
-    for first in range(0, len(near), CHUNK_FRAMES):
-        some = near[first : first + CHUNK_FRAMES]
-        whole = rows[some[some < len(rows)]]
-        peaks[1 + some[: len(whole)]] = np.abs(whole, out=whole).max(axis=1)
-    if len(gains) > len(rows):
-        peaks[-2] = np.abs(samples[rows.size :]).max()
-    peaks = np.maximum(peaks, 1e-9)
-    peaks = np.maximum(np.maximum(peaks[:-2], peaks[2:]), peaks[1:-1])
+def _headroom(blocks: Samples, gains: Decibels) -> Decibels:
+    """Gains limited so that neither their frame nor an adjacent one clips.
+
+    Blocks are rows of whole frames, with a gain for each.
+    """
+    raised = np.zeros((len(gains), gains.shape[1] + 2), dtype=bool)
+    raised[:, 1:-1] = gains > 0
+    rows, columns = np.nonzero(raised[:, :-2] | raised[:, 1:-1] | raised[:, 2:])
+    frames = blocks.reshape(-1, FRAME_SAMPLES)
+    highest = np.zeros(len(rows), dtype=np.float32)
+    for first in range(0, len(rows), CHUNK_FRAMES):
+        part = slice(first, first + CHUNK_FRAMES)
+        some = frames[rows[part] * gains.shape[1] + columns[part]]
+        highest[part] = np.abs(some, out=some).max(axis=1)
+    peaks = np.full(raised.shape, 1e-9)
+    peaks[rows, columns + 1] = np.maximum(highest, 1e-9)
+    peaks = np.maximum(np.maximum(peaks[:, :-2], peaks[:, 2:]), peaks[:, 1:-1])
     headroom = np.maximum(20 * np.log10(_HIGHEST_PEAK / peaks), 0.0)
     return np.asarray(np.minimum(gains, headroom))
 
 
-def _rows(samples: Samples) -> Samples:
-    """The whole frames, (frames, 512), without a copy."""
-    count = len(samples) // FRAME_SAMPLES
-    return samples[: count * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
-
-
-def _amplify(samples: Samples, gains: Decibels, direct: float) -> None:
+def _amplify(blocks: Samples, gains: Decibels, direct: Decibels) -> None:
     """Apply gains at frame centres, interpolated between them, in place.
 
-    The first gain is that of the frame before the samples. Direct current is removed.
+    Blocks are rows of whole frames. The first gain of each is that of the frame before it. The
+    direct current of each is removed.
     """
     factors = (10 ** (gains / 20)).astype(np.float32)
     slopes = np.zeros_like(factors)
-    slopes[:-1] = (factors[1:] - factors[:-1]) * np.float32(1 / FRAME_SAMPLES)
-    if abs(direct) > _DIRECT_CURRENT:
-        samples -= np.float32(direct)
+    slopes[:, :-1] = (factors[:, 1:] - factors[:, :-1]) * np.float32(1 / FRAME_SAMPLES)
+    if (np.abs(direct) > _DIRECT_CURRENT).any():
+        removed = np.where(np.abs(direct) > _DIRECT_CURRENT, direct, 0.0)
+        blocks -= removed.astype(np.float32)[:, None]
     half = FRAME_SAMPLES // 2
-    samples[:half] *= _slope(factors[:1], slopes[:1])[0, half : half + len(samples)]
-    # Rows run from centre to centre; many of them need no gain.
-    rows = _rows(samples[half:])
-    changed = np.flatnonzero((factors != 1) | (slopes != 0)) - 1
-    changed = changed[(changed >= 0) & (changed < len(rows))]
-    for first in range(0, len(changed), _ROWS_PER_STEP):
-        some = changed[first : first + _ROWS_PER_STEP]
-        rows[some] *= _slope(factors[some + 1], slopes[some + 1])
-    end = samples[half + rows.size :]
-    if len(end):
-        last = len(rows) + 1
-        end *= _slope(factors[last:], slopes[last:])[0, : len(end)]
+    blocks[:, :half] *= _slope(factors[:, 0], slopes[:, 0])[:, half:]
+    blocks[:, -half:] *= factors[:, -1:]
+    # From centre to centre; most of them need no gain.
+    spans = blocks[:, half:-half].reshape(len(blocks), -1, FRAME_SAMPLES)
+    rows, columns = np.nonzero((factors[:, 1:-1] != 1) | (slopes[:, 1:-1] != 0))
+    for first in range(0, len(rows), _ROWS_PER_STEP):
+        row, column = rows[first : first + _ROWS_PER_STEP], columns[first : first + _ROWS_PER_STEP]
+        spans[row, column] *= _slope(factors[row, column + 1], slopes[row, column + 1])
 
 
 def _slope(begins: Samples, slopes: Samples) -> Samples:

@@ -43,8 +43,10 @@ Decibels = npt.NDArray[np.float64]
 
 Mask = npt.NDArray[np.bool_]
 
-Places = npt.NDArray[np.intp]
-"""Numbers of frames."""
+Numbers = npt.NDArray[np.intp]
+
+Places = tuple[Numbers, Numbers]
+"""Numbers of blocks, and of frames in these."""
 
 Values = TypeVar("Values", Decibels, Mask)
 
@@ -62,14 +64,9 @@ class Levels:
     """The direct current of each frame."""
 
     @property
-    def direct(self) -> float:
+    def mean(self) -> float:
         """The mean of all samples."""
-        return float(self.means.mean(dtype=np.float64)) if len(self.means) else 0.0
-
-    def part(self, first: int, count: int) -> "Levels":
-        """Those of at most `count` frames from `first` on."""
-        frames = slice(first, first + count)
-        return Levels(self.decibels[frames], self.means[frames])
+        return float(self.means.mean(dtype=np.float64))
 
 
 def measured(samples: Samples) -> Levels:
@@ -100,37 +97,45 @@ def _chunks(samples: Samples) -> Iterator[Samples]:
         yield whole.reshape(-1, FRAME_SAMPLES)
 
 
-def sustained(decibels: Decibels, frames: int, places: Places | None = None) -> Decibels:
-    """Sustained level over `frames` before or after each frame, or each of the frames `places`.
+def sustained(decibels: Decibels, frames: int) -> Decibels:
+    """Sustained level over `frames` before or after each frame.
 
     Near either end, the side with more frames decides.
     """
+    unknown = np.full(frames - 1, -np.inf)
+    padded = np.concatenate((unknown, decibels, unknown))
+    _, _, windows = _highest_of_windows(padded, frames)
     count = len(decibels)
-    if places is None:
-        unknown = np.full(frames - 1, -np.inf)
-        padded = np.concatenate((unknown, decibels, unknown))
-        _, _, windows = _highest_of_windows(padded, frames)
-        places, before, after = np.arange(count), windows[:count], windows[frames - 1 :]
-    else:
-        before = _third_highest(decibels, places - frames + 1, frames)
-        after = _third_highest(decibels, places, frames)
-    held = _by_side(before, after, np.minimum(before, after), places, count, frames)
-    return np.where(np.isfinite(held), held, decibels[places])
+    before, after = windows[:count], windows[frames - 1 :]
+    held = _by_side(before, after, np.minimum(before, after), np.arange(count), count, frames)
+    return np.where(np.isfinite(held), held, decibels)
+
+
+def sustained_at(blocks: Decibels, frames: int, places: Places) -> Decibels:
+    """The same for some frames of blocks (rows), each by itself."""
+    rows, columns = places
+    before = _third_highest(blocks, (rows, columns - frames + 1), frames)
+    after = _third_highest(blocks, places, frames)
+    both = np.minimum(before, after)
+    held = _by_side(before, after, both, columns, blocks.shape[1], frames)
+    return np.where(np.isfinite(held), held, blocks[places])
 
 
 def _by_side(
-    before: Values, after: Values, both: Values, places: Places, count: int, frames: int
+    before: Values, after: Values, both: Values, frame: Numbers, count: int, frames: int
 ) -> Values:
-    """The value of the side that decides at each of the frames `places`."""
+    """The value of the side that decides at each of some frames, of `count`."""
     near = min(frames - 1, count // 2)
-    return np.where(places < near, after, np.where(places >= count - near, before, both))
+    return np.where(frame < near, after, np.where(frame >= count - near, before, both))
 
 
-def _third_highest(decibels: Decibels, starts: Places, frames: int) -> Decibels:
-    """Of the frames from each of `starts` on; those outside count as the lowest."""
-    unknown = np.full(frames - 1, -np.inf)
-    padded = np.concatenate((unknown, decibels, unknown))
-    windows = padded[(starts + frames - 1)[:, None] + np.arange(frames)]
+def _third_highest(blocks: Decibels, starts: Places, frames: int) -> Decibels:
+    """Of the frames from each of `starts` on; those outside the block count as the lowest."""
+    rows, columns = starts
+    unknown = np.full((len(blocks), frames - 1), -np.inf)
+    padded = np.concatenate((unknown, blocks, unknown), axis=1)
+    first = rows * padded.shape[1] + columns + frames - 1
+    windows = padded.ravel()[first[:, None] + np.arange(frames)]
     windows.partition(-_RANK, axis=1)
     highest: Decibels = windows[:, -_RANK]
     return highest
@@ -158,25 +163,28 @@ def _merged(first: _Highest, second: _Highest, offset: int) -> _Highest:
     return np.maximum(highest, other_highest), np.maximum(lesser, greater), third
 
 
-def third_lowest_around(decibels: Decibels, frames: int, places: Places) -> Decibels:
+def third_lowest_around(blocks: Decibels, frames: int, places: Places) -> Decibels:
     """Of the frames from `frames - 1` before to `frames - 1` after each of `places`."""
-    return -_third_highest(-decibels, places - frames + 1, 2 * frames - 1)
+    rows, columns = places
+    return -_third_highest(-blocks, (rows, columns - frames + 1), 2 * frames - 1)
 
 
-def quiet_frames(decibels: Decibels, frames: int, first: int = 0) -> Places:
+def quiet_frames(blocks: Decibels, frames: int, first: int = 0) -> Places:
     """The frames from `first` on whose own and sustained levels are below -44 dB.
 
     The third highest level of a window is high if three are, which is quicker to count.
     """
-    high = decibels >= DETECTED_DECIBELS
-    if high[first:].all():
-        return np.zeros(0, dtype=np.intp)
-    count, places = len(decibels), np.arange(first, len(decibels))
-    sums = np.concatenate(([0], np.cumsum(high)))
-    before = sums[places + 1] - sums[np.maximum(places + 1 - frames, 0)] >= _RANK
-    after = sums[np.minimum(places + frames, count)] - sums[places] >= _RANK
-    held = _by_side(before, after, before & after, places, count, frames)
-    return places[~(held | high[first:])]
+    high = blocks >= DETECTED_DECIBELS
+    count = blocks.shape[1]
+    columns = np.arange(first, count)
+    sums = np.zeros((len(blocks), count + 1), dtype=np.intp)
+    np.cumsum(high, axis=1, out=sums[:, 1:])
+    at, after_it = sums[:, first:count], sums[:, first + 1 :]
+    before = after_it - sums[:, np.maximum(columns + 1 - frames, 0)] >= _RANK
+    after = sums[:, np.minimum(columns + frames, count)] - at >= _RANK
+    held = _by_side(before, after, before & after, columns, count, frames)
+    rows, columns = np.nonzero(~(held | high[:, first:]))
+    return rows, columns + first
 
 
 def quantiles(decibels: Decibels, *shares: float) -> list[float]:
