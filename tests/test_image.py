@@ -120,7 +120,7 @@ def installed(target: str) -> list[str]:
 
 def test_only_stages_that_compile_kernels_have_a_compiler() -> None:
     """`baked` has compiled kernels; `volume` compiles them at the first start on a card."""
-    base = ["ca-certificates", "ffmpeg", "python${PYTHON}", "python${PYTHON}-venv"]
+    base = ["ca-certificates", "python${PYTHON}", "python${PYTHON}-venv"]
     assert installed("baked") == base
     assert installed("volume") == [*base, *COMPILER]
     assert installed("compiled") == [*base, *COMPILER]
