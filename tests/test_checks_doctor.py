@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,16 @@ def test_the_limits_of_the_container_are_shown(tmp_path):
     limits = Container.read()
     finding = results(QUIET, tmp_path)["container"].finding
     assert finding.startswith(f"{limits}: {limits.threads} threads, 32 decoders, ")
+
+
+def test_the_time_that_ffmpeg_takes_to_start_is_shown(tmp_path):
+    slow = tmp_path / "ffmpeg"
+    slow.write_text("#!/bin/sh\nsleep 0.3\necho ffmpeg version 9\n")
+    slow.chmod(0o755)
+    check = results({**QUIET, "PARAKEET_FFMPEG": str(slow)}, tmp_path)["ffmpeg"]
+    assert check.status == "ok"
+    shown = re.fullmatch(rf"{slow}: ffmpeg version 9, starts in (\d+) ms", check.finding)
+    assert int(shown[1]) >= 300
 
 
 def test_weights_of_speaker_labels_are_compared_with_the_tested_ones(tmp_path):

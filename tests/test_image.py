@@ -16,11 +16,14 @@ from typing import Any, cast
 import pytest
 import yaml
 
+import recordings
 from hub import MODEL, Hub
 from loopback import WebServer
+from parakeet_worker.audio.decoding import SAMPLE_RATE, Decoding, find_ffmpeg
 from parakeet_worker.client.clients import AsyncClient
 from parakeet_worker.entrypoints.cli import main
 from parakeet_worker.entrypoints.wyoming.main import Address
+from parakeet_worker.request import Clip
 from parakeet_worker.settings import Settings, variable
 from parakeet_worker.weights.checkpoints import EXTRACTOR, SAFETENSORS
 
@@ -116,6 +119,43 @@ def installed(target: str) -> list[str]:
         packages += run.partition("--no-install-recommends")[2].partition("&&")[0].split()
         assert run.index("rm -rf /var/lib/apt/lists/*") > run.index("install")
     return packages
+
+
+def test_the_ffmpeg_of_the_image_has_every_part_that_decoding_names(tmp_path: Path) -> None:
+    log, recorded = tmp_path / "log", tmp_path / "ffmpeg"
+    recorded.write_text(f'#!/bin/sh\necho "$*" >>{log}\nexec {find_ffmpeg()} "$@"\n')
+    recorded.chmod(0o755)
+    samples = recordings.tone(440, 700)
+    for name, clip in (("a.wav", Clip(0, 1)), ("b.mkv", Clip(650, 660)), ("c.mp3", Clip(650, 660))):
+        path = recordings.encode(tmp_path / name, samples=samples)
+        decoding = Decoding(path, ffmpeg=recorded, max_seconds=1000, timeout_seconds=60, clip=clip)
+        assert sum(map(len, decoding.blocks())) == SAMPLE_RATE * (
+            clip.end_seconds - clip.start_seconds
+        )
+    commands = log.read_text()
+    script = (ROOT / "scripts" / "build-ffmpeg").read_text()
+    enabled = {
+        part: set(re.search(rf"--enable-{part}=([\w,]+)", script)[1].split(","))
+        for part in ("filter", "muxer", "encoder", "protocol")
+    }
+    filters = {
+        one.partition("=")[0]
+        for chain in re.findall(r"-af (\S+)", re.sub("'[^']*'", "", commands))
+        for one in chain.split(",")
+    }
+    assert filters > {"asetpts", "asetnsamples"}
+    assert filters | {"aresample"} == enabled["filter"]
+    assert set(re.findall(r"-f (f\w+) ", commands)) == {"f32le"}
+    assert enabled["muxer"] == enabled["encoder"] == {"pcm_f32le"}
+    assert enabled["protocol"] == {"file", "pipe"}
+
+
+def test_the_image_has_its_own_ffmpeg_and_no_other() -> None:
+    assert ("COPY", "--from=ffmpeg /ffmpeg /usr/local/bin/ffmpeg") in [
+        (each.name, each.text) for each in of("system", "COPY")
+    ]
+    for target in TARGETS:
+        assert "ffmpeg" not in installed(target)
 
 
 def test_only_stages_that_compile_kernels_have_a_compiler() -> None:

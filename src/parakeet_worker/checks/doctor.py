@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,10 +231,13 @@ def _ffmpeg(settings: Settings) -> Check:
         finding = find_ffmpeg(settings.ffmpeg)
     except FfmpegMissing as error:
         return Check("ffmpeg", "failed", str(error), remedy)
+    began = time.monotonic()
     output = _output([str(finding), "-version"])
+    milliseconds = 1000 * (time.monotonic() - began)
     if output is None:
         return Check("ffmpeg", "failed", f"{finding} does not run", remedy)
-    return Check("ffmpeg", "ok", f"{finding}: {' '.join(output.split()[:3])}")
+    version = " ".join(output.split()[:3])
+    return Check("ffmpeg", "ok", f"{finding}: {version}, starts in {milliseconds:.0f} ms")
 
 
 def _gpu(settings: Settings) -> Check:
