@@ -62,12 +62,13 @@ SYSTEM_PATH = os.environ["PATH"]
 
 @pytest.fixture(scope="session", autouse=True)
 def packaged_ffmpeg(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packaged ffmpeg, first on the path for tests that need any.
+    """The packaged ffmpeg, first on the path for tests that need any; or TESTED_FFMPEG.
 
     Debian's needs 70 ms of processor time to start, and the tests start thousands.
     """
     programs = tmp_path_factory.mktemp("programs")
-    (programs / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+    tested = os.environ.get("TESTED_FFMPEG") or imageio_ffmpeg.get_ffmpeg_exe()
+    (programs / "ffmpeg").symlink_to(tested)
     os.environ["PATH"] = f"{programs}{os.pathsep}{SYSTEM_PATH}"
     return programs / "ffmpeg"
 

@@ -499,11 +499,11 @@ async def test_a_little_that_is_missing_of_much_is_a_warning(
     assert re.search(r"ends 0\.\d+ s before", " ".join(map(str, run.warnings)))
 
 
-def piped(ffmpeg: Path, container: str) -> bytes:
+def piped(container: str) -> bytes:
     """Three seconds of a tone, written to a pipe, so that the length cannot be filled in."""
-    command = [str(ffmpeg), "-loglevel", "error", "-f", "lavfi", "-i", "sine=440:d=3:r=16000"]
-    written = subprocess.run([*command, "-f", container, "-"], stdout=subprocess.PIPE, check=True)
-    return written.stdout
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-f", "lavfi"]
+    command += ["-i", "sine=440:d=3:r=16000", "-f", container, "-"]
+    return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
 
 
 @pytest.mark.parametrize("container", ["wav", "flac", "matroska", "webm", "mp3", "adts"])
@@ -511,7 +511,7 @@ async def test_a_file_written_to_a_pipe_has_no_length_and_is_complete(
     container: str, ffmpeg: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "piped"
-    path.write_bytes(piped(ffmpeg, container))
+    path.write_bytes(piped(container))
     run = decoder(path, ffmpeg)
     assert len(await samples_of(run)) / RATE == pytest.approx(SECONDS, abs=0.1)
     assert run.warnings == ()

@@ -1,6 +1,7 @@
 """What ffmpeg writes is divided into marks, errors and the text that is kept of the rest."""
 
 import math
+import os
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -88,7 +89,7 @@ def test_log_lines_of_frames_after_a_reset_are_dropped() -> None:
 
 def marks(path: Path, ffmpeg: Path) -> list[Mark]:
     quiet = ("-nostdin", "-nostats", "-loglevel", "repeat+info", "-copyts")
-    command = [ffmpeg, *quiet, "-i", path, "-af", CLOCK_FILTER, "-f", "null", "-"]
+    command = [ffmpeg, *quiet, "-i", path, "-af", CLOCK_FILTER, "-f", "f32le", "-y", os.devnull]
     ran = subprocess.run(command, capture_output=True, check=True)
     return [event for event in read(ran.stderr).take() if isinstance(event, Mark)]
 
