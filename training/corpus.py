@@ -224,9 +224,16 @@ def read_shard(path: Path) -> list[Example]:
     return [Example(*stored) for stored in torch.load(path, weights_only=False)]
 
 
-def training_studio(pools: Path, seed: int) -> Studio:
+def mixture_with(shares: list[str]) -> Mixture:
+    """Return the mixture with other shares, each written as `name=share`."""
+    pairs = (share.partition("=") for share in shares)
+    return replace(Mixture(), **{name: float(value) for name, _, value in pairs})
+
+
+def training_studio(pools: Path, seed: int, mixture: Mixture) -> Studio:
     """Training voices, and every recorded speaker except the held-out one."""
-    return Studio(clips.load(pools / "training.pool"), human_pools(pools), seed)
+    synthesised = clips.load(pools / "training.pool")
+    return Studio(synthesised, human_pools(pools), seed, mixture=mixture)
 
 
 def held_out_studio(pools: Path, seed: int, strength: Strength = FULL) -> Studio:
@@ -259,11 +266,17 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=48)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--held-out", action="store_true", help="use the evaluation voices")
+    parser.add_argument(
+        "--share", action="append", default=[], help="of the training mixture, as human=0.35"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.into.mkdir(parents=True, exist_ok=True)
-    make_studio = held_out_studio if arguments.held_out else training_studio
-    studio = make_studio(arguments.pools, arguments.seed)
+    if arguments.held_out:
+        studio = held_out_studio(arguments.pools, arguments.seed)
+    else:
+        mixture = mixture_with(arguments.share)
+        studio = training_studio(arguments.pools, arguments.seed, mixture)
     features = Features.from_config(PREPROCESSOR)
     for number in range(arguments.first, arguments.first + arguments.shards):
         started = time.monotonic()

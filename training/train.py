@@ -39,6 +39,8 @@ class Run:
     seed: int
     encoder_share: float
     """Of the learning rate, for the encoder."""
+    keep: bool
+    """The averaged weights of every save, not of the latest only."""
 
 
 def learning_rate(step: int, run: Run) -> float:
@@ -98,12 +100,14 @@ def describe(counted: dict[str, WordErrors]) -> str:
     )
 
 
-def save(path: Path, network: Network, average: WeightsAverage, step: int) -> None:
-    """Write atomically."""
+def save(into: Path, network: Network, average: WeightsAverage, step: int, *, keep: bool) -> None:
+    """Write `latest.pt` atomically, and the averaged weights by step if they are kept."""
     stored: dict[str, Any] = {"network": network.state_dict(), "average": average.state}
-    unfinished = path.with_suffix(".unfinished")
+    unfinished = into / "latest.unfinished"
     torch.save({**stored, "step": step}, unfinished)
-    unfinished.rename(path)
+    unfinished.rename(into / "latest.pt")
+    if keep:
+        torch.save({"average": average.state}, into / f"{step:05}.pt")
 
 
 def train(
@@ -128,7 +132,7 @@ def train(
                 losses.durations.item(), losses.skips.item(),
             )  # fmt: skip
         if (step + 1) % SAVE_EVERY_STEPS == 0 or step + 1 == run.steps:
-            save(into / "latest.pt", network, average, step + 1)
+            save(into, network, average, step + 1, keep=run.keep)
             averaged.load_state_dict(average.state)
             log.info("      %s", describe(validate(averaged, check, pieces)))
 
@@ -147,6 +151,7 @@ def main() -> None:
     parser.add_argument("--batch-seconds", type=float, default=110)
     parser.add_argument("--words-weight", type=float, default=1.0)
     parser.add_argument("--decoder-only", action="store_true", help="freeze the encoder")
+    parser.add_argument("--keep", action="store_true", help="the weights of every save")
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -165,6 +170,7 @@ def main() -> None:
     run = Run(
         arguments.steps, arguments.learning_rate, arguments.batch_seconds,
         arguments.words_weight, arguments.seed, arguments.encoder_share,
+        arguments.keep,
     )  # fmt: skip
     check = read_shard(arguments.check)[:CHECKED]
     train(network, pieces, arguments.shards, arguments.into, check, run)
