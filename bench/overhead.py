@@ -444,8 +444,18 @@ def main() -> None:
             alone, together = clip_latency(pipeline, cases)
     show(results)
     print(f"\np95 of an 8 s clip: alone {alone:.3f} s, with a file of 3 h {together:.3f} s")
-    facts = {"clip_p95_alone_seconds": alone, "clip_p95_beside_3_h_seconds": together}
+    facts = {
+        "clip_p95_alone_seconds": alone,
+        "clip_p95_beside_3_h_seconds": together,
+        "ffmpeg": _version(pipeline.ffmpeg),
+    }
     harness.write("overhead", arguments, facts, results)
+
+
+def _version(ffmpeg: Path) -> str:
+    """Such as `5.1.9`, `5.1.9-0+deb12u1` of Debian or `7.0.2-static` of a package."""
+    shown = subprocess.run([ffmpeg, "-version"], capture_output=True, text=True, check=True)
+    return shown.stdout.split()[2]
 
 
 def show(results: Sequence[Figure]) -> None:
