@@ -107,8 +107,8 @@ class NoGain(QuietSpeechGain):
         return samples, np.zeros(blocks, dtype=bool)
 
 
-class AsItIs(SileroDetector):
-    """Raises nothing."""
+class Unamplified(SileroDetector):
+    """Without gain, as the package's own detector."""
 
     def __init__(self, backend: VadBackend) -> None:
         super().__init__(backend)
@@ -131,7 +131,7 @@ def talk() -> Samples:
 @pytest.mark.parametrize("recorded", all_samples(), ids=lambda recorded: recorded.file)
 def test_the_samples_are_loud_enough_and_left_as_they_are(listener, recorded):
     samples = decode(recorded.path)[: 30 * SAMPLE_RATE]
-    expected = spoken(AsItIs(listener), samples)
+    expected = spoken(Unamplified(listener), samples)
     decibels_of_frames = spoken(SileroDetector(listener), samples)
     assert np.count_nonzero(decibels_of_frames != expected) <= 3, "frames at the edges of speech"
 
@@ -139,7 +139,7 @@ def test_the_samples_are_loud_enough_and_left_as_they_are(listener, recorded):
 @pytest.mark.parametrize("spoils", ["nothing", "clicks", "direct current"])
 @pytest.mark.parametrize("decibels", [-26, -36])
 def test_quiet_speech_is_detected_whatever_spoils_its_peak(listener, talk, decibels, spoils):
-    expected = spoken(AsItIs(listener), talk)
+    expected = spoken(Unamplified(listener), talk)
     quiet = talk * np.float32(10 ** (decibels / 20))
     if spoils == "clicks":
         for begin in range(20_000, len(quiet), 50_000):
@@ -152,7 +152,7 @@ def test_quiet_speech_is_detected_whatever_spoils_its_peak(listener, talk, decib
 
 @pytest.mark.parametrize("decibels", [-36, -40])
 def test_a_quiet_voice_right_after_a_loud_one_is_detected_immediately(listener, talk, decibels):
-    expected = spoken(AsItIs(listener), talk)[: 7 * SAMPLE_RATE // FRAME_SAMPLES]
+    expected = spoken(Unamplified(listener), talk)[: 7 * SAMPLE_RATE // FRAME_SAMPLES]
     quiet = talk * np.float32(10 ** (decibels / 20))
     both = np.concatenate((talk, quiet))
     decibels_of_frames = spoken(SileroDetector(listener), both)[len(talk) // FRAME_SAMPLES :]

@@ -17,6 +17,7 @@ from parakeet_worker.vad.base import FRAME_SAMPLES, SPEECH_BEGINS, Probabilities
 from parakeet_worker.vad.silero import CONTEXT_SAMPLES, Silero
 from recordings import decode, noise, silence, tone
 from speech import SAMPLES, all_samples, named
+from test_vad_gain import Unamplified
 
 RATE = 16_000
 
@@ -46,13 +47,6 @@ def package() -> Any:
 @cache
 def recording(name: str) -> Samples:
     return decode(SAMPLES / name)[: 6 * RATE]
-
-
-class Unamplified(SileroDetector):
-    """Without gain, as the package's own detector."""
-
-    def _detect(self, blocks: Samples) -> Probabilities:
-        return self._computed(blocks)
 
 
 def probabilities_of(
