@@ -7,8 +7,8 @@ ARG BASE=nvidia/cuda:12.8.1-cudnn-devel-ubuntu24.04
 # Source of the model in `baked`: `published` or `demo`.
 ARG WEIGHTS=published
 
-# Without the libraries for video, devices and encoders of the distribution's package, which are
-# most of the image and of the time that ffmpeg takes to start.
+# Without the libraries for video, devices and encoders of the distribution's package: 472 MB, and
+# most of the time that ffmpeg takes to start.
 FROM ${BASE} AS ffmpeg
 COPY scripts/build-ffmpeg /build-ffmpeg
 RUN /build-ffmpeg /ffmpeg

@@ -29,7 +29,7 @@ from parakeet_worker.vad.backends import (
     open_backend,
 )
 from parakeet_worker.vad.base import BLOCK_SAMPLES, SPEECH_BEGINS, Probabilities, speech_spans
-from parakeet_worker.vad.level import measured, sounds_like_speech
+from parakeet_worker.vad.level import Decibels, measured, sounds_like_speech
 from parakeet_worker.vad.silero import CONTEXT_SAMPLES, Silero, State
 from recordings import decode, silence
 from speech import named
@@ -120,6 +120,25 @@ def test_hidden_speech_is_the_same_for_any_division_of_the_input(on_cpu):
     parts = [divided.feed(part) for part in np.array_split(minute, 17)]
     expected = np.concatenate((whole.feed(minute), whole.finish()))
     assert np.array_equal(np.concatenate((*parts, divided.finish())), expected)
+
+
+def test_levels_in_the_search_for_hidden_speech_are_those_that_the_network_gets(on_cpu):
+    known = []
+
+    class Checked(SileroDetector):
+        def _with_missed(
+            self, block: Samples, detected: Probabilities, decibels: Decibels | None
+        ) -> Probabilities:
+            known.append(decibels is not None)
+            if decibels is not None:
+                assert np.array_equal(measured(block[CONTEXT_SAMPLES:]).decibels, decibels)
+            return super()._with_missed(block, detected, decibels)
+
+    samples = decode(named("minute").path)[: 10 * BLOCK_SAMPLES]
+    samples[5 * BLOCK_SAMPLES :] *= np.float32(0.03)
+    Checked(on_cpu).feed(samples)
+    assert len(known) == 10
+    assert 3 <= sum(known) <= 5, "quiet blocks are amplified, and measured again"
 
 
 def test_sounds_without_speech_stay_without(on_cpu):
