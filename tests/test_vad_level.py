@@ -104,6 +104,16 @@ def test_quantiles_are_those_of_numpy(values, share):
     assert quantiles(np.array(values), share) == [pytest.approx(expected, abs=1e-9)]
 
 
+def test_frames_of_speech_at_the_lowest_level_may_be_15_decibels_below_its_loudest():
+    talk = levels(decode(named("minute").path)[: 5 * BLOCK_SAMPLES])
+    loudest = np.sort(talk)[-3]
+    for level in (-44.4, -40, -35):
+        sounding = sounds_like_speech(talk - loudest + level)
+        assert np.array_equal(sounding, talk >= loudest - 15)
+    assert not sounds_like_speech(talk - loudest - 44.6).any()
+    assert not sounds_like_speech(np.array([-20.0, -40.0])).any()
+
+
 def test_speech_and_other_changing_sounds_may_be_speech_and_room_noise_is_not():
     talk = decode(named("minute").path)[: 5 * BLOCK_SAMPLES]
     sounding = sounds_like_speech(levels(talk))
