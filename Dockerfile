@@ -27,7 +27,9 @@ RUN python -m venv /opt/uv \
     && /opt/uv/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-deps \
         --require-hashes --requirement requirements/uv.txt \
     && ln -s /opt/uv/bin/uv /usr/local/bin/uv
-ENV PYTHONUNBUFFERED=1
+# This ffmpeg treats denormal numbers as zero.
+ENV PYTHONUNBUFFERED=1 \
+    PARAKEET_RESAMPLING_PRECISION=single
 
 FROM system AS volume
 ARG PYTHON=3.12

@@ -835,11 +835,11 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return get
 
 
-async def far_clip(path: Path, ffmpeg: Path) -> tuple[Samples, Samples, float]:
+async def far_clip(path: Path, ffmpeg: Path, **options: Any) -> tuple[Samples, Samples, float]:
     """A clip far in a recording, the same as it is decoded from the start, where decoding began."""
-    clip = decoder(path, ffmpeg, clip=Clip(FAR, 314))
+    clip = decoder(path, ffmpeg, clip=Clip(FAR, 314), **options)
     samples = await samples_of(clip)
-    whole = await samples_of(decoder(path, ffmpeg, clip=Clip(290, 314)))
+    whole = await samples_of(decoder(path, ffmpeg, clip=Clip(290, 314), **options))
     return samples, whole[round((FAR - 290) * RATE) :], clip.begin_seconds
 
 
@@ -870,6 +870,18 @@ async def test_a_clip_far_in_a_recording_is_decoded_from_there_with_the_same_sam
     ffmpeg: Path, far: Callable[..., Path], name: str, options: tuple[str, ...]
 ) -> None:
     samples, expected, begin_seconds = await far_clip(far(name, *options), ffmpeg)
+    assert begin_seconds == pytest.approx(FAR - 3, abs=2)
+    assert np.array_equal(samples, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("a.flac", ()), ("a.mp3", ()), ("a.m4a", AAC), ("a.webm", OPUS)]
+)
+async def test_so_is_one_resampled_in_single_precision(
+    ffmpeg: Path, far: Callable[..., Path], name: str, options: tuple[str, ...]
+) -> None:
+    path = far(name, *options)
+    samples, expected, begin_seconds = await far_clip(path, ffmpeg, precision="single")
     assert begin_seconds == pytest.approx(FAR - 3, abs=2)
     assert np.array_equal(samples, expected)
 

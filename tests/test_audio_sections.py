@@ -98,9 +98,9 @@ def decoding_by_default(path: Path, ffmpeg: Path) -> Decoding:
     return Decoding(path, ffmpeg=ffmpeg, max_seconds=3600, timeout_seconds=60)
 
 
-def by_one(path: Path, ffmpeg: Path) -> Samples:
+def by_one(path: Path, ffmpeg: Path, sample_format: str = "dblp") -> Samples:
     """What a single ffmpeg makes of it, from the beginning to the end, frame by frame."""
-    written = ("-ar", str(SAMPLE_RATE), "-internal_sample_fmt", "dblp", "-f", "f32le")
+    written = ("-ar", str(SAMPLE_RATE), "-internal_sample_fmt", sample_format, "-f", "f32le")
     command = [ffmpeg, "-i", path, "-map", "0:a:0", *written, "-"]
     done = subprocess.run(command, capture_output=True, check=True)
     samples = np.frombuffer(done.stdout, dtype="<f4")
@@ -124,6 +124,20 @@ def test_the_samples_of_a_divided_recording_are_those_of_one_ffmpeg(
     assert np.array_equal(all_of(run), by_one(path, ffmpeg))
     assert run.sections == 2
     assert run.warnings == ()
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_so_are_those_of_a_resampler_in_single_precision(
+    name: str, ffmpeg: Path, shelf: Callable[[str, tuple[str, ...]], Path]
+) -> None:
+    path = shelf(name, DIVIDED[name])
+    run = decoding(path, ffmpeg, precision="single")
+    samples = all_of(run)
+    assert np.array_equal(samples, by_one(path, ffmpeg, "fltp"))
+    assert run.sections == 2
+    difference = np.abs(samples - by_one(path, ffmpeg)).max()
+    assert difference < 1e-6
+    assert (difference > 0) == ("-ar" in DIVIDED[name])
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -158,6 +158,13 @@ def test_the_image_has_its_own_ffmpeg_and_no_other() -> None:
         assert "ffmpeg" not in installed(target)
 
 
+def test_the_image_resamples_in_single_precision_as_its_ffmpeg_has_no_denormal_numbers() -> None:
+    assert "--extra-ldexeflags=-ffast-math" in (ROOT / "scripts" / "build-ffmpeg").read_text()
+    for target in TARGETS:
+        set_ = " ".join(each.text for each in of(target, "ENV"))
+        assert "PARAKEET_RESAMPLING_PRECISION=single" in set_
+
+
 def test_only_stages_that_compile_kernels_have_a_compiler() -> None:
     """`baked` has compiled kernels; `volume` compiles them at the first start on a card."""
     base = ["ca-certificates", "python${PYTHON}", "python${PYTHON}-venv"]

@@ -32,6 +32,7 @@ READ: dict[str, tuple[str, str, Any]] = {
     "decode_timeout_seconds": ("PARAKEET_DECODE_TIMEOUT_SECONDS", "60", 60.0),
     "allow_private_addresses": ("PARAKEET_ALLOW_PRIVATE_ADDRESSES", "true", True),
     "decoders": ("PARAKEET_DECODERS", "4", 4),
+    "resampling_precision": ("PARAKEET_RESAMPLING_PRECISION", "single", "single"),
     "decoder_memory_bytes": ("PARAKEET_DECODER_MEMORY_BYTES", "200000000", 200_000_000),
     "job_timeout_seconds": ("PARAKEET_JOB_TIMEOUT_SECONDS", "600", 600.0),
     "engine_timeout_seconds": ("PARAKEET_ENGINE_TIMEOUT_SECONDS", "30", 30.0),

@@ -207,6 +207,7 @@ class Pipeline:
             track=request.track,
             on_damage=request.on_damage,
             memory_bytes=self.settings.decoder_memory_bytes,
+            precision=self.settings.resampling_precision,
             headerless=request.headerless,
         )
 

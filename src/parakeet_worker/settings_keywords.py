@@ -27,6 +27,7 @@ class SettingsKeywords(TypedDict, total=False):
     decode_timeout_seconds: float
     decoders: int
     decoder_memory_bytes: int
+    resampling_precision: Literal["double", "single"]
     allow_private_addresses: bool
     user_agent: str
     job_timeout_seconds: float | None

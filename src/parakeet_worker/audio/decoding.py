@@ -6,10 +6,11 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 
@@ -85,6 +86,10 @@ _WIDEST_READ = 8
 # samples reduce this to a tenth after the decoder; the samples are the same.
 _GATHER_FILTER = "asetnsamples=n=16384:p=0"
 
+ResamplingPrecision = Literal["double", "single"]
+
+_SAMPLE_FORMATS: Final[Mapping[ResamplingPrecision, str]] = {"double": "dblp", "single": "fltp"}
+
 # Of ffmpeg 4.2, about `Lengths.packets`.
 _UNKNOWN_OPTION = "Option max_size not found"
 
@@ -151,11 +156,12 @@ class Decoding:
         track: Track = None,
         on_damage: OnDamage = "warn",
         memory_bytes: int = 512 << 20,
+        precision: ResamplingPrecision = "double",
         headerless: Headerless | None = None,
         section_seconds: int = _SECTION_SECONDS,
     ) -> None:
-        """`memory_bytes` is what each ffmpeg may allocate, `headerless` the layout of
-        headerless samples, `section_seconds` the shortest section."""
+        """`memory_bytes` is what each ffmpeg may allocate, `precision` that of its resampler,
+        `headerless` the layout of headerless samples, `section_seconds` the shortest section."""
         # A file with a header is read by its header, whatever the hint.
         fits = headerless is not None and headerless.fits(path)
         self._headerless = headerless if fits else None
@@ -165,6 +171,7 @@ class Decoding:
         self._separate = channels == "separate"
         self._track = track
         self._on_damage = on_damage
+        self._precision: ResamplingPrecision = precision
         self._section_seconds = section_seconds
         self._max_samples = round(max_seconds * SAMPLE_RATE)
         self._max_seconds = max_seconds
@@ -296,7 +303,15 @@ class Decoding:
         of_file = (*self._lengths.options, *self._lengths.packets)
         options = headerless.options if headerless else of_file
         filters = (clock, _GATHER_FILTER) if self._gathers else (clock,)
-        return _command(self._ffmpeg, self._path, stream, options, point, filters)
+        return _command(
+            self._ffmpeg,
+            self._path,
+            stream,
+            options=options,
+            point=point,
+            filters=filters,
+            precision=self._precision,
+        )
 
     def _clipped(self, reading: Sections, first: Content) -> Generator[Samples, None, None]:
         begin = round(self._clip.start_seconds * SAMPLE_RATE)
@@ -558,10 +573,12 @@ class Decoding:
 def _command(
     ffmpeg: Path,
     path: Path,
-    stream: str = "a:0",
-    options: Sequence[str] = (),
-    point: SeekPoint = FROM_START,
-    filters: Sequence[str] = (CLOCK_FILTER,),
+    stream: str,
+    *,
+    options: Sequence[str],
+    point: SeekPoint,
+    filters: Sequence[str],
+    precision: ResamplingPrecision,
 ) -> list[str]:
     return [
         str(ffmpeg),
@@ -575,9 +592,9 @@ def _command(
         # One thread decodes: several wait for each other longer than a frame takes.
         *("-threads", "1", "-i", f"file:{path}"),
         *("-map", f"0:{stream}", "-vn", "-sn", "-dn", "-map_metadata", "-1"),
-        # In double precision: near silence, single precision produces denormal numbers, which take
-        # a processor 20 times as long.
-        *("-ar", str(SAMPLE_RATE), "-internal_sample_fmt", "dblp"),
+        # Near silence, single precision produces denormal numbers, which take many processors 20
+        # times as long unless the ffmpeg treats them as zero.
+        *("-ar", str(SAMPLE_RATE), "-internal_sample_fmt", _SAMPLE_FORMATS[precision]),
         *("-af", ",".join((*point.filters, *filters))),
         # Write full buffers instead of single packets, which would be 14 writes for each.
         *("-f", "f32le", "-flush_packets", "0", "pipe:1"),

@@ -140,7 +140,11 @@ def measure(settings: Settings, workload: Workload | None = None) -> Performance
 
 async def _decoded(path: Path, settings: Settings) -> Samples:
     recording = Decoding(
-        path, ffmpeg=find_ffmpeg(settings.ffmpeg), max_seconds=60, timeout_seconds=60
+        path,
+        ffmpeg=find_ffmpeg(settings.ffmpeg),
+        max_seconds=60,
+        timeout_seconds=60,
+        precision=settings.resampling_precision,
     )
     return np.concatenate([samples async for samples in recording.samples()])
 

@@ -115,6 +115,7 @@ class References:
             max_seconds=MAX_REFERENCE_SECONDS,
             timeout_seconds=self._settings.decode_timeout_seconds,
             memory_bytes=self._settings.decoder_memory_bytes,
+            precision=self._settings.resampling_precision,
         )
         async with aclosing(decoded.samples()) as blocks:
             samples = np.concatenate([block async for block in blocks])
