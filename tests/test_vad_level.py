@@ -7,19 +7,16 @@ from hypothesis import strategies as st
 
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
-from parakeet_worker.vad.base import BLOCK_SAMPLES, FRAME_SAMPLES
+from parakeet_worker.vad.base import FRAME_SAMPLES
 from parakeet_worker.vad.level import (
     DETECTED_DECIBELS,
     Decibels,
     measured,
     quantiles,
     quiet_frames,
-    sounds_like_speech,
     sustained,
     sustained_at,
 )
-from recordings import decode
-from speech import named
 
 
 def noise(seconds: float, decibels: float, seed: int = 0) -> Samples:
@@ -102,23 +99,3 @@ def test_the_sustained_level_is_the_third_highest_of_the_quieter_or_only_complet
 def test_quantiles_are_those_of_numpy(values, share):
     expected = np.quantile(np.array(values), share)
     assert quantiles(np.array(values), share) == [pytest.approx(expected, abs=1e-9)]
-
-
-def test_frames_of_speech_at_the_lowest_level_may_be_15_decibels_below_its_loudest():
-    talk = levels(decode(named("minute").path)[: 5 * BLOCK_SAMPLES])
-    loudest = np.sort(talk)[-3]
-    for level in (-44.4, -40, -35):
-        sounding = sounds_like_speech(talk - loudest + level)
-        assert np.array_equal(sounding, talk >= loudest - 15)
-    assert not sounds_like_speech(talk - loudest - 44.6).any()
-    assert not sounds_like_speech(np.array([-20.0, -40.0])).any()
-
-
-def test_speech_and_other_changing_sounds_may_be_speech_and_room_noise_is_not():
-    talk = decode(named("minute").path)[: 5 * BLOCK_SAMPLES]
-    sounding = sounds_like_speech(levels(talk))
-    assert np.array_equal(sounding, levels(talk) >= -44)
-    assert 0.3 < sounding.mean() < 0.9
-    assert not sounds_like_speech(levels(talk * np.float32(0.001))).any()
-    assert not sounds_like_speech(levels(noise(9, -30))).any()
-    assert not sounds_like_speech(levels(np.zeros(5000, dtype=np.float32))).any()

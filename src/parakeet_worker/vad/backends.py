@@ -27,7 +27,8 @@ from parakeet_worker.vad.base import (
     Probabilities,
 )
 from parakeet_worker.vad.gain import QuietSpeechGain
-from parakeet_worker.vad.level import Decibels, measured, sounds_like_speech
+from parakeet_worker.vad.level import Decibels, measured
+from parakeet_worker.vad.missed import MISSED_FRAMES, candidate
 from parakeet_worker.vad.silero import CONTEXT_SAMPLES, Silero, State
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,6 @@ MAX_BLOCKS = 8
 
 _MAX_DIFFERENCE = 1e-3
 _BLOCK_FRAMES = BLOCK_SAMPLES // FRAME_SAMPLES
-# 0.5 s of missed speech in a block.
-_MISSED_FRAMES = 16
 
 
 class VadBackend(Protocol):
@@ -58,7 +57,7 @@ class VadBackend(Protocol):
 class SileroDetector(Detector):
     """Detects speech in one recording, with gain applied to very quiet speech.
 
-    Blocks with sound that may be missed speech are computed from the initial state too.
+    Blocks with sound that may be missed speech are evaluated a second time (`missed`).
     """
 
     trusts_silence = True
@@ -72,38 +71,29 @@ class SileroDetector(Detector):
 
     def _detect(self, blocks: Samples) -> Probabilities:
         levels = measured(blocks[CONTEXT_SAMPLES:])
-        blocks, changed = self._gain.apply(blocks, levels)
-        result, self._state = self._backend.probabilities(blocks, self._state)
-        for number, other in enumerate(changed):
-            part = slice(number * _BLOCK_FRAMES, (number + 1) * _BLOCK_FRAMES)
-            decibels = None if other else levels.decibels[part]
-            result[part] = self._with_missed(_block(blocks, number), result[part], decibels)
+        raised = self._gain.apply(blocks, levels)
+        result, self._state = self._backend.probabilities(raised, self._state)
+        for begin in range(0, len(result), _BLOCK_FRAMES):
+            part = slice(begin, begin + _BLOCK_FRAMES)
+            block = _block(blocks, begin)
+            result[part] = self._with_missed(block, result[part], levels.decibels[part])
         return result
 
     def _with_missed(
-        self, block: Samples, detected: Probabilities, decibels: Decibels | None
+        self, block: Samples, detected: Probabilities, decibels: Decibels
     ) -> Probabilities:
-        """The higher probabilities of both states, if the initial one detects missed speech.
-
-        After ten seconds of speech without a pause, the network may detect none until a pause.
-        `decibels` are the levels of the block, if they are known.
-        """
-        silent = detected < SPEECH_ENDS
-        if silent.sum() < _MISSED_FRAMES:
+        """The higher probabilities of both inferences, if the second detects missed speech."""
+        missed = candidate(block, CONTEXT_SAMPLES, decibels, detected < SPEECH_ENDS)
+        if missed is None:
             return detected
-        if decibels is None:
-            decibels = measured(block[CONTEXT_SAMPLES:]).decibels
-        unsure = silent & sounds_like_speech(decibels)
-        if unsure.sum() < _MISSED_FRAMES:
-            return detected
-        initial, _ = self._backend.probabilities(block, None)
-        missed = unsure & (initial >= SPEECH_BEGINS)
-        return np.maximum(detected, initial) if missed.sum() >= _MISSED_FRAMES else detected
+        second, _ = self._backend.probabilities(missed.block, None)
+        speech = missed.frames & (second >= SPEECH_BEGINS)
+        return np.maximum(detected, second) if speech.sum() >= MISSED_FRAMES else detected
 
 
-def _block(blocks: Samples, number: int) -> Samples:
-    """One of them, with its context."""
-    begin = number * BLOCK_SAMPLES
+def _block(blocks: Samples, first_frame: int) -> Samples:
+    """The one from this frame on, with its context."""
+    begin = first_frame * FRAME_SAMPLES
     return blocks[begin : begin + CONTEXT_SAMPLES + BLOCK_SAMPLES]
 
 

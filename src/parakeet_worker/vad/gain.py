@@ -53,8 +53,8 @@ class QuietSpeechGain:
         self._last_gain = 0.0
         self._context: Samples | None = None
 
-    def apply(self, samples: Samples, levels: Levels) -> tuple[Samples, Mask]:
-        """Context and blocks, amplified, and which of the blocks changed.
+    def apply(self, samples: Samples, levels: Levels) -> Samples:
+        """Context and blocks, amplified.
 
         The context is the unamplified end of the previous block, `levels` are those of the blocks.
         A block that is shorter is the last one of the recording, and alone. If nothing changes,
@@ -81,7 +81,7 @@ class QuietSpeechGain:
         end = raised[len(raised) - self._context_samples :]
         self._context = end.copy() if changed[-1] else None
         self._last_gain = float(gains[-1, -1])
-        return raised, changed
+        return raised
 
     def _gains(self, decibels: Decibels) -> Decibels:
         """Gain of each frame. What follows a block does not count, since it may not be there."""

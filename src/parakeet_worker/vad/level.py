@@ -27,9 +27,6 @@ CHUNK_FRAMES = 128
 
 _RANK = 3  # as in `_Highest`
 _SILENCE_POWER = 1e-10
-# Interpolation between frames and whole blocks change the level that gain aims at.
-_GAIN_ERROR_DECIBELS = 0.5
-_UTTERANCE_RANGE_DECIBELS = 15.0
 # The spectrum of a sustained vowel changes less within 64 ms.
 _STATIONARY_DECIBELS = 4.0
 _FADES_DECIBELS = 15.0
@@ -200,22 +197,6 @@ def quantiles(decibels: Decibels, *shares: float) -> list[float]:
         lower, upper = float(ordered[low]), float(ordered[min(low + 1, len(ordered) - 1)])
         quantiles.append(lower + (upper - lower) * (place - low))
     return quantiles
-
-
-def sounds_like_speech(decibels: Decibels) -> Mask:
-    """The frames as loud as speech, if the level of these varies as that of speech does.
-
-    Gain raises quiet speech to the lowest level of detected speech, so the level of its frames is
-    compared with that of the loudest ones.
-    """
-    if len(decibels) < _RANK:
-        return np.zeros(len(decibels), dtype=bool)
-    loudest = float(np.partition(decibels, -_RANK)[-_RANK])
-    if loudest < DETECTED_DECIBELS - _GAIN_ERROR_DECIBELS:
-        return np.zeros(len(decibels), dtype=bool)
-    loud: Mask = decibels >= min(DETECTED_DECIBELS, loudest - _UTTERANCE_RANGE_DECIBELS)
-    low, high = quantiles(decibels[loud], 0.1, 0.9)
-    return loud if high - low >= SPEECH_RANGE_DECIBELS else np.zeros_like(loud)
 
 
 def stationary_seconds(samples: Samples) -> float:
