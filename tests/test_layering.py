@@ -92,6 +92,7 @@ OWNERS = {
         "speakers.windows",
         "vad.base",
         "vad.gain",
+        "vad.missed",
         "vad.level",
         "vad.energy",
         "vad.backends",

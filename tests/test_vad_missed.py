@@ -32,7 +32,7 @@ def talk() -> Samples:
 
 @pytest.fixture(scope="module")
 def words(network: VadBackend, talk: Samples) -> list[Samples]:
-    """Pieces of speech of 0.4 s at one level, each as loud to its end as speech is."""
+    """Parts of speech of 0.4 s at one level, each as loud to its end as speech is."""
     detected = speaks(network, talk)
     frames = round(WORD_SECONDS * SAMPLE_RATE) // FRAME_SAMPLES
     pieces, place = list[Samples](), 0
@@ -71,7 +71,7 @@ def apart(words: list[Samples]) -> tuple[Samples, list[slice]]:
     return np.concatenate((*parts, np.zeros(SAMPLE_RATE, dtype=np.float32))), places
 
 
-def found(network: VadBackend, samples: Samples, places: list[slice]) -> int:
+def detected_words(network: VadBackend, samples: Samples, places: list[slice]) -> int:
     """How many of the words are detected; asserts that almost nothing else is."""
     detected = speaks(network, samples)
     other = detected.copy()
@@ -89,7 +89,7 @@ def test_single_words_in_noise_are_detected_at_any_level(
     samples, places = apart(words)
     samples = samples + pink(len(samples)) * SPEECH_RMS * 10 ** (-ratio_decibels / 20)
     samples = (samples * 10 ** (level_decibels / 20)).astype(np.float32)
-    assert found(network, samples, places) >= 0.9 * WORDS
+    assert detected_words(network, samples, places) >= 0.9 * WORDS
 
 
 @pytest.mark.parametrize("hertz", [0, 17, 50])
@@ -98,7 +98,7 @@ def test_single_words_are_detected_above_hum_of_ten_times_their_power(network, w
     at = np.arange(len(samples)) / SAMPLE_RATE
     hum = np.cos(2 * np.pi * hertz * at) * (np.sqrt(2) if hertz else 1) * np.sqrt(10) * SPEECH_RMS
     quiet = (samples + hum + pink(len(samples)) * SPEECH_RMS * 0.03) * 0.1
-    assert found(network, quiet.astype(np.float32), places) >= 0.9 * WORDS
+    assert detected_words(network, quiet.astype(np.float32), places) >= 0.9 * WORDS
 
 
 def test_frames_of_speech_may_be_15_decibels_below_its_loudest(talk):
@@ -124,13 +124,13 @@ def test_a_single_word_in_a_block_of_noise_sounds_like_speech_and_the_noise_alon
 def test_a_candidate_is_the_whole_block_at_one_gain(talk):
     block = talk[: CONTEXT_SAMPLES + BLOCK_SAMPLES] * np.float32(0.02)
     decibels = measured(block[CONTEXT_SAMPLES:]).decibels
-    found = candidate(block, CONTEXT_SAMPLES, decibels, np.ones(128, dtype=bool))
-    assert found is not None
-    factor = np.abs(found.block).max() / np.abs(block).max()
-    assert found.block == pytest.approx(block * factor, rel=1e-5)
-    loudest = np.sort(measured(found.block[CONTEXT_SAMPLES:]).decibels)[-3]
+    result = candidate(block, CONTEXT_SAMPLES, decibels, np.ones(128, dtype=bool))
+    assert result is not None
+    factor = np.abs(result.block).max() / np.abs(block).max()
+    assert result.block == pytest.approx(block * factor, rel=1e-5)
+    loudest = np.sort(measured(result.block[CONTEXT_SAMPLES:]).decibels)[-3]
     assert loudest == pytest.approx(-26, abs=0.1)
-    assert np.abs(found.block).max() < 0.9
+    assert np.abs(result.block).max() < 0.9
 
 
 def test_loud_blocks_keep_their_level_and_peaks_do_not_clip(talk):
@@ -155,9 +155,9 @@ def test_frames_with_detected_speech_are_no_candidates(talk):
     silent[np.argsort(decibels)[-4:]] = True
     assert candidate(block, CONTEXT_SAMPLES, decibels, silent) is None
     silent[np.argsort(decibels)[-5]] = True
-    found = candidate(block, CONTEXT_SAMPLES, decibels, silent)
-    assert found is not None
-    assert np.array_equal(found.frames, silent)
+    result = candidate(block, CONTEXT_SAMPLES, decibels, silent)
+    assert result is not None
+    assert np.array_equal(result.frames, silent)
 
 
 def test_voices_keep_their_frequencies_when_hum_is_removed(talk):
@@ -166,9 +166,9 @@ def test_voices_keep_their_frequencies_when_hum_is_removed(talk):
     humming = block + hum * np.float32(0.3)
     every = np.ones(128, dtype=bool)
     decibels = measured(humming[CONTEXT_SAMPLES:]).decibels
-    found = candidate(humming, CONTEXT_SAMPLES, decibels, every)
-    assert found is not None
-    spectra = [np.abs(np.fft.rfft(each)) for each in (found.block, block)]
+    result = candidate(humming, CONTEXT_SAMPLES, decibels, every)
+    assert result is not None
+    spectra = [np.abs(np.fft.rfft(each)) for each in (result.block, block)]
     hertz = np.fft.rfftfreq(len(block), 1 / SAMPLE_RATE)
     voices = hertz > 95
     factor = np.sum(spectra[0][voices]) / np.sum(spectra[1][voices])
