@@ -2,15 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.vad import silero
 from parakeet_worker.vad.backends import PerThreadVad, SileroDetector, VadBackend
-from parakeet_worker.vad.base import BLOCK_SAMPLES, FRAME_SAMPLES, SPEECH_BEGINS
+from parakeet_worker.vad.base import BLOCK_SAMPLES, FRAME_SAMPLES, SPEECH_BEGINS, Probabilities
 from parakeet_worker.vad.level import Mask, measured
 from parakeet_worker.vad.missed import candidate, sounds_like_speech
-from parakeet_worker.vad.silero import CONTEXT_SAMPLES
+from parakeet_worker.vad.silero import CONTEXT_SAMPLES, State
 from recordings import decode
 from speech import named
 from test_vad_level import levels, noise
@@ -158,6 +159,32 @@ def test_frames_with_detected_speech_are_no_candidates(talk):
     result = candidate(block, CONTEXT_SAMPLES, decibels, silent)
     assert result is not None
     assert np.array_equal(result.frames, silent)
+
+
+class Twice:
+    """Has one answer for the first inference, and another for the second."""
+
+    def __init__(self, first: Probabilities, second: Probabilities) -> None:
+        self._answers = [first, second]
+
+    def probabilities(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
+        assert len(block) == CONTEXT_SAMPLES + BLOCK_SAMPLES
+        assert state is None
+        return self._answers.pop(0).copy(), (torch.zeros(1), torch.zeros(1))
+
+
+def test_the_second_inference_adds_speech_where_none_was_detected_and_removes_none(talk):
+    block = talk[:BLOCK_SAMPLES]
+    loud = np.argsort(measured(block).decibels)[-20:]
+    first, second = np.zeros((2, 128), dtype=np.float32)
+    first[loud[:10]] = 0.9
+    second[loud[10:]] = 0.8
+    result = SileroDetector(Twice(first, second)).feed(block)
+    assert np.array_equal(result, np.maximum(first, second))
+    second[loud[14:]] = 0.0
+    second[loud[:10]] = 1.0
+    result = SileroDetector(Twice(first, second)).feed(block)
+    assert np.array_equal(result, first), "four frames of missed speech are too few"
 
 
 def test_voices_keep_their_frequencies_when_hum_is_removed(talk):
