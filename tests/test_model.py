@@ -12,6 +12,7 @@ import pytest
 
 import parakeet_worker
 from parakeet_worker import Model, ParakeetError, Transcript, open_model
+from parakeet_worker.audio.decoding import find_ffmpeg
 from parakeet_worker.errors import (
     AudioEmpty,
     AudioTooLong,
@@ -190,6 +191,19 @@ def test_an_invalid_setting_is_named(settings):
 def test_a_missing_model_is_an_error(tmp_path):
     with pytest.raises(WeightsMissing), open_model(str(tmp_path / "none.nemo")):
         pass
+
+
+@pytest.mark.parametrize(("precision", "sample_format"), [("double", "dblp"), ("single", "fltp")])
+def test_ffmpeg_resamples_in_the_precision_of_the_settings(
+    scratch, tmp_path, precision, sample_format
+):
+    log, recorded = tmp_path / "log", tmp_path / "ffmpeg"
+    recorded.write_text(f'#!/bin/sh\necho "$*" >>{log}\nexec {find_ffmpeg()} "$@"\n')
+    recorded.chmod(0o755)
+    settings = {"engine": "tones", "scratch": scratch, "resampling_precision": precision}
+    with open_model(ffmpeg=recorded, **settings) as opened:
+        opened.transcribe(wav(TALK))
+    assert f"-internal_sample_fmt {sample_format} " in log.read_text()
 
 
 def test_closing_a_model_ends_its_threads(scratch):

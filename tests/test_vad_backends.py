@@ -115,7 +115,7 @@ def test_speech_that_the_state_of_the_network_hides_is_detected(on_cpu, decibels
     minute = decode(named("minute").path) * np.float32(10 ** (decibels / 20))
     expected, detected = speech_of(on_cpu, minute), speech_of(Drifting(on_cpu), minute)
     assert len(expected & detected) > share * len(expected)
-    assert len(detected - expected) < 0.03 * len(expected)
+    assert len(detected - expected) < (0.03 if decibels else 0.02) * len(expected)
 
 
 def test_hidden_speech_is_the_same_for_any_division_of_the_input(on_cpu):

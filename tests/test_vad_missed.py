@@ -33,7 +33,7 @@ def talk() -> Samples:
 
 @pytest.fixture(scope="module")
 def words(network: VadBackend, talk: Samples) -> list[Samples]:
-    """Parts of speech of 0.4 s at one level, each as loud to its end as speech is."""
+    """Parts of speech of 0.4 s, without pauses and at one level."""
     detected = speaks(network, talk)
     frames = round(WORD_SECONDS * SAMPLE_RATE) // FRAME_SAMPLES
     pieces, place = list[Samples](), 0
@@ -61,7 +61,7 @@ def pink(count: int, seed: int = 1) -> Samples:
 
 
 def apart(words: list[Samples]) -> tuple[Samples, list[slice]]:
-    """One word in 6 to 11 s of silence each, and the frames of each."""
+    """Each word after 5 to 10 s of silence, and the frames of each."""
     chance, parts, places, at = np.random.default_rng(2), list[Samples](), list[slice](), 0
     for word in words:
         pause = int(chance.integers(5 * SAMPLE_RATE, 10 * SAMPLE_RATE))

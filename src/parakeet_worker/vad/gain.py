@@ -21,6 +21,9 @@ from parakeet_worker.vad.level import (
 
 HIGHEST_GAIN_DECIBELS = 40.0
 
+HIGHEST_PEAK = 0.9
+"""Of amplified samples."""
+
 # 1 s: shorter pauses of a loud speaker get no gain.
 _DETECTION_FRAMES = 31
 # Below it the features depend on the level, because of the guard in their logarithm (2^-24).
@@ -31,7 +34,6 @@ _VOICE_RANGE_DECIBELS = 10.0
 _BETWEEN_VOICES_DECIBELS = 26.0
 # Word onsets are quieter than the frames detected as speech.
 _ONSET_FRAMES = 3
-_HIGHEST_PEAK = 0.9
 # Digital silence gets no gain.
 _SILENCE_DECIBELS = -95.0
 # Speech has no direct current over seconds.
@@ -177,7 +179,7 @@ def _headroom(blocks: Samples, gains: Decibels) -> Decibels:
     peaks = np.full(raised.shape, 1e-9)
     peaks[rows, columns + 1] = np.maximum(highest, 1e-9)
     peaks = np.maximum(np.maximum(peaks[:, :-2], peaks[:, 2:]), peaks[:, 1:-1])
-    headroom = np.maximum(20 * np.log10(_HIGHEST_PEAK / peaks), 0.0)
+    headroom = np.maximum(20 * np.log10(HIGHEST_PEAK / peaks), 0.0)
     return np.asarray(np.minimum(gains, headroom))
 
 

@@ -17,7 +17,7 @@ from parakeet_worker.engine.base import Samples
 from parakeet_worker.vad.base import FRAME_SAMPLES
 
 DETECTED_DECIBELS = -44.0
-"""The network detects speech at or above this level as reliably as louder speech."""
+"""Without noise, the network detects speech at this level as reliably as louder speech."""
 
 SPEECH_RANGE_DECIBELS = 5.0
 """A level that varies less is room noise, not speech."""
