@@ -91,6 +91,7 @@ OWNERS = {
         "speakers.sequence",
         "speakers.windows",
         "vad.base",
+        "vad.enhancement",
         "vad.gain",
         "vad.missed",
         "vad.level",

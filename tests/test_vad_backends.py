@@ -88,17 +88,18 @@ def blocked(batched: BatchedVad, waiting: int) -> Iterator[None]:
 
 
 class Drifting:
-    """Detects almost nothing, except in single blocks from the initial state.
+    """Detects almost nothing in one recording, except in single blocks from the initial state.
 
     Silero's network does so for some voices after ten seconds without a pause.
     """
 
     def __init__(self, network: VadBackend) -> None:
-        self._network = network
+        self._network, self._started = network, False
 
     def probabilities(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
         probabilities, after = self._network.probabilities(block, state)
-        hidden = state is not None or len(block) > CONTEXT_SAMPLES + BLOCK_SAMPLES
+        hidden = state is not None or not self._started
+        self._started = True
         return probabilities * np.float32(0.01 if hidden else 1.0), after
 
 

@@ -1,4 +1,4 @@
-"""Speech in noise and above hum is detected by a second inference; other sound is not."""
+"""Speech that one inference misses is detected by another; other sound is not."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,8 @@ from parakeet_worker.engine.base import Samples
 from parakeet_worker.vad import silero
 from parakeet_worker.vad.backends import PerThreadVad, SileroDetector, VadBackend
 from parakeet_worker.vad.base import BLOCK_SAMPLES, FRAME_SAMPLES, SPEECH_BEGINS, Probabilities
-from parakeet_worker.vad.level import Mask, measured
-from parakeet_worker.vad.missed import candidate, sounds_like_speech
+from parakeet_worker.vad.level import Decibels, Mask, measured
+from parakeet_worker.vad.missed import renditions, sounds_like_speech
 from parakeet_worker.vad.silero import CONTEXT_SAMPLES, State
 from recordings import decode
 from speech import named
@@ -102,6 +102,74 @@ def test_single_words_are_detected_above_hum_of_ten_times_their_power(network, w
     assert detected_words(network, quiet.astype(np.float32), places) >= 0.9 * WORDS
 
 
+def tone(count: int, *hertz: float) -> Samples:
+    """Sines of equal power, together with a power of 1."""
+    at = np.arange(count) / SAMPLE_RATE
+    waves = sum(np.sin(2 * np.pi * each * at + each) for each in hertz)
+    return (waves * np.sqrt(2 / len(hertz))).astype(np.float32)
+
+
+@pytest.mark.parametrize("level_decibels", [0, -30])
+@pytest.mark.parametrize(
+    ("hertz", "power"),
+    [
+        pytest.param([440], 1, id="440 Hz"),
+        pytest.param([1000], 10, id="1000 Hz"),
+        pytest.param([3000], 10, id="3000 Hz"),
+        pytest.param([7500], 10, id="7500 Hz"),
+        pytest.param(range(100, 3000, 100), 1, id="buzz"),
+        pytest.param([350, 440], 1, id="dial tone"),
+    ],
+)
+def test_single_words_are_detected_above_a_constant_sound(
+    network, words, hertz, power, level_decibels
+):
+    samples, places = apart(words)
+    samples = samples + tone(len(samples), *hertz) * np.float32(SPEECH_RMS * np.sqrt(power))
+    samples *= np.float32(10 ** (level_decibels / 20))
+    assert detected_words(network, samples, places) >= 0.9 * WORDS
+
+
+@pytest.mark.parametrize("band_hertz", [(300, 3400), (500, 2000), (100, 800)])
+def test_single_words_are_detected_in_a_part_of_their_frequencies(network, words, band_hertz):
+    samples, places = apart(words)
+    spectrum, hertz = np.fft.rfft(samples), np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE)
+    spectrum[(hertz < band_hertz[0]) | (hertz > band_hertz[1])] = 0
+    narrow = np.fft.irfft(spectrum, len(samples)).astype(np.float32)
+    assert detected_words(network, narrow, places) >= 0.9 * WORDS
+
+
+@pytest.mark.parametrize("gain_decibels", [20, 30])
+def test_single_words_are_detected_if_they_are_clipped(network, words, gain_decibels):
+    samples, places = apart(words)
+    clipped = np.clip(samples * np.float32(10 ** (gain_decibels / 20)), -1, 1)
+    assert detected_words(network, clipped, places) >= 0.9 * WORDS
+
+
+def bursts(*hertz: float, seconds: float, every: float) -> Samples:
+    samples = tone(60 * SAMPLE_RATE, *hertz) * np.float32(0.1)
+    samples[np.arange(len(samples)) / SAMPLE_RATE % every >= seconds] = 0
+    return samples
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        pytest.param(tone(60 * SAMPLE_RATE, *range(100, 3000, 100)) * 0.1, id="buzz"),
+        pytest.param(tone(60 * SAMPLE_RATE, 440) * 0.1, id="tone"),
+        pytest.param(pink(60 * SAMPLE_RATE) * 0.03, id="noise"),
+        pytest.param(bursts(440, 480, seconds=2, every=6), id="ringing"),
+        pytest.param(bursts(480, 620, seconds=0.5, every=1), id="busy"),
+        pytest.param(bursts(770, 1336, seconds=0.2, every=0.4), id="digits dialled"),
+        pytest.param(bursts(1000, seconds=0.15, every=1), id="beeps"),
+    ],
+)
+@pytest.mark.parametrize("level_decibels", [0, -25])
+def test_tones_and_noise_are_no_speech(network, sound, level_decibels):
+    samples = sound.astype(np.float32) * np.float32(10 ** (level_decibels / 20))
+    assert not speaks(network, samples).any()
+
+
 def test_frames_of_speech_may_be_15_decibels_below_its_loudest(talk):
     known = levels(talk[: 5 * BLOCK_SAMPLES])
     loudest = np.sort(known)[-3]
@@ -122,50 +190,72 @@ def test_a_single_word_in_a_block_of_noise_sounds_like_speech_and_the_noise_alon
     assert not sounds_like_speech(levels(np.zeros(5000, dtype=np.float32))).any()
 
 
-def test_a_candidate_is_the_whole_block_at_one_gain(talk):
+EVERY = np.ones(BLOCK_SAMPLES // FRAME_SAMPLES, dtype=bool)
+
+
+def rendered(block: Samples, silent: Mask = EVERY) -> list[Samples]:
+    return [*renditions(block, CONTEXT_SAMPLES, decibels(block), silent)]
+
+
+def decibels(block: Samples) -> Decibels:
+    return measured(block[CONTEXT_SAMPLES:]).decibels
+
+
+def test_the_first_rendition_is_the_whole_block_at_one_gain(talk):
     block = talk[: CONTEXT_SAMPLES + BLOCK_SAMPLES] * np.float32(0.02)
-    decibels = measured(block[CONTEXT_SAMPLES:]).decibels
-    result = candidate(block, CONTEXT_SAMPLES, decibels, np.ones(128, dtype=bool))
-    assert result is not None
-    factor = np.abs(result.block).max() / np.abs(block).max()
-    assert result.block == pytest.approx(block * factor, rel=1e-5)
-    loudest = np.sort(measured(result.block[CONTEXT_SAMPLES:]).decibels)[-3]
-    assert loudest == pytest.approx(-26, abs=0.1)
-    assert np.abs(result.block).max() < 0.9
+    first, second = rendered(block)
+    factor = np.abs(first).max() / np.abs(block).max()
+    assert first == pytest.approx(block * factor, rel=1e-5)
+    for rendition in (first, second):
+        assert np.sort(decibels(rendition))[-3] == pytest.approx(-26, abs=0.1)
+        assert np.abs(rendition).max() < 0.9
 
 
-def test_loud_blocks_keep_their_level_and_peaks_do_not_clip(talk):
+def test_the_first_rendition_keeps_the_level_of_loud_blocks_and_the_second_lowers_it(talk):
     loud = talk[: CONTEXT_SAMPLES + BLOCK_SAMPLES] / np.abs(talk).max()
-    decibels = measured(loud[CONTEXT_SAMPLES:]).decibels
-    every = np.ones(128, dtype=bool)
-    kept = candidate(loud, CONTEXT_SAMPLES, decibels, every)
-    assert kept is not None
-    assert np.array_equal(kept.block, loud)
-    clicked = loud * np.float32(0.01)
+    first, second = rendered(loud)
+    assert np.array_equal(first, loud)
+    assert np.sort(decibels(second))[-3] == pytest.approx(-26, abs=0.1)
+
+
+def test_peaks_do_not_clip(talk):
+    clicked = talk[: CONTEXT_SAMPLES + BLOCK_SAMPLES] / np.abs(talk).max() * np.float32(0.01)
     clicked[CONTEXT_SAMPLES + 100] = 0.5
-    decibels = measured(clicked[CONTEXT_SAMPLES:]).decibels
-    limited = candidate(clicked, CONTEXT_SAMPLES, decibels, every)
-    assert limited is not None
-    assert np.abs(limited.block).max() == pytest.approx(0.9, abs=1e-3)
+    for rendition in rendered(clicked):
+        assert np.abs(rendition).max() == pytest.approx(0.9, abs=1e-3)
 
 
-def test_frames_with_detected_speech_are_no_candidates(talk):
+def test_speech_far_above_the_noise_of_its_pauses_is_not_rendered_if_it_is_detected(talk):
     block = talk[: CONTEXT_SAMPLES + BLOCK_SAMPLES]
-    decibels = measured(block[CONTEXT_SAMPLES:]).decibels
-    silent = np.zeros(128, dtype=bool)
-    silent[np.argsort(decibels)[-4:]] = True
-    assert candidate(block, CONTEXT_SAMPLES, decibels, silent) is None
-    silent[np.argsort(decibels)[-5]] = True
-    result = candidate(block, CONTEXT_SAMPLES, decibels, silent)
-    assert result is not None
-    assert np.array_equal(result.frames, silent)
+    levels = decibels(block)
+    quiet = levels < np.sort(levels)[-3] - 15
+    assert quiet.sum() > 20
+    assert rendered(block, silent=quiet) == []
+    silent = quiet.copy()
+    silent[np.argsort(levels)[-3:]] = True
+    assert len(rendered(block, silent=silent)) == 2
 
 
-class Twice:
-    """Has one answer for the first inference, and another for the second."""
+def test_speech_below_a_constant_sound_is_rendered_without_it(talk):
+    block = talk[: CONTEXT_SAMPLES + BLOCK_SAMPLES]
+    loud = tone(len(block), 1000) * np.float32(0.5)
+    (rendition,) = rendered(block + loud)
+    assert share_of_tone(block + loud, 1000) > 0.9
+    assert share_of_tone(rendition, 1000) < 0.2
+    assert rendered(loud) == []
 
-    def __init__(self, first: Probabilities, second: Probabilities) -> None:
-        self._answers = [first, second]
+
+def share_of_tone(samples: Samples, hertz: float) -> float:
+    power = np.square(np.abs(np.fft.rfft(samples)))
+    near = np.abs(np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE) - hertz) < 10
+    return float(power[near].sum() / power.sum())
+
+
+class Repeated:
+    """Has one answer for the first inference, and others for those that follow."""
+
+    def __init__(self, *answers: Probabilities) -> None:
+        self._answers = [*answers]
 
     def probabilities(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
         assert len(block) == CONTEXT_SAMPLES + BLOCK_SAMPLES
@@ -173,31 +263,16 @@ class Twice:
         return self._answers.pop(0).copy(), (torch.zeros(1), torch.zeros(1))
 
 
-def test_the_second_inference_adds_speech_where_none_was_detected_and_removes_none(talk):
+def test_further_inferences_add_speech_where_none_was_detected_and_remove_none(talk):
     block = talk[:BLOCK_SAMPLES]
-    loud = np.argsort(measured(block).decibels)[-20:]
-    first, second = np.zeros((2, 128), dtype=np.float32)
+    loud = np.argsort(measured(block).decibels)[-30:]
+    first, second, third = np.zeros((3, 128), dtype=np.float32)
     first[loud[:10]] = 0.9
-    second[loud[10:]] = 0.8
-    result = SileroDetector(Twice(first, second)).feed(block)
-    assert np.array_equal(result, np.maximum(first, second))
-    second[loud[14:]] = 0.0
+    second[loud[10:20]] = 0.8
+    third[loud[20:]] = 0.7
+    result = SileroDetector(Repeated(first, second, third)).feed(block)
+    assert np.array_equal(result, first + second + third)
+    second[loud[13:]] = 0.0
     second[loud[:10]] = 1.0
-    result = SileroDetector(Twice(first, second)).feed(block)
-    assert np.array_equal(result, first), "four frames of missed speech are too few"
-
-
-def test_voices_keep_their_frequencies_when_hum_is_removed(talk):
-    block = talk[: CONTEXT_SAMPLES + BLOCK_SAMPLES]
-    hum = np.sin(2 * np.pi * 50 * np.arange(len(block)) / SAMPLE_RATE).astype(np.float32)
-    humming = block + hum * np.float32(0.3)
-    every = np.ones(128, dtype=bool)
-    decibels = measured(humming[CONTEXT_SAMPLES:]).decibels
-    result = candidate(humming, CONTEXT_SAMPLES, decibels, every)
-    assert result is not None
-    spectra = [np.abs(np.fft.rfft(each)) for each in (result.block, block)]
-    hertz = np.fft.rfftfreq(len(block), 1 / SAMPLE_RATE)
-    voices = hertz > 95
-    factor = np.sum(spectra[0][voices]) / np.sum(spectra[1][voices])
-    assert spectra[0][voices] == pytest.approx(spectra[1][voices] * factor, rel=0.05, abs=0.5)
-    assert spectra[0][np.abs(hertz - 50) < 2].max() < 1e-3 * np.abs(np.fft.rfft(hum)).max()
+    result = SileroDetector(Repeated(first, second, third)).feed(block)
+    assert np.array_equal(result, first + third), "three frames of missed speech are too few"

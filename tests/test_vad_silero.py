@@ -14,6 +14,7 @@ from parakeet_worker.errors import WeightsCorrupt, WeightsMissing
 from parakeet_worker.vad import silero
 from parakeet_worker.vad.backends import PerThreadVad, SileroDetector
 from parakeet_worker.vad.base import FRAME_SAMPLES, SPEECH_BEGINS, Probabilities, speech_spans
+from parakeet_worker.vad.level import Decibels
 from parakeet_worker.vad.silero import CONTEXT_SAMPLES, Silero
 from recordings import decode, noise, silence, tone
 from speech import SAMPLES, all_samples, named
@@ -49,8 +50,18 @@ def recording(name: str) -> Samples:
     return decode(SAMPLES / name)[: 6 * RATE]
 
 
+class Once(Unamplified):
+    """With one inference, as the package."""
+
+    def _with_missed(
+        self, block: Samples, detected: Probabilities, decibels: Decibels
+    ) -> Probabilities:
+        del block, decibels
+        return detected
+
+
 def probabilities_of(
-    network: Silero, samples: Samples, kind: type[SileroDetector] = Unamplified
+    network: Silero, samples: Samples, kind: type[SileroDetector] = Once
 ) -> Probabilities:
     detector = kind(PerThreadVad(network))
     return np.concatenate((detector.feed(samples), detector.finish()))

@@ -28,7 +28,7 @@ from parakeet_worker.vad.base import (
 )
 from parakeet_worker.vad.gain import QuietSpeechGain
 from parakeet_worker.vad.level import Decibels, measured
-from parakeet_worker.vad.missed import MISSED_FRAMES, candidate
+from parakeet_worker.vad.missed import MISSED_FRAMES, renditions
 from parakeet_worker.vad.silero import CONTEXT_SAMPLES, Silero, State
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class VadBackend(Protocol):
 class SileroDetector(Detector):
     """Detects speech in one recording, with gain applied to very quiet speech.
 
-    Blocks with sound that may be missed speech are evaluated a second time (`missed`).
+    Blocks with sound that may be missed speech are evaluated again (`missed`).
     """
 
     trusts_silence = True
@@ -82,13 +82,13 @@ class SileroDetector(Detector):
     def _with_missed(
         self, block: Samples, detected: Probabilities, decibels: Decibels
     ) -> Probabilities:
-        """The higher probabilities of both inferences, if the second detects missed speech."""
-        missed = candidate(block, CONTEXT_SAMPLES, decibels, detected < SPEECH_ENDS)
-        if missed is None:
-            return detected
-        second, _ = self._backend.probabilities(missed.block, None)
-        speech = missed.frames & (second >= SPEECH_BEGINS)
-        return np.maximum(detected, second) if speech.sum() >= MISSED_FRAMES else detected
+        """The highest probabilities of all inferences, of those that detect missed speech."""
+        silent = detected < SPEECH_ENDS
+        for rendition in renditions(block, CONTEXT_SAMPLES, decibels, silent):
+            again, _ = self._backend.probabilities(rendition, None)
+            if (silent & (again >= SPEECH_BEGINS)).sum() >= MISSED_FRAMES:
+                detected = np.maximum(detected, again)
+        return detected
 
 
 def _block(blocks: Samples, first_frame: int) -> Samples:

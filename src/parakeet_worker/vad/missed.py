@@ -1,23 +1,25 @@
-"""Sound in which the network may have missed speech, prepared for a second inference.
+"""Sound in which the network may have missed speech, prepared for another inference.
 
-Silero's network detects less than it could in two cases. After ten seconds of some voices without a
-pause its state suppresses speech until the next pause, so the second inference begins from the
-initial state. And it detects speech in noise, or above hum, only if the speech has about the level
-that it was trained on: the second inference gets a whole block at that level, without what lies
-below the range of voices.
+Silero's network detects less than it could in several cases. After ten seconds of some voices
+without a pause its state suppresses speech until the next pause, so that another inference begins
+from the initial state. It detects speech in noise only if the speech has about the level that it
+was trained on, so that a whole block gets that level, without what lies below the range of voices.
+And it misses most of the speech above tones and steady noise, or without the low frequencies that
+telephones remove, or clipped: what is constant is removed, and low frequencies are regenerated.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 
-from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
+from parakeet_worker.vad import enhancement
+from parakeet_worker.vad.base import MIN_SPEECH_FRAMES
 from parakeet_worker.vad.gain import HIGHEST_GAIN_DECIBELS, HIGHEST_PEAK
 from parakeet_worker.vad.level import SPEECH_RANGE_DECIBELS, Decibels, Mask, measured, quantiles
 
-MISSED_FRAMES = 5
-"""Missed speech has at least 0.16 s in a block; 0.13 s contain no word."""
+MISSED_FRAMES = MIN_SPEECH_FRAMES
+"""Frames of missed speech in a block; fewer contain no word."""
 
 # Of -44, -34, -26 and -22 dB, the network detects most words in noise at the last two.
 _LEVEL_DECIBELS = -26.0
@@ -27,46 +29,41 @@ _FAINTEST_DECIBELS = -86.0
 _UTTERANCE_RANGE_DECIBELS = 15.0
 # As of sustained levels: a click spans two frames.
 _RANK = 3
-# Hum, rumble and direct current; the lowest voices begin at 80 Hz.
-_VOICE_HERTZ = 90.0
-_RUMBLE_HERTZ = 54.0
-_RUMBLE_SHARE = 0.5
-_RUMBLE_WINDOW = 64  # of 4 ms: their means contain what is below 125 Hz
+# Constant sound further below speech hides none.
+_HIDING_DECIBELS = 25.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
-    """A block that may contain missed speech."""
-
-    block: Samples
-    """With its context, amplified."""
-    frames: Mask
-    """The frames in question."""
-
-
-def candidate(
+def renditions(
     block: Samples, context_samples: int, decibels: Decibels, silent: Mask
-) -> Candidate | None:
-    """The block, if its `silent` frames contain sound whose level varies as that of speech does.
+) -> Iterator[Samples]:
+    """The block in up to two forms, if its `silent` frames may contain speech.
 
     `block` is unamplified and begins with its context, `decibels` are the levels of its frames.
     """
-    if silent.sum() < MISSED_FRAMES:
-        return None
-    if _rumbles(block[context_samples:]):
-        block = _without_rumble(block)
+    if silent.sum() < MISSED_FRAMES or _loudest(decibels) < _FAINTEST_DECIBELS:
+        return
+    if enhancement.rumbles(block[context_samples:]):
+        block = enhancement.without_rumble(block)
         decibels = measured(block[context_samples:]).decibels
-    frames = silent & sounds_like_speech(decibels)
-    if frames.sum() < MISSED_FRAMES:
-        return None
-    return Candidate(_amplified(block, _loudest(decibels)), frames)
+    varies = _may_contain_speech(decibels, silent)
+    if varies:
+        # Attenuated, speech far below gusts of wind is not detected.
+        yield _at_level(block, _loudest(decibels), lowest_gain=1.0)
+    if varies or _loudest(decibels) - np.median(decibels[silent]) < _HIDING_DECIBELS:
+        block = enhancement.without_constant_sound(block)
+        if _may_contain_speech(measured(block[context_samples:]).decibels, silent):
+            block = enhancement.with_low_harmonics(block)
+            decibels = measured(block[context_samples:]).decibels
+            yield _at_level(block, _loudest(decibels), lowest_gain=0.0)
+
+
+def _may_contain_speech(decibels: Decibels, silent: Mask) -> bool:
+    return bool((silent & sounds_like_speech(decibels)).sum() >= _RANK)
 
 
 def sounds_like_speech(decibels: Decibels) -> Mask:
     """The frames as loud as speech, if the level of these varies as that of speech does."""
     none = np.zeros(len(decibels), dtype=bool)
-    if len(decibels) < _RANK:
-        return none
     loudest = _loudest(decibels)
     if loudest < _FAINTEST_DECIBELS:
         return none
@@ -76,25 +73,12 @@ def sounds_like_speech(decibels: Decibels) -> Mask:
 
 
 def _loudest(decibels: Decibels) -> float:
-    return float(np.partition(decibels, -_RANK)[-_RANK])
+    """Without clicks; of fewer than three frames, nothing is known."""
+    return float(np.partition(decibels, -_RANK)[-_RANK]) if len(decibels) >= _RANK else -np.inf
 
 
-def _amplified(block: Samples, loudest: float) -> Samples:
+def _at_level(block: Samples, loudest: float, lowest_gain: float) -> Samples:
     """At the level of the network's training, with one gain: speech in noise needs it."""
-    gain = np.clip(_LEVEL_DECIBELS - loudest, 0.0, HIGHEST_GAIN_DECIBELS)
-    headroom = HIGHEST_PEAK / max(float(np.abs(block).max()), 1e-9)
-    return block * np.float32(max(1.0, min(10 ** (gain / 20), headroom)))
-
-
-def _rumbles(samples: Samples) -> bool:
-    """Whether most of the power lies below the range of voices."""
-    low = samples.reshape(-1, _RUMBLE_WINDOW).mean(axis=1)
-    return float(low @ low) * _RUMBLE_WINDOW > _RUMBLE_SHARE * float(samples @ samples)
-
-
-def _without_rumble(samples: Samples) -> Samples:
-    """Without frequencies below 54 Hz; up to 90 Hz they fade."""
-    spectrum = np.fft.rfft(samples)
-    hertz = np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE)
-    spectrum *= np.clip((hertz - _RUMBLE_HERTZ) / (_VOICE_HERTZ - _RUMBLE_HERTZ), 0.0, 1.0)
-    return np.fft.irfft(spectrum, len(samples)).astype(np.float32)
+    highest = min(10 ** (HIGHEST_GAIN_DECIBELS / 20), HIGHEST_PEAK / float(np.abs(block).max()))
+    gain = 10 ** ((_LEVEL_DECIBELS - loudest) / 20)
+    return block * np.float32(max(lowest_gain, min(gain, highest)))
