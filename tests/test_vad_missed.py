@@ -232,6 +232,8 @@ def test_speech_far_above_the_noise_of_its_pauses_is_not_rendered_if_it_is_detec
     assert quiet.sum() > 20
     assert rendered(block, silent=quiet) == []
     silent = quiet.copy()
+    silent[np.argsort(levels)[-2:]] = True
+    assert rendered(block, silent=silent) == [], "a click spans two frames"
     silent[np.argsort(levels)[-3:]] = True
     assert len(rendered(block, silent=silent)) == 2
 
