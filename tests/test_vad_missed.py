@@ -247,6 +247,16 @@ def test_speech_below_a_constant_sound_is_rendered_without_it(talk):
     assert rendered(loud) == []
 
 
+def test_both_renditions_of_speech_above_hum_are_without_it(talk):
+    humming = (
+        talk[: CONTEXT_SAMPLES + BLOCK_SAMPLES] + tone(CONTEXT_SAMPLES + BLOCK_SAMPLES, 50) * 0.3
+    )
+    assert share_of_tone(humming, 50) > 0.9
+    first, second = rendered(humming.astype(np.float32))
+    assert share_of_tone(first, 50) < 0.01
+    assert share_of_tone(second, 50) < 0.01
+
+
 def share_of_tone(samples: Samples, hertz: float) -> float:
     power = np.square(np.abs(np.fft.rfft(samples)))
     near = np.abs(np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE) - hertz) < 10
