@@ -96,7 +96,7 @@ async def test_a_key_does_not_follow_a_redirect(web: WebServer, talk: Path) -> N
 async def test_a_missing_answer_times_out(silent, web, talk):
     web.at("/transcribe", silent)
     started = time.monotonic()
-    async with AsyncClient(web.address, answer_seconds=1.0, retry_seconds=60) as client:
+    async with AsyncClient(web.address, answer_seconds=3.0, retry_seconds=60) as client:
         with pytest.raises(EndpointUnreachable):
             await client.transcribe(talk)
     assert time.monotonic() - started < 10
