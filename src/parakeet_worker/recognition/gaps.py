@@ -13,10 +13,8 @@ GAP_SECONDS = 0.65
 
 The detector recognises about two thirds of a second of speech: it omits fricatives and closures.
 """
-WHOLE_SPAN_SECONDS = 0.35
-"""The same of one span without a word: no rest of the sound of a word next to it."""
-REPORTED_SECONDS = 0.5
-"""Shorter gaps in a chunk without words are decoded again but not reported: often a cough."""
+WHOLE_SPAN_SECONDS = (MIN_SPEECH_FRAMES - 0.5) * FRAME_SECONDS
+"""The same of one span of which no part has a word: of any that is detected."""
 _MAX_PART_SECONDS = 10.0
 # What a word leaves of a span: its onset before the first token, or its release.
 _MIN_REST_SECONDS = MIN_SPEECH_FRAMES * FRAME_SECONDS
@@ -55,7 +53,7 @@ class Gap:
 
 
 def uncovered(speech: Sequence[Span], words: Sequence[Word]) -> list[Gap]:
-    """Gaps of at least 0.65 s, or with a span of 0.35 s; in order; without `words`, all.
+    """Gaps of at least 0.65 s, or with a span without a word; in order; without `words`, all.
 
     `words` are in order; a word covers the time from its first token to the end of its last.
     """
@@ -71,8 +69,7 @@ def _long_enough(gaps: Iterable[Gap]) -> list[Gap]:
 
 def reported_spans(gaps: Iterable[Gap]) -> tuple[Span, ...]:
     """The spans of gaps that remained without words, as the answer reports them."""
-    reported = (gap for gap in gaps if gap.seconds >= REPORTED_SECONDS)
-    return tuple(span for gap in reported for span in gap.speech)
+    return tuple(span for gap in gaps for span in gap.speech)
 
 
 def find_gaps(chunk: Chunk, words: Sequence[Word]) -> list[Gap]:
