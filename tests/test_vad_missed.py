@@ -2,15 +2,22 @@
 
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.vad import silero
 from parakeet_worker.vad.backends import PerThreadVad, SileroDetector, VadBackend
-from parakeet_worker.vad.base import BLOCK_SAMPLES, FRAME_SAMPLES, SPEECH_BEGINS, Probabilities
+from parakeet_worker.vad.base import (
+    BLOCK_SAMPLES,
+    FRAME_SAMPLES,
+    SPEECH_BEGINS,
+    Probabilities,
+    speech_spans,
+)
 from parakeet_worker.vad.level import Decibels, Mask, measured
-from parakeet_worker.vad.missed import renditions, sounds_like_speech
+from parakeet_worker.vad.missed import renditions, sounds_like_speech, without_detected
 from parakeet_worker.vad.silero import CONTEXT_SAMPLES, State
 from recordings import decode
 from speech import named
@@ -46,9 +53,13 @@ def words(network: VadBackend, talk: Samples) -> list[Samples]:
     return pieces
 
 
-def speaks(network: VadBackend, samples: Samples) -> Mask:
+def probabilities(network: VadBackend, samples: Samples) -> Probabilities:
     detector = SileroDetector(network)
-    return np.concatenate((detector.feed(samples), detector.finish())) >= SPEECH_BEGINS
+    return np.concatenate((detector.feed(samples), detector.finish()))
+
+
+def speaks(network: VadBackend, samples: Samples) -> Mask:
+    return probabilities(network, samples) >= SPEECH_BEGINS
 
 
 def pink(count: int, seed: int = 1) -> Samples:
@@ -144,6 +155,39 @@ def test_single_words_are_detected_if_they_are_clipped(network, words, gain_deci
     samples, places = apart(words)
     clipped = np.clip(samples * np.float32(10 ** (gain_decibels / 20)), -1, 1)
     assert detected_words(network, clipped, places) >= 0.9 * WORDS
+
+
+def between(loud: list[Samples], quiet: list[Samples]) -> tuple[Samples, list[slice]]:
+    """Turns of three and of one word, a fifth of a second apart; the frames of the quiet ones."""
+    parts, places, at = list[Samples](), list[slice](), 0
+    for number, word in enumerate(quiet):
+        turn = [loud[(3 * number + each) % len(loud)] for each in range(3)]
+        pause = np.zeros(SAMPLE_RATE // 8, dtype=np.float32)
+        parts += [*turn, pause, word, pause]
+        begin = at + sum(map(len, turn)) + len(pause)
+        at = begin + len(word) + len(pause)
+        places.append(slice(begin // FRAME_SAMPLES, (begin + len(word)) // FRAME_SAMPLES + 1))
+    return np.concatenate(parts), places
+
+
+@pytest.mark.parametrize(
+    ("decibels_below", "noise_decibels"), [(15, -54), (20, -54), (26, -54), (26, -60), (30, -66)]
+)
+def test_a_voice_far_below_another_one_is_detected(network, words, decibels_below, noise_decibels):
+    quiet = [word * np.float32(10 ** (-decibels_below / 20)) for word in words]
+    samples, places = between(words, quiet)
+    samples = samples + pink(len(samples)) * np.float32(10 ** (noise_decibels / 20))
+    detected = speaks(network, samples)
+    assert sum(bool(detected[place].any()) for place in places) >= 0.8 * WORDS
+
+
+def test_reverberation_is_part_of_the_word_before_it(network, words):
+    samples, places = apart(words)
+    at = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+    room = np.random.default_rng(4).standard_normal(SAMPLE_RATE) * 10 ** (-3 * at / 0.8)
+    room *= 0.5 / np.sqrt(np.sum(room**2))
+    wet = samples + scipy.signal.fftconvolve(samples, room)[: len(samples)].astype(np.float32)
+    assert len(speech_spans(probabilities(network, wet))) == len(places)
 
 
 def bursts(*hertz: float, seconds: float, every: float) -> Samples:
@@ -277,14 +321,72 @@ class Repeated:
 
 def test_further_inferences_add_speech_where_none_was_detected_and_remove_none(talk):
     block = talk[:BLOCK_SAMPLES]
-    loud = np.argsort(measured(block).decibels)[-30:]
+    known = measured(block).decibels
+    loud = np.argsort(known)[-30:]
     first, second, third = np.zeros((3, 128), dtype=np.float32)
     first[loud[:10]] = 0.9
     second[loud[10:20]] = 0.8
     third[loud[20:]] = 0.7
-    result = SileroDetector(Repeated(first, second, third)).feed(block)
+    rest = without_detected(np.pad(block, (CONTEXT_SAMPLES, 0)), CONTEXT_SAMPLES, known, first > 0)
+    assert rest is not None
+    none = np.zeros(128, dtype=np.float32)
+    result = SileroDetector(Repeated(first, second, third, none)).feed(block)
     assert np.array_equal(result, first + second + third)
     second[loud[13:]] = 0.0
     second[loud[:10]] = 1.0
-    result = SileroDetector(Repeated(first, second, third)).feed(block)
+    result = SileroDetector(Repeated(first, second, third, none)).feed(block)
     assert np.array_equal(result, first + third), "three frames of missed speech are too few"
+
+
+def test_a_last_inference_adds_speech_away_from_detected_speech(talk):
+    block = talk[:BLOCK_SAMPLES]
+    known = measured(block).decibels
+    first, none = np.zeros((2, 128), dtype=np.float32)
+    first[np.argsort(known)[-10:]] = 0.9
+    rest = without_detected(np.pad(block, (CONTEXT_SAMPLES, 0)), CONTEXT_SAMPLES, known, first > 0)
+    assert rest is not None
+    _, left = rest
+    last = np.where(np.cumsum(left) <= 4, np.float32(0.6), np.float32(0.1))
+    result = SileroDetector(Repeated(first, none, none, last)).feed(block)
+    assert np.array_equal(result, np.where(left, last, first))
+    last[np.flatnonzero(left)[3]] = 0.1
+    result = SileroDetector(Repeated(first, none, none, last)).feed(block)
+    assert np.array_equal(result, first), "three frames of missed speech are too few"
+
+
+def test_the_rest_of_a_block_gets_the_level_of_speech(talk):
+    block = talk[: CONTEXT_SAMPLES + BLOCK_SAMPLES].copy()
+    block[CONTEXT_SAMPLES + 64 * FRAME_SAMPLES :] *= np.float32(0.02)
+    detected = np.arange(len(EVERY)) < 64
+    rest = without_detected(block, CONTEXT_SAMPLES, decibels(block), detected)
+    assert rest is not None
+    samples, left = rest
+    assert np.array_equal(left, np.arange(len(EVERY)) >= 66)
+    assert np.sort(decibels(samples)[left])[-3] == pytest.approx(-26, abs=0.1)
+    assert not samples[: CONTEXT_SAMPLES + 65 * FRAME_SAMPLES].any()
+    # its first frame fades in
+    kept = slice(CONTEXT_SAMPLES + 67 * FRAME_SAMPLES, None)
+    factor = np.abs(samples[kept]).max() / np.abs(block[kept]).max()
+    assert samples[kept] == pytest.approx(block[kept] * factor, rel=1e-5)
+
+
+def test_there_is_no_rest_without_detected_speech_or_without_other_sound(talk):
+    block = talk[: CONTEXT_SAMPLES + BLOCK_SAMPLES]
+    known = decibels(block)
+    assert without_detected(block, CONTEXT_SAMPLES, known, ~EVERY) is None
+    assert without_detected(block, CONTEXT_SAMPLES, known, EVERY) is None
+    some = np.arange(len(EVERY)) < 64
+    silent = block.copy()
+    silent[CONTEXT_SAMPLES + 66 * FRAME_SAMPLES :] = 0
+    assert without_detected(silent, CONTEXT_SAMPLES, decibels(silent), some) is None
+    # of a recording's last frames
+    assert without_detected(block[:576], CONTEXT_SAMPLES, known[:1], EVERY[:1]) is None
+    assert without_detected(block[:576], CONTEXT_SAMPLES, known[:1], ~EVERY[:1]) is None
+
+
+def test_the_noise_of_pauses_is_no_rest(talk):
+    block = talk[: CONTEXT_SAMPLES + BLOCK_SAMPLES].copy()
+    block[CONTEXT_SAMPLES + 64 * FRAME_SAMPLES :] = 0
+    block += pink(len(block)) * np.float32(0.001)
+    some = np.arange(len(EVERY)) < 64
+    assert without_detected(block, CONTEXT_SAMPLES, decibels(block), some) is None

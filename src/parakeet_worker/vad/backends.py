@@ -28,7 +28,7 @@ from parakeet_worker.vad.base import (
 )
 from parakeet_worker.vad.gain import QuietSpeechGain
 from parakeet_worker.vad.level import Decibels, measured
-from parakeet_worker.vad.missed import MISSED_FRAMES, renditions
+from parakeet_worker.vad.missed import MISSED_FRAMES, renditions, without_detected
 from parakeet_worker.vad.silero import CONTEXT_SAMPLES, Silero, State
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,19 @@ class SileroDetector(Detector):
             again, _ = self._backend.probabilities(rendition, None)
             if (silent & (again >= SPEECH_BEGINS)).sum() >= MISSED_FRAMES:
                 detected = np.maximum(detected, again)
-        return detected
+        return self._with_quieter_voices(block, detected, decibels)
+
+    def _with_quieter_voices(
+        self, block: Samples, detected: Probabilities, decibels: Decibels
+    ) -> Probabilities:
+        rest = without_detected(block, CONTEXT_SAMPLES, decibels, detected >= SPEECH_ENDS)
+        if rest is None:
+            return detected
+        samples, left = rest
+        again, _ = self._backend.probabilities(samples, None)
+        if (left & (again >= SPEECH_BEGINS)).sum() < MISSED_FRAMES:
+            return detected
+        return np.where(left, np.maximum(detected, again), detected)
 
 
 def _block(blocks: Samples, first_frame: int) -> Samples:

@@ -6,6 +6,7 @@ from the initial state. It detects speech in noise only if the speech has about 
 was trained on, so that a whole block gets that level, without what lies below the range of voices.
 And it misses most of the speech above tones and steady noise, or without the low frequencies that
 telephones remove, or clipped: what is constant is removed, and low frequencies are regenerated.
+And next to one voice it misses others far below it: the detected speech is removed.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import numpy as np
 
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.vad import enhancement
-from parakeet_worker.vad.base import MIN_SPEECH_FRAMES
+from parakeet_worker.vad.base import FRAME_SAMPLES, MIN_SPEECH_FRAMES
 from parakeet_worker.vad.gain import HIGHEST_GAIN_DECIBELS, HIGHEST_PEAK
 from parakeet_worker.vad.level import SPEECH_RANGE_DECIBELS, Decibels, Mask, measured, quantiles
 
@@ -31,6 +32,8 @@ _UTTERANCE_RANGE_DECIBELS = 15.0
 _RANK = 3
 # Constant sound further below speech hides none.
 _HIDING_DECIBELS = 25.0
+# The onset and the decay of detected speech.
+_EDGE_FRAMES = 2
 
 
 def renditions(
@@ -55,6 +58,23 @@ def renditions(
             block = enhancement.with_low_harmonics(block)
             decibels = measured(block[context_samples:]).decibels
             yield _at_level(block, _loudest(decibels), lowest_gain=0.0)
+
+
+def without_detected(
+    block: Samples, context_samples: int, decibels: Decibels, detected: Mask
+) -> tuple[Samples, Mask] | None:
+    """The rest of the block without its detected speech, at the level of speech; and its frames.
+
+    None if these do not sound like speech. Arguments as of `renditions`.
+    """
+    spread = np.convolve(detected, np.ones(2 * _EDGE_FRAMES + 1))
+    removed = spread[_EDGE_FRAMES:-_EDGE_FRAMES] > 0
+    left = np.where(removed, -np.inf, decibels)
+    if not detected.any() or not _may_contain_speech(left, ~removed):
+        return None
+    middles = FRAME_SAMPLES * (np.arange(len(removed)) + 0.5) + context_samples
+    kept = np.interp(np.arange(len(block)), middles, ~removed).astype(np.float32)
+    return _at_level(block * kept, _loudest(left), lowest_gain=0.0), ~removed
 
 
 def _may_contain_speech(decibels: Decibels, silent: Mask) -> bool:
