@@ -1,10 +1,12 @@
-"""Programs of the machine that tests need in addition to the Python packages."""
+"""Programs that tests need in addition to the Python packages."""
 
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+
+from parakeet_worker.audio.decoding import find_ffmpeg
 
 
 def require(name: str, path: str | None = None) -> Path:
@@ -17,3 +19,11 @@ def require(name: str, path: str | None = None) -> Path:
         pytest.skip(f"this machine has no {name}")
     assert program, f"{name} is missing; .ci/run installs it"
     return Path(program)
+
+
+def logging_ffmpeg(folder: Path) -> tuple[Path, Path]:
+    """An ffmpeg that appends its arguments to a file, and that file."""
+    log, program = folder / "ffmpeg.log", folder / "ffmpeg"
+    program.write_text(f'#!/bin/sh\necho "$*" >>{log}\nexec {find_ffmpeg()} "$@"\n')
+    program.chmod(0o755)
+    return program, log

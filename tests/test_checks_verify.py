@@ -12,6 +12,7 @@ from parakeet_worker.checks import verify
 from parakeet_worker.engine.base import Hypothesis, SynchronousEngine, Token
 from parakeet_worker.entrypoints.cli import main, operate
 from parakeet_worker.settings import Settings
+from programs import logging_ffmpeg
 from tiny_model import config, weights, write_nemo, write_safetensors
 
 
@@ -43,6 +44,13 @@ def test_a_cpu_is_measured_on_request() -> None:
     assert 0 < measured.alone_seconds <= measured.alone_p95_seconds
     assert measured.audio_seconds_per_second > 0
     assert measured.peak_mebibytes > 100
+
+
+def test_the_clip_is_decoded_in_the_precision_of_the_settings(tmp_path: Path) -> None:
+    ffmpeg, log = logging_ffmpeg(tmp_path)
+    single = Settings(model="demo", device="cpu", ffmpeg=ffmpeg, resampling_precision="single")
+    verify.measure(single, verify.Workload(compared=1, batch=1, repeats=1, seconds=0.1))
+    assert "-internal_sample_fmt fltp " in log.read_text()
 
 
 def test_texts_that_differ_in_a_batch_are_counted() -> None:

@@ -12,7 +12,6 @@ import pytest
 
 import parakeet_worker
 from parakeet_worker import Model, ParakeetError, Transcript, open_model
-from parakeet_worker.audio.decoding import find_ffmpeg
 from parakeet_worker.errors import (
     AudioEmpty,
     AudioTooLong,
@@ -24,6 +23,7 @@ from parakeet_worker.errors import (
     SourceNotFound,
     WeightsMissing,
 )
+from programs import logging_ffmpeg
 from recordings import encode, silence, tone, wav
 
 TALK = np.concatenate([tone(440, 1.6), silence(0.8), tone(880, 1.6), silence(0.4)])
@@ -197,11 +197,9 @@ def test_a_missing_model_is_an_error(tmp_path):
 def test_ffmpeg_resamples_in_the_precision_of_the_settings(
     scratch, tmp_path, precision, sample_format
 ):
-    log, recorded = tmp_path / "log", tmp_path / "ffmpeg"
-    recorded.write_text(f'#!/bin/sh\necho "$*" >>{log}\nexec {find_ffmpeg()} "$@"\n')
-    recorded.chmod(0o755)
+    ffmpeg, log = logging_ffmpeg(tmp_path)
     settings = {"engine": "tones", "scratch": scratch, "resampling_precision": precision}
-    with open_model(ffmpeg=recorded, **settings) as opened:
+    with open_model(ffmpeg=ffmpeg, **settings) as opened:
         opened.transcribe(wav(TALK))
     assert f"-internal_sample_fmt {sample_format} " in log.read_text()
 

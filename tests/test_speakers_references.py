@@ -28,6 +28,7 @@ from parakeet_worker.speakers.references import (
     Unusable,
     joined,
 )
+from programs import logging_ffmpeg
 from recordings import encode, silence, tone, wav
 from speech import sample
 from voices import ada, ben, part
@@ -70,6 +71,16 @@ async def test_two_parts_of_a_reading_are_one_voice_and_another_reader_is_not(
     assert ada_1.embedding @ ada_2.embedding > SAME_PERSON_SIMILARITY
     assert ada_1.embedding @ other.embedding < SAME_PERSON_SIMILARITY - 0.2
     assert list(settings.scratch.iterdir()) == []
+
+
+async def test_a_reference_is_decoded_in_the_precision_of_the_settings(
+    networks: Networks, settings: Settings, tmp_path: Path
+) -> None:
+    ffmpeg, log = logging_ffmpeg(tmp_path)
+    single = settings.model_copy(update={"resampling_precision": "single"})
+    (voice,) = await voices(References(networks, ffmpeg, single), single, inline(ada()))
+    assert np.linalg.norm(voice.embedding) == pytest.approx(1.0, abs=1e-5)
+    assert "-internal_sample_fmt fltp " in log.read_text()
 
 
 async def test_a_voice_in_another_language_and_container_is_a_reference(
