@@ -11,6 +11,7 @@ from parakeet_worker.vad.enhancement import (
     with_low_harmonics,
     without_constant_sound,
     without_rumble,
+    without_wind,
 )
 from recordings import decode
 from speech import named
@@ -52,6 +53,24 @@ def test_voices_keep_their_frequencies_without_rumble(talk):
     assert after[HERTZ < 54].max() < 1e-6 * spectrum(hum).max()
 
 
+def test_gusts_of_wind_lose_their_low_frequencies_and_speech_keeps_its_own(talk):
+    assert without_wind(talk) is talk
+    wind = np.cumsum(np.random.default_rng(3).normal(0, 0.02, BLOCK_SAMPLES)).astype(np.float32)
+    left = without_wind(talk + wind)
+    assert spectrum(left)[HERTZ < 200].max() < 1e-3 * spectrum(wind).max()
+    voices = HERTZ > 300
+    changes = np.abs(spectrum(left) - spectrum(talk + wind))[voices]
+    assert changes.max() < 1e-3 * spectrum(talk).max()
+
+
+def test_seven_tenths_of_the_power_below_voices_are_wind():
+    for share, removed in ((0.68, False), (0.72, True)):
+        sound = sine(100, np.sqrt(share)) + sine(1000, np.sqrt(1 - share))
+        left = without_wind(sound)
+        assert (spectrum(left)[HERTZ < 200].max() < 1e-3 * spectrum(sound).max()) == removed
+        assert spectrum(left)[HERTZ > 300] == pytest.approx(spectrum(sound)[HERTZ > 300], abs=0.1)
+
+
 def test_sound_that_pauses_in_every_band_is_unchanged(talk):
     assert np.abs(without_constant_sound(talk) - talk).max() < 1e-6
 
@@ -74,7 +93,7 @@ def test_constant_noise_is_lowered_by_5_decibels():
 @pytest.mark.parametrize("frames", [1, 2, 5, 128])
 def test_the_length_is_kept(frames):
     samples = np.random.default_rng(3).normal(0, 0.1, 64 + frames * FRAME_SAMPLES)
-    for enhance in (without_constant_sound, with_low_harmonics, without_rumble):
+    for enhance in (without_constant_sound, with_low_harmonics, without_rumble, without_wind):
         enhanced = enhance(samples.astype(np.float32))
         assert enhanced.shape == samples.shape
         assert enhanced.dtype == np.float32

@@ -10,8 +10,10 @@ from parakeet_worker.engine.base import Samples
 
 # Gain by frequency. Hum, rumble and direct current: the lowest voices begin at 80 Hz.
 _ABOVE_RUMBLE = {54.0: 0.0, 90.0: 1.0}
+_ABOVE_WIND = {200.0: 0.0, 300.0: 1.0}
 _LOW_HARMONICS = {60.0: 0.0, 90.0: 1.0, 300.0: 1.0, 500.0: 0.0}
 _RUMBLE_SHARE = 0.5
+_WIND_SHARE = 0.7
 _RUMBLE_WINDOW = 64  # of 4 ms: their means contain what is below 125 Hz
 _WINDOW = 512
 _HOP = 256
@@ -33,6 +35,16 @@ def rumbles(samples: Samples) -> bool:
 def without_rumble(samples: Samples) -> Samples:
     """Without frequencies below 54 Hz; up to 90 Hz they fade."""
     return _filtered(samples, _ABOVE_RUMBLE)
+
+
+def without_wind(samples: Samples) -> Samples:
+    """Without frequencies below 200 Hz, if most of the power lies below 300 Hz, as that of gusts.
+
+    `with_low_harmonics` regenerates those of voices.
+    """
+    high = _filtered(samples, _ABOVE_WIND)
+    power, high_power = float(samples @ samples), float(high @ high)
+    return high if high_power < (1 - _WIND_SHARE) * power else samples
 
 
 def without_constant_sound(samples: Samples) -> Samples:

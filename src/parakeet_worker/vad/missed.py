@@ -5,7 +5,8 @@ without a pause its state suppresses speech until the next pause, so that anothe
 from the initial state. It detects speech in noise only if the speech has about the level that it
 was trained on, so that a whole block gets that level, without what lies below the range of voices.
 And it misses most of the speech above tones and steady noise, or without the low frequencies that
-telephones remove, or clipped: what is constant is removed, and low frequencies are regenerated.
+telephones remove, or clipped: constant sound and wind are removed, and low frequencies are
+regenerated.
 And next to one voice it misses others far below it: the detected speech is removed.
 """
 
@@ -53,7 +54,7 @@ def renditions(
         # Attenuated, speech far below gusts of wind is not detected.
         yield _at_level(block, _loudest(decibels), lowest_gain=1.0)
     if varies or _loudest(decibels) - np.median(decibels[silent]) < _HIDING_DECIBELS:
-        block = enhancement.without_constant_sound(block)
+        block = enhancement.without_constant_sound(enhancement.without_wind(block))
         if _may_contain_speech(measured(block[context_samples:]).decibels, silent):
             block = enhancement.with_low_harmonics(block)
             decibels = measured(block[context_samples:]).decibels
