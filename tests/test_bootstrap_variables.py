@@ -155,10 +155,15 @@ def test_a_user_without_home_and_passwd_entry_is_served(tmp_path: Path) -> None:
     assert python.stdout.split() == ["up"], python.stderr
 
 
-READ_ONLY = """
+# A folder that contains this checkout keeps its files.
+READ_ONLY = f"""
 mount -t tmpfs none /mnt; mkdir -p /mnt/scratch
 for folder in /tmp /var/tmp /usr/tmp /dev/shm; do
-    [ ! -d $folder ] || mount -t tmpfs -o ro none $folder
+    [ -d $folder ] || continue
+    case '{ROOT}' in
+        $folder/*) mount --bind $folder $folder; mount -o remount,bind,ro $folder ;;
+        *) mount -t tmpfs -o ro none $folder ;;
+    esac
 done
 cd /proc
 """
