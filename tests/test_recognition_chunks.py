@@ -1,8 +1,12 @@
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +14,14 @@ from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.recognition.chunks import Chunk, Span, SpeechFrames, Splitter, split
 from parakeet_worker.vad.backends import SileroDetector, open_backend
-from parakeet_worker.vad.base import FRAME_SAMPLES, FRAME_SECONDS, SPEECH_ENDS, Probabilities
+from parakeet_worker.vad.base import (
+    BLOCK_SAMPLES,
+    FRAME_SAMPLES,
+    FRAME_SECONDS,
+    SPEECH_ENDS,
+    Detector,
+    Probabilities,
+)
 from parakeet_worker.vad.energy import EnergyDetector
 from recordings import decode
 from speech import all_samples, named
@@ -570,3 +581,68 @@ def test_without_a_detector_there_are_no_probabilities():
     probabilities = frames((6, SPEECH))
     (chunk,) = cut(recorded(probabilities), probabilities, drops_silence=False)
     assert chunk.frames is None
+
+
+class Watched(Detector):
+    """Records how many of its kind compute at the same time."""
+
+    trusts_silence = True
+    computing = 0
+    most = 0
+
+    def _detect(self, blocks: Samples) -> Probabilities:
+        Watched.computing += 1
+        Watched.most = max(Watched.most, Watched.computing)
+        time.sleep(0.01)
+        Watched.computing -= 1
+        return np.full(len(blocks) // FRAME_SAMPLES, SPEECH, dtype=np.float32)
+
+
+class Meeting:
+    """A backend whose first inference lasts until a second recording has reached its own."""
+
+    def __init__(self) -> None:
+        self._both = threading.Barrier(2)
+
+    def probabilities(
+        self, block: Samples, state: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> tuple[Probabilities, tuple[torch.Tensor, torch.Tensor]]:
+        if state is None:
+            self._both.wait(20.0)
+        nothing = torch.zeros(0)
+        return np.full(len(block) // FRAME_SAMPLES, SPEECH, dtype=np.float32), (nothing, nothing)
+
+
+def test_recordings_are_computed_one_at_a_time() -> None:
+    """Several threads with short numpy calls switch more than they compute."""
+
+    def cut_in_thread(seed: int) -> int:
+        blocks = [noise(BLOCK_SAMPLES / SAMPLE_RATE, seed)] * 4
+        return len(list(split(blocks, Watched, max_seconds=8.0)))
+
+    Watched.most = 0
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(cut_in_thread, range(4))) == [4] * 4
+    assert Watched.most == 1
+
+
+def test_inferences_of_several_recordings_run_at_the_same_time() -> None:
+    backend = Meeting()
+
+    def cut_in_thread(seed: int) -> int:
+        blocks = [noise(BLOCK_SAMPLES / SAMPLE_RATE, seed)] * 4
+        return len(list(split(blocks, lambda: SileroDetector(backend), max_seconds=8.0)))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(cut_in_thread, range(2))) == [4] * 2
+
+
+def test_chunks_of_other_recordings_are_cut_while_one_is_processed() -> None:
+    """The slot for computation is free between the chunks of a recording."""
+    blocks = [noise(BLOCK_SAMPLES / SAMPLE_RATE)] * 4
+    first = split(blocks, Watched, max_seconds=8.0)
+    next(first)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(lambda: len(list(split(blocks, Watched, max_seconds=8.0))))
+        assert other.result(20.0) == 4
+    assert len(list(first)) == 3

@@ -27,7 +27,7 @@ _pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="ingest")
 
 
 class Slots:
-    """Limits how many threads produce concurrently; early values have priority over later ones.
+    """Limits how many threads run concurrently; early values have priority over later ones.
 
     With more threads and decoders than processors, one of them that holds the interpreter's lock
     waits for a processor behind all others, and the event loop waits with it.
@@ -94,6 +94,13 @@ class Slots:
 
 SLOTS = Slots(Container.read().threads + 1)
 """Of all recordings: one more than processors, since a thread waits for its decoder's output."""
+
+COMPUTING = Slots(1)
+"""For sequences of short numpy calls.
+
+Each call releases the interpreter's lock and acquires it again. With several threads these context
+switches take more time than a second thread saves.
+"""
 
 
 @dataclass(frozen=True, slots=True)

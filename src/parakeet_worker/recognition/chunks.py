@@ -3,11 +3,13 @@
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from parakeet_worker import threads
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.vad.base import (
@@ -171,12 +173,26 @@ class _Channel:
 
     def feed(self, samples: Samples) -> Iterator[Chunk]:
         contiguous = np.ascontiguousarray(samples)
-        self.splitter.add(contiguous, self.detector.feed(contiguous))
-        return map(self._numbered, self.splitter.cut())
+        with self._computing():
+            self.splitter.add(contiguous, self.detector.feed(contiguous))
+        return self._cut(ended=False)
 
     def finish(self) -> Iterator[Chunk]:
-        self.splitter.add(np.zeros(0, dtype=np.float32), self.detector.finish())
-        return map(self._numbered, self.splitter.cut(ended=True))
+        with self._computing():
+            self.splitter.add(np.zeros(0, dtype=np.float32), self.detector.finish())
+        return self._cut(ended=True)
+
+    def _cut(self, *, ended: bool) -> Iterator[Chunk]:
+        chunks = self.splitter.cut(ended=ended)
+        while True:
+            with self._computing():
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            yield self._numbered(chunk)
+
+    def _computing(self) -> AbstractContextManager[None]:
+        return threads.COMPUTING.held(early=self.splitter.has_cut_nothing)
 
     def _numbered(self, chunk: Chunk) -> Chunk:
         if self.number is None:
@@ -248,6 +264,11 @@ class Splitter:
         self._first_frame = 0  # index of its first frame
         self._before_cut: Samples | None = None
         self._frames_before_cut: SpeechFrames | None = None
+
+    @property
+    def has_cut_nothing(self) -> bool:
+        """Whether none of the recording has been cut or dropped yet."""
+        return self._begin == 0
 
     def add(self, samples: Samples, probabilities: Probabilities) -> None:
         """Append samples, and the speech probabilities of the next frames."""

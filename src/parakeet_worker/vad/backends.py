@@ -72,7 +72,7 @@ class SileroDetector(Detector):
     def _detect(self, blocks: Samples) -> Probabilities:
         levels = measured(blocks[CONTEXT_SAMPLES:])
         raised = self._gain.apply(blocks, levels)
-        result, self._state = self._backend.probabilities(raised, self._state)
+        result, self._state = self._inferred(raised, self._state)
         for begin in range(0, len(result), _BLOCK_FRAMES):
             part = slice(begin, begin + _BLOCK_FRAMES)
             block = _block(blocks, begin)
@@ -85,7 +85,7 @@ class SileroDetector(Detector):
         """The highest probabilities of all inferences, of those that detect missed speech."""
         silent = detected < SPEECH_ENDS
         for rendition in renditions(block, CONTEXT_SAMPLES, decibels, silent):
-            again, _ = self._backend.probabilities(rendition, None)
+            again, _ = self._inferred(rendition, None)
             if (silent & (again >= SPEECH_BEGINS)).sum() >= MISSED_FRAMES:
                 detected = np.maximum(detected, again)
         return self._with_quieter_voices(block, detected, decibels)
@@ -97,10 +97,14 @@ class SileroDetector(Detector):
         if rest is None:
             return detected
         samples, left = rest
-        again, _ = self._backend.probabilities(samples, None)
+        again, _ = self._inferred(samples, None)
         if (left & (again >= SPEECH_BEGINS)).sum() < MISSED_FRAMES:
             return detected
         return np.where(left, np.maximum(detected, again), detected)
+
+    def _inferred(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
+        with threads.COMPUTING.released():
+            return self._backend.probabilities(block, state)
 
 
 def _block(blocks: Samples, first_frame: int) -> Samples:
