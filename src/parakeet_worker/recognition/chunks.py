@@ -171,25 +171,16 @@ class _Channel:
     detector: Detector
     splitter: "Splitter"
 
-    def feed(self, samples: Samples) -> Iterator[Chunk]:
+    def feed(self, samples: Samples) -> list[Chunk]:
         contiguous = np.ascontiguousarray(samples)
         with self._computing():
             self.splitter.add(contiguous, self.detector.feed(contiguous))
-        return self._cut(ended=False)
+            return [*map(self._numbered, self.splitter.cut())]
 
-    def finish(self) -> Iterator[Chunk]:
+    def finish(self) -> list[Chunk]:
         with self._computing():
             self.splitter.add(np.zeros(0, dtype=np.float32), self.detector.finish())
-        return self._cut(ended=True)
-
-    def _cut(self, *, ended: bool) -> Iterator[Chunk]:
-        chunks = self.splitter.cut(ended=ended)
-        while True:
-            with self._computing():
-                chunk = next(chunks, None)
-            if chunk is None:
-                return
-            yield self._numbered(chunk)
+            return [*map(self._numbered, self.splitter.cut(ended=True))]
 
     def _computing(self) -> AbstractContextManager[None]:
         return threads.COMPUTING.held(early=self.splitter.has_cut_nothing)
