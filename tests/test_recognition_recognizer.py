@@ -453,6 +453,21 @@ async def test_many_short_spans_of_speech_without_words_are_decoded_again_and_re
     assert result.uncovered == speech[1:]
 
 
+@pytest.mark.parametrize("seconds", [0.128, 0.3])
+async def test_one_short_span_of_speech_without_a_word_is_decoded_again_and_reported(seconds):
+    """Of a word in wind or far below another voice, the detector detects a part only."""
+    words = [(0.32, 1), (3.2, 2), (6.4, 3)]
+    middle = Span(3.28, 3.28 + seconds)
+    part = Chunk(0.0, recording(8, *words), speech=(Span(0.3, 0.75), middle, Span(6.35, 6.85)))
+    omitting = Reader(lambda samples, tokens: tokens[::2] if len(samples) > 80_000 else tokens)
+    result = await transcribed(omitting, [part])
+    assert is_reported(result, words)
+    assert decoded_again_and_reported(result) == (1, 0)
+    result = await transcribed(Reader(lambda _, tokens: tokens[::2] if tokens[2:] else []), [part])
+    assert result.text == "1 3"
+    assert result.uncovered == (middle,)
+
+
 async def test_a_chunk_without_words_is_decoded_again_with_other_samples():
     words = every_second(4)
     whole = recording(4, *words)
