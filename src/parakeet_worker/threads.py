@@ -27,11 +27,7 @@ _pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="ingest")
 
 
 class Slots:
-    """Limits how many threads run concurrently; early values have priority over later ones.
-
-    With more threads and decoders than processors, one of them that holds the interpreter's lock
-    waits for a processor behind all others, and the event loop waits with it.
-    """
+    """Limits how many threads run concurrently; early values have priority over later ones."""
 
     def __init__(self, count: int) -> None:
         self.free = count
@@ -93,7 +89,11 @@ class Slots:
 
 
 SLOTS = Slots(Container.read().threads + 1)
-"""Of all recordings: one more than processors, since a thread waits for its decoder's output."""
+"""Of all recordings: one more than processors, since a thread waits for its decoder's output.
+
+With more threads and decoders than processors, one of them that holds the interpreter's lock waits
+for a processor behind all others, and the event loop waits with it.
+"""
 
 COMPUTING = Slots(1)
 """For sequences of short numpy calls.
