@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import torch
 
 import recordings
 from bench import clips, harness
@@ -38,13 +37,16 @@ from parakeet_worker.engine.base import (
     Token,
     Waveform,
 )
-from parakeet_worker.options import Vad
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import FileSource, JobInput, Request
 from parakeet_worker.settings import Settings
-from parakeet_worker.vad.backends import SileroDetector
-from parakeet_worker.vad.base import FRAME_SAMPLES, Detector, Probabilities
-from parakeet_worker.vad.silero import CONTEXT_SAMPLES, State
+from parakeet_worker.vad.base import (
+    CONTEXT_SAMPLES,
+    FRAME_SAMPLES,
+    Inference,
+    NetworkState,
+)
+from parakeet_worker.vad.detectors import Detectors
 from parakeet_worker.worker import gc_frozen, open_detectors
 
 _FRAME_SECONDS = 0.08
@@ -140,13 +142,13 @@ def _token(number: int) -> Token:
 class FreeNetwork:
     """Detects every sound as speech, at almost no cost, within the worker's detector."""
 
-    _state = (torch.zeros(0), torch.zeros(0))
+    _state = (np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.float32))
 
     def probabilities(
         self,
         block: Samples,
-        state: State | None,  # noqa: ARG002
-    ) -> tuple[Probabilities, State]:
+        state: NetworkState | None,  # noqa: ARG002
+    ) -> Inference:
         """See `VadBackend.probabilities`."""
         frames = block[CONTEXT_SAMPLES:].reshape(-1, FRAME_SAMPLES)
         loud = np.abs(frames[:, ::_INSPECTED]).max(axis=1) > _LOUD
@@ -409,11 +411,10 @@ def clip_latency(pipeline: Pipeline, cases: Sequence[Case]) -> tuple[float, floa
     return harness.percentile(alone, 0.95), harness.percentile(together, 0.95)
 
 
-def detectors(name: str) -> Callable[[Vad], Detector]:
+def detectors(name: str) -> Detectors:
     """The worker's own, around a network that costs nothing or its own."""
     if name == "free":
-        network = FreeNetwork()
-        return lambda _: SileroDetector(network)
+        return Detectors(FreeNetwork())
     return open_detectors(Settings(model="demo", device="cpu"))
 
 

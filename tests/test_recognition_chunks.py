@@ -14,7 +14,7 @@ from parakeet_worker import threads
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.recognition.chunks import Chunk, Span, SpeechFrames, Splitter, split
-from parakeet_worker.vad.backends import SileroDetector, open_backend
+from parakeet_worker.vad.backends import open_backend
 from parakeet_worker.vad.base import (
     BLOCK_SAMPLES,
     FRAME_SAMPLES,
@@ -24,6 +24,7 @@ from parakeet_worker.vad.base import (
     Probabilities,
 )
 from parakeet_worker.vad.energy import EnergyDetector
+from parakeet_worker.vad.silero_detector import SileroDetector
 from recordings import decode
 from speech import all_samples, named
 

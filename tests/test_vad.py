@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parakeet_worker.engine.base import Samples
-from parakeet_worker.vad.backends import SileroDetector, open_backend
+from parakeet_worker.vad.backends import open_backend
 from parakeet_worker.vad.base import (
     FRAME_SAMPLES,
     FRAME_SECONDS,
@@ -25,6 +25,7 @@ from parakeet_worker.vad.base import (
     speech_spans,
 )
 from parakeet_worker.vad.energy import EnergyDetector
+from parakeet_worker.vad.silero_detector import SileroDetector
 from recordings import decode, noise, silence
 from speech import all_samples, named, sample
 

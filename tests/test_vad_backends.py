@@ -23,14 +23,22 @@ from parakeet_worker.vad.backends import (
     MAX_BATCH,
     BatchedVad,
     PerThreadVad,
-    SileroDetector,
-    VadBackend,
     _difference,
     open_backend,
 )
-from parakeet_worker.vad.base import BLOCK_SAMPLES, SPEECH_BEGINS, Probabilities, speech_spans
+from parakeet_worker.vad.base import (
+    BLOCK_SAMPLES,
+    CONTEXT_SAMPLES,
+    SPEECH_BEGINS,
+    Inference,
+    NetworkState,
+    Probabilities,
+    VadBackend,
+    speech_spans,
+)
 from parakeet_worker.vad.level import Decibels, measured
-from parakeet_worker.vad.silero import CONTEXT_SAMPLES, Silero, State
+from parakeet_worker.vad.silero import Silero
+from parakeet_worker.vad.silero_detector import SileroDetector
 from recordings import decode, silence
 from speech import named
 
@@ -96,7 +104,7 @@ class Drifting:
     def __init__(self, network: VadBackend) -> None:
         self._network, self._started = network, False
 
-    def probabilities(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
+    def probabilities(self, block: Samples, state: NetworkState | None) -> Inference:
         probabilities, after = self._network.probabilities(block, state)
         hidden = state is not None or not self._started
         self._started = True
@@ -153,7 +161,7 @@ class Searches:
     def __init__(self, network: VadBackend) -> None:
         self._network, self.count = network, 0
 
-    def probabilities(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
+    def probabilities(self, block: Samples, state: NetworkState | None) -> Inference:
         self.count += state is None
         return self._network.probabilities(block, state)
 

@@ -8,11 +8,17 @@ from hypothesis import strategies as st
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.vad import silero
-from parakeet_worker.vad.backends import PerThreadVad, SileroDetector, VadBackend
-from parakeet_worker.vad.base import BLOCK_SAMPLES, FRAME_SAMPLES, speech_spans
+from parakeet_worker.vad.backends import PerThreadVad
+from parakeet_worker.vad.base import (
+    BLOCK_SAMPLES,
+    CONTEXT_SAMPLES,
+    FRAME_SAMPLES,
+    VadBackend,
+    speech_spans,
+)
 from parakeet_worker.vad.gain import QuietSpeechGain, even_levels
 from parakeet_worker.vad.level import Levels, Mask, measured
-from parakeet_worker.vad.silero import CONTEXT_SAMPLES
+from parakeet_worker.vad.silero_detector import SileroDetector
 from recordings import decode
 from speech import all_samples, named
 from test_vad_level import noise

@@ -8,17 +8,21 @@ import torch
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.vad import silero
-from parakeet_worker.vad.backends import PerThreadVad, SileroDetector, VadBackend
+from parakeet_worker.vad.backends import PerThreadVad
 from parakeet_worker.vad.base import (
     BLOCK_SAMPLES,
+    CONTEXT_SAMPLES,
     FRAME_SAMPLES,
     SPEECH_BEGINS,
+    Inference,
+    NetworkState,
     Probabilities,
+    VadBackend,
     speech_spans,
 )
 from parakeet_worker.vad.level import Decibels, Mask, measured
 from parakeet_worker.vad.missed import renditions, sounds_like_speech, without_detected
-from parakeet_worker.vad.silero import CONTEXT_SAMPLES, State
+from parakeet_worker.vad.silero_detector import SileroDetector
 from recordings import decode
 from speech import named
 from test_vad_level import levels, noise
@@ -331,7 +335,7 @@ class Repeated:
     def __init__(self, *answers: Probabilities) -> None:
         self._answers = [*answers]
 
-    def probabilities(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
+    def probabilities(self, block: Samples, state: NetworkState | None) -> Inference:
         assert len(block) == CONTEXT_SAMPLES + BLOCK_SAMPLES
         assert state is None
         return self._answers.pop(0).copy(), (torch.zeros(1), torch.zeros(1))

@@ -12,10 +12,17 @@ import torch
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import WeightsCorrupt, WeightsMissing
 from parakeet_worker.vad import silero
-from parakeet_worker.vad.backends import PerThreadVad, SileroDetector
-from parakeet_worker.vad.base import FRAME_SAMPLES, SPEECH_BEGINS, Probabilities, speech_spans
+from parakeet_worker.vad.backends import PerThreadVad
+from parakeet_worker.vad.base import (
+    CONTEXT_SAMPLES,
+    FRAME_SAMPLES,
+    SPEECH_BEGINS,
+    Probabilities,
+    speech_spans,
+)
 from parakeet_worker.vad.level import Decibels
-from parakeet_worker.vad.silero import CONTEXT_SAMPLES, Silero
+from parakeet_worker.vad.silero import Silero
+from parakeet_worker.vad.silero_detector import SileroDetector
 from recordings import decode, noise, silence, tone
 from speech import SAMPLES, all_samples, named
 from test_vad_gain import Unamplified

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 
 class ParakeetError(Exception):
@@ -37,9 +37,19 @@ class ParakeetError(Exception):
     def __str__(self) -> str:
         return f"{self.code}: {self.sentence}"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickling, which would call the subclass with the sentence as its facts."""
+        return _restored, (type(self), self.sentence, self.__dict__)
+
     def document(self) -> dict[str, object]:
         """The JSON answer to the caller, the same for every transport."""
         return {"error": f"{self.code}: {self.sentence}", "code": self.code, **self.facts}
+
+
+def _restored(kind: type[ParakeetError], sentence: str, state: dict[str, Any]) -> ParakeetError:
+    error = kind.__new__(kind, sentence)
+    error.__dict__.update(state)
+    return error
 
 
 MAX_ECHO_CHARACTERS = 100

@@ -1,29 +1,28 @@
 """The whole flow: a request to partial transcripts."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import (
     AsyncExitStack,
-    ExitStack,
     aclosing,
     asynccontextmanager,
     closing,
     contextmanager,
 )
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parakeet_worker import sources, threads
-from parakeet_worker.audio.all_tracks import Audio, decoding
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.errors import InvalidRequest, OutOfMemory, SetupError
+from parakeet_worker.ingest.cutting import Cutting, Ingest, InThread
+from parakeet_worker.ingest.processes import InProcess, Processes
 from parakeet_worker.options import Vad
 from parakeet_worker.recognition import speaker_labels, transcript
 from parakeet_worker.recognition.audio_budget import AudioBudget, AudioShare
-from parakeet_worker.recognition.chunks import Chunk, split
+from parakeet_worker.recognition.chunks import Chunk
 from parakeet_worker.recognition.recognizer import Recognizer
 from parakeet_worker.recognition.transcript import Transcript
 from parakeet_worker.request import Request
@@ -55,6 +54,8 @@ class Pipeline:
     """Creates a detector for one channel of a recording."""
     speaker_networks: Callable[[], "WindowQueue"] | None = None
     """Returns the networks of speaker diarization, which are loaded when they are first needed."""
+    processes: Processes | None = None
+    """Processes that decode and cut; without, threads do."""
     audio_budget: AudioBudget = field(init=False)
     """Limit of all recordings' samples at the engine."""
     scratch: Scratch = field(init=False)
@@ -89,14 +90,12 @@ class Pipeline:
         self, path: Path, request: Request, watch: Stopwatch
     ) -> AsyncGenerator[Transcript, None]:
         """The partials of a file; the last one has no words, but the facts of the recording."""
-        decoded = self._decoding(path, request)
         networks = await self._networks(request)
         diarization = _diarization(networks, request)
+        ingest = self._ingest(path, request, diarization)
         async with AsyncExitStack() as stack:
             voices = await stack.enter_async_context(self._voices(networks, request))
-            chunks = await stack.enter_async_context(
-                aclosing(self._chunks(decoded, request, diarization))
-            )
+            chunks = await stack.enter_async_context(aclosing(self._chunks(ingest)))
             share = self._audio_share()
             recognizer = Recognizer(self.batcher, watch, request.language, share=share)
             stack.enter_context(closing(recognizer))
@@ -109,9 +108,10 @@ class Pipeline:
                     yield await recognizer.next_partial()
             while recognizer:
                 yield await recognizer.next_partial()
+            decoded = ingest.decoded
             yield Transcript(
                 (),
-                seconds=decoded.yielded_seconds,
+                seconds=decoded.seconds,
                 warnings=(*decoded.warnings, *(diarization.warnings if diarization else ())),
                 origin=decoded.origin,
                 turns=diarization.identified(await voices) if diarization else (),
@@ -160,31 +160,23 @@ class Pipeline:
             if not task.cancelled():
                 task.exception()  # marks it as seen
 
-    async def _chunks(
-        self, decoded: Audio, request: Request, diarization: "RecordingDiarization | None"
-    ) -> AsyncGenerator[Chunk, None]:
-        """Decode and cut in a thread, limited to `decoders` recordings."""
-        async with self.decoders:
-            produced = threads.produced(self._cut(decoded, request, diarization), decoded.stop)
-            async with aclosing(produced) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+    async def _chunks(self, ingest: Ingest) -> AsyncGenerator[Chunk, None]:
+        """Decode and cut, limited to `decoders` recordings."""
+        produced = threads.produced(ingest.chunks(), ingest.stop)
+        async with self.decoders, aclosing(produced) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
-    def _cut(
-        self, decoded: Audio, request: Request, diarization: "RecordingDiarization | None"
-    ) -> Generator[Chunk, None, None]:
-        """Decode, detect speech and cut; runs in a thread per recording."""
-        with ExitStack() as stack:
-            samples = stack.enter_context(closing(decoded.blocks()))
-            if diarization is not None:
-                samples = stack.enter_context(closing(diarization.observed(samples)))
-            yield from split(
-                samples,
-                partial(self.detector, request.vad),
-                max_seconds=self.settings.segment_seconds,
-                start_seconds=request.clip.start_seconds,
-                whole=request.attention == "full",
-            )
+    def _ingest(
+        self, path: Path, request: Request, diarization: "RecordingDiarization | None"
+    ) -> Ingest:
+        """In a process, unless the samples are observed here too."""
+        cutting = self._cutting(path, request)
+        if diarization is not None:
+            return InThread(cutting, self.detector, diarization.observed)
+        if self.processes is not None:
+            return InProcess(self.processes, cutting)
+        return InThread(cutting, self.detector)
 
     def _audio_share(self) -> AudioShare:
         """Limit of one recording's samples at the engine: two batches."""
@@ -193,22 +185,23 @@ class Pipeline:
         samples = round(SAMPLE_RATE * max(min_seconds, batches_seconds))
         return AudioShare(self.audio_budget, samples=samples)
 
-    def _decoding(self, path: Path, request: Request) -> Audio:
-        longest = self.settings.max_audio_seconds
-        if request.attention == "full":
-            longest = min(longest, MAX_FULL_ATTENTION_SECONDS)
-        return decoding(
+    def _cutting(self, path: Path, request: Request) -> Cutting:
+        longest, whole = self.settings.max_audio_seconds, request.attention == "full"
+        return Cutting(
             path,
-            ffmpeg=self.ffmpeg,
-            max_seconds=longest,
+            self.ffmpeg,
+            max_audio_seconds=min(longest, MAX_FULL_ATTENTION_SECONDS) if whole else longest,
             timeout_seconds=self.settings.decode_timeout_seconds,
             clip=request.clip,
             channels=request.channels,
             track=request.track,
             on_damage=request.on_damage,
-            memory_bytes=self.settings.decoder_memory_bytes,
+            decoder_memory_bytes=self.settings.decoder_memory_bytes,
             precision=self.settings.resampling_precision,
             headerless=request.headerless,
+            vad=request.vad,
+            chunk_seconds=self.settings.segment_seconds,
+            whole=whole,
         )
 
     async def transcribe(self, request: Request, watch: Stopwatch | None = None) -> Transcript:

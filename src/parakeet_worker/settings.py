@@ -124,6 +124,9 @@ class Settings(BaseModel):
     decoders: Count = 32
     """Maximum number of recordings that are decoded concurrently. A long recording may use several
     ffmpeg processes while CPUs are idle."""
+    ingest_processes: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Processes that decode, detect speech and cut recordings, about 100 MB each; 0 is threads of
+    the worker. By default half as many as CPUs, from 2 to 8, with a GPU, and none without."""
     decoder_memory_bytes: Annotated[int, Field(ge=128 << 20, lt=_MAX_COUNT)] = 512 << 20
     """Memory limit of one ffmpeg process, which needs about 90 MB as a rule; a file that needs more
     is `audio_undecodable`."""

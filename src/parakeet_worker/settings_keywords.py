@@ -26,6 +26,7 @@ class SettingsKeywords(TypedDict, total=False):
     stall_timeout_seconds: float
     decode_timeout_seconds: float
     decoders: int
+    ingest_processes: int | None
     decoder_memory_bytes: int
     resampling_precision: Literal["double", "single"]
     allow_private_addresses: bool

@@ -17,7 +17,9 @@ Value = TypeVar("Value")
 Params = ParamSpec("Params")
 
 _MOST_THREADS = 1024
-_EARLY_VALUES = 2
+EARLY_VALUES = 2
+"""The end of a recording with one chunk is as early as the chunk."""
+
 # Early values that get a slot before a later one that waits: more short recordings than the
 # processors can decode must not stop the long ones.
 _MOST_IN_A_ROW = 4
@@ -172,8 +174,7 @@ class _Producer(Generic[Value]):
         count = 0
         try:
             while self._room.acquire() and not self._stopped:
-                # The end of a recording with one chunk comes as early as the chunk.
-                with SLOTS.held(early=count < _EARLY_VALUES):
+                with SLOTS.held(early=count < EARLY_VALUES):
                     value = next(self._values)
                 count += 1
                 self._notify(self._queue.put_nowait, value)

@@ -1,29 +1,28 @@
 """The composition root: settings to a model, an engine, a batcher and a pipeline."""
 
-import ctypes
 import gc
 import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from parakeet_worker import language, weights
+from parakeet_worker import heap, language, weights
 from parakeet_worker.audio import decoding
 from parakeet_worker.batcher import Batcher
 from parakeet_worker.container import Container, fitted
 from parakeet_worker.engine.base import Capacity, Engine
 from parakeet_worker.extras import required
-from parakeet_worker.options import Vad
+from parakeet_worker.ingest.processes import Processes
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.remote import s3
 from parakeet_worker.scratch import scratch_of
 from parakeet_worker.settings import Settings
-from parakeet_worker.vad.base import Detector
-from parakeet_worker.vad.energy import EnergyDetector
+from parakeet_worker.vad.base import VadBackend
+from parakeet_worker.vad.detectors import Detectors
 
 if TYPE_CHECKING:
     from parakeet_worker.speakers.diarization import WindowQueue
@@ -33,18 +32,19 @@ log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
-DetectorOf: TypeAlias = Callable[[Vad], Detector]
-"""A new speech detector for a request's `vad` option."""
-OpenDetectors: TypeAlias = Callable[[Settings, Callable[[str], None]], DetectorOf]
+OpenDetectors: TypeAlias = Callable[[Settings, Callable[[str], None]], Detectors]
 """Loads what detectors share; the callback is for a reason why the device is unusable."""
 
-_M_ARENA_MAX = -8  # from malloc.h
+_MOST_PROCESSES = 8
+"""Of ingest: together they are faster than any engine."""
 
 VARIABLES = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "GOMP_SPINCOUNT": "10000",
     # hf_xet would retry for minutes before the fallback to plain HTTP.
     "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2",
+    # Of numpy, whose products are short; its threads would compete with torch's.
+    "OPENBLAS_NUM_THREADS": "1",
 }
 """Environment variables that a server sets before it imports libraries, unless they are set.
 
@@ -58,7 +58,7 @@ cores, it spins while the thread it waits for is not scheduled, and a batch take
 def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     """Open a pipeline with a loaded and warmed-up engine; raises `SetupError`."""
     started = time.monotonic()
-    _limit_malloc_arenas()
+    heap.limit_arenas()
     settings = fitted(settings, Container.read())
     scratch_of(settings).prepare()
     decoding.find_ffmpeg(settings.ffmpeg)
@@ -84,25 +84,48 @@ def pipeline_around(
     A lost engine is not closed: its device may block forever.
     """
     created: Future[Batcher] = Future()
-    try:
+    with ExitStack() as stack:
+        stack.callback(_close, engine, created)
         # Before the capacity is measured, since detectors use memory of the same device.
         detectors = _in_temporary_thread(lambda: open_detectors(settings, _losing(created)))
+        # Before the engine is warmed up, while which they start.
+        processes = stack.enter_context(_ingest_processes(settings, engine, detectors.backend))
         _in_temporary_thread(lambda: engine.warm_up(settings.segment_seconds))
         capacity = _in_temporary_thread(lambda: batch_capacity(engine, settings))
         log.info("batches of %.0f s", capacity.seconds)
-        with Batcher(
+        batcher = Batcher(
             engine,
             capacity=capacity,
             queue_seconds=settings.queue_seconds,
             timeout_seconds=settings.engine_timeout_seconds,
-        ) as batcher:
-            created.set_result(batcher)
-            ffmpeg = decoding.find_ffmpeg(settings.ffmpeg)
-            with speaker_networks(settings, _losing(created)) as networks:
-                yield Pipeline(settings, batcher, ffmpeg, detectors, networks)
-    finally:
-        if not created.done() or not created.result().lost:
-            engine.close()
+        )
+        created.set_result(stack.enter_context(batcher))
+        ffmpeg = decoding.find_ffmpeg(settings.ffmpeg)
+        networks = stack.enter_context(speaker_networks(settings, _losing(created)))
+        yield Pipeline(settings, batcher, ffmpeg, detectors, networks, processes=processes)
+
+
+def _close(engine: Engine, created: "Future[Batcher]") -> None:
+    if not created.done() or not created.result().lost:
+        engine.close()
+
+
+@contextmanager
+def _ingest_processes(
+    settings: Settings, engine: Engine, backend: VadBackend | None
+) -> Iterator[Processes | None]:
+    """The chosen number of ingest processes; by default only for an engine on a GPU.
+
+    A CPU transcribes slower than one process decodes and cuts, and has no core to spare.
+    """
+    count = settings.ingest_processes
+    if count is None and engine.depth > 1:
+        count = max(2, min(_MOST_PROCESSES, Container.read().threads // 2))
+    if not count:
+        yield None
+        return
+    with Processes(count, backend) as processes:
+        yield processes
 
 
 @contextmanager
@@ -154,39 +177,20 @@ def _in_temporary_thread(work: Callable[[], Value]) -> Value:
     return result
 
 
-def _limit_malloc_arenas() -> None:
-    """Limit glibc to two malloc arenas for all threads.
-
-    By default nearly every thread has its own arena, which keeps that thread's peak, so that a
-    worker with many threads grows for thousands of jobs.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # other C libraries have no arenas
-        mallopt(_M_ARENA_MAX, 2)
-
-
-def trim_heap() -> None:
-    """Return freed heap memory to the system: about a tenth of a worker's memory."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
 def open_detectors(
     settings: Settings, on_device_failure: Callable[[str], None] | None = None
-) -> DetectorOf:
-    """Return a factory of speech detectors for a request's `vad` option.
+) -> Detectors:
+    """Load what speech detectors share.
 
     `on_device_failure` is called with the reason if the GPU of the detector fails. The tones
     engine transcribes pure tones, which a speech model rejects, so it gets an energy detector.
     """
     if settings.engine == "tones":
-        return lambda _: EnergyDetector()
+        return Detectors(None)
     from parakeet_worker.vad import backends
 
     on_cpu = "cpu" in (settings.device, settings.vad_device)
-    backend = backends.open_backend("cpu" if on_cpu else "auto", on_device_failure)
-    return lambda vad: EnergyDetector() if vad == "off" else backends.SileroDetector(backend)
+    return Detectors(backends.open_backend("cpu" if on_cpu else "auto", on_device_failure))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ READ_BYTES = 1 << 21
 _READY_AHEAD = 8
 """Sections of one recording decoded ahead of the current one."""
 
-_KEPT_BYTES = 512 << 20
+KEPT_BYTES = 512 << 20
 """Limit of the sections decoded ahead, over all recordings."""
 
 _POLL_SECONDS = 0.02
@@ -59,13 +59,17 @@ class Cores:
     """Budget of concurrent decoders and of memory, over all recordings."""
 
     def __init__(self, count: int, memory_bytes: int) -> None:
+        self._busy = 0
+        self._changing = threading.Lock()
+        self.limit(count, memory_bytes)
+
+    def limit(self, count: int, memory_bytes: int) -> None:
+        """Change the budget, before the first recording."""
         self.count = count
         """Of processors."""
         self.section_bytes = memory_bytes // (count + 1)
         """With sections of this size, one is read while all cores decode others."""
-        self._busy = 0
         self._left_bytes = memory_bytes
-        self._changing = threading.Lock()
 
     def taken(self, size_bytes: int) -> bool:
         """Reserve a core and memory for a section, if both are available."""
@@ -96,7 +100,7 @@ class Cores:
             self.release()
 
 
-CORES = Cores(Container.read().threads, _KEPT_BYTES)
+CORES = Cores(Container.read().threads, KEPT_BYTES)
 
 
 class Source:

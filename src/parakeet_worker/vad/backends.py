@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,97 +20,22 @@ from parakeet_worker.engine.base import Samples
 from parakeet_worker.vad import silero
 from parakeet_worker.vad.base import (
     BLOCK_SAMPLES,
+    CONTEXT_SAMPLES,
     FRAME_SAMPLES,
-    SPEECH_BEGINS,
-    SPEECH_ENDS,
-    Detector,
+    Inference,
+    NetworkState,
     Probabilities,
+    VadBackend,
 )
-from parakeet_worker.vad.gain import QuietSpeechGain
-from parakeet_worker.vad.level import Decibels, measured
-from parakeet_worker.vad.missed import MISSED_FRAMES, renditions, without_detected
-from parakeet_worker.vad.silero import CONTEXT_SAMPLES, Silero, State
+from parakeet_worker.vad.silero import Silero
+from parakeet_worker.vad.silero_detector import MAX_BLOCKS
 
 log = logging.getLogger(__name__)
 
 MAX_BATCH = 64
 """Recordings in one batch, with up to 33 s each."""
 
-MAX_BLOCKS = 8
-"""Blocks of one recording per inference: 33 s."""
-
 _MAX_DIFFERENCE = 1e-3
-_BLOCK_FRAMES = BLOCK_SAMPLES // FRAME_SAMPLES
-
-
-class VadBackend(Protocol):
-    """Computes speech probabilities for many recordings; callable from any thread."""
-
-    def probabilities(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
-        """(64 + 512 T) samples to (T,) probabilities and the next state.
-
-        `state` is None at the start of a recording.
-        """
-        ...
-
-
-class SileroDetector(Detector):
-    """Detects speech in one recording, with gain applied to very quiet speech.
-
-    Blocks with sound that may be missed speech are evaluated again (`missed`).
-    """
-
-    trusts_silence = True
-    max_blocks = MAX_BLOCKS
-
-    def __init__(self, backend: VadBackend) -> None:
-        super().__init__(CONTEXT_SAMPLES)
-        self._backend = backend
-        self._state: State | None = None
-        self._gain = QuietSpeechGain(CONTEXT_SAMPLES, BLOCK_SAMPLES)
-
-    def _detect(self, blocks: Samples) -> Probabilities:
-        levels = measured(blocks[CONTEXT_SAMPLES:])
-        raised = self._gain.apply(blocks, levels)
-        result, self._state = self._inferred(raised, self._state)
-        for begin in range(0, len(result), _BLOCK_FRAMES):
-            part = slice(begin, begin + _BLOCK_FRAMES)
-            block = _block(blocks, begin)
-            result[part] = self._with_missed(block, result[part], levels.decibels[part])
-        return result
-
-    def _with_missed(
-        self, block: Samples, detected: Probabilities, decibels: Decibels
-    ) -> Probabilities:
-        """The highest probabilities of all inferences, of those that detect missed speech."""
-        silent = detected < SPEECH_ENDS
-        for rendition in renditions(block, CONTEXT_SAMPLES, decibels, silent):
-            again, _ = self._inferred(rendition, None)
-            if (silent & (again >= SPEECH_BEGINS)).sum() >= MISSED_FRAMES:
-                detected = np.maximum(detected, again)
-        return self._with_quieter_voices(block, detected, decibels)
-
-    def _with_quieter_voices(
-        self, block: Samples, detected: Probabilities, decibels: Decibels
-    ) -> Probabilities:
-        rest = without_detected(block, CONTEXT_SAMPLES, decibels, detected >= SPEECH_ENDS)
-        if rest is None:
-            return detected
-        samples, left = rest
-        again, _ = self._inferred(samples, None)
-        if (left & (again >= SPEECH_BEGINS)).sum() < MISSED_FRAMES:
-            return detected
-        return np.where(left, np.maximum(detected, again), detected)
-
-    def _inferred(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
-        with threads.COMPUTING.released():
-            return self._backend.probabilities(block, state)
-
-
-def _block(blocks: Samples, first_frame: int) -> Samples:
-    """The one from this frame on, with its context."""
-    begin = first_frame * FRAME_SAMPLES
-    return blocks[begin : begin + CONTEXT_SAMPLES + BLOCK_SAMPLES]
 
 
 def open_backend(
@@ -195,14 +120,13 @@ class PerThreadVad:
 
     network: Silero
 
-    def probabilities(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
+    def probabilities(self, block: Samples, state: NetworkState | None) -> Inference:
         """See `VadBackend.probabilities`."""
         return _executor().submit(self._compute, block, state).result()
 
     @torch.inference_mode()
-    def _compute(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
-        hidden, cell = state or self.network.initial_state()
-        after = hidden.cpu(), cell.cpu()
+    def _compute(self, block: Samples, state: NetworkState | None) -> Inference:
+        after = _tensors(state) if state else self.network.initial_state()
         results: list[Probabilities] = []
         # Block by block: larger inputs exceed a core's cache and take longer, and the last bits of
         # a probability must not depend on how the input was divided.
@@ -210,14 +134,14 @@ class PerThreadVad:
             part = torch.from_numpy(block[begin : begin + CONTEXT_SAMPLES + BLOCK_SAMPLES])
             probabilities, after = self.network(part[None], after)
             results.append(probabilities[0].numpy())
-        return np.concatenate(results), after
+        return np.concatenate(results), (after[0].numpy(), after[1].numpy())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Request:
     block: Samples
-    state: State | None
-    result: "Future[tuple[Probabilities, State]]" = field(default_factory=Future)
+    state: NetworkState | None
+    result: "Future[Inference]" = field(default_factory=Future)
 
 
 class BatchedVad:
@@ -249,7 +173,7 @@ class BatchedVad:
             self._stream = torch.cuda.Stream(priority=-1)
             torch.cuda.synchronize()  # the weights were copied in another stream
 
-    def probabilities(self, block: Samples, state: State | None) -> tuple[Probabilities, State]:
+    def probabilities(self, block: Samples, state: NetworkState | None) -> Inference:
         """See `VadBackend.probabilities`."""
         request = _Request(block, state)
         with self._queue_lock:
@@ -273,22 +197,20 @@ class BatchedVad:
             for request, result in zip(batch, results, strict=True):
                 request.result.set_result(result)
 
-    def compute(self, batch: Sequence[_Request]) -> list[tuple[Probabilities, State]]:
+    def compute(self, batch: Sequence[_Request]) -> list[Inference]:
         """Compute a batch, on the fallback if the device cannot."""
         if not self._failed:
             try:
                 return self.on_device(batch)
             except (RuntimeError, MemoryError) as failure:
                 self._fall_back(failure, len(batch))
-        return [
-            self._fallback.probabilities(each.block, self._reachable(each.state)) for each in batch
-        ]
+        return [self._fallback.probabilities(each.block, each.state) for each in batch]
 
-    def on_device(self, batch: Sequence[_Request]) -> list[tuple[Probabilities, State]]:
+    def on_device(self, batch: Sequence[_Request]) -> list[Inference]:
         """Compute a batch on the network's device; raises what torch raises."""
         return self._executor.submit(self._compute_in_stream, batch).result()
 
-    def _compute_in_stream(self, batch: Sequence[_Request]) -> list[tuple[Probabilities, State]]:
+    def _compute_in_stream(self, batch: Sequence[_Request]) -> list[Inference]:
         with self._own_stream():
             return self._compute([each.block for each in batch], [each.state for each in batch])
 
@@ -307,31 +229,28 @@ class BatchedVad:
         # Tensors referenced by the traceback would occupy memory of the next batch.
         failures.clear_tracebacks(failure)
 
-    def _reachable(self, state: State | None) -> State | None:
-        """The state, or None if it lies on a failed device, from which nothing can be copied.
-
-        The network loses its memory of the previous seconds then; no samples are lost, because
-        each block contains its own context.
-        """
-        if self._failed and state is not None and state[0].device.type != "cpu":
-            return None
-        return state
-
     @torch.inference_mode()
     def _compute(
-        self, blocks: Sequence[Samples], states: Sequence[State | None]
-    ) -> list[tuple[Probabilities, State]]:
+        self, blocks: Sequence[Samples], states: Sequence[NetworkState | None]
+    ) -> list[Inference]:
         device, initial = self._network.window.device, self._network.initial_state()
-        before = zip(*(state or initial for state in states), strict=True)
+        before = zip(*(_tensors(state) if state else initial for state in states), strict=True)
         hidden, cell = (torch.cat([part.to(device) for part in parts], dim=1) for parts in before)
         rows = pad_sequence([torch.from_numpy(block) for block in blocks], batch_first=True)
         frames = [(len(block) - CONTEXT_SAMPLES) // FRAME_SAMPLES for block in blocks]
-        probabilities, (hidden, cell) = self._network(rows.to(device), (hidden, cell), frames)
+        probabilities, after = self._network(rows.to(device), (hidden, cell), frames)
         result: Probabilities = probabilities.cpu().numpy()
+        # Copied to the host: a state on a device that fails afterwards would be lost with it.
+        hiddens, cells = (part.cpu().numpy() for part in after)
         return [
-            (result[row, :count], (hidden[:, row : row + 1], cell[:, row : row + 1]))
+            (result[row, :count], (hiddens[:, row : row + 1], cells[:, row : row + 1]))
             for row, count in enumerate(frames)
         ]
 
     def _own_stream(self) -> AbstractContextManager[object]:
         return torch.cuda.stream(self._stream) if self._stream else nullcontext()
+
+
+def _tensors(state: NetworkState) -> silero.State:
+    hidden, cell = state
+    return torch.from_numpy(hidden), torch.from_numpy(cell)

@@ -1,7 +1,7 @@
 """Interface of voice activity detectors: samples in, speech probability per 32 ms frame out."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
 
 BLOCK_SAMPLES = 128 * FRAME_SAMPLES
 """Minimum input of one inference, except at the end: 4.1 s."""
+
+CONTEXT_SAMPLES = 64
+"""Samples before each frame that are part of the input of Silero's network."""
 
 SPEECH_BEGINS = 0.5
 """A frame with at least this probability starts speech."""
@@ -29,6 +32,23 @@ MIN_SPEECH_FRAMES = 4
 
 Probabilities = npt.NDArray[np.float32]
 """One value in [0, 1] per frame."""
+
+NetworkState = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+"""State of Silero's network between frames, (1, 1, 128) each."""
+
+Inference = tuple[Probabilities, NetworkState]
+"""Probabilities of a block, and the state after it."""
+
+
+class VadBackend(Protocol):
+    """Computes speech probabilities for many recordings; callable from any thread."""
+
+    def probabilities(self, block: Samples, state: NetworkState | None) -> Inference:
+        """(64 + 512 T) samples to (T,) probabilities and the next state.
+
+        `state` is None at the start of a recording.
+        """
+        ...
 
 
 class Detector(ABC):

@@ -15,10 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from parakeet_worker.errors import WeightsCorrupt, WeightsMissing
-from parakeet_worker.vad.base import FRAME_SAMPLES
-
-CONTEXT_SAMPLES = 64
-"""Samples before each frame that are part of the network's input."""
+from parakeet_worker.vad.base import CONTEXT_SAMPLES, FRAME_SAMPLES
 
 _FFT_SAMPLES = 256
 _HOP_SAMPLES = 128

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from parakeet_worker import heap
 from parakeet_worker.bootstrap import variables
 from parakeet_worker.checks import fitness
 from parakeet_worker.entrypoints.queue import local_api, sdk
@@ -20,7 +21,7 @@ from parakeet_worker.logs import JsonLines, NonBlockingHandler, PlainLines
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.remote import retries
 from parakeet_worker.settings import Settings
-from parakeet_worker.worker import VARIABLES, open_pipeline, trim_heap
+from parakeet_worker.worker import VARIABLES, open_pipeline
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ async def serve_queue(pipeline: Pipeline, parts: sdk.Sdk) -> None:
         answer,
         slots=settings.concurrency,
         delivery_seconds=settings.delivery_timeout_seconds,
-        when_idle=trim_heap,
+        when_idle=heap.trim,
         shortage=pipeline.scratch.shortage,
     )
     checks = (fitness.check_scratch, fitness.check_ffmpeg, fitness.check_transcription)

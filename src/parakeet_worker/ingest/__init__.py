@@ -1,0 +1,1 @@
+"""From a file to chunks: decoding, speech detection and cutting, in threads or processes."""

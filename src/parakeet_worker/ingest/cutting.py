@@ -1,0 +1,124 @@
+"""One recording's way from a file to chunks, in the calling thread."""
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from parakeet_worker.audio.all_tracks import Audio, decoding
+from parakeet_worker.audio.decoding import Origin, ResamplingPrecision
+from parakeet_worker.audio.demuxers import Headerless
+from parakeet_worker.audio.tracks import Track
+from parakeet_worker.engine.base import Samples
+from parakeet_worker.notices import Notice
+from parakeet_worker.options import Channels, OnDamage, Vad
+from parakeet_worker.recognition.chunks import Chunk, split
+from parakeet_worker.request import Clip
+from parakeet_worker.vad.base import Detector
+
+
+@dataclass(frozen=True, slots=True)
+class Cutting:
+    """How to decode one file and to cut it."""
+
+    path: Path
+    ffmpeg: Path
+    max_audio_seconds: float
+    timeout_seconds: float
+    clip: Clip
+    channels: Channels
+    track: Track
+    on_damage: OnDamage
+    decoder_memory_bytes: int
+    precision: ResamplingPrecision
+    headerless: Headerless | None
+    vad: Vad
+    chunk_seconds: float
+    """Maximum duration of a chunk."""
+    whole: bool
+    """Do not cut it."""
+
+    def audio(self) -> Audio:
+        """The decoding, not started yet."""
+        return decoding(
+            self.path,
+            ffmpeg=self.ffmpeg,
+            max_seconds=self.max_audio_seconds,
+            timeout_seconds=self.timeout_seconds,
+            clip=self.clip,
+            channels=self.channels,
+            track=self.track,
+            on_damage=self.on_damage,
+            memory_bytes=self.decoder_memory_bytes,
+            precision=self.precision,
+            headerless=self.headerless,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What is known of a recording after its last chunk."""
+
+    seconds: float
+    """Duration of the decoded part of the clip."""
+    warnings: tuple[Notice, ...]
+    origin: Origin
+
+
+class Ingest(Protocol):
+    """Produces the chunks of one recording."""
+
+    def chunks(self) -> Generator[Chunk, None, None]:
+        """Chunks in order, produced in the calling thread; raises what `Decoding.blocks` does."""
+        ...
+
+    def stop(self) -> None:
+        """End `chunks` soon and without an error; callable from any thread."""
+        ...
+
+    @property
+    def decoded(self) -> Decoded:
+        """Available after the last chunk."""
+        ...
+
+
+class InThread:
+    """Decodes, detects speech and cuts in the calling thread."""
+
+    def __init__(
+        self,
+        cutting: Cutting,
+        detector: Callable[[Vad], Detector],
+        observed: Callable[[Iterator[Samples]], Generator[Samples, None, None]] | None = None,
+    ) -> None:
+        """`observed` passes all blocks of samples on."""
+        self._cutting = cutting
+        self._detector = detector
+        self._observed = observed
+        self._audio = cutting.audio()
+
+    def chunks(self) -> Generator[Chunk, None, None]:
+        """See `Ingest.chunks`."""
+        cutting = self._cutting
+        with ExitStack() as stack:
+            samples = stack.enter_context(closing(self._audio.blocks()))
+            if self._observed is not None:
+                samples = stack.enter_context(closing(self._observed(samples)))
+            yield from split(
+                samples,
+                lambda: self._detector(cutting.vad),
+                max_seconds=cutting.chunk_seconds,
+                start_seconds=cutting.clip.start_seconds,
+                whole=cutting.whole,
+            )
+
+    def stop(self) -> None:
+        """See `Ingest.stop`."""
+        self._audio.stop()
+
+    @property
+    def decoded(self) -> Decoded:
+        """See `Ingest.decoded`."""
+        audio = self._audio
+        return Decoded(audio.yielded_seconds, audio.warnings, audio.origin)
