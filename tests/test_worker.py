@@ -22,8 +22,8 @@ from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.request import FileSource, Request
 from parakeet_worker.settings import Settings
 from parakeet_worker.vad import backends, silero
+from parakeet_worker.vad.detectors import Detectors
 from parakeet_worker.worker import (
-    DetectorOf,
     _losing,
     batch_capacity,
     open_detectors,
@@ -97,7 +97,7 @@ def test_several_threads_find_the_words_of_one() -> None:
         assert threads == min(number, default)
 
 
-def on_a_failing_device(_: Settings, on_device_failure: Callable[[str], None]) -> DetectorOf:
+def on_a_failing_device(_: Settings, on_device_failure: Callable[[str], None]) -> Detectors:
     """Detection as on a GPU on which every batch fails with a CUDA error."""
 
     def fail(*_: Any) -> None:

@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 from parakeet_worker import heap, threads
 from parakeet_worker.audio import sections
@@ -121,14 +121,16 @@ def main() -> None:
 
     Arguments are the descriptor of this socket and the number of processes.
     """
-    # The worker is signalled too, and finishes its recordings.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The worker receives them too, and finishes its recordings.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     descriptor, count = map(int, sys.argv[1:])
     _limit_resources(count)
     gc.freeze()
     running: list[threading.Thread] = []
     with socket.socket(fileno=descriptor) as control:
-        control.send(READY)
+        with suppress(BrokenPipeError):
+            control.send(READY)
         while (recording := _received(control)) is not None:
             running = [thread for thread in running if thread.is_alive()]
             running.append(threading.Thread(target=recording.run, daemon=True))
@@ -147,8 +149,11 @@ def _limit_resources(count: int) -> None:
 
 
 def _received(control: socket.socket) -> _Recording | None:
-    """The next recording; None if the worker has ended."""
-    content, descriptors, _, _ = socket.recv_fds(control, MAX_TASK_BYTES, 1)
+    """The next recording; None if the worker has closed the socket or has ended."""
+    try:
+        content, descriptors, _, _ = socket.recv_fds(control, MAX_TASK_BYTES, 1)
+    except ConnectionResetError:  # closed before it was read that this process is ready
+        return None
     if not content:
         return None
     task: Task = pickle.loads(content)  # noqa: S301  # from our own process

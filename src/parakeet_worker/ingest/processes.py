@@ -66,6 +66,11 @@ class Process:
         """Whether it has ended, by a signal for example."""
         return self._process.poll() is not None
 
+    def kill(self) -> None:
+        """Kill it: its sockets are closed before its end can be seen, if they are at all."""
+        self._process.kill()
+        self._process.wait()
+
     def linked(self, task: Task) -> Link:
         """Start a recording; raises `LinkClosed` if the process has ended."""
         own, end = socket.socketpair()
@@ -175,8 +180,9 @@ class InProcess:
                 with suppress(LinkClosed), closing(self._new(chunks)) as new:
                     yield from new
                     return
-            if self._stopped:
-                return
+                if self._stopped or reserved is None:
+                    return
+                reserved.kill()
             log.warning("an ingest process ended; its recording is repeated in another one")
         raise DecoderKilled(self._end_seconds)
 
