@@ -66,15 +66,15 @@ def die_first() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def reset_peak() -> float:
-    """Start this process's peak of resident memory anew; the MiB resident now."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return resident_mebibytes("VmRSS")
+def reset_peak(process: int | str = "self") -> float:
+    """Start a process's peak of resident memory anew; the MiB resident now."""
+    Path(f"/proc/{process}/clear_refs").write_text("5")
+    return resident_mebibytes("VmRSS", process)
 
 
-def resident_mebibytes(field: str) -> float:
-    """`VmRSS`, or `VmHWM` since `reset_peak`, from the kernel's account of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def resident_mebibytes(field: str, process: int | str = "self") -> float:
+    """`VmRSS`, or `VmHWM` since `reset_peak`, from the kernel's account of a process."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(field + ":"))
     return int(line.split()[1]) / 1024
 

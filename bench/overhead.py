@@ -15,13 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import psutil
 
 import recordings
 from bench import clips, harness
@@ -47,7 +48,7 @@ from parakeet_worker.vad.base import (
     NetworkState,
 )
 from parakeet_worker.vad.detectors import Detectors
-from parakeet_worker.worker import gc_frozen, open_detectors
+from parakeet_worker.worker import gc_frozen, ingest_processes, open_detectors
 
 _FRAME_SECONDS = 0.08
 _FRAMES_PER_TOKEN = 4
@@ -84,6 +85,7 @@ class Figure:
     """Of the processor time of the worker and its ffmpegs."""
     ffmpeg_alone_audio_seconds_per_second: float
     worker_milliseconds_per_audio_second: float
+    ingest_milliseconds_per_audio_second: float
     """Processor time of the worker's own process."""
     ffmpeg_milliseconds_per_audio_second: float
     loop_milliseconds_per_audio_second: float
@@ -337,11 +339,41 @@ async def _transcribed(pipeline: Pipeline, case: Case, at_a_time: int) -> list[f
     return took
 
 
+@dataclass(frozen=True, slots=True)
+class _Processors:
+    """Seconds of processor time."""
+
+    worker: float
+    ingest: float
+    ffmpeg: float
+
+    @classmethod
+    def used(cls, ingest: Sequence[psutil.Process]) -> "_Processors":
+        """By this process, by the ingest processes, and by the ended children of all."""
+        own, *others = [process.cpu_times() for process in (psutil.Process(), *ingest)]
+        return cls(
+            own.user + own.system,
+            sum(other.user + other.system for other in others),
+            sum(each.children_user + each.children_system for each in (own, *others)),
+        )
+
+    def since(self, before: "_Processors") -> "_Processors":
+        return _Processors(
+            self.worker - before.worker, self.ingest - before.ingest, self.ffmpeg - before.ffmpeg
+        )
+
+    @property
+    def total(self) -> float:
+        return self.worker + self.ingest + self.ffmpeg
+
+
 def measured(pipeline: Pipeline, case: Case, detector: str, at_a_time: int) -> Figure:
     """One case, and what ffmpeg alone does before it."""
     alone = _ffmpeg_alone(pipeline.ffmpeg, case)
     loop = Loop()
-    idle_mebibytes = harness.reset_peak()
+    ingest = [psutil.Process(process.pid) for process in pipeline.processes or ()]
+    pids = (os.getpid(), *(process.pid for process in ingest))
+    idle_mebibytes = sum(map(harness.reset_peak, pids))
 
     async def run() -> tuple[list[float], float, float]:
         ticking = asyncio.create_task(loop.tick())
@@ -351,17 +383,12 @@ def measured(pipeline: Pipeline, case: Case, detector: str, at_a_time: int) -> F
         ticking.cancel()
         return took, *spent
 
-    before = os.times()
+    before = _Processors.used(ingest)
     with _elsewhere() as elsewhere, loop.watched():
         took, wall_seconds, loop_seconds = asyncio.run(run())
         elsewhere.send(None)
         late_elsewhere: float = elsewhere.recv()
-    after = os.times()
-    own = after.user + after.system - before.user - before.system
-    sender = (
-        after.children_user + after.children_system
-        - before.children_user - before.children_system
-    )  # fmt: skip
+    spent = _Processors.used(ingest).since(before)
     audio_seconds = sum(case.seconds)
     return Figure(
         case=case.name,
@@ -370,16 +397,18 @@ def measured(pipeline: Pipeline, case: Case, detector: str, at_a_time: int) -> F
         audio_seconds=audio_seconds,
         wall_seconds=wall_seconds,
         audio_seconds_per_second=audio_seconds / wall_seconds,
-        audio_seconds_per_second_per_core=audio_seconds / (own + sender),
+        audio_seconds_per_second_per_core=audio_seconds / spent.total,
         ffmpeg_alone_audio_seconds_per_second=alone,
-        worker_milliseconds_per_audio_second=1000 * own / audio_seconds,
-        ffmpeg_milliseconds_per_audio_second=1000 * sender / audio_seconds,
+        worker_milliseconds_per_audio_second=1000 * spent.worker / audio_seconds,
+        ingest_milliseconds_per_audio_second=1000 * spent.ingest / audio_seconds,
+        ffmpeg_milliseconds_per_audio_second=1000 * spent.ffmpeg / audio_seconds,
         loop_milliseconds_per_audio_second=1000 * loop_seconds / audio_seconds,
         longest_block_milliseconds=1000 * loop.longest_block_seconds,
         longest_late_milliseconds=1000 * loop.longest_late_seconds,
         longest_late_elsewhere_milliseconds=1000 * late_elsewhere,
         longest_callback_milliseconds=1000 * loop.longest_callback_seconds,
-        peak_mebibytes=harness.resident_mebibytes("VmHWM") - idle_mebibytes,
+        peak_mebibytes=sum(harness.resident_mebibytes("VmHWM", pid) for pid in pids)
+        - idle_mebibytes,
         p50_seconds=harness.percentile(took, 0.5),
         p95_seconds=harness.percentile(took, 0.95),
     )
@@ -429,12 +458,17 @@ def main() -> None:
     fields = dict(setting.split("=", 1) for setting in arguments.setting)
     settings = Settings.of({"engine": "tones", **fields})
     engine = FreeEngine()
-    with Batcher(
-        engine,
-        capacity=engine.capacity(settings.segment_seconds),
-        queue_seconds=settings.queue_seconds,
-    ) as batcher:
-        pipeline = Pipeline(settings, batcher, find_ffmpeg(), detectors(arguments.detector))
+    with (
+        Batcher(
+            engine,
+            capacity=engine.capacity(settings.segment_seconds),
+            queue_seconds=settings.queue_seconds,
+        ) as batcher,
+        ExitStack() as stack,
+    ):
+        speech = detectors(arguments.detector)
+        processes = stack.enter_context(ingest_processes(settings, engine, speech.backend))
+        pipeline = Pipeline(settings, batcher, find_ffmpeg(), speech, processes=processes)
         selected = [case for case in cases if arguments.only in case.name]
         results = []
         asyncio.run(_transcribed(pipeline, _warming(cases), 1))
@@ -462,7 +496,7 @@ def _version(ffmpeg: Path) -> str:
 def show(results: Sequence[Figure]) -> None:
     """A line for each case."""
     harness.table(
-        ("case", "audio s/s", "per core", "ffmpeg alone", "share", "worker ms", "ffmpeg ms",
+        ("case", "audio s/s", "per core", "ffmpeg alone", "share", "worker ms", "ingest ms", "ffmpeg ms",
          "loop ms", "block ms", "late ms", "elsewhere", "callback ms", "peak MiB", "p95 s"),
         [
             (
@@ -470,6 +504,7 @@ def show(results: Sequence[Figure]) -> None:
                 one.ffmpeg_alone_audio_seconds_per_second,
                 one.audio_seconds_per_second / one.ffmpeg_alone_audio_seconds_per_second,
                 one.worker_milliseconds_per_audio_second,
+                one.ingest_milliseconds_per_audio_second,
                 one.ffmpeg_milliseconds_per_audio_second,
                 one.loop_milliseconds_per_audio_second, one.longest_block_milliseconds,
                 one.longest_late_milliseconds, one.longest_late_elsewhere_milliseconds,

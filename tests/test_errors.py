@@ -1,5 +1,6 @@
 import inspect
 import json
+import pickle
 import re
 from pathlib import Path
 
@@ -343,3 +344,12 @@ def test_library_text_about_a_lost_engine_stays_in_the_log():
     reported = errors.read(error.document())
     assert isinstance(reported, errors.EngineLost)
     assert str(reported) == error.document()["error"]
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_an_error_can_be_sent_to_another_process(error: ParakeetError) -> None:
+    restored = pickle.loads(pickle.dumps(error))  # noqa: S301
+    assert type(restored) is type(error)
+    assert str(restored) == str(error)
+    assert restored.args == error.args
+    assert restored.document() == error.document()

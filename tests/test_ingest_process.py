@@ -1,4 +1,4 @@
-"""What an ingest process does before and beside its recordings, which test_ingest_processes has."""
+"""Errors, imports and limits of an ingest process; its recordings are in test_ingest_processes."""
 
 import json
 import pickle

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -24,12 +25,14 @@ from parakeet_worker.engine.base import (
 )
 from parakeet_worker.engine.native.engine import NativeEngine
 from parakeet_worker.errors import (
+    AudioUndecodable,
     DecoderKilled,
     EngineLost,
     ExtraMissing,
     InvalidRequest,
     NotFinite,
 )
+from parakeet_worker.ingest.processes import Processes
 from parakeet_worker.language import Script
 from parakeet_worker.options import SpeakerCount
 from parakeet_worker.pipeline import Pipeline
@@ -452,3 +455,40 @@ async def test_speakers_without_their_weights_are_refused(tmp_path: Path) -> Non
         without = replace(opened, speaker_networks=missing)
         with pytest.raises(InvalidRequest, match=r"speakers: .*parakeet-worker\[speakers\]"):
             await without.transcribe(request_of(melody(400), speakers=SpeakerCount()))
+
+
+async def test_recordings_in_processes_have_the_same_words(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Together, with one that is cancelled and one that is no audio; the last one in a thread."""
+    settings = Settings(model="demo", scratch=tmp_path, device="cpu", ingest_processes=2)
+    text = tmp_path / "text.txt"
+    text.write_text("no audio")
+    requests = [Request(FileSource(sample(language).path)) for language in ("en", "de", "pl", "fr")]
+    with open_pipeline(settings) as opened:
+        assert opened.processes is not None
+        await asyncio.to_thread(_all_ready, opened.processes)
+        cancelled = asyncio.create_task(
+            opened.transcribe(Request(FileSource(named("minute").path), vad="off"))
+        )
+        undecodable = asyncio.create_task(opened.transcribe(Request(FileSource(text))))
+        running = [asyncio.create_task(opened.transcribe(each)) for each in requests]
+        await asyncio.sleep(0.2)
+        cancelled.cancel()
+        transcripts = [await each for each in running]
+        with pytest.raises(AudioUndecodable):
+            await undecodable
+        assert [process.recordings for process in opened.processes] == [0, 0]
+        threads = replace(opened, processes=None)
+        expected = [await threads.transcribe(each) for each in requests]
+        labelled = await opened.transcribe(request_of(two_readers(), speakers=SpeakerCount()))
+    assert transcripts == expected
+    assert labelled.speakers == ("Speaker 1", "Speaker 2")
+    text.unlink()
+    assert list(tmp_path.iterdir()) == []
+    assert caplog.text.count("ingest process") == 0
+
+
+def _all_ready(processes: Processes) -> None:
+    while not all(process.ready for process in processes):
+        time.sleep(0.01)

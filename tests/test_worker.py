@@ -11,11 +11,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from parakeet_worker.batcher import Batcher
-from parakeet_worker.engine.base import Capacity
+from parakeet_worker.container import Container
+from parakeet_worker.engine.base import Capacity, Engine
 from parakeet_worker.engine.tones import ToneEngine
 from parakeet_worker.errors import EngineLost
 from parakeet_worker.pipeline import Pipeline
@@ -107,7 +109,7 @@ def on_a_failing_device(_: Settings, on_device_failure: Callable[[str], None]) -
     network.register_forward_pre_hook(fail)
     on_cpu = backends.PerThreadVad(silero.load())
     batched = backends.BatchedVad(network, on_cpu, on_device_failure)
-    return lambda _: backends.SileroDetector(batched)
+    return Detectors(batched)
 
 
 class ClosableEngine(ToneEngine):
@@ -193,3 +195,42 @@ def test_the_language_identifier_is_loaded_with_the_pipeline() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert ran.stdout.strip() == b"1"
+
+
+class Asynchronous(ToneEngine):
+    """Has the depth of an engine on a GPU."""
+
+    depth = 2
+
+
+@pytest.mark.parametrize(
+    ("engine", "chosen", "count"),
+    [
+        (ToneEngine(), None, 0),
+        (ToneEngine(), 1, 1),
+        (Asynchronous(), None, min(8, max(2, Container.read().threads // 2))),
+        (Asynchronous(), 0, 0),
+    ],
+)
+def test_ingest_processes_are_for_a_gpu_unless_they_are_chosen(
+    engine: Engine, chosen: int | None, count: int, tmp_path: Path
+) -> None:
+    settings = Settings(engine="tones", scratch=tmp_path, ingest_processes=chosen)
+    with pipeline_around(engine, settings, open_detectors) as pipeline:
+        pids = [process.pid for process in pipeline.processes or ()]
+        assert len(pids) == count
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_ingest_processes_end_if_the_engine_cannot_be_warmed_up(tmp_path: Path) -> None:
+    class Broken(ToneEngine):
+        def warm_up(self, chunk_seconds: float) -> None:
+            raise RuntimeError(f"no memory for {chunk_seconds} s")
+
+    settings = Settings(engine="tones", scratch=tmp_path, ingest_processes=1)
+    with (
+        pytest.raises(RuntimeError, match="no memory"),
+        pipeline_around(Broken(), settings, open_detectors),
+    ):
+        pass
+    assert psutil.Process().children() == []

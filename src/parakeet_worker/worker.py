@@ -89,7 +89,7 @@ def pipeline_around(
         # Before the capacity is measured, since detectors use memory of the same device.
         detectors = _in_temporary_thread(lambda: open_detectors(settings, _losing(created)))
         # Before the engine is warmed up, while which they start.
-        processes = stack.enter_context(_ingest_processes(settings, engine, detectors.backend))
+        processes = stack.enter_context(ingest_processes(settings, engine, detectors.backend))
         _in_temporary_thread(lambda: engine.warm_up(settings.segment_seconds))
         capacity = _in_temporary_thread(lambda: batch_capacity(engine, settings))
         log.info("batches of %.0f s", capacity.seconds)
@@ -111,7 +111,7 @@ def _close(engine: Engine, created: "Future[Batcher]") -> None:
 
 
 @contextmanager
-def _ingest_processes(
+def ingest_processes(
     settings: Settings, engine: Engine, backend: VadBackend | None
 ) -> Iterator[Processes | None]:
     """The chosen number of ingest processes; by default only for an engine on a GPU.

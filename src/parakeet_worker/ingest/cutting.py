@@ -58,7 +58,7 @@ class Cutting:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What is known of a recording after its last chunk."""
+    """Facts of a recording, complete after its last chunk."""
 
     seconds: float
     """Duration of the decoded part of the clip."""
