@@ -99,7 +99,7 @@ class Figure:
     longest_callback_milliseconds: float
     """Most processor time that the loop spent on one thing."""
     peak_mebibytes: float
-    """Highest resident memory of the worker's process, over that before the case."""
+    """Highest resident memory of the worker and of its ingest processes, over that before the case."""
     p50_seconds: float
     p95_seconds: float
 
@@ -390,6 +390,7 @@ def measured(pipeline: Pipeline, case: Case, detector: str, at_a_time: int) -> F
         late_elsewhere: float = elsewhere.recv()
     spent = _Processors.used(ingest).since(before)
     audio_seconds = sum(case.seconds)
+    peak_mebibytes = sum(harness.resident_mebibytes("VmHWM", pid) for pid in pids)
     return Figure(
         case=case.name,
         detector=detector,
@@ -407,8 +408,7 @@ def measured(pipeline: Pipeline, case: Case, detector: str, at_a_time: int) -> F
         longest_late_milliseconds=1000 * loop.longest_late_seconds,
         longest_late_elsewhere_milliseconds=1000 * late_elsewhere,
         longest_callback_milliseconds=1000 * loop.longest_callback_seconds,
-        peak_mebibytes=sum(harness.resident_mebibytes("VmHWM", pid) for pid in pids)
-        - idle_mebibytes,
+        peak_mebibytes=peak_mebibytes - idle_mebibytes,
         p50_seconds=harness.percentile(took, 0.5),
         p95_seconds=harness.percentile(took, 0.95),
     )
@@ -496,8 +496,8 @@ def _version(ffmpeg: Path) -> str:
 def show(results: Sequence[Figure]) -> None:
     """A line for each case."""
     harness.table(
-        ("case", "audio s/s", "per core", "ffmpeg alone", "share", "worker ms", "ingest ms", "ffmpeg ms",
-         "loop ms", "block ms", "late ms", "elsewhere", "callback ms", "peak MiB", "p95 s"),
+        ("case", "audio s/s", "per core", "ffmpeg alone", "share", "worker ms", "ingest ms",
+         "ffmpeg ms", "loop ms", "block ms", "late ms", "elsewhere", "callback ms", "peak MiB", "p95 s"),
         [
             (
                 one.case, one.audio_seconds_per_second, one.audio_seconds_per_second_per_core,
