@@ -99,7 +99,7 @@ class Figure:
     longest_callback_milliseconds: float
     """Most processor time that the loop spent on one thing."""
     peak_mebibytes: float
-    """Highest resident memory of the worker and of its ingest processes, over that before the case."""
+    """Highest resident memory of the worker and its ingest processes, over that before the case."""
     p50_seconds: float
     p95_seconds: float
 
@@ -497,7 +497,8 @@ def show(results: Sequence[Figure]) -> None:
     """A line for each case."""
     harness.table(
         ("case", "audio s/s", "per core", "ffmpeg alone", "share", "worker ms", "ingest ms",
-         "ffmpeg ms", "loop ms", "block ms", "late ms", "elsewhere", "callback ms", "peak MiB", "p95 s"),
+         "ffmpeg ms", "loop ms", "block ms", "late ms", "elsewhere", "callback ms", "peak MiB",
+         "p95 s"),
         [
             (
                 one.case, one.audio_seconds_per_second, one.audio_seconds_per_second_per_core,
