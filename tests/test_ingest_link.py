@@ -73,6 +73,16 @@ def test_a_closed_peer_ends_both_directions(ends: tuple[Link, Link]) -> None:
         first.send(np.zeros(1_000_000))
 
 
+def test_closing_ends_the_link_although_a_fork_has_the_same_socket() -> None:
+    first, second = socket.socketpair()
+    inherited = first.dup()
+    Link(first).close()
+    with pytest.raises(LinkClosed):
+        Link(second).receive()
+    inherited.close()
+    second.close()
+
+
 def test_messages_before_the_end_still_arrive(ends: tuple[Link, Link]) -> None:
     first, second = ends
     first.send("last")

@@ -335,3 +335,24 @@ def test_each_recording_goes_to_the_process_with_the_fewest(
     for chunks in recordings_:
         chunks.close()
     assert [process.recordings for process in processes] == [0, 0]
+
+
+def test_a_fork_of_the_worker_does_not_keep_the_processes(backend: VadBackend) -> None:
+    """As the heartbeat is one, which ends after the worker."""
+    with Processes(2, backend) as processes:
+        pids = [process.pid for process in processes]
+        ended, end = os.pipe()
+        fork = os.fork()
+        if fork == 0:
+            os.read(ended, 1)
+            os._exit(0)
+        eventually(lambda: all(process.ready for process in processes))
+        started = time.monotonic()
+    try:
+        assert not any(psutil.pid_exists(pid) for pid in pids)
+        assert time.monotonic() - started < 5.0, "they were not killed after the time limit"
+    finally:
+        os.write(end, b"x")
+        os.waitpid(fork, 0)
+        os.close(ended)
+        os.close(end)

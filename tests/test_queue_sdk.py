@@ -148,3 +148,33 @@ print(os.read(read, 9999).decode())
 def test_a_fork_sees_the_ids_that_are_set_after_it(tmp_path: Path) -> None:
     # The third has no room for both.
     assert json.loads(run(MIRRORS, tmp_path)) == ["a", "a,bb", "aaaa", None, "ccc"]
+
+
+SIGNALLED = """
+import multiprocessing, os, signal, sys
+from parakeet_worker.entrypoints.queue import sdk
+os.setsid()
+scheduled, schedule = os.pipe()
+read, write = os.pipe()
+heartbeat = sdk._child(lambda mirror, test: os.write(write, b"pings"))
+
+def target():
+    os.read(scheduled, 1)
+    heartbeat(None, False)
+
+with sdk.group_signals_blocked():
+    process = multiprocessing.get_context("fork").Process(target=target)
+    process.start()
+received = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: received.append(number))
+    os.killpg(0, number)
+os.write(schedule, b"x")
+process.join()
+os.write(write, b".")
+print(os.read(read, 99).decode(), process.exitcode, received == [2, 15])
+"""
+
+
+def test_a_signal_to_the_group_does_not_end_a_heartbeat_that_starts(tmp_path: Path) -> None:
+    assert run(SIGNALLED, tmp_path) == "pings. 0 True"

@@ -441,11 +441,11 @@ class DecodeTimeout(TransientError):
 
 
 class DecoderKilled(TransientError):
-    """ffmpeg was killed, usually because it ran out of memory."""
+    """The decoder was killed, usually because it ran out of memory."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
-            f"ffmpeg was killed after {seconds:.2f} s of audio, probably for lack of memory",
+            f"the decoder was killed after {seconds:.2f} s of audio, probably for lack of memory",
             seconds=round(seconds, 3),
         )
 

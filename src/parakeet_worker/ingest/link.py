@@ -66,5 +66,6 @@ class Link:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close this end."""
+        """Close this end, also for a peer if a fork of this process has it too."""
+        self.shut_down()
         self._socket.close()

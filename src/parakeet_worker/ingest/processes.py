@@ -82,8 +82,15 @@ class Process:
                 raise LinkClosed from failure
         return Link(own)
 
+    def stop(self) -> None:
+        """Let it end, once its recordings have."""
+        # Closing is not enough: the heartbeat's process is a fork with the same sockets.
+        with suppress(OSError):  # it has ended
+            self._control.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """End it and wait for its end."""
+        self.stop()
         self._control.close()
         try:
             self._process.wait(_STOP_SECONDS)
@@ -150,6 +157,8 @@ class Processes:
     def close(self) -> None:
         """End all processes."""
         with self._changing:
+            for each in self._processes:
+                each.stop()
             for each in self._processes:
                 each.close()
 

@@ -4,8 +4,10 @@ import inspect
 import logging
 import mmap
 import os
+import signal
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +15,8 @@ from parakeet_worker.errors import InvalidSetting, one_line
 from parakeet_worker.volume.owner import die_with_parent
 
 log = logging.getLogger(__name__)
+
+_GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _MIRROR_BYTES = 1 << 16
 _LENGTH = struct.Struct("I")
@@ -98,7 +102,8 @@ def load() -> Sdk:
             mirror = _mirror(mirror_of)
             set_mirror(mirror)
             rp_ping.Heartbeat.process_loop = staticmethod(_child(rp_ping.Heartbeat.process_loop))
-            rp_ping.Heartbeat().start_ping(mirror)
+            with group_signals_blocked():
+                rp_ping.Heartbeat().start_ping(mirror)
 
         return Sdk(
             session=AsyncClientSession,
@@ -158,6 +163,27 @@ def _mirror(mirror_of: Callable[[], Mirror]) -> Mirror:
         return ForkedMirror()
 
 
+@contextmanager
+def group_signals_blocked() -> Iterator[None]:
+    """Block signals to the process group, also in processes that this thread forks meanwhile.
+
+    A heartbeat that has not left the group yet would end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _unblock_group_signals() -> None:
+    """Handle them from now on; pending ones are discarded."""
+    for number in _GROUP_SIGNALS:
+        handler = signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
+
+
 def _child(loop: Callable[..., None]) -> Callable[..., None]:
     """Wrap the heartbeat's loop so that its process ends exactly with the worker.
 
@@ -167,6 +193,7 @@ def _child(loop: Callable[..., None]) -> Callable[..., None]:
 
     def run(mirror: Mirror | None = None, test: bool = False) -> None:
         os.setsid()
+        _unblock_group_signals()
         die_with_parent()
         if os.getppid() == worker:  # otherwise the worker was killed meanwhile
             loop(mirror, test)
