@@ -35,6 +35,8 @@ from parakeet_worker.worker import (
 )
 from speech import sample
 
+PROCESSORS = Container.read().threads
+
 # torch starts its second thread pool at the first `set_num_threads`, in any thread.
 _OPENED = """
 import os
@@ -208,7 +210,7 @@ class Asynchronous(ToneEngine):
     [
         (ToneEngine(), None, 0),
         (ToneEngine(), 1, 1),
-        (Asynchronous(), None, min(8, max(2, Container.read().threads // 2))),
+        (Asynchronous(), None, min(8, PROCESSORS // 2) if PROCESSORS >= 4 else 0),
         (Asynchronous(), 0, 0),
     ],
 )

@@ -126,7 +126,7 @@ class Settings(BaseModel):
     ffmpeg processes while CPUs are idle."""
     ingest_processes: Annotated[int, Field(ge=0, le=64)] | None = None
     """Processes that decode, detect speech and cut recordings, about 100 MB each; 0 is threads of
-    the worker. By default half as many as CPUs, from 2 to 8, with a GPU, and none without."""
+    the worker. By default half as many as CPUs, at most 8, with a GPU and at least 4 CPUs."""
     decoder_memory_bytes: Annotated[int, Field(ge=128 << 20, lt=_MAX_COUNT)] = 512 << 20
     """Memory limit of one ffmpeg process, which needs about 90 MB as a rule; a file that needs more
     is `audio_undecodable`."""

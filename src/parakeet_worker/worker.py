@@ -35,8 +35,11 @@ Value = TypeVar("Value")
 OpenDetectors: TypeAlias = Callable[[Settings, Callable[[str], None]], Detectors]
 """Loads what detectors share; the callback is for a reason why the device is unusable."""
 
+_MIN_PROCESSORS = 4
+"""With fewer, ingest processes are no faster than threads."""
+
 _MOST_PROCESSES = 8
-"""Of ingest: together they are faster than any engine."""
+"""Ingest processes that are together faster than any engine."""
 
 VARIABLES = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
@@ -120,7 +123,8 @@ def ingest_processes(
     """
     count = settings.ingest_processes
     if count is None and engine.depth > 1:
-        count = max(2, min(_MOST_PROCESSES, Container.read().threads // 2))
+        processors = Container.read().threads
+        count = min(_MOST_PROCESSES, processors // 2) if processors >= _MIN_PROCESSORS else 0
     if not count:
         yield None
         return
