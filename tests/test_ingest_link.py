@@ -1,6 +1,7 @@
 """Links between threads of one process: both ends are real sockets."""
 
 import pickle
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -77,6 +78,8 @@ def test_closing_ends_the_link_although_a_fork_has_the_same_socket() -> None:
     first, second = socket.socketpair()
     inherited = first.dup()
     Link(first).close()
+    readable, _, _ = select.select([second], [], [], 10.0)
+    assert readable, "the peer still waits"
     with pytest.raises(LinkClosed):
         Link(second).receive()
     inherited.close()
