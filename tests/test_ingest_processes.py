@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -233,7 +234,11 @@ def test_while_processes_start_threads_decode(backend: VadBackend, minutes: Path
     with Processes(1, backend) as processes:
         (process,) = processes
         os.kill(process.pid, signal.SIGSTOP)
+        continuing = threading.Timer(PATIENCE_SECONDS, os.kill, (process.pid, signal.SIGCONT))
+        continuing.start()
         check_like_in_a_thread(processes, cutting(minutes))
+        assert not process.ready, "the recording waited for the process"
+        continuing.cancel()
         os.kill(process.pid, signal.SIGCONT)
         eventually(lambda: process.ready)
         chunks = InProcess(processes, cutting(minutes)).chunks()
@@ -272,6 +277,20 @@ def test_a_recording_that_is_stopped_ends_its_ffmpeg(
     eventually(lambda: ffmpegs(pid) == [])
     assert busy(processes) == []
     assert psutil.pid_exists(pid)
+
+
+def test_stopping_ends_an_ffmpeg_without_output(processes: Processes, tmp_path: Path) -> None:
+    script = tmp_path / "ffmpeg"
+    script.write_text("#!/bin/sh\nexec sleep 600\n")
+    script.chmod(0o755)
+    ingest = InProcess(processes, cutting(named("minute").path, ffmpeg=script))
+    with ThreadPoolExecutor(1) as pool:
+        chunks = pool.submit(list, ingest.chunks())
+        eventually(lambda: any(ffmpegs(pid) for pid in busy(processes)))
+        (pid,) = busy(processes)
+        ingest.stop()
+        assert chunks.result(PATIENCE_SECONDS) == []
+    eventually(lambda: ffmpegs(pid) == [])
 
 
 def test_a_recording_that_is_stopped_first_has_no_chunks(
