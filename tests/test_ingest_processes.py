@@ -247,6 +247,26 @@ def test_while_processes_start_threads_decode(backend: VadBackend, minutes: Path
         chunks.close()
 
 
+def test_threads_decode_where_no_process_can_be_started(
+    processes: Processes,
+    minutes: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    chunks = InProcess(processes, cutting(minutes)).chunks()
+    first = [next(chunks), next(chunks)]
+    for process in processes:
+        os.kill(process.pid, signal.SIGKILL)
+    eventually(lambda: all(process.ended for process in processes))
+    expected = list(InThread(cutting(minutes), Detectors(processes.backend)).chunks())
+    check_equal(first + list(chunks), expected)
+    assert caplog.text.count("cannot be started") == 2
+    monkeypatch.undo()
+    check_like_in_a_thread(processes, cutting(minutes))
+    eventually(lambda: all(process.ready for process in processes))
+
+
 def test_a_process_produces_no_chunk_that_is_not_requested(
     processes: Processes, minutes: Path
 ) -> None:

@@ -35,15 +35,19 @@ class Process:
     """An ingest process, as its worker sees it."""
 
     def __init__(self, count: int) -> None:
-        """Start one of `count` processes."""
+        """Start one of `count` processes; raises `OSError`."""
         self._control, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with end:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", process.__name__, str(end.fileno()), str(count)],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[end.fileno()],
-                process_group=0,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", process.__name__, str(end.fileno()), str(count)],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[end.fileno()],
+                    process_group=0,
+                )
+            except OSError:
+                self._control.close()
+                raise
         self._ready = False
         self.recordings = 0
         """Number of recordings that it processes."""
@@ -132,7 +136,7 @@ class Processes:
         with self._changing:
             self._replace_ended()
             usable = [
-                each for each in self._processes if each.ready or (may_start and not each.ended)
+                each for each in self._processes if not each.ended and (each.ready or may_start)
             ]
             chosen = min(usable, key=lambda each: each.recordings, default=None)
             if chosen is not None:
