@@ -1,7 +1,7 @@
 """What a worker and an ingest process send each other about one recording.
 
-The worker sends `Next`; the process answers with a chunk, `Ended` or `Failed`. Before that it may
-send `Infer` any number of times, which the worker answers with an `Inference`.
+The worker sends `Next`; the process answers with a chunk, `Ended` or `Failed`. At any time the
+process may send `Infer`, which the worker answers with an `Inference` the next time it waits.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """Produce the next chunk."""
+    """Send the next chunk."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,7 +19,7 @@ from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import ParakeetError
 from parakeet_worker.ingest.cutting import InThread
 from parakeet_worker.ingest.link import Link, LinkClosed
-from parakeet_worker.ingest.messages import Ended, Failed, Infer, Task
+from parakeet_worker.ingest.messages import Ended, Failed, Infer, Next, Task
 from parakeet_worker.recognition.chunks import Chunk
 from parakeet_worker.vad.base import Inference, NetworkState
 from parakeet_worker.vad.detectors import Detectors
@@ -42,26 +42,41 @@ _MIN_KEPT_BYTES = 192 << 20
 _STOP_SECONDS = 2.0
 
 
-class _Network:
-    """Silero's network in the worker's process."""
+class _Worker:
+    """The worker at the other end of a link: requests chunks and computes Silero's network."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._requests = 0
+
+    def wait_for_request(self) -> None:
+        """Wait until the worker requests a chunk."""
+        while not self._requests:
+            self._receive()
+        self._requests -= 1
 
     def probabilities(self, block: Samples, state: NetworkState | None) -> Inference:
         """See `VadBackend.probabilities`."""
         with threads.SLOTS.released():
             self._link.send(Infer(block, state))
-            result: Inference = self._link.receive()
+            while (result := self._receive()) is None:
+                pass
         return result
+
+    def _receive(self) -> Inference | None:
+        message: Inference | Next = self._link.receive()
+        if not isinstance(message, Next):
+            return message
+        self._requests += 1
+        return None
 
 
 class _Recording:
     def __init__(self, end: socket.socket, task: Task) -> None:
         self._socket = end
         self._link = Link(end)
-        network = _Network(self._link) if task.has_network else None
-        self._ingest = InThread(task.cutting, Detectors(network))
+        self._worker = _Worker(self._link)
+        self._ingest = InThread(task.cutting, Detectors(self._worker if task.has_network else None))
 
     def run(self) -> None:
         """Send the worker its chunks until it ends or the worker closes the link."""
@@ -79,9 +94,10 @@ class _Recording:
     def _send_all(self) -> None:
         with closing(self._ingest.chunks()) as chunks:
             for number in itertools.count():
-                self._link.receive()
+                # Before it is requested: the next chunk is ready when the worker has room for it.
                 with threads.SLOTS.held(early=number < threads.EARLY_VALUES):
                     message = self._following(chunks)
+                self._worker.wait_for_request()
                 self._link.send(message)
                 if not isinstance(message, Chunk):
                     return
