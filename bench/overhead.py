@@ -82,11 +82,12 @@ class Figure:
     wall_seconds: float
     audio_seconds_per_second: float
     audio_seconds_per_second_per_core: float
-    """Of the processor time of the worker and its ffmpegs."""
+    """Of the processor time of the worker, its ingest processes and its ffmpegs."""
     ffmpeg_alone_audio_seconds_per_second: float
     worker_milliseconds_per_audio_second: float
-    ingest_milliseconds_per_audio_second: float
     """Processor time of the worker's own process."""
+    ingest_milliseconds_per_audio_second: float
+    """Of its ingest processes; 0 if threads decode and cut."""
     ffmpeg_milliseconds_per_audio_second: float
     loop_milliseconds_per_audio_second: float
     longest_block_milliseconds: float

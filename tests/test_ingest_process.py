@@ -2,16 +2,21 @@
 
 import json
 import pickle
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from parakeet_worker.container import Container
 from parakeet_worker.errors import AudioTooLong
-from parakeet_worker.ingest.process import _portable
+from parakeet_worker.ingest.link import Link, LinkClosed
+from parakeet_worker.ingest.messages import Infer, Next
+from parakeet_worker.ingest.process import _portable, _Worker
+from parakeet_worker.vad.base import CONTEXT_SAMPLES, FRAME_SAMPLES
 
 PROCESSORS = Container.read().threads
 
@@ -55,6 +60,24 @@ def test_an_exception_that_cannot_be_pickled_is_sent_by_name(failure: Exception)
     assert isinstance(sent, RuntimeError)
     assert str(sent).startswith(type(failure).__name__)
     assert "in an ingest process" in sent.__notes__[0]
+
+
+def test_a_request_during_an_inference_is_not_lost():
+    """Without a request, waiting for one ends with the link."""
+    own, others = map(Link, socket.socketpair())
+    worker, block = _Worker(own), np.zeros(CONTEXT_SAMPLES + FRAME_SAMPLES, dtype=np.float32)
+    expected = np.ones(1, dtype=np.float32)
+    state = np.zeros((1, 1, 128), dtype=np.float32)
+    others.send(Next())
+    others.send((expected, (state, state)))
+    probabilities, _ = worker.probabilities(block, None)
+    assert np.array_equal(probabilities, expected)
+    assert isinstance(others.receive(), Infer)
+    others.close()
+    worker.wait_for_request()
+    with pytest.raises(LinkClosed):
+        worker.wait_for_request()
+    own.close()
 
 
 def after(statements: Sequence[str]) -> object:

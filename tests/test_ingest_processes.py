@@ -40,7 +40,7 @@ def backend() -> VadBackend:
 
 @pytest.fixture
 def processes(backend: VadBackend) -> Iterator[Processes]:
-    with Processes(2, backend) as started:
+    with closing(Processes(2, backend)) as started:
         eventually(lambda: all(process.ready for process in started))
         yield started
         pids = [process.pid for process in started]
@@ -149,7 +149,7 @@ class Failing:
 
 def test_a_failure_of_the_network_is_raised(backend: VadBackend, minutes: Path) -> None:
     network = Failing(backend)
-    with Processes(1, network) as processes:
+    with closing(Processes(1, network)) as processes:
         eventually(lambda: all(process.ready for process in processes))
         with pytest.raises(RuntimeError, match="no such kernel"):
             list(InProcess(processes, cutting(minutes)).chunks())
@@ -220,7 +220,7 @@ def test_a_repetition_with_other_chunks_is_an_error(
     """Words would be lost or repeated. Differences of the network in other batches are tiny, but
     may move a cut."""
     network = Changing(backend)
-    with Processes(2, network) as processes:
+    with closing(Processes(2, network)) as processes:
         eventually(lambda: all(process.ready for process in processes))
         chunks = InProcess(processes, cutting(minutes)).chunks()
         next(chunks)
@@ -232,7 +232,7 @@ def test_a_repetition_with_other_chunks_is_an_error(
 
 
 def test_while_processes_start_threads_decode(backend: VadBackend, minutes: Path) -> None:
-    with Processes(1, backend) as processes:
+    with closing(Processes(1, backend)) as processes:
         (process,) = processes
         os.kill(process.pid, signal.SIGSTOP)
         continuing = threading.Timer(PATIENCE_SECONDS, os.kill, (process.pid, signal.SIGCONT))
@@ -378,7 +378,7 @@ def test_each_recording_goes_to_the_process_with_the_fewest(
 
 def test_a_fork_of_the_worker_does_not_keep_the_processes(backend: VadBackend) -> None:
     """As the heartbeat is one, which ends after the worker."""
-    with Processes(2, backend) as processes:
+    with closing(Processes(2, backend)) as processes:
         pids = [process.pid for process in processes]
         ended, end = os.pipe()
         fork = os.fork()

@@ -10,6 +10,7 @@ An error is constructed from facts and formats its own message. Its code is its 
 snake case, its meaning the first line of its docstring; `docs/errors.md` lists them all.
 """
 
+import copyreg
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -39,17 +40,12 @@ class ParakeetError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickling, which would call the subclass with the sentence as its facts."""
-        return _restored, (type(self), self.sentence, self.__dict__)
+        new = copyreg.__newobj__  # type: ignore[attr-defined]  # documented by PEP 307
+        return new, (type(self), self.sentence), self.__dict__
 
     def document(self) -> dict[str, object]:
         """The JSON answer to the caller, the same for every transport."""
         return {"error": f"{self.code}: {self.sentence}", "code": self.code, **self.facts}
-
-
-def _restored(kind: type[ParakeetError], sentence: str, state: dict[str, Any]) -> ParakeetError:
-    error = kind.__new__(kind, sentence)
-    error.__dict__.update(state)
-    return error
 
 
 MAX_ECHO_CHARACTERS = 100

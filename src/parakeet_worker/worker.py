@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -91,7 +91,7 @@ def pipeline_around(
         stack.callback(_close, engine, created)
         # Before the capacity is measured, since detectors use memory of the same device.
         detectors = _in_temporary_thread(lambda: open_detectors(settings, _losing(created)))
-        # Before the engine is warmed up, while which they start.
+        # They start while the engine is warmed up.
         processes = stack.enter_context(ingest_processes(settings, engine, detectors.backend))
         _in_temporary_thread(lambda: engine.warm_up(settings.segment_seconds))
         capacity = _in_temporary_thread(lambda: batch_capacity(engine, settings))
@@ -128,7 +128,7 @@ def ingest_processes(
     if not count:
         yield None
         return
-    with Processes(count, backend) as processes:
+    with closing(Processes(count, backend)) as processes:
         yield processes
 
 

@@ -1,7 +1,7 @@
 """Ingest processes, and recordings that are decoded and cut in them.
 
-One process of Python decodes, detects and cuts about 2,500 seconds of audio per second, whatever
-the number of its threads, and an engine on a GPU transcribes several times as many.
+One process of Python decodes, detects and cuts about 2,000 seconds of audio per second with any
+number of threads, and an engine on a GPU transcribes several times as many.
 """
 
 import logging
@@ -12,8 +12,6 @@ import sys
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
-from types import TracebackType
-from typing import Self
 
 from parakeet_worker import threads
 from parakeet_worker.errors import DecoderKilled
@@ -71,7 +69,7 @@ class Process:
         return self._process.poll() is not None
 
     def kill(self) -> None:
-        """Kill it: its sockets are closed before its end can be seen, if they are at all."""
+        """Kill it and wait: the sockets of an ending process are closed before `ended` is true."""
         self._process.kill()
         self._process.wait()
 
@@ -112,17 +110,6 @@ class Processes:
         self._count = count
         self._changing = threading.Lock()
         self._processes = [Process(count) for _ in range(count)]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        failure: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __iter__(self) -> Iterator[Process]:
         return iter(self._processes)
