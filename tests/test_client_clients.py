@@ -482,16 +482,27 @@ def test_threads_share_a_client_and_get_their_own_answers(api):
     client.close()
 
 
-def test_closing_a_client_ends_the_calls_of_other_threads_and_cancels_their_jobs(api, talk):
+@pytest.mark.parametrize("received", ["run", "status"], ids=["without its id", "with its id"])
+def test_closing_a_client_ends_the_calls_of_other_threads_and_cancels_their_jobs(
+    api, talk, received
+):
     api.endings.append({"status": "IN_QUEUE"})
-    before = len(api.posted)
+    api.faults["run"].append("late" if received == "run" else None)
+    posted, requests = len(api.posted), api.received[received]
     with ThreadPoolExecutor(1) as callers:
         with Client(api.url, KEY) as client:
             waiting = callers.submit(client.transcribe, talk)
-            api.wait_until(lambda: len(api.posted) > before)
+            api.wait_until(lambda: len(api.posted) > posted and api.received[received] > requests)
         with pytest.raises(CancelledError):
             waiting.result(timeout=60)
     assert api.cancelled[-1] == list(api.posted)[-1]
+
+
+def test_a_closed_client_refuses_calls(api, talk):
+    client = Client(api.url, KEY)
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        client.transcribe(talk)
 
 
 def test_ctrl_c_in_a_program_cancels_its_job(api, talk):

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -335,6 +336,9 @@ class Client:
             refused_seconds=refused_seconds,
             answer_seconds=answer_seconds,
         )
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        self._closing = Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="parakeet-client", daemon=True)
         self._thread.start()
@@ -355,9 +359,12 @@ class Client:
 
         These threads get a `CancelledError`. The client cannot be used afterwards.
         """
-        if self._loop.is_closed():
-            return
-        self._run(self._end())
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            end = self._submitted(self._end())
+        _result(*end)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -383,32 +390,49 @@ class Client:
             while (part := self._run(_next(parts))) is not None:
                 yield part
         finally:
-            if not self._loop.is_closed():
+            if not self._closed:
                 self._run(parts.aclose())
 
     async def _end(self) -> None:
-        # With the loop stopped, their threads would wait forever.
-        await _cancelled(*(asyncio.all_tasks() - {asyncio.current_task()}))
+        # With the loop stopped, their threads would wait forever. The tasks that a call has
+        # started, to post its job or to cancel it, must complete.
+        await _cancelled(*(self._calls - {asyncio.current_task()}))
         await self._client.close()
 
     def _run(self, work: Coroutine[Any, Any, Value]) -> Value:
+        with self._closing:
+            if self._closed:
+                work.close()
+                raise RuntimeError("the client is closed")
+            call = self._submitted(work)
+        return _result(*call)
+
+    def _submitted(self, work: Coroutine[Any, Any, Value]) -> tuple[Future[Value], Event]:
+        """The call's future, which is done when cancelled, and an event when it has ended."""
         ended = Event()
 
         async def run() -> Value:
+            call = asyncio.current_task()
+            assert call is not None
+            self._calls.add(call)
             try:
                 return await work
             finally:
+                self._calls.discard(call)
                 ended.set()
 
-        future = asyncio.run_coroutine_threadsafe(run(), self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            # After Ctrl-C the loop still has to cancel the job.
-            if not future.done():
-                future.cancel()
-                ended.wait(_END_SECONDS)
-            raise
+        return asyncio.run_coroutine_threadsafe(run(), self._loop), ended
+
+
+def _result(future: Future[Value], ended: Event) -> Value:
+    try:
+        return future.result()
+    except BaseException:
+        # After Ctrl-C the loop still has to cancel the job.
+        if not future.done():
+            future.cancel()
+            ended.wait(_END_SECONDS)
+        raise
 
 
 async def _next(parts: AsyncGenerator[Value, None]) -> Value | None:
