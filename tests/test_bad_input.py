@@ -379,7 +379,7 @@ async def test_a_job_cancelled_while_it_is_decoded_leaves_nothing(
     held: tuple[Pipeline, Held], tmp_path: Path, children: Children
 ) -> None:
     pipeline, engine = held
-    path = encode(tmp_path / "long.wav", samples=tone(440, 120))
+    path = encode(tmp_path / "long.flac", samples=tone(440, 120))
     patient = pipeline.settings.model_copy(update={"max_audio_seconds": 3600, "segment_seconds": 2})
     slow = Pipeline(patient, pipeline.batcher, pipeline.ffmpeg, pipeline.detector)
     job = asyncio.create_task(slow.transcribe(Request(FileSource(path))))
@@ -461,7 +461,7 @@ async def test_no_more_recordings_are_decoded_at_a_time_than_there_are_places(
     held: tuple[Pipeline, Held], tmp_path: Path, children: Children
 ) -> None:
     opened, engine = held
-    path = encode(tmp_path / "long.wav", samples=tone(440, 300))
+    path = encode(tmp_path / "long.flac", samples=tone(440, 300))
     chosen = {"decoders": 2, "max_audio_seconds": 3600, "segment_seconds": 2}
     settings = opened.settings.model_copy(update=chosen)
     pipeline = Pipeline(settings, opened.batcher, opened.ffmpeg, opened.detector)

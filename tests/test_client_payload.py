@@ -193,8 +193,7 @@ async def test_an_unsendable_payload_is_reported(tmp_path):
 
 
 async def test_cancelling_during_encoding_kills_ffmpeg(tmp_path, children):
-    path = tmp_path / "long.wav"
-    path.write_bytes(wav(noise(300, level=0.1)))
+    path = encode(tmp_path / "long.wav", samples=noise(600, level=0.1), channels=2)
     packing = asyncio.create_task(prepare(path, limited(9_000_000)))
     async with asyncio.timeout(30):
         # Both are in sessions of their own: Ctrl-C in a terminal is the client's to handle.

@@ -191,7 +191,8 @@ def test_a_signal_to_the_process_group_lets_ffmpeg_finish(
     variables = {**SCRIPTED, "PARAKEET_FFMPEG": str(held_ffmpeg(tmp_path))}
     with running_server(tmp_path, variables) as server, ThreadPoolExecutor(1) as caller:
         server.wait_until_ready()
-        call = caller.submit(upload, server)
+        # Of another rate, so that ffmpeg decodes it.
+        call = caller.submit(upload, server, recordings.wav(recordings.tone(440, 0.8, 8000), 8000))
         ends = time.monotonic() + PATIENCE_SECONDS
         while not (tmp_path / "started").exists():
             assert time.monotonic() < ends
@@ -199,7 +200,7 @@ def test_a_signal_to_the_process_group_lets_ffmpeg_finish(
         while _accepts(server):
             assert time.monotonic() < ends
         (tmp_path / "go").touch()
-        assert call.result(PATIENCE_SECONDS).json() == {"text": TEXT}
+        assert call.result(PATIENCE_SECONDS).json() == {"text": "440."}
         assert server.ended() == 0
 
 

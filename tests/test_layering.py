@@ -69,6 +69,7 @@ OWNERS = {
         "audio.all_tracks",
         "audio.child_process",
         "audio.decoding",
+        "audio.plain_samples",
         "audio.channels",
         "checks.verify",
         "engine.base",

@@ -200,7 +200,7 @@ def test_ffmpeg_resamples_in_the_precision_of_the_settings(
     ffmpeg, log = logging_ffmpeg(tmp_path)
     settings = {"engine": "tones", "scratch": scratch, "resampling_precision": precision}
     with open_model(ffmpeg=ffmpeg, **settings) as opened:
-        opened.transcribe(wav(TALK))
+        opened.transcribe(encode(tmp_path / "talk.flac", samples=TALK))
     assert f"-internal_sample_fmt {sample_format} " in log.read_text()
 
 

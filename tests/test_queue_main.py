@@ -38,8 +38,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTED = {"PARAKEET_ENGINE": "tones"}
 
 
-def tone(hertz: int, seconds: float = 0.8) -> str:
-    return b64encode(recordings.wav(recordings.tone(hertz, seconds))).decode()
+def tone(hertz: int, seconds: float = 0.8, rate: int = recordings.RATE) -> str:
+    return b64encode(recordings.wav(recordings.tone(hertz, seconds, rate), rate)).decode()
 
 
 def plain_environment(home: Path) -> dict[str, str]:
@@ -423,7 +423,7 @@ def test_a_signal_to_the_process_group_reaches_neither_ffmpeg_nor_heartbeat(
 ) -> None:
     options = {**SCRIPTED, "PARAKEET_FFMPEG": str(held_ffmpeg(tmp_path))}
     with JobApi(hold_seconds=600) as api, running_worker(api, tmp_path, options) as worker:
-        api.submit("job", {"audio_base64": tone(440)})
+        api.submit("job", {"audio_base64": tone(440, rate=8000)})
         api.wait_until((tmp_path / "started").exists)
         os.killpg(worker.pid, number)
         before = api.requests["ping"]
@@ -457,7 +457,7 @@ def test_a_worker_without_shared_memory_pings_with_its_jobs(
         JobApi(hold_seconds=600) as api,
         running_worker(api, tmp_path, options, prefix=mounted(mounts[shared_memory])),
     ):
-        api.submit("job", {"audio_base64": tone(440)})
+        api.submit("job", {"audio_base64": tone(440, rate=8000)})
         api.wait_until((tmp_path / "started").exists)
         api.wait_until(lambda: "job" in api.pinged)
         (tmp_path / "go").touch()

@@ -10,7 +10,8 @@ import numpy as np
 
 from parakeet_worker import threads
 from parakeet_worker.audio.decoding import SAMPLE_RATE, Decoding, Origin
-from parakeet_worker.audio.tracks import MAX_TRACKS, AudioTrack, skipped
+from parakeet_worker.audio.plain_samples import PlainDecoding, PlainSamples
+from parakeet_worker.audio.tracks import MAX_TRACKS, AudioTrack, Track, skipped
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import (
     AudioEmpty,
@@ -150,11 +151,16 @@ def _side_by_side(
         yield columns
 
 
-Audio: TypeAlias = Decoding | AllTracks
+Audio: TypeAlias = Decoding | AllTracks | PlainDecoding
 
 
-def decoding(path: Path, *, track: int | str | None = None, **options: Any) -> Audio:
-    """The decoding of the requested track, or of all."""
+def decoding(path: Path, *, track: Track = None, **options: Any) -> Audio:
+    """The decoding of the requested track, or of all; without ffmpeg where none is required."""
+    if track in (None, 1):
+        plain = PlainSamples.of(path, options.get("headerless"))
+        if plain is not None:
+            known = {name: options[name] for name in PlainDecoding.OPTIONS if name in options}
+            return PlainDecoding(plain, **known)
     if track != ALL_TRACKS:
         return Decoding(path, track=track, **options)
 

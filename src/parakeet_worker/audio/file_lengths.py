@@ -64,7 +64,7 @@ def lengths(path: Path) -> Lengths:
     return Lengths()
 
 
-def _chunks(file: BinaryIO, at: int, size: int) -> Iterator[tuple[bytes, int, int]]:
+def riff_chunks(file: BinaryIO, at: int, size: int) -> Iterator[tuple[bytes, int, int]]:
     """RIFF chunks from `at` on: identifier, where the content begins, and its length."""
     for _ in range(_MOST_CHUNKS):
         file.seek(at)
@@ -80,7 +80,7 @@ def _chunks(file: BinaryIO, at: int, size: int) -> Iterator[tuple[bytes, int, in
 
 def _wav(file: BinaryIO, size: int) -> Lengths:
     tag, second = 0, 0
-    for name, at, length in _chunks(file, 12, size):
+    for name, at, length in riff_chunks(file, 12, size):
         if name == b"fmt " and length >= 16:
             file.seek(at)
             tag, second = struct.unpack("<H6xI", file.read(12).ljust(12, b"\0"))
@@ -131,7 +131,7 @@ def _behind(length: int, there: int, second: int) -> Notice:
 
 def _are_chunks(file: BinaryIO, at: int, size: int) -> bool:
     """Whether other chunks, none of them a file itself, fill the file to its end."""
-    for name, begin, length in _chunks(file, at, size):
+    for name, begin, length in riff_chunks(file, at, size):
         printable = all(32 <= byte < 127 for byte in name)
         if not printable or name == b"RIFF" or begin + length > size + _PAD_BYTES:
             return False

@@ -39,6 +39,8 @@ _MIN_CORES = 4
 _MIN_KEPT_BYTES = 192 << 20
 """For sections decoded ahead, 19 MB each."""
 
+_KEPT_HEAP_BYTES = 256 << 20
+
 _STOP_SECONDS = 2.0
 
 
@@ -157,7 +159,9 @@ def main() -> None:
 
 def _limit_resources(count: int) -> None:
     """Share processors and memory with the other processes."""
-    heap.limit_arenas()
+    # The heap's end, which is kept, is that of the first arena.
+    heap.limit_arenas(1)
+    heap.keep_freed(_KEPT_HEAP_BYTES)
     threads.SLOTS.free = _SLOTS
     available = Container.read().threads
     cores = min(available, max(_MIN_CORES, 2 * available // count))
