@@ -162,6 +162,10 @@ def test_other_headerless_samples_are_for_ffmpeg(layout: str, tmp_path: Path) ->
     assert PlainSamples.of(path, headerless(layout)) is None
 
 
+def test_a_missing_file_is_for_ffmpeg_to_report(tmp_path: Path) -> None:
+    assert PlainSamples.of(tmp_path / "none", headerless("s16le:16000")) is None
+
+
 def test_a_hint_does_not_replace_a_header(tmp_path: Path) -> None:
     path = tmp_path / "plain.wav"
     path.write_bytes(PLAIN)
