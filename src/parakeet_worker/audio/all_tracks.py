@@ -1,15 +1,14 @@
 """Every audio track of a recording side by side, as if each was a channel."""
 
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from contextlib import ExitStack, aclosing, closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from parakeet_worker import threads
-from parakeet_worker.audio.decoding import SAMPLE_RATE, Decoding, Origin
+from parakeet_worker.audio.decoding import SAMPLE_RATE, BlockSource, Decoding, Origin
 from parakeet_worker.audio.plain_samples import PlainDecoding, PlainSamples
 from parakeet_worker.audio.tracks import MAX_TRACKS, AudioTrack, Track, skipped
 from parakeet_worker.engine.base import Samples
@@ -28,7 +27,7 @@ from parakeet_worker.options import ALL_TRACKS
 _OF_ONE_TRACK = (AudioEmpty, AudioTooShort, AudioUndecodable, ClipOutside)
 
 
-class AllTracks:
+class AllTracks(BlockSource):
     """All tracks of one recording as samples in columns, each decoded by an ffmpeg of its own.
 
     It is used like a `Decoding`; a track that ends before the others is followed by silence, and
@@ -76,13 +75,6 @@ class AllTracks:
         self._stopped = True
         for decoding in self._decodings:
             decoding.stop()
-
-    async def samples(self) -> AsyncGenerator[Samples, None]:
-        """Run `blocks` in a thread."""
-        produced = threads.produced(self.blocks(), self.stop)
-        async with aclosing(produced) as blocks:
-            async for block in blocks:
-                yield block
 
     def blocks(self) -> Generator[Samples, None, None]:
         """Yield (N, tracks); raises as `Decoding.blocks` does if every track fails."""

@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, replace
@@ -134,7 +135,26 @@ class _OtherTrack(Exception):
         self.stream = stream
 
 
-class Decoding:
+class BlockSource(ABC):
+    """A recording as blocks of samples."""
+
+    @abstractmethod
+    def blocks(self) -> Generator[Samples, None, None]:
+        """Blocks of samples, in order, computed in the calling thread."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End `blocks` soon and without an error; callable from any thread."""
+
+    async def samples(self) -> AsyncGenerator[Samples, None]:
+        """The same as `blocks`, computed in a thread."""
+        produced = threads.produced(self.blocks(), self.stop)
+        async with aclosing(produced) as blocks:
+            async for block in blocks:
+                yield block
+
+
+class Decoding(BlockSource):
     """One recording as 16 kHz samples on its own clock, decoded by ffmpeg while it is read.
 
     `blocks` is for a thread of its own, `samples` the same on an event loop. Raises
@@ -223,13 +243,6 @@ class Decoding:
     def stop(self) -> None:
         """Kill ffmpeg, from any thread: `blocks` ends immediately without an error."""
         self._children.stop()
-
-    async def samples(self) -> AsyncGenerator[Samples, None]:
-        """The same as `blocks`, computed in a thread."""
-        produced = threads.produced(self.blocks(), self.stop)
-        async with aclosing(produced) as blocks:
-            async for block in blocks:
-                yield block
 
     def blocks(self) -> Generator[Samples, None, None]:
         """Blocks of samples, in order; those outside the clip are left out.

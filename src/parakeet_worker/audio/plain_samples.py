@@ -5,16 +5,14 @@ with their size are read here: ffmpeg and its checks remain for all others.
 """
 
 import struct
-from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from parakeet_worker import threads
-from parakeet_worker.audio.decoding import MIN_SECONDS, Origin
+from parakeet_worker.audio.decoding import MIN_SECONDS, BlockSource, Origin
 from parakeet_worker.audio.demuxers import Headerless
 from parakeet_worker.audio.file_lengths import Lengths, lengths, riff_chunks
 from parakeet_worker.engine.base import SAMPLE_RATE, Samples
@@ -80,7 +78,7 @@ def _of_wav(path: Path) -> tuple[int, int]:
     return 0, 0
 
 
-class PlainDecoding:
+class PlainDecoding(BlockSource):
     """Reads such samples; used like a `Decoding`, with the same samples and errors."""
 
     OPTIONS = ("max_seconds", "clip", "channels")
@@ -113,13 +111,6 @@ class PlainDecoding:
         """End `blocks` after the current read; callable from any thread."""
         self._stopped = True
 
-    async def samples(self) -> AsyncGenerator[Samples, None]:
-        """The same as `blocks`, computed in a thread."""
-        produced = threads.produced(self.blocks(), self.stop)
-        async with aclosing(produced) as blocks:
-            async for block in blocks:
-                yield block
-
     def blocks(self) -> Generator[Samples, None, None]:
         """Yield (N,), or (N, 1) if channels are separate.
 
@@ -128,7 +119,7 @@ class PlainDecoding:
         """
         begin, end = self._bounds()
         size = _FIRST_READ_SAMPLES
-        with self._plain.path.open("rb", buffering=0) as file:
+        with self._plain.path.open("rb") as file:
             file.seek(self._plain.first_byte + begin * _SAMPLE_BYTES)
             while begin < end and not self._stopped:
                 block = _read(file, min(size, end - begin))
