@@ -204,44 +204,6 @@ def test_a_signal_to_the_process_group_lets_ffmpeg_finish(
         assert server.ended() == 0
 
 
-def test_a_recording_whose_ingest_process_is_killed_is_answered(tmp_path: Path) -> None:
-    folder = tmp_path / "held"
-    folder.mkdir()
-    variables = {
-        **SCRIPTED,
-        "PARAKEET_FFMPEG": str(held_ffmpeg(folder)),
-        "PARAKEET_INGEST_PROCESSES": "2",
-    }
-    narrow = recordings.wav(recordings.tone(440, 0.8, 8000), 8000)
-    with running_server(tmp_path, variables) as server, ThreadPoolExecutor(1) as caller:
-        server.wait_until_ready()
-        call = caller.submit(upload, server, narrow)
-        while (process := decoding_process(server, folder / "started")).pid == server.process.pid:
-            # A thread decodes while the processes start.
-            (folder / "go").touch()
-            assert call.result(PATIENCE_SECONDS).json() == {"text": "440."}
-            (folder / "go").unlink()
-            (folder / "started").unlink()
-            call = caller.submit(upload, server, narrow)
-        process.kill()
-        (folder / "go").touch()
-        assert call.result(PATIENCE_SECONDS).json() == {"text": "440."}
-        assert upload(server, narrow).json() == {"text": "440."}
-
-
-def decoding_process(server: Process, started: Path) -> psutil.Process:
-    """The parent of the only ffmpeg, once that has started."""
-    ends = time.monotonic() + PATIENCE_SECONDS
-    while not started.exists():
-        assert time.monotonic() < ends
-    (parent,) = {
-        child.ppid()
-        for child in psutil.Process(server.process.pid).children(recursive=True)
-        if str(started.parent / "ffmpeg") in child.cmdline()
-    }
-    return psutil.Process(parent)
-
-
 def test_few_descriptors_are_left_to_requests_where_connections_are_many(tmp_path: Path) -> None:
     prefix = ["prlimit", "--nofile=256:256"]
     with running_server(tmp_path, SCRIPTED, prefix=prefix) as server, ExitStack() as open_:
