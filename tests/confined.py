@@ -119,12 +119,12 @@ def without_flock_below(volume: Path, folder: Path) -> dict[str, str]:
 
 
 def held_ffmpeg(folder: Path) -> Path:
-    """An ffmpeg that creates `started` when it gets a file, and waits for `go`."""
+    """An ffmpeg that writes its parent's id to `started` when it gets a file, and awaits `go`."""
     real = find_ffmpeg()
     held = folder / "ffmpeg"
     held.write_text(
         "#!/bin/sh\n"
-        f'case "$*" in *-i*) touch {folder}/started\n'
+        f'case "$*" in *-i*) echo $PPID > {folder}/parent; mv {folder}/parent {folder}/started\n'
         f"while [ ! -e {folder}/go ]; do sleep 0.05; done;; esac\n"
         f'exec {real} "$@"\n'
     )

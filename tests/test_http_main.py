@@ -204,6 +204,41 @@ def test_a_signal_to_the_process_group_lets_ffmpeg_finish(
         assert server.ended() == 0
 
 
+def test_a_recording_whose_ingest_process_is_killed_is_answered(tmp_path: Path) -> None:
+    started, go = tmp_path / "started", tmp_path / "go"
+    variables = {
+        **SCRIPTED,
+        "PARAKEET_FFMPEG": str(held_ffmpeg(tmp_path)),
+        "PARAKEET_INGEST_PROCESSES": "2",
+    }
+    content = recordings.wav(recordings.tone(440, 0.8, 8000), 8000)
+    with running_server(tmp_path, variables) as server, ThreadPoolExecutor(1) as caller:
+        server.wait_until_ready()
+        call = caller.submit(upload, server, content)
+        while (parent := decoding_process(started)) == server.process.pid:
+            # A thread decodes while the processes start.
+            go.touch()
+            assert call.result(PATIENCE_SECONDS).json() == {"text": "440."}
+            go.unlink()
+            started.unlink()
+            call = caller.submit(upload, server, content)
+        started.unlink()
+        os.kill(parent, signal.SIGKILL)
+        assert decoding_process(started) not in (parent, server.process.pid)
+        go.touch()
+        assert call.result(PATIENCE_SECONDS).json() == {"text": "440."}
+        assert upload(server, content).json() == {"text": "440."}
+
+
+def decoding_process(started: Path) -> int:
+    """The id of the process that starts the next `held_ffmpeg`."""
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while not started.exists():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+    return int(started.read_text())
+
+
 def test_few_descriptors_are_left_to_requests_where_connections_are_many(tmp_path: Path) -> None:
     prefix = ["prlimit", "--nofile=256:256"]
     with running_server(tmp_path, SCRIPTED, prefix=prefix) as server, ExitStack() as open_:

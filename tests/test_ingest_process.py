@@ -96,6 +96,24 @@ def test_it_loads_no_heavy_library():
     assert not {"torch", "scipy", "aiohttp", "starlette", "boto3"} & set(loaded)
 
 
+def test_it_keeps_freed_memory():
+    faults = after(
+        [
+            "import resource",
+            "import numpy as np",
+            "from parakeet_worker.ingest import process",
+            "process._limit_resources(1)",
+            "def use(): arrays = [np.ones(1 << 20) for _ in range(8)]",
+            "use()",
+            "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt",
+            "for _ in range(10): use()",
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)",
+        ]
+    )
+    assert isinstance(faults, int)
+    assert faults < 100
+
+
 @pytest.mark.parametrize(("count", "megabytes"), [(1, 512), (2, 256), (8, 192)])
 def test_processes_share_the_memory_of_sections_and_the_processors(
     count: int, megabytes: int
