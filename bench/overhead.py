@@ -13,7 +13,7 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -97,8 +97,6 @@ class Figure:
     """The same with that time."""
     longest_late_elsewhere_milliseconds: float
     """The same in an idle process: the scheduling delay of the machine."""
-    longest_callback_milliseconds: float
-    """Most processor time that the loop spent on one thing."""
     peak_mebibytes: float
     """Highest resident memory of the worker and its ingest processes, over that before the case."""
     p50_seconds: float
@@ -224,28 +222,10 @@ class Loop:
     """What one event loop's thread spends, and how long it is not there for others."""
 
     def __init__(self) -> None:
-        self.longest_callback_seconds = 0.0
         self.longest_late_seconds = 0.0
         self.longest_block_seconds = 0.0
         self.ticking_seconds = 0.0
         """Processor time of looking at it, which is none of the service's."""
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Count the processor time of every callback, of which the loop runs one at a time."""
-        plain: Callable[[asyncio.Handle], None] = asyncio.Handle._run  # noqa: SLF001
-
-        def timed(handle: asyncio.Handle) -> None:
-            before = time.thread_time()
-            plain(handle)
-            spent = time.thread_time() - before
-            self.longest_callback_seconds = max(self.longest_callback_seconds, spent)
-
-        asyncio.Handle._run = timed  # type: ignore[method-assign]  # noqa: SLF001
-        try:
-            yield
-        finally:
-            asyncio.Handle._run = plain  # type: ignore[method-assign]  # noqa: SLF001
 
     async def tick(self) -> None:
         """Measure repeatedly how late a timer fires."""
@@ -385,7 +365,7 @@ def measured(pipeline: Pipeline, case: Case, detector: str, at_a_time: int) -> F
         return took, *spent
 
     before = _Processors.used(ingest)
-    with _elsewhere() as elsewhere, loop.watched():
+    with _elsewhere() as elsewhere:
         took, wall_seconds, loop_seconds = asyncio.run(run())
         elsewhere.send(None)
         late_elsewhere: float = elsewhere.recv()
@@ -408,7 +388,6 @@ def measured(pipeline: Pipeline, case: Case, detector: str, at_a_time: int) -> F
         longest_block_milliseconds=1000 * loop.longest_block_seconds,
         longest_late_milliseconds=1000 * loop.longest_late_seconds,
         longest_late_elsewhere_milliseconds=1000 * late_elsewhere,
-        longest_callback_milliseconds=1000 * loop.longest_callback_seconds,
         peak_mebibytes=peak_mebibytes - idle_mebibytes,
         p50_seconds=harness.percentile(took, 0.5),
         p95_seconds=harness.percentile(took, 0.95),
@@ -498,7 +477,7 @@ def show(results: Sequence[Figure]) -> None:
     """A line for each case."""
     harness.table(
         ("case", "audio s/s", "per core", "ffmpeg alone", "share", "worker ms", "ingest ms",
-         "ffmpeg ms", "loop ms", "block ms", "late ms", "elsewhere", "callback ms", "peak MiB",
+         "ffmpeg ms", "loop ms", "block ms", "late ms", "elsewhere", "peak MiB",
          "p95 s"),
         [
             (
@@ -510,7 +489,6 @@ def show(results: Sequence[Figure]) -> None:
                 one.ffmpeg_milliseconds_per_audio_second,
                 one.loop_milliseconds_per_audio_second, one.longest_block_milliseconds,
                 one.longest_late_milliseconds, one.longest_late_elsewhere_milliseconds,
-                one.longest_callback_milliseconds,
                 one.peak_mebibytes, one.p95_seconds,
             )
             for one in results

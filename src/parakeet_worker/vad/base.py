@@ -98,8 +98,8 @@ class Detector(ABC):
 
 def _finite(samples: Samples) -> Samples:
     """The samples with non-finite values replaced by silence; a copy only if there are any."""
-    # One pass over the samples; a sum that overflows costs a second pass and nothing else.
-    if np.isfinite(samples.sum()):
+    # One pass over the samples; a power that overflows costs a second pass and nothing else.
+    if np.isfinite(samples @ samples):
         return samples
     return np.nan_to_num(samples, posinf=0.0, neginf=0.0)
 

@@ -53,7 +53,7 @@ def renditions(
     if varies:
         # Attenuated, speech far below gusts of wind is not detected.
         yield _at_level(block, _loudest(decibels), lowest_gain=1.0)
-    if varies or _loudest(decibels) - np.median(decibels[silent]) < _HIDING_DECIBELS:
+    if varies or _loudest(decibels) - _median(decibels[silent]) < _HIDING_DECIBELS:
         block = enhancement.without_constant_sound(enhancement.without_wind(block))
         if _may_contain_speech(measured(block[context_samples:]).decibels, silent):
             block = enhancement.with_low_harmonics(block)
@@ -96,6 +96,11 @@ def sounds_like_speech(decibels: Decibels) -> Mask:
 def _loudest(decibels: Decibels) -> float:
     """Without clicks; of fewer than three frames, nothing is known."""
     return float(np.partition(decibels, -_RANK)[-_RANK]) if len(decibels) >= _RANK else -np.inf
+
+
+def _median(decibels: Decibels) -> float:
+    (median,) = quantiles(decibels, 0.5)
+    return median
 
 
 def _at_level(block: Samples, loudest: float, lowest_gain: float) -> Samples:
