@@ -401,7 +401,7 @@ def _copied(window: Window) -> Window:
         Embedded(tuple(replace(piece) for piece in each.pieces), each.embeddings.copy())
         for each in (window.long, window.short)
     )
-    return Window(window.active.copy(), long, short, window.used)
+    return Window(window.active.copy(), window.pitch.copy(), long, short, window.used)
 
 
 def main(command_line: Sequence[str] | None = None) -> None:

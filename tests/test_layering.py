@@ -142,6 +142,7 @@ OWNERS = {
         "engine.nemo",
         "speakers.embedding",
         "speakers.networks",
+        "speakers.pitch",
         "speakers.segmentation",
         "speakers.weights",
         "vad.backends",

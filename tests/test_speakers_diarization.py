@@ -17,6 +17,7 @@ from parakeet_worker.speakers.recording import RecordingDiarization
 from parakeet_worker.speakers.windows import (
     FRAME_SAMPLES,
     LONG,
+    PITCH_FRAMES,
     SHORT,
     WINDOW_FRAMES,
     Embedded,
@@ -30,6 +31,7 @@ RATE = 16_000
 ANY = SpeakerCount()
 ALL = (0, WINDOW_FRAMES)
 NOTHING = Embedded((), np.zeros((0, 192), np.float32))
+UNVOICED = np.full(PITCH_FRAMES, np.nan, np.float16)
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +207,7 @@ def test_every_frame_is_used_in_one_window():
             submitted.append(used)
             done = Future()
             active = np.zeros((WINDOW_FRAMES, 3), dtype=bool)
-            done.set_result(Window(active, NOTHING, NOTHING, used))
+            done.set_result(Window(active, UNVOICED, NOTHING, NOTHING, used))
             return done
 
     for samples in (1, 160_000, 160_001, 160_000 + 296 * 270, 400_000):
@@ -255,7 +257,7 @@ def made_windows(speakers, windows):
         active[np.arange(WINDOW_FRAMES), local % 3] = True
         used = (0 if row == 0 else 146, WINDOW_FRAMES if row == windows - 1 else 442)
         long, short = (embedded(cut(active, scale, used), local) for scale in (LONG, SHORT))
-        windows_made.append(Window(active, long, short, used))
+        windows_made.append(Window(active, UNVOICED, long, short, used))
     return windows_made, who
 
 
@@ -265,6 +267,24 @@ def embedded(pieces, who):
     for vector, piece in zip(vectors, pieces, strict=True):
         np.add.at(vector, who[piece.first : piece.after], 1.0)
     return Embedded(pieces, unit(vectors))
+
+
+@pytest.mark.parametrize(("semitones", "speakers"), [(0, 1), (6, 2)])
+def test_similar_voices_of_different_pitch_are_two_speakers(semitones, speakers):
+    windows, who = made_windows(2, 20)
+    chance = np.random.default_rng(0)
+    for row, window in enumerate(windows):
+        for part in (window.long, window.short):
+            similar = unit(part.embeddings + 2.2 * np.eye(192, dtype=np.float32)[100])
+            noise = chance.standard_normal(similar.shape) * np.sqrt(0.5 / 192)
+            part.embeddings[:] = unit((similar + noise).astype(np.float32))
+        at = (np.arange(PITCH_FRAMES) * 320 + 320) // FRAME_SAMPLES
+        pitch = 84 + semitones * who[row * HOP_FRAMES + np.minimum(at, WINDOW_FRAMES - 1)]
+        windows[row] = replace(window, pitch=(pitch + chance.standard_normal(len(at))).astype("f2"))
+    result = activity(windows, ANY, len(who))
+    assert result.speakers == speakers
+    if speakers == 2:
+        assert np.mean(result.active.argmax(axis=1) == who) > 0.95
 
 
 def test_twenty_speakers_are_distinguished():
@@ -342,7 +362,7 @@ def test_windows_queued_ahead_are_limited():
                 def result(self, _=None):
                     outer.waiting -= 1
                     active = np.zeros((WINDOW_FRAMES, 3), dtype=bool)
-                    return Window(active, NOTHING, NOTHING)
+                    return Window(active, UNVOICED, NOTHING, NOTHING)
 
             return Result()
 

@@ -18,13 +18,13 @@ from parakeet_worker.speakers.sequence import decoded
 from parakeet_worker.speakers.windows import (
     EMBEDDING_SIZE,
     FRAME_SAMPLES,
-    LOCAL_SPEAKERS,
     SAMPLE_RATE,
     WINDOW_FRAMES,
     WINDOW_SAMPLES,
     Embedded,
     Piece,
     Window,
+    pitch_span,
 )
 
 HOP_FRAMES = 296
@@ -180,7 +180,7 @@ def activity(
     """Pieces of all windows to speakers of the recording, numbered by their first frame."""
     long = _located([window.long for window in windows])
     short = _located([window.short for window in windows])
-    coarse, means = _speakers(long, count)
+    coarse, means = _speakers(windows, long, count)
     fine = _labels(short, _similar(short, long, means))
     active, confidence = _painted(windows, fine, coarse, (frames, len(means)))
     present = np.flatnonzero(active.any(axis=0))
@@ -217,22 +217,35 @@ class _Labelled:
 
 
 def _speakers(
-    pieces: Sequence[_Located], count: SpeakerCount
+    windows: Sequence[Window], pieces: Sequence[_Located], count: SpeakerCount
 ) -> tuple[_Labelled, npt.NDArray[np.float32]]:
     """A recording's long pieces with their speakers, and the (K, 192) means of these."""
     seconds = _seconds(pieces)
+    pitch, pitch_pieces = _pitch(windows, pieces)
     evidence = Evidence(
         _vectors(pieces),
         _smooth(pieces),
         (np.minimum(seconds, 1.5) / 1.5).astype(np.float32),
         _long(seconds, count),
         _stay(pieces, _LONG_STAY),
-        np.array([each.window * LOCAL_SPEAKERS + each.piece.local for each in pieces], np.int64),
+        pitch,
+        pitch_pieces,
     )
     means = centroids(evidence.smooth[evidence.long], seconds[evidence.long], count)
     posteriors, means = merged(evidence, means, count)
     chosen = posteriors.argmax(axis=1) if pieces else np.zeros(0, dtype=np.int64)
     return _Labelled(pieces, chosen, _shares(evidence.smooth @ means.T, chosen)), means
+
+
+def _pitch(
+    windows: Sequence[Window], pieces: Sequence[_Located]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Semitones of the voiced frames of all pieces, and the number of the piece of each."""
+    of_pieces = [windows[each.window].pitch[pitch_span(each.piece)] for each in pieces]
+    frames = np.concatenate([np.zeros(0, np.float16), *of_pieces]).astype(np.float32)
+    numbers = np.repeat(np.arange(len(pieces)), [len(each) for each in of_pieces])
+    voiced = ~np.isnan(frames)
+    return frames[voiced], numbers[voiced]
 
 
 def _similar(

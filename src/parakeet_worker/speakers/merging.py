@@ -1,9 +1,10 @@
 """Which clusters of a recording are one speaker.
 
 Two clusters are one speaker if they are as similar as clusters of one voice of these sizes, unless
-the segmentation network distinguishes them: in most windows in which both are active, they are
-different local speakers.
-An embedding is computed from one piece; the segmentation network compares the voices of 10 s.
+their pitches differ by more than those of one voice: embeddings of similar voices may be as close
+as those of one voice are.
+Pitch as a second feature is that of G. Friedland, O. Vinyals, Y. Huang and C. Müller, "Prosodic and
+other long-term features for speaker diarization", 2009.
 """
 
 from dataclasses import dataclass
@@ -14,20 +15,22 @@ import numpy.typing as npt
 from parakeet_worker.options import SpeakerCount
 from parakeet_worker.speakers.clustering import Labels, Vectors, unit
 from parakeet_worker.speakers.sequence import Posteriors, refined
-from parakeet_worker.speakers.windows import LOCAL_SPEAKERS
 
-MERGED_SIMILARITY = 0.81
+MERGED_SIMILARITY = 0.82
 """Clusters whose means are more similar are one speaker, if both have many pieces."""
-_MERGED_DISTINGUISHED_SIMILARITY = 0.92
+# No two people are so similar, whatever their pitch.
+_ONE_VOICE_SIMILARITY = 0.92
 # The variance of pieces of 1.5 s around the mean of their voice, relative to that mean's square. It
 # is about 0.7 for independent pieces of all of a voice; adjacent pieces overlap, and small clusters
 # consist of pieces with similar sounds. Chosen on the tuning set, as the similarity above.
-_PIECE_NOISE = 3.5
-# In how many windows two speakers have to be active, and in which share of them as different local
-# speakers, to be distinguished.
-_MIN_WINDOWS, _APART_SHARE = 3, 0.5
-# A speaker with less of a window, in pieces of 1.5 s, is not active in it.
-_MIN_WINDOW_PIECES = 0.4
+_PIECE_NOISE = 4.5
+# Difference of the medians of two pitches, in standard deviations. Of one voice it is up to 0.94.
+_MAX_PITCH_DISTANCE = 1.0
+_MIN_PITCH_FRAMES = 10
+# Added to the variance, in semitones: no voice is so monotonous that less counts as a difference.
+_MIN_DEVIATION = 0.5
+# Of a normal distribution, the standard deviation per distance of the quartiles.
+_DEVIATION_OF_QUARTILES = 1 / 1.35
 # A speaker with fewer pieces of 1.5 s, and with a smaller share of the mean of all speakers, is a
 # part of the others.
 _MIN_SPEAKER_PIECES, _MIN_SPEAKER_SHARE = 6.0, 0.3
@@ -47,8 +50,10 @@ class Evidence:
     """(N,): whether the piece is long enough to define a speaker."""
     stay: npt.NDArray[np.float32]
     """(N,): the probability that the speaker is that of the piece before."""
-    local: Labels
-    """(N,): the local speaker, numbered through all windows."""
+    pitch: npt.NDArray[np.float32]
+    """(F,): semitones of all voiced frames of the pieces."""
+    pitch_pieces: Labels
+    """(F,): the piece of each."""
 
 
 def merged(evidence: Evidence, means: Vectors, count: SpeakerCount) -> tuple[Posteriors, Vectors]:
@@ -79,8 +84,8 @@ def _scores(evidence: Evidence, posteriors: Posteriors, means: Vectors) -> npt.N
     labels = posteriors.argmax(axis=1)
     sizes = (posteriors.T @ evidence.weights).astype(np.float64)
     scores = _similarities(evidence, labels, means) - MERGED_SIMILARITY * attenuation(sizes)
-    apart = _distinguished(evidence, labels, len(means))
-    scores[apart] = (means @ means.T)[apart] - _MERGED_DISTINGUISHED_SIMILARITY
+    apart = _of_different_pitch(evidence, labels, len(means))
+    scores[apart] = (means @ means.T)[apart] - _ONE_VOICE_SIMILARITY
     scores[np.tril_indices(len(means))] = -np.inf
     return scores
 
@@ -106,16 +111,18 @@ def _similarities(evidence: Evidence, labels: Labels, means: Vectors) -> npt.NDA
     return (averages @ averages.T).astype(np.float64)
 
 
-def _distinguished(evidence: Evidence, labels: Labels, count: int) -> npt.NDArray[np.bool_]:
-    """(K, K): whether the segmentation network distinguishes two speakers."""
-    windows = int(evidence.local.max()) // LOCAL_SPEAKERS + 1
-    pieces = np.zeros((windows * LOCAL_SPEAKERS, count))
-    np.add.at(pieces, (evidence.local, labels), evidence.weights)
-    by_window = pieces.reshape(windows, LOCAL_SPEAKERS, count)
-    totals = by_window.sum(axis=1, keepdims=True)
-    active = totals >= _MIN_WINDOW_PIECES
-    shares = np.where(active, by_window / np.maximum(totals, 1e-9), 0.0).reshape(pieces.shape)
-    together = active[:, 0].T.astype(np.float64) @ active[:, 0]
-    same = shares.T @ shares
-    apart = (together >= _MIN_WINDOWS) & (same < (1.0 - _APART_SHARE) * together)
-    return np.asarray(apart, dtype=bool)
+def _of_different_pitch(evidence: Evidence, labels: Labels, count: int) -> npt.NDArray[np.bool_]:
+    """(K, K): whether the pitches of two speakers differ by more than those of one."""
+    quartiles = np.full((3, count), np.nan)
+    speakers = labels[evidence.pitch_pieces]
+    for speaker in range(count):
+        semitones = evidence.pitch[speakers == speaker]
+        if len(semitones) >= _MIN_PITCH_FRAMES:
+            quartiles[:, speaker] = np.percentile(semitones, (25, 50, 75))
+    lower, median, upper = quartiles
+    variance = (_DEVIATION_OF_QUARTILES * (upper - lower)) ** 2 + _MIN_DEVIATION**2
+    deviation = np.sqrt((variance[:, None] + variance) / 2)
+    different: npt.NDArray[np.bool_] = np.abs(median[:, None] - median) > (
+        _MAX_PITCH_DISTANCE * deviation
+    )
+    return different

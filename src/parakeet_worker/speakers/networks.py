@@ -17,6 +17,7 @@ from parakeet_worker.engine.base import Samples
 from parakeet_worker.errors import EngineLost, OutOfMemory
 from parakeet_worker.speakers import embedding, segmentation
 from parakeet_worker.speakers.embedding import Embedding, Filterbank
+from parakeet_worker.speakers.pitch import Pitch
 from parakeet_worker.speakers.segmentation import Segmentation
 from parakeet_worker.speakers.windows import (
     CLASSES,
@@ -69,6 +70,7 @@ class Networks:
         self._segmentation: Segmentation = segmentation.load(device, folder)
         self._embedding: Embedding = embedding.load(device, folder)
         self._filterbank = Filterbank().to(device)
+        self._pitch = Pitch().to(device)
         self._queue: list[_Submitted] = []
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="speakers")
@@ -129,6 +131,7 @@ class Networks:
             samples = torch.from_numpy(stacked).to(self._device)
             classes = self._segmentation(samples).argmax(dim=-1).cpu().numpy()
             active = _CLASSES[classes]
+            pitch = self._pitch(samples).half().cpu().numpy()
             long, short = (
                 [cut(frames, scale, each.used) for frames, each in zip(active, batch, strict=True)]
                 for scale in (LONG, SHORT)
@@ -138,12 +141,13 @@ class Networks:
         return [
             Window(
                 frames,
+                semitones,
                 Embedded(pieces, vectors[: len(pieces)]),
                 Embedded(shorter, vectors[len(pieces) :]),
                 each.used,
             )
-            for frames, pieces, shorter, vectors, each in zip(
-                active, long, short, embeddings, batch, strict=True
+            for frames, semitones, pieces, shorter, vectors, each in zip(
+                active, pitch, long, short, embeddings, batch, strict=True
             )
         ]
 

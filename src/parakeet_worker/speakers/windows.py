@@ -23,6 +23,10 @@ CLASSES = (
 EMBEDDING_SIZE = 192
 FEATURE_SAMPLES = 160
 """From one frame of the embedding's features to the next: 10 ms."""
+PITCH_FRAME_SAMPLES, PITCH_HOP_SAMPLES = 640, 320
+"""Frames of 40 ms, one every 20 ms."""
+PITCH_FRAMES = (WINDOW_SAMPLES - PITCH_FRAME_SAMPLES) // PITCH_HOP_SAMPLES + 1
+"""Of one window."""
 
 # Pieces are cut to these numbers of feature frames (10 ms), so that many share a batch.
 _LENGTHS = (40, 60, 80, 100, 120, 150)
@@ -76,10 +80,12 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """What both networks computed for 10 s."""
+    """What was computed for 10 s."""
 
     active: npt.NDArray[np.bool_]
     """(589, 3): whether each local speaker is active."""
+    pitch: npt.NDArray[np.float16]
+    """(499,): semitones above 1 Hz; NaN in frames without a voice."""
     long: Embedded
     short: Embedded
     used: tuple[int, int] = (0, WINDOW_FRAMES)
@@ -121,6 +127,13 @@ def _spread(first: int, after: int, scale: Scale) -> Iterator[tuple[int, int]]:
     for index in range(more + 1):
         begin = first + round(index * (after - first - length) / max(more, 1))
         yield begin, begin + length
+
+
+def pitch_span(piece: Piece) -> slice:
+    """The frames of the pitch that lie within what the network saw of a piece."""
+    first = -(-piece.first * FRAME_SAMPLES // PITCH_HOP_SAMPLES)
+    last_samples = (piece.after - 1) * FRAME_SAMPLES + FIRST_FRAME_SAMPLES - PITCH_FRAME_SAMPLES
+    return slice(first, last_samples // PITCH_HOP_SAMPLES + 1)
 
 
 def feature_span(piece: Piece, count: int) -> tuple[int, int]:
