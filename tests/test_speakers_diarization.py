@@ -199,6 +199,14 @@ def test_only_pieces_of_the_used_frames_are_embedded(both, several):
         assert part.embeddings == pytest.approx(of_whole.embeddings[kept], abs=1e-4)
 
 
+def test_a_window_has_the_pitch_of_its_samples(both):
+    sawtooth = (np.arange(10 * RATE) * 120 / RATE % 1 - 0.5).astype(np.float32)
+    pitch = both.submit(sawtooth, ALL).result().pitch
+    assert pitch.shape == (PITCH_FRAMES,)
+    assert pitch.astype(np.float32) == pytest.approx(12 * np.log2(120), abs=0.2)
+    assert np.isnan(both.submit(silence(10), ALL).result().pitch).all()
+
+
 def test_every_frame_is_used_in_one_window():
     submitted = []
 

@@ -62,9 +62,13 @@ def test_of_few_voiced_frames_no_pitch_is_known(frames):
     assert len(merged(evidence, voices, SpeakerCount())[1]) == 1
 
 
-@pytest.mark.parametrize(("pieces", "speakers"), [(24, 1), (240, 2)])
-def test_the_larger_clusters_are_the_more_similar_those_of_one_voice_have_to_be(pieces, speakers):
-    evidence, voices = evidence_of(0.72, pieces)
+@pytest.mark.parametrize(
+    ("similarity", "pieces", "speakers"), [(0.72, 24, 1), (0.72, 240, 2), (0.82, 240, 1)]
+)
+def test_the_larger_clusters_are_the_more_similar_those_of_one_voice_have_to_be(
+    similarity, pieces, speakers
+):
+    evidence, voices = evidence_of(similarity, pieces)
     assert len(merged(evidence, voices, SpeakerCount())[1]) == speakers
 
 
