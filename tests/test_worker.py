@@ -186,6 +186,16 @@ def test_loaded_objects_are_excluded_from_garbage_collection(tmp_path: Path) -> 
     assert gc.get_freeze_count() == 0
 
 
+def test_the_words_of_long_recordings_cause_no_full_collection(tmp_path: Path) -> None:
+    before = gc.get_threshold()
+    with open_pipeline(Settings(engine="tones", scratch=tmp_path)):
+        full = gc.get_stats()[2]["collections"]
+        words = [[number] for number in range(300_000)]
+        assert gc.get_stats()[2]["collections"] == full, "of at least two by default"
+        del words
+    assert gc.get_threshold() == before
+
+
 def test_the_language_identifier_is_loaded_with_the_pipeline() -> None:
     """In a new process, since other tests have loaded it in this one."""
     program = (

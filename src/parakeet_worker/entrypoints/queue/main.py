@@ -1,6 +1,7 @@
 """The queue worker: load the model, take jobs until a signal, exit when the engine is lost."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -69,6 +70,11 @@ def _stream_locally(pipeline: Pipeline) -> None:
         log.warning("unsupported SDK version, its local API does not stream: %s", change)
 
 
+def _free_memory() -> None:
+    gc.collect()
+    heap.trim()
+
+
 async def serve_queue(pipeline: Pipeline, parts: sdk.Sdk) -> None:
     """Serve through `JobLoop` until a signal arrives or the engine is lost."""
     settings = pipeline.settings
@@ -85,7 +91,7 @@ async def serve_queue(pipeline: Pipeline, parts: sdk.Sdk) -> None:
         answer,
         slots=settings.concurrency,
         delivery_seconds=settings.delivery_timeout_seconds,
-        when_idle=heap.trim,
+        when_idle=_free_memory,
         shortage=pipeline.scratch.shortage,
     )
     checks = (fitness.check_scratch, fitness.check_ffmpeg, fitness.check_transcription)
