@@ -8,15 +8,19 @@ The recordings (Free Spoken Digit Dataset, CC BY-SA 4.0) are not part of the pro
 """
 
 import argparse
+import asyncio
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -34,11 +38,17 @@ from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.model import open_model
 from parakeet_worker.options import SpeakerCount
+from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.recognition.speaker_labels import labelled
 from parakeet_worker.recognition.transcript import SpeakerTurn, Transcript
+from parakeet_worker.request import FileSource, Request
+from parakeet_worker.settings import Settings
 from parakeet_worker.speakers.diarization import FRAME_SECONDS, HOP_FRAMES, activity
 from parakeet_worker.speakers.networks import default_device
 from parakeet_worker.speakers.windows import WINDOW_FRAMES, Embedded, Window
+from parakeet_worker.stopwatch import Stopwatch
+from parakeet_worker.worker import open_pipeline
+from recordings import wav
 from training import flite
 
 _COLLAR_SECONDS = 0.25
@@ -352,6 +362,43 @@ def show_speed(figures: Sequence[Speed]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstWords:
+    """How long the first words of a recording take, by turns with and without speakers."""
+
+    audio_seconds: float
+    seconds: list[float]
+    seconds_with_speakers: list[float]
+
+
+def measured_first_words(arguments: argparse.Namespace) -> FirstWords:
+    """Of a stream that ends with its first words, in a worker without other work."""
+    human = dialogues.recorded(arguments.digits, _TAKES["tuning"])
+    dialogue = dialogues.made(Kind("human", 4, arguments.speed_minutes, 0.1, 6), human, 1)
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    settings = Settings(model=arguments.model, device=arguments.device)
+    with TemporaryDirectory() as folder, open_pipeline(settings) as pipeline:
+        path = Path(folder, "conversation.wav")
+        path.write_bytes(wav(dialogue.samples))
+        plain_request = Request(FileSource(path))
+        requests = {False: plain_request, True: replace(plain_request, speakers=SpeakerCount())}
+        for number in range(arguments.repeats + 1):
+            for speakers, request in requests.items():
+                took = asyncio.run(_first_words_seconds(pipeline, request))
+                if number:  # the first one loads the networks
+                    seconds[speakers].append(took)
+    return FirstWords(dialogue.seconds, seconds[False], seconds[True])
+
+
+async def _first_words_seconds(pipeline: Pipeline, request: Request) -> float:
+    started = time.perf_counter()
+    async with aclosing(pipeline.partials(request, Stopwatch())) as partials:
+        async for partial in partials:
+            if partial.words:
+                return time.perf_counter() - started
+    raise RuntimeError("no words")
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """The clustering of a long recording, made by repetition of computed windows."""
 
@@ -421,6 +468,11 @@ def main(command_line: Sequence[str] | None = None) -> None:
         speeds = measured_speed(arguments)
         show_speed(speeds)
         figures += speeds
+    if "first-words" in arguments.parts:
+        first = measured_first_words(arguments)
+        medians = [statistics.median(each) for each in (first.seconds, first.seconds_with_speakers)]
+        harness.table(("first words, s", "with speakers, s"), [medians])
+        figures.append(first)
     arguments.digits = arguments.digits.name
     harness.write("-".join(("speakers", *arguments.parts)), arguments, {"name": "demo"}, figures)
 
@@ -433,13 +485,18 @@ def _arguments(command_line: Sequence[str] | None) -> argparse.Namespace:
         return value.split(",")
 
     add("--digits", type=Path, required=True, metavar="FOLDER", help="{digit}_{speaker}_{take}.wav")
-    add("--parts", type=several, default=["accuracy", "speed"], help="accuracy,speed,memory")
+    add(
+        "--parts",
+        type=several,
+        default=["accuracy", "speed"],
+        help="accuracy,speed,memory,first-words",
+    )
     add("--sets", type=several, default=["held-out"], help="tuning,held-out,long,synthesised")
     add("--pipelines", type=several, default=["project", "pyannote", "pyannote tuned", "senko"])
     add("--model", default="demo", help="of the words")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    add("--repeats", type=int, default=3, help="of each pipeline in the part speed")
+    add("--repeats", type=int, default=3, help="in the parts speed and first-words")
     add("--speed-minutes", type=float, default=2.0)
     add("--hours", type=float, default=10.0, help="of the recording in the part memory")
     add("--memory-minutes", type=float, default=10.0, help="of it that the networks compute")

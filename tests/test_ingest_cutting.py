@@ -1,6 +1,5 @@
 import pickle
 import threading
-from collections.abc import Generator, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -86,19 +85,44 @@ def test_limits_and_errors_are_those_of_the_decoder(tones: Path, tmp_path: Path)
         list(InThread(cutting(text), ENERGY).chunks())
 
 
-def test_an_observer_receives_all_samples_first(tones: Path) -> None:
-    seen: list[int] = []
+class Counting:
+    """An observer that counts its samples."""
 
-    def observed(blocks: Iterator[Samples]) -> Generator[Samples, None, None]:
-        for block in blocks:
-            seen.append(len(block))
-            yield block
+    def __init__(self) -> None:
+        self.samples = 0
+        self.calls: list[str] = []
 
-    chunks = InThread(cutting(tones), ENERGY, observed).chunks()
+    def feed(self, block: Samples) -> None:
+        self.samples += len(block)
+
+    def finish(self) -> None:
+        self.calls.append("finish")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def test_an_observer_receives_all_samples_first_and_ends_last(tones: Path) -> None:
+    observer = Counting()
+    chunks = InThread(cutting(tones), ENERGY, observer).chunks()
+    first = next(chunks)
+    assert observer.samples >= len(first.samples)
+    seconds = first.seconds
+    while seconds < 29.9:
+        assert observer.calls == []
+        seconds += next(chunks).seconds
+    assert observer.samples == 30 * SAMPLE_RATE
+    assert observer.calls == [], "the last chunk does not wait for it"
+    assert list(chunks) == []
+    assert observer.calls == ["finish", "close"]
+
+
+def test_an_observer_is_closed_when_the_chunks_are(tones: Path) -> None:
+    observer = Counting()
+    chunks = InThread(cutting(tones), ENERGY, observer).chunks()
     next(chunks)
-    assert sum(seen) > 0
-    assert len(list(chunks)) > 3
-    assert sum(seen) == 30 * SAMPLE_RATE
+    chunks.close()
+    assert observer.calls == ["close"]
 
 
 def test_stopping_ends_the_chunks_without_an_error(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -35,14 +36,17 @@ from parakeet_worker.errors import (
 from parakeet_worker.ingest.processes import Processes
 from parakeet_worker.language import Script
 from parakeet_worker.options import SpeakerCount
-from parakeet_worker.pipeline import Pipeline
+from parakeet_worker.pipeline import Pipeline, joined
 from parakeet_worker.recognition.transcript import Transcript
 from parakeet_worker.request import Clip, FileSource, Request, SamplesSource
 from parakeet_worker.settings import Settings
+from parakeet_worker.speakers import networks
 from parakeet_worker.stopwatch import Stopwatch
 from parakeet_worker.worker import open_detectors, open_pipeline
 from speech import named, sample
 from test_end_to_end import word_errors
+
+PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture
@@ -419,6 +423,29 @@ async def test_words_have_the_speakers_of_their_turns(tmp_path: Path) -> None:
         and (word.speaker.name == "Speaker 2") == (word.start_seconds > 9.0)
         for word in labelled.words
     )
+
+
+async def test_words_do_not_wait_for_speakers(tmp_path: Path) -> None:
+    proceed = threading.Event()
+
+    class Waiting(networks.Networks):
+        def _windows(self, batch: Any) -> Any:
+            assert proceed.wait(PATIENCE_SECONDS)
+            return super()._windows(batch)
+
+    waiting = Waiting()
+    with closing(waiting), open_pipeline(Settings(engine="tones", scratch=tmp_path)) as opened:
+        slow = replace(opened, speaker_networks=lambda: waiting)
+        request = request_of(melody(400, 500), speakers=SpeakerCount())
+        async with aclosing(slow.partials(request, Stopwatch())) as partials:
+            first = await asyncio.wait_for(anext(partials), PATIENCE_SECONDS)
+            assert first.words
+            assert not proceed.is_set()
+            proceed.set()
+            rest = [partial async for partial in partials]
+    whole = joined([first, *rest])
+    assert [word.text for word in whole.words] == ["400.", "500."]
+    assert whole.seconds == pytest.approx(2.8)
 
 
 async def test_networks_are_loaded_by_the_first_request_with_speakers(tmp_path: Path) -> None:

@@ -204,6 +204,48 @@ async def test_a_partial_is_ready_when_its_chunk_is_decoded():
         assert not recognizer.ready
 
 
+async def test_what_a_partial_waits_for_can_be_awaited():
+    engine = Reader()
+    engine.hold()
+    first = replace(chunk(recording(2, (0.4, 1))), cut_in_speech=True)
+    with batching(engine) as batcher, closing(Recognizer(batcher, Stopwatch())) as recognizer:
+        assert recognizer.awaited == []
+        recognizer.submit(first)
+        assert recognizer.awaited == [], "the chunk after the cut is required"
+        recognizer.submit(chunk(recording(2, (0.4, 2)), 2.0))
+        awaited = recognizer.awaited
+        assert len(awaited) == 2
+        engine.released.set()
+        done, _ = await asyncio.wait(awaited, timeout=PATIENCE_SECONDS)
+        assert done == {*awaited}
+        assert recognizer.ready
+        await recognizer.advance()
+        await asyncio.wait(recognizer.awaited, timeout=PATIENCE_SECONDS)
+        assert recognizer.ready, "gaps are decoded again"
+        assert (await recognizer.next_partial()).text == "1"
+
+
+@pytest.mark.parametrize(("spoken", "required"), [("de", True), (None, False)])
+async def test_the_first_chunk_waits_for_the_next_one_if_its_language_may_be_wrong(
+    spoken, required
+):
+    """Whether it is decoded with its neighbour must not depend on the engine's speed."""
+    whole = recording(len(GERMAN), *every_second(len(GERMAN)))
+    half = 7 * SAMPLE_RATE
+    engine = Reader(translated(9, GERMAN))
+    with (
+        batching(engine) as batcher,
+        closing(Recognizer(batcher, Stopwatch(), spoken)) as recognizer,
+    ):
+        recognizer.submit(chunk(whole[:half]))
+        await until(lambda: len(engine.pieces) == 1)
+        await recognizer.advance()
+        assert recognizer.ready is not required
+        recognizer.submit(chunk(whole[half:], 7.0))
+        result = await everything_of(recognizer)
+    assert result.text.split() == [*(GERMAN if required else ENGLISH)]
+
+
 @pytest.mark.parametrize("whose", ["its own", "all recordings'"])
 async def test_at_the_limit_of_audio_the_next_partial_is_awaited(whose):
     engine = Reader()

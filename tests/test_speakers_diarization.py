@@ -50,9 +50,9 @@ def several():
 
 def diarized(both, samples, count=ANY, step=RATE):
     recording = RecordingDiarization(both, count)
-    blocks = [samples[begin : begin + step] for begin in range(0, len(samples), step)]
-    for _ in recording.observed(blocks):
-        pass
+    for begin in range(0, len(samples), step):
+        recording.feed(samples[begin : begin + step])
+    recording.finish()
     return recording
 
 
@@ -149,7 +149,8 @@ def test_a_recording_of_three_seconds_has_its_speaker(both, several):
 def test_times_start_at_the_first_sample(both, several):
     plain = diarized(both, several).turns
     moved = RecordingDiarization(both, SpeakerCount(), start_seconds=100.0)
-    list(moved.observed([several]))
+    moved.feed(several)
+    moved.finish()
     assert [turn.start_seconds - 100 for turn in moved.turns] == pytest.approx(
         [turn.start_seconds for turn in plain], abs=2e-3
     )
@@ -163,9 +164,9 @@ def test_a_recording_that_ends_early_cancels_its_windows():
             submitted.append(Future())
             return submitted[-1]
 
-    blocks = RecordingDiarization(Never(), SpeakerCount()).observed([silence(25)])
-    next(blocks)
-    blocks.close()
+    recording = RecordingDiarization(Never(), SpeakerCount())
+    recording.feed(silence(25))
+    recording.close()
     assert submitted
     assert all(future.cancelled() for future in submitted)
 

@@ -29,6 +29,7 @@ from parakeet_worker.request import Request
 from parakeet_worker.scratch import Scratch, scratch_of
 from parakeet_worker.settings import Settings
 from parakeet_worker.stopwatch import Stopwatch
+from parakeet_worker.upcoming import Upcoming
 from parakeet_worker.vad.base import Detector
 
 if TYPE_CHECKING:
@@ -99,10 +100,15 @@ class Pipeline:
             share = self._audio_share()
             recognizer = Recognizer(self.batcher, watch, request.language, share=share)
             stack.enter_context(closing(recognizer))
-            while chunk := await watch.timed("decode", anext(chunks, None)):
-                if voices.done():
-                    voices.result()  # raises, for an unusable reference
-                recognizer.submit(chunk)
+            upcoming = await stack.enter_async_context(aclosing(Upcoming(chunks)))
+            while True:
+                if await watch.timed("decode", upcoming.wait(recognizer.awaited)):
+                    chunk = upcoming.take()
+                    if chunk is None:
+                        break
+                    if voices.done():
+                        voices.result()  # raises, for an unusable reference
+                    recognizer.submit(chunk)
                 await recognizer.advance()
                 while recognizer.ready:
                     yield await recognizer.next_partial()
@@ -173,7 +179,7 @@ class Pipeline:
         """In a process, unless the samples are observed here too."""
         cutting = self._cutting(path, request)
         if diarization is not None:
-            return InThread(cutting, self.detector, diarization.observed)
+            return InThread(cutting, self.detector, diarization)
         if self.processes is not None:
             return InProcess(self.processes, cutting)
         return InThread(cutting, self.detector)

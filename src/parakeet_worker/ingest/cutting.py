@@ -83,6 +83,22 @@ class Ingest(Protocol):
         ...
 
 
+class Observer(Protocol):
+    """Receives the samples of a recording while it is cut."""
+
+    def feed(self, block: Samples) -> None:
+        """The next samples, (N,) or (N, channels)."""
+        ...
+
+    def finish(self) -> None:
+        """There are no more; called after the last chunk."""
+        ...
+
+    def close(self) -> None:
+        """Called in any case, last."""
+        ...
+
+
 class InThread:
     """Decodes, detects speech and cuts in the calling thread."""
 
@@ -90,28 +106,37 @@ class InThread:
         self,
         cutting: Cutting,
         detector: Callable[[Vad], Detector],
-        observed: Callable[[Iterator[Samples]], Generator[Samples, None, None]] | None = None,
+        observer: Observer | None = None,
     ) -> None:
-        """`observed` passes all blocks of samples on."""
+        """`observer` receives all blocks of samples, and is closed at the end."""
         self._cutting = cutting
         self._detector = detector
-        self._observed = observed
+        self._observer = observer
         self._audio = cutting.audio()
 
     def chunks(self) -> Generator[Chunk, None, None]:
         """See `Ingest.chunks`."""
         cutting = self._cutting
         with ExitStack() as stack:
-            samples = stack.enter_context(closing(self._audio.blocks()))
-            if self._observed is not None:
-                samples = stack.enter_context(closing(self._observed(samples)))
+            blocks = stack.enter_context(closing(self._audio.blocks()))
+            if self._observer is not None:
+                stack.enter_context(closing(self._observer))
             yield from split(
-                samples,
+                self._observed(blocks),
                 lambda: self._detector(cutting.vad),
                 max_seconds=cutting.chunk_seconds,
                 start_seconds=cutting.clip.start_seconds,
                 whole=cutting.whole,
             )
+            # After the last chunk, whose words do not wait for it.
+            if self._observer is not None:
+                self._observer.finish()
+
+    def _observed(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
+        for block in blocks:
+            if self._observer is not None:
+                self._observer.feed(block)
+            yield block
 
     def stop(self) -> None:
         """See `Ingest.stop`."""

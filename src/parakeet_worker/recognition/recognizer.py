@@ -77,10 +77,6 @@ class _Pending:
         self.gaps: Sequence[Gap] | None = None
         """Gaps of `unmerged`."""
 
-    @property
-    def done(self) -> bool:
-        return all(hypothesis.done() for hypothesis in self.hypotheses)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Result:
@@ -150,16 +146,33 @@ class Recognizer:
 
     @property
     def _complete(self) -> bool:
-        """Whether the chunk that the first pending one is merged with has been submitted."""
-        return not self._pending[0].chunk.cut_in_speech or self._following() is not None
+        """Whether the chunk has been submitted that the first pending one may require.
+
+        It is merged with that chunk, or decoded with it if its language is wrong.
+        """
+        chunk = self._pending[0].chunk
+        may_require_context = self._language is not None and chunk.channel not in self._previous
+        requires_following = chunk.cut_in_speech or may_require_context
+        return not requires_following or self._following() is not None
+
+    @property
+    def awaited(self) -> Sequence[asyncio.Future[Any]]:
+        """What the next partial waits for; empty if it requires another chunk."""
+        if self._results:
+            return [self._results[0].transcript]
+        return self._hypotheses if self._pending and self._complete else []
 
     @property
     def _decoded(self) -> bool:
-        """Whether the first pending chunk and the one it is merged with are decoded."""
+        return all(hypothesis.done() for hypothesis in self._hypotheses)
+
+    @property
+    def _hypotheses(self) -> Sequence[PendingHypothesis]:
+        """Of the first pending chunk and the one it is merged with."""
         first, following = self._pending[0], self._following()
         if not first.chunk.cut_in_speech or following is None:
-            return first.done
-        return first.done and following.done
+            return first.hypotheses
+        return [*first.hypotheses, *following.hypotheses]
 
     async def advance(self) -> None:
         """Build the words of all decoded chunks, and submit their gaps.

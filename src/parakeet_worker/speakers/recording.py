@@ -1,7 +1,7 @@
 """All channels of a recording: blocks of samples to speaker turns."""
 
 import itertools
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -30,37 +30,33 @@ class RecordingDiarization:
         self._activities: list[Activity] = []
         self.warnings: tuple[Notice, ...] = ()
 
-    def observed(self, blocks: Iterable[Samples]) -> Generator[Samples, None, None]:
-        """The same blocks, (N,) or (N, channels), diarized as they pass."""
-        try:
-            for block in blocks:
-                # The networks run in a thread of their own, and clustering may take seconds.
-                with threads.SLOTS.released():
-                    self._feed(block)
-                yield block
-            with threads.SLOTS.released():
-                self._finish()
-        finally:
-            for channel in self._channels:
-                channel.close()
-
-    def _feed(self, block: Samples) -> None:
+    def feed(self, block: Samples) -> None:
+        """The next samples, (N,) or (N, channels); blocks while too many windows are queued."""
         self._separate = block.ndim > 1
         columns = [block] if block.ndim == 1 else list(block.T)
         while len(self._channels) < len(columns):
             self._channels.append(Diarization(self._networks))
-        for channel, column in zip(self._channels, columns, strict=True):
-            channel.feed(np.ascontiguousarray(column))
+        # The networks run in a thread of their own.
+        with threads.SLOTS.released():
+            for channel, column in zip(self._channels, columns, strict=True):
+                channel.feed(np.ascontiguousarray(column))
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Wait for the networks, and cluster each channel, which may take seconds."""
         warnings: list[Notice] = []
         for number, channel in enumerate(self._channels, start=1):
-            activity = channel.finish(self._count, self._start_seconds)
+            with threads.SLOTS.released():
+                activity = channel.finish(self._count, self._start_seconds)
             self._activities.append(activity)
             if activity.speakers < self._count.min and self._count.min > 1:
                 place = number if self._separate else None
                 warnings.append(_fewer(activity.speakers, self._count.min, place))
         self.warnings = tuple(warnings)
+
+    def close(self) -> None:
+        """Cancel windows that are queued."""
+        for channel in self._channels:
+            channel.close()
 
     @property
     def turns(self) -> tuple[SpeakerTurn, ...]:
