@@ -97,6 +97,7 @@ OWNERS = {
         "vad.gain",
         "vad.missed",
         "vad.level",
+        "vad.periodicity",
         "vad.energy",
         "vad.backends",
         "vad.silero_detector",

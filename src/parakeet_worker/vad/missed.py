@@ -7,7 +7,8 @@ was trained on, so that a whole block gets that level, without what lies below t
 And it misses most of the speech above tones and steady noise, or without the low frequencies that
 telephones remove, or clipped: constant sound and wind are removed, and low frequencies are
 regenerated.
-And next to one voice it misses others far below it: the detected speech is removed.
+And next to one voice it misses others far below it: the detected speech is removed. A crowd far
+below is none of these.
 """
 
 from collections.abc import Iterator

@@ -19,6 +19,7 @@ from parakeet_worker.vad.base import (
 from parakeet_worker.vad.gain import QuietSpeechGain
 from parakeet_worker.vad.level import Decibels, measured
 from parakeet_worker.vad.missed import MISSED_FRAMES, renditions, without_detected
+from parakeet_worker.vad.periodicity import is_one_voice
 
 MAX_BLOCKS = 8
 """Blocks of one recording per inference: 33 s."""
@@ -70,7 +71,8 @@ class SileroDetector(Detector):
             return detected
         samples, left = rest
         again, _ = self._inferred(samples, None)
-        if (left & (again >= SPEECH_BEGINS)).sum() < MISSED_FRAMES:
+        quieter = left & (again >= SPEECH_BEGINS)
+        if quieter.sum() < MISSED_FRAMES or not is_one_voice(block[CONTEXT_SAMPLES:], quieter):
             return detected
         return np.where(left, np.maximum(detected, again), detected)
 
