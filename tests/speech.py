@@ -7,6 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from parakeet_worker.engine.base import Samples
+from recordings import decode
+
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 
 
@@ -47,3 +52,16 @@ def sample(language: str) -> Sample:
 def named(stem: str) -> Sample:
     """The sample in the file of that name, whatever its ending."""
     return next(entry for entry in all_samples() if Path(entry.file).stem == stem)
+
+
+def crowd(voices: int, count: int) -> Samples:
+    """Several readers at a time, at equal levels; together with an RMS of one."""
+    chance = np.random.default_rng(1)
+    chosen = chance.permutation([entry for entry in all_samples() if entry.seconds < 20])[:voices]
+    total = np.zeros(count)
+    for entry in chosen:
+        read = decode(entry.path)
+        level = float(np.sqrt(np.mean(np.square(read))))
+        total += np.roll(np.resize(read / level, count), int(chance.integers(count)))
+    mixed: Samples = (total / total.std()).astype(np.float32)
+    return mixed

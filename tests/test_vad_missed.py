@@ -1,6 +1,7 @@
 """Speech that one inference misses is detected by another; other sound is not."""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import scipy.signal
 import torch
@@ -22,9 +23,10 @@ from parakeet_worker.vad.base import (
 )
 from parakeet_worker.vad.level import Decibels, Mask, measured
 from parakeet_worker.vad.missed import renditions, sounds_like_speech, without_detected
+from parakeet_worker.vad.periodicity import periodicity
 from parakeet_worker.vad.silero_detector import SileroDetector
 from recordings import decode
-from speech import named
+from speech import crowd, named
 from test_vad_level import levels, noise
 
 WORDS = 12
@@ -203,6 +205,20 @@ def test_a_voice_far_below_another_one_is_detected(network, words, decibels_belo
     assert sum(bool(detected[place].any()) for place in places) >= 0.8 * WORDS
 
 
+@pytest.mark.parametrize("decibels_below", [20, 25])
+def test_a_crowd_far_below_a_voice_is_no_speech(network, words, decibels_below):
+    """Twelve readers at a time, in pauses of another one."""
+    pause = np.zeros(8 * SAMPLE_RATE // 10, dtype=np.float32)
+    turns = [[*words[first : first + 3], pause] for first in range(0, WORDS, 3)] * 3
+    samples = np.concatenate([part for turn in turns for part in turn])
+    samples = samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES]
+    sounds = np.abs(samples).reshape(-1, FRAME_SAMPLES).max(axis=1) > 0
+    silent = np.convolve(sounds, np.ones(7), mode="same") == 0  # 0.1 s away from words
+    quiet = crowd(12, len(samples)) * np.float32(SPEECH_RMS * 10 ** (-decibels_below / 20))
+    detected = speaks(network, samples + quiet)[: len(silent)]
+    assert detected[silent].mean() < 0.05
+
+
 def test_reverberation_is_part_of_the_word_before_it(network, words):
     samples, places = apart(words)
     at = np.arange(SAMPLE_RATE) / SAMPLE_RATE
@@ -368,13 +384,19 @@ def test_a_last_inference_adds_speech_away_from_detected_speech(talk):
     rest = without_detected(np.pad(block, (CONTEXT_SAMPLES, 0)), CONTEXT_SAMPLES, known, first > 0)
     assert rest is not None
     _, left = rest
-    last = np.where(np.cumsum(left) <= 4, np.float32(0.6), np.float32(0.1))
-    last[~left] = 1.0
-    result = SileroDetector(Repeated(first, none, none, last)).feed(block)
-    assert np.array_equal(result, np.where(left, last, first))
-    last[np.flatnonzero(left)[3]] = 0.1
-    result = SileroDetector(Repeated(first, none, none, last)).feed(block)
-    assert np.array_equal(result, first), "three frames of missed speech are too few"
+    ordered = np.flatnonzero(left)[np.argsort(periodicity(block, left))]
+
+    def added(places: npt.NDArray[np.intp]) -> bool:
+        last = np.full(128, 0.1, dtype=np.float32)
+        last[~left] = 1.0
+        last[places] = 0.6
+        result = SileroDetector(Repeated(first, none, none, last)).feed(block)
+        assert np.array_equal(result, first) or np.array_equal(result, np.where(left, last, first))
+        return not np.array_equal(result, first)
+
+    assert added(ordered[-4:])
+    assert not added(ordered[-3:]), "three frames of missed speech are too few"
+    assert not added(ordered[:4]), "no voice is so aperiodic"
 
 
 def test_the_rest_of_a_block_gets_the_level_of_speech(talk):

@@ -8,8 +8,8 @@ from parakeet_worker.engine.base import Samples
 from parakeet_worker.vad.base import FRAME_SAMPLES
 from parakeet_worker.vad.level import Mask
 
-ONE_VOICE = 0.72
-"""The upper quartile of the periodicity of a voice is higher; of a crowd it is 0.5 to 0.69."""
+ONE_VOICE = 0.76
+"""The upper quartile of the periodicity of a voice is higher; of twelve it is 0.5 to 0.69."""
 
 _WINDOW = 1024  # four periods of the lowest voice
 _FFT_SAMPLES = 2048
