@@ -3,12 +3,14 @@
 Conversations of recorded digits and of synthesised voices, split into a tuning set, on which
 thresholds were chosen, and a held-out set with other takes, voices, seeds, and one speaker who is
 in every conversation of recorded digits and in none of the tuning set. A third set has long
-conversations of held-out digits, a fourth twelve more of synthesised voices.
+conversations of held-out digits, a fourth twelve more of synthesised voices, a fifth 20 more of
+held-out digits and 20 of further synthesised voices.
 The recordings (Free Spoken Digit Dataset, CC BY-SA 4.0) are not part of the project.
 """
 
 import argparse
 import asyncio
+import itertools
 import math
 import os
 import statistics
@@ -52,6 +54,8 @@ from recordings import wav
 from training import flite
 
 _COLLAR_SECONDS = 0.25
+_SYNTHESISED = 4
+"""Conversations of each group of synthesised voices."""
 _TUNING_SPEAKERS = ("jackson", "nicolas", "yweweler")
 _HELD_OUT_SPEAKER = "george"
 _TAKES = {"tuning": range(25), "held-out": range(25, 50)}
@@ -65,8 +69,21 @@ _MORE_VARIANTS = (
     ("f4", "anika", "marcelo", "Jacky", "Diogo", "paul", "Alex", "quincy"),
     ("aunty", "edward", "kaukovalta", "benjamin", "zac", "sandro", "miguel", "ed"),
 )
+_FURTHER_VARIANTS = (
+    ("f5", "m3", "Annie", "Mario", "Hugo", "adam", "iven2", "klatt6"),
+    ("m2", "f1", "Alicia", "Gene2", "antonio", "john", "travis", "shelby"),
+    ("m5", "Andy", "iven4", "pablo", "robert", "max", "steph", "klatt3"),
+    ("m4", "Michael", "Henrique", "david", "edward2", "gustave", "michel", "iven"),
+    ("m6", "m8", "iven3", "klatt", "steph2", "RicishayMax", "announcer", "Storm"),
+)
 _FLITE = {"tuning": ("awb", "slt"), "held-out": ("rms", "kal16")}
-_FIRST_SEED = {"tuning": 1000, "held-out": 3000, "long": 4000, "synthesised": 5000}
+_FIRST_SEED = {
+    "tuning": 1000,
+    "held-out": 3000,
+    "long": 4000,
+    "synthesised": 5000,
+    "further": 17000,
+}
 _HOUR_SECONDS = 3600.0
 _MEMORY_SPEAKERS = 20
 _HOP_SECONDS = HOP_FRAMES * FRAME_SECONDS
@@ -95,6 +112,8 @@ def kinds(part: str) -> list[Kind]:
     ]
     if part == "synthesised":
         return synthesised * len(_MORE_VARIANTS)
+    if part == "further":
+        return [*human, *human, *synthesised * len(_FURTHER_VARIANTS)]
     return [*human, *synthesised]
 
 
@@ -103,16 +122,15 @@ def composed(part: str, digits: Path) -> Iterator[Dialogue]:
     voices = "tuning" if part == "tuning" else "held-out"
     speakers = _TUNING_SPEAKERS if part == "tuning" else ()
     human = dialogues.recorded(digits, _TAKES[voices], speakers)
-    variants = _MORE_VARIANTS if part == "synthesised" else (_VARIANTS[voices],)
+    more = {"synthesised": _MORE_VARIANTS, "further": _FURTHER_VARIANTS}
+    variants = more.get(part, (_VARIANTS[voices],))
     synthesised = [
         dialogues.Synthesised(each, _FLITE[voices], _FIRST_SEED[part] + number)
         for number, each in enumerate(variants)
     ]
-    every = kinds(part)
-    for number, kind in enumerate(every):
-        source: Source = human
-        if kind.source == "synthesised":
-            source = synthesised[number * len(variants) // len(every)]
+    of_voices = itertools.chain.from_iterable(zip(*[synthesised] * _SYNTHESISED, strict=True))
+    for number, kind in enumerate(kinds(part)):
+        source: Source = human if kind.source == "human" else next(of_voices)
         always = _HELD_OUT_SPEAKER if kind.source == "human" and part != "tuning" else None
         yield dialogues.made(kind, source, _FIRST_SEED[part] + number, always)
 
@@ -491,7 +509,12 @@ def _arguments(command_line: Sequence[str] | None) -> argparse.Namespace:
         default=["accuracy", "speed"],
         help="accuracy,speed,memory,first-words",
     )
-    add("--sets", type=several, default=["held-out"], help="tuning,held-out,long,synthesised")
+    add(
+        "--sets",
+        type=several,
+        default=["held-out"],
+        help="tuning,held-out,long,synthesised,further",
+    )
     add("--pipelines", type=several, default=["project", "pyannote", "pyannote tuned", "senko"])
     add("--model", default="demo", help="of the words")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
