@@ -42,7 +42,7 @@ def evidence_of(similarity, pieces, semitones=0.0, deviation=2.0, frames=20):
         (0.8, 3.0, 2.0, 2),
         (0.8, -3.0, 2.0, 2),
         (0.8, 3.0, 4.0, 1),  # within the range of lively voices
-        (0.8, 0.4, 0.0, 1),  # monotonous voices need a difference that can be heard
+        (0.8, 0.4, 0.0, 1),  # monotonous voices need an audible difference
         (0.8, 1.0, 0.0, 2),
         (0.9, 6.0, 2.0, 1),  # one lively voice: two people are less similar
     ],

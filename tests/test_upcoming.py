@@ -86,7 +86,7 @@ async def test_closing_cancels_the_iterator_that_is_awaited() -> None:
         await anext(values)
 
 
-async def test_an_exception_that_nobody_takes_is_retrieved_at_close(
+async def test_an_exception_that_is_not_taken_is_retrieved_at_close(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     source = Source()

@@ -80,7 +80,7 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """What was computed for 10 s."""
+    """Outputs of both networks, and the pitch, of 10 s."""
 
     active: npt.NDArray[np.bool_]
     """(589, 3): whether each local speaker is active."""
