@@ -1,9 +1,13 @@
-"""Of glibc's heap: freed arrays are reused, and threads share arenas."""
+"""Of glibc's heap: freed arrays are reused, threads share arenas, and garbage is returned."""
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
+
+from parakeet_worker import heap
 
 COUNT_FAULTS = """
 import resource, sys
@@ -55,7 +59,7 @@ def test_threads_share_arenas(count: int) -> None:
     assert run(COUNT_ARENAS, "").stderr.count("Arena ") > 2
 
 
-def test_trim_returns_freed_memory() -> None:
+def test_free_returns_freed_memory() -> None:
     program = """
 import sys, psutil
 import numpy as np
@@ -65,9 +69,25 @@ before = psutil.Process().memory_info().rss
 arrays = [np.ones(1 << 20) for _ in range(8)]
 del arrays
 freed = psutil.Process().memory_info().rss
-heap.trim()
+heap.free()
 print(freed - before, psutil.Process().memory_info().rss - before)
 """
-    kept, trimmed = map(int, run(program, "").stdout.split())
+    kept, left = map(int, run(program, "").stdout.split())
     assert kept > 32 << 20
-    assert trimmed < 8 << 20
+    assert left < 8 << 20
+
+
+def test_free_collects_garbage() -> None:
+    class Cycle:
+        def __init__(self) -> None:
+            self.own = self
+
+    gc.collect()
+    gc.disable()
+    try:
+        cycle = weakref.ref(Cycle())
+        assert cycle() is not None
+        heap.free()
+        assert cycle() is None
+    finally:
+        gc.enable()

@@ -1,5 +1,7 @@
 """Clusters of one speaker are merged, unless their pitches are different."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -60,6 +62,15 @@ def test_similar_voices_are_one_speaker_unless_their_pitch_differs(
 def test_of_few_voiced_frames_no_pitch_is_known(frames):
     evidence, voices = evidence_of(0.8, 16, 6.0, frames=frames)
     assert len(merged(evidence, voices, SpeakerCount())[1]) == 1
+
+
+def test_pitches_are_compared_by_their_medians():
+    evidence, voices = evidence_of(0.8, 48)
+    frame = np.arange(len(evidence.pitch))
+    second = np.tile([0, 0, 1, 1], 12)[evidence.pitch_pieces] == 1
+    # 40 % of the second voice have the pitch of the first one.
+    pitch = np.where(second & (frame % 5 > 1), 86.0, 80.0).astype(np.float32)
+    assert len(merged(replace(evidence, pitch=pitch), voices, SpeakerCount())[1]) == 2
 
 
 @pytest.mark.parametrize(

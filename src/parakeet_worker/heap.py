@@ -1,6 +1,7 @@
 """glibc's heap."""
 
 import ctypes
+import gc
 
 # From malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -35,8 +36,9 @@ def _set(parameter: int, value: int) -> None:
         mallopt(parameter, value)
 
 
-def trim() -> None:
-    """Return freed memory to the system: about a tenth of a worker's memory."""
+def free() -> None:
+    """Collect garbage, and return freed memory to the system: about a tenth of a worker's."""
+    gc.collect()
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)

@@ -1,4 +1,7 @@
-"""How periodic a sound is: one voice is, several at a time are not."""
+"""How periodic a sound is: one voice is, many at a time are not.
+
+Unlike `speakers.pitch`, of a few frames, and in processes without torch.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +11,7 @@ from parakeet_worker.engine.base import Samples
 from parakeet_worker.vad.base import FRAME_SAMPLES
 from parakeet_worker.vad.level import Mask
 
-ONE_VOICE = 0.76
+_ONE_VOICE = 0.76
 """The upper quartile of the periodicity of a voice is higher; of twelve it is 0.5 to 0.69."""
 
 _WINDOW = 1024  # four periods of the lowest voice
@@ -45,4 +48,4 @@ def periodicity(samples: Samples, frames: Mask) -> npt.NDArray[np.float64]:
 
 def is_one_voice(samples: Samples, frames: Mask) -> bool:
     """Whether the frames are those of a voice, and not of a crowd; at least one is required."""
-    return float(np.quantile(periodicity(samples, frames), 0.75)) > ONE_VOICE
+    return float(np.quantile(periodicity(samples, frames), 0.75)) > _ONE_VOICE

@@ -1,7 +1,6 @@
 """The queue worker: load the model, take jobs until a signal, exit when the engine is lost."""
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -70,11 +69,6 @@ def _stream_locally(pipeline: Pipeline) -> None:
         log.warning("unsupported SDK version, its local API does not stream: %s", change)
 
 
-def _free_memory() -> None:
-    gc.collect()
-    heap.trim()
-
-
 async def serve_queue(pipeline: Pipeline, parts: sdk.Sdk) -> None:
     """Serve through `JobLoop` until a signal arrives or the engine is lost."""
     settings = pipeline.settings
@@ -91,7 +85,7 @@ async def serve_queue(pipeline: Pipeline, parts: sdk.Sdk) -> None:
         answer,
         slots=settings.concurrency,
         delivery_seconds=settings.delivery_timeout_seconds,
-        when_idle=_free_memory,
+        when_idle=heap.free,
         shortage=pipeline.scratch.shortage,
     )
     checks = (fitness.check_scratch, fitness.check_ffmpeg, fitness.check_transcription)
