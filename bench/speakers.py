@@ -15,7 +15,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
@@ -34,7 +34,7 @@ from scipy.optimize import linear_sum_assignment
 from bench import dialogues, diarizers, harness
 from bench.alignment import aligned
 from bench.dialogues import Dialogue, Kind, Source
-from bench.diarizers import Diarizer, Turns
+from bench.diarizers import Diarizer
 from bench.spoken import ReferenceWord, plain
 from parakeet_worker.audio.decoding import SAMPLE_RATE
 from parakeet_worker.engine.base import Samples
@@ -42,12 +42,13 @@ from parakeet_worker.model import open_model
 from parakeet_worker.options import SpeakerCount
 from parakeet_worker.pipeline import Pipeline
 from parakeet_worker.recognition.speaker_labels import labelled
-from parakeet_worker.recognition.transcript import SpeakerTurn, Transcript
+from parakeet_worker.recognition.transcript import Transcript
 from parakeet_worker.request import FileSource, Request
 from parakeet_worker.settings import Settings
-from parakeet_worker.speakers.diarization import FRAME_SECONDS, HOP_FRAMES, activity
+from parakeet_worker.speakers.diarization import FRAME_SECONDS, activity
 from parakeet_worker.speakers.networks import default_device
-from parakeet_worker.speakers.windows import WINDOW_FRAMES, Embedded, Window
+from parakeet_worker.speakers.recording import Diarized
+from parakeet_worker.speakers.windows import HOP_FRAMES, WINDOW_FRAMES, Window
 from parakeet_worker.stopwatch import Stopwatch
 from parakeet_worker.worker import open_pipeline
 from recordings import wav
@@ -159,7 +160,7 @@ class Accuracy:
     speaker_word_errors: int = 0
 
 
-def annotation(turns: Turns) -> Annotation:
+def annotation(turns: Iterable[tuple[float, float, str]]) -> Annotation:
     """Turns as pyannote.metrics reads them."""
     result = Annotation()
     for number, (start, end, speaker) in enumerate(turns):
@@ -168,9 +169,10 @@ def annotation(turns: Turns) -> Annotation:
 
 
 def accuracy(
-    part: str, name: str, dialogue: Dialogue, turns: Turns, words: Transcript | None
+    part: str, name: str, dialogue: Dialogue, diarized: Diarized, words: Transcript | None
 ) -> Accuracy:
-    reference, hypothesis = annotation(list(dialogue.turns())), annotation(turns)
+    turns = [(each.start_seconds, each.end_seconds, each.speaker) for each in diarized.turns]
+    reference, hypothesis = annotation(dialogue.turns()), annotation(turns)
     whole = annotation([(0.0, dialogue.seconds, "")]).get_timeline()
     exact = DiarizationErrorRate()(reference, hypothesis, uem=whole, detailed=True)
     collared = DiarizationErrorRate(collar=2 * _COLLAR_SECONDS)
@@ -190,7 +192,7 @@ def accuracy(
         collar_speech_seconds=lenient["total"],
         collar_error_seconds=_errors(lenient),
         jaccard_error_rate=float(jaccard),
-        **({} if words is None else word_figures(dialogue, turns, words)),
+        **({} if words is None else word_figures(dialogue, diarized, words)),
     )
 
 
@@ -198,10 +200,9 @@ def _errors(detail: dict[str, float]) -> float:
     return detail["missed detection"] + detail["false alarm"] + detail["confusion"]
 
 
-def word_figures(dialogue: Dialogue, turns: Turns, transcript: Transcript) -> dict[str, int]:
-    """The recognised words with the speakers of `turns` against the reference."""
-    spoken = [SpeakerTurn(start, end, speaker, 1.0, None) for start, end, speaker in turns]
-    result = labelled(Transcript(transcript.words, seconds=transcript.seconds, turns=tuple(spoken)))
+def word_figures(dialogue: Dialogue, diarized: Diarized, transcript: Transcript) -> dict[str, int]:
+    """The recognised words with their speakers against the reference."""
+    result = labelled(replace(transcript, turns=diarized.turns), diarized.similarities)
     recognised = [
         ReferenceWord(plain(word.text), word.start_seconds, word.end_seconds)
         for word in result.words
@@ -265,7 +266,7 @@ def pipelines(arguments: argparse.Namespace) -> dict[str, Diarizer]:
     reference = diarizers.Pyannote(device, published, cached=True)
 
     def with_threshold(threshold: float) -> Diarizer:
-        def diarized(samples: Samples) -> Turns:
+        def diarized(samples: Samples) -> Diarized:
             reference.set_threshold(threshold)
             return reference(samples)
 
@@ -462,11 +463,15 @@ def _computed(minutes: float, device: str) -> list[Window]:
 
 def _copied(window: Window) -> Window:
     """A window with memory of its own."""
-    long, short = (
-        Embedded(tuple(replace(piece) for piece in each.pieces), each.embeddings.copy())
-        for each in (window.long, window.short)
+    return Window(
+        window.active.copy(),
+        window.pitch.copy(),
+        tuple(replace(piece) for piece in window.pieces),
+        window.embeddings.copy(),
+        window.steps.copy(),
+        window.step_embeddings.copy(),
+        window.used,
     )
-    return Window(window.active.copy(), window.pitch.copy(), long, short, window.used)
 
 
 def main(command_line: Sequence[str] | None = None) -> None:

@@ -271,6 +271,19 @@ def test_a_list_has_known_speakers_for_all_or_for_one(server: Process, talk: Pat
     assert second["code"] == "speaker_reference_unusable"
 
 
+def test_words_of_one_turn_have_the_certainty_of_their_own_voice(model: Model, talk: Path) -> None:
+    transcript = model.transcribe(talk, speakers=True)
+    turn = transcript.turns[0]
+    labels = [
+        word.speaker
+        for word in transcript.words
+        if word.speaker is not None
+        and turn.start_seconds < word.start_seconds < word.end_seconds < turn.end_seconds
+    ]
+    assert {label.name for label in labels} == {turn.speaker}
+    assert len({label.confidence for label in labels}) == len(labels) > 1
+
+
 def test_python_names_known_people(model: Model, talk: Path) -> None:
     transcript = model.transcribe(talk, known_speakers=KNOWN)
     assert transcript.speakers == ("Ada", "Ben")

@@ -80,6 +80,8 @@ OWNERS = {
         "engine.tones",
         "ingest.link",
         "recognition.recognizer",
+        "recognition.similarities",
+        "recognition.speaker_labels",
         "model",
         "recognition.chunks",
         "sources.memory",

@@ -1,8 +1,10 @@
-"""Speakers of words, from turns alone."""
+"""Speakers of words, from turns and from similarities of voices."""
 
+import numpy as np
 import pytest
 
 from parakeet_worker.formats import render
+from parakeet_worker.recognition.similarities import SpeakerSimilarities
 from parakeet_worker.recognition.speaker_labels import labelled
 from parakeet_worker.recognition.transcript import SpeakerTurn, TimedToken, Transcript, Word
 
@@ -15,8 +17,15 @@ def turn(speaker, start, end, confidence=0.9, channel=None):
     return SpeakerTurn(start, end, f"Speaker {speaker}", confidence, channel)
 
 
-def diarized(words, turns):
-    return labelled(Transcript(tuple(words), seconds=10.0, turns=tuple(turns)))
+def diarized(words, turns, *similarities):
+    return labelled(Transcript(tuple(words), seconds=10.0, turns=tuple(turns)), similarities)
+
+
+def voice(*rows, confidences=(1.0, 1.0), channel=None):
+    """Similarities to two speakers, one row each half second."""
+    values = np.array(rows, dtype=np.float32)
+    names = ("Speaker 1", "Speaker 2")
+    return SpeakerSimilarities(values, 0.25, 0.5, names, confidences, channel)
 
 
 TWO = diarized(
@@ -61,6 +70,52 @@ def test_overlap_is_marked_where_it_covers_most_of_a_word():
 
 def test_without_turns_words_have_no_speaker():
     assert speakers(diarized([word("one", 0.0, 1.0)], [])) == [None]
+    assert speakers(diarized([word("one", 0.0, 1.0)], [], voice([0.5, 0.5]))) == [None]
+
+
+WORDS = [word("one", 0.0, 0.5), word("two", 0.5, 1.0), word("three", 1.0, 1.5)]
+
+
+def test_in_overlapped_speech_a_word_has_the_speaker_of_its_voice():
+    both = [turn(1, 0.0, 1.5), turn(2, 0.0, 1.5)]
+    transcript = diarized(WORDS, both, voice([0.6, 0.4], [0.4, 0.6], [0.5, 0.4]))
+    assert speakers(transcript) == ["Speaker 1", "Speaker 2", "Speaker 1"]
+    assert all(each.speaker.overlap for each in transcript.words)
+
+
+def test_a_voice_that_is_clearly_of_another_speaker_counts_more_than_the_turn():
+    turns = [turn(1, 0.0, 1.5), turn(2, 3.0, 4.0)]
+    transcript = diarized(WORDS, turns, voice([0.6, 0.2], [0.2, 0.6], [0.5, 0.55]))
+    assert speakers(transcript) == ["Speaker 1", "Speaker 2", "Speaker 1"]
+    assert not any(each.speaker.overlap for each in transcript.words)
+
+
+def test_where_no_voice_was_compared_the_turn_counts():
+    unknown = voice([0.2, 0.6], *[[float("nan")] * 2] * 5)
+    transcript = diarized([word("one", 0.0, 0.5), word("two", 2.0, 2.5)], [turn(1, 0, 3)], unknown)
+    assert speakers(transcript) == ["Speaker 2", "Speaker 1"]
+    assert transcript.words[1].speaker.confidence == 0.9
+
+
+def test_confidence_is_of_the_similarity_to_the_speaker_to_others_and_to_the_known_person():
+    turns = [turn(1, 0.0, 1.5)]
+
+    def confidences(*rows, **known):
+        transcript = diarized(WORDS, turns, voice(*rows, **known))
+        return [each.speaker.confidence for each in transcript.words]
+
+    clear, close, low = confidences([0.6, 0.1], [0.6, 0.55], [0.25, 0.1])
+    assert 1 > clear > 0.99
+    assert 0.95 > close > 0.8 > low > 0.5
+    known = confidences([0.6, 0.1], [0.6, 0.55], [0.25, 0.1], confidences=(0.5, 1.0))
+    assert known == pytest.approx([clear / 2, close / 2, low / 2], abs=1e-4)
+
+
+def test_each_channel_has_its_own_voices():
+    words = [word("left", 0.0, 0.5, 1), word("right", 0.0, 0.5, 2)]
+    turns = [turn(1, 0.0, 1.0, channel=1), turn(1, 0.0, 1.0, channel=2)]
+    transcript = diarized(words, turns, voice([0.1, 0.6], channel=2), voice([0.6, 0.1], channel=1))
+    assert speakers(transcript) == ["Speaker 1", "Speaker 2"]
 
 
 def test_each_channel_has_its_own_turns():

@@ -12,17 +12,18 @@ import pytest
 from parakeet_worker.options import SpeakerCount
 from parakeet_worker.speakers import networks
 from parakeet_worker.speakers.clustering import unit
-from parakeet_worker.speakers.diarization import HOP_FRAMES, Diarization, activity
+from parakeet_worker.speakers.diarization import Diarization, activity
 from parakeet_worker.speakers.recording import RecordingDiarization
 from parakeet_worker.speakers.windows import (
     FRAME_SAMPLES,
+    HOP_FRAMES,
     LONG,
     PITCH_FRAMES,
-    SHORT,
     WINDOW_FRAMES,
-    Embedded,
     Window,
     cut,
+    slide,
+    step_centre,
 )
 from recordings import decode, noise, silence, tone
 from speech import named
@@ -30,7 +31,7 @@ from speech import named
 RATE = 16_000
 ANY = SpeakerCount()
 ALL = (0, WINDOW_FRAMES)
-NOTHING = Embedded((), np.zeros((0, 192), np.float32))
+SILENT = np.zeros((WINDOW_FRAMES, 3), dtype=bool)
 UNVOICED = np.full(PITCH_FRAMES, np.nan, np.float16)
 
 
@@ -53,11 +54,26 @@ def diarized(both, samples, count=ANY, step=RATE):
     for begin in range(0, len(samples), step):
         recording.feed(samples[begin : begin + step])
     recording.finish()
-    return recording
+    return recording.identified()
 
 
 def speakers(recording):
     return list(dict.fromkeys(turn.speaker for turn in recording.turns))
+
+
+def window_of(active, voices=None, used=ALL):
+    """A window with the mean of the orthogonal embeddings of the `voices` in each span."""
+    pieces, steps = cut(active, LONG, used), slide(active, used)
+    numbers = np.array([step.number for step in steps], dtype=np.int64)
+    embeddings, of_steps = (embedded(spans, voices) for spans in (pieces, steps))
+    return Window(active, UNVOICED, pieces, embeddings, numbers, of_steps.astype(np.float16), used)
+
+
+def embedded(spans, voices):
+    vectors = np.zeros((len(spans), 192), dtype=np.float32)
+    for vector, span in zip(vectors, spans, strict=True):
+        np.add.at(vector, voices[span.first : span.after], 1.0)
+    return unit(vectors)
 
 
 def test_two_readers_are_two_speakers_with_turns_of_their_own(both, several):
@@ -105,8 +121,10 @@ def test_channels_are_diarized_separately_and_numbered_through(both, several):
     ids=["silence", "quiet noise", "tone", "10 ms"],
 )
 def test_audio_without_speech_has_no_speaker_and_a_warning_if_some_are_required(both, samples):
-    recording = diarized(both, samples, SpeakerCount(2, 4))
-    assert recording.turns == ()
+    recording = RecordingDiarization(both, SpeakerCount(2, 4))
+    recording.feed(samples)
+    recording.finish()
+    assert recording.identified().turns == ()
     assert [notice.code for notice in recording.warnings] == ["fewer_speakers"]
 
 
@@ -131,8 +149,10 @@ def melody(seconds):
 
 @pytest.mark.parametrize("samples", [melody(15), noise(12, 0.1)], ids=["music", "loud noise"])
 def test_music_and_noise_have_no_speaker(both, samples):
-    recording = diarized(both, samples)
-    assert recording.turns == ()
+    recording = RecordingDiarization(both, ANY)
+    recording.feed(samples)
+    recording.finish()
+    assert recording.identified().turns == ()
     assert recording.warnings == ()
 
 
@@ -147,13 +167,26 @@ def test_a_recording_of_three_seconds_has_its_speaker(both, several):
 
 
 def test_times_start_at_the_first_sample(both, several):
-    plain = diarized(both, several).turns
-    moved = RecordingDiarization(both, SpeakerCount(), start_seconds=100.0)
-    moved.feed(several)
-    moved.finish()
+    plain = diarized(both, several)
+    recording = RecordingDiarization(both, SpeakerCount(), start_seconds=100.0)
+    recording.feed(several)
+    recording.finish()
+    moved = recording.identified()
     assert [turn.start_seconds - 100 for turn in moved.turns] == pytest.approx(
-        [turn.start_seconds for turn in plain], abs=2e-3
+        [turn.start_seconds for turn in plain.turns], abs=2e-3
     )
+    times = np.arange(0.0, 15.0, 0.1)
+    (before,), (after,) = plain.similarities, moved.similarities
+    assert after.at(times + 100) == pytest.approx(before.at(times), abs=1e-5, nan_ok=True)
+
+
+def test_the_voice_at_any_time_is_that_of_its_speaker(both, several):
+    (similarities,) = diarized(both, several).similarities
+    assert similarities.speakers == ("Speaker 1", "Speaker 2")
+    assert similarities.confidences == (1.0, 1.0)
+    first, second = similarities.at(np.array([2.0, 4.0, 7.5, 11.0, 13.0])).argmax(axis=1)[[0, -1]]
+    assert (first, second) == (0, 1)
+    assert np.isnan(similarities.at(np.array([-5.0, 60.0]))).all()
 
 
 def test_a_recording_that_ends_early_cancels_its_windows():
@@ -188,16 +221,19 @@ def test_recordings_in_flight_share_batches(several):
     assert all(np.array_equal(each.active, results[0].active) for each in results)
 
 
-def test_only_pieces_of_the_used_frames_are_embedded(both, several):
+def test_only_spans_of_the_used_frames_are_embedded(both, several):
     window = several[: 10 * RATE]
     whole = both.submit(window, ALL).result()
     middle = both.submit(window, (200, 400)).result()
     assert np.array_equal(middle.active, whole.active)
-    for part, of_whole in ((middle.long, whole.long), (middle.short, whole.short)):
-        kept = [each.after > 200 and each.first < 400 for each in of_whole.pieces]
-        assert 0 < sum(kept) < len(kept)
-        assert part.pieces == tuple(itertools.compress(of_whole.pieces, kept))
-        assert part.embeddings == pytest.approx(of_whole.embeddings[kept], abs=1e-4)
+    kept = [each.after > 200 and each.first < 400 for each in whole.pieces]
+    assert 0 < sum(kept) < len(kept)
+    assert middle.pieces == tuple(itertools.compress(whole.pieces, kept))
+    assert middle.embeddings == pytest.approx(whole.embeddings[kept], abs=1e-4)
+    of_middle = np.isin(whole.steps, middle.steps)
+    assert 0 < sum(of_middle) < len(of_middle)
+    assert set(middle.steps) <= set(whole.steps)
+    assert middle.step_embeddings == pytest.approx(whole.step_embeddings[of_middle], abs=2e-3)
 
 
 def test_a_window_has_the_pitch_of_its_samples(both):
@@ -215,8 +251,7 @@ def test_every_frame_is_used_in_one_window():
         def submit(self, _, used):
             submitted.append(used)
             done = Future()
-            active = np.zeros((WINDOW_FRAMES, 3), dtype=bool)
-            done.set_result(Window(active, UNVOICED, NOTHING, NOTHING, used))
+            done.set_result(window_of(SILENT, used=used))
             return done
 
     for samples in (1, 160_000, 160_001, 160_000 + 296 * 270, 400_000):
@@ -265,17 +300,8 @@ def made_windows(speakers, windows):
         active = np.zeros((WINDOW_FRAMES, 3), dtype=bool)
         active[np.arange(WINDOW_FRAMES), local % 3] = True
         used = (0 if row == 0 else 146, WINDOW_FRAMES if row == windows - 1 else 442)
-        long, short = (embedded(cut(active, scale, used), local) for scale in (LONG, SHORT))
-        windows_made.append(Window(active, UNVOICED, long, short, used))
+        windows_made.append(window_of(active, local, used))
     return windows_made, who
-
-
-def embedded(pieces, who):
-    """Pieces with the mean of the orthogonal embeddings of those who speak in them."""
-    vectors = np.zeros((len(pieces), 192), dtype=np.float32)
-    for vector, piece in zip(vectors, pieces, strict=True):
-        np.add.at(vector, who[piece.first : piece.after], 1.0)
-    return Embedded(pieces, unit(vectors))
 
 
 @pytest.mark.parametrize(("semitones", "speakers"), [(0, 1), (6, 2)])
@@ -283,10 +309,10 @@ def test_similar_voices_of_different_pitch_are_two_speakers(semitones, speakers)
     windows, who = made_windows(2, 20)
     chance = np.random.default_rng(0)
     for row, window in enumerate(windows):
-        for part in (window.long, window.short):
-            similar = unit(part.embeddings + 2.2 * np.eye(192, dtype=np.float32)[100])
+        for part in (window.embeddings, window.step_embeddings):
+            similar = unit(part.astype(np.float32) + 2.2 * np.eye(192, dtype=np.float32)[100])
             noise = chance.standard_normal(similar.shape) * np.sqrt(0.5 / 192)
-            part.embeddings[:] = unit((similar + noise).astype(np.float32))
+            part[:] = unit((similar + noise).astype(np.float32))
         at = (np.arange(PITCH_FRAMES) * 320 + 320) // FRAME_SAMPLES
         pitch = 84 + semitones * who[row * HOP_FRAMES + np.minimum(at, WINDOW_FRAMES - 1)]
         windows[row] = replace(window, pitch=(pitch + chance.standard_normal(len(at))).astype("f2"))
@@ -308,18 +334,13 @@ def test_a_small_speaker_is_a_part_of_the_others_unless_that_many_are_required()
     windows, who = made_windows(2, 12)
     other = np.eye(192, dtype=np.float32)[100]
     few = list(windows)
-    few[6] = replace(
-        few[6], long=spoken_by(other, few[6].long), short=spoken_by(other, few[6].short)
-    )
+    embeddings = few[6].embeddings.copy()
+    embeddings[[250 < piece.centre < 400 for piece in few[6].pieces]] = other
+    of_steps = few[6].step_embeddings.copy()
+    of_steps[[250 < step_centre(number) < 400 for number in few[6].steps]] = other
+    few[6] = replace(few[6], embeddings=embeddings, step_embeddings=of_steps)
     assert activity(few, SpeakerCount(), len(who)).speakers == 2
     assert activity(few, SpeakerCount(3, 3), len(who)).speakers == 3
-
-
-def spoken_by(voice, embedded):
-    """The pieces around the middle of a window, with another voice."""
-    vectors = embedded.embeddings.copy()
-    vectors[[250 < piece.centre < 400 for piece in embedded.pieces]] = voice
-    return replace(embedded, embeddings=vectors)
 
 
 def test_a_change_of_speakers_within_a_run_is_where_the_voice_changes():
@@ -333,8 +354,7 @@ def test_a_change_of_speakers_within_a_run_is_where_the_voice_changes():
         voices = (np.arange(WINDOW_FRAMES) + row * HOP_FRAMES) // 600 % 2
         if row == 5:
             voices[turn] = 1 - voices[turn]
-        long, short = (embedded(cut(active, s, window.used), voices) for s in (LONG, SHORT))
-        merged.append(replace(window, active=active, long=long, short=short))
+        merged.append(window_of(active, voices, window.used))
     result = activity(merged, SpeakerCount(), len(who))
     assert result.speakers == 2
     row = 5 * HOP_FRAMES
@@ -342,6 +362,15 @@ def test_a_change_of_speakers_within_a_run_is_where_the_voice_changes():
     around = result.active[row + 200 : row + 280].argmax(axis=1)
     assert np.mean(inside != around[0]) > 0.6
     assert np.all(around == around[0])
+
+
+def test_similarities_are_those_of_the_recording_in_all_windows():
+    windows, who = made_windows(2, 12)
+    result = activity(windows, ANY, len(who))
+    frames = np.arange(30, len(who) - 30, 60)  # in the middle of every second
+    similar = result.similarities.at(frames * FRAME_SAMPLES / RATE + 0.03)
+    assert not np.isnan(similar).any()
+    assert np.array_equal(similar.argmax(axis=1), who[frames])
 
 
 def test_memory_of_an_hour_is_bounded():
@@ -370,8 +399,7 @@ def test_windows_queued_ahead_are_limited():
             class Result(Future):
                 def result(self, _=None):
                     outer.waiting -= 1
-                    active = np.zeros((WINDOW_FRAMES, 3), dtype=bool)
-                    return Window(active, UNVOICED, NOTHING, NOTHING)
+                    return window_of(SILENT)
 
             return Result()
 

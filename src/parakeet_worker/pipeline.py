@@ -24,7 +24,7 @@ from parakeet_worker.recognition import speaker_labels, transcript
 from parakeet_worker.recognition.audio_budget import AudioBudget, AudioShare
 from parakeet_worker.recognition.chunks import Chunk
 from parakeet_worker.recognition.recognizer import Recognizer
-from parakeet_worker.recognition.transcript import Transcript
+from parakeet_worker.recognition.transcript import LastPartial, Transcript
 from parakeet_worker.request import Request
 from parakeet_worker.scratch import Scratch, scratch_of
 from parakeet_worker.settings import Settings
@@ -115,12 +115,14 @@ class Pipeline:
             while recognizer:
                 yield await recognizer.next_partial()
             decoded = ingest.decoded
-            yield Transcript(
+            diarized = diarization.identified(await voices) if diarization else None
+            yield LastPartial(
                 (),
                 seconds=decoded.seconds,
                 warnings=(*decoded.warnings, *(diarization.warnings if diarization else ())),
                 origin=decoded.origin,
-                turns=diarization.identified(await voices) if diarization else (),
+                turns=diarized.turns if diarized else (),
+                similarities=diarized.similarities if diarized else (),
             )
 
     async def _fetched(self, request: Request, folder: Path) -> Path:
@@ -227,7 +229,9 @@ def _diarization(networks: "WindowQueue | None", request: Request) -> "Recording
 
 def joined(partials: Sequence[Transcript]) -> Transcript:
     """The transcript of all partials, with speakers if the recording was diarized."""
-    return speaker_labels.labelled(transcript.join(partials))
+    last = partials[-1]
+    similarities = last.similarities if isinstance(last, LastPartial) else ()
+    return speaker_labels.labelled(transcript.join(partials), similarities)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from parakeet_worker.audio.decoding import Origin
 from parakeet_worker.engine.base import Hypothesis, Token
 from parakeet_worker.notices import Notice
 from parakeet_worker.recognition.chunks import Chunk, Span
+from parakeet_worker.recognition.similarities import SpeakerSimilarities
 
 _WORD_START = "▁"
 _SPACED = re.compile("▁?[^▁]+|▁")
@@ -47,7 +48,7 @@ class SpeakerLabel:
 
     name: str
     confidence: float
-    """That of the turn, lower where the word lies partly or wholly outside its turns; 0 to 1."""
+    """Probability of the speaker against the others and an unknown one, 0 to 1."""
     overlap: bool = False
     """Whether another speaker is active for most of the word."""
 
@@ -207,6 +208,14 @@ class Transcript:
             for sentence in _sentences(self.of_channel(channel))
         ]
         return tuple(sorted(sentences, key=lambda sentence: sentence.start_seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class LastPartial(Transcript):
+    """No words, but the facts of the recording."""
+
+    similarities: tuple[SpeakerSimilarities, ...] = field(default=(), compare=False)
+    """One per channel of a diarized recording."""
 
 
 def _sentences(words: Iterable[Word]) -> Iterator[Sentence]:

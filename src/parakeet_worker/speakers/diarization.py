@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -12,23 +12,29 @@ import numpy.typing as npt
 
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.options import SpeakerCount
+from parakeet_worker.recognition.similarities import SpeakerSimilarities
 from parakeet_worker.speakers.clustering import centroids, unit
 from parakeet_worker.speakers.merging import Evidence, merged
 from parakeet_worker.speakers.sequence import decoded
 from parakeet_worker.speakers.windows import (
     EMBEDDING_SIZE,
     FRAME_SAMPLES,
+    HOP_FRAMES,
+    MARGIN_FRAMES,
     SAMPLE_RATE,
+    SHORT,
+    STEP_FRAMES,
+    STEPS,
+    STEPS_BEFORE,
     WINDOW_FRAMES,
     WINDOW_SAMPLES,
-    Embedded,
     Piece,
     Window,
+    cut,
     pitch_span,
+    step_centre,
 )
 
-HOP_FRAMES = 296
-"""From one window to the next: 5 s, in whole frames."""
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
 
 _HOP_SAMPLES = HOP_FRAMES * FRAME_SAMPLES
@@ -37,15 +43,13 @@ _MAX_WINDOWS_AHEAD = 32
 _FIRST_CENTRE_SECONDS = 495 / SAMPLE_RATE
 # Shorter pieces contain little of a voice: they are labelled, but define no speaker.
 _MIN_TRAINING_SECONDS = 0.8
-# What of a window is used: its outer quarters serve as context, except at both ends.
-_MARGIN_FRAMES = (WINDOW_FRAMES - HOP_FRAMES) // 2
 # Slope of a logistic function of the similarity of piece and speaker, and where it is a half for
 # one speaker. Of 4,063 words of the tuning set 96.6 % are right, with a mean confidence of 94 %;
 # 3 % of all and 57 of the 138 wrong ones are below 60 %.
 _SLOPE, _UNKNOWN_SIMILARITY = 20.0, 0.3
-# The similarity of a short piece to a speaker is a mean of its own and of the long piece's there.
-# Both these and the lower probabilities below were chosen on the tuning set.
-_SHORT_SHARE = 0.75
+# The similarity of a short piece to a speaker is a mean of that of the steps and of the long piece
+# there. Both these and the lower probabilities below were chosen on the tuning set.
+_STEP_SHARE = 0.75
 _SHORT_WEIGHT_SECONDS = 0.75
 
 
@@ -91,6 +95,8 @@ class Activity:
     """(T,): probability of the speaker against the others and an unknown one; zero in pauses."""
     centroids: npt.NDArray[np.float32]
     """(K, 192), each of length one."""
+    similarities: SpeakerSimilarities
+    """Without names; the steps of all windows."""
     start_seconds: float = 0.0
 
     @property
@@ -127,12 +133,12 @@ class Diarization:
         self._held = np.concatenate((self._held, samples))
         # The last window is used to its end: it is submitted when the recording has ended.
         while len(self._held) > WINDOW_SAMPLES:
-            self._submit(self._held[:WINDOW_SAMPLES], _MARGIN_FRAMES + HOP_FRAMES)
+            self._submit(self._held[:WINDOW_SAMPLES], MARGIN_FRAMES + HOP_FRAMES)
             self._held = self._held[_HOP_SAMPLES:]
 
     def _submit(self, samples: Samples, after: int) -> None:
         cleaned = np.nan_to_num(samples, posinf=0.0, neginf=0.0)
-        first = _MARGIN_FRAMES if self._submitted else 0
+        first = MARGIN_FRAMES if self._submitted else 0
         self._queued.append(self._networks.submit(cleaned, (first, after)))
         while len(self._queued) > _MAX_WINDOWS_AHEAD or (self._queued and self._queued[0].done()):
             self._windows.append(self._queued.popleft().result())
@@ -157,13 +163,12 @@ class Diarization:
             window.cancel()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class _Located:
     """A piece on the recording's frames."""
 
     piece: Piece
     window: int
-    embedding: npt.NDArray[np.float32]
 
     @property
     def centre(self) -> float:
@@ -178,29 +183,23 @@ def activity(
     windows: Sequence[Window], count: SpeakerCount, frames: int, start_seconds: float = 0.0
 ) -> Activity:
     """Pieces of all windows to speakers of the recording, numbered by their first frame."""
-    long = _located([window.long for window in windows])
-    short = _located([window.short for window in windows])
-    coarse, means = _speakers(windows, long, count)
-    fine = _labels(short, _similar(short, long, means))
+    coarse, means = _speakers(windows, count)
+    similarities = _similarities(windows, means)
+    short = _located([cut(window.active, SHORT, window.used) for window in windows])
+    fine = _labels(short, _similar(short, coarse, similarities))
     active, confidence = _painted(windows, fine, coarse, (frames, len(means)))
     present = np.flatnonzero(active.any(axis=0))
     order = present[np.argsort(np.argmax(active[:, present], axis=0), kind="stable")]
-    return Activity(active[:, order], confidence, means[order], start_seconds)
+    similarities = replace(
+        similarities,
+        values=similarities.values[:, order],
+        first_seconds=start_seconds + similarities.first_seconds,
+    )
+    return Activity(active[:, order], confidence, means[order], similarities, start_seconds)
 
 
-_NO_VECTORS = np.zeros((0, EMBEDDING_SIZE), dtype=np.float32)
-
-
-def _located(windows: Sequence[Embedded]) -> list[_Located]:
-    return [
-        _Located(piece, row, vector)
-        for row, window in enumerate(windows)
-        for piece, vector in zip(window.pieces, window.embeddings, strict=True)
-    ]
-
-
-def _vectors(pieces: Sequence[_Located]) -> npt.NDArray[np.float32]:
-    return np.stack([each.embedding for each in pieces]) if pieces else _NO_VECTORS
+def _located(windows: Sequence[Sequence[Piece]]) -> list[_Located]:
+    return [_Located(piece, row) for row, pieces in enumerate(windows) for piece in pieces]
 
 
 def _seconds(pieces: Sequence[_Located]) -> npt.NDArray[np.float32]:
@@ -212,19 +211,23 @@ class _Labelled:
     """Pieces of one scale with the speaker of each and its probability."""
 
     pieces: Sequence[_Located]
+    similar: npt.NDArray[np.float32]
+    """(N, K): cosines."""
     chosen: npt.NDArray[np.int64]
     shares: npt.NDArray[np.float32]
 
 
 def _speakers(
-    windows: Sequence[Window], pieces: Sequence[_Located], count: SpeakerCount
+    windows: Sequence[Window], count: SpeakerCount
 ) -> tuple[_Labelled, npt.NDArray[np.float32]]:
     """A recording's long pieces with their speakers, and the (K, 192) means of these."""
+    pieces = _located([window.pieces for window in windows])
+    vectors = np.concatenate([_NO_VECTORS, *(window.embeddings for window in windows)])
     seconds = _seconds(pieces)
     pitch, pitch_pieces = _pitch(windows, pieces)
     evidence = Evidence(
-        _vectors(pieces),
-        _smooth(pieces),
+        vectors,
+        _smooth(pieces, vectors),
         (np.minimum(seconds, 1.5) / 1.5).astype(np.float32),
         _long(seconds, count),
         _stay(pieces, _LONG_STAY),
@@ -234,7 +237,11 @@ def _speakers(
     means = centroids(evidence.smooth[evidence.long], seconds[evidence.long], count)
     posteriors, means = merged(evidence, means, count)
     chosen = posteriors.argmax(axis=1) if pieces else np.zeros(0, dtype=np.int64)
-    return _Labelled(pieces, chosen, _shares(evidence.smooth @ means.T, chosen)), means
+    shares = _shares(evidence.smooth @ means.T, chosen)
+    return _Labelled(pieces, vectors @ means.T, chosen, shares), means
+
+
+_NO_VECTORS = np.zeros((0, EMBEDDING_SIZE), dtype=np.float32)
 
 
 def _pitch(
@@ -248,30 +255,46 @@ def _pitch(
     return frames[voiced], numbers[voiced]
 
 
+def _similarities(windows: Sequence[Window], means: npt.NDArray[np.float32]) -> SpeakerSimilarities:
+    """Of the steps of all windows to the speakers."""
+    rows = len(windows) * STEPS + 2 * STEPS_BEFORE
+    values = np.full((rows, len(means)), np.nan, dtype=np.float32)
+    for row, window in enumerate(windows):
+        values[row * STEPS + STEPS_BEFORE + window.steps] = window.step_embeddings @ means.T
+    first = _centre_seconds(step_centre(-STEPS_BEFORE))
+    return SpeakerSimilarities(values, first, STEP_FRAMES * FRAME_SECONDS)
+
+
+def _centre_seconds(centre: float) -> float:
+    """Of a span on the recording's frames."""
+    return (centre - 0.5) * FRAME_SECONDS + _FIRST_CENTRE_SECONDS
+
+
 def _similar(
-    short: Sequence[_Located], long: Sequence[_Located], means: npt.NDArray[np.float32]
+    short: Sequence[_Located], long: _Labelled, steps: SpeakerSimilarities
 ) -> npt.NDArray[np.float32]:
     """(N, K) similarities of short pieces to the speakers."""
-    by_local = _by_local(long)
+    by_local = _by_local(long.pieces)
     nearest = [
-        min(by_local[each.local], key=lambda index: abs(long[index].centre - each.centre))
+        min(by_local[each.local], key=lambda index: abs(long.pieces[index].centre - each.centre))
         for each in short
     ]
-    around = (_vectors(long) @ means.T)[nearest]
-    own = _vectors(short) @ means.T
-    similar: npt.NDArray[np.float32] = np.add(
-        _SHORT_SHARE * own, (1.0 - _SHORT_SHARE) * around, dtype=np.float32
-    )
+    around = long.similar[nearest]
+    own = steps.at(np.array([_centre_seconds(each.centre) for each in short], dtype=np.float64))
+    similar: npt.NDArray[np.float32] = np.where(
+        np.isnan(own), around, _STEP_SHARE * own + (1.0 - _STEP_SHARE) * around
+    ).astype(np.float32)
     return similar
 
 
 def _labels(pieces: Sequence[_Located], similar: npt.NDArray[np.float32]) -> _Labelled:
     """Short pieces with their speakers."""
     if not pieces:
-        return _Labelled(pieces, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+        nothing = np.zeros(0)
+        return _Labelled(pieces, similar, nothing.astype(np.int64), nothing.astype(np.float32))
     weights = _seconds(pieces) / np.float32(_SHORT_WEIGHT_SECONDS)
     chosen = decoded(similar, weights, _stay(pieces, _SHORT_STAY)).argmax(axis=1)
-    return _Labelled(pieces, chosen, _shares(similar, chosen))
+    return _Labelled(pieces, similar, chosen, _shares(similar, chosen))
 
 
 def _by_local(pieces: Sequence[_Located]) -> dict[tuple[int, int], list[int]]:
@@ -282,9 +305,10 @@ def _by_local(pieces: Sequence[_Located]) -> dict[tuple[int, int], list[int]]:
     return result
 
 
-def _smooth(pieces: Sequence[_Located]) -> npt.NDArray[np.float32]:
+def _smooth(
+    pieces: Sequence[_Located], vectors: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
     """Embeddings averaged over neighbours in a run."""
-    vectors = _vectors(pieces)
     smooth = vectors.copy()
     for index, (before, after) in enumerate(pairwise(pieces), start=1):
         if _same_run(before, after):

@@ -24,19 +24,18 @@ from parakeet_worker.speakers.windows import (
     EMBEDDING_SIZE,
     LONG,
     SAMPLE_RATE,
-    SHORT,
-    Embedded,
-    Piece,
+    Span,
     Window,
     cut,
     feature_span,
+    slide,
 )
 
 MAX_WINDOWS = 16
 """Windows in one batch."""
 
 _CLASSES = np.array(CLASSES, dtype=bool)
-# Pieces in one batch; on a processor as many as stay in its caches.
+# Spans in one batch; on a processor as many as stay in its caches.
 _MAX_EMBEDDED = {"cpu": 16, "cuda": 64}
 
 
@@ -79,7 +78,7 @@ class Networks:
             torch.cuda.synchronize()  # the weights were copied in another stream
 
     def submit(self, samples: Samples, used: tuple[int, int]) -> "Future[Window]":
-        """Queue a window of 160,000 samples; pieces outside the frames `used` are not embedded."""
+        """Queue a window of 160,000 samples; what is outside the frames `used` is not embedded."""
         submitted = _Submitted(samples, used)
         with self._lock:
             self._queue.append(submitted)
@@ -132,38 +131,37 @@ class Networks:
             classes = self._segmentation(samples).argmax(dim=-1).cpu().numpy()
             active = _CLASSES[classes]
             pitch = self._pitch(samples).half().cpu().numpy()
-            long, short = (
-                [cut(frames, scale, each.used) for frames, each in zip(active, batch, strict=True)]
-                for scale in (LONG, SHORT)
-            )
-            both = [(*one, *other) for one, other in zip(long, short, strict=True)]
+            used = [each.used for each in batch]
+            pieces = [cut(frames, LONG, each) for frames, each in zip(active, used, strict=True)]
+            steps = [slide(frames, each) for frames, each in zip(active, used, strict=True)]
+            both = [(*one, *other) for one, other in zip(pieces, steps, strict=True)]
             embeddings = self._embedded(self._filterbank(samples), both)
         return [
             Window(
-                frames,
-                semitones,
-                Embedded(pieces, vectors[: len(pieces)]),
-                Embedded(shorter, vectors[len(pieces) :]),
-                each.used,
+                active[row],
+                pitch[row],
+                pieces[row],
+                vectors[: len(pieces[row])],
+                np.array([step.number for step in steps[row]], dtype=np.int64),
+                vectors[len(pieces[row]) :].astype(np.float16),
+                used[row],
             )
-            for frames, semitones, pieces, shorter, vectors, each in zip(
-                active, pitch, long, short, embeddings, batch, strict=True
-            )
+            for row, vectors in enumerate(embeddings)
         ]
 
     def _embedded(
-        self, features: Tensor, pieces: Sequence[Sequence[Piece]]
+        self, features: Tensor, spans: Sequence[Sequence[Span]]
     ) -> list[npt.NDArray[np.float32]]:
-        """One embedding per piece of each window; a span of several pieces is embedded once."""
-        results = [np.zeros((len(each), EMBEDDING_SIZE), dtype=np.float32) for each in pieces]
+        """One embedding per span of each window; equal ones are computed once."""
+        results = [np.zeros((len(each), EMBEDDING_SIZE), dtype=np.float32) for each in spans]
         limit = _MAX_EMBEDDED[features.device.type]
         by_length: dict[int, dict[tuple[int, int], list[int]]] = {}
-        for row, of_window in enumerate(pieces):
-            for index, piece in enumerate(of_window):
-                first, length = feature_span(piece, features.shape[1])
+        for row, of_window in enumerate(spans):
+            for index, span in enumerate(of_window):
+                first, length = feature_span(span, features.shape[1])
                 by_length.setdefault(length, {}).setdefault((row, first), []).append(index)
-        for length, spans in by_length.items():
-            ordered = list(spans.items())
+        for length, of_length in by_length.items():
+            ordered = list(of_length.items())
             for begin in range(0, len(ordered), limit):
                 part = ordered[begin : begin + limit]
                 spoken = torch.stack(

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,10 +10,21 @@ from parakeet_worker import threads
 from parakeet_worker.engine.base import Samples
 from parakeet_worker.notices import Notice
 from parakeet_worker.options import SpeakerCount
+from parakeet_worker.recognition.similarities import SpeakerSimilarities
 from parakeet_worker.recognition.transcript import SpeakerTurn
 from parakeet_worker.speakers import known as known_voices
 from parakeet_worker.speakers.diarization import Activity, Diarization, WindowQueue
 from parakeet_worker.speakers.known import Voice
+
+
+@dataclass(frozen=True, slots=True)
+class Diarized:
+    """The speakers of all channels."""
+
+    turns: tuple[SpeakerTurn, ...]
+    """Ordered by start."""
+    similarities: tuple[SpeakerSimilarities, ...]
+    """One per channel."""
 
 
 class RecordingDiarization:
@@ -58,30 +70,36 @@ class RecordingDiarization:
         for channel in self._channels:
             channel.close()
 
-    @property
-    def turns(self) -> tuple[SpeakerTurn, ...]:
-        """Turns of numbered speakers, at the end of the recording."""
-        return self.identified(())
-
-    def identified(self, voices: Sequence[Voice]) -> tuple[SpeakerTurn, ...]:
-        """The turns with the names of known speakers; unknown ones are numbered."""
+    def identified(self, voices: Sequence[Voice] = ()) -> Diarized:
+        """At the end of the recording, with the names of known speakers; others are numbered."""
         turns: list[SpeakerTurn] = []
+        similarities: list[SpeakerSimilarities] = []
         unknown = itertools.count(1)
         for number, activity in enumerate(self._activities, start=1):
             known = known_voices.identified(activity.centroids, voices)
             labels = [each.name if each else f"Speaker {next(unknown)}" for each in known]
             certain = [each.confidence if each else 1.0 for each in known]
+            channel = number if self._separate else None
+            similarities.append(
+                replace(
+                    activity.similarities,
+                    speakers=tuple(labels),
+                    confidences=tuple(certain),
+                    channel=channel,
+                )
+            )
             turns += [
                 SpeakerTurn(
                     turn.start_seconds,
                     turn.end_seconds,
                     labels[turn.speaker],
                     round(turn.confidence * certain[turn.speaker], 4),
-                    number if self._separate else None,
+                    channel,
                 )
                 for turn in activity.turns()
             ]
-        return tuple(sorted(turns, key=lambda turn: turn.start_seconds))
+        turns.sort(key=lambda turn: turn.start_seconds)
+        return Diarized(tuple(turns), tuple(similarities))
 
 
 def _fewer(speakers: int, least: int, channel: int | None) -> Notice:

@@ -14,6 +14,15 @@ FRAME_SAMPLES = 270
 FIRST_FRAME_SAMPLES = 991
 """Samples that one output frame sees; the first frame sees the window's first ones."""
 WINDOW_FRAMES = 589
+HOP_FRAMES = 296
+"""From one window to the next: 5 s, in whole frames."""
+MARGIN_FRAMES = (WINDOW_FRAMES - HOP_FRAMES) // 2
+"""Of each end of a window, how much is context that an adjacent window has closer to its middle."""
+STEPS = 12
+"""Steps from one window to the next, in which an embedding of what is audible is computed."""
+STEP_FRAMES = HOP_FRAMES / STEPS
+STEPS_BEFORE = math.ceil(MARGIN_FRAMES / STEP_FRAMES)
+"""In the first window, before its middle; as many are after that of the last one."""
 LOCAL_SPEAKERS = 3
 CLASSES = (
     (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1),
@@ -47,18 +56,15 @@ class Scale:
 LONG = Scale(88, 75 * FEATURE_SAMPLES / FRAME_SAMPLES)
 """1.5 s, every 0.75 s: pieces that define the speakers of the recording."""
 SHORT = Scale(36, 36)
-"""0.6 s: pieces that decide who speaks, where a long one may contain a change of speakers."""
+"""0.6 s: pieces that have one speaker each, where a long one may contain a change of speakers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A span in which one local speaker speaks alone, in frames of the window."""
+class Span:
+    """A part of a window, in frames."""
 
     first: int
     after: int
-    local: int
-    run: int
-    """Pieces of one uninterrupted run have the same number."""
 
     @property
     def centre(self) -> float:
@@ -69,13 +75,21 @@ class Piece:
         return (self.after - self.first) * FRAME_SAMPLES / SAMPLE_RATE
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Embedded:
-    """Pieces of one scale, ordered by their centres."""
+@dataclass(frozen=True, slots=True)
+class Piece(Span):
+    """A span in which one local speaker speaks alone."""
 
-    pieces: tuple[Piece, ...]
-    embeddings: npt.NDArray[np.float32]
-    """(P, 192): of each piece, of length one."""
+    local: int
+    run: int
+    """Pieces of one uninterrupted run have the same number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Span):
+    """A span of 0.6 s, in which any number of speakers may be active."""
+
+    number: int
+    """Steps from the beginning of the window's middle; negative before it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,8 +100,14 @@ class Window:
     """(589, 3): whether each local speaker is active."""
     pitch: npt.NDArray[np.float16]
     """(499,): semitones above 1 Hz; NaN in frames without a voice."""
-    long: Embedded
-    short: Embedded
+    pieces: tuple[Piece, ...]
+    """Long ones, ordered by their centres."""
+    embeddings: npt.NDArray[np.float32]
+    """(P, 192): of each piece, of length one."""
+    steps: npt.NDArray[np.int64]
+    """(S,): numbers of the steps with speech, in order."""
+    step_embeddings: npt.NDArray[np.float16]
+    """(S, 192)."""
     used: tuple[int, int] = (0, WINDOW_FRAMES)
     """First frame that is used, and the one after the last; the others are of adjacent windows."""
 
@@ -129,6 +149,26 @@ def _spread(first: int, after: int, scale: Scale) -> Iterator[tuple[int, int]]:
         yield begin, begin + length
 
 
+def slide(
+    active: npt.NDArray[np.bool_], used: tuple[int, int] = (0, WINDOW_FRAMES)
+) -> tuple[Step, ...]:
+    """The steps of a window with speech and with their centres in `used`."""
+    speech = np.logical_or.reduce(active, axis=1)
+    steps = []
+    for number in range(-STEPS_BEFORE, STEPS + STEPS_BEFORE):
+        centre = step_centre(number)
+        first = min(max(round(centre) - SHORT.longest // 2, 0), WINDOW_FRAMES - SHORT.longest)
+        step = Step(first, first + SHORT.longest, number)
+        if used[0] <= centre < used[1] and speech[step.first : step.after].any():
+            steps.append(step)
+    return tuple(steps)
+
+
+def step_centre(number: int) -> float:
+    """In frames of the window."""
+    return MARGIN_FRAMES + (number + 0.5) * STEP_FRAMES
+
+
 def pitch_span(piece: Piece) -> slice:
     """The frames of the pitch that lie within what the network saw of a piece."""
     first = -(-piece.first * FRAME_SAMPLES // PITCH_HOP_SAMPLES)
@@ -136,9 +176,9 @@ def pitch_span(piece: Piece) -> slice:
     return slice(first, last_samples // PITCH_HOP_SAMPLES + 1)
 
 
-def feature_span(piece: Piece, count: int) -> tuple[int, int]:
-    """First feature frame and number of feature frames around the centre of a piece."""
-    frames = (piece.after - piece.first) * FRAME_SAMPLES // FEATURE_SAMPLES
+def feature_span(span: Span, count: int) -> tuple[int, int]:
+    """First feature frame and number of feature frames around the centre of a span."""
+    frames = (span.after - span.first) * FRAME_SAMPLES // FEATURE_SAMPLES
     length = max((each for each in _LENGTHS if each <= frames), default=_LENGTHS[0])
-    centre = piece.centre * FRAME_SAMPLES / FEATURE_SAMPLES
+    centre = span.centre * FRAME_SAMPLES / FEATURE_SAMPLES
     return min(max(round(centre - length / 2), 0), count - length), length
