@@ -1,5 +1,6 @@
 import pickle
 import threading
+from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,9 @@ from parakeet_worker.errors import AudioTooLong, AudioUndecodable
 from parakeet_worker.ingest.cutting import Cutting, InThread
 from parakeet_worker.recognition.chunks import split
 from parakeet_worker.request import Clip
+from parakeet_worker.settings import Settings
 from parakeet_worker.vad.detectors import Detectors
+from parakeet_worker.worker import open_detectors
 from speech import named
 
 pytestmark = pytest.mark.usefixtures("children")
@@ -95,6 +98,9 @@ class Counting:
     def feed(self, block: Samples) -> None:
         self.samples += len(block)
 
+    def start(self) -> None:
+        self.calls.append("start")
+
     def finish(self) -> None:
         self.calls.append("finish")
 
@@ -115,6 +121,38 @@ def test_an_observer_receives_all_samples_first_and_ends_last(tones: Path) -> No
     assert observer.calls == [], "the last chunk does not wait for it"
     assert list(chunks) == []
     assert observer.calls == ["finish", "close"]
+
+
+def test_an_observer_of_a_recording_without_chunks_does_not_wait_for_words(tmp_path: Path) -> None:
+    silent = tmp_path / "silent.wav"
+    silent.write_bytes(recordings.wav(recordings.silence(5)))
+    observer = Counting()
+    silero = open_detectors(Settings(model="demo", device="cpu"))
+    assert list(InThread(cutting(silent), silero, observer).chunks()) == []
+    assert observer.calls == ["start", "finish", "close"]
+
+
+def test_an_observer_that_waits_ends_when_the_chunks_are_stopped(tones: Path) -> None:
+    class Waiting(Counting):
+        def __init__(self) -> None:
+            super().__init__()
+            self.window: Future[None] = Future()
+
+        def finish(self) -> None:
+            self.window.result(60)
+
+        def close(self) -> None:
+            self.window.cancel()
+
+    ingest = InThread(cutting(tones), ENERGY, Waiting())
+    chunks = ingest.chunks()
+    threading.Timer(0.5, ingest.stop).start()
+    assert list(chunks)
+    # Cancelled by something else, the chunks are not complete.
+    lost = Waiting()
+    threading.Timer(0.5, lost.close).start()
+    with pytest.raises(CancelledError):
+        list(InThread(cutting(tones), ENERGY, lost).chunks())
 
 
 def test_an_observer_is_closed_when_the_chunks_are(tones: Path) -> None:

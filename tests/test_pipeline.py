@@ -2,6 +2,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import aclosing, closing
 from dataclasses import replace
 from itertools import pairwise
@@ -41,6 +42,8 @@ from parakeet_worker.recognition.transcript import Transcript
 from parakeet_worker.request import Clip, FileSource, Request, SamplesSource
 from parakeet_worker.settings import Settings
 from parakeet_worker.speakers import networks
+from parakeet_worker.speakers.diarization import WindowQueue
+from parakeet_worker.speakers.windows import Window
 from parakeet_worker.stopwatch import Stopwatch
 from parakeet_worker.worker import open_detectors, open_pipeline
 from speech import named, sample
@@ -446,6 +449,62 @@ async def test_words_do_not_wait_for_speakers(tmp_path: Path) -> None:
     whole = joined([first, *rest])
     assert [word.text for word in whole.words] == ["400.", "500."]
     assert whole.seconds == pytest.approx(2.8)
+
+
+class Watched:
+    """Networks that note their windows."""
+
+    def __init__(self, of: WindowQueue) -> None:
+        self.submitted = 0
+        self._of = of
+
+    def submit(self, samples: Samples, used: tuple[int, int]) -> Future[Window]:
+        self.submitted += 1
+        return self._of.submit(samples, used)
+
+
+async def test_the_first_words_come_before_the_networks_compute(tmp_path: Path) -> None:
+    with open_pipeline(Settings(engine="tones", scratch=tmp_path)) as opened:
+        assert opened.speaker_networks is not None
+        watched = Watched(opened.speaker_networks())
+        pipeline = replace(opened, speaker_networks=lambda: watched)
+        request = request_of(melody(*range(400, 800, 20)), speakers=SpeakerCount())
+        async with aclosing(pipeline.partials(request, Stopwatch())) as partials:
+            before = [watched.submitted async for _ in partials]
+    assert before[0] == 0
+    assert before[-1] > 3
+
+
+@pytest.mark.parametrize(
+    ("samples", "language"),
+    [(melody(400), "en"), (melody(400), None), (recordings.silence(5), None)],
+    ids=["its only chunk waits for the end", "one chunk", "no chunk"],
+)
+async def test_speakers_of_a_short_recording_are_known(
+    tmp_path: Path, samples: Samples, language: str | None
+) -> None:
+    """The networks wait for the first words, which must not wait for the networks."""
+    settings = Settings(model="demo", device="cpu", scratch=tmp_path)
+    with open_pipeline(settings) as opened:
+        assert opened.speaker_networks is not None
+        watched = Watched(opened.speaker_networks())
+        pipeline = replace(opened, speaker_networks=lambda: watched)
+        request = request_of(samples, speakers=SpeakerCount(), language=language)
+        await asyncio.wait_for(pipeline.transcribe(request), PATIENCE_SECONDS)
+    assert watched.submitted == 1
+
+
+async def test_a_stream_that_is_closed_does_not_wait_for_queued_windows(tmp_path: Path) -> None:
+    class Never:
+        def submit(self, *_: object) -> Future[Window]:
+            return Future()
+
+    with open_pipeline(Settings(engine="tones", scratch=tmp_path)) as opened:
+        pipeline = replace(opened, speaker_networks=Never)
+        request = request_of(melody(*range(400, 800, 20)), speakers=SpeakerCount())
+        async with aclosing(pipeline.partials(request, Stopwatch())) as partials:
+            await anext(partials)
+            await asyncio.wait_for(partials.aclose(), PATIENCE_SECONDS)
 
 
 async def test_networks_are_loaded_by_the_first_request_with_speakers(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 import itertools
 import tracemalloc
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import replace
-from threading import Event
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -202,6 +202,63 @@ def test_a_recording_that_ends_early_cancels_its_windows():
     recording.close()
     assert submitted
     assert all(future.cancelled() for future in submitted)
+
+
+class Silent:
+    """Windows without speech, computed immediately."""
+
+    def __init__(self):
+        self.submitted = 0
+
+    def submit(self, *_):
+        self.submitted += 1
+        done = Future()
+        done.set_result(window_of(SILENT))
+        return done
+
+
+def test_a_deferred_recording_computes_after_its_start():
+    networks_ = Silent()
+    recording = RecordingDiarization(networks_, ANY, deferred=True)
+    recording.feed(silence(25))
+    assert networks_.submitted == 0
+    finishing = Thread(target=recording.finish)
+    finishing.start()
+    finishing.join(0.2)
+    assert finishing.is_alive()
+    assert networks_.submitted == 0
+    recording.start()
+    finishing.join(60)
+    assert networks_.submitted == 5
+    assert recording.identified().turns == ()
+
+
+def test_after_its_start_a_recording_computes_each_window():
+    networks_ = Silent()
+    recording = RecordingDiarization(networks_, ANY, deferred=True)
+    recording.feed(silence(12))
+    recording.start()
+    recording.feed(silence(10))
+    assert networks_.submitted == 3
+
+
+def test_windows_that_wait_are_limited():
+    networks_ = Silent()
+    recording = RecordingDiarization(networks_, ANY, deferred=True)
+    for _ in range(20):
+        recording.feed(silence(10))
+    assert networks_.submitted >= 33
+    recording.close()
+
+
+def test_a_closed_recording_neither_waits_nor_computes():
+    networks_ = Silent()
+    recording = RecordingDiarization(networks_, ANY, deferred=True)
+    recording.feed(silence(25))
+    recording.close()
+    with pytest.raises(CancelledError):
+        recording.finish()
+    assert networks_.submitted == 0
 
 
 def test_recordings_in_flight_share_batches(several):

@@ -102,7 +102,10 @@ class Pipeline:
             stack.enter_context(closing(recognizer))
             upcoming = await stack.enter_async_context(aclosing(Upcoming(chunks)))
             while True:
-                if await watch.timed("decode", upcoming.wait(recognizer.awaited)):
+                awaited = recognizer.awaited
+                if diarization is not None and recognizer and not awaited:
+                    diarization.start()  # the words require another chunk or the end
+                if await watch.timed("decode", upcoming.wait(awaited)):
                     chunk = upcoming.take()
                     if chunk is None:
                         break
@@ -111,7 +114,10 @@ class Pipeline:
                     recognizer.submit(chunk)
                 await recognizer.advance()
                 while recognizer.ready:
-                    yield await recognizer.next_partial()
+                    partial = await recognizer.next_partial()
+                    if diarization is not None:
+                        diarization.start()  # the first words are known
+                    yield partial
             while recognizer:
                 yield await recognizer.next_partial()
             decoded = ingest.decoded
@@ -224,7 +230,8 @@ def _diarization(networks: "WindowQueue | None", request: Request) -> "Recording
         return None
     from parakeet_worker.speakers.recording import RecordingDiarization
 
-    return RecordingDiarization(networks, request.speakers, request.clip.start_seconds)
+    start_seconds = request.clip.start_seconds
+    return RecordingDiarization(networks, request.speakers, start_seconds, deferred=True)
 
 
 def joined(partials: Sequence[Transcript]) -> Transcript:

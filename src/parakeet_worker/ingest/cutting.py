@@ -1,7 +1,8 @@
 """One recording's way from a file to chunks, in the calling thread."""
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -90,12 +91,16 @@ class Observer(Protocol):
         """The next samples, (N,) or (N, channels)."""
         ...
 
+    def start(self) -> None:
+        """There is no first chunk, whose words come before anything else."""
+        ...
+
     def finish(self) -> None:
-        """There are no more; called after the last chunk."""
+        """There are no more samples; called after the last chunk."""
         ...
 
     def close(self) -> None:
-        """Called in any case, last."""
+        """Called in any case, last; from another thread too, to end `feed` and `finish`."""
         ...
 
 
@@ -113,24 +118,45 @@ class InThread:
         self._detector = detector
         self._observer = observer
         self._audio = cutting.audio()
+        self._stopped = False
 
     def chunks(self) -> Generator[Chunk, None, None]:
         """See `Ingest.chunks`."""
-        cutting = self._cutting
         with ExitStack() as stack:
+            stack.enter_context(self._stopping())
             blocks = stack.enter_context(closing(self._audio.blocks()))
             if self._observer is not None:
                 stack.enter_context(closing(self._observer))
-            yield from split(
-                self._observed(blocks),
-                lambda: self._detector(cutting.vad),
-                max_seconds=cutting.chunk_seconds,
-                start_seconds=cutting.clip.start_seconds,
-                whole=cutting.whole,
-            )
+            cut = stack.enter_context(closing(self._cut(blocks)))
+            first = next(cut, None)
+            if first is not None:
+                yield first
+            elif self._observer is not None:
+                self._observer.start()
+            del first
+            yield from cut
             # After the last chunk, whose words do not wait for it.
             if self._observer is not None:
                 self._observer.finish()
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """After `stop`, what it cancelled is not an error."""
+        try:
+            yield
+        except CancelledError:
+            if not self._stopped:
+                raise
+
+    def _cut(self, blocks: Iterator[Samples]) -> Generator[Chunk, None, None]:
+        cutting = self._cutting
+        return split(
+            self._observed(blocks),
+            lambda: self._detector(cutting.vad),
+            max_seconds=cutting.chunk_seconds,
+            start_seconds=cutting.clip.start_seconds,
+            whole=cutting.whole,
+        )
 
     def _observed(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
         for block in blocks:
@@ -140,7 +166,10 @@ class InThread:
 
     def stop(self) -> None:
         """See `Ingest.stop`."""
+        self._stopped = True
         self._audio.stop()
+        if self._observer is not None:
+            self._observer.close()
 
     @property
     def decoded(self) -> Decoded:

@@ -2,9 +2,10 @@
 
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from threading import Event, Lock
 from typing import Protocol
 
 import numpy as np
@@ -120,12 +121,17 @@ class Activity:
 class Diarization:
     """Buffers at most one window of samples; blocks while too many windows are queued."""
 
-    def __init__(self, networks: WindowQueue) -> None:
+    def __init__(self, networks: WindowQueue, started: Event | None = None) -> None:
+        """Windows are queued once `started` is set, or when too many wait for it."""
         self._networks = networks
+        self._started = started
         self._held: Samples = np.zeros(0, dtype=np.float32)
+        self._waiting: list[tuple[Samples, tuple[int, int]]] = []
         self._queued: deque[Future[Window]] = deque()
         self._windows: list[Window] = []
         self._samples = 0
+        self._closing = Lock()
+        self._closed = False
 
     def feed(self, samples: Samples) -> None:
         """The next samples of the recording; raises what the networks raise."""
@@ -139,28 +145,50 @@ class Diarization:
     def _submit(self, samples: Samples, after: int) -> None:
         cleaned = np.nan_to_num(samples, posinf=0.0, neginf=0.0)
         first = MARGIN_FRAMES if self._submitted else 0
-        self._queued.append(self._networks.submit(cleaned, (first, after)))
-        while len(self._queued) > _MAX_WINDOWS_AHEAD or (self._queued and self._queued[0].done()):
-            self._windows.append(self._queued.popleft().result())
+        self._waiting.append((cleaned, (first, after)))
+        started = self._started is None or self._started.is_set()
+        if started or len(self._waiting) > _MAX_WINDOWS_AHEAD:
+            self._queue()
+
+    def _queue(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for samples, used in waiting:
+            with self._closing:
+                if self._closed:
+                    raise CancelledError
+                self._queued.append(self._networks.submit(samples, used))
+            while len(self._queued) > _MAX_WINDOWS_AHEAD or (
+                self._queued and self._queued[0].done()
+            ):
+                self._wait()
+
+    def _wait(self) -> None:
+        """For the first queued window, which `close` cancels while it is waited for."""
+        self._windows.append(self._queued[0].result())
+        self._queued.popleft()
 
     def finish(self, count: SpeakerCount, start_seconds: float = 0.0) -> Activity:
         """Cluster all windows; `start_seconds` is the time of the first sample."""
+        if self._started is not None:
+            self._started.wait()
         frames = -(-self._samples // FRAME_SAMPLES)
         if frames:
             padded = np.pad(self._held, (0, WINDOW_SAMPLES - len(self._held)))
             self._submit(padded, min(frames - self._submitted * HOP_FRAMES, WINDOW_FRAMES))
         while self._queued:
-            self._windows.append(self._queued.popleft().result())
+            self._wait()
         return activity(self._windows, count, frames, start_seconds)
 
     @property
     def _submitted(self) -> int:
-        return len(self._windows) + len(self._queued)
+        return len(self._windows) + len(self._queued) + len(self._waiting)
 
     def close(self) -> None:
-        """Cancel windows that are queued."""
-        for window in self._queued:
-            window.cancel()
+        """Cancel windows that are queued, and queue no more; callable from any thread."""
+        with self._closing:
+            self._closed = True
+            for window in self._queued.copy():
+                window.cancel()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 import itertools
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
+from threading import Event
 
 import numpy as np
 
@@ -31,9 +33,18 @@ class RecordingDiarization:
     """Diarizes each channel on its own; speakers are numbered through all channels."""
 
     def __init__(
-        self, networks: WindowQueue, count: SpeakerCount, start_seconds: float = 0.0
+        self,
+        networks: WindowQueue,
+        count: SpeakerCount,
+        start_seconds: float = 0.0,
+        *,
+        deferred: bool = False,
     ) -> None:
-        """`start_seconds` is the time of the first sample."""
+        """`start_seconds` is the time of the first sample; `deferred` computes after `start`."""
+        self._closed = False
+        self._started = Event()
+        if not deferred:
+            self._started.set()
         self._networks = networks
         self._count = count
         self._start_seconds = start_seconds
@@ -42,12 +53,17 @@ class RecordingDiarization:
         self._activities: list[Activity] = []
         self.warnings: tuple[Notice, ...] = ()
 
+    def start(self) -> None:
+        """Compute from now on; callable from any thread."""
+        self._started.set()
+
     def feed(self, block: Samples) -> None:
         """The next samples, (N,) or (N, channels); blocks while too many windows are queued."""
+        self._check()
         self._separate = block.ndim > 1
         columns = [block] if block.ndim == 1 else list(block.T)
         while len(self._channels) < len(columns):
-            self._channels.append(Diarization(self._networks))
+            self._channels.append(Diarization(self._networks, self._started))
         # The networks run in a thread of their own.
         with threads.SLOTS.released():
             for channel, column in zip(self._channels, columns, strict=True):
@@ -55,6 +71,7 @@ class RecordingDiarization:
 
     def finish(self) -> None:
         """Wait for the networks, and cluster each channel, which may take seconds."""
+        self._check()
         warnings: list[Notice] = []
         for number, channel in enumerate(self._channels, start=1):
             with threads.SLOTS.released():
@@ -65,10 +82,16 @@ class RecordingDiarization:
                 warnings.append(_fewer(activity.speakers, self._count.min, place))
         self.warnings = tuple(warnings)
 
+    def _check(self) -> None:
+        if self._closed:
+            raise CancelledError
+
     def close(self) -> None:
-        """Cancel windows that are queued."""
-        for channel in self._channels:
+        """Cancel windows that are queued; callable from any thread, ends `feed` and `finish`."""
+        self._closed = True
+        for channel in tuple(self._channels):
             channel.close()
+        self._started.set()
 
     def identified(self, voices: Sequence[Voice] = ()) -> Diarized:
         """At the end of the recording, with the names of known speakers; others are numbered."""
