@@ -410,12 +410,9 @@ def measured_first_words(arguments: argparse.Namespace) -> FirstWords:
 
 async def _first_words_seconds(pipeline: Pipeline, request: Request) -> float:
     started = time.perf_counter()
-    seconds: list[float] = []
     # To its end: windows that are computed would delay the next stream.
     async with aclosing(pipeline.partials(request, Stopwatch())) as partials:
-        async for partial in partials:
-            if partial.words:
-                seconds.append(time.perf_counter() - started)
+        seconds = [time.perf_counter() - started async for each in partials if each.words]
     return seconds[0]
 
 

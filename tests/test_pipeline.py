@@ -413,6 +413,10 @@ def two_readers() -> Samples:
     return np.concatenate((whole[: 9 * SAMPLE_RATE], whole[19 * SAMPLE_RATE : 25 * SAMPLE_RATE]))
 
 
+def first_seconds() -> Samples:
+    return recordings.decode(named("minute").path)[: 4 * SAMPLE_RATE]
+
+
 async def test_words_have_the_speakers_of_their_turns(tmp_path: Path) -> None:
     settings = Settings(model="demo", scratch=tmp_path, device="cpu")
     with open_pipeline(settings) as opened:
@@ -477,7 +481,7 @@ async def test_the_first_words_come_before_the_networks_compute(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("samples", "language"),
-    [(melody(400), "en"), (melody(400), None), (recordings.silence(5), None)],
+    [(first_seconds(), "en"), (first_seconds(), None), (recordings.silence(5), None)],
     ids=["its only chunk waits for the end", "one chunk", "no chunk"],
 )
 async def test_speakers_of_a_short_recording_are_known(

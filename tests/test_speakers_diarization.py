@@ -430,6 +430,16 @@ def test_similarities_are_those_of_the_recording_in_all_windows():
     assert np.array_equal(similar.argmax(axis=1), who[frames])
 
 
+def test_speech_after_the_last_step_has_the_speaker_of_its_piece():
+    active = SILENT.copy()
+    active[100:300, 0] = active[450:480, 0] = True
+    window = window_of(active, np.zeros(WINDOW_FRAMES, dtype=int), (0, 454))
+    result = activity([window], ANY, 454)
+    assert np.isnan(result.similarities.at(np.array([7.8]))).all()
+    assert result.active[450:454].all()
+    assert np.all(result.confidence[450:454] > 0.9)
+
+
 def test_memory_of_an_hour_is_bounded():
     windows, _ = made_windows(3, 20)
     many = windows * 36
