@@ -656,3 +656,12 @@ def test_a_converted_model_transcribes_like_its_checkpoint(
 )
 def test_speakers_are_a_number_or_a_range(invoke, value, status):
     assert invoke("a.wav", f"--speakers={value}").exit_code == status
+
+
+@pytest.mark.parametrize("before", [("--speakers",), ("--speakers", "1"), ("--speakers=any",)])
+def test_an_input_may_follow_speakers(invoke, before):
+    sample = str(Path(__file__).parent.parent / "samples" / "en.ogg")
+    answer = invoke(*before, sample, "--model", "demo", "--format", "tsv", PARAKEET_ENGINE="native")
+    assert answer.exit_code == 0, answer.output
+    assert answer.stdout.startswith("start\tend\tspeaker\ttext\n")
+    assert "\tSpeaker 1\t" in answer.stdout

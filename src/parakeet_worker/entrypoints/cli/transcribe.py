@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import time
@@ -77,6 +78,21 @@ class _SpeakersChoice(click.ParamType[bool | dict[str, int]]):
         return {"min": int(fewest), "max": int(most)} if dash else {"exact": int(fewest)}
 
 
+_SPEAKERS = re.compile(r"any|\d+(-\d+)?")
+
+
+class _Command(click.Command):
+    """`--speakers` is followed by a number, or by the first input."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        following = [*args[1:], ""]
+        completed = [
+            "--speakers=any" if each == "--speakers" and not _SPEAKERS.fullmatch(after) else each
+            for each, after in zip(args, following, strict=False)
+        ]
+        return super().parse_args(ctx, completed)
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """The parsed command line."""
@@ -110,7 +126,7 @@ class _Plan:
         return {**fields, "format": format_, "timestamp": timestamp}
 
 
-@click.command(short_help="Transcribe files, folders, pipes and URLs.")
+@click.command(cls=_Command, short_help="Transcribe files, folders, pipes and URLs.")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
     "--format", "-f", "formats", multiple=True, type=_FormatChoice(),
