@@ -235,12 +235,13 @@ def test_every_script_test_and_command_in_a_page_exists(page: str) -> None:
 
 
 def command_lines(page: str) -> list[str]:
-    """Every `parakeet` command in a block of a page."""
+    """Every `parakeet` command in a block of a page, and those in its text that name a file."""
     text = (ROOT / "docs" / page).read_text()
     blocks = re.findall(r"^```(?:sh|bash|text)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     commands = (re.search(r"(?:^|\| |=\S* |[A-Z]\S+ )(parakeet .*)", line) for line in lines)
-    return [command[1] for command in commands if command]
+    in_text = re.findall(r"`(parakeet [a-z-]+ [^`]*\w\.\w+)`", text)
+    return [*in_text, *(command[1] for command in commands if command)]
 
 
 @pytest.mark.parametrize("page", [*PAGES, "../README.md", "../bench/README.md"])
@@ -258,6 +259,7 @@ def test_there_are_command_lines() -> None:
     assert len(command_lines("client.md")) == 5
     assert len(command_lines("../README.md")) == 4
     assert len(command_lines("serving.md")) == 2
+    assert "parakeet transcribe --speakers talk.mp3" in command_lines("speakers.md")
 
 
 FAMILIES = {
