@@ -184,8 +184,7 @@ def test_the_voice_at_any_time_is_that_of_its_speaker(both, several):
     (similarities,) = diarized(both, several).similarities
     assert similarities.speakers == ("Speaker 1", "Speaker 2")
     assert similarities.confidences == (1.0, 1.0)
-    first, second = similarities.at(np.array([2.0, 4.0, 7.5, 11.0, 13.0])).argmax(axis=1)[[0, -1]]
-    assert (first, second) == (0, 1)
+    assert similarities.at(np.array([2.0, 13.0])).argmax(axis=1).tolist() == [0, 1]
     assert np.isnan(similarities.at(np.array([-5.0, 60.0]))).all()
 
 

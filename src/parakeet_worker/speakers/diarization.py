@@ -119,7 +119,7 @@ class Activity:
 
 
 class Diarization:
-    """Buffers at most one window of samples; blocks while too many windows are queued."""
+    """Holds samples of at most 33 windows; blocks while too many windows are queued."""
 
     def __init__(self, networks: WindowQueue, started: Event | None = None) -> None:
         """Windows are queued once `started` is set, or when too many wait for it."""

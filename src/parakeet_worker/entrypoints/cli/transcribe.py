@@ -62,6 +62,9 @@ class _FormatChoice(click.Choice[str]):
         return super().convert("text" if value == "txt" else value, param, ctx)
 
 
+_SPEAKERS = re.compile(r"any|(\d+)(?:-(\d+))?")
+
+
 class _SpeakersChoice(click.ParamType[bool | dict[str, int]]):
     """A number of speakers, a range, or `any`, as the request's field."""
 
@@ -70,15 +73,13 @@ class _SpeakersChoice(click.ParamType[bool | dict[str, int]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> bool | dict[str, int]:
-        if value == "any":
-            return True
-        fewest, dash, most = str(value).partition("-")
-        if not fewest.isdecimal() or (dash and not most.isdecimal()):
+        number = _SPEAKERS.fullmatch(str(value))
+        if number is None:
             self.fail("must be a number, MIN-MAX or 'any'", param, ctx)
-        return {"min": int(fewest), "max": int(most)} if dash else {"exact": int(fewest)}
-
-
-_SPEAKERS = re.compile(r"any|\d+(-\d+)?")
+        fewest, most = number.groups()
+        if fewest is None:
+            return True
+        return {"min": int(fewest), "max": int(most)} if most else {"exact": int(fewest)}
 
 
 class _Command(click.Command):
