@@ -6,7 +6,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+UNKNOWN_SIMILARITY = 0.3
+"""Of a speaker and a voice of 0.6 to 1.5 s for which an unknown speaker is as probable."""
+
 _REACH_SECONDS = 0.5
+# Of the log-odds of a speaker, per unit of similarity.
+_SLOPE = 20.0
+
+
+def probabilities(
+    similar: npt.NDArray[np.floating], unknown: float = UNKNOWN_SIMILARITY
+) -> npt.NDArray[np.floating]:
+    """(N, K) of each speaker against the others and an unknown one, from their similarities.
+
+    An unknown voice counts as one of the similarity `unknown`: with one speaker, a logistic
+    function of the similarity.
+    """
+    odds = np.exp(_SLOPE * (similar - unknown))
+    shares: npt.NDArray[np.floating] = odds / (1.0 + odds.sum(axis=1, keepdims=True))
+    return shares
 
 
 @dataclass(frozen=True, slots=True, eq=False)

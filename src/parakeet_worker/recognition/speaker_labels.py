@@ -2,12 +2,12 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from parakeet_worker.recognition.similarities import SpeakerSimilarities
+from parakeet_worker.recognition.similarities import SpeakerSimilarities, probabilities
 from parakeet_worker.recognition.transcript import SpeakerLabel, SpeakerTurn, Transcript, Word
 
 _NEIGHBOURS = 64
@@ -19,10 +19,8 @@ _HALVED_SECONDS = 1.0
 # Added to the similarity of a speaker who is active in all of a word. With 0.05 to 0.1, of 16,522
 # words of the tuning set between 225 and 239 have the wrong speaker; 396 by the turns alone, which
 # are chance where speech overlaps: the recognised words are those of the louder voice.
+# Where the number of speakers is right, 98.6 % are right, with a mean confidence of 98.6 %.
 _ACTIVE_SIMILARITY = 0.075
-# Slope of a logistic function of the similarity, and where it is a half for one speaker. Of 16,434
-# words of the tuning set 98.6 % are right, with a mean confidence of 98.6 %.
-_SLOPE, _UNKNOWN_SIMILARITY = 20.0, 0.3
 
 
 def labelled(
@@ -30,57 +28,43 @@ def labelled(
 ) -> Transcript:
     """The transcript with a speaker for each word, if it has turns.
 
-    Without the similarities of its channel, a word has the speaker who is active in most of it.
+    A word has the speaker to whom its voice is most similar; without similarities in its channel
+    or near it, the one who is active in most of it.
     """
     of_channels = {each.channel: each for each in similarities}
     words = list(transcript.words)
     for channel in {turn.channel for turn in transcript.turns}:
         indices = [index for index, word in enumerate(words) if word.channel == channel]
         turns = _Turns([turn for turn in transcript.turns if turn.channel == channel])
-        of_channel = [words[index] for index in indices]
-        voices = _voices(of_channel, of_channels.get(channel))
-        for index, word, voice in zip(indices, of_channel, voices, strict=True):
-            words[index] = replace(word, speaker=turns.label(word, voice))
+        labels = [turns.label(words[index]) for index in indices]
+        if channel in of_channels and indices:
+            of_channel = [words[index] for index in indices]
+            labels = _by_voice(of_channel, labels, turns, of_channels[channel])
+        for index, label in zip(indices, labels, strict=True):
+            words[index] = replace(words[index], speaker=label)
     return replace(transcript, words=tuple(words))
 
 
-@dataclass(frozen=True, slots=True)
-class _Voice:
-    """The voice in the middle of a word."""
-
-    similarities: Mapping[str, float]
-    """By speaker."""
-    confidences: Mapping[str, float]
-    """Of the names of known speakers."""
-
-    def label(self, shares: Mapping[str, float], overlap: bool) -> SpeakerLabel:
-        """`shares` is how much of the word each speaker is active."""
-        scores = {
-            speaker: similarity + _ACTIVE_SIMILARITY * shares.get(speaker, 0.0)
-            for speaker, similarity in self.similarities.items()
-        }
-        name = max(scores, key=lambda speaker: scores[speaker])
-        odds = {
-            speaker: math.exp(_SLOPE * (score - _UNKNOWN_SIMILARITY))
-            for speaker, score in scores.items()
-        }
-        confidence = odds[name] / (1.0 + sum(odds.values())) * self.confidences[name]
-        return SpeakerLabel(name, round(confidence, 4), overlap)
-
-
-def _voices(
-    words: Sequence[Word], similarities: SpeakerSimilarities | None
-) -> Sequence[_Voice | None]:
-    """The voice of each word; None where no similarity is near."""
-    if similarities is None or not words:
-        return [None] * len(words)
+def _by_voice(
+    words: Sequence[Word],
+    labels: Sequence[SpeakerLabel],
+    turns: "_Turns",
+    similarities: SpeakerSimilarities,
+) -> list[SpeakerLabel]:
+    """The labels with the speakers of the voices in the middle of the words."""
     middles = np.array([(word.start_seconds + word.end_seconds) / 2 for word in words])
-    confidences = dict(zip(similarities.speakers, similarities.confidences, strict=True))
+    active = np.array([turns.shares(word, similarities.speakers) for word in words])
+    scores = similarities.at(middles) + _ACTIVE_SIMILARITY * active
+    chosen = scores.argmax(axis=1)
+    own = probabilities(scores)[np.arange(len(words)), chosen]
+    confidences = own * np.array(similarities.confidences)[chosen]
     return [
-        None
-        if any(map(math.isnan, row))
-        else _Voice(dict(zip(similarities.speakers, row, strict=True)), confidences)
-        for row in similarities.at(middles).tolist()
+        label
+        if math.isnan(confidence)
+        else replace(label, name=similarities.speakers[number], confidence=round(confidence, 4))
+        for label, number, confidence in zip(
+            labels, chosen.tolist(), confidences.tolist(), strict=True
+        )
     ]
 
 
@@ -91,27 +75,39 @@ class _Turns:
         self._turns = sorted(turns, key=lambda turn: turn.start_seconds)
         self._starts = [turn.start_seconds for turn in self._turns]
 
-    def label(self, word: Word, voice: _Voice | None) -> SpeakerLabel:
-        """The speaker of the word's voice, or without one, who is active in most of the word."""
-        after = bisect_left(self._starts, word.end_seconds)
-        near = self._turns[max(0, after - _NEIGHBOURS) : after + 1]
-        seconds: dict[str, float] = {}
-        confidence: dict[str, float] = {}
-        for turn in near:
-            shared = _shared(word, turn)
-            if shared > 0:
-                seconds[turn.speaker] = seconds.get(turn.speaker, 0.0) + shared
-                sure = confidence.get(turn.speaker, 0.0)
-                confidence[turn.speaker] = max(sure, turn.confidence)
-        total = sum(seconds.values())
-        shares = {speaker: shared / total for speaker, shared in seconds.items()}
-        overlap = _overlapping(seconds.values()) > (word.end_seconds - word.start_seconds) / 2
-        if voice is not None:
-            return voice.label(shares, overlap)
+    def label(self, word: Word) -> SpeakerLabel:
+        """The speaker who is active in most of the word."""
+        near = self._near(word)
+        seconds = _seconds(word, near)
         if not seconds:
             return _nearest(word, near)
-        name = max(shares, key=lambda speaker: shares[speaker])
-        return SpeakerLabel(name, round(confidence[name] * shares[name], 4), overlap)
+        name = max(seconds, key=lambda speaker: seconds[speaker])
+        sure = max(
+            turn.confidence for turn in near if turn.speaker == name and _shared(word, turn) > 0
+        )
+        share = seconds[name] / sum(seconds.values())
+        overlap = _overlapping(seconds.values()) > (word.end_seconds - word.start_seconds) / 2
+        return SpeakerLabel(name, round(sure * share, 4), overlap)
+
+    def shares(self, word: Word, speakers: Sequence[str]) -> list[float]:
+        """How much of the word's speech is of each speaker."""
+        seconds = _seconds(word, self._near(word))
+        total = sum(seconds.values()) or 1.0
+        return [seconds.get(speaker, 0.0) / total for speaker in speakers]
+
+    def _near(self, word: Word) -> Sequence[SpeakerTurn]:
+        after = bisect_left(self._starts, word.end_seconds)
+        return self._turns[max(0, after - _NEIGHBOURS) : after + 1]
+
+
+def _seconds(word: Word, turns: Iterable[SpeakerTurn]) -> dict[str, float]:
+    """How long each speaker is active in the word."""
+    seconds: dict[str, float] = {}
+    for turn in turns:
+        shared = _shared(word, turn)
+        if shared > 0:
+            seconds[turn.speaker] = seconds.get(turn.speaker, 0.0) + shared
+    return seconds
 
 
 def _overlapping(seconds: Iterable[float]) -> float:

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from parakeet_worker.recognition.similarities import probabilities
 from parakeet_worker.speakers.clustering import Vectors
 
 SAME_PERSON_SIMILARITY = 0.65
 """A speaker whose centroid is less similar to a reference is not that person."""
-
-SLOPE = 20.0
-"""Of the log-odds of the same person, per unit of similarity."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,8 +46,7 @@ def identified(centroids: Vectors, voices: Sequence[Voice]) -> tuple[Identity | 
         return tuple(people)
     similar = centroids @ np.stack([voice.embedding for voice in voices]).T
     above = np.maximum(similar - SAME_PERSON_SIMILARITY, 0.0)
-    odds = np.exp(SLOPE * (similar - SAME_PERSON_SIMILARITY))
-    shares = odds / (1.0 + odds.sum(axis=1, keepdims=True))
+    shares = probabilities(similar, SAME_PERSON_SIMILARITY)
     for row, column in zip(*linear_sum_assignment(above, maximize=True), strict=True):
         if above[row, column] > 0:
             similarity, confidence = float(similar[row, column]), float(shares[row, column])
