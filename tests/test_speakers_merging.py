@@ -8,6 +8,9 @@ import pytest
 from parakeet_worker.options import SpeakerCount
 from parakeet_worker.speakers.clustering import unit
 from parakeet_worker.speakers.merging import Evidence, attenuation, merged
+from parakeet_worker.speakers.windows import PITCH_HOP_SAMPLES, SAMPLE_RATE
+
+PIECE_FRAMES = int(1.5 * SAMPLE_RATE / PITCH_HOP_SAMPLES)
 
 
 def evidence_of(similarity, pieces, semitones=0.0, deviation=2.0, frames=20):
@@ -88,7 +91,7 @@ def test_means_of_few_pieces_of_one_voice_are_less_similar():
     sizes = np.array([3, 12, 300])
     voice = np.zeros(192)
     voice[0] = 1.0
-    noise = np.sqrt(4.5 / 192 / sizes[:, None]) * chance.standard_normal((1000, 3, 192))
+    noise = np.sqrt(6.0 / 192 / sizes[:, None]) * chance.standard_normal((1000, 3, 192))
     means = unit((voice + noise).astype(np.float32))
     # Independent pairs: the diagonal is of two clusters of equal size.
     cosines = np.einsum("nid,njd->ij", means[:500], means[500:]) / 500
@@ -98,3 +101,48 @@ def test_means_of_few_pieces_of_one_voice_are_less_similar():
 def test_no_fewer_speakers_are_left_than_required():
     evidence, voices = evidence_of(0.95, 48)
     assert len(merged(evidence, voices, SpeakerCount(2, 2))[1]) == 2
+
+
+def next_to_a_long_speaker(similarity, pieces, voiced_share):
+    """One voice with 60 pieces, of which 0.6 are voiced, and another one with a few at the end."""
+    evidence, voices = evidence_of(similarity, 120)
+    who = np.tile([0, 0, 1, 1], 30)
+    kept = np.sort(np.concatenate((np.flatnonzero(who == 0), np.flatnonzero(who == 1)[:pieces])))
+    frames = (PIECE_FRAMES * np.where(who[kept] == 1, voiced_share, 0.6)).astype(int)
+    pitch_pieces = np.repeat(np.arange(len(kept)), frames)
+    return replace(
+        evidence,
+        vectors=evidence.vectors[kept],
+        smooth=evidence.smooth[kept],
+        weights=evidence.weights[kept],
+        long=evidence.long[kept],
+        stay=evidence.stay[kept],
+        pitch=np.full(len(pitch_pieces), 84.0, dtype=np.float32),
+        pitch_pieces=pitch_pieces,
+    ), voices
+
+
+@pytest.mark.parametrize(
+    ("similarity", "pieces", "voiced_share", "speakers"),
+    [
+        (0.1, 3, 0.6, 2),  # a short turn of a voice unlike the other
+        (0.1, 1, 0.6, 1),
+        (0.1, 3, 0.4, 1),  # noise, or a crowd
+        (0.45, 3, 0.6, 1),  # less than 6 pieces may be a part of a voice
+        (0.45, 8, 0.6, 2),
+        (0.45, 8, 0.3, 1),  # pauses between people
+        (0.1, 8, 0.3, 1),
+        (0.45, 30, 0.3, 2),  # a voice that whispers
+    ],
+)
+def test_small_clusters_are_speakers_if_they_are_voices_unlike_the_others(
+    similarity, pieces, voiced_share, speakers
+):
+    evidence, voices = next_to_a_long_speaker(similarity, pieces, voiced_share)
+    assert len(merged(evidence, voices, SpeakerCount())[1]) == speakers
+
+
+@pytest.mark.parametrize(("similarity", "speakers"), [(0.74, 2), (0.78, 1)])
+def test_of_the_largest_clusters_no_more_is_required(similarity, speakers):
+    evidence, voices = evidence_of(similarity, 2000)
+    assert len(merged(evidence, voices, SpeakerCount())[1]) == speakers

@@ -15,16 +15,19 @@ import numpy.typing as npt
 from parakeet_worker.options import SpeakerCount
 from parakeet_worker.speakers.clustering import Labels, Vectors, unit
 from parakeet_worker.speakers.sequence import Posteriors, refined
+from parakeet_worker.speakers.windows import PITCH_HOP_SAMPLES, SAMPLE_RATE
 
-MERGED_SIMILARITY = 0.82
-"""Clusters whose means are more similar are one speaker, if both have many pieces."""
+MERGED_SIMILARITY = 0.88
+"""Of the expected cosine of one voice: clusters that are more similar are one speaker."""
+_ENOUGH_SIMILARITY = 0.76
+"""More is not required of the largest clusters: a voice changes during a long recording."""
 # One voice, whatever its pitch, which changes with emotion: of two people with different pitches,
 # similarities of up to 0.81 were seen.
 _ONE_VOICE_SIMILARITY = 0.88
 # The variance of pieces of 1.5 s around the mean of their voice, relative to that mean's square. It
 # is about 0.7 for independent pieces of all of a voice; adjacent pieces overlap, and small clusters
 # consist of pieces with similar sounds. Chosen on the tuning set, as the similarity above.
-_PIECE_NOISE = 4.5
+_PIECE_NOISE = 6.0
 # Difference of the medians of two pitches, in standard deviations. Of one voice it is up to 0.94.
 _MAX_PITCH_DISTANCE = 1.0
 _MIN_PITCH_FRAMES = 10
@@ -32,9 +35,16 @@ _MIN_PITCH_FRAMES = 10
 _MIN_DEVIATION = 0.5
 # Of a normal distribution, the standard deviation per distance of the quartiles.
 _DEVIATION_OF_QUARTILES = 1 / 1.35
-# A speaker with fewer pieces of 1.5 s, and with a smaller share of the mean of all speakers, is a
-# part of the others.
-_MIN_SPEAKER_PIECES, _MIN_SPEAKER_SHARE = 6.0, 0.3
+# Clusters with a smaller share of the mean of all are a part of the others, if they have few pieces
+# of 1.5 s, or fewer voiced frames than this share of the usual: pauses between people.
+_SMALL_SHARE, _SMALL_PIECES = 0.3, 6.0
+_PAUSE_SHARE = 0.65
+# But not a voice unlike all others: less similar than this, in expected cosines of one voice.
+# Of noise, and of many voices together, fewer frames are voiced.
+_UNLIKE_SIMILARITY = 0.55
+_MIN_UNLIKE_PIECES = 1.5
+_MIN_VOICED_SHARE = 0.5
+_PIECE_PITCH_FRAMES = 1.5 * SAMPLE_RATE / PITCH_HOP_SAMPLES
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,29 +73,65 @@ def merged(evidence: Evidence, means: Vectors, count: SpeakerCount) -> tuple[Pos
         posteriors, means = refined(evidence.vectors, evidence.weights, evidence.stay, means)
         if len(means) <= max(1, count.min):
             return posteriors, means
-        sizes = posteriors.T @ evidence.weights
-        if sizes.min() < _least(sizes):
-            means = np.delete(means, int(sizes.argmin()), axis=0)
+        clusters = _clusters(evidence, posteriors, means)
+        part = _part_of_others(evidence, clusters)
+        if part is not None:
+            means = np.delete(means, part, axis=0)
             continue
-        scores = _scores(evidence, posteriors, means)
+        scores = _scores(evidence, clusters)
         first, second = np.unravel_index(int(np.argmax(scores)), scores.shape)
         if scores[first, second] < 0.0:
             return posteriors, means
-        both = sizes[first] * means[first] + sizes[second] * means[second]
+        both = clusters.sizes[first] * means[first] + clusters.sizes[second] * means[second]
         means = np.delete(means, second, axis=0)
         means[first] = unit(both)
 
 
-def _least(sizes: npt.NDArray[np.float32]) -> float:
-    return min(_MIN_SPEAKER_PIECES, _MIN_SPEAKER_SHARE * float(sizes.mean()))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Clusters:
+    """K clusters of the pieces."""
+
+    labels: Labels
+    """(N,): the cluster of each piece."""
+    sizes: npt.NDArray[np.float64]
+    """(K,): in pieces of 1.5 s."""
+    means: Vectors
+    similar: npt.NDArray[np.float64]
+    """(K, K): cosines."""
+    expected: npt.NDArray[np.float64]
+    """(K, K): cosines of two clusters of one voice."""
 
 
-def _scores(evidence: Evidence, posteriors: Posteriors, means: Vectors) -> npt.NDArray[np.float64]:
-    """(K, K): not negative for two speakers that are one; minus infinity below the diagonal."""
+def _clusters(evidence: Evidence, posteriors: Posteriors, means: Vectors) -> _Clusters:
     labels = posteriors.argmax(axis=1)
     sizes = (posteriors.T @ evidence.weights).astype(np.float64)
-    scores = _similarities(evidence, labels, means) - MERGED_SIMILARITY * attenuation(sizes)
-    apart = _of_different_pitch(evidence, labels, len(means))
+    similar = _similarities(evidence, labels, means)
+    return _Clusters(labels, sizes, means, similar, attenuation(sizes))
+
+
+def _part_of_others(evidence: Evidence, clusters: _Clusters) -> int | None:
+    """The smallest cluster that is too small for a speaker, or None."""
+    sizes = clusters.sizes
+    voiced = np.bincount(clusters.labels[evidence.pitch_pieces], minlength=len(sizes))
+    alike = clusters.similar >= _UNLIKE_SIMILARITY * clusters.expected
+    np.fill_diagonal(alike, val=False)
+    unlike = (
+        ~alike.any(axis=1)
+        & (sizes >= _MIN_UNLIKE_PIECES)
+        & (voiced >= _MIN_VOICED_SHARE * _PIECE_PITCH_FRAMES * sizes)
+    )
+    pauses = voiced / sizes < _PAUSE_SHARE * voiced.sum() / sizes.sum()
+    few = sizes < _SMALL_SHARE * float(sizes.mean())
+    parts = np.flatnonzero(few & ((sizes < _SMALL_PIECES) | pauses) & ~unlike)
+    return int(parts[sizes[parts].argmin()]) if len(parts) else None
+
+
+def _scores(evidence: Evidence, clusters: _Clusters) -> npt.NDArray[np.float64]:
+    """(K, K): not negative for two speakers that are one; minus infinity below the diagonal."""
+    means = clusters.means
+    required = np.minimum(MERGED_SIMILARITY * clusters.expected, _ENOUGH_SIMILARITY)
+    scores = clusters.similar - required
+    apart = _of_different_pitch(evidence, clusters.labels, len(means))
     scores[apart] = (means @ means.T)[apart] - _ONE_VOICE_SIMILARITY
     scores[np.tril_indices(len(means))] = -np.inf
     return scores
