@@ -201,7 +201,9 @@ async def test_files_of_the_local_engine_share_batches(tmp_path, capsys):
             engine.released.set()
             await running
         load = pipeline.batcher.load
-    assert (load.chunks, load.batches) == (len(pitches), 2)
+    # The first batch has all files if the engine's thread starts after the last one.
+    assert load.chunks == len(pitches)
+    assert load.batches <= 2
     assert re.findall(r"\d+\.$", capsys.readouterr().out, re.MULTILINE) == [
         f"{hertz}." for hertz in pitches
     ]
