@@ -103,6 +103,19 @@ def test_no_fewer_speakers_are_left_than_required():
     assert len(merged(evidence, voices, SpeakerCount(2, 2))[1]) == 2
 
 
+@pytest.mark.parametrize("allowed", [1, 2])
+def test_no_more_speakers_are_left_than_allowed(allowed):
+    evidence, voices = evidence_of(0.1, 48)
+    assert len(merged(evidence, voices, SpeakerCount(1, allowed))[1]) == allowed
+
+
+def test_a_short_turn_of_a_voice_unlike_the_others_is_none_too_many():
+    evidence, voices = next_to_a_long_speaker(0.1, 3, 0.6)
+    posteriors, means = merged(evidence, voices, SpeakerCount(1, 1))
+    assert posteriors.shape == (63, 1)
+    assert means[0] @ voices[0] > 0.95
+
+
 def next_to_a_long_speaker(similarity, pieces, voiced_share):
     """One voice with 60 pieces, of which 0.6 are voiced, and another one with a few at the end."""
     evidence, voices = evidence_of(similarity, 120)

@@ -17,10 +17,9 @@ from parakeet_worker.speakers.clustering import Labels, Vectors, unit
 from parakeet_worker.speakers.sequence import Posteriors, refined
 from parakeet_worker.speakers.windows import PITCH_HOP_SAMPLES, SAMPLE_RATE
 
-MERGED_SIMILARITY = 0.88
-"""Of the expected cosine of one voice: clusters that are more similar are one speaker."""
-_ENOUGH_SIMILARITY = 0.76
-"""More is not required of the largest clusters: a voice changes during a long recording."""
+# Clusters that are more similar are one speaker: this share of the expected cosine of one voice. No
+# more than the second number is required of the largest: a voice changes in a long recording.
+_MERGED_SIMILARITY, _ENOUGH_SIMILARITY = 0.88, 0.76
 # One voice, whatever its pitch, which changes with emotion: of two people with different pitches,
 # similarities of up to 0.81 were seen.
 _ONE_VOICE_SIMILARITY = 0.88
@@ -68,7 +67,10 @@ class Evidence:
 
 
 def merged(evidence: Evidence, means: Vectors, count: SpeakerCount) -> tuple[Posteriors, Vectors]:
-    """(N, K) posteriors and (K, 192) means of the speakers that initial means are clusters of."""
+    """(N, K) posteriors and (K, 192) means of the speakers that initial means are clusters of.
+
+    No more than `count.max`; no fewer than `count.min`, if there are as many initial means.
+    """
     while True:
         posteriors, means = refined(evidence.vectors, evidence.weights, evidence.stay, means)
         if len(means) <= max(1, count.min):
@@ -80,7 +82,7 @@ def merged(evidence: Evidence, means: Vectors, count: SpeakerCount) -> tuple[Pos
             continue
         scores = _scores(evidence, clusters)
         first, second = np.unravel_index(int(np.argmax(scores)), scores.shape)
-        if scores[first, second] < 0.0:
+        if scores[first, second] < 0.0 and len(means) <= count.max:
             return posteriors, means
         both = clusters.sizes[first] * means[first] + clusters.sizes[second] * means[second]
         means = np.delete(means, second, axis=0)
@@ -110,7 +112,7 @@ def _clusters(evidence: Evidence, posteriors: Posteriors, means: Vectors) -> _Cl
 
 
 def _part_of_others(evidence: Evidence, clusters: _Clusters) -> int | None:
-    """The smallest cluster that is too small for a speaker, or None."""
+    """The smallest cluster that is a part of the others, or None."""
     sizes = clusters.sizes
     voiced = np.bincount(clusters.labels[evidence.pitch_pieces], minlength=len(sizes))
     alike = clusters.similar >= _UNLIKE_SIMILARITY * clusters.expected
@@ -120,7 +122,7 @@ def _part_of_others(evidence: Evidence, clusters: _Clusters) -> int | None:
         & (sizes >= _MIN_UNLIKE_PIECES)
         & (voiced >= _MIN_VOICED_SHARE * _PIECE_PITCH_FRAMES * sizes)
     )
-    pauses = voiced / sizes < _PAUSE_SHARE * voiced.sum() / sizes.sum()
+    pauses = voiced * sizes.sum() < _PAUSE_SHARE * voiced.sum() * sizes
     few = sizes < _SMALL_SHARE * float(sizes.mean())
     parts = np.flatnonzero(few & ((sizes < _SMALL_PIECES) | pauses) & ~unlike)
     return int(parts[sizes[parts].argmin()]) if len(parts) else None
@@ -129,7 +131,7 @@ def _part_of_others(evidence: Evidence, clusters: _Clusters) -> int | None:
 def _scores(evidence: Evidence, clusters: _Clusters) -> npt.NDArray[np.float64]:
     """(K, K): not negative for two speakers that are one; minus infinity below the diagonal."""
     means = clusters.means
-    required = np.minimum(MERGED_SIMILARITY * clusters.expected, _ENOUGH_SIMILARITY)
+    required = np.minimum(_MERGED_SIMILARITY * clusters.expected, _ENOUGH_SIMILARITY)
     scores = clusters.similar - required
     apart = _of_different_pitch(evidence, clusters.labels, len(means))
     scores[apart] = (means @ means.T)[apart] - _ONE_VOICE_SIMILARITY
